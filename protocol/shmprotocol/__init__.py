@@ -1,0 +1,1 @@
+"""What host, clients and third parties agree on: errors, messages, the connection, the memory."""

