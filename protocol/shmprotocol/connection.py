@@ -23,9 +23,7 @@ from shmprotocol.messages import (
     to_wire,
 )
 
-MAX_FRAME = (
-    1024 * 1024
-)  # bytes after the length: more than any message needs, little enough to buffer
+MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
 # No message has longer arrays; without it, a few nested headers would claim gigabytes.
 MAX_ARRAY = 4096
 _PREFIX = 4
@@ -52,9 +50,7 @@ def unpack(body: bytes | memoryview) -> object:
             max_ext_len=0,
         )
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(
-            f"a {len(body)}-byte frame is no msgpack array: {error}"
-        ) from None
+        raise RemoteProtocolError(f"a {len(body)}-byte frame is no msgpack array: {error}") from None
 
 
 class Connection:
@@ -111,8 +107,7 @@ class Connection:
         count = message.descriptors()
         if count > len(self._descriptors):
             raise RemoteProtocolError(
-                f"{type(message).__name__} declares {count} descriptors, "
-                f"{len(self._descriptors)} came"
+                f"{type(message).__name__} declares {count} descriptors, {len(self._descriptors)} came"
             )
         return message, [self._descriptors.popleft() for _ in range(count)]
 

@@ -18,9 +18,7 @@ _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _READ = 64 * 1024  # bytes a read: what most replies fit in by far
 
 
-def send(
-    sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int], flags: int
-) -> int:
+def send(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int], flags: int) -> int:
     """Send bytes, with descriptors on their first byte; return how many went. The descriptors stay ours."""
     if not descriptors:
         return sock.send(data, flags | socket.MSG_NOSIGNAL)

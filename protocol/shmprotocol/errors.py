@@ -18,7 +18,7 @@ class ShmError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        if self._errno is not None:
+        if isinstance(self, OSError):
             self.errno = self._errno
 
 

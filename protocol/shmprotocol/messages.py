@@ -31,9 +31,7 @@ def check_name(name: str) -> str:
     """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
     encoded = name.encode("utf-8", "surrogatepass")
     if not 1 <= len(encoded) <= NAME_MAX:
-        raise InvalidArgument(
-            f"a name has 1 to {NAME_MAX} bytes, not {len(encoded)}: {name[:40]!r}"
-        )
+        raise InvalidArgument(f"a name has 1 to {NAME_MAX} bytes, not {len(encoded)}: {name[:40]!r}")
     if not name.isprintable() and any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in name):
         raise InvalidArgument(f"a name has no control characters: {name!r}")
     if any(0xD800 <= ord(c) < 0xE000 for c in name):
@@ -416,9 +414,7 @@ def _plain(value: object) -> object:
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
     """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong."""
     if type(wire) is not tuple or len(wire) < 3:
-        raise RemoteProtocolError(
-            f"a frame is an array of tag, descriptors, id, ..., not {wire!r:.60}"
-        )
+        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {wire!r:.60}")
     tag, descriptors = wire[0], wire[1]
     cls = tags.get(tag) if type(tag) is int else None
     if cls is None:
