@@ -18,8 +18,8 @@ class ShmError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        if isinstance(self, OSError):
-            self.errno = self._errno
+        if self._errno is not None:
+            setattr(self, "errno", self._errno)  # noqa: B010 - an attribute of the OSErrors among us alone
 
 
 class InvalidArgument(ShmError, ValueError):
