@@ -1,1 +1,7 @@
-"""The host."""
+"""The host: a daemon that makes memory regions at fixed addresses and hands them to clients."""
+
+from shmhost.config import Config
+from shmhost.embedded import EmbeddedHost, embedded
+from shmhost.server import Host, HostError
+
+__all__ = ["Config", "EmbeddedHost", "Host", "HostError", "embedded"]

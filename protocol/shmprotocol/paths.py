@@ -1,0 +1,29 @@
+"""Where the host's socket is, decided in one place for both sides. Reads the environment, opens nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from shmprotocol.errors import InvalidArgument
+
+SOCKET_VARIABLE = "SHMHOST_SOCKET"
+# sun_path of unix(7) has 108 bytes, with its terminating zero.
+PATH_MAX = 107
+
+
+def socket_path(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
+    """Return the socket to use: the one given, $SHMHOST_SOCKET, the user's runtime folder, or /run.
+
+    InvalidArgument when the path cannot be a socket's: empty, over 107 bytes, or with a zero byte.
+    """
+    path = os.fspath(given) if given is not None else environ.get(SOCKET_VARIABLE)
+    if path is None:
+        runtime = environ.get("XDG_RUNTIME_DIR") or "/run"
+        path = os.path.join(runtime, "shmhost", "host.sock")
+    length = len(os.fsencode(path))
+    if not 1 <= length <= PATH_MAX or "\0" in path:
+        raise InvalidArgument(
+            f"a socket path has 1 to {PATH_MAX} bytes and no zero byte, not {length}: {path!r:.120}"
+        )
+    return path

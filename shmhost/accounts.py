@@ -1,0 +1,43 @@
+"""Charges: what a region costs, held as a token and undone by releasing the token. Pure.
+
+There is one account for the whole host so far; accounts for each uid go here.
+"""
+
+from __future__ import annotations
+
+from shmprotocol.errors import QuotaExceeded
+
+
+class Charge:
+    """Bytes taken from a budget until `release`, which may be called again without effect."""
+
+    def __init__(self, budget: Budget, size: int) -> None:
+        self._budget = budget
+        self.size = size
+
+    def release(self) -> None:
+        """Give the bytes back."""
+        self._budget.used -= self.size
+        self.size = 0
+
+
+class Budget:
+    """The bytes of memory that the host gives out at most.
+
+    A memfd has no limit of its own, and a memory cgroup answers with SIGKILL instead of an error: this
+    is what turns "too much" into QuotaExceeded.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def charge(self, size: int) -> Charge:
+        """Take bytes, or raise QuotaExceeded with the figures."""
+        if size > self.limit - self.used:
+            raise QuotaExceeded(
+                f"{size} bytes are over the host's budget: {self.used} of {self.limit} are in use. "
+                "Unlink what is not needed, or start the host with a larger --budget"
+            )
+        self.used += size
+        return Charge(self, size)

@@ -1,0 +1,225 @@
+"""One connected socket of the host: frames in, frames out, never waiting for either.
+
+A link owns its socket and the descriptors that wait in its outbox. It reads by callbacks of the loop,
+not by awaiting: † a task that waits for readability anew for each request costs 12-15 us a round trip
+more (asyncio and uvloop alike, 2026-11), and a host does little else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shmhost.session import Session, Steps, Work
+from shmprotocol import descriptors
+from shmprotocol.connection import Connection, pack
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.messages import Goodbye, Message
+
+LOG = logging.getLogger("shmhost")
+
+OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
+STALL_S = 5.0  # a client that takes nothing for so long is dropped: its descriptors block its peers
+INLINE_MAX = 16 * 1024 * 1024  # bytes: sealing or freeing this much takes about a millisecond
+
+Outcome = tuple[Any, BaseException | None]
+StartWork = Callable[["Link", Steps, Work], None]
+
+
+def attempt(work: Work) -> Outcome:
+    """Carry a Work out; return its result or its error."""
+    try:
+        return work.call(), None
+    except Exception as error:
+        return None, error
+
+
+class Link:
+    """The socket of one session. `on_closed` is called once, when the session has given all back."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pidfd: int | None,
+        make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
+        start_work: StartWork,
+        on_closed: Callable[[Link], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._pidfd = pidfd
+        self._connection = Connection("host")
+        self.session = make_session(self.send)
+        self._start_work = start_work
+        self._on_closed = on_closed
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+        self._queued = 0
+        self._stall: asyncio.TimerHandle | None = None
+        self._working = False
+        self._closing = False
+        self._loop.add_reader(sock, self._readable)
+        if pidfd is not None:
+            # The process is gone even if a child that it forked still holds the socket.
+            self._loop.add_reader(pidfd, self.close)
+
+    def send(self, message: Message, fds: Sequence[int]) -> None:
+        """Send a message, or queue it where the client is slow. The descriptors stay the caller's."""
+        if self._closing:
+            return
+        frame = pack(message)
+        sent = 0
+        if not self._outbox:
+            try:
+                sent = descriptors.send(self._sock, frame, fds, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._loop.call_soon(self.close)
+                return
+        if sent < len(frame):
+            self._queue(frame[sent:], fds if sent == 0 else ())
+
+    def resume(self, steps: Steps, outcome: Outcome) -> None:
+        """Go on with a session's steps after their Work was carried out elsewhere."""
+        self._working = False
+        if self._drive(steps, outcome):
+            if self._closing:
+                self._finish()
+            elif not self._outbox:
+                self._loop.add_reader(self._sock, self._readable)
+                self._pump()
+
+    def close(self) -> None:
+        """Close the socket and give back what the session holds, at once or after its Work."""
+        if self._closing:
+            return
+        self._closing = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        if self._stall is not None:
+            self._stall.cancel()
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        # A forked child of this process may hold a copy: only shutdown reaches the client then.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        descriptors.close_all(self._connection.drain())
+        while self._outbox:
+            descriptors.close_all(self._outbox.popleft()[1])
+        if not self._working:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.session.close()
+        self._on_closed(self)
+
+    def _readable(self) -> None:
+        try:
+            data, fds = descriptors.receive(self._sock, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except RemoteProtocolError as error:
+            self._drop(error)
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        self._connection.receive(data, fds)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Handle what has come, until a Work or a slow client makes the rest wait."""
+        try:
+            for message, _none in self._connection.messages():
+                steps = self.session.handle(message)
+                if steps is not None and not self._drive(steps, (None, None)):
+                    return
+                if self._closing:
+                    return
+                if self._outbox:
+                    self._loop.remove_reader(self._sock)
+                    return
+        except RemoteProtocolError as error:
+            self._drop(error)
+
+    def _drive(self, steps: Steps, outcome: Outcome) -> bool:
+        """Run the steps on; False when their next Work has gone to a thread and reading is paused."""
+        try:
+            while True:
+                result, error = outcome
+                work = steps.send(result) if error is None else steps.throw(error)
+                if work.size > INLINE_MAX:
+                    self._working = True
+                    if not self._closing:
+                        self._loop.remove_reader(self._sock)
+                    self._start_work(self, steps, work)
+                    return False
+                outcome = attempt(work)
+        except StopIteration:
+            return True
+        except RemoteProtocolError as error:
+            self._drop(error)
+            return True
+
+    def _drop(self, error: RemoteProtocolError) -> None:
+        """Tell the peer what it did wrong, as far as it listens, and close."""
+        LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, error)
+        self.send(Goodbye(0, str(error)), ())
+        self.close()
+
+    def _queue(self, rest: bytes, fds: Sequence[int]) -> None:
+        try:
+            # The region may be freed before its descriptor is sent: the outbox has its own copies.
+            copies = [os.dup(fd) for fd in fds]
+        except OSError:
+            self._loop.call_soon(self.close)
+            return
+        if not self._outbox:
+            self._loop.add_writer(self._sock, self._writable)
+            self._stall = self._loop.call_later(STALL_S, self.close)
+        self._outbox.append((rest, copies))
+        self._queued += len(rest)
+        if self._queued > OUTBOX_MAX:
+            self._loop.call_soon(self.close)
+
+    def _writable(self) -> None:
+        while self._outbox:
+            data, fds = self._outbox[0]
+            try:
+                sent = descriptors.send(self._sock, data, fds, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            self._queued -= sent
+            self._outbox.popleft()
+            descriptors.close_all(fds)
+            if sent < len(data):
+                self._outbox.appendleft((data[sent:], []))
+            self._restart_stall()
+        self._all_sent()
+
+    def _restart_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+        self._stall = self._loop.call_later(STALL_S, self.close)
+
+    def _all_sent(self) -> None:
+        self._loop.remove_writer(self._sock)
+        if self._stall is not None:
+            self._stall.cancel()
+        if not self._working:
+            self._loop.add_reader(self._sock, self._readable)
+            self._pump()

@@ -1,0 +1,280 @@
+"""The registry: which regions there are, who may do what, and when one is freed.
+
+Knows names, addresses, charges and leases. Waits for nothing and knows no socket; the memory itself is
+made and closed by the functions it is given.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from shmhost.accounts import Budget, Charge
+from shmhost.leases import Lease, Peer
+from shmhost.objects import MemoryObject
+from shmhost.window import Allocator, Span, Window
+from shmprotocol.errors import (
+    AccessDenied,
+    InvalidArgument,
+    QuotaExceeded,
+    RegionBusy,
+    RegionExists,
+    RegionNotFound,
+)
+from shmprotocol.memory import HEADER_SIZE, page_up
+from shmprotocol.messages import BACKENDS, SEALS, Create, Grant, RegionInfo, check_name
+
+READ, WRITE = 0o4, 0o2
+MODE_MAX = 0o777
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Region:
+    """One shared memory object and all that the host knows of it. Sizes are bytes."""
+
+    id: int
+    name: str
+    owner: Peer
+    mode: int
+    seal: str
+    backend: str
+    size: int
+    capacity: int
+    span: Span
+    window: Window
+    charge: Charge
+    object: MemoryObject | None = None  # set once it is made; the registry disposes of it
+    state: str = "creating"
+    generation: int = 0
+    created_ns: int = 0
+    leases: dict[int, Lease] = field(default_factory=dict)
+
+    def allows(self, peer: Peer, right: int) -> bool:
+        """Whether the mode gives a peer this right, as for a file; uid 0 may do everything."""
+        if peer.uid == 0:
+            return True
+        if peer.uid == self.owner.uid:
+            return bool(self.mode >> 6 & right)
+        if self.owner.gid == peer.gid or self.owner.gid in peer.groups:
+            return bool(self.mode >> 3 & right)
+        return bool(self.mode & right)
+
+    def check(self, peer: Peer, right: int) -> None:
+        """Raise AccessDenied when the mode does not give a peer this right."""
+        if not self.allows(peer, right):
+            what = "read" if right == READ else "replace or unlink"
+            raise AccessDenied(
+                f"uid {peer.uid} may not {what} {self.name!r}: it belongs to uid {self.owner.uid}, "
+                f"gid {self.owner.gid}, mode {self.mode:04o}"
+            )
+
+    def info(self) -> RegionInfo:
+        """Return what `list` and `stat` tell."""
+        return RegionInfo(
+            name=self.name,
+            region=self.id,
+            generation=self.generation,
+            state=self.state,
+            address=self.span.address,
+            size=self.size,
+            capacity=self.capacity,
+            uid=self.owner.uid,
+            gid=self.owner.gid,
+            mode=self.mode,
+            seal=self.seal,
+            backend=self.backend,
+            leases=len(self.leases),
+            created_ns=self.created_ns,
+            creator_pid=self.owner.pid,
+        )
+
+    def grant(self, lease: int) -> Grant:
+        """Return what a client needs to map it; lease 0 says that the client has it already."""
+        flags = self.object.flag(self.seal) if self.object is not None else 0
+        return Grant(
+            lease, self.id, self.generation, self.name, self.span.address, self.size, self.capacity, flags
+        )
+
+
+@dataclass(slots=True)
+class Registry:
+    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs."""
+
+    allocator: Allocator
+    budget: Budget
+    clock: Callable[[], int]
+    dispose: Callable[[MemoryObject], None]
+    current: dict[str, Region] = field(default_factory=dict)
+    creating: dict[str, Region] = field(default_factory=dict)
+    regions: dict[int, Region] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)  # of `current`, sorted
+    # The newest published region of each name, for as long as it lives, so that two living generations
+    # never share a number and a name that is gone for good costs nothing.
+    _newest: WeakValueDictionary[str, Region] = field(default_factory=WeakValueDictionary)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def create(self, request: Create, peer: Peer) -> Region:
+        """Take name, bytes and address for a new region, which has no object yet; or refuse."""
+        _check_create(request)
+        self._check_replace(request, peer)
+        capacity = page_up(HEADER_SIZE + request.size)
+        if capacity > self.allocator.largest():
+            raise QuotaExceeded(
+                f"{request.size} bytes do not fit in a window: {self.allocator.largest()} bytes at most"
+            )
+        charge = self.budget.charge(capacity)
+        place = self.allocator.take(capacity)
+        if place is None:
+            charge.release()
+            raise QuotaExceeded(
+                f"no window has {capacity} bytes of addresses free: close views of old generations, or "
+                "give the host another --window"
+            )
+        region = Region(
+            id=next(self._numbers),
+            name=request.name,
+            owner=peer,
+            mode=request.mode,
+            seal=request.seal,
+            backend=request.backend,
+            size=HEADER_SIZE + request.size,
+            capacity=capacity,
+            span=place[0],
+            window=place[1],
+            charge=charge,
+        )
+        self.creating[region.name] = self.regions[region.id] = region
+        return region
+
+    def next_generation(self, region: Region) -> int:
+        """Return the generation that a region will be when it is published."""
+        newest = self._newest.get(region.name)
+        return newest.generation + 1 if newest is not None else 1
+
+    def publish(self, region: Region) -> None:
+        """Make a created region, which has its generation, the current one of its name."""
+        self._newest[region.name] = region
+        del self.creating[region.name]
+        older = self.current.get(region.name)
+        self.current[region.name] = region
+        region.state = "current"
+        if older is None:
+            insort(self._names, region.name)
+        else:
+            self._retire(older, "superseded")
+
+    def abort(self, region: Region) -> None:
+        """Undo a creation."""
+        del self.creating[region.name]
+        self._free(region)
+
+    def find(self, name: str) -> Region:
+        """Return the current region of a name, or raise RegionNotFound."""
+        try:
+            return self.current[name]
+        except KeyError:
+            known = len(self.current)
+            raise RegionNotFound(
+                f"no region is named {name!r} ({known} others are). `shmhost ls` shows them; "
+                "wait=SECONDS waits for it"
+            ) from None
+
+    def unlink(self, name: str, peer: Peer) -> Region:
+        """Hide a name; its region is freed with its last lease."""
+        region = self.find(name)
+        region.check(peer, WRITE)
+        del self.current[name]
+        del self._names[bisect_left(self._names, name)]
+        self._retire(region, "unlinked")
+        return region
+
+    def chmod(self, name: str, mode: int, peer: Peer) -> Region:
+        """Set the mode; only the owner and uid 0 may."""
+        region = self.find(name)
+        _check_mode(mode)
+        if peer.uid not in (0, region.owner.uid):
+            raise AccessDenied(
+                f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
+            )
+        region.mode = mode
+        return region
+
+    def lease(self, region: Region, peer: Peer) -> Lease:
+        """Record that a peer may have a region mapped."""
+        lease = Lease(next(self._lease_numbers), peer, self.clock())
+        region.leases[lease.id] = lease
+        return lease
+
+    def release(self, region: Region, lease: int) -> None:
+        """Forget a lease; the last one of a region that is no longer current frees it."""
+        del region.leases[lease]
+        if not region.leases and region.state in ("superseded", "unlinked"):
+            self._free(region)
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
+        """Return the current regions with this prefix after a name, and whether there are more."""
+        start = bisect_left(self._names, prefix)
+        if after:
+            start = max(start, bisect_right(self._names, after))
+        names: list[str] = []
+        for name in itertools.islice(self._names, start, None):
+            if not name.startswith(prefix) or len(names) > limit:
+                break
+            names.append(name)
+        return [self.current[name] for name in names[:limit]], len(names) > limit
+
+    def close(self) -> None:
+        """Free everything, leases or not: the host ends."""
+        for region in list(self.regions.values()):
+            self._free(region)
+        for table in (self.current, self.creating, self._names):
+            table.clear()
+
+    def _retire(self, region: Region, state: str) -> None:
+        region.state = state
+        if not region.leases:
+            self._free(region)
+
+    def _free(self, region: Region) -> None:
+        region.state = "freed"
+        del self.regions[region.id]
+        self.allocator.give(region.span)
+        region.charge.release()
+        if region.object is not None:
+            self.dispose(region.object)
+
+    def _check_replace(self, request: Create, peer: Peer) -> None:
+        rival = self.creating.get(request.name)
+        if rival is not None:
+            raise RegionBusy(
+                f"{request.name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
+                "try again when that is published or given up"
+            )
+        older = self.current.get(request.name)
+        if older is None:
+            return
+        if not request.replace:
+            raise RegionExists(
+                f"{request.name!r} exists (generation {older.generation}): choose another name, or replace it"
+            )
+        older.check(peer, WRITE)
+
+
+def _check_create(request: Create) -> None:
+    check_name(request.name)
+    _check_mode(request.mode)
+    if request.size < 1:
+        raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
+    if request.seal not in SEALS:
+        raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {request.seal!r:.40}")
+    if request.backend not in BACKENDS:
+        raise InvalidArgument(f"backend is one of {', '.join(BACKENDS)}, not {request.backend!r:.40}")
+
+
+def _check_mode(mode: int) -> None:
+    if not 0 <= mode <= MODE_MAX:
+        raise InvalidArgument(f"a mode is 0 to {MODE_MAX:o} (octal), not {mode:o}")

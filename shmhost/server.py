@@ -1,0 +1,242 @@
+"""The host itself: the listening socket, who connects, threads for long work, a clean end.
+
+It waits and decides nothing: what a message means is `session`'s, what a region is `regions`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+import stat
+import struct
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from shmhost.accounts import Budget
+from shmhost.config import Config
+from shmhost.leases import Peer
+from shmhost.link import INLINE_MAX, Link, attempt
+from shmhost.objects import Memfd, MemoryObject, PosixShm
+from shmhost.regions import Registry
+from shmhost.session import Hub, Session, Steps, Work
+from shmhost.window import Allocator
+from shmprotocol.errors import ShmError
+
+LOG = logging.getLogger("shmhost")
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
+SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
+ACCEPT_AT_ONCE = 64
+BACKLOG = 1024
+RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
+
+
+class HostError(ShmError):
+    """The host cannot start: the message says why and what to do."""
+
+
+def backend_options() -> dict[str, Any]:
+    """Return the options for anyio's asyncio backend: uvloop where it is installed."""
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+
+
+class Host:
+    """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.registry = Registry(
+            Allocator(config.windows), Budget(config.budget), time.time_ns, self._dispose
+        )
+        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object)
+        self._links: set[Link] = set()
+        self._stopped = anyio.Event()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
+
+        HostError when the socket cannot be had: another host has it, or something else lies there.
+        """
+        with SocketFile(self.config.socket_path, self.config.socket_mode) as listener:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                loop = asyncio.get_running_loop()
+                loop.add_reader(listener, self._accept, listener)
+                LOG.info("listening on %s", self.config.socket_path)
+                task_status.started(self)
+                try:
+                    await self._stopped.wait()
+                finally:
+                    loop.remove_reader(listener)
+                    self._close_all()
+        LOG.info("stopped")
+
+    def stop(self) -> None:
+        """Make `serve` return. To be called in the loop's thread."""
+        self._stopped.set()
+
+    def _close_all(self) -> None:
+        for link in list(self._links):
+            link.close()
+        self._tasks = None  # from here on objects are closed at once
+        self.registry.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_later(listener, error)
+                return
+            try:
+                self._add_link(sock)
+            except OSError as error:  # the peer is gone already, or no descriptor is left
+                LOG.warning("refused a connection: %s", error)
+                sock.close()
+
+    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            return  # this one connection failed, accept(2)
+        LOG.warning("cannot accept connections: %s; see ulimit -n", error.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(RETRY_ACCEPT_S, self._accept_again, listener)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if not self._stopped.is_set():
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _add_link(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        peer = peer_of(sock)
+        link = Link(
+            sock,
+            _peer_pidfd(sock),
+            lambda send: Session(self._hub, peer, send),
+            self._start_work,
+            self._links.discard,
+        )
+        self._links.add(link)
+
+    def _start_work(self, link: Link, steps: Steps, work: Work) -> None:
+        if self._tasks is None:
+            link.resume(steps, attempt(work))
+        else:
+            self._tasks.start_soon(self._work, link, steps, work)
+
+    async def _work(self, link: Link, steps: Steps, work: Work) -> None:
+        # Shielded: the steps must see the end of their work, or its object would be nobody's.
+        with anyio.CancelScope(shield=True):
+            link.resume(steps, await anyio.to_thread.run_sync(attempt, work))
+
+    def _make_object(self, backend: str, name: str, capacity: int) -> MemoryObject:
+        if backend == "shm":
+            return PosixShm(name, capacity, f"shmhost-{self.config.windows[0][0]:x}")
+        return Memfd(name, capacity)
+
+    def _dispose(self, memory_object: MemoryObject) -> None:
+        if self._tasks is not None and memory_object.capacity > INLINE_MAX:
+            self._tasks.start_soon(partial(anyio.to_thread.run_sync, memory_object.close))
+        else:
+            memory_object.close()
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return who the kernel says is at the other end (unix(7))."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4096)
+    except OSError:
+        groups = b""  # no groups, or more than the limit of 1,024 that any sane user has
+    return Peer(uid, gid, pid, frozenset(struct.unpack(f"{len(groups) // 4}I", groups)))
+
+
+def _peer_pidfd(sock: socket.socket) -> int | None:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return None  # Linux before 6.5, or the peer is gone and reaped: EOF tells
+
+
+class SocketFile:
+    """The listening socket and its file, held by a lock beside it that dies with the process.
+
+    A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
+    """
+
+    def __init__(self, path: str, mode: int) -> None:
+        self._path = Path(path)
+        self._mode = mode
+        self._lock = -1
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> socket.socket:
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._take_lock()
+            self._remove_stale()
+            return self._listen()
+        except OSError as error:
+            self._release()
+            raise HostError(
+                f"cannot listen on {self._path}: {error.strerror}. Choose another place with --socket or "
+                "$SHMHOST_SOCKET"
+            ) from error
+        except BaseException:
+            self._release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+        self._release()
+
+    def _take_lock(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._lock = os.open(f"{self._path}.lock", flags, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"another host serves {self._path}: use that one, end it, or choose another place with "
+                "--socket or $SHMHOST_SOCKET"
+            ) from None
+
+    def _remove_stale(self) -> None:
+        try:
+            mode = self._path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise HostError(f"{self._path} exists and is no socket ({stat.filemode(mode)}): move it away")
+        LOG.info("removed the stale socket %s", self._path)
+        self._path.unlink()
+
+    def _listen(self) -> socket.socket:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.bind(str(self._path))
+        self._path.chmod(self._mode)  # before listen: nobody can connect until then
+        self._listener.listen(BACKLOG)
+        return self._listener
+
+    def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -1,0 +1,324 @@
+"""One client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
+
+What may take a millisecond is not done here but yielded as a Work, which whoever waits carries out, in a
+thread where it is large. While a Work is under way the session gets no further message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shmhost.leases import Peer
+from shmhost.objects import MemoryObject
+from shmhost.regions import READ, Region, Registry
+from shmprotocol import messages as m
+from shmprotocol.errors import (
+    Cancelled,
+    InvalidArgument,
+    QuotaExceeded,
+    RegionNotFound,
+    RemoteProtocolError,
+    ShmError,
+)
+from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
+
+LISTEN_LIMIT = 1024  # waits and watches of one connection: far more than threads that could wait
+PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A call that takes time in proportion to `size` bytes. Its result is sent into the generator."""
+
+    call: Callable[[], Any]
+    size: int
+
+
+Send = Callable[[m.Message, Sequence[int]], None]
+Steps = Generator[Work, Any, None]
+MakeObject = Callable[[str, str, int], MemoryObject]
+
+
+@dataclass(slots=True)
+class Hub:
+    """What the sessions of a host share: the registry, and who wants to hear of its changes."""
+
+    registry: Registry
+    host: str
+    make_object: MakeObject
+    listeners: set[Session] = field(default_factory=set)  # those with a wait or a watch
+
+    def tell(self, kind: str, region: Region) -> None:
+        """Tell of a change to all who wait or watch."""
+        for session in list(self.listeners):
+            session.hear(kind, region)
+
+
+class Session:
+    """The state of one connection: its leases, its unpublished regions, its waits and watches.
+
+    `send` takes a message and the descriptors that go with it, which stay their region's. `close` gives
+    everything back; it is called once, however the client went.
+    """
+
+    def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
+        self.peer = peer
+        self.client = ""
+        self._hub = hub
+        self._registry = hub.registry
+        self._send = send
+        self._greeted = False
+        self._leases: dict[int, Region] = {}
+        self._creations: dict[int, Region] = {}
+        self._waits: dict[int, m.Open] = {}
+        self._watches: dict[int, str] = {}
+        self._handlers: dict[type[m.Message], Callable[[Any], Steps | None]] = {
+            m.Create: self._create,
+            m.Publish: self._publish,
+            m.Abort: self._abort,
+            m.Open: self._open,
+            m.Release: self._release,
+            m.Cancel: self._cancel,
+            m.List: self._list,
+            m.Stat: self._stat,
+            m.Unlink: self._unlink,
+            m.Chmod: self._chmod,
+            m.Watch: self._watch,
+        }
+
+    def handle(self, message: m.Message) -> Steps | None:
+        """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
+        if not self._greeted:
+            self._hello(message)
+            return None
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise RemoteProtocolError("Hello came twice")
+        try:
+            steps = handler(message)
+        except ShmError as error:
+            self._refuse(message.id, error)
+            return None
+        return self._guarded(message.id, steps) if steps is not None else None
+
+    def close(self) -> None:
+        """Give back all leases and undo all creations."""
+        self._hub.listeners.discard(self)
+        self._waits.clear()
+        self._watches.clear()
+        while self._creations:
+            self._registry.abort(self._creations.popitem()[1])
+        while self._leases:
+            lease, region = self._leases.popitem()
+            self._registry.release(region, lease)
+
+    def hear(self, kind: str, region: Region) -> None:
+        """Take news of a change: push it to the watches, and try again what waits for the name."""
+        for watch, prefix in self._watches.items():
+            if region.name.startswith(prefix):
+                self._send(m.Event(watch, kind, region.info()), ())
+        if kind == "published" and self._waits:
+            for wait in [w for w in self._waits.values() if region.name in w.open_names]:
+                self._retry(wait)
+
+    def _guarded(self, request: int, steps: Steps) -> Steps:
+        try:
+            yield from steps
+        except ShmError as error:
+            self._refuse(request, error)
+
+    def _refuse(self, request: int, error: ShmError) -> None:
+        if isinstance(error, RemoteProtocolError):
+            raise error
+        self._send(m.Refused(request, error.code, str(error)), ())
+
+    def _hello(self, message: m.Message) -> None:
+        if type(message) is not m.Hello:
+            raise RemoteProtocolError(f"{type(message).__name__} came before Hello")
+        if not message.version_min <= m.VERSION <= message.version_max:
+            raise RemoteProtocolError(
+                f"this host speaks version {m.VERSION}, the client {message.version_min} to "
+                f"{message.version_max}: use the same shmhost version on both sides"
+            )
+        self._greeted = True
+        self.client = message.client[:80]
+        windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
+        self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
+
+    def _create(self, request: m.Create) -> Steps:
+        region = self._registry.create(request, self.peer)
+        self._creations[region.id] = region
+        # shm reserves its space now, so it takes time; a memfd's pages come when they are touched.
+        size = region.capacity if region.backend == "shm" else 0
+        try:
+            region.object = yield Work(
+                lambda: self._hub.make_object(region.backend, region.name, region.capacity), size
+            )
+        except BaseException:
+            del self._creations[region.id]
+            self._registry.abort(region)
+            raise
+        reply = m.Created(request.id, region.id, region.span.address, region.capacity)
+        self._send(reply, (region.object.writer(),))
+
+    def _publish(self, request: m.Publish) -> Steps:
+        region = self._creation(request.region)
+        header = self._header(region, request)
+        memory_object = region.object
+        assert memory_object is not None
+        # F_SEAL_WRITE looks at every page of the object.
+        yield Work(lambda: memory_object.publish(header.pack(), region.seal), region.capacity)
+        region.generation, region.created_ns = header.generation, header.created_ns
+        del self._creations[region.id]
+        lease = self._lease(region)
+        self._registry.publish(region)
+        self._send(m.Published(request.id, region.grant(lease)), (memory_object.reader(),))
+        self._hub.tell("published", region)
+
+    def _abort(self, request: m.Abort) -> None:
+        region = self._creation(request.region)
+        del self._creations[region.id]
+        self._registry.abort(region)
+        self._send(m.Done(request.id), ())
+
+    def _open(self, request: m.Open) -> None:
+        if not 1 <= len(request.open_names) <= m.MAX_DESCRIPTORS:
+            raise InvalidArgument(
+                f"a request opens 1 to {m.MAX_DESCRIPTORS} names, not {len(request.open_names)}"
+            )
+        if request.held and len(request.held) != len(request.open_names):
+            raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
+        for name in request.open_names:
+            m.check_name(name)
+        if request.id in self._waits:
+            raise RemoteProtocolError(f"request id {request.id} is in use by a wait")
+        try:
+            regions = [self._registry.find(name) for name in request.open_names]
+        except RegionNotFound:
+            if not request.wait:
+                raise
+            self._listen()
+            self._waits[request.id] = request
+            return
+        for region in regions:
+            region.check(self.peer, READ)
+        self._grant(request, regions)
+
+    def _grant(self, request: m.Open, regions: list[Region]) -> None:
+        grants, descriptors = [], []
+        held = request.held or (0,) * len(regions)
+        for region, has in zip(regions, held, strict=True):
+            if region.id == has:
+                grants.append(region.grant(0))
+                continue
+            assert region.object is not None
+            grants.append(region.grant(self._lease(region)))
+            descriptors.append(region.object.reader())
+        self._send(m.Opened(request.id, tuple(grants)), descriptors)
+
+    def _retry(self, request: m.Open) -> None:
+        del self._waits[request.id]
+        try:
+            self._open(request)
+        except ShmError as error:
+            self._refuse(request.id, error)
+
+    def _release(self, request: m.Release) -> None:
+        for lease in request.leases:
+            region = self._leases.pop(lease, None)
+            if region is None:
+                raise RemoteProtocolError(f"lease {lease} is not held by this connection")
+            self._registry.release(region, lease)
+
+    def _cancel(self, request: m.Cancel) -> None:
+        # A target that was answered meanwhile is no error: the two messages crossed.
+        self._watches.pop(request.target, None)
+        if self._waits.pop(request.target, None) is not None:
+            self._refuse(request.target, Cancelled("the client gave the wait up"))
+        if not self._waits and not self._watches:
+            self._hub.listeners.discard(self)
+
+    def _list(self, request: m.List) -> None:
+        regions, more = self._registry.page(request.prefix, request.after, PAGE_LIMIT)
+        self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
+
+    def _stat(self, request: m.Stat) -> None:
+        self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())
+
+    def _unlink(self, request: m.Unlink) -> None:
+        region = self._registry.unlink(m.check_name(request.name), self.peer)
+        self._send(m.Done(request.id), ())
+        self._hub.tell("unlinked", region)
+
+    def _chmod(self, request: m.Chmod) -> None:
+        region = self._registry.chmod(m.check_name(request.name), request.mode, self.peer)
+        self._send(m.Done(request.id), ())
+        self._hub.tell("changed", region)
+
+    def _watch(self, request: m.Watch) -> None:
+        if request.id in self._watches:
+            raise RemoteProtocolError(f"request id {request.id} is in use by a watch")
+        self._listen()
+        self._watches[request.id] = request.prefix
+        self._send(m.Done(request.id), ())
+
+    def _listen(self) -> None:
+        if len(self._waits) + len(self._watches) >= LISTEN_LIMIT:
+            raise QuotaExceeded(f"one connection has at most {LISTEN_LIMIT} waits and watches")
+        self._hub.listeners.add(self)
+
+    def _lease(self, region: Region) -> int:
+        lease = self._registry.lease(region, self.peer)
+        self._leases[lease.id] = region
+        return lease.id
+
+    def _creation(self, number: int) -> Region:
+        region = self._creations.get(number)
+        if region is None:
+            raise InvalidArgument(f"region {number} is not being created by this connection")
+        return region
+
+    def _header(self, region: Region, request: m.Publish) -> Header:
+        base = region.span.address
+        payload = range(base + HEADER_SIZE, base + region.size)
+        _check_inside("data", payload, payload.start, request.data_size)
+        _check_inside("root", payload, request.root, request.root_size)
+        _check_inside("metadata", payload, request.metadata, request.metadata_size)
+        if request.kind not in (KIND_DATA, KIND_OBJECTS):
+            raise InvalidArgument(f"a region's kind is {KIND_DATA} or {KIND_OBJECTS}, not {request.kind}")
+        if request.metadata_size > m.METADATA_MAX:
+            raise InvalidArgument(f"{request.metadata_size} bytes of metadata are over {m.METADATA_MAX}")
+        assert region.object is not None
+        return Header(
+            kind=request.kind,
+            flags=region.object.flag(region.seal),
+            base=base,
+            size=region.size,
+            capacity=region.capacity,
+            data=payload.start,
+            data_size=request.data_size,
+            root=request.root,
+            root_size=request.root_size,
+            generation=self._registry.next_generation(region),
+            created_ns=self._registry.clock(),
+            creator_uid=region.owner.uid,
+            creator_gid=region.owner.gid,
+            creator_pid=region.owner.pid,
+            window_base=region.window.base,
+            window_size=region.window.size,
+            metadata=request.metadata,
+            metadata_size=request.metadata_size,
+            name=region.name,
+        )
+
+
+def _check_inside(what: str, payload: range, address: int, size: int) -> None:
+    if address == 0 and size == 0:
+        return
+    if address < payload.start or address + size > payload.stop:
+        raise InvalidArgument(
+            f"{what} at {address:#x}, {size} bytes, is outside of the payload "
+            f"{payload.start:#x}-{payload.stop:#x}"
+        )

@@ -1,0 +1,123 @@
+"""Addresses: which ranges of the windows are free. Pure arithmetic; maps nothing.
+
+A region gets whole 2 MiB steps and at least one page more than it needs: that page stays unmapped, so
+that running off the end of a region is a fault and never a read of its neighbour.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+STEP = 2 * 1024 * 1024  # the size of a huge page: a region can be backed by them without moving
+GUARD = 4096  # one page, the least that the kernel can leave unmapped
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of addresses, in bytes: [address, address + size)."""
+
+    address: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first address after it."""
+        return self.address + self.size
+
+
+def span_size(capacity: int) -> int:
+    """Return the bytes of address space that a region of this capacity takes, its guard included."""
+    return (capacity + GUARD + STEP - 1) // STEP * STEP
+
+
+class Window:
+    """The free ranges of one window.
+
+    Next fit: the search goes on from where the last one ended, so that an address is used again as late
+    as possible, and a stale pointer meets unmapped memory rather than a stranger's region.
+    """
+
+    def __init__(self, base: int, size: int) -> None:
+        self.base = base
+        self.size = size
+        self._starts = [base]  # of the free ranges, sorted; `_sizes` beside it
+        self._sizes = [size]
+        self._next = base
+
+    def __contains__(self, address: int) -> bool:
+        return self.base <= address < self.base + self.size
+
+    def take(self, size: int) -> Span | None:
+        """Take `size` bytes, a multiple of STEP; None when no free range is large enough."""
+        count = len(self._starts)
+        first = max(bisect.bisect_right(self._starts, self._next) - 1, 0)
+        for offset in range(count + 1):
+            index = (first + offset) % count if count else 0
+            if count and self._fits(index, size, from_next=offset == 0):
+                return self._cut(index, size, from_next=offset == 0)
+        return None
+
+    def give(self, span: Span) -> None:
+        """Give a span back and join it with its free neighbours."""
+        index = bisect.bisect(self._starts, span.address)
+        start, end = span.address, span.end
+        if index < len(self._starts) and self._starts[index] == end:
+            end += self._remove(index)
+        if index and self._starts[index - 1] + self._sizes[index - 1] == start:
+            start = self._starts[index - 1]
+            self._remove(index - 1)
+            index -= 1
+        self._starts.insert(index, start)
+        self._sizes.insert(index, end - start)
+
+    def free(self) -> int:
+        """Return the bytes that are free."""
+        return sum(self._sizes)
+
+    def _start(self, index: int, *, from_next: bool) -> int:
+        start = self._starts[index]
+        end = start + self._sizes[index]
+        return self._next if from_next and start < self._next < end else start
+
+    def _fits(self, index: int, size: int, *, from_next: bool) -> bool:
+        end = self._starts[index] + self._sizes[index]
+        return end - self._start(index, from_next=from_next) >= size
+
+    def _cut(self, index: int, size: int, *, from_next: bool) -> Span:
+        low, end = self._starts[index], self._starts[index] + self._sizes[index]
+        span = Span(self._start(index, from_next=from_next), size)
+        self._remove(index)
+        for start, stop in ((span.end, end), (low, span.address)):
+            if stop > start:
+                self._starts.insert(index, start)
+                self._sizes.insert(index, stop - start)
+        self._next = span.end
+        return span
+
+    def _remove(self, index: int) -> int:
+        del self._starts[index]
+        return self._sizes.pop(index)
+
+
+class Allocator:
+    """Spans out of several windows: a later one is used when the earlier ones are full."""
+
+    def __init__(self, windows: tuple[tuple[int, int], ...]) -> None:
+        self.windows = tuple(Window(base, size) for base, size in windows)
+
+    def take(self, capacity: int) -> tuple[Span, Window] | None:
+        """Take a span for a region of this capacity; None when no window has room."""
+        for window in self.windows:
+            span = window.take(span_size(capacity))
+            if span is not None:
+                return span, window
+        return None
+
+    def give(self, span: Span) -> None:
+        """Give a span back. Whoever calls has made sure that no lease of its region lives."""
+        next(window for window in self.windows if span.address in window).give(span)
+
+    def largest(self) -> int:
+        """Return the capacity that a region could have at most if every window were empty."""
+        return max(window.size for window in self.windows) - GUARD
