@@ -152,6 +152,8 @@ class Link:
                     return
         except RemoteProtocolError as error:
             self._drop(error)
+        except Exception:
+            self._fault()
 
     def _drive(self, steps: Steps, outcome: Outcome) -> bool:
         """Run the steps on; False when their next Work has gone to a thread and reading is paused."""
@@ -170,7 +172,14 @@ class Link:
             return True
         except RemoteProtocolError as error:
             self._drop(error)
-            return True
+        except Exception:
+            self._fault()
+        return True
+
+    def _fault(self) -> None:
+        """A bug or a broken system: it costs this client its connection, and nobody else."""
+        LOG.exception("fault while serving uid %d", self.session.peer.uid)
+        self.close()
 
     def _drop(self, error: RemoteProtocolError) -> None:
         """Tell the peer what it did wrong, as far as it listens, and close."""

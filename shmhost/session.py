@@ -178,10 +178,10 @@ class Session:
         self._hub.tell("published", region)
 
     def _abort(self, request: m.Abort) -> None:
-        region = self._creation(request.region)
-        del self._creations[region.id]
-        self._registry.abort(region)
-        self._send(m.Done(request.id), ())
+        # Not there: it was published meanwhile, and the two messages crossed.
+        region = self._creations.pop(request.region, None)
+        if region is not None:
+            self._registry.abort(region)
 
     def _open(self, request: m.Open) -> None:
         if not 1 <= len(request.open_names) <= m.MAX_DESCRIPTORS:

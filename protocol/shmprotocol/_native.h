@@ -60,11 +60,18 @@ int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *ad
         if (flags & SHM_MAP_ANYWHERE) {
                 wanted = NULL;
                 how = 0;
+        } else if (wanted == NULL) {
+                return -EINVAL; /* to root the kernel would give page 0 */
         }
         mapped = mmap(wanted, (size_t)capacity, writable ? PROT_READ | PROT_WRITE : PROT_READ,
                       MAP_SHARED | how, fd, 0);
-        if (mapped == MAP_FAILED)
-                return -errno;
+        if (mapped == MAP_FAILED) {
+                error = -errno;
+                /* Before Linux 6.12 a MAP_FIXED that fails can have unmapped what it was to replace. */
+                if (how == MAP_FIXED)
+                        (void)shm_reserve(address, capacity);
+                return error;
+        }
         if (wanted != NULL && mapped != wanted) {
                 munmap(mapped, (size_t)capacity);
                 return -EEXIST;
@@ -86,19 +93,21 @@ int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *ad
  */
 int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out)
 {
-        struct stat status;
+        struct shm_region_header header;
         int error = (flags & SHM_MAP_UNSEALED) ? 0 : shm_seals_check(fd);
 
+        if (!error)
+                error = shm_header_read(fd, &header);
         if (error)
                 return error;
-        if (fstat(fd, &status) < 0)
-                return -errno;
-        if (status.st_size < SHM_HEADER_SIZE || (uint64_t)status.st_size != capacity)
+        if (header.capacity != capacity)
+                return -EBADMSG;
+        if (!(flags & SHM_MAP_ANYWHERE) && (uint64_t)(uintptr_t)header.base != address)
                 return -EBADMSG;
         error = shm_map(fd, address, capacity, flags & ~SHM_MAP_WRITABLE, address_out);
         if (error)
                 return error;
-        error = shm_header_check((const struct shm_region_header *)(uintptr_t)*address_out, capacity);
+        error = shm_header_freeze(fd, (void *)(uintptr_t)*address_out, &header);
         if (error)
                 (void)shm_unmap(*address_out, capacity, flags);
         return error;

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 import msgpack
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.messages import (
+    MAX_ARRAY,
     MAX_DESCRIPTORS,
     REPLY_TAGS,
     REQUEST_TAGS,
@@ -24,21 +25,31 @@ from shmprotocol.messages import (
 )
 
 MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
-# No message has longer arrays; without it, a few nested headers would claim gigabytes.
-MAX_ARRAY = 4096
 _PREFIX = 4
+# Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
+# with half a frame would make the host keep them open.
+_UNCLAIMED_MAX = {"client": MAX_DESCRIPTORS, "host": 0}
 
 
 def pack(message: Message) -> bytes:
     """Return the whole frame of a message; LocalProtocolError when it cannot be sent."""
-    body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
+    try:
+        body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
     if len(body) > MAX_FRAME:
-        raise LocalProtocolError(f"{len(body)}-byte frame is over {MAX_FRAME}: {message!r:.80}")
+        raise LocalProtocolError(
+            f"{len(body)}-byte frame is over {MAX_FRAME}: it is a {type(message).__name__}"
+        )
     return len(body).to_bytes(_PREFIX, "little") + body
 
 
 def unpack(body: bytes | memoryview) -> object:
-    """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none."""
+    """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none.
+
+    Maps and extensions are refused, empty ones too: an empty map is one byte here and 80 in memory. As
+    msgpack itself stops at 1024 nested arrays, no body costs more than 64 MiB while it is unpacked.
+    """
     try:
         return msgpack.unpackb(
             body,
@@ -48,9 +59,16 @@ def unpack(body: bytes | memoryview) -> object:
             max_array_len=MAX_ARRAY,
             max_map_len=0,
             max_ext_len=0,
+            object_pairs_hook=_refuse,
+            ext_hook=_refuse,
         )
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(f"a {len(body)}-byte frame is no msgpack array: {error}") from None
+        why = str(error) or type(error).__name__
+        raise RemoteProtocolError(f"a {len(body)}-byte frame is no msgpack array: {why}") from None
+
+
+def _refuse(*_value: object) -> NoReturn:
+    raise ValueError("no message has maps or extensions")
 
 
 class Connection:
@@ -63,18 +81,22 @@ class Connection:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
+        self._unclaimed_max = _UNCLAIMED_MAX[role]
         self._broken: RemoteProtocolError | None = None
 
     def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on."""
+        """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on.
+
+        They are even when this raises the error that ended the connection: `drain` has them.
+        """
         self._descriptors.extend(descriptors)
+        self._raise_broken()
         self._buffer += data
 
     def messages(self) -> Iterator[tuple[Message, list[int]]]:
         """Yield each whole message with its descriptors, which are the caller's from then on."""
         while True:
-            if self._broken is not None:
-                raise self._broken
+            self._raise_broken()
             try:
                 item = self._next()
             except RemoteProtocolError as error:
@@ -85,7 +107,11 @@ class Connection:
             yield item
 
     def receive_end(self) -> None:
-        """Take the end of the stream; RemoteProtocolError when it cuts a frame in two."""
+        """Take the end of the stream, after the last of `messages`.
+
+        RemoteProtocolError when it cuts a frame in two.
+        """
+        self._raise_broken()
         if self._buffer:
             self._broken = RemoteProtocolError(
                 f"the stream ended inside a frame, after {len(self._buffer)} bytes of it"
@@ -97,6 +123,10 @@ class Connection:
         left = list(self._descriptors)
         self._descriptors.clear()
         return left
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def _next(self) -> tuple[Message, list[int]] | None:
         body = self._take_frame()
@@ -128,5 +158,5 @@ class Connection:
     def _check_unclaimed(self) -> None:
         # Descriptors ride on the first byte of their frame. With no frame begun, nobody declares these.
         unclaimed = len(self._descriptors)
-        if unclaimed > MAX_DESCRIPTORS or (unclaimed and not self._buffer):
+        if unclaimed > (self._unclaimed_max if self._buffer else 0):
             raise RemoteProtocolError(f"{unclaimed} descriptors came that no frame declares")

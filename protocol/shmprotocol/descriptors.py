@@ -7,18 +7,21 @@ that are easy to forget. Knows no frame and no message.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
 
-from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.errors import OutOfMemory, RemoteProtocolError
 from shmprotocol.messages import MAX_DESCRIPTORS
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _READ = 64 * 1024  # bytes a read: what most replies fit in by far
 
 
-def send(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int], flags: int) -> int:
+def send(
+    sock: socket.socket, data: bytes | bytearray | memoryview, descriptors: Sequence[int], flags: int
+) -> int:
     """Send bytes, with descriptors on their first byte; return how many went. The descriptors stay ours."""
     if not descriptors:
         return sock.send(data, flags | socket.MSG_NOSIGNAL)
@@ -29,8 +32,9 @@ def send(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[in
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     """Read once; `b""` is the end. The descriptors are the caller's to close.
 
-    RemoteProtocolError when the peer sent more than 64 of them, and OSError(EMFILE) when this process
-    had no room for them: both show as MSG_CTRUNC, and those that did arrive are closed.
+    RemoteProtocolError when the peer sent more than 64 of them, and OutOfMemory with errno EMFILE when
+    this process had no room for them: both show as MSG_CTRUNC, and those that did arrive are closed. The
+    bytes are lost then, so either way the connection is of no more use.
     """
     data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     if not ancillary and not result & socket.MSG_CTRUNC:
@@ -42,11 +46,20 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     descriptors = received.tolist()
     if result & socket.MSG_CTRUNC:
         close_all(descriptors)
-        raise RemoteProtocolError(
-            f"descriptors were cut off after {len(descriptors)}: more than {MAX_DESCRIPTORS} were sent, "
-            "or this process is at its limit of open files (ulimit -n)"
-        )
+        raise _cut_off(len(descriptors))
     return data, descriptors
+
+
+def _cut_off(count: int) -> RemoteProtocolError | OutOfMemory:
+    # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
+    if count >= MAX_DESCRIPTORS:
+        return RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
+    error = OutOfMemory(
+        f"the process has no room for the descriptors that were sent: it got {count} and is at its limit "
+        "of open files (raise it with ulimit -n, or close regions)"
+    )
+    error.errno = errno.EMFILE
+    return error
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from shmprotocol._native import ffi, lib
-from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
+from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
 
 HEADER_SIZE = lib.SHM_HEADER_SIZE
 KIND_DATA = lib.SHM_KIND_DATA
@@ -60,6 +61,8 @@ class Header:
         """Return the 4096 bytes of the header page."""
         native = ffi.new("struct shm_region_header *")
         name = self.name.encode()
+        if len(name) > lib.SHM_NAME_MAX:
+            raise InvalidArgument(f"a name has at most {lib.SHM_NAME_MAX} bytes, not {len(name)}")
         native.magic = MAGIC
         native.abi_major, native.abi_minor = lib.SHM_ABI_MAJOR, lib.SHM_ABI_MINOR
         native.header_size, native.name_size = HEADER_SIZE, len(name)
@@ -75,13 +78,10 @@ _POINTERS = ("base", "data", "root", "window_base", "metadata")
 _NUMBERS = tuple(f for f in Header.__slots__ if f != "name" and f not in _POINTERS)
 
 
-def header_at(address: int) -> Header:
-    """Copy the header of a mapped region. The caller keeps it mapped meanwhile."""
-    return _copy(ffi.cast("struct shm_region_header *", address))
-
-
-def check_header(page: bytes, object_size: int) -> Header:
+def check_header(page: bytes | memoryview, object_size: int) -> Header:
     """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
+    if len(page) < HEADER_SIZE:
+        raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
     native = ffi.from_buffer("struct shm_region_header *", page)
     _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
     return _copy(native)
@@ -99,6 +99,28 @@ def _copy(native: Any) -> Header:
 def native_header(view: memoryview) -> Any:
     """Return `struct shm_region_header *` over a view of a region; it keeps the view alive."""
     return ffi.from_buffer("struct shm_region_header *", view)
+
+
+def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object) -> Any:
+    """Return a pointer of the caller's own cffi FFI that keeps an object alive as long as it lives."""
+    return user_ffi.gc(user_ffi.cast(pointer_type, address), _Keeper(kept))
+
+
+def char_pointer(address: int) -> Any:
+    """Return a `char *`, which every cffi FFI takes."""
+    return ffi.cast("char *", address)
+
+
+def describe_pointer(pointer: Any) -> tuple[int, int, str]:
+    """Return address, size of what it points to, and type name of a cffi pointer or array; or TypeError."""
+    kind = ffi.typeof(pointer)
+    if kind.kind not in ("pointer", "array"):
+        raise TypeError(f"expected a cffi pointer, got {kind.cname!r}")
+    if kind.kind == "array":
+        size = ffi.sizeof(pointer)
+    else:
+        size = 1 if kind.item.kind == "void" else ffi.sizeof(kind.item)
+    return int(ffi.cast("uintptr_t", pointer)), size, kind.cname
 
 
 def reserve(address: int, size: int) -> bool:
@@ -131,19 +153,24 @@ def unmap(address: int, capacity: int, flags: int) -> None:
     _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
 
 
-def bytes_at(address: int, size: int, keep: object) -> memoryview:
-    """Return a writable view of raw memory that keeps `keep` alive, and with it the mapping."""
-    return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", address), _Keeper(keep)), size))
+def bytes_at(address: int, size: int, on_release: Callable[[], None]) -> Any:
+    """Return a writable buffer over raw memory; `on_release` is called once, when its last view is gone.
+
+    It is called wherever that happens: on any thread, at any point, also inside the garbage collector.
+    The buffer can be referenced weakly; views of it keep it alive.
+    """
+    pointer = ffi.gc(ffi.cast("char *", address), lambda _pointer: on_release())
+    return ffi.buffer(pointer, size)
 
 
 class _Keeper:
-    """Holds an object until the pointer it is the destructor of goes."""
+    """Holds an object for as long as the pointer whose destructor it is lives."""
 
     def __init__(self, kept: object) -> None:
-        self.kept = kept
+        self._kept = kept
 
     def __call__(self, _pointer: object) -> None:
-        self.kept = None
+        self._kept = None
 
 
 def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:

@@ -19,6 +19,8 @@ VERSION = 1
 U64_MAX = 2**64 - 1
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
+# No message has longer arrays; without it, a few nested headers would claim gigabytes.
+MAX_ARRAY = 4096
 NAME_MAX = 255
 METADATA_MAX = 512 * 1024  # half a frame: what describes a region is not the place for its data
 SEALS = ("full", "writer")
@@ -136,7 +138,7 @@ class Publish(Message):
 
 @dataclass(frozen=True, slots=True)
 class Abort(Message):
-    """Undo a creation; the reply is Done."""
+    """Undo a creation. Has no reply; one that is published already stays so."""
 
     region: int
 
@@ -327,16 +329,27 @@ REPLIES: tuple[type[Message], ...] = (
 # --- the checks, made once for each class from its annotations
 
 
+def _shown(value: object) -> str:
+    """Return what an error says of a value that may be huge, or nested too deeply for repr()."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    if isinstance(value, int) and abs(value) >= 2**128:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, tuple):
+        return f"an array of {len(value)}"
+    return repr(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
+
+
 def _integer(value: object) -> int:
     if type(value) is not int or not 0 <= value <= U64_MAX:
-        raise TypeError(f"{value!r:.40} is not an integer from 0 to 2**64 - 1")
+        raise TypeError(f"{_shown(value)} is not an integer from 0 to 2**64 - 1")
     return value
 
 
 def _exactly(wanted: type) -> Check:
     def check(value: object) -> object:
         if type(value) is not wanted:
-            raise TypeError(f"{value!r:.40} is not a {wanted.__name__}")
+            raise TypeError(f"{_shown(value)} is not a {wanted.__name__}")
         return value
 
     return check
@@ -345,7 +358,7 @@ def _exactly(wanted: type) -> Check:
 def _fixed(checks: tuple[Check, ...], build: Callable[..., object]) -> Check:
     def check(value: object) -> object:
         if type(value) is not tuple or len(value) < len(checks):
-            raise TypeError(f"{value!r:.40} is not an array of {len(checks)}")
+            raise TypeError(f"{_shown(value)} is not an array of {len(checks)}")
         return build(*[one(item) for one, item in zip(checks, value, strict=False)])
 
     return check
@@ -354,7 +367,9 @@ def _fixed(checks: tuple[Check, ...], build: Callable[..., object]) -> Check:
 def _sequence(item: Check) -> Check:
     def check(value: object) -> object:
         if type(value) is not tuple:
-            raise TypeError(f"{value!r:.40} is not an array")
+            raise TypeError(f"{_shown(value)} is not an array")
+        if len(value) > MAX_ARRAY:
+            raise TypeError(f"{len(value)} items are over the {MAX_ARRAY} of an array")
         return tuple([item(one) for one in value])
 
     return check
@@ -399,8 +414,11 @@ def to_wire(message: Message) -> list[object]:
         for check, value in zip(message.checks, wire, strict=True):
             check(value)
     except TypeError as error:
-        raise LocalProtocolError(f"cannot send {message!r:.200}: {error}") from None
-    return [message.tag, message.descriptors(), *wire]
+        raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
+    descriptors = message.descriptors()
+    if descriptors > MAX_DESCRIPTORS:
+        raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
+    return [message.tag, descriptors, *wire]
 
 
 def _plain(value: object) -> object:
@@ -414,11 +432,11 @@ def _plain(value: object) -> object:
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
     """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong."""
     if type(wire) is not tuple or len(wire) < 3:
-        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {wire!r:.60}")
+        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {_shown(wire)}")
     tag, descriptors = wire[0], wire[1]
     cls = tags.get(tag) if type(tag) is int else None
     if cls is None:
-        raise RemoteProtocolError(f"unknown message tag {tag!r:.40}")
+        raise RemoteProtocolError(f"unknown message tag {_shown(tag)}")
     fields = wire[2:]
     if len(fields) < len(cls.checks):
         raise RemoteProtocolError(f"{cls.__name__} has {len(cls.checks)} fields, not {len(fields)}")
@@ -428,6 +446,8 @@ def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
         raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
     if type(descriptors) is not int or descriptors != message.descriptors():
         raise RemoteProtocolError(
-            f"{cls.__name__} declares {descriptors!r:.20} descriptors, not {message.descriptors()}"
+            f"{cls.__name__} declares {_shown(descriptors)} descriptors, not {message.descriptors()}"
         )
+    if descriptors > MAX_DESCRIPTORS:
+        raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
     return message

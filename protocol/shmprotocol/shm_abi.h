@@ -31,6 +31,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#if !defined(__cplusplus) && !defined(__USE_MISC)
+/*
+ * With -std=c11, a libc header that was included before this one has already chosen to hide these two,
+ * and _GNU_SOURCE above came too late (feature_test_macros(7)). The library has them all the same.
+ */
+int madvise(void *address, size_t length, int advice);
+ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
+#endif
+
 /* cffi: begin */
 
 #define SHM_ABI_MAJOR 1
@@ -53,8 +62,8 @@
  * Writer: the host alone, once, at publish, before it adds the seals and before any reader has the
  * descriptor. Readers: everyone, without synchronisation: the descriptor reaches a reader over a socket
  * after the last write, and that orders the two. With SHM_FLAG_SEAL_WRITER the creator's process can
- * still overwrite this page: a reader that does not trust the creator takes address and size from the
- * host's reply and copies what it needs once.
+ * still overwrite this page, and with SHM_FLAG_UNSEALED anyone with write permission can: a reader copies
+ * the page once, checks the copy and reads nothing but that. shm_region_map() does so.
  */
 struct shm_region_header {
         uint8_t magic[8]; /* "SHMHOST" and a zero byte */
@@ -68,10 +77,10 @@ struct shm_region_header {
         uint64_t size;     /* bytes from base to the end of what is used */
         uint64_t capacity; /* bytes of the memory object and of its mapping; whole pages */
 
-        const void *data; /* the payload: base + header_size */
+        const void *data; /* the start of the payload: base + header_size, always */
         uint64_t data_size;
-        const void *root; /* inside the payload; NULL when there is none */
-        uint64_t root_size;
+        const void *root;   /* inside the payload; NULL, with size 0, when there is none */
+        uint64_t root_size; /* bytes that lie there: compare with the type before following `root` */
 
         uint64_t generation; /* 1 for the first published version of the name */
         uint64_t created_ns; /* CLOCK_REALTIME at publish */
@@ -82,7 +91,7 @@ struct shm_region_header {
 
         const void *window_base; /* the range of addresses that base was taken from */
         uint64_t window_size;
-        const void *metadata; /* a msgpack map inside the region; NULL when there is none */
+        const void *metadata; /* a msgpack map inside the payload; NULL, with size 0, when there is none */
         uint64_t metadata_size;
 
         char name[256]; /* UTF-8, zero-terminated */
@@ -127,69 +136,131 @@ static inline int shm_range_inside(uint64_t base, uint64_t capacity, const void 
         return (uint64_t)(uintptr_t)address >= base && offset <= capacity && size <= capacity - offset;
 }
 
+/* Does `address` lead to `size` bytes of the payload, or is it NULL with size 0? */
+static inline int shm_payload_holds(const struct shm_region_header *header, const void *address,
+                                    uint64_t size)
+{
+        uint64_t payload = (uint64_t)(uintptr_t)header->base + SHM_HEADER_SIZE;
+
+        if (address == NULL)
+                return size == 0;
+        return shm_range_inside(payload, header->size - SHM_HEADER_SIZE, address, size);
+}
+
 /*
  * Check a header that was read from a memory object of `object_size` bytes. Returns 0 or:
- * -EBADMSG it is no region, or a field points outside of it; -EPROTONOSUPPORT another ABI version.
+ * -EBADMSG it is no region, or a field contradicts another; -EPROTONOSUPPORT another ABI version.
+ * Flags and kinds that a later minor version may add are no error.
  */
 static inline int shm_header_check(const struct shm_region_header *header, uint64_t object_size)
 {
         uint64_t base = (uint64_t)(uintptr_t)header->base;
+        uint32_t protection =
+                header->flags & (SHM_FLAG_SEAL_FULL | SHM_FLAG_SEAL_WRITER | SHM_FLAG_UNSEALED);
 
         if (memcmp(header->magic, SHM_MAGIC, sizeof(header->magic)) != 0)
                 return -EBADMSG;
         if (header->abi_major != SHM_ABI_MAJOR || header->header_size != SHM_HEADER_SIZE)
                 return -EPROTONOSUPPORT;
+        if (header->kind == 0 || protection == 0 || (protection & (protection - 1)) != 0)
+                return -EBADMSG;
         if (base == 0 || base % SHM_HEADER_SIZE != 0 || base + header->capacity < base)
                 return -EBADMSG;
         if (header->capacity != object_size || header->size < SHM_HEADER_SIZE ||
             header->size > header->capacity)
                 return -EBADMSG;
-        if (!shm_range_inside(base, header->size, header->data, header->data_size))
+        if (!shm_range_inside((uint64_t)(uintptr_t)header->window_base, header->window_size, header->base,
+                              header->capacity))
                 return -EBADMSG;
-        if (header->root != NULL &&
-            !shm_range_inside(base, header->size, header->root, header->root_size))
+        if ((uint64_t)(uintptr_t)header->data != base + SHM_HEADER_SIZE ||
+            !shm_payload_holds(header, header->data, header->data_size) ||
+            !shm_payload_holds(header, header->root, header->root_size) ||
+            !shm_payload_holds(header, header->metadata, header->metadata_size))
                 return -EBADMSG;
-        if (header->metadata != NULL &&
-            !shm_range_inside(base, header->size, header->metadata, header->metadata_size))
-                return -EBADMSG;
-        if (header->name_size > SHM_NAME_MAX || header->name[header->name_size] != 0)
+        if (header->generation == 0 || header->name_size == 0 || header->name_size > SHM_NAME_MAX ||
+            memchr(header->name, 0, sizeof(header->name)) != header->name + header->name_size)
                 return -EBADMSG;
         return 0;
 }
 
-/* 0 when the object can neither shrink under a reader nor be mapped writable anew, or -EPERM. */
-static inline int shm_seals_check(int fd)
+/* The seals of an object, 0 when it is of a kind that takes none; or -EBADF. */
+static inline int shm_seals_get(int fd)
 {
         int seals = fcntl(fd, SHM_F_GET_SEALS);
 
-        if (seals < 0 || !(seals & SHM_F_SEAL_SHRINK) ||
-            !(seals & (SHM_F_SEAL_WRITE | SHM_F_SEAL_FUTURE_WRITE)))
+        if (seals < 0)
+                return errno == EBADF ? -EBADF : 0;
+        return seals;
+}
+
+/* 0 when the object can neither shrink under a reader nor be mapped writable anew; or -EPERM, -EBADF. */
+static inline int shm_seals_check(int fd)
+{
+        int seals = shm_seals_get(fd);
+
+        if (seals < 0)
+                return seals;
+        if (!(seals & SHM_F_SEAL_SHRINK) || !(seals & (SHM_F_SEAL_WRITE | SHM_F_SEAL_FUTURE_WRITE)))
                 return -EPERM;
         return 0;
+}
+
+/*
+ * Copy the header out of an object and check it, with what the object's seals must be for its flags to be
+ * true: -EPERM when they are not. Reads the object once; the copy is the caller's own.
+ */
+static inline int shm_header_read(int fd, struct shm_region_header *header_out)
+{
+        struct stat status;
+        int seals = shm_seals_get(fd);
+        int error;
+
+        if (seals < 0)
+                return seals;
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        if (pread(fd, header_out, sizeof(*header_out), 0) != (ssize_t)sizeof(*header_out))
+                return -EBADMSG;
+        error = shm_header_check(header_out, (uint64_t)status.st_size);
+        if (error)
+                return error;
+        return (header_out->flags & SHM_FLAG_SEAL_FULL) && !(seals & SHM_F_SEAL_WRITE) ? -EPERM : 0;
+}
+
+/*
+ * Where a header page can still be written by others, put a private copy of `header` in its place, so
+ * that what was checked is what is read from then on. Nothing to do under SHM_FLAG_SEAL_FULL, where
+ * shm_header_read() has seen the seal. Writing to a private mapping copies the page (mmap(2)).
+ */
+static inline int shm_header_freeze(int fd, void *mapped, const struct shm_region_header *header)
+{
+        if (header->flags & SHM_FLAG_SEAL_FULL)
+                return 0;
+        if (mmap(mapped, SHM_HEADER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) ==
+            MAP_FAILED)
+                return -errno;
+        memcpy(mapped, header, sizeof(*header));
+        return mprotect(mapped, SHM_HEADER_SIZE, PROT_READ) < 0 ? -errno : 0;
 }
 
 /* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): whoever can write it can kill you. */
 static inline int shm_region_map_unsealed(int fd, const struct shm_region_header **header_out)
 {
         struct shm_region_header header;
-        struct stat status;
         void *mapped;
-        int error;
+        int error = shm_header_read(fd, &header);
 
-        if (fstat(fd, &status) < 0)
-                return -errno;
-        if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
-                return -EBADMSG;
-        error = shm_header_check(&header, (uint64_t)status.st_size);
         if (error)
                 return error;
         mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
                       MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
         if (mapped == MAP_FAILED)
                 return -errno;
-        if (mapped != header.base) { /* before Linux 4.17 the flag is unknown, the address a hint */
+        /* Before Linux 4.17 the flag is unknown, and the address a hint. */
+        error = mapped == header.base ? shm_header_freeze(fd, mapped, &header) : -EEXIST;
+        if (error) {
                 munmap(mapped, (size_t)header.capacity);
-                return -EEXIST;
+                return error;
         }
         (void)madvise(mapped, (size_t)header.capacity, SHM_MADV_DONTDUMP);
         *header_out = (const struct shm_region_header *)mapped;
@@ -198,17 +269,14 @@ static inline int shm_region_map_unsealed(int fd, const struct shm_region_header
 
 /*
  * Map the region of descriptor `fd` read-only at its own address. The descriptor stays the caller's and
- * may be closed at once. Returns 0 and the header, or:
+ * may be closed at once. Returns 0 and the header, which nobody changes any more, or:
  * -EBADF no descriptor; -EPERM not sealed; -EBADMSG not a region, or a broken one; -EPROTONOSUPPORT
  * another ABI version; -EEXIST something else of this process lives at the address; -ENOMEM a limit.
  */
 static inline int shm_region_map(int fd, const struct shm_region_header **header_out)
 {
-        int error;
+        int error = shm_seals_check(fd);
 
-        if (fd < 0)
-                return -EBADF;
-        error = shm_seals_check(fd);
         return error ? error : shm_region_map_unsealed(fd, header_out);
 }
 
@@ -231,7 +299,8 @@ static inline int shm_region_fd(const char *name)
                 char *after;
                 long fd = strtol(line, &after, 10);
 
-                if (after != line && *after == ' ' && fd >= 0 && fd <= INT32_MAX &&
+                /* strtol() also takes blanks, signs and the line's end: the first byte must be a digit. */
+                if (*line >= '0' && *line <= '9' && *after == ' ' && fd <= INT32_MAX &&
                     strncmp(after + 1, name, length) == 0 &&
                     (after[1 + length] == '\n' || after[1 + length] == 0))
                         return (int)fd;

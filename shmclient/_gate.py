@@ -1,0 +1,53 @@
+"""A lock whose holder also does what others could not wait for. Knows nothing of memory or sockets.
+
+Views die wherever the interpreter lets them: on any thread, inside the garbage collector, in the middle
+of a locked section of the very thread that holds the lock. So a destructor must never wait. It puts an
+item in a queue and *tries* the lock; if that is taken, its holder handles the item before or right after
+it leaves. Whoever fails to take the lock has queued before trying, and whoever releases it looks at the
+queue after releasing, so that no item is left behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Gate(Generic[Item]):
+    """A context manager for exclusive sections; `submit` hands an item to whoever is inside, or is next.
+
+    `handle` runs with the gate held, one item at a time, and must neither wait nor raise.
+    """
+
+    def __init__(self, handle: Callable[[Item], None]) -> None:
+        self._handle = handle
+        self._items: deque[Item] = deque()
+        self._lock = threading.Lock()
+
+    def submit(self, item: Item) -> None:
+        """Have an item handled, now if the gate is free. Never waits; safe in a destructor."""
+        self._items.append(item)
+        self._try_drain()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._drain()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._try_drain()
+
+    def _try_drain(self) -> None:
+        while self._items and self._lock.acquire(blocking=False):
+            try:
+                self._drain()
+            finally:
+                self._lock.release()
+
+    def _drain(self) -> None:
+        while self._items:
+            self._handle(self._items.popleft())

@@ -1,0 +1,316 @@
+"""What a client can do, each as a generator: it yields steps and is sent their outcomes. Does no I/O.
+
+The sync and the async client are two drivers of these same generators. A step is a request to the host,
+whose reply comes back with its descriptors, or a call that takes time, which the async client makes in a
+thread. An error of a step is raised at its `yield`; so is a cancellation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from shmclient import codecs
+from shmclient._exchange import Slot
+from shmclient._outbox import Outbox
+from shmclient.region import Creation, Lease, Mapped, RegionBuilder, RegionHandle, attach
+from shmprotocol import descriptors as fds
+from shmprotocol import memory
+from shmprotocol import messages as m
+from shmprotocol.errors import (
+    Cancelled,
+    InvalidArgument,
+    RegionNotFound,
+    RemoteProtocolError,
+    WaitTimeout,
+    refusal,
+)
+from shmprotocol.memory import HEADER_SIZE
+
+IOV_MAX = 1024  # of pwritev(2)
+METADATA_ROOM = 1024  # bytes that a builder adds for its metadata: a root's type name and some names
+DEFAULT_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request; its outcome is (reply, descriptors), or the refusal raised.
+
+    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
+    None: as long as any other request.
+    """
+
+    request: m.Message
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A call that takes time in proportion to `size` bytes; its outcome is its result."""
+
+    call: Callable[[], Any]
+    size: int
+
+
+Outcome = tuple[Any, list[int]]  # a reply and its descriptors
+T = TypeVar("T")
+R = TypeVar("R", bound=RegionHandle)
+Operation = Generator[Ask | Run, Any, T]
+
+
+@dataclass(slots=True)
+class Context:
+    """What the operations of one connection share: where messages go, and what is mapped by name."""
+
+    outbox: Outbox
+    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
+
+    def greeting(self) -> m.Hello:
+        """Return the first message of a connection."""
+        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
+
+
+def greeted(outcome: Outcome) -> tuple[tuple[int, int], ...]:
+    """Return the windows that the host announces in its answer to the greeting."""
+    return _only(outcome[0], m.Welcome).windows
+
+
+def take(slot: Slot, wait_s: float | None) -> Outcome:
+    """Return what a slot that is done holds, or raise its failure or refusal."""
+    if slot.failure is not None:
+        raise slot.failure
+    reply = slot.reply
+    if isinstance(reply, m.Refused):
+        error = refusal(reply.code, reply.text)
+        if isinstance(error, Cancelled) and isinstance(slot.request, m.Open):
+            names = ", ".join(repr(name) for name in slot.request.open_names[:3])
+            raise WaitTimeout(f"{names} did not appear within {wait_s} s")
+        raise error
+    return reply, slot.descriptors
+
+
+def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Operation[Any]:
+    """Return the value of a name. What is mapped and current costs one short round trip."""
+    known = context.mapped.get(name)
+    buffer = known.buffer() if known is not None and known.buffer is not None else None
+    held = (known.grant.region,) if known is not None and buffer is not None else ()
+    grants, owned = yield from _open(context, (name,), held, wait_s)
+    if known is not None and not grants[0].lease:
+        return codecs.decode(known.metadata, known.data())
+    with _closing(owned):
+        known, buffer = attach(grants[0], Lease(context.outbox, grants[0].lease), owned[0], anywhere=anywhere)
+    context.mapped[name] = known
+    return codecs.decode(known.metadata, known.data())
+
+
+def open_many(
+    context: Context, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool
+) -> Operation[list[R]]:
+    """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
+    regions: list[R] = []
+    try:
+        for start in range(0, len(names), m.MAX_DESCRIPTORS):
+            batch = tuple(names[start : start + m.MAX_DESCRIPTORS])
+            grants, owned = yield from _open(context, batch, (), wait_s)
+            leases = [Lease(context.outbox, grant.lease) for grant in grants]
+            batch_regions = [
+                kind(grant, lease, descriptor, anywhere=anywhere)
+                for grant, lease, descriptor in zip(grants, leases, owned, strict=True)
+            ]
+            regions += batch_regions
+            for region in batch_regions:
+                region.attach()
+    except BaseException:
+        for region in regions:
+            region.close()
+        raise
+    return regions
+
+
+def put(
+    context: Context, kind: type[R], name: str, obj: object, mode: int, backend: str, replace: bool
+) -> Operation[R]:
+    """Store an object as one sealed region: written with `pwritev`, never mapped.
+
+    On cancellation the name has its old value, or the new one if the host had published already.
+    """
+    encoded = codecs.encode(obj)
+    metadata_at = -(-encoded.size // 8) * 8
+    size = metadata_at + len(encoded.metadata)
+    create = _create_request(context, name, size, mode, "full", backend, replace)
+    created, owned = yield Ask(create)
+    creation = Creation(context.outbox, created.region, owned[0])
+    try:
+        chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
+        descriptor = owned[0]
+        yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks), size)
+        publish = m.Publish(
+            context.outbox.next_id(),
+            created.region,
+            memory.KIND_DATA,
+            encoded.size,
+            0,
+            0,
+            created.address + HEADER_SIZE + metadata_at,
+            len(encoded.metadata),
+        )
+        reply, owned = yield Ask(publish)
+        return _published(context, kind, creation, reply, owned)
+    except BaseException:
+        creation.abort()
+        raise
+
+
+def create(
+    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+) -> Operation[RegionBuilder]:
+    """Return a builder, mapped read-write at its final address."""
+    if type(size) is not int or size < 1:
+        raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
+    request = _create_request(context, name, size + METADATA_ROOM, mode, seal, backend, replace)
+    created, owned = yield Ask(request)
+    return RegionBuilder(context.outbox, request, created, owned[0], size)
+
+
+def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
+    """Publish what a builder has built, or give it up."""
+    try:
+        reply, owned = yield Ask(builder.finish(context.outbox.next_id()))
+        region = _published(context, kind, builder.creation, reply, owned)
+        region.attach()
+        builder.region = region
+        return region
+    except BaseException:
+        builder.abort()
+        raise
+
+
+def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]:
+    """Return all current regions whose name starts with the prefix, sorted by name."""
+    found: list[m.RegionInfo] = []
+    more = True
+    while more:
+        after = found[-1].name if found else ""
+        reply, _ = yield Ask(m.List(context.outbox.next_id(), prefix, after))
+        found += reply.regions
+        more = reply.more and bool(reply.regions)
+    return found
+
+
+def stat(context: Context, name: str) -> Operation[m.RegionInfo]:
+    """Return what the host knows of a current region."""
+    reply, _ = yield Ask(m.Stat(context.outbox.next_id(), m.check_name(name)))
+    return _only(reply, m.Described).info
+
+
+def unlink(context: Context, name: str) -> Operation[None]:
+    """Hide a name at once; its memory goes with the last lease."""
+    yield Ask(m.Unlink(context.outbox.next_id(), m.check_name(name)))
+
+
+def chmod(context: Context, name: str, mode: int) -> Operation[None]:
+    """Set who may open (read) and replace or unlink (write) the current region of a name."""
+    yield Ask(m.Chmod(context.outbox.next_id(), m.check_name(name), _check_mode(mode)))
+
+
+def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
+    """Whether a region is still what its name stands for."""
+    try:
+        info = yield from stat(context, region.name)
+    except RegionNotFound:
+        return False
+    return info.region == region.number
+
+
+def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
+    """Undo what a reply granted that nobody waits for any more."""
+    fds.close_all(owned)
+    if isinstance(reply, m.Opened):
+        for grant in reply.grants:
+            if grant.lease:
+                Lease(context.outbox, grant.lease).release()
+    elif isinstance(reply, m.Published):
+        Lease(context.outbox, reply.grant.lease).release()
+    elif isinstance(reply, m.Created):
+        context.outbox.hold()
+        context.outbox.give_back(m.Abort(0, reply.region))
+
+
+def write_all(descriptor: int, start: int, chunks: Sequence[tuple[int, memoryview]]) -> None:
+    """Write buffers at their offsets behind `start`; what lies between two of them stays zero."""
+    pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
+    while pending:
+        group = _adjacent(pending)
+        position = group[0][0]
+        written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
+        while pending and written >= len(pending[0][1]):
+            written -= len(pending.pop(0)[1])
+        if written:
+            offset, buffer = pending[0]
+            pending[0] = (offset + written, buffer[written:])
+
+
+def _adjacent(pending: Sequence[tuple[int, memoryview]]) -> list[tuple[int, memoryview]]:
+    group = [pending[0]]
+    for offset, buffer in pending[1:IOV_MAX]:
+        last_offset, last = group[-1]
+        if last_offset + len(last) != offset:
+            break
+        group.append((offset, buffer))
+    return group
+
+
+def _open(
+    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
+) -> Operation[tuple[tuple[m.Grant, ...], list[int]]]:
+    for name in names:
+        m.check_name(name)
+    request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
+    reply, owned = yield Ask(request, wait_s)
+    if len(_only(reply, m.Opened).grants) != len(names) or len(owned) + len(held) < len(names):
+        dispose(context, reply, owned)
+        raise RemoteProtocolError(f"{len(reply.grants)} grants came for {len(names)} names")
+    return reply.grants, owned
+
+
+def _create_request(
+    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+) -> m.Create:
+    if seal not in m.SEALS or backend not in m.BACKENDS:
+        raise InvalidArgument(f"seal is one of {m.SEALS} and backend one of {m.BACKENDS}")
+    return m.Create(
+        context.outbox.next_id(), m.check_name(name), size, seal, backend, _check_mode(mode), replace
+    )
+
+
+def _published(
+    context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: Sequence[int]
+) -> R:
+    grant = _only(reply, m.Published).grant
+    lease = Lease(context.outbox, grant.lease)
+    creation.published(lease)
+    return kind(grant, lease, owned[0])
+
+
+def _only(reply: m.Message, wanted: type[T]) -> T:
+    if not isinstance(reply, wanted):
+        raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+    return reply
+
+
+def _check_mode(mode: int) -> int:
+    if type(mode) is not int or not 0 <= mode <= 0o777:
+        raise InvalidArgument(f"a mode is 0o000 to 0o777, not {mode!r:.40}")
+    return mode
+
+
+@contextlib.contextmanager
+def _closing(owned: Sequence[int]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        fds.close_all(owned)

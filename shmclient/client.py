@@ -1,0 +1,253 @@
+"""The sync client: a thin driver of the operations. Safe to use from any number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from shmclient import _operations as operations
+from shmclient._channel import Channel
+from shmclient._connect import DETACHABLES
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
+from shmclient.region import RegionBuilder, RegionHandle
+from shmprotocol.errors import RegionClosed
+from shmprotocol.messages import RegionInfo
+from shmprotocol.paths import socket_path as choose_socket_path
+
+T = TypeVar("T")
+TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
+
+
+class Change(NamedTuple):
+    """What a watch tells: `kind` is `published`, `unlinked` or `changed`."""
+
+    kind: str
+    info: RegionInfo
+
+
+class Region(RegionHandle):
+    """A published region, mapped read-only at its own address. A context manager that closes it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._client: Client | None = None
+
+    def is_current(self) -> bool:
+        """Whether its name still stands for this generation: one short round trip."""
+        if self._client is None:
+            raise RegionClosed(f"{self!r} has no client")
+        return self._client._run(lambda context: operations.is_current(context, self))
+
+    def __enter__(self) -> Region:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client:
+    """A connection to the host at a socket; made anew by itself after a fork, or when the host is back.
+
+    `timeout_s` is how long the host may take for anything but a `wait`. A `with` block closes it.
+    """
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S):
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._is_closed = False
+        self._timeout_s = timeout_s
+        self.socket_path = choose_socket_path(socket_path, os.environ)
+        DETACHABLES.add(self)
+        self._connected()
+
+    def put(
+        self,
+        name: str,
+        obj: object,
+        *,
+        mode: int = DEFAULT_MODE,
+        backend: str = "memfd",
+        replace: bool = True,
+    ) -> Region:
+        """Store a bytes-like object, an ndarray, or a dict of them, as one sealed region.
+
+        A published name gets a new generation; whoever has the old one keeps it. `mode` says who may
+        open (read) and replace (write) it, as for a file. TypeError: nothing that can be stored.
+        RegionExists: the name is taken and `replace` is False. AccessDenied, QuotaExceeded, RegionBusy.
+        """
+        region = self._run(lambda context: operations.put(context, Region, name, obj, mode, backend, replace))
+        return self._adopt(region)
+
+    def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:
+        """Return what was put: an ndarray, a memoryview or a dict, read-only and without a copy.
+
+        The memory stays mapped as long as the value or any view of it lives. `wait` is how many seconds
+        to wait for the name; WaitTimeout after that. RegionNotFound: no such name. AddressConflict: its
+        address is taken in this process; `anywhere=True` maps it elsewhere then.
+        """
+        return self._run(lambda context: operations.get(context, name, wait, anywhere))
+
+    def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Region:
+        """Return a handle of the current region of a name, mapped; errors as for `get`."""
+        return self.open_many([name], wait=wait, anywhere=anywhere)[0]
+
+    def open_many(
+        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+    ) -> list[Region]:
+        """Return handles of several regions, all or none, with one round trip for each 64 of them."""
+        regions = self._run(lambda context: operations.open_many(context, Region, names, wait, anywhere))
+        return [self._adopt(region) for region in regions]
+
+    @contextlib.contextmanager
+    def create(
+        self,
+        name: str,
+        size: int,
+        *,
+        mode: int = DEFAULT_MODE,
+        seal: str = "full",
+        backend: str = "memfd",
+        replace: bool = True,
+    ) -> Iterator[RegionBuilder]:
+        """Build a region of `size` payload bytes in place: leaving the block publishes it.
+
+        An exception in the block undoes it. `seal="writer"` lets this process go on writing through the
+        builder. RegionBusy at the end of the block: a writable view of it still lives.
+        """
+        channel = self._connected()
+        builder = _drive(
+            channel,
+            operations.create(channel.context, name, size, mode, seal, backend, replace),
+        )
+        try:
+            yield builder
+        except BaseException:
+            builder.abort()
+            raise
+        self._adopt(_drive(channel, operations.publish(channel.context, Region, builder)))
+
+    def list(self, prefix: str = "") -> list[RegionInfo]:
+        """Return all current regions whose name starts with the prefix, sorted by name."""
+        return self._run(lambda context: operations.list_regions(context, prefix))
+
+    def stat(self, name: str) -> RegionInfo:
+        """Return what the host knows of a current region."""
+        return self._run(lambda context: operations.stat(context, name))
+
+    def unlink(self, name: str) -> None:
+        """Hide a name at once; its memory goes with the last lease."""
+        self._run(lambda context: operations.unlink(context, name))
+
+    def chmod(self, name: str, mode: int) -> None:
+        """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
+        self._run(lambda context: operations.chmod(context, name, mode))
+
+    def watch(self, prefix: str = "") -> Watch:
+        """Return an iterator of the changes of all names with a prefix, from now on."""
+        return Watch(self._connected(), prefix)
+
+    def close(self) -> None:
+        """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
+        self._is_closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def detach(self) -> None:
+        """In the child of a fork: start without the parent's connection."""
+        self._lock = threading.Lock()
+        self._channel = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_channel"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
+
+    def _connected(self) -> Channel:
+        channel = self._channel
+        if channel is not None and not channel.is_broken:
+            return channel
+        with self._lock:
+            if self._is_closed:
+                raise RegionClosed("the client is closed")
+            if self._channel is None or self._channel.is_broken:
+                self._channel = Channel(self.socket_path, self._timeout_s)
+            return self._channel
+
+    def _run(self, start: Callable[[Context], Operation[T]]) -> T:
+        channel = self._connected()
+        return _drive(channel, start(channel.context))
+
+    def _adopt(self, region: Region) -> Region:
+        region._client = self
+        return region
+
+
+def _drive(channel: Channel, operation: Operation[T]) -> T:
+    """Carry out the steps of an operation and return its result."""
+    try:
+        step = next(operation)
+        while True:
+            try:
+                outcome = channel.ask(step) if isinstance(step, Ask) else step.call()
+            except BaseException as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(outcome)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+class Watch:
+    """The changes of names, as they happen: `for change in client.watch("prefix/")`. It never ends by
+    itself; HostGone when the host goes. `close`, or the end of a `with` block, ends it.
+    """
+
+    def __init__(self, channel: Channel, prefix: str) -> None:
+        self._channel: Channel | None = channel
+        self._id, self._next_event = channel.watch(prefix)
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> Change:
+        if self._channel is None:
+            raise StopIteration
+        event = self._next_event()
+        return Change(event.kind, event.info)
+
+    def close(self) -> None:
+        """End the watch. May be called again."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.unwatch(self._id)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_id"):
+            self.close()
+
+
+def connect(socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> Client:
+    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
+
+    HostGone: none answers there. AccessDenied: its socket is not for this user.
+    """
+    return Client(socket_path, timeout_s=timeout_s)

@@ -1,0 +1,178 @@
+"""This process's address space: what is reserved, what is mapped where, and when it goes.
+
+The one module with state of the whole process, because an address space is one: two clients that open
+the same region share its one mapping. Knows no socket and no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from shmclient._gate import Gate
+from shmprotocol import memory
+from shmprotocol.errors import AddressConflict, OutOfMemory
+from shmprotocol.memory import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
+
+
+@dataclass(slots=True)
+class _Range:
+    """One mapping of this process; `holds` counts those who need it."""
+
+    address: int
+    capacity: int
+    flags: int
+    identity: tuple[int, int]  # device and inode of the object
+    holds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """One need for a range. `after` is called when it is given up and no longer mapped for it."""
+
+    range: _Range
+    after: Callable[[], None]
+
+
+class Buffer(NamedTuple):
+    """A mapping: its address, and the buffer that keeps it and can be referenced weakly."""
+
+    address: int
+    memory: Any
+
+
+class AddressSpace:
+    """Reservations and mappings. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._reserved: list[tuple[int, int]] = []
+        self._ranges: dict[int, _Range] = {}
+        self._addresses: list[int] = []  # the keys of `_ranges`, sorted
+        self._gate: Gate[_Hold] = Gate(self._give_up)
+
+    def reserve(self, windows: tuple[tuple[int, int], ...]) -> None:
+        """Reserve windows, as far as this process can.
+
+        A window that a limit forbids (RLIMIT_AS) or in which something lies already stays unreserved:
+        each of its regions is then mapped only if its own addresses are free.
+        """
+        with self._gate:
+            for base, size in windows:
+                if self._is_reserved(base, size):
+                    continue
+                with contextlib.suppress(AddressConflict):
+                    if memory.reserve(base, size):
+                        self._reserved.append((base, size))
+
+    def attach(
+        self,
+        descriptor: int,
+        address: int,
+        capacity: int,
+        after: Callable[[], None],
+        *,
+        unsealed: bool = False,
+        anywhere: bool = False,
+    ) -> Buffer:
+        """Map a published region for reading and return a buffer over it, `capacity` bytes.
+
+        When the last view of the buffer goes, the region is unmapped (unless another buffer needs it),
+        and then `after` is called, on whatever thread that is. AddressConflict: something else lives
+        there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
+        stays the caller's, and `after` is not called on an error.
+        """
+        flags = MAP_UNSEALED if unsealed else 0
+        return self._map(memory.attach, descriptor, address, capacity, flags, after, anywhere)
+
+    def map_writable(self, descriptor: int, address: int, capacity: int, after: Callable[[], None]) -> Buffer:
+        """Map a region under construction and return a writable buffer, as `attach` does."""
+        return self._map(memory.map_writable, descriptor, address, capacity, 0, after, False)
+
+    def _map(
+        self,
+        function: Callable[[int, int, int, int], int],
+        descriptor: int,
+        address: int,
+        capacity: int,
+        flags: int,
+        after: Callable[[], None],
+        anywhere: bool,
+    ) -> Buffer:
+        status = os.fstat(descriptor)
+        identity = (status.st_dev, status.st_ino)
+        with self._gate:
+            found = self._find(address, capacity, identity)
+            if found is None:
+                try:
+                    found = self._map_new(function, descriptor, address, capacity, flags, identity)
+                except AddressConflict:
+                    if not anywhere:
+                        raise
+                    found = self._map_new(function, descriptor, 0, capacity, flags | MAP_ANYWHERE, identity)
+            found.holds += 1
+            hold = _Hold(found, after)
+        buffer = memory.bytes_at(found.address, capacity, lambda: self._gate.submit(hold))
+        return Buffer(found.address, buffer)
+
+    def _map_new(
+        self,
+        function: Callable[[int, int, int, int], int],
+        descriptor: int,
+        address: int,
+        capacity: int,
+        flags: int,
+        identity: tuple[int, int],
+    ) -> _Range:
+        if not flags & MAP_ANYWHERE:
+            self._check_free(address, capacity)
+            if self._is_reserved(address, capacity):
+                flags |= MAP_RESERVED
+        mapped = function(descriptor, address, capacity, flags)
+        found = self._ranges[mapped] = _Range(mapped, capacity, flags, identity)
+        insort(self._addresses, mapped)
+        return found
+
+    def _find(self, address: int, capacity: int, identity: tuple[int, int]) -> _Range | None:
+        found = self._ranges.get(address)
+        if found is not None and found.identity == identity and found.capacity == capacity:
+            return found
+        return None
+
+    def _check_free(self, address: int, capacity: int) -> None:
+        # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
+        # the two apart, so it is looked up here. Two hosts with the same window meet here.
+        before = bisect_left(self._addresses, address + capacity)
+        if before:
+            other = self._ranges[self._addresses[before - 1]]
+            if other.address + other.capacity > address:
+                raise memory.conflict(address, capacity)
+
+    def _is_reserved(self, address: int, size: int) -> bool:
+        return any(b <= address and address + size <= b + s for b, s in self._reserved)
+
+    def _give_up(self, hold: _Hold) -> None:
+        found = hold.range
+        found.holds -= 1
+        if found.holds == 0:
+            try:
+                memory.unmap(found.address, found.capacity, found.flags)
+            except (OSError, OutOfMemory):
+                return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
+            del self._ranges[found.address]
+            del self._addresses[bisect_left(self._addresses, found.address)]
+        hold.after()
+
+    def before_fork(self) -> None:
+        """Have no other thread inside while the process forks."""
+        self._gate.__enter__()
+
+    def after_fork(self) -> None:
+        """Go on, in parent and child; the child has the mappings too."""
+        self._gate.__exit__()
+
+
+ADDRESS_SPACE = AddressSpace()

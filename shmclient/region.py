@@ -1,0 +1,457 @@
+"""Regions as users hold them: one that is published, and one under construction. Does no I/O."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from shmclient import codecs
+from shmclient._outbox import Outbox
+from shmclient.mapping import ADDRESS_SPACE
+from shmprotocol import memory
+from shmprotocol import messages as m
+from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionBusy, RegionClosed
+from shmprotocol.memory import HEADER_SIZE, Header
+
+
+class Lease:
+    """A lease as this process holds it: given back when all that it was taken for is gone."""
+
+    def __init__(self, outbox: Outbox, number: int) -> None:
+        self._outbox = outbox
+        self._number = number
+        self._users = 1
+        outbox.hold()
+
+    def share(self) -> Lease:
+        """Count one more user, who calls `release` as well."""
+        self._users += 1
+        return self
+
+    def release(self) -> None:
+        """Give it back as far as this user goes. Never waits; safe in a destructor."""
+        self._users -= 1
+        if self._users == 0:
+            self._outbox.give_back(m.Release(0, (self._number,)))
+
+
+class Mapped:
+    """What is known of a mapping while it lives. Refers to the buffer weakly: only views keep it."""
+
+    __slots__ = ("__dict__", "__weakref__", "address", "buffer", "grant")
+
+    def __init__(self, grant: m.Grant) -> None:
+        self.grant = grant
+        self.address = 0
+        self.buffer: weakref.ref[Any] | None = None
+
+    @cached_property
+    def header(self) -> Header:
+        """The header's values, copied and checked when they are first needed."""
+        return memory.check_header(self.view()[:HEADER_SIZE], self.grant.capacity)
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The unpacked metadata; BadRegion when it is no map."""
+        header, view = self.header, self.view()
+        start = header.metadata - header.base
+        raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
+        return codecs.unpack_metadata(raw)
+
+    def view(self) -> memoryview:
+        """Return a read-only view of the whole region; the mapping lives as long as it."""
+        buffer: Any = self.buffer() if self.buffer is not None else None
+        return memoryview(buffer).toreadonly()
+
+    def data(self) -> memoryview:
+        """Return a read-only view of the payload's data."""
+        start = self.header.data - self.header.base
+        return self.view()[start : start + self.header.data_size]
+
+
+def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
+    """Map what was granted; return what is known of it, and the buffer that keeps it.
+
+    The lease is the mapping's from then on; on an error it is released. The descriptor stays the
+    caller's.
+    """
+    mapped = Mapped(grant)
+
+    def after() -> None:
+        mapped.buffer = None  # and keeps `mapped` alive until now
+        lease.release()
+
+    try:
+        mapping = ADDRESS_SPACE.attach(
+            descriptor,
+            grant.address,
+            grant.capacity,
+            after,
+            unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
+            anywhere=anywhere,
+        )
+    except BaseException:
+        lease.release()
+        raise
+    mapped.buffer = weakref.ref(mapping.memory)
+    mapped.address = mapping.address
+    return mapped, mapping.memory
+
+
+class RegionHandle:
+    """A published region: what `Region` (sync) and `AsyncRegion` share.
+
+    The handle owns a descriptor and has its part in the mapping. Views, arrays and roots have theirs:
+    they stay valid after `close`, until the last of them goes. Addresses and sizes are bytes.
+    """
+
+    def __init__(self, grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> None:
+        self._grant = grant
+        self._lease: Lease | None = lease
+        self._descriptor = descriptor
+        self._anywhere = anywhere
+        self._mapped: Mapped | None = None
+        self._buffer: Any = None
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """The name it was published under."""
+        return self._grant.name
+
+    @property
+    def generation(self) -> int:
+        """Which published version of the name this is, from 1."""
+        return self._grant.generation
+
+    @property
+    def number(self) -> int:
+        """The host's number for this region, never used twice in a host's life."""
+        return self._grant.region
+
+    @property
+    def size(self) -> int:
+        """The bytes from the header to the end of the payload."""
+        return self._grant.size
+
+    @property
+    def address(self) -> int:
+        """Where the region is mapped here: its own address, unless it `is_relocated`."""
+        return self.attach().address
+
+    @property
+    def is_relocated(self) -> bool:
+        """Whether it is mapped at another address than its own, so that pointers need `translate`."""
+        return self.address != self._grant.address
+
+    @property
+    def header(self) -> Any:
+        """The pinned-pointer header: a cffi `struct shm_region_header *`, which keeps the mapping."""
+        return memory.native_header(self.attach().view())
+
+    @property
+    def data(self) -> memoryview:
+        """The payload, read-only and not copied."""
+        return self.attach().data()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the publisher says that the payload is; a new dict at each call."""
+        return dict(self.attach().metadata)
+
+    def root(self, ffi: Any, ctype: str) -> Any:
+        """Return the root pointer as `ctype` of a cffi FFI; the region stays mapped as long as it lives.
+
+        Pointers read from it do not keep the mapping: hold the root, or this handle. BadRegion: there is
+        no root, or it is smaller than the type. AddressConflict: the region is relocated, so that its
+        pointers do not point into it.
+        """
+        mapped = self.attach()
+        header, wanted = mapped.header, ffi.typeof(ctype)
+        if self.is_relocated:
+            raise AddressConflict(
+                f"{self.name!r} is mapped at {mapped.address:#x}, its pointers are made for "
+                f"{header.base:#x}: follow them with translate(), or attach it at its own address"
+            )
+        if not header.root:
+            raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {mapped.metadata}")
+        if wanted.kind != "pointer":
+            raise TypeError(f"a root is a pointer, as 'struct node *', not {ctype!r}")
+        if ffi.sizeof(wanted.item) > header.root_size:
+            raise BadRegion(
+                f"{wanted.item.cname} has {ffi.sizeof(wanted.item)} bytes, the root of {self.name!r} "
+                f"{header.root_size}: it was published as {mapped.metadata.get('root', 'something else')}"
+            )
+        return memory.pointer_keeping(ffi, wanted, header.root, mapped.view())
+
+    def translate(self, pointer: int) -> int:
+        """Return where an address of the region is mapped here; InvalidArgument when it is not inside."""
+        offset = pointer - self._grant.address
+        if not 0 <= offset < self._grant.capacity:
+            raise InvalidArgument(f"{pointer:#x} is not in {self!r}")
+        return self.address + offset
+
+    def fileno(self) -> int:
+        """Return the read-only descriptor, which stays the handle's; RegionClosed after `close`."""
+        if self._is_closed:
+            raise RegionClosed(f"the handle of {self.name!r} is closed")
+        return self._descriptor
+
+    def close(self) -> None:
+        """Give the handle up. Views live on. May be called again; never waits, never raises."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        os.close(self._descriptor)
+        self._mapped = self._buffer = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_is_closed"):
+            self.close()
+
+    def __repr__(self) -> str:
+        grant = self._grant
+        return (
+            f"<{type(self).__name__} {grant.name!r} generation {grant.generation} "
+            f"at {grant.address:#x}, {grant.size} bytes{', closed' if self._is_closed else ''}>"
+        )
+
+    def attach(self) -> Mapped:
+        """Map it, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
+        if self._mapped is None:
+            descriptor = self.fileno()
+            lease, self._lease = self._lease, None
+            assert lease is not None
+            try:
+                self._mapped, self._buffer = attach(
+                    self._grant, lease.share(), descriptor, anywhere=self._anywhere
+                )
+            except BaseException:
+                self._lease = lease
+                raise
+            lease.release()
+        return self._mapped
+
+
+class RegionBuilder:
+    """A region under construction, mapped read-write at its final address.
+
+    Objects are made in place with `alloc`, `new` and `bytes`, or written through `data`. Leaving the
+    `with` block of `create` publishes; an exception in it undoes everything. With `seal="full"` all
+    views of `data` must be gone by then (RegionBusy names the reason), and pointers made here can only
+    be read from then on, while `region` is held.
+    """
+
+    def __init__(
+        self, outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
+    ) -> None:
+        self.name = request.name
+        self.address = created.address
+        self.size = size
+        self.region: RegionHandle | None = None
+        self._seal = request.seal
+        self.creation = Creation(outbox, created.region, descriptor)
+        self._next = created.address + HEADER_SIZE
+        self._end = self._next + size
+        self._room = request.size - size
+        self._root = (0, 0, "")
+        self._buffer = self.creation.map(created)
+
+    @property
+    def data(self) -> memoryview:
+        """The payload, writable. RegionClosed after a full seal."""
+        return memoryview(self._mapped())[HEADER_SIZE : HEADER_SIZE + self.size]
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor, which stays the builder's, until it is published."""
+        return self.creation.fileno()
+
+    def alloc(self, size: int, align: int = 16) -> int:
+        """Take `size` zeroed bytes at a multiple of `align`, a power of two; return their address."""
+        self._mapped()
+        if size < 0 or align < 1 or align & (align - 1):
+            raise InvalidArgument(f"cannot allocate {size} bytes at a multiple of {align}")
+        address = (self._next + align - 1) & -align
+        if address + size > self._end:
+            raise InvalidArgument(
+                f"{size} bytes do not fit: {max(self._end - address, 0)} of {self.size} are left in "
+                f"{self.name!r}; create it larger"
+            )
+        self._next = address + size
+        return address
+
+    def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
+        """Make an object in the region, as `ffi.new(ctype, init)` would in private memory.
+
+        `ctype` is a pointer (`"struct node *"`) or an array (`"int[8]"`, `"int[]"` with a length or a
+        sequence as init). The pointer does not keep the builder alive.
+        """
+        wanted = ffi.typeof(ctype)
+        if wanted.kind == "pointer":
+            pointer = self._place(ffi, wanted, wanted.item, 1)
+            if init is not None:
+                pointer[0] = init
+            return pointer
+        if wanted.kind != "array":
+            raise TypeError(f"expected a pointer or array type, got {ctype!r}")
+        length, values = _array_length(wanted, init)
+        pointer = self._place(ffi, ffi.typeof(ffi.getctype(wanted.item, "*")), wanted.item, length)
+        for index, value in enumerate(values):
+            pointer[index] = value
+        return ffi.cast(ffi.getctype(wanted.item, f"(*)[{length}]"), pointer)[0]
+
+    def bytes(self, content: Any) -> Any:
+        """Copy a bytes-like object in, with a zero byte behind it; return a cffi `char *` to it."""
+        size = memoryview(content).nbytes
+        address = self.alloc(size + 1, 1)
+        start = address - self.address
+        memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
+        return memory.char_pointer(address)
+
+    def set_root(self, pointer: Any) -> None:
+        """Choose what readers start from: a cffi pointer that lies in this region."""
+        address, size, cname = memory.describe_pointer(pointer)
+        start = self.address + HEADER_SIZE
+        if not start <= address <= address + size <= self._end:
+            raise InvalidArgument(
+                f"the root {address:#x}, {size} bytes, is not inside the payload {start:#x}-{self._end:#x}"
+            )
+        self._root = (address, size, cname)
+
+    def __repr__(self) -> str:
+        return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"
+
+    def _place(self, ffi: Any, pointer_type: Any, item: Any, count: int) -> Any:
+        address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
+        return ffi.cast(pointer_type, address)
+
+    def _mapped(self) -> Any:
+        if self._buffer is None:
+            raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
+        return self._buffer
+
+    # What `_operations` calls, in this order.
+
+    def finish(self, request: int) -> m.Publish:
+        """Write the metadata, give up the mapping for a full seal, and return what to ask of the host."""
+        root, root_size, cname = self._root
+        metadata = codecs.pack_metadata(
+            {"format": "objects", "root": cname}
+            if root
+            else {"format": "bytes", "offset": 0, "size": self.size}
+        )
+        start = HEADER_SIZE + self.size
+        if len(metadata) <= self._room:
+            memoryview(self._mapped())[start : start + len(metadata)] = metadata
+        else:
+            metadata = b""
+        if self._seal == "full":
+            self._unmap()
+        return m.Publish(
+            request,
+            self.creation.region,
+            memory.KIND_OBJECTS if root else memory.KIND_DATA,
+            self.size,
+            root,
+            root_size,
+            self.address + start if metadata else 0,
+            len(metadata),
+        )
+
+    def published(self, lease: Lease) -> None:
+        """Note that the host has published it."""
+        self.creation.published(lease)
+
+    def abort(self) -> None:
+        """Give up: the host forgets the region when the last view of it is gone."""
+        self._buffer = None
+        self.creation.abort()
+
+    def _unmap(self) -> None:
+        buffer = weakref.ref(self._buffer)
+        self._buffer = None
+        if buffer() is not None:
+            gc.collect()  # views in reference cycles
+        if buffer() is not None:
+            raise RegionBusy(
+                f"a writable view of {self.name!r} lives (of builder.data, or an array over it): delete it "
+                "before the block ends, or create the region with seal='writer'"
+            )
+
+
+class Creation:
+    """An unpublished region: its read-write descriptor, and what the end of its mapping means."""
+
+    def __init__(self, outbox: Outbox, region: int, descriptor: int) -> None:
+        self.region = region
+        self._outbox = outbox
+        self._descriptor = descriptor
+        self._state = "open"  # then "published" or "aborted"
+        self._is_mapped = False
+        self._lease: Lease | None = None
+        outbox.hold()
+
+    def map(self, created: m.Created) -> Any:
+        """Map it read-write and return the buffer; on an error everything is given back."""
+        try:
+            mapping = ADDRESS_SPACE.map_writable(
+                self._descriptor, created.address, created.capacity, self._unmapped
+            )
+        except BaseException:
+            self.abort()
+            raise
+        self._is_mapped = True
+        return mapping.memory
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor; RegionClosed when the creation is over."""
+        if self._descriptor < 0:
+            raise RegionClosed("the region is published or given up: its read-write descriptor is closed")
+        return self._descriptor
+
+    def published(self, lease: Lease) -> None:
+        """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
+        self._end("published")
+        if self._is_mapped:
+            self._lease = lease.share()
+        self._outbox.give_back(None)
+
+    def abort(self) -> None:
+        """Have the host forget it, once no view of it lives any more. May be called again."""
+        if self._state == "open":
+            self._end("aborted")
+            if not self._is_mapped:
+                self._forget()
+
+    def _end(self, state: str) -> None:
+        self._state = state
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _unmapped(self) -> None:
+        self._is_mapped = False
+        if self._state == "aborted":
+            self._forget()
+        elif self._lease is not None:
+            self._lease.release()
+
+    def _forget(self) -> None:
+        self._outbox.give_back(m.Abort(0, self.region))
+
+
+def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:
+    """Return how many items an array type gets from `init`, as ffi.new has it, and their values."""
+    if isinstance(init, int) and array.length is None:
+        return init, ()
+    values = () if init is None else list(init)
+    length = len(values) if array.length is None else array.length
+    if len(values) > length:
+        raise InvalidArgument(f"{len(values)} values do not fit in {array.cname!r}")
+    return length, values
