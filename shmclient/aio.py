@@ -1,0 +1,435 @@
+"""The async client, for asyncio and trio through anyio: the same operations, driven with `await`.
+
+Cancelling any call is safe: a reply that comes later is undone (its descriptors closed, its leases given
+back), and the connection stays usable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from shmclient import _operations as operations
+from shmclient._connect import DETACHABLES, connect_socket, explain
+from shmclient._exchange import Exchange, Slot
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Outcome, dispose, greeted, take
+from shmclient._outbox import Outbox
+from shmclient.client import TIMEOUT_S, Change
+from shmclient.mapping import ADDRESS_SPACE
+from shmclient.region import RegionBuilder, RegionHandle
+from shmprotocol import descriptors
+from shmprotocol import messages as m
+from shmprotocol.errors import HostGone, HostTimeout, RegionClosed, RemoteProtocolError
+from shmprotocol.messages import RegionInfo
+from shmprotocol.paths import socket_path as choose_socket_path
+
+__all__ = ["AsyncClient", "AsyncRegion", "AsyncWatch", "connect"]
+
+T = TypeVar("T")
+INLINE_MAX = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
+
+
+class _AsyncChannel:
+    """The async counterpart of `_channel.Channel`: one task reads for all that wait."""
+
+    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        self._sock = sock
+        self._timeout_s = timeout_s
+        self._exchange = Exchange()
+        self.outbox = Outbox(sock, self._close_socket)
+        self.context = Context(self.outbox)
+        self._is_reading = False
+        self._news = anyio.Event()  # set when something was read, or the reader left
+        DETACHABLES.add(self)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether every further request would fail."""
+        return self._exchange.failure is not None
+
+    async def ask(self, step: Ask) -> Outcome:
+        """Send a request and wait for its reply; the refusal is raised."""
+        slot = self._exchange.open(step.request)
+        try:
+            await self._send(step.request)
+            await self._await(slot, step.wait_s)
+        except BaseException:
+            self._abandon(slot)
+            raise
+        return take(slot, step.wait_s)
+
+    async def watch(self, prefix: str) -> tuple[int, deque[m.Event]]:
+        """Start a watch; return its id and the queue of its events."""
+        request = m.Watch(self.outbox.next_id(), prefix)
+        events = self._exchange.watch(request.id)
+        try:
+            await self.ask(Ask(request))
+        except BaseException:
+            self.unwatch(request.id)
+            raise
+        return request.id, events
+
+    async def next_event(self, events: deque[m.Event]) -> m.Event:
+        """Wait for an event of a watch."""
+        await self._read_until(lambda: bool(events) or self.is_broken)
+        if not events:
+            assert self._exchange.failure is not None
+            raise self._exchange.failure
+        return events.popleft()
+
+    def unwatch(self, request: int) -> None:
+        """End a watch. Never waits."""
+        self._exchange.unwatch(request)
+        if not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, request))
+
+    def close(self) -> None:
+        """Close the connection; what is mapped keeps it open until its last view goes."""
+        self.outbox.close()
+
+    def detach(self) -> None:
+        """In the child of a fork: let go of the parent's connection."""
+        self._exchange.fail(HostGone("this connection belongs to the parent process"))
+        self.outbox.detach()
+
+    def _close_socket(self) -> None:
+        if not self.outbox.is_detached:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    async def _send(self, request: m.Message) -> None:
+        is_sent = self.outbox.post(request)
+        with anyio.move_on_after(self._timeout_s):
+            while not is_sent:
+                await anyio.wait_writable(self._sock)
+                is_sent = self.outbox.flush()
+        if not is_sent:
+            raise HostTimeout(f"the host took no request for {self._timeout_s} s: is it stopped?")
+
+    async def _await(self, slot: Slot, wait_s: float | None) -> None:
+        if wait_s is not None:
+            with anyio.move_on_after(wait_s):
+                await self._read_until(lambda: slot.is_done)
+            if slot.is_done:
+                return
+            # The one reply still comes: the refusal, or what arrived in time.
+            self.outbox.post(m.Cancel(0, slot.request.id))
+        with anyio.move_on_after(self._timeout_s):
+            await self._read_until(lambda: slot.is_done)
+        if not slot.is_done:
+            name = type(slot.request).__name__
+            raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+
+    def _abandon(self, slot: Slot) -> None:
+        orphan = self._exchange.abandon(slot)
+        if orphan is not None:
+            dispose(self.context, *orphan)
+        elif isinstance(slot.request, m.Open) and slot.request.wait and not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, slot.request.id))
+
+    async def _read_until(self, is_ready: Callable[[], bool]) -> None:
+        while not is_ready():
+            if self._is_reading:
+                await self._news.wait()
+                continue
+            self._is_reading = True
+            try:
+                while not is_ready():
+                    await anyio.wait_readable(self._sock)
+                    self._receive()
+                    self._announce()
+            finally:
+                self._is_reading = False
+                self._announce()
+
+    def _announce(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+    def _receive(self) -> None:
+        data, owned = b"", list[int]()
+        try:
+            data, owned = descriptors.receive(self._sock, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except RemoteProtocolError as error:
+            self._exchange.fail(error)
+        except OSError:
+            pass  # ECONNRESET: the end
+        for orphan in self._exchange.receive(data, owned):
+            dispose(self.context, *orphan)
+        if self.is_broken:
+            descriptors.close_all(self._exchange.drain())
+            self.outbox.shut()
+
+
+class AsyncRegion(RegionHandle):
+    """A published region, mapped read-only at its own address. A context manager that closes it."""
+
+    _client: AsyncClient | None = None
+
+    async def is_current(self) -> bool:
+        """Whether its name still stands for this generation: one short round trip."""
+        if self._client is None:
+            raise RegionClosed(f"{self!r} has no client")
+        return await self._client._run(lambda context: operations.is_current(context, self))
+
+    async def __aenter__(self) -> AsyncRegion:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __enter__(self) -> AsyncRegion:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """A connection to the host, for the tasks of one event loop. Made by `await connect()`.
+
+    The methods are those of `shmclient.Client`; what they take, return and raise is said there.
+    """
+
+    def __init__(
+        self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.socket_path = choose_socket_path(socket_path, os.environ)
+        self._timeout_s = timeout_s
+        self._channel: _AsyncChannel | None = None
+        self._is_closed = False
+        self._connecting = anyio.Lock()
+        DETACHABLES.add(self)
+
+    async def put(
+        self,
+        name: str,
+        obj: object,
+        *,
+        mode: int = DEFAULT_MODE,
+        backend: str = "memfd",
+        replace: bool = True,
+    ) -> AsyncRegion:
+        """Store an object as one sealed region; large ones are written in a thread.
+
+        On cancellation the name has its old value, or the new one if the host had published already.
+        """
+        region = await self._run(
+            lambda context: operations.put(context, AsyncRegion, name, obj, mode, backend, replace)
+        )
+        return self._adopt(region)
+
+    async def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:
+        """Return what was put, read-only and without a copy. A cancelled wait is over for the host too."""
+        return await self._run(lambda context: operations.get(context, name, wait, anywhere))
+
+    async def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> AsyncRegion:
+        """Return a handle of the current region of a name, mapped."""
+        return (await self.open_many([name], wait=wait, anywhere=anywhere))[0]
+
+    async def open_many(
+        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+    ) -> Sequence[AsyncRegion]:
+        """Return handles of several regions, all or none."""
+        regions = await self._run(
+            lambda context: operations.open_many(context, AsyncRegion, names, wait, anywhere)
+        )
+        return [self._adopt(region) for region in regions]
+
+    @contextlib.asynccontextmanager
+    async def create(
+        self,
+        name: str,
+        size: int,
+        *,
+        mode: int = DEFAULT_MODE,
+        seal: str = "full",
+        backend: str = "memfd",
+        replace: bool = True,
+    ) -> AsyncIterator[RegionBuilder]:
+        """Build a region in place: leaving the block publishes it; an exception, or cancellation, undoes it."""
+        channel = await self._connected()
+        builder = await _drive(
+            channel, operations.create(channel.context, name, size, mode, seal, backend, replace)
+        )
+        try:
+            yield builder
+        except BaseException:
+            builder.abort()
+            raise
+        self._adopt(await _drive(channel, operations.publish(channel.context, AsyncRegion, builder)))
+
+    async def list(self, prefix: str = "") -> Sequence[RegionInfo]:
+        """Return all current regions whose name starts with the prefix, sorted by name."""
+        return await self._run(lambda context: operations.list_regions(context, prefix))
+
+    async def stat(self, name: str) -> RegionInfo:
+        """Return what the host knows of a current region."""
+        return await self._run(lambda context: operations.stat(context, name))
+
+    async def unlink(self, name: str) -> None:
+        """Hide a name at once; its memory goes with the last lease."""
+        await self._run(lambda context: operations.unlink(context, name))
+
+    async def chmod(self, name: str, mode: int) -> None:
+        """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
+        await self._run(lambda context: operations.chmod(context, name, mode))
+
+    def watch(self, prefix: str = "") -> AsyncWatch:
+        """Return an async iterator of changes: from `async with` on, or from the first `async for` step."""
+        return AsyncWatch(self, prefix)
+
+    async def aclose(self) -> None:
+        """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
+        self._close()
+
+    def detach(self) -> None:
+        """In the child of a fork: start without the parent's connection."""
+        self._channel = None
+        self._connecting = anyio.Lock()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_channel"):
+            self._close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.socket_path}{', closed' if self._is_closed else ''}>"
+
+    def _close(self) -> None:
+        self._is_closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    async def _connected(self) -> _AsyncChannel:
+        channel = self._channel
+        if channel is not None and not channel.is_broken:
+            return channel
+        async with self._connecting:
+            if self._is_closed:
+                raise RegionClosed("the client is closed")
+            if self._channel is None or self._channel.is_broken:
+                self._channel = await _open_channel(self.socket_path, self._timeout_s)
+            return self._channel
+
+    async def _run(self, start: Callable[[Context], Operation[T]]) -> T:
+        channel = await self._connected()
+        return await _drive(channel, start(channel.context))
+
+    def _adopt(self, region: AsyncRegion) -> AsyncRegion:
+        region._client = self
+        return region
+
+
+async def _drive(channel: _AsyncChannel, operation: Operation[T]) -> T:
+    """Carry out the steps of an operation and return its result."""
+    try:
+        step = next(operation)
+        while True:
+            try:
+                outcome = await (channel.ask(step) if isinstance(step, Ask) else _call(step))
+            except BaseException as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(outcome)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def _call(step: operations.Run) -> Any:
+    if step.size <= INLINE_MAX:
+        return step.call()
+    return await anyio.to_thread.run_sync(step.call)  # waits for the thread even when cancelled
+
+
+async def _open_channel(path: str, timeout_s: float) -> _AsyncChannel:
+    sock = None
+    with anyio.move_on_after(timeout_s):
+        while sock is None:
+            try:
+                sock = connect_socket(path, 0)
+            except BlockingIOError:  # the host's queue is full; a Unix socket gives no event for that
+                await anyio.sleep(0.01)
+    if sock is None:
+        raise explain(path, TimeoutError())
+    channel = _AsyncChannel(sock, timeout_s)
+    try:
+        ADDRESS_SPACE.reserve(greeted(await channel.ask(Ask(channel.context.greeting()))))
+    except BaseException:
+        channel.outbox.shut()
+        raise
+    return channel
+
+
+class AsyncWatch:
+    """The changes of names, as they happen. HostGone when the host goes.
+
+    `async with client.watch("prefix/") as changes` has started when the block begins.
+    """
+
+    def __init__(self, client: AsyncClient, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._started: tuple[_AsyncChannel, int, deque[m.Event]] | None = None
+
+    def __aiter__(self) -> AsyncWatch:
+        return self
+
+    async def __anext__(self) -> Change:
+        channel, _, events = await self._start()
+        event = await channel.next_event(events)
+        return Change(event.kind, event.info)
+
+    async def __aenter__(self) -> AsyncWatch:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the watch. May be called again; never waits."""
+        if self._started is not None:
+            channel, request, _ = self._started
+            self._started = None
+            channel.unwatch(request)
+
+    def __del__(self) -> None:
+        self.close()
+
+    async def _start(self) -> tuple[_AsyncChannel, int, deque[m.Event]]:
+        if self._started is None:
+            channel = await self._client._connected()
+            self._started = (channel, *await channel.watch(self._prefix))
+        return self._started
+
+
+async def connect(
+    socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S
+) -> AsyncClient:
+    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
+
+    HostGone: none answers there. AccessDenied: its socket is not for this user.
+    """
+    client = AsyncClient(socket_path, timeout_s=timeout_s)
+    await client._connected()
+    return client
