@@ -94,6 +94,10 @@ class Channel:
             with contextlib.suppress(HostGone):
                 self.outbox.post(m.Cancel(0, request))
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor, which stays the channel's."""
+        return self._sock.fileno()
+
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes."""
         self.outbox.close()

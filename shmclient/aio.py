@@ -259,7 +259,7 @@ class AsyncClient:
         backend: str = "memfd",
         replace: bool = True,
     ) -> AsyncIterator[RegionBuilder]:
-        """Build a region in place: leaving the block publishes it; an exception, or cancellation, undoes it."""
+        """Build a region in place: leaving the block publishes; an exception or cancellation undoes it."""
         channel = await self._connected()
         builder = await _drive(
             channel, operations.create(channel.context, name, size, mode, seal, backend, replace)

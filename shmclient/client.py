@@ -149,6 +149,10 @@ class Client:
         """Return an iterator of the changes of all names with a prefix, from now on."""
         return Watch(self._connected(), prefix)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the connection, which stays the client's; it holds the leases."""
+        return self._connected().fileno()
+
     def close(self) -> None:
         """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
         self._is_closed = True

@@ -167,3 +167,18 @@ REFUSALS: dict[str, type[ShmError]] = {
 def refusal(code: str, message: str) -> ShmError:
     """Return the error that a refusal of the host stands for; an unknown code gives the base class."""
     return REFUSALS.get(code, ShmError)(message)
+
+
+def exit_code(error: ShmError) -> int:
+    """Return the exit code of a command that ends with this error; 2 is left for wrong usage.
+
+    3: no host. 4: no such region. 5: access denied. 6: a time to wait was over. 1: anything else.
+    """
+    codes: tuple[tuple[type[ShmError], int], ...] = (
+        (WaitTimeout, 6),
+        (HostTimeout, 6),
+        (HostGone, 3),
+        (RegionNotFound, 4),
+        (AccessDenied, 5),
+    )
+    return next((code for kind, code in codes if isinstance(error, kind)), 1)

@@ -179,7 +179,8 @@ def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int
     if error:
         if error == errno.EEXIST:
             raise conflict(address, capacity)
-        _raise_unless_region(-error, f"the object for address {address:#x}")
+        if function is lib.shm_attach:  # EPERM has another meaning to shm_map: sealed, and so not writable
+            _raise_unless_region(-error, f"the object for address {address:#x}")
         _raise_os_error(error, address, capacity)
     return int(address_out[0])
 
