@@ -38,11 +38,13 @@ class Channel:
         self._exchange = Exchange()
         self.outbox = Outbox(self._sock, self._close_socket)
         self.context = Context(self.outbox)
-        self._turn = threading.Condition()
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
         self._is_reading = False
+        self._sleepers = 0  # threads that wait for the one that reads
         DETACHABLES.add(self)
         try:
-            ADDRESS_SPACE.reserve(greeted(self.ask(Ask(self.context.greeting()))))
+            ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
         except BaseException:
             self.outbox.shut()
             raise
@@ -57,7 +59,7 @@ class Channel:
 
         HostGone, RemoteProtocolError: there will be no reply. HostTimeout: there was none in time.
         """
-        with self._turn:
+        with self._lock:
             slot = self._exchange.open(step.request)
         try:
             self._send(step.request)
@@ -70,7 +72,7 @@ class Channel:
     def watch(self, prefix: str) -> tuple[int, Callable[[], m.Event]]:
         """Start a watch; return its id, and a function that waits for the next event."""
         request = m.Watch(self.outbox.next_id(), prefix)
-        with self._turn:
+        with self._lock:
             events = self._exchange.watch(request.id)
         try:
             self.ask(Ask(request))
@@ -123,16 +125,16 @@ class Channel:
 
     def _await(self, slot: Slot, wait_s: float | None) -> None:
         if wait_s is not None:
-            if self._read_until(lambda: slot.is_done, time.monotonic() + wait_s):
+            if self._read_until(slot.is_done, time.monotonic() + wait_s):
                 return
             # The one reply still comes: the refusal, or what arrived in time.
             self.outbox.post(m.Cancel(0, slot.request.id))
-        if not self._read_until(lambda: slot.is_done, None):
+        if not self._read_until(slot.is_done, None):
             name = type(slot.request).__name__
             raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
 
     def _abandon(self, slot: Slot) -> None:
-        with self._turn:
+        with self._lock:
             orphan = self._exchange.abandon(slot)
         if orphan is not None:
             dispose(self.context, *orphan)
@@ -145,12 +147,12 @@ class Channel:
 
         Without a deadline each read has the channel's timeout.
         """
-        with self._turn:
+        with self._lock:
             while not is_ready():
                 if not self._is_reading:
                     self._is_reading = True
                     break
-                if not self._turn.wait(self._remaining(deadline)):
+                if not self._sleep(deadline):
                     return is_ready()
             else:
                 return True
@@ -160,9 +162,17 @@ class Channel:
                     return False
             return True
         finally:
-            with self._turn:
+            with self._lock:
                 self._is_reading = False
-                self._turn.notify_all()
+                if self._sleepers:
+                    self._turn.notify_all()
+
+    def _sleep(self, deadline: float | None) -> bool:
+        self._sleepers += 1
+        try:
+            return self._turn.wait(self._remaining(deadline))
+        finally:
+            self._sleepers -= 1
 
     def _remaining(self, deadline: float | None) -> float | None:
         if deadline is None:
@@ -181,14 +191,15 @@ class Channel:
             failure = error
         except OSError:
             pass  # ECONNRESET, or closed by another thread: the end
-        with self._turn:
+        with self._lock:
             if failure is not None:
                 self._exchange.fail(failure)
             orphans = self._exchange.receive(data, owned)
-            self._turn.notify_all()
+            if self._sleepers:
+                self._turn.notify_all()
         for orphan in orphans:
             dispose(self.context, *orphan)
-        if self.is_broken:
+        if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
         return True

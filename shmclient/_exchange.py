@@ -25,7 +25,6 @@ class Slot:
         self.descriptors: list[int] = []
         self.failure: ShmError | None = None
 
-    @property
     def is_done(self) -> bool:
         """Whether there is a reply, or there never will be one."""
         return self.reply is not None or self.failure is not None

@@ -35,11 +35,13 @@ class Gate(Generic[Item]):
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._drain()
+        if self._items:
+            self._drain()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        self._try_drain()
+        if self._items:
+            self._try_drain()
 
     def _try_drain(self) -> None:
         while self._items and self._lock.acquire(blocking=False):

@@ -7,11 +7,10 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from shmclient import codecs
@@ -36,8 +35,7 @@ METADATA_ROOM = 1024  # bytes that a builder adds for its metadata: a root's typ
 DEFAULT_MODE = 0o600
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A request; its outcome is (reply, descriptors), or the refusal raised.
 
     `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
@@ -48,8 +46,7 @@ class Ask:
     wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A call that takes time in proportion to `size` bytes; its outcome is its result."""
 
     call: Callable[[], Any]
@@ -74,9 +71,11 @@ class Context:
         return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
 
 
-def greeted(outcome: Outcome) -> tuple[tuple[int, int], ...]:
-    """Return the windows that the host announces in its answer to the greeting."""
-    return _only(outcome[0], m.Welcome).windows
+def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
+    """Take the host's answer to the greeting; return the windows that it announces."""
+    welcome = _only(outcome[0], m.Welcome)
+    context.outbox.host_id = welcome.host
+    return welcome.windows
 
 
 def take(slot: Slot, wait_s: float | None) -> Outcome:
@@ -101,8 +100,14 @@ def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Op
     grants, owned = yield from _open(context, (name,), held, wait_s)
     if known is not None and not grants[0].lease:
         return codecs.decode(known.metadata, known.data())
-    with _closing(owned):
-        known, buffer = attach(grants[0], Lease(context.outbox, grants[0].lease), owned[0], anywhere=anywhere)
+    lease = Lease(context.outbox, grants[0].lease)
+    try:
+        known, buffer = attach(grants[0], lease, owned[0], anywhere=anywhere)
+    except BaseException:
+        lease.release()
+        raise
+    finally:
+        fds.close_all(owned)
     context.mapped[name] = known
     return codecs.decode(known.metadata, known.data())
 
@@ -306,11 +311,3 @@ def _check_mode(mode: int) -> int:
     if type(mode) is not int or not 0 <= mode <= 0o777:
         raise InvalidArgument(f"a mode is 0o000 to 0o777, not {mode!r:.40}")
     return mode
-
-
-@contextlib.contextmanager
-def _closing(owned: Sequence[int]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        fds.close_all(owned)

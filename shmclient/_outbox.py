@@ -27,8 +27,9 @@ class Outbox:
     def __init__(self, sock: socket.socket, close_socket: Callable[[], None]) -> None:
         self._sock = sock
         self._close_socket = close_socket
-        self._unsent = bytearray()
-        self._leases = 0
+        self._unsent = b""
+        self._holds = 0
+        self.host_id = ""  # said in the host's Welcome
         self._ids = itertools.count(1)
         self._gate: Gate[m.Message | None] = Gate(self._give_back)
         self._is_broken = False  # the peer takes nothing any more
@@ -47,8 +48,7 @@ class Outbox:
         """
         frame = pack(message)
         with self._gate:
-            self._unsent += frame
-            self._write()
+            self._write(frame)
             if self._is_broken:
                 raise HostGone("the host closed the connection")
             return not self._unsent
@@ -56,7 +56,7 @@ class Outbox:
     def flush(self) -> bool:
         """Send what is left; True when nothing is left any more."""
         with self._gate:
-            self._write()
+            self._write(b"")
             if self._is_broken:
                 raise HostGone("the host closed the connection")
             return not self._unsent
@@ -64,7 +64,7 @@ class Outbox:
     def hold(self) -> None:
         """Count one more lease, or one more creation, that keeps the connection open."""
         with self._gate:
-            self._leases += 1
+            self._holds += 1
 
     def give_back(self, message: m.Message | None) -> None:
         """Give up what `hold` counted, with a Release or Abort if one is due. Safe in a destructor."""
@@ -76,7 +76,7 @@ class Outbox:
         if not self.is_detached:
             with self._gate:
                 self._is_closing = True
-                if not self._leases:
+                if not self._holds:
                     self._shut()
 
     def shut(self) -> None:
@@ -93,29 +93,32 @@ class Outbox:
         self._shut()
 
     def _give_back(self, message: m.Message | None) -> None:
-        self._leases -= 1
+        self._holds -= 1
         if self.is_detached:
             return
-        if self._is_closing and not self._leases:
+        if self._is_closing and not self._holds:
             self._shut()  # tells the host as well as a message would
             return
         if message is not None:
-            self._unsent += pack(message)
-            self._write()
+            self._write(pack(message))
 
     def _shut(self) -> None:
         if not self._is_broken:
             self._broken = True
-            self._unsent.clear()
+            self._unsent = b""
             self._close_socket()
 
-    def _write(self) -> None:
-        while self._unsent and not self._is_broken:
+    def _write(self, frame: bytes) -> None:
+        """Send what is left and then a frame; keep what the socket does not take."""
+        if self._unsent:
+            frame = self._unsent + frame
+        while frame and not self._is_broken:
             try:
-                sent = descriptors.send(self._sock, self._unsent, (), socket.MSG_DONTWAIT)
+                sent = descriptors.send(self._sock, frame, (), descriptors.DONTWAIT)
             except BlockingIOError:
-                return
+                break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
                 self._is_broken = True
-                return
-            del self._unsent[:sent]
+                break
+            frame = frame[sent:]
+        self._unsent = frame

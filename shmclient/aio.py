@@ -118,14 +118,14 @@ class _AsyncChannel:
     async def _await(self, slot: Slot, wait_s: float | None) -> None:
         if wait_s is not None:
             with anyio.move_on_after(wait_s):
-                await self._read_until(lambda: slot.is_done)
-            if slot.is_done:
+                await self._read_until(slot.is_done)
+            if slot.is_done():
                 return
             # The one reply still comes: the refusal, or what arrived in time.
             self.outbox.post(m.Cancel(0, slot.request.id))
         with anyio.move_on_after(self._timeout_s):
-            await self._read_until(lambda: slot.is_done)
-        if not slot.is_done:
+            await self._read_until(slot.is_done)
+        if not slot.is_done():
             name = type(slot.request).__name__
             raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
 
@@ -159,7 +159,7 @@ class _AsyncChannel:
     def _receive(self) -> None:
         data, owned = b"", list[int]()
         try:
-            data, owned = descriptors.receive(self._sock, socket.MSG_DONTWAIT)
+            data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
@@ -373,7 +373,7 @@ async def _open_channel(path: str, timeout_s: float) -> _AsyncChannel:
         raise explain(path, TimeoutError())
     channel = _AsyncChannel(sock, timeout_s)
     try:
-        ADDRESS_SPACE.reserve(greeted(await channel.ask(Ask(channel.context.greeting()))))
+        ADDRESS_SPACE.reserve(greeted(channel.context, await channel.ask(Ask(channel.context.greeting()))))
     except BaseException:
         channel.outbox.shut()
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -81,7 +80,7 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
     with shmclient.connect(path) as client, client.watch(prefix) as changes:
         for kind, info in changes:
             if as_json:
-                print(json.dumps({"kind": kind, **dataclasses.asdict(info)}), flush=True)
+                print(json.dumps({"kind": kind, **info._asdict()}), flush=True)
             else:
                 print(f"{kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True)
 

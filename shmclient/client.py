@@ -31,9 +31,7 @@ class Change(NamedTuple):
 class Region(RegionHandle):
     """A published region, mapped read-only at its own address. A context manager that closes it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._client: Client | None = None
+    _client: Client | None = None
 
     def is_current(self) -> bool:
         """Whether its name still stands for this generation: one short round trip."""
@@ -92,7 +90,9 @@ class Client:
 
     def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Region:
         """Return a handle of the current region of a name, mapped; errors as for `get`."""
-        return self.open_many([name], wait=wait, anywhere=anywhere)[0]
+        channel = self._connected()
+        opening = operations.open_many(channel.context, Region, (name,), wait, anywhere)
+        return self._adopt(_drive(channel, opening)[0])
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False

@@ -7,7 +7,6 @@ the same region share its one mapping. Knows no socket and no message.
 from __future__ import annotations
 
 import contextlib
-import os
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ class _Range:
     address: int
     capacity: int
     flags: int
-    identity: tuple[int, int]  # device and inode of the object
+    identity: tuple[str, int]  # the host's own id, and the region's number there
     holds: int = 0
 
 
@@ -70,6 +69,7 @@ class AddressSpace:
 
     def attach(
         self,
+        identity: tuple[str, int],
         descriptor: int,
         address: int,
         capacity: int,
@@ -86,15 +86,23 @@ class AddressSpace:
         stays the caller's, and `after` is not called on an error.
         """
         flags = MAP_UNSEALED if unsealed else 0
-        return self._map(memory.attach, descriptor, address, capacity, flags, after, anywhere)
+        return self._map(memory.attach, identity, descriptor, address, capacity, flags, after, anywhere)
 
-    def map_writable(self, descriptor: int, address: int, capacity: int, after: Callable[[], None]) -> Buffer:
+    def map_writable(
+        self,
+        identity: tuple[str, int],
+        descriptor: int,
+        address: int,
+        capacity: int,
+        after: Callable[[], None],
+    ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
-        return self._map(memory.map_writable, descriptor, address, capacity, 0, after, False)
+        return self._map(memory.map_writable, identity, descriptor, address, capacity, 0, after, False)
 
     def _map(
         self,
         function: Callable[[int, int, int, int], int],
+        identity: tuple[str, int],
         descriptor: int,
         address: int,
         capacity: int,
@@ -102,8 +110,6 @@ class AddressSpace:
         after: Callable[[], None],
         anywhere: bool,
     ) -> Buffer:
-        status = os.fstat(descriptor)
-        identity = (status.st_dev, status.st_ino)
         with self._gate:
             found = self._find(address, capacity, identity)
             if found is None:
@@ -125,7 +131,7 @@ class AddressSpace:
         address: int,
         capacity: int,
         flags: int,
-        identity: tuple[int, int],
+        identity: tuple[str, int],
     ) -> _Range:
         if not flags & MAP_ANYWHERE:
             self._check_free(address, capacity)
@@ -136,7 +142,7 @@ class AddressSpace:
         insort(self._addresses, mapped)
         return found
 
-    def _find(self, address: int, capacity: int, identity: tuple[int, int]) -> _Range | None:
+    def _find(self, address: int, capacity: int, identity: tuple[str, int]) -> _Range | None:
         found = self._ranges.get(address)
         if found is not None and found.identity == identity and found.capacity == capacity:
             return found
@@ -152,7 +158,7 @@ class AddressSpace:
                 raise memory.conflict(address, capacity)
 
     def _is_reserved(self, address: int, size: int) -> bool:
-        return any(b <= address and address + size <= b + s for b, s in self._reserved)
+        return any(base <= address and address + size <= base + length for base, length in self._reserved)
 
     def _give_up(self, hold: _Hold) -> None:
         found = hold.range

@@ -25,6 +25,7 @@ class Lease:
         self._outbox = outbox
         self._number = number
         self._users = 1
+        self.host_id = outbox.host_id
         outbox.hold()
 
     def share(self) -> Lease:
@@ -76,8 +77,7 @@ class Mapped:
 def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
     """Map what was granted; return what is known of it, and the buffer that keeps it.
 
-    The lease is the mapping's from then on; on an error it is released. The descriptor stays the
-    caller's.
+    The lease is the mapping's from then on, unless there is an error. The descriptor stays the caller's.
     """
     mapped = Mapped(grant)
 
@@ -85,18 +85,15 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
         mapped.buffer = None  # and keeps `mapped` alive until now
         lease.release()
 
-    try:
-        mapping = ADDRESS_SPACE.attach(
-            descriptor,
-            grant.address,
-            grant.capacity,
-            after,
-            unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
-            anywhere=anywhere,
-        )
-    except BaseException:
-        lease.release()
-        raise
+    mapping = ADDRESS_SPACE.attach(
+        (lease.host_id, grant.region),
+        descriptor,
+        grant.address,
+        grant.capacity,
+        after,
+        unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
+        anywhere=anywhere,
+    )
     mapped.buffer = weakref.ref(mapping.memory)
     mapped.address = mapping.address
     return mapped, mapping.memory
@@ -227,16 +224,10 @@ class RegionHandle:
         """Map it, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
         if self._mapped is None:
             descriptor = self.fileno()
-            lease, self._lease = self._lease, None
+            lease = self._lease
             assert lease is not None
-            try:
-                self._mapped, self._buffer = attach(
-                    self._grant, lease.share(), descriptor, anywhere=self._anywhere
-                )
-            except BaseException:
-                self._lease = lease
-                raise
-            lease.release()
+            self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
+            self._lease = None  # the mapping's now
         return self._mapped
 
 
@@ -402,7 +393,11 @@ class Creation:
         """Map it read-write and return the buffer; on an error everything is given back."""
         try:
             mapping = ADDRESS_SPACE.map_writable(
-                self._descriptor, created.address, created.capacity, self._unmapped
+                (self._outbox.host_id, self.region),
+                self._descriptor,
+                created.address,
+                created.capacity,
+                self._unmapped,
             )
         except BaseException:
             self.abort()

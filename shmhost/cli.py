@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import logging
 import os
@@ -82,7 +81,7 @@ def list_command(prefix: str, path: str | None, as_json: bool) -> None:
     with Query(socket_path(path, os.environ)) as query:
         regions = list(query.regions(prefix))
     if as_json:
-        _print_json([dataclasses.asdict(region) for region in regions])
+        _print_json([region._asdict() for region in regions])
     else:
         Console().print(_region_table(regions))
 
@@ -99,7 +98,7 @@ def stat(name: str, path: str | None, as_json: bool) -> None:
     with Query(socket_path(path, os.environ)) as query:
         region = query.stat(name)
     if as_json:
-        _print_json(dataclasses.asdict(region))
+        _print_json(region._asdict())
     else:
         Console().print(_stat_table(region))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,7 @@ class Peer:
     groups: frozenset[int] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """One client's hold on one region, until it says so or goes. `id` is unique in the host's life."""
 
     id: int

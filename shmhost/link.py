@@ -76,7 +76,7 @@ class Link:
         sent = 0
         if not self._outbox:
             try:
-                sent = descriptors.send(self._sock, frame, fds, socket.MSG_DONTWAIT)
+                sent = descriptors.send(self._sock, frame, fds, descriptors.DONTWAIT)
             except BlockingIOError:
                 pass
             except OSError:
@@ -123,7 +123,7 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data, fds = descriptors.receive(self._sock, socket.MSG_DONTWAIT)
+            data, fds = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
@@ -206,7 +206,7 @@ class Link:
         while self._outbox:
             data, fds = self._outbox[0]
             try:
-                sent = descriptors.send(self._sock, data, fds, socket.MSG_DONTWAIT)
+                sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:

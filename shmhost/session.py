@@ -190,13 +190,13 @@ class Session:
             )
         if request.held and len(request.held) != len(request.open_names):
             raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
-        for name in request.open_names:
-            m.check_name(name)
         if request.id in self._waits:
             raise RemoteProtocolError(f"request id {request.id} is in use by a wait")
         try:
             regions = [self._registry.find(name) for name in request.open_names]
         except RegionNotFound:
+            for name in request.open_names:
+                m.check_name(name)
             if not request.wait:
                 raise
             self._listen()

@@ -2,7 +2,7 @@
 /*
  * _native.h - what the Python packages call in C beside shm_abi.h: one call for each operation on the
  * address space. Addresses are numbers here, so that Python never builds a pointer it does not need.
- * Every function returns 0 or -errno, allocates nothing and keeps no state.
+ * Every function returns 0 (or the address of the mapping) or -errno, allocates nothing and keeps no state.
  */
 #ifndef SHM_NATIVE_H
 #define SHM_NATIVE_H
@@ -17,8 +17,8 @@
 #define SHM_MAP_ANYWHERE 8 /* the kernel chooses the address */
 
 int shm_reserve(uint64_t address, uint64_t size);
-int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out);
-int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out);
+int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags);
+int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags);
 int shm_unmap(uint64_t address, uint64_t capacity, int flags);
 int shm_header_check(const struct shm_region_header *header, uint64_t object_size);
 
@@ -49,7 +49,7 @@ int shm_reserve(uint64_t address, uint64_t size)
  * Map an object shared: over our reservation (where MAP_FIXED can hit nothing else), at a free address,
  * or anywhere. A writer gets the header page read-only: it is the host's.
  */
-int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out)
+int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
 {
         int writable = flags & SHM_MAP_WRITABLE;
         int how = (flags & SHM_MAP_RESERVED) ? MAP_FIXED : SHM_MAP_FIXED_NOREPLACE;
@@ -76,14 +76,13 @@ int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *ad
                 munmap(mapped, (size_t)capacity);
                 return -EEXIST;
         }
-        *address_out = (uint64_t)(uintptr_t)mapped;
         if (writable && mprotect(mapped, SHM_HEADER_SIZE, PROT_READ) < 0) {
                 error = -errno;
-                (void)shm_unmap(*address_out, capacity, flags);
+                (void)shm_unmap((uint64_t)(uintptr_t)mapped, capacity, flags);
                 return error;
         }
         (void)madvise(mapped, (size_t)capacity, SHM_MADV_DONTDUMP);
-        return 0;
+        return (int64_t)(intptr_t)mapped;
 }
 
 /*
@@ -91,9 +90,10 @@ int shm_map(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *ad
  * sealed. -EBADMSG: not the object that was announced, or a broken header. A failure leaves the range
  * as it was.
  */
-int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t *address_out)
+int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
 {
         struct shm_region_header header;
+        int64_t mapped;
         int error = (flags & SHM_MAP_UNSEALED) ? 0 : shm_seals_check(fd);
 
         if (!error)
@@ -104,13 +104,13 @@ int shm_attach(int fd, uint64_t address, uint64_t capacity, int flags, uint64_t 
                 return -EBADMSG;
         if (!(flags & SHM_MAP_ANYWHERE) && (uint64_t)(uintptr_t)header.base != address)
                 return -EBADMSG;
-        error = shm_map(fd, address, capacity, flags & ~SHM_MAP_WRITABLE, address_out);
+        mapped = shm_map(fd, address, capacity, flags & ~SHM_MAP_WRITABLE);
+        if (mapped < 0)
+                return mapped;
+        error = shm_header_freeze(fd, (void *)(uintptr_t)mapped, &header);
         if (error)
-                return error;
-        error = shm_header_freeze(fd, (void *)(uintptr_t)*address_out, &header);
-        if (error)
-                (void)shm_unmap(*address_out, capacity, flags);
-        return error;
+                (void)shm_unmap((uint64_t)mapped, capacity, flags);
+        return error ? error : mapped;
 }
 
 /*

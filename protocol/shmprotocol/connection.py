@@ -7,6 +7,7 @@ no clock, and closes no descriptor: what it still holds at the end is handed to 
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal, NoReturn
@@ -20,12 +21,14 @@ from shmprotocol.messages import (
     REPLY_TAGS,
     REQUEST_TAGS,
     Message,
+    descriptors_of,
     from_wire,
     to_wire,
 )
 
 MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
-_PREFIX = 4
+_LENGTH = struct.Struct("<I")
+_PREFIX = _LENGTH.size
 # Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
 # with half a frame would make the host keep them open.
 _UNCLAIMED_MAX = {"client": MAX_DESCRIPTORS, "host": 0}
@@ -35,13 +38,13 @@ def pack(message: Message) -> bytes:
     """Return the whole frame of a message; LocalProtocolError when it cannot be sent."""
     try:
         body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
-    except UnicodeEncodeError as error:
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
         raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
     if len(body) > MAX_FRAME:
         raise LocalProtocolError(
             f"{len(body)}-byte frame is over {MAX_FRAME}: it is a {type(message).__name__}"
         )
-    return len(body).to_bytes(_PREFIX, "little") + body
+    return _LENGTH.pack(len(body)) + body
 
 
 def unpack(body: bytes | memoryview) -> object:
@@ -134,7 +137,7 @@ class Connection:
             self._check_unclaimed()
             return None
         message = from_wire(unpack(body), self._tags)
-        count = message.descriptors()
+        count = descriptors_of(message)
         if count > len(self._descriptors):
             raise RemoteProtocolError(
                 f"{type(message).__name__} declares {count} descriptors, {len(self._descriptors)} came"
@@ -145,13 +148,13 @@ class Connection:
         buffer = self._buffer
         if len(buffer) < _PREFIX:
             return None
-        length = int.from_bytes(buffer[:_PREFIX], "little")
+        length: int = _LENGTH.unpack_from(buffer)[0]
         if length > MAX_FRAME:
             raise RemoteProtocolError(f"{length}-byte frame is over {MAX_FRAME}")
         end = _PREFIX + length
         if len(buffer) < end:
             return None
-        body = bytes(memoryview(buffer)[_PREFIX:end])
+        body = bytes(buffer[_PREFIX:end])
         del buffer[:end]
         return body
 

@@ -174,15 +174,14 @@ class _Keeper:
 
 
 def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
-    address_out = ffi.new("uint64_t *")
-    error = -function(descriptor, address, capacity, flags, address_out)
-    if error:
-        if error == errno.EEXIST:
+    mapped: int = function(descriptor, address, capacity, flags)
+    if mapped < 0:
+        if mapped == -errno.EEXIST:
             raise conflict(address, capacity)
         if function is lib.shm_attach:  # EPERM has another meaning to shm_map: sealed, and so not writable
-            _raise_unless_region(-error, f"the object for address {address:#x}")
-        _raise_os_error(error, address, capacity)
-    return int(address_out[0])
+            _raise_unless_region(mapped, f"the object for address {address:#x}")
+        _raise_os_error(-mapped, address, capacity)
+    return mapped
 
 
 _BROKEN = {

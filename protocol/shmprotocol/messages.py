@@ -6,12 +6,12 @@ fields: what comes after the known ones is ignored. Knows no socket and no memor
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import operator
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, NamedTuple, Protocol
 
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError
 
@@ -29,6 +29,7 @@ BACKENDS = ("memfd", "shm")
 Check = Callable[[object], Any]
 
 
+@functools.lru_cache(maxsize=4096)  # the same few names come again and again
 def check_name(name: str) -> str:
     """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
     encoded = name.encode("utf-8", "surrogatepass")
@@ -46,23 +47,19 @@ def check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What every message has: its tag on the wire, and the id that ties a reply to its request."""
+class Message(Protocol):
+    """What every message has beside its own fields: the id that ties a reply to its request.
 
-    tag: ClassVar[int]
-    checks: ClassVar[tuple[Check, ...]]
-    names: ClassVar[tuple[str, ...]]
+    Messages are named tuples: frozen, and an array for msgpack as they are. † A frozen dataclass costs
+    three times as much to make, and a host makes three messages for each attach.
+    """
 
-    id: int
-
-    def descriptors(self) -> int:
-        """How many descriptors ride on the frame of this message."""
-        return 0
+    @property
+    def id(self) -> int:
+        """The request's number, chosen by the client; 0 in what has no reply and is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegionInfo:
+class RegionInfo(NamedTuple):
     """A region as `list` and `stat` tell of it. Sizes are bytes; `created_ns` is CLOCK_REALTIME."""
 
     name: str
@@ -82,8 +79,7 @@ class RegionInfo:
     creator_pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
 
     Every other grant comes with one descriptor, in the order of the grants.
@@ -102,19 +98,19 @@ class Grant:
 # --- from the client
 
 
-@dataclass(frozen=True, slots=True)
-class Hello(Message):
+class Hello(NamedTuple):
     """The first message: the versions that the client speaks, and what it calls itself."""
 
+    id: int
     version_min: int
     version_max: int
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Create(Message):
+class Create(NamedTuple):
     """Ask for a new region of `size` payload bytes under `name`; the reply is Created."""
 
+    id: int
     name: str
     size: int
     seal: str
@@ -123,10 +119,10 @@ class Create(Message):
     replace: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Message):
+class Publish(NamedTuple):
     """Make a created region visible. Addresses are absolute; 0 is none. The reply is Published."""
 
+    id: int
     region: int
     kind: int
     data_size: int
@@ -136,165 +132,154 @@ class Publish(Message):
     metadata_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Abort(Message):
+class Abort(NamedTuple):
     """Undo a creation. Has no reply; one that is published already stays so."""
 
+    id: int
     region: int
 
 
-@dataclass(frozen=True, slots=True)
-class Open(Message):
+class Open(NamedTuple):
     """Ask for leases of current regions. The reply is Opened, for all of them, or a refusal for all.
 
     `held` is empty or names for each the region the client has mapped (0: none): what is still
     current is not sent again. With `wait`, the host answers when all the names exist.
     """
 
+    id: int
     open_names: tuple[str, ...]
     held: tuple[int, ...]
     wait: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Release(Message):
+class Release(NamedTuple):
     """Give leases back. Has no reply."""
 
+    id: int
     leases: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel(Message):
+class Cancel(NamedTuple):
     """Give up request or watch `target`. Has no reply of its own; the target gets its one reply."""
 
+    id: int
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class List(Message):
+class List(NamedTuple):
     """Ask for the regions whose name starts with `prefix`, after name `after`; the reply is Listed."""
 
+    id: int
     prefix: str
     after: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stat(Message):
+class Stat(NamedTuple):
     """Ask for one current region; the reply is Described."""
 
+    id: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unlink(Message):
+class Unlink(NamedTuple):
     """Hide a name at once; its memory goes with the last lease. The reply is Done."""
 
+    id: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chmod(Message):
+class Chmod(NamedTuple):
     """Set the mode of the current region; only its owner may. The reply is Done."""
 
+    id: int
     name: str
     mode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Watch(Message):
+class Watch(NamedTuple):
     """Ask for an Event at each change of a name with this prefix; the reply is Done, events follow."""
 
+    id: int
     prefix: str
 
 
 # --- from the host
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome(Message):
+class Welcome(NamedTuple):
     """The reply to Hello: the version both speak, and the ranges of addresses to reserve."""
 
+    id: int
     version: int
     host: str
     windows: tuple[tuple[int, int], ...]
     uid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Created(Message):
+class Created(NamedTuple):
     """The reply to Create, with one read-write descriptor: where the new region will be mapped."""
 
+    id: int
     region: int
     address: int
     capacity: int
 
-    def descriptors(self) -> int:
-        """The read-write descriptor."""
-        return 1
 
-
-@dataclass(frozen=True, slots=True)
-class Published(Message):
+class Published(NamedTuple):
     """The reply to Publish: the creator's own grant, with a read-only descriptor."""
 
+    id: int
     grant: Grant
 
-    def descriptors(self) -> int:
-        """The read-only descriptor."""
-        return 1
 
-
-@dataclass(frozen=True, slots=True)
-class Opened(Message):
+class Opened(NamedTuple):
     """The reply to Open: a grant for each name, and a descriptor for each grant with a lease."""
 
+    id: int
     grants: tuple[Grant, ...]
 
-    def descriptors(self) -> int:
-        """One for each grant that has a lease."""
-        return sum(1 for grant in self.grants if grant.lease)
 
-
-@dataclass(frozen=True, slots=True)
-class Listed(Message):
+class Listed(NamedTuple):
     """The reply to List, in the order of the names; `more` says that another request will get more."""
 
+    id: int
     regions: tuple[RegionInfo, ...]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Described(Message):
+class Described(NamedTuple):
     """The reply to Stat."""
 
+    id: int
     info: RegionInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Message):
+class Done(NamedTuple):
     """The reply to what has nothing to tell."""
 
+    id: int
 
-@dataclass(frozen=True, slots=True)
-class Refused(Message):
+
+class Refused(NamedTuple):
     """The reply to what is not done: a code of `errors.REFUSALS` and a sentence for people."""
 
+    id: int
     code: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Event(Message):
+class Event(NamedTuple):
     """A push; `id` is the Watch's. `kind` is `published`, `unlinked` or `changed`."""
 
+    id: int
     kind: str
     info: RegionInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Goodbye(Message):
+class Goodbye(NamedTuple):
     """The last message of a host that drops a peer: why."""
 
+    id: int
     text: str
 
 
@@ -340,93 +325,130 @@ def _shown(value: object) -> str:
     return repr(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= U64_MAX:
-        raise TypeError(f"{_shown(value)} is not an integer from 0 to 2**64 - 1")
-    return value
+class _Record:
+    """The check of one kind of array: a named tuple's fields, their types, and no number out of range.
+
+    Whole fields are compared at once, in C; only what fails is looked at one by one, for the message.
+    What is `sent` holds named tuples where what is received has plain ones.
+    """
+
+    def __init__(self, cls: Any, *, sent: bool) -> None:
+        hints = typing.get_type_hints(cls)
+        self.name: str = cls.__name__
+        self.fields: tuple[str, ...] = cls._fields
+        self._make = cls._make
+        kinds = [hints[name] for name in self.fields]
+        self._types = tuple([_type_of(hint, sent) for hint in kinds])
+        self._integers = _picker([i for i, hint in enumerate(kinds) if hint is int])
+        checks = [(i, _check_for(hint, sent)) for i, hint in enumerate(kinds)]
+        self._nested = [(i, check) for i, check in checks if check is not None]
+
+    def __call__(self, value: Any) -> Any:
+        """Return the named tuple that an array stands for; fields behind the known ones are ignored."""
+        types_of, count = self._types, len(self._types)
+        if len(value) != count:
+            if len(value) < count:
+                raise TypeError(f"{self.name} has {count} fields, not {len(value)}")
+            value = value[:count]
+        if tuple(map(type, value)) != types_of or not _in_range(self._integers(value)):
+            raise TypeError(self._wrong(value))
+        if self._nested:
+            value = list(value)
+            for index, check in self._nested:
+                value[index] = check(value[index])
+        return self._make(value)
+
+    def _wrong(self, value: Any) -> str:
+        for name, kind, item in zip(self.fields, self._types, value, strict=True):
+            if kind is int and (type(item) is not int or not _in_range((item,))):
+                return f"{name}: {_shown(item)} is not an integer from 0 to 2**64 - 1"
+            if type(item) is not kind:
+                return f"{name}: {_shown(item)} is not a {kind.__name__}"
+        raise AssertionError("every field is right")
 
 
-def _exactly(wanted: type) -> Check:
-    def check(value: object) -> object:
-        if type(value) is not wanted:
-            raise TypeError(f"{_shown(value)} is not a {wanted.__name__}")
-        return value
-
-    return check
+def _in_range(numbers: tuple[int, ...]) -> bool:
+    return min(numbers) >= 0 and max(numbers) <= U64_MAX
 
 
-def _fixed(checks: tuple[Check, ...], build: Callable[..., object]) -> Check:
-    def check(value: object) -> object:
-        if type(value) is not tuple or len(value) < len(checks):
-            raise TypeError(f"{_shown(value)} is not an array of {len(checks)}")
-        return build(*[one(item) for one, item in zip(checks, value, strict=False)])
-
-    return check
+def _picker(indexes: list[int]) -> Callable[[Any], tuple[int, ...]]:
+    """Return a function that picks these items of a tuple, always as a tuple, and never none."""
+    if len(indexes) > 1:
+        return operator.itemgetter(*indexes)
+    return (lambda value: value[indexes[0] : indexes[0] + 1]) if indexes else (lambda _value: (0,))
 
 
-def _sequence(item: Check) -> Check:
-    def check(value: object) -> object:
-        if type(value) is not tuple:
-            raise TypeError(f"{_shown(value)} is not an array")
+def _type_of(hint: Any, sent: bool) -> type:
+    """Return the exact type that a value of this annotation has."""
+    if not isinstance(hint, type) or (hasattr(hint, "_fields") and not sent):
+        return tuple
+    return hint
+
+
+def _check_for(hint: Any, sent: bool) -> Check | None:
+    """Return the check for a field that is an array, None for one whose type says all."""
+    if hasattr(hint, "_fields"):
+        return _Record(hint, sent=sent)
+    if not isinstance(hint, types.GenericAlias):
+        return None
+    arguments = hint.__args__
+    return _sequence(arguments[0], sent) if arguments[-1] is Ellipsis else _integers(len(arguments))
+
+
+def _sequence(item: Any, sent: bool) -> Check:
+    check, kind = _check_for(item, sent), _type_of(item, sent)
+    kinds = {kind}
+
+    def check_sequence(value: Any) -> object:
         if len(value) > MAX_ARRAY:
             raise TypeError(f"{len(value)} items are over the {MAX_ARRAY} of an array")
-        return tuple([item(one) for one in value])
+        if value and set(map(type, value)) != kinds:
+            raise TypeError(f"{_shown(value)} has items that are no {kind.__name__}")
+        if item is int and value and not _in_range(value):
+            raise TypeError(f"{_shown(value)} has items that are no integers from 0 to 2**64 - 1")
+        return value if check is None else tuple([check(one) for one in value])
 
-    return check
-
-
-def _check_for(hint: Any) -> Check:
-    if hint is int:
-        return _integer
-    if dataclasses.is_dataclass(hint):
-        return _fixed(_field_checks(typing.cast("type", hint)), typing.cast("type", hint))
-    if isinstance(hint, types.GenericAlias):
-        arguments = hint.__args__
-        if arguments[-1] is Ellipsis:
-            return _sequence(_check_for(arguments[0]))
-        return _fixed(tuple(_check_for(one) for one in arguments), lambda *items: items)
-    return _exactly(hint)
+    return check_sequence
 
 
-def _field_checks(cls: type) -> tuple[Check, ...]:
-    hints = typing.get_type_hints(cls)
-    return tuple(_check_for(hints[field.name]) for field in dataclasses.fields(cls))
+def _integers(count: int) -> Check:
+    expected = (int,) * count
 
+    def check_integers(value: Any) -> object:
+        if tuple(map(type, value[:count])) != expected or not _in_range(value):
+            raise TypeError(f"{_shown(value)} is not {count} integers from 0 to 2**64 - 1")
+        return value[:count]
 
-def _tagged(classes: tuple[type[Message], ...], first: int) -> dict[int, type[Message]]:
-    for tag, cls in enumerate(classes, first):
-        cls.tag = tag
-        cls.checks = _field_checks(cls)
-        cls.names = tuple(field.name for field in dataclasses.fields(cls))
-    return {cls.tag: cls for cls in classes}
+    return check_integers
 
 
 # Tags are positions in these tables: a new message goes to the end of its table, never between.
-REQUEST_TAGS = _tagged(REQUESTS, 1)
-REPLY_TAGS = _tagged(REPLIES, 129)
+REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
+REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
+TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
+_SENT = {cls: _Record(cls, sent=True) for cls in TAG_OF}
+_RECEIVED = {cls: _Record(cls, sent=False) for cls in TAG_OF}
+
+
+def descriptors_of(message: Message) -> int:
+    """Return how many descriptors ride on the frame of a message."""
+    cls = type(message)
+    if isinstance(message, Opened):
+        return len([grant for grant in message.grants if grant.lease])
+    return 1 if cls is Created or cls is Published else 0
 
 
 def to_wire(message: Message) -> list[object]:
     """Return the array that stands for a message; LocalProtocolError when a field is not of its type."""
-    fields = [getattr(message, name) for name in message.names]
-    wire = [_plain(value) for value in fields]
+    cls = type(message)
     try:
-        for check, value in zip(message.checks, wire, strict=True):
-            check(value)
+        _SENT[cls](message)
     except TypeError as error:
-        raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
-    descriptors = message.descriptors()
+        raise LocalProtocolError(f"cannot send this {cls.__name__}: {error}") from None
+    descriptors = descriptors_of(message)
     if descriptors > MAX_DESCRIPTORS:
         raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
-    return [message.tag, descriptors, *wire]
-
-
-def _plain(value: object) -> object:
-    if type(value) is tuple:
-        return tuple([_plain(item) for item in value])
-    if dataclasses.is_dataclass(value):
-        return tuple([_plain(getattr(value, f.name)) for f in dataclasses.fields(value)])
-    return value
+    return [TAG_OF[cls], descriptors, *message]  # type: ignore[misc]
 
 
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
@@ -437,16 +459,14 @@ def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
     cls = tags.get(tag) if type(tag) is int else None
     if cls is None:
         raise RemoteProtocolError(f"unknown message tag {_shown(tag)}")
-    fields = wire[2:]
-    if len(fields) < len(cls.checks):
-        raise RemoteProtocolError(f"{cls.__name__} has {len(cls.checks)} fields, not {len(fields)}")
     try:
-        message = cls(*[check(value) for check, value in zip(cls.checks, fields, strict=False)])
+        message: Message = _RECEIVED[cls](wire[2:])
     except TypeError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
-    if type(descriptors) is not int or descriptors != message.descriptors():
+    expected = descriptors_of(message)
+    if type(descriptors) is not int or descriptors != expected:
         raise RemoteProtocolError(
-            f"{cls.__name__} declares {_shown(descriptors)} descriptors, not {message.descriptors()}"
+            f"{cls.__name__} declares {_shown(descriptors)} descriptors, not {expected}"
         )
     if descriptors > MAX_DESCRIPTORS:
         raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")

@@ -1,0 +1,195 @@
+"""`make bench`: the figures of this machine, as ratios to a yardstick measured in the same run.
+
+Every process is pinned. A row alternates between ours and the yardstick, in rounds, so that a drift of
+the machine's speed hits both; what is compared are the medians of all samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import shmclient
+
+MIB = 1024 * 1024
+ROUNDS, SAMPLES = 10, 1000
+PUT_ROUNDS, PUT_SAMPLES = 10, 60
+ADDRESS = 0x600000000000  # of the yardstick, outside of our windows
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure: medians in microseconds, and what the ratio should be at most."""
+
+    what: str
+    cpus: str
+    ours: float
+    yardstick: float
+    aim: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.yardstick
+
+
+def time_us(call: Callable[[], object], samples: int) -> list[float]:
+    """Return the time of each call in microseconds."""
+    clock = time.perf_counter_ns
+    found = []
+    for _ in range(samples):
+        began = clock()
+        call()
+        found.append((clock() - began) / 1000)
+    return found
+
+
+def paired(
+    ours: Callable[[], object], other: Callable[[], object], rounds: int, samples: int
+) -> tuple[float, float]:
+    """Return the medians of both, measured in turn; the first round of each warms up."""
+    mine: list[float] = []
+    theirs: list[float] = []
+    for turn in range(rounds + 1):
+        a, b = time_us(ours, samples), time_us(other, samples)
+        if turn:
+            mine += a
+            theirs += b
+    return statistics.median(mine), statistics.median(theirs)
+
+
+@contextlib.contextmanager
+def process(*command: str, ready: str) -> Iterator[None]:
+    """Run a process until the block ends; `ready` is the path of its socket."""
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not os.path.exists(ready):
+            if child.poll() is not None:
+                raise SystemExit(f"{command} ended with {child.returncode}")
+            time.sleep(0.01)
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@contextlib.contextmanager
+def host(folder: str, cpu: int) -> Iterator[str]:
+    """Run a host of ours on a CPU."""
+    path = os.path.join(folder, "ours.sock")
+    command = ("taskset", "-c", str(cpu), sys.executable, "-m", "shmhost.cli", "serve", "--socket", path)
+    with process(*command, ready=path):
+        yield path
+
+
+@contextlib.contextmanager
+def bare_host(folder: str, cpu: int, size: int) -> Iterator[Callable[[], None]]:
+    """Run the bare host, and return the one C call against it."""
+    native = _baseline(folder)
+    path = os.path.join(folder, "bare.sock")
+    import socket
+
+    with process(sys.executable, str(FOLDER / "baseline.py"), path, str(size), str(cpu), ready=path):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        while sock.connect_ex(path):
+            time.sleep(0.01)
+        descriptor = sock.fileno()
+        native.lib.reserve(ADDRESS, 16 * MIB)
+
+        def call() -> None:
+            if native.lib.attach_detach(descriptor, ADDRESS, size):
+                raise SystemExit("the yardstick failed")
+
+        yield call
+        sock.close()
+
+
+def _baseline(folder: str):  # type: ignore[no-untyped-def]
+    sys.path.insert(0, str(FOLDER))
+    from _baseline_build import ffibuilder
+
+    ffibuilder.compile(tmpdir=folder, verbose=False)
+    sys.path.insert(0, folder)
+    return importlib.import_module("_shm_bench_baseline")
+
+
+def bench_attach(client_cpu: int, host_cpu: int) -> Row:
+    """Attach and detach a published region of 1 MiB."""
+    os.sched_setaffinity(0, {client_cpu})
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        host(folder, host_cpu) as path,
+        bare_host(folder, host_cpu, MIB + 4096) as bare,
+        shmclient.connect(path) as shm,
+    ):
+        shm.put("bench", bytes(MIB))
+
+        def attach_detach() -> None:
+            shm.open("bench").close()
+
+        ours, other = paired(attach_detach, bare, ROUNDS, SAMPLES)
+    return Row("attach + detach, 1 MiB", f"{client_cpu}/{host_cpu}", ours, other, 1.5)
+
+
+def bench_put(client_cpu: int, host_cpu: int) -> Row:
+    """Put 1 MiB, against a `pwrite` of it into a fresh memfd and two round trips to the same host."""
+    os.sched_setaffinity(0, {client_cpu})
+    data = os.urandom(MIB)
+
+    def bare_write() -> None:
+        descriptor = os.memfd_create("bench", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, MIB)
+        os.pwrite(descriptor, data, 0)
+        os.close(descriptor)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        host(folder, host_cpu) as path,
+        shmclient.connect(path) as shm,
+    ):
+        put, write = paired(lambda: shm.put("bench", data).close(), bare_write, PUT_ROUNDS, PUT_SAMPLES)
+        trip, _ = paired(lambda: shm.stat("bench"), lambda: None, PUT_ROUNDS, PUT_SAMPLES)
+    # The aim is 1.3 times the write and two round trips: as a ratio to the sum of the two.
+    yardstick = write + 2 * trip
+    return Row("put, 1 MiB", f"{client_cpu}/{host_cpu}", put, yardstick, (1.3 * write + 2 * trip) / yardstick)
+
+
+def main() -> None:
+    """Print the table."""
+    cpus = sorted(os.sched_getaffinity(0))
+    one, other = cpus[0], cpus[-1]
+    table = Table("figure", box=box.SIMPLE_HEAD)
+    for column in ("client/host CPU", "ours us", "yardstick us", "ratio", "aim <="):
+        table.add_column(column, justify="right")
+    for row in (bench_attach(one, one), bench_attach(one, other), bench_put(one, one), bench_put(one, other)):
+        table.add_row(
+            row.what,
+            row.cpus,
+            f"{row.ours:.1f}",
+            f"{row.yardstick:.1f}",
+            f"{row.ratio:.2f}",
+            f"{row.aim:.2f}",
+        )
+    Console(width=100).print(
+        table,
+        "attach: the yardstick is one C call against a bare uvloop host, without checks or messages.",
+        "put: the yardstick is memfd_create + pwrite, and two `stat` round trips to the same host.",
+        sep="\n",
+    )
+
+
+if __name__ == "__main__":
+    main()
