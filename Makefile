@@ -1,0 +1,34 @@
+# Everything happens in a virtual environment of this folder; `make clean` removes it.
+#   make demo    set up and run the demo            make bench   the figures of this machine
+#   make test    set up and run every check         make lint    only ruff and mypy
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := protocol/shmprotocol/shm_abi.h protocol/shmprotocol/_native.h protocol/shmprotocol/_native_build.py
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/shmhost demo
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+$(READY): pyproject.toml setup.py $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("shmhost needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@command -v cc >/dev/null || { echo "a C compiler is needed to build from source: apt-get install gcc libc6-dev" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[numpy,fast,test,lint]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info protocol/shmprotocol/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
