@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import stat
@@ -13,7 +14,7 @@ from shmprotocol.errors import AccessDenied, HostGone, ShmError
 
 
 class Detachable(Protocol):
-    """What belongs to one process: a forked child must let go of it without a word to the host."""
+    """What belongs to one process: a forked child, or the exit, lets go of it without a word to the host."""
 
     def detach(self) -> None:
         """Close this process's copies; take no lock."""
@@ -30,6 +31,13 @@ def _after_fork_in_child() -> None:
     ADDRESS_SPACE.after_fork()  # last: what it gives up now finds its connection detached
 
 
+def _at_exit() -> None:
+    # Views that live until the very end keep their connections open; the kernel ends both anyway.
+    for one in list(DETACHABLES):
+        one.detach()
+
+
+atexit.register(_at_exit)
 os.register_at_fork(
     before=ADDRESS_SPACE.before_fork,
     after_in_parent=ADDRESS_SPACE.after_fork,

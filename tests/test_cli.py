@@ -1,0 +1,172 @@
+"""The two commands, run as a user runs them: real processes, a real host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+import shmhost
+
+
+@pytest.fixture
+def socket_path() -> Iterator[str]:
+    with shmhost.embedded() as host:
+        yield host.socket_path
+
+
+def run(
+    package: str, *arguments: str | Path, socket: str, **options: object
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"SHMHOST_SOCKET": socket, "COLUMNS": "80", "TERM": "dumb"}
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-m", f"{package}.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        **options,
+    )
+
+
+def test_put_stores_standard_input_and_get_gives_it_back(socket_path: str) -> None:
+    stored = run("shmclient", "put", "greeting", socket=socket_path, input="hello")
+    fetched = run("shmclient", "get", "greeting", socket=socket_path)
+    assert stored.returncode == 0
+    assert (fetched.returncode, fetched.stdout) == (0, "hello")
+
+
+def test_put_and_get_use_files_when_they_are_named(socket_path: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(bytes(range(256)))
+    run("shmclient", "put", "bytes", tmp_path / "in", socket=socket_path)
+    run("shmclient", "get", "bytes", "-o", tmp_path / "out", socket=socket_path)
+    assert (tmp_path / "out").read_bytes() == bytes(range(256))
+
+
+def test_ls_prints_each_region_in_80_columns(socket_path: str) -> None:
+    with shmclient.connect(socket_path) as shm:
+        for name in ("a/one", "a/two", "b/" + "x" * 100):
+            shm.put(name, b"1").close()
+    result = run("shmhost", "ls", socket=socket_path)
+    assert result.returncode == 0
+    assert "a/one" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_ls_prints_json_with_only_the_prefix(socket_path: str) -> None:
+    with shmclient.connect(socket_path) as shm:
+        for name in ("a/one", "b/two"):
+            shm.put(name, b"12345").close()
+    regions = json.loads(run("shmhost", "ls", "a/", "--json", socket=socket_path).stdout)
+    assert [(region["name"], region["generation"]) for region in regions] == [("a/one", 1)]
+
+
+def test_stat_prints_all_that_the_client_library_tells(socket_path: str) -> None:
+    with shmclient.connect(socket_path) as shm:
+        shm.put("one", b"12345").close()
+        shown = json.loads(run("shmhost", "stat", "one", "--json", socket=socket_path).stdout)
+        assert shown == shm.stat("one")._asdict()
+
+
+def test_rm_unlinks(socket_path: str) -> None:
+    with shmclient.connect(socket_path) as shm:
+        shm.put("one", b"1").close()
+        assert run("shmhost", "rm", "one", socket=socket_path).returncode == 0
+        assert shm.list() == []
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "code"),
+    [
+        ("shmhost", ["stat", "missing"], 4),
+        ("shmhost", ["rm", "missing"], 4),
+        ("shmhost", ["stat", "../bad"], 1),
+        ("shmhost", ["stat"], 2),
+        ("shmclient", ["get", "missing"], 4),
+        ("shmclient", ["get", "missing", "--wait", "0.05"], 6),
+        ("shmclient", ["put", "x", "/nonexistent"], 2),
+        ("shmclient", ["put", "x", "--mode", "999"], 2),
+        ("shmclient", ["exec", "--region", "missing", "--", "true"], 4),
+        ("shmclient", ["exec", "--region", "missing", "--", "no-such-program"], 127),
+    ],
+)
+def test_command_ends_with_the_code_of_its_error(
+    socket_path: str, package: str, arguments: list[str], code: int
+) -> None:
+    result = run(package, *arguments, socket=socket_path, input="")
+    assert result.returncode == code
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("package", "command"), [("shmhost", "ls"), ("shmclient", "watch")])
+def test_command_names_the_socket_and_the_cure_when_no_host_runs(
+    package: str, command: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "none.sock")
+    result = run(package, command, socket=missing)
+    assert result.returncode == 3
+    assert missing in result.stderr
+    assert "shmhost serve" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--budget", "lots"],
+        ["--window", "here"],
+        ["--window", "0x550000000001:1G"],
+        ["--socket-mode", "rw"],
+        ["--socket", "x" * 200],
+    ],
+)
+def test_serve_refuses_bad_settings(arguments: list[str], tmp_path: Path) -> None:
+    result = run("shmhost", "serve", *arguments, socket=str(tmp_path / "h.sock"))
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "h.sock").exists()
+
+
+def test_exec_starts_a_program_that_holds_descriptor_and_lease(socket_path: str) -> None:
+    program = "import os, sys; print(os.environ['SHM_REGIONS'], end='', flush=True); sys.stdin.read()"
+    with shmclient.connect(socket_path) as shm:
+        shm.put("one", b"1").close()
+        command = [sys.executable, "-m", "shmclient.cli", "exec", "--socket", socket_path]
+        child = subprocess.Popen(
+            [*command, "--region", "one", "--", sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        descriptor, name = child.stdout.readline().split()
+        target = os.readlink(f"/proc/{child.pid}/fd/{descriptor}")
+        leases = shm.stat("one").leases
+        child.communicate("")
+    assert (name, leases, child.returncode) == ("one", 1, 0)
+    assert target.startswith("/memfd:shmhost:one")
+
+
+def test_watch_prints_a_line_for_each_change(socket_path: str) -> None:
+    command = [sys.executable, "-m", "shmclient.cli", "watch", "w/", "--json", "--socket", socket_path]
+    with (
+        shmclient.connect(socket_path) as shm,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            os.set_blocking(child.stdout.fileno(), False)
+            line = ""
+            while not line:  # the watch starts at some time: publish until it tells
+                shm.put("w/one", b"1").close()
+                line = child.stdout.readline()
+        finally:
+            child.terminate()
+    change = json.loads(line)
+    assert (change["kind"], change["name"]) == ("published", "w/one")
