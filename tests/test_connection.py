@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tracemalloc
 import types
 import typing
@@ -20,10 +19,18 @@ from shmprotocol.connection import MAX_ARRAY, MAX_FRAME, Connection, pack, unpac
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 
 Role = Literal["client", "host"]
-Item = tuple[m.Message, list[int]]
+Item = tuple[type, m.Message, list[int]]  # the class too: named tuples of two classes can be equal
 
 CREATED = m.Created(7, 1, 0x550000000000, 8192)
 DONE = m.Done(8)
+
+
+def item(message: m.Message, descriptors: Sequence[int] = ()) -> Item:
+    return type(message), message, list(descriptors)
+
+
+def read(connection: Connection) -> list[Item]:
+    return [item(message, descriptors) for message, descriptors in connection.messages()]
 
 
 def frame(body: bytes) -> bytes:
@@ -34,43 +41,38 @@ def frame_of(value: object) -> bytes:
     return frame(msgpack.packb(value))
 
 
-def parse(role: Role, data: bytes, descriptors: Sequence[int] = ()) -> list[Item]:
-    """Parse a stream in three ways and return what all of them gave.
+def parse(role: Role, data: bytes, descriptors: Sequence[int] = (), at: int = 0) -> list[Item]:
+    """Parse whole frames in three ways and return what all of them gave.
 
-    Whole; byte by byte, the descriptors with the first; and with the begin of a further frame behind it.
-    A RemoteProtocolError must come out of all of them or of none.
+    Whole; byte by byte, where the descriptors come with byte `at`; and with the beginning of a further
+    frame behind. A RemoteProtocolError must come out of all of them or of none.
     """
-    ways: list[Callable[[], list[Item]]] = [
-        lambda: _parse_whole(role, data, descriptors),
-        lambda: _parse_bytes(role, data, descriptors),
-        lambda: _parse_whole(role, data + b"\x05\0\0", descriptors),
-    ]
-    results = [_outcome(way) for way in ways]
-    assert all(result == results[0] for result in results), results
-    if isinstance(results[0], str):
-        raise RemoteProtocolError(results[0])
-    return results[0]
+    whole = outcome(lambda: parse_whole(role, data, descriptors))
+    assert outcome(lambda: parse_bytes(role, data, descriptors, at)) == whole
+    assert outcome(lambda: parse_whole(role, data + b"\x05\0\0", descriptors)) == whole
+    if isinstance(whole, str):
+        raise RemoteProtocolError(whole)
+    return whole
 
 
-def _outcome(way: Callable[[], list[Item]]) -> list[Item] | str:
+def outcome(way: Callable[[], list[Item]]) -> list[Item] | str:
     try:
         return way()
     except RemoteProtocolError as error:
         return str(error)
 
 
-def _parse_whole(role: Role, data: bytes, descriptors: Sequence[int]) -> list[Item]:
+def parse_whole(role: Role, data: bytes, descriptors: Sequence[int] = ()) -> list[Item]:
     connection = Connection(role)
     connection.receive(data, descriptors)
-    return list(connection.messages())
+    return read(connection)
 
 
-def _parse_bytes(role: Role, data: bytes, descriptors: Sequence[int]) -> list[Item]:
+def parse_bytes(role: Role, data: bytes, descriptors: Sequence[int] = (), at: int = 0) -> list[Item]:
     connection, items = Connection(role), []
     for index in range(len(data)):
-        connection.receive(data[index : index + 1], descriptors if index == 0 else ())
-        items += connection.messages()
-    connection.receive_end()
+        connection.receive(data[index : index + 1], descriptors if index == at else ())
+        items += read(connection)
     return items
 
 
@@ -94,7 +96,7 @@ def strategy_for(hint: Any) -> st.SearchStrategy[Any]:
     return st.tuples(*[strategy_for(one) for one in arguments])
 
 
-def record(cls: type) -> st.SearchStrategy[Any]:
+def record(cls: Any) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(cls)
     return st.builds(cls, *[strategy_for(hints[name]) for name in cls._fields])
 
@@ -109,13 +111,13 @@ def role_of(cls: type[m.Message]) -> Role:
 def test_message_comes_back_equal_when_it_was_packed(cls: type[m.Message], data: st.DataObject) -> None:
     message = data.draw(record(cls))
     descriptors = list(range(100, 100 + m.descriptors_of(message)))
-    assert parse(role_of(cls), pack(message), descriptors) == [(message, descriptors)]
+    assert parse(role_of(cls), pack(message), descriptors) == [item(message, descriptors)]
 
 
 @given(st.lists(st.one_of([record(cls) for cls in m.REQUESTS]), max_size=6))
 def test_messages_come_in_order_when_they_are_glued(sent: list[m.Message]) -> None:
     received = parse("host", b"".join(map(pack, sent)))
-    assert [message for message, _ in received] == sent
+    assert received == [item(message) for message in sent]
 
 
 # --- anything at all, layer by layer
@@ -135,9 +137,10 @@ ANY_VALUE = st.recursive(
 
 
 def parse_hostile(role: Role, data: bytes) -> None:
-    """Parse; the only error that may come out is RemoteProtocolError."""
-    with contextlib.suppress(RemoteProtocolError):
-        parse(role, data)
+    """Parse; nothing but RemoteProtocolError may come out, however the bytes are cut."""
+    whole = outcome(lambda: parse_whole(role, data))
+    pieces = outcome(lambda: parse_bytes(role, data))
+    assert pieces == whole
 
 
 @given(st.sampled_from(["client", "host"]), st.binary(max_size=60))
@@ -165,7 +168,7 @@ def test_checks_raise_nothing_else_when_the_fields_are_any(
 @given(st.data())
 def test_checks_raise_nothing_else_when_one_field_is_any(data: st.DataObject) -> None:
     cls = data.draw(st.sampled_from([*m.REQUESTS, *m.REPLIES]))
-    wire = m.to_wire(data.draw(record(cls)))
+    wire = list(m.to_wire(data.draw(record(cls))))
     wire[data.draw(st.integers(1, len(wire) - 1))] = data.draw(ANY_VALUE)
     parse_hostile(role_of(cls), frame_of(wire))
 
@@ -199,7 +202,7 @@ def test_frame_costs_less_than_64_mib_when_it_is_made_to_cost(body: bytes) -> No
     tracemalloc.start()
     try:
         with pytest.raises(RemoteProtocolError):
-            _parse_whole("host", data, ())
+            parse_whole("host", data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -210,14 +213,14 @@ def test_frame_costs_less_than_64_mib_when_it_is_made_to_cost(body: bytes) -> No
 def test_frame_is_refused_when_it_is_nested(depth: int) -> None:
     """Neither msgpack's stack nor the interpreter's, which repr() needs, may overflow."""
     with pytest.raises(RemoteProtocolError):
-        _parse_whole("host", frame(b"\x91" * depth + b"\xc0"), ())
+        parse_whole("host", frame(b"\x91" * depth + b"\xc0"))
 
 
 @pytest.mark.parametrize("depth", [900, 1000, 1020])
 def test_field_is_refused_when_it_is_nested(depth: int) -> None:
     body = b"\x94\x04\x00\x01" + b"\x91" * depth + b"\xc0"
     with pytest.raises(RemoteProtocolError):
-        _parse_whole("host", frame(body), ())
+        parse_whole("host", frame(body))
 
 
 @pytest.mark.parametrize("value", [{}, msgpack.ExtType(5, b""), msgpack.Timestamp(1, 1)])
@@ -230,12 +233,12 @@ def test_big_frame_is_not_copied_again_when_a_byte_comes() -> None:
     """The buffer grows in place: a byte must not cost a copy of what is there already."""
     connection = Connection("host")
     connection.receive(MAX_FRAME.to_bytes(4, "little") + b"\0" * (MAX_FRAME - 1001))
-    list(connection.messages())
+    read(connection)
     tracemalloc.start()
     try:
         for _ in range(1000):
             connection.receive(b"\0")
-            list(connection.messages())
+            read(connection)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -257,7 +260,7 @@ def body_of(size: int) -> bytes:
 def test_frame_is_taken_when_it_is_at_the_limit() -> None:
     body = body_of(MAX_FRAME)
     assert len(body) == MAX_FRAME
-    assert _parse_whole("host", frame(body), ()) == [(m.Stat(1, "a"), [])]
+    assert parse_whole("host", frame(body)) == [item(m.Stat(1, "a"))]
 
 
 def test_frame_is_refused_when_its_length_is_over_the_limit() -> None:
@@ -276,7 +279,7 @@ def test_pack_makes_a_frame_when_it_is_at_the_limit() -> None:
 
 
 def test_pack_raises_when_the_frame_is_over_the_limit() -> None:
-    with pytest.raises(LocalProtocolError, match="1048577-byte frame, over 1048576"):
+    with pytest.raises(LocalProtocolError, match="1048577-byte frame is over 1048576"):
         pack(text_at(MAX_FRAME + 1))
 
 
@@ -290,7 +293,7 @@ def test_pack_raises_when_a_string_is_not_unicode() -> None:
 def test_end_is_an_error_when_it_cuts_a_frame(size: int) -> None:
     connection = Connection("client")
     connection.receive(pack(DONE)[:size])
-    assert list(connection.messages()) == []
+    assert read(connection) == []
     with pytest.raises(RemoteProtocolError, match=f"after {size} bytes"):
         connection.receive_end()
 
@@ -298,7 +301,7 @@ def test_end_is_an_error_when_it_cuts_a_frame(size: int) -> None:
 def test_end_is_no_error_when_it_is_between_frames() -> None:
     connection = Connection("client")
     connection.receive(pack(DONE))
-    assert list(connection.messages()) == [(DONE, [])]
+    assert read(connection) == [item(DONE)]
     connection.receive_end()
 
 
@@ -315,7 +318,7 @@ def test_frame_is_refused_when_it_is_no_message(value: object) -> None:
 
 
 def test_later_fields_are_ignored_when_a_frame_has_them() -> None:
-    assert parse("client", frame_of([135, 0, 8, "later", [1, [2]], None])) == [(DONE, [])]
+    assert parse("client", frame_of([135, 0, 8, "later", [1, [2]], None])) == [item(DONE)]
 
 
 @pytest.mark.parametrize("tag", [0, 128, 139, 2**64 - 1])
@@ -338,13 +341,13 @@ def broken() -> Connection:
     connection = Connection("client")
     connection.receive(frame_of([0, 0, 1]) + pack(DONE))
     with pytest.raises(RemoteProtocolError):
-        list(connection.messages())
+        read(connection)
     return connection
 
 
 def test_messages_raises_again_when_the_connection_is_broken(broken: Connection) -> None:
     with pytest.raises(RemoteProtocolError, match="unknown message tag 0"):
-        list(broken.messages())
+        read(broken)
 
 
 def test_receive_raises_again_when_the_connection_is_broken(broken: Connection) -> None:
@@ -367,7 +370,7 @@ def test_messages_before_an_error_come_out_when_they_are_whole() -> None:
     connection = Connection("client")
     connection.receive(pack(DONE) + frame_of([0, 0, 1]))
     messages = connection.messages()
-    assert next(messages) == (DONE, [])
+    assert item(*next(messages)) == item(DONE)
     with pytest.raises(RemoteProtocolError):
         next(messages)
 
@@ -381,26 +384,29 @@ def opened(request: int, leases: Sequence[int]) -> m.Opened:
 
 def test_descriptors_go_to_the_grants_with_a_lease_when_some_have_none() -> None:
     message = opened(1, [5, 0, 6])
-    assert parse("client", pack(message), [10, 11]) == [(message, [10, 11])]
+    assert parse("client", pack(message), [10, 11]) == [item(message, [10, 11])]
 
 
 def test_descriptors_go_to_the_frame_that_declares_them_when_a_plain_one_is_glued_before_it() -> None:
-    assert parse("client", pack(DONE) + pack(CREATED), [10]) == [(DONE, []), (CREATED, [10])]
+    assert parse("client", pack(DONE) + pack(CREATED), [10], at=len(pack(DONE))) == [
+        item(DONE),
+        item(CREATED, [10]),
+    ]
 
 
 def test_descriptors_are_handed_out_in_order_when_two_frames_are_glued() -> None:
     connection = Connection("client")
     connection.receive(pack(opened(1, [1, 2]))[:9], [10, 11])
     connection.receive(pack(opened(1, [1, 2]))[9:] + pack(CREATED), [12])
-    assert [fds for _, fds in connection.messages()] == [[10, 11], [12]]
+    assert [descriptors for _, descriptors in connection.messages()] == [[10, 11], [12]]
 
 
 def test_descriptors_wait_for_their_frame_when_it_comes_in_parts() -> None:
     connection = Connection("client")
     connection.receive(pack(CREATED)[:1], [10])
-    assert list(connection.messages()) == []
+    assert read(connection) == []
     connection.receive(pack(CREATED)[1:])
-    assert list(connection.messages()) == [(CREATED, [10])]
+    assert read(connection) == [item(CREATED, [10])]
 
 
 def test_frame_is_refused_when_its_descriptors_are_missing() -> None:
@@ -417,13 +423,13 @@ def test_drain_has_the_descriptors_when_there_were_too_few() -> None:
     connection = Connection("client")
     connection.receive(pack(opened(1, [1, 2])), [10])
     with pytest.raises(RemoteProtocolError):
-        list(connection.messages())
+        read(connection)
     assert connection.drain() == [10]
     assert connection.drain() == []
 
 
 def test_frame_is_refused_when_it_declares_another_count_than_its_kind_has() -> None:
-    wire = m.to_wire(CREATED)
+    wire = list(m.to_wire(CREATED))
     wire[1] = 2
     with pytest.raises(RemoteProtocolError, match="Created declares 2 descriptors, not 1"):
         parse("client", frame_of(wire), [10, 11])
@@ -433,7 +439,7 @@ def test_descriptors_are_refused_when_no_frame_declares_them() -> None:
     connection = Connection("client")
     connection.receive(pack(CREATED), [10, 11])
     messages = connection.messages()
-    assert next(messages) == (CREATED, [10])
+    assert item(*next(messages)) == item(CREATED, [10])
     with pytest.raises(RemoteProtocolError, match="1 descriptors came that no frame declares"):
         next(messages)
     assert connection.drain() == [11]
@@ -442,14 +448,14 @@ def test_descriptors_are_refused_when_no_frame_declares_them() -> None:
 def test_descriptors_are_kept_when_64_wait_for_a_frame() -> None:
     connection = Connection("client")
     connection.receive(b"\x05", range(100, 164))
-    assert list(connection.messages()) == []
+    assert read(connection) == []
 
 
 def test_descriptors_are_refused_when_65_wait_for_a_frame() -> None:
     connection = Connection("client")
     connection.receive(b"\x05", range(100, 165))
     with pytest.raises(RemoteProtocolError, match="65 descriptors"):
-        list(connection.messages())
+        read(connection)
 
 
 def test_descriptors_are_refused_when_a_client_sends_any() -> None:
@@ -457,7 +463,7 @@ def test_descriptors_are_refused_when_a_client_sends_any() -> None:
     connection = Connection("host")
     connection.receive(pack(m.Stat(1, "a"))[:5], [10])
     with pytest.raises(RemoteProtocolError, match="1 descriptors came that no frame declares"):
-        list(connection.messages())
+        read(connection)
 
 
 # --- the examples of protocol/README.md

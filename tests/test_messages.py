@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
 from shmprotocol import messages as m
+from shmprotocol.connection import pack
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
 
 INFO = m.RegionInfo("a", 1, 1, "current", 4096, 1, 4096, 0, 0, 0o600, "full", "memfd", 0, 1, 1)
@@ -117,7 +119,7 @@ def test_refusal_is_the_base_class_when_its_code_is_unknown() -> None:
 
 @pytest.mark.parametrize("number", [0, 2**64 - 1])
 def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
-    assert m.to_wire(m.Abort(1, number)) == [4, 0, 1, number]
+    assert pack(m.Abort(1, number))[4:] == msgpack.packb([4, 0, 1, number])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
 )
 def test_number_is_not_sent_when_it_is_none_of_64_bits(number: object) -> None:
     with pytest.raises(LocalProtocolError):
-        m.to_wire(m.Abort(1, number))  # type: ignore[arg-type]
+        pack(m.Abort(1, number))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,14 @@ def test_number_is_not_sent_when_it_is_none_of_64_bits(number: object) -> None:
         pytest.param(m.Stat(1, b"bytes"), id="bytes for a string"),  # type: ignore[arg-type]
         pytest.param(m.Release(1, [1]), id="list for a tuple"),  # type: ignore[arg-type]
         pytest.param(m.Release(1, ("1",)), id="string in a tuple of numbers"),  # type: ignore[arg-type]
-        pytest.param(m.Open(1, ("a",), (), 1), id="number for a boolean"),  # type: ignore[arg-type]
+        pytest.param(m.Release(1, (2**64,)), id="65 bits in a tuple of numbers"),
+        pytest.param(m.Release(1, (True,)), id="boolean in a tuple of numbers"),
         pytest.param(m.Welcome(1, 1, "host", ((1,),), 0), id="short pair"),  # type: ignore[arg-type]
-        pytest.param(m.Described(1, None), id="nothing for a region"),  # type: ignore[arg-type]
+        pytest.param(m.Welcome(1, 1, "host", ((1, -1),), 0), id="negative in a pair"),
         pytest.param(m.Opened(1, (None,)), id="nothing for a grant"),  # type: ignore[arg-type]
+        pytest.param(m.Opened(1, ((1, 1, 1, "a", 1, 1, 1, 1),)), id="tuple for a grant"),  # type: ignore[arg-type]
+        pytest.param(m.Open(1, ("a",), (), 1), id="number for a boolean"),  # type: ignore[arg-type]
+        pytest.param(m.Described(1, None), id="nothing for a region"),  # type: ignore[arg-type]
     ],
 )
 def test_message_is_not_sent_when_a_field_has_another_type(message: m.Message) -> None:
@@ -210,6 +216,11 @@ def test_later_fields_are_ignored_when_the_message_is_whole() -> None:
 def test_later_fields_are_ignored_when_they_are_in_a_record() -> None:
     record = (*m.to_wire(m.Described(1, INFO))[3], "later", None)  # type: ignore[misc]
     assert m.from_wire((134, 0, 1, record), m.REPLY_TAGS) == m.Described(1, INFO)
+
+
+def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
+    welcome = m.from_wire((129, 0, 1, 1, "host", ((1, 2, "later", None),), 0), m.REPLY_TAGS)
+    assert welcome == m.Welcome(1, 1, "host", ((1, 2),), 0)
 
 
 def test_record_is_refused_when_it_is_short() -> None:

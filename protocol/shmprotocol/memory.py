@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmprotocol._native import ffi, lib
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
@@ -33,9 +33,8 @@ def page_up(size: int) -> int:
     return (size + PAGE - 1) // PAGE * PAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The values of a `struct shm_region_header`, copied once. Pointers are numbers; 0 is NULL."""
+class Header(NamedTuple):
+    """The values of a `struct shm_region_header`, in its order. Pointers are numbers; 0 is NULL."""
 
     kind: int
     flags: int
@@ -59,23 +58,24 @@ class Header:
 
     def pack(self) -> bytes:
         """Return the 4096 bytes of the header page."""
-        native = ffi.new("struct shm_region_header *")
         name = self.name.encode()
         if len(name) > lib.SHM_NAME_MAX:
             raise InvalidArgument(f"a name has at most {lib.SHM_NAME_MAX} bytes, not {len(name)}")
-        native.magic = MAGIC
-        native.abi_major, native.abi_minor = lib.SHM_ABI_MAJOR, lib.SHM_ABI_MINOR
-        native.header_size, native.name_size = HEADER_SIZE, len(name)
-        ffi.memmove(native.name, name, len(name))
-        for field in _NUMBERS:
-            setattr(native, field, getattr(self, field))
-        for field in _POINTERS:
-            setattr(native, field, ffi.cast("void *", getattr(self, field)))
-        return bytes(ffi.buffer(native))
+        return _LAYOUT.pack(
+            MAGIC,
+            lib.SHM_ABI_MAJOR,
+            lib.SHM_ABI_MINOR,
+            HEADER_SIZE,
+            *self[:_BEFORE_NAME_SIZE],
+            len(name),
+            *self[_BEFORE_NAME_SIZE:-1],
+            name,
+        )
 
 
-_POINTERS = ("base", "data", "root", "window_base", "metadata")
-_NUMBERS = tuple(f for f in Header.__slots__ if f != "name" and f not in _POINTERS)
+# The fields of struct shm_region_header in their order; a test compares it with the compiled structure.
+_LAYOUT = struct.Struct("<8sHHI II QQQ QQQQ QQ IIi I QQ QQ 256s 3696x")
+_BEFORE_NAME_SIZE = Header._fields.index("creator_pid") + 1
 
 
 def check_header(page: bytes | memoryview, object_size: int) -> Header:
@@ -84,14 +84,10 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
         raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
     native = ffi.from_buffer("struct shm_region_header *", page)
     _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
-    return _copy(native)
-
-
-def _copy(native: Any) -> Header:
-    values = {field: getattr(native, field) for field in _NUMBERS}
-    values.update({f: int(ffi.cast("uintptr_t", getattr(native, f))) for f in _POINTERS})
+    _, _, _, _, *fields, name = _LAYOUT.unpack_from(page)
+    name_size = fields.pop(_BEFORE_NAME_SIZE)
     try:
-        return Header(name=ffi.string(native.name, 256).decode(), **values)
+        return Header(*fields, name[:name_size].decode())
     except UnicodeDecodeError:
         raise BadRegion("the name in the header is not UTF-8") from None
 

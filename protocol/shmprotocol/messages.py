@@ -415,9 +415,10 @@ def _integers(count: int) -> Check:
     expected = (int,) * count
 
     def check_integers(value: Any) -> object:
-        if tuple(map(type, value[:count])) != expected or not _in_range(value):
+        known = value[:count]
+        if tuple(map(type, known)) != expected or not _in_range(known):
             raise TypeError(f"{_shown(value)} is not {count} integers from 0 to 2**64 - 1")
-        return value[:count]
+        return known
 
     return check_integers
 
