@@ -87,7 +87,7 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
     _, _, _, _, *fields, name = _LAYOUT.unpack_from(page)
     name_size = fields.pop(_BEFORE_NAME_SIZE)
     try:
-        return Header(*fields, name[:name_size].decode())
+        return Header._make([*fields, name[:name_size].decode()])
     except UnicodeDecodeError:
         raise BadRegion("the name in the header is not UTF-8") from None
 
