@@ -307,6 +307,13 @@ def _only(reply: m.Message, wanted: type[T]) -> T:
     return reply
 
 
+def check_timeout(timeout_s: float) -> float:
+    """Return the time that a host may take; InvalidArgument unless it is a positive number of seconds."""
+    if not 0 < timeout_s < 1e9:
+        raise InvalidArgument(f"timeout_s is a positive number of seconds, not {timeout_s!r}")
+    return timeout_s
+
+
 def _check_mode(mode: int) -> int:
     if type(mode) is not int or not 0 <= mode <= 0o777:
         raise InvalidArgument(f"a mode is 0o000 to 0o777, not {mode!r:.40}")

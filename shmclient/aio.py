@@ -207,7 +207,7 @@ class AsyncClient:
         self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.socket_path = choose_socket_path(socket_path, os.environ)
-        self._timeout_s = timeout_s
+        self._timeout_s = operations.check_timeout(timeout_s)
         self._channel: _AsyncChannel | None = None
         self._is_closed = False
         self._connecting = anyio.Lock()

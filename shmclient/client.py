@@ -56,7 +56,7 @@ class Client:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._is_closed = False
-        self._timeout_s = timeout_s
+        self._timeout_s = operations.check_timeout(timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
         DETACHABLES.add(self)
         self._connected()
@@ -147,7 +147,7 @@ class Client:
 
     def watch(self, prefix: str = "") -> Watch:
         """Return an iterator of the changes of all names with a prefix, from now on."""
-        return Watch(self._connected(), prefix)
+        return Watch(self, prefix)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which stays the client's; it holds the leases."""
@@ -219,9 +219,10 @@ class Watch:
     itself; HostGone when the host goes. `close`, or the end of a `with` block, ends it.
     """
 
-    def __init__(self, channel: Channel, prefix: str) -> None:
-        self._channel: Channel | None = channel
-        self._id, self._next_event = channel.watch(prefix)
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client  # which must not be collected meanwhile
+        self._channel: Channel | None = client._connected()
+        self._id, self._next_event = self._channel.watch(prefix)
 
     def __iter__(self) -> Watch:
         return self

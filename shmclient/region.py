@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import weakref
 from collections.abc import Sequence
@@ -25,18 +26,18 @@ class Lease:
         self._outbox = outbox
         self._number = number
         self._users = 1
+        self._released = itertools.count(1)
         self.host_id = outbox.host_id
         outbox.hold()
 
     def share(self) -> Lease:
-        """Count one more user, who calls `release` as well."""
+        """Count one more user, who calls `release` as well; before any user can have released it."""
         self._users += 1
         return self
 
     def release(self) -> None:
         """Give it back as far as this user goes. Never waits; safe in a destructor."""
-        self._users -= 1
-        if self._users == 0:
+        if next(self._released) == self._users:  # `next` is atomic: destructors run on any thread
             self._outbox.give_back(m.Release(0, (self._number,)))
 
 

@@ -139,7 +139,7 @@ class Registry:
             name=request.name,
             owner=peer,
             mode=request.mode,
-            seal=request.seal,
+            seal=request.seal if request.backend != "shm" else "none",  # tmpfs files take none
             backend=request.backend,
             size=HEADER_SIZE + request.size,
             capacity=capacity,

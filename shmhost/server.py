@@ -71,29 +71,32 @@ class Host:
         HostError when the socket cannot be had: another host has it, or something else lies there.
         """
         with SocketFile(self.config.socket_path, self.config.socket_mode) as listener:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                loop = asyncio.get_running_loop()
-                loop.add_reader(listener, self._accept, listener)
-                LOG.info("listening on %s", self.config.socket_path)
-                task_status.started(self)
-                try:
-                    await self._stopped.wait()
-                finally:
-                    loop.remove_reader(listener)
-                    self._close_all()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
+                    await self._listen(listener, task_status)
+            finally:
+                # No task is left that could still give something back.
+                self._tasks = None
+                self._close_later()
+                self.registry.close()
         LOG.info("stopped")
+
+    async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener, self._accept, listener)
+        LOG.info("listening on %s", self.config.socket_path)
+        task_status.started(self)
+        try:
+            await self._stopped.wait()
+        finally:
+            loop.remove_reader(listener)
+            for link in list(self._links):
+                link.close()
 
     def stop(self) -> None:
         """Make `serve` return. To be called in the loop's thread."""
         self._stopped.set()
-
-    def _close_all(self) -> None:
-        for link in list(self._links):
-            link.close()
-        self._tasks = None  # from here on objects are closed at once
-        self._close_later()
-        self.registry.close()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPT_AT_ONCE):

@@ -21,6 +21,7 @@ from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 Role = Literal["client", "host"]
 Item = tuple[type, m.Message, list[int]]  # the class too: named tuples of two classes can be equal
 
+README = Path(__file__).parent.parent / "protocol" / "README.md"
 CREATED = m.Created(7, 1, 0x550000000000, 8192)
 DONE = m.Done(8)
 
@@ -479,6 +480,31 @@ def test_open_is_the_frame_of_the_specification() -> None:
 
 def readme_frame(name: str) -> bytes:
     """Return the bytes of the README's example: in its block, all before the `#` of each line is hex."""
-    readme = Path(__file__).parent.parent / "protocol" / "README.md"
-    block = readme.read_text(encoding="utf-8").split(f"```hex {name}\n")[1].split("```")[0]
+    block = README.read_text("utf-8").split(f"```hex {name}\n")[1].split("```")[0]
     return bytes.fromhex(" ".join(line.split("#")[0] for line in block.splitlines()))
+
+
+@pytest.mark.parametrize("cls", [*m.REQUESTS, *m.REPLIES])
+def test_message_is_in_the_tables_of_the_specification_when_it_is_in_the_code(cls: Any) -> None:
+    tag = {**m.REQUEST_TAGS, **m.REPLY_TAGS}
+    number = next(number for number, known in tag.items() if known is cls)
+    rows = [[cell.strip() for cell in line.split("|")] for line in README.read_text("utf-8").splitlines()]
+    row = next(row for row in rows if row[1:3] == [str(number), cls.__name__])
+    fields = [field.removeprefix("open_") for field in cls._fields[1:]]
+    assert row[-2 if cls in m.REPLIES else 3] == (described(cls, fields) or "none")
+
+
+def described(cls: Any, fields: list[str]) -> str:
+    """Return the fields of a message as the specification writes them."""
+    hints = list(typing.get_type_hints(cls).values())[1:]
+    return ", ".join(f"{field} {written(hint)}" for field, hint in zip(fields, hints, strict=True))
+
+
+def written(hint: Any) -> str:
+    if hint is int:
+        return "u64"
+    if not isinstance(hint, types.GenericAlias):
+        return str(hint.__name__)
+    if hint.__args__[-1] is Ellipsis:
+        return f"[{written(hint.__args__[0])}]"
+    return "(base u64, size u64)"

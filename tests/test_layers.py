@@ -1,0 +1,102 @@
+"""Who may import whom, read from the source; and what `import shmclient` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {
+    "shmprotocol": ROOT / "protocol" / "shmprotocol",
+    "shmclient": ROOT / "shmclient",
+    "shmhost": ROOT / "shmhost",
+}
+# What waits or looks at the world: not for the pure modules.
+WAITING = {"socket", "os", "time", "threading", "logging", "asyncio", "anyio", "select", "subprocess"}
+
+
+def modules(package: str) -> list[Path]:
+    """Return the modules of a package; there must be some, or the test would prove nothing."""
+    found = sorted(FOLDERS[package].rglob("*.py"))
+    assert found, f"no modules in {FOLDERS[package]}"
+    return found
+
+
+def imported(module: Path) -> set[str]:
+    """Return the top-level names that a module imports anywhere, `shmhost.demo` counted as `shmhost`."""
+    return {name.split(".")[0] for name in _import_names(ast.parse(module.read_text("utf-8")))}
+
+
+def _import_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            yield node.module or ""
+
+
+def offenders(package: str, forbidden: set[str], *, but: str = "-") -> dict[str, set[str]]:
+    """Return the modules of a package that import what they must not, except below a subfolder."""
+    folder = FOLDERS[package]
+    return {
+        str(module.relative_to(folder)): wrong
+        for module in modules(package)
+        if (wrong := imported(module) & forbidden) and module.relative_to(folder).parts[0] != but
+    }
+
+
+def test_imports_are_seen_when_they_are_inside_of_a_function() -> None:
+    tree = ast.parse("import a.b\ndef f():\n    from c.d import e\n    import g as h")
+    assert set(_import_names(tree)) == {"a.b", "c.d", "g"}
+
+
+def test_shmprotocol_imports_neither_client_nor_host() -> None:
+    assert offenders("shmprotocol", {"shmclient", "shmhost"}) == {}
+
+
+def test_shmclient_never_imports_the_host() -> None:
+    assert offenders("shmclient", {"shmhost"}) == {}
+
+
+def test_shmhost_imports_the_client_in_its_demo_alone() -> None:
+    assert offenders("shmhost", {"shmclient"}, but="demo") == {}
+
+
+@pytest.mark.parametrize("name", ["connection.py", "messages.py", "errors.py"])
+def test_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
+    assert imported(FOLDERS["shmprotocol"] / name) & (WAITING - {"os"} | {"os"}) == set()
+
+
+@pytest.mark.parametrize("name", ["session.py", "regions.py", "window.py", "leases.py"])
+def test_host_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
+    assert imported(FOLDERS["shmhost"] / name) & WAITING == set()
+
+
+def test_operations_of_the_client_import_nothing_that_waits() -> None:
+    assert imported(FOLDERS["shmclient"] / "_operations.py") & (WAITING - {"os"}) == set()
+
+
+def test_native_module_is_imported_by_memory_alone() -> None:
+    """One module wraps the binary."""
+    users = {
+        module.name
+        for package in FOLDERS
+        for module in modules(package)
+        if "shmprotocol._native" in set(_import_names(ast.parse(module.read_text("utf-8"))))
+    }
+    assert users <= {"memory.py", "posix.py", "pinning.py"}
+
+
+def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported() -> None:
+    script = "import shmclient, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", script]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    unwanted = {"anyio", "asyncio", "trio", "numpy", "pyarrow", "rich", "click", "rich_click", "shmhost"}
+    assert unwanted & set(loaded) == set()
+    assert "msgpack" in loaded
