@@ -261,6 +261,11 @@ class RegionBuilder:
         """The payload, writable. RegionClosed after a full seal."""
         return memoryview(self._mapped())[HEADER_SIZE : HEADER_SIZE + self.size]
 
+    @property
+    def data_address(self) -> int:
+        """The address of the payload, where `data` starts."""
+        return self.address + HEADER_SIZE
+
     def fileno(self) -> int:
         """Return the read-write descriptor, which stays the builder's, until it is published."""
         return self.creation.fileno()

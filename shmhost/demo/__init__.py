@@ -1,1 +1,1 @@
-"""The demo."""
+"""The demo: a pointer-linked word index of Python's standard library, read by Python and C."""

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reader.c - read a word index in C: map the region, follow its pointers. No library, no decoding.
+ *
+ *         cc -I$(python -m shmprotocol --include) reader.c -o reader
+ *         shmclient exec --region words -- ./reader words import yield
+ *
+ *     reader NAME WORD...          print where each word occurs
+ *     reader NAME --bench SECONDS  look up every word in turn, for so long; then wait for the end of stdin
+ *     reader NAME --write          try to write to the region: the kernel ends this process
+ *
+ * Exit codes: 0 all words found, 1 one is missing, 2 wrong usage, 3 the region cannot be read.
+ */
+#include "shm_abi.h"
+#include "word_index.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+static int print_places(const struct word_index *index, const char *word)
+{
+        const struct entry *entry = word_index_find(index, word);
+
+        if (entry == NULL) {
+                fprintf(stderr, "reader: %s does not occur\n", word);
+                return 1;
+        }
+        for (uint32_t i = 0; i < entry->posting_count; i++)
+                printf("%s:%" PRIu32 "\n", index->files[entry->postings[i].file], entry->postings[i].line);
+        return 0;
+}
+
+static double now(void)
+{
+        struct timespec time;
+
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Look up each word of the index by its text, round after round. */
+static int bench(const struct shm_region_header *header, const struct word_index *index, double seconds)
+{
+        double began = now(), elapsed = 0;
+        uint64_t lookups = 0, found = 0;
+
+        for (uint64_t bucket = 0; elapsed < seconds; bucket = (bucket + 1) & (index->bucket_count - 1)) {
+                for (const struct entry *entry = index->buckets[bucket]; entry != NULL; entry = entry->next) {
+                        found += word_index_find(index, entry->word) == entry &&
+                                 entry->postings[entry->posting_count - 1].line > 0;
+                        lookups++;
+                }
+                if ((bucket & 1023) == 0)
+                        elapsed = now() - began;
+        }
+        printf("{\"pid\": %d, \"address\": %" PRIu64 ", \"lookups_per_s\": %.0f, \"missed\": %" PRIu64 "}\n",
+               (int)getpid(), (uint64_t)(uintptr_t)header, (double)lookups / elapsed, lookups - found);
+        fflush(stdout);
+        while (getchar() != EOF)
+                ;
+        return 0;
+}
+
+int main(int argc, char **argv)
+{
+        const struct shm_region_header *header;
+        const struct word_index *index;
+        int error, missing = 0;
+
+        if (argc < 3) {
+                fprintf(stderr, "usage: reader NAME WORD... | NAME --bench SECONDS | NAME --write\n");
+                return 2;
+        }
+        error = shm_region_map(shm_region_fd(argv[1]), &header);
+        if (error) {
+                fprintf(stderr, "reader: cannot map %s: %s (is it in $SHM_REGIONS? see shmclient exec)\n",
+                        argv[1], strerror(-error));
+                return 3;
+        }
+        if (header->root == NULL || header->root_size < sizeof(*index)) {
+                fprintf(stderr, "reader: %s holds no word index\n", argv[1]);
+                return 3;
+        }
+        index = (const struct word_index *)header->root;
+
+        if (strcmp(argv[2], "--bench") == 0)
+                return bench(header, index, argc > 3 ? strtod(argv[3], NULL) : 1.0);
+        if (strcmp(argv[2], "--write") == 0)
+                *(volatile unsigned char *)(uintptr_t)header->data = 0;
+        for (int i = 2; i < argc; i++)
+                missing |= print_places(index, argv[i]);
+        return missing;
+}

@@ -1,0 +1,109 @@
+"""The C reader: compiled as strictly as its users may, and run for real through `shmclient exec`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+import shmhost
+from shmhost.demo import index as word_index
+
+ROOT = Path(__file__).parent.parent / "protocol"
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'shmprotocol'}"]
+WAYS = {
+    "c11": ["cc", "-std=c11", "-O2"],
+    "c++17": ["c++", "-x", "c++", "-std=c++17", "-O2"],
+    "sanitized": ["cc", "-std=c11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+TEXT = b"one two\nthree\ntwo one one\n"
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("readers")
+    for way, compiler in WAYS.items():
+        command = [*compiler, *STRICT, ROOT / "examples" / "reader.c", "-o", folder / way]
+        subprocess.run(command, check=True)
+    return {way: folder / way for way in WAYS}
+
+
+@pytest.fixture(scope="module")
+def socket_path() -> Iterator[str]:
+    words = word_index.Words()
+    words.add("text.py", TEXT)
+    with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
+        with shm.create("words", words.size()) as builder:
+            word_index.build(builder, word_index.make_ffi(), words)
+        shm.put("data", b"no index").close()
+        yield host.socket_path
+
+
+def run(
+    program: Path, *arguments: str, socket: str, region: str = "words"
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shmclient.cli", "exec", "--socket", socket, "--region", region, "--"]
+    return subprocess.run(
+        [*command, program, *arguments], capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reader_prints_the_places_of_words(way: str, programs: dict[str, Path], socket_path: str) -> None:
+    result = run(programs[way], "words", "two", "three", socket=socket_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == ["text.py:1", "text.py:3", "text.py:2"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reader_finds_every_word_at_the_address_of_the_host(
+    way: str, programs: dict[str, Path], socket_path: str
+) -> None:
+    report = json.loads(run(programs[way], "words", "--bench", "0.05", socket=socket_path).stdout)
+    with shmclient.connect(socket_path) as shm:
+        assert report["address"] == shm.stat("words").address
+    assert report["missed"] == 0
+    assert report["lookups_per_s"] > 0
+
+
+@pytest.mark.parametrize("way", ["c11", "c++17"])
+def test_reader_is_ended_by_the_kernel_when_it_writes(
+    way: str, programs: dict[str, Path], socket_path: str
+) -> None:
+    assert run(programs[way], "words", "--write", socket=socket_path).returncode == -signal.SIGSEGV
+
+
+def test_reader_ends_with_1_when_a_word_is_missing(programs: dict[str, Path], socket_path: str) -> None:
+    result = run(programs["c11"], "words", "nine", "two", socket=socket_path)
+    assert result.returncode == 1
+    assert "nine does not occur" in result.stderr
+    assert result.stdout.split() == ["text.py:1", "text.py:3"]
+
+
+def test_reader_says_what_is_missing_when_it_did_not_inherit_the_region(
+    programs: dict[str, Path], socket_path: str
+) -> None:
+    result = run(programs["c11"], "other", "two", socket=socket_path)
+    assert result.returncode == 3
+    assert "shmclient exec" in result.stderr
+
+
+def test_reader_refuses_a_region_that_is_no_index(programs: dict[str, Path], socket_path: str) -> None:
+    result = run(programs["c11"], "data", "two", socket=socket_path, region="data")
+    assert result.returncode == 3
+    assert "no word index" in result.stderr
+
+
+def test_reader_prints_its_usage_when_it_has_no_word(programs: dict[str, Path], socket_path: str) -> None:
+    result = run(programs["c11"], "words", socket=socket_path)
+    assert result.returncode == 2
+    assert "usage" in result.stderr
