@@ -45,12 +45,22 @@ os.register_at_fork(
 )
 
 
+class ClientSocket(socket.socket):
+    """A socket that closes without a ResourceWarning when it is collected.
+
+    Views keep a connection open past its client on purpose; the garbage collector may find both at once.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def connect_socket(path: str, timeout_s: float | None) -> socket.socket:
     """Return a socket connected to the host; with timeout 0 one that never blocks.
 
     HostGone, AccessDenied: nobody there, or not for us. BlockingIOError: try again, its queue is full.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = ClientSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
         sock.connect(path)

@@ -19,7 +19,7 @@ import cffi
 
 from shmclient import RegionBuilder
 
-WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+WORD = re.compile(rb"\b[A-Za-z_][A-Za-z0-9_]*")
 LINE_SHIFT = 32  # a posting is a u64 in memory: file below, line above (little-endian)
 _ENTRY = struct.Struct("<QQQIIQ")
 _POINTER, _POSTING = 8, 8
