@@ -1,0 +1,28 @@
+"""Fixtures: a private host, a client of it, and both async backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from support import WatchedHost, watched_host
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[WatchedHost]:
+    with watched_host(str(tmp_path / "host.sock")) as running:
+        yield running
+
+
+@pytest.fixture
+def shm(host: WatchedHost) -> Iterator[shmclient.Client]:
+    with shmclient.connect(host.socket_path) as client:
+        yield client
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

@@ -1,0 +1,151 @@
+"""What several tests need: bounded waits, counters of what must not leak, a raw peer, real children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from anyio.from_thread import start_blocking_portal
+
+from shmhost.config import Config
+from shmhost.server import Host, backend_options
+from shmprotocol import descriptors
+from shmprotocol import messages as m
+from shmprotocol.connection import Connection, pack
+
+WINDOW = range(0x550000000000, 0x550000000000 + 256 * 1024**3)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Return when a condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.002)
+
+
+def count_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def mapped_addresses() -> list[int]:
+    """Return the addresses of the regions that this process has mapped."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        found = [line for line in maps if "shmhost:" in line]
+    return sorted({int(line.split("-", 1)[0], 16) for line in found} & {a for a in _starts(found)})
+
+
+def _starts(lines: list[str]) -> list[int]:
+    return [int(line.split("-", 1)[0], 16) for line in lines if line.split()[2] == "00000000"]
+
+
+class WatchedHost:
+    """A host in a thread, whose inside can be looked at."""
+
+    def __init__(self, host: Host, portal: Any) -> None:
+        self.host = host
+        self.socket_path = host.config.socket_path
+        self._portal = portal
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the host's thread."""
+        return self._portal.call(function)
+
+    def counts(self) -> dict[str, int]:
+        """Return what must go back to where it was when clients are gone."""
+
+        def count() -> dict[str, int]:
+            registry = self.host.registry
+            return {
+                "links": len(self.host._links),
+                "leases": sum(len(region.leases) for region in registry.regions.values()),
+                "creating": len(registry.creating),
+                "regions": len(registry.regions),
+                "charged": registry.budget.used,
+                "free addresses": sum(window.free() for window in registry.allocator.windows),
+                "listeners": len(self.host._hub.listeners),
+            }
+
+        counted: dict[str, int] = self.call(count)
+        return counted | {"descriptors": count_descriptors(), "threads": threading.active_count()}
+
+
+@contextlib.contextmanager
+def watched_host(path: str, **settings: Any) -> Iterator[WatchedHost]:
+    with start_blocking_portal("asyncio", backend_options()) as portal:
+        serving, host = portal.start_task(Host(Config(socket_path=path, **settings)).serve)
+        try:
+            yield WatchedHost(host, portal)
+        finally:
+            portal.call(host.stop)
+            serving.result()
+
+
+class RawPeer:
+    """A client that says exactly what it is told to, well-formed or not."""
+
+    def __init__(self, path: str, *, greet: bool = True) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(20)
+        self.socket.connect(path)
+        self.connection = Connection("client")
+        if greet:
+            self.ask(m.Hello(1, m.VERSION, m.VERSION, "raw"))
+
+    def send(self, data: bytes, fds: list[int] | None = None) -> None:
+        descriptors.send(self.socket, data, fds or [], 0)
+
+    def receive(self) -> tuple[m.Message, list[int]]:
+        """Return the next message and its descriptors; EOFError at the end of the stream."""
+        while True:
+            for item in self.connection.messages():
+                return item
+            data, fds = descriptors.receive(self.socket)
+            if not data:
+                raise EOFError
+            self.connection.receive(data, fds)
+
+    def ask(self, message: m.Message) -> tuple[m.Message, list[int]]:
+        self.send(pack(message))
+        return self.receive()
+
+    def is_dropped(self) -> bool:
+        """Read on until the host ends the connection; what comes before must be its Goodbye."""
+        try:
+            while True:
+                message, fds = self.receive()
+                descriptors.close_all(fds)
+                assert isinstance(message, m.Goodbye), message
+        except (EOFError, ConnectionResetError):
+            return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def in_child(function: Callable[[], object]) -> int:
+    """Run a function in a forked child; return its exit code, or minus the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
