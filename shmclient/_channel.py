@@ -52,7 +52,7 @@ class Channel:
     @property
     def is_broken(self) -> bool:
         """Whether every further request would fail."""
-        return self._exchange.failure is not None
+        return self._exchange.failure is not None or self.outbox.is_broken
 
     def ask(self, step: Ask) -> Outcome:
         """Send a request and wait for its reply; the refusal is raised. Thread-safe.

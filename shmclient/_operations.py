@@ -94,12 +94,14 @@ def take(slot: Slot, wait_s: float | None) -> Outcome:
 
 def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Operation[Any]:
     """Return the value of a name. What is mapped and current costs one short round trip."""
+    # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
     known = context.mapped.get(name)
-    buffer = known.buffer() if known is not None and known.buffer is not None else None
-    held = (known.grant.region,) if known is not None and buffer is not None else ()
+    held = (known.grant.region,) if known is not None and known.is_mapped() else ()
     grants, owned = yield from _open(context, (name,), held, wait_s)
-    if known is not None and not grants[0].lease:
+    if not grants[0].lease and known is not None and known.is_mapped():
         return codecs.decode(known.metadata, known.data())
+    if not grants[0].lease:  # the last view went while the host was asked
+        grants, owned = yield from _open(context, (name,), (), wait_s)
     lease = Lease(context.outbox, grants[0].lease)
     try:
         known, buffer = attach(grants[0], lease, owned[0], anywhere=anywhere)
@@ -109,7 +111,9 @@ def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Op
     finally:
         fds.close_all(owned)
     context.mapped[name] = known
-    return codecs.decode(known.metadata, known.data())
+    value = codecs.decode(known.metadata, known.data())
+    del buffer  # the value's views keep it from here on
+    return value
 
 
 def open_many(

@@ -32,7 +32,7 @@ class Outbox:
         self.host_id = ""  # said in the host's Welcome
         self._ids = itertools.count(1)
         self._gate: Gate[m.Message | None] = Gate(self._give_back)
-        self._is_broken = False  # the peer takes nothing any more
+        self.is_broken = False  # the peer takes nothing any more
         self._is_closing = False  # no new requests; the socket goes with the last lease
         self._is_shut = False
         self.is_detached = False
@@ -49,7 +49,7 @@ class Outbox:
         frame = pack(message)
         with self._gate:
             self._write(frame)
-            if self._is_broken:
+            if self.is_broken:
                 raise HostGone("the host closed the connection")
             return not self._unsent
 
@@ -57,7 +57,7 @@ class Outbox:
         """Send what is left; True when nothing is left any more."""
         with self._gate:
             self._write(b"")
-            if self._is_broken:
+            if self.is_broken:
                 raise HostGone("the host closed the connection")
             return not self._unsent
 
@@ -103,7 +103,7 @@ class Outbox:
             self._write(pack(message))
 
     def _shut(self) -> None:
-        if not self._is_broken:
+        if not self.is_broken:
             self._broken = True
             self._unsent = b""
             self._close_socket()
@@ -112,13 +112,13 @@ class Outbox:
         """Send what is left and then a frame; keep what the socket does not take."""
         if self._unsent:
             frame = self._unsent + frame
-        while frame and not self._is_broken:
+        while frame and not self.is_broken:
             try:
                 sent = descriptors.send(self._sock, frame, (), descriptors.DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
-                self._is_broken = True
+                self.is_broken = True
                 break
             frame = frame[sent:]
         self._unsent = frame

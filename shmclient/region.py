@@ -64,6 +64,10 @@ class Mapped:
         raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
         return codecs.unpack_metadata(raw)
 
+    def is_mapped(self) -> bool:
+        """Whether some view still keeps the mapping."""
+        return self.buffer is not None and self.buffer() is not None
+
     def view(self) -> memoryview:
         """Return a read-only view of the whole region; the mapping lives as long as it."""
         buffer: Any = self.buffer() if self.buffer is not None else None

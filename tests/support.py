@@ -37,7 +37,7 @@ def mapped_addresses() -> list[int]:
     """Return the addresses of the regions that this process has mapped."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         found = [line for line in maps if "shmhost:" in line]
-    return sorted({int(line.split("-", 1)[0], 16) for line in found} & {a for a in _starts(found)})
+    return sorted({int(line.split("-", 1)[0], 16) for line in found} & set(_starts(found)))
 
 
 def _starts(lines: list[str]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def test_alloc_gives_zeroed_aligned_memory_that_does_not_overlap(align: int, shm
     with shm.create("room", 64 * 1024) as builder:
         addresses = [builder.alloc(10, align) for _ in range(5)]
         assert all(address % align == 0 for address in addresses)
-        assert all(b - a >= 10 for a, b in zip(addresses, addresses[1:], strict=False))
+        assert all(b - a >= 10 for a, b in itertools.pairwise(addresses))
         assert builder.data_address <= addresses[0]
         assert bytes(builder.data) == bytes(64 * 1024)
 
