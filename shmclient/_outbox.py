@@ -50,7 +50,7 @@ class Outbox:
         with self._gate:
             self._write(frame)
             if self.is_broken:
-                raise HostGone("the host closed the connection")
+                raise self._gone()
             return not self._unsent
 
     def flush(self) -> bool:
@@ -58,7 +58,7 @@ class Outbox:
         with self._gate:
             self._write(b"")
             if self.is_broken:
-                raise HostGone("the host closed the connection")
+                raise self._gone()
             return not self._unsent
 
     def hold(self) -> None:
@@ -91,6 +91,11 @@ class Outbox:
         """
         self.is_detached = True
         self._shut()
+
+    def _gone(self) -> HostGone:
+        if self.is_detached:
+            return HostGone("this connection belongs to the parent process: a fork does not share it")
+        return HostGone("the host closed the connection: it ended, or dropped this client")
 
     def _give_back(self, message: m.Message | None) -> None:
         self._holds -= 1

@@ -7,7 +7,6 @@ import itertools
 import os
 import weakref
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from shmclient import codecs
@@ -44,25 +43,34 @@ class Lease:
 class Mapped:
     """What is known of a mapping while it lives. Refers to the buffer weakly: only views keep it."""
 
-    __slots__ = ("__dict__", "__weakref__", "address", "buffer", "grant")
+    __slots__ = ("__weakref__", "_header", "_metadata", "address", "buffer", "grant")
+
+    # No functools.cached_property: before Python 3.12 it holds a lock of the whole process, and a child
+    # that is forked meanwhile would wait for it for ever. Two threads may read the same values twice.
 
     def __init__(self, grant: m.Grant) -> None:
         self.grant = grant
         self.address = 0
         self.buffer: weakref.ref[Any] | None = None
+        self._header: Header | None = None
+        self._metadata: dict[str, Any] | None = None
 
-    @cached_property
+    @property
     def header(self) -> Header:
         """The header's values, copied and checked when they are first needed."""
-        return memory.check_header(self.view()[:HEADER_SIZE], self.grant.capacity)
+        if self._header is None:
+            self._header = memory.check_header(self.view()[:HEADER_SIZE], self.grant.capacity)
+        return self._header
 
-    @cached_property
+    @property
     def metadata(self) -> dict[str, Any]:
         """The unpacked metadata; BadRegion when it is no map."""
-        header, view = self.header, self.view()
-        start = header.metadata - header.base
-        raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
-        return codecs.unpack_metadata(raw)
+        if self._metadata is None:
+            header, view = self.header, self.view()
+            start = header.metadata - header.base
+            raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
+            self._metadata = codecs.unpack_metadata(raw)
+        return self._metadata
 
     def is_mapped(self) -> bool:
         """Whether some view still keeps the mapping."""

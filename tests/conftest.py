@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 
 import shmclient
 from support import WatchedHost, watched_host
+
+
+@pytest.fixture(autouse=True)
+def _no_views_of_other_tests() -> None:
+    """Collect what earlier tests left in reference cycles: it would keep addresses of its host."""
+    gc.collect()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -138,6 +139,7 @@ def in_child(function: Callable[[], object]) -> int:
     """Run a function in a forked child; return its exit code, or minus the signal that ended it."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(30)  # a child that hangs ends itself
         code = 1
         try:
             function()
