@@ -1,0 +1,274 @@
+"""The C header: what a compiler makes of it, what Python makes of it, and what it refuses to map."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shmprotocol
+from shmhost.objects import Memfd
+from shmprotocol import _native, memory
+from shmprotocol.errors import BadRegion
+from shmprotocol.memory import Header, check_header
+
+FOLDER = Path(shmprotocol.__file__).parent
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{FOLDER}"]
+WAYS = {
+    "c11": ["cc", "-std=c11"],
+    "c++17": ["c++", "-x", "c++", "-std=c++17"],
+    "sanitized": ["cc", "-std=c11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+BASE = 0x550000000000
+CAPACITY = 8192
+GOOD = Header(
+    kind=1,
+    flags=memory.FLAG_SEAL_FULL,
+    base=BASE,
+    size=4096 + 100,
+    capacity=CAPACITY,
+    data=BASE + 4096,
+    data_size=100,
+    root=BASE + 4096 + 8,
+    root_size=16,
+    generation=3,
+    created_ns=123456789,
+    creator_uid=1000,
+    creator_gid=1001,
+    creator_pid=-1,
+    window_base=BASE,
+    window_size=1 << 30,
+    metadata=BASE + 4096 + 90,
+    metadata_size=10,
+    name="a/b",
+)
+PROGRAM = r"""
+#include "shm_abi.h"
+#include <stdio.h>
+
+/* probe FD: map it, print -errno or the payload's first bytes. probe FD block SIZE: with a blocker. */
+int main(int argc, char **argv)
+{
+        const struct shm_region_header *header;
+        char *blocker = NULL;
+        int fd, error;
+
+        if (argc < 2)
+                return 2;
+        fd = atoi(argv[1]);
+        if (argc > 2)
+                blocker = (char *)mmap((void *)0x550000001000, 4096, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        if (blocker != NULL)
+                blocker[0] = 'B';
+        error = shm_region_map(fd, &header);
+        if (error) {
+                printf("%d %c\n", error, blocker != NULL ? blocker[0] : '-');
+                return 0;
+        }
+        printf("%p %s %.4s\n", (const void *)header, header->name, (const char *)header->data);
+        return shm_region_unmap(header);
+}
+"""
+FIND = r"""
+#include "shm_abi.h"
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+        for (int i = 1; i < argc; i++)
+                printf("%d\n", shm_region_fd(argv[i]));
+        return 0;
+}
+"""
+LATE = r"""
+#include <stdio.h>
+#include <sys/mman.h>
+#include <fcntl.h>
+#include "shm_abi.h"
+int main(void)
+{
+        const struct shm_region_header *header;
+        return shm_region_map(shm_region_fd("none"), &header) == -EBADF ? 0 : 1;
+}
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def compile_program(way: str, source: str, folder: Path, name: str) -> Path:
+    path = folder / f"{name}-{way}.c"
+    path.write_text(source)
+    subprocess.run([*WAYS[way], *STRICT, path, "-o", path.with_suffix("")], check=True)
+    return path.with_suffix("")
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def probe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_program(request.param, PROGRAM, tmp_path_factory.mktemp("probe"), "probe")
+
+
+@pytest.fixture
+def sealed() -> Iterator[Memfd]:
+    made = Memfd("x", CAPACITY)
+    os.pwrite(made.writer(), b"DATA", 4096)
+    made.publish(GOOD.pack(), "full")
+    yield made
+    made.close()
+
+
+def run(program: Path, *arguments: object, fds: tuple[int, ...] = (), **environ: str) -> str:
+    return subprocess.run(
+        [program, *map(str, arguments)],
+        pass_fds=fds,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    ).stdout
+
+
+def unsealed(content: bytes, size: int = CAPACITY) -> int:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, size)
+    os.pwrite(descriptor, content, 0)
+    return descriptor
+
+
+def sealed_with(content: bytes, size: int = CAPACITY) -> int:
+    descriptor = unsealed(content, size)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+def test_region_is_mapped_at_its_own_address(probe: Path, sealed: Memfd) -> None:
+    assert run(probe, sealed.reader(), fds=(sealed.reader(),)) == "0x550000000000 a/b DATA\n"
+
+
+def test_blocker_is_unharmed_when_the_address_is_taken(probe: Path, sealed: Memfd) -> None:
+    assert run(probe, sealed.reader(), "block", fds=(sealed.reader(),)) == f"{-errno.EEXIST} B\n"
+
+
+@pytest.mark.parametrize("descriptor", [-1, 999])
+def test_map_refuses_what_is_no_descriptor(descriptor: int, probe: Path) -> None:
+    assert run(probe, descriptor) == f"{-errno.EBADF} -\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: unsealed(GOOD.pack()), errno.EPERM),
+        (lambda: sealed_with(b""), errno.EBADMSG),
+        (lambda: sealed_with(b"short", 100), errno.EBADMSG),
+        (lambda: sealed_with(b"", 0), errno.EBADMSG),
+        (lambda: sealed_with(GOOD.pack(), CAPACITY * 2), errno.EBADMSG),
+        (lambda: sealed_with(GOOD.pack(), 4096), errno.EBADMSG),
+        (lambda: sealed_with(GOOD.pack()[:8] + b"\x02" + GOOD.pack()[9:]), errno.EPROTONOSUPPORT),
+    ],
+    ids=["unsealed", "zeros", "short", "empty", "larger", "smaller", "other version"],
+)
+def test_map_refuses_what_is_no_region(make: object, error: int, probe: Path) -> None:
+    descriptor = make()  # type: ignore[operator]
+    assert run(probe, descriptor, fds=(descriptor,)) == f"{-error} -\n"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("way", ["c11", "c++17"])
+def test_header_can_come_after_those_of_libc(way: str, tmp_path: Path) -> None:
+    assert run(compile_program(way, LATE, tmp_path, "late")) == ""
+
+
+def test_descriptor_is_found_by_its_name_only(tmp_path: Path) -> None:
+    program = compile_program("sanitized", FIND, tmp_path, "find")
+    names = ["a", "a/b", "with space", "b", "", "last", "nine", "x"]
+    regions = "3 a/b\n4 a\n5 with space\nnonsense\n-6 b\n 7 x\n99999999999999999999 nine\n8 last"
+    found = [int(line) for line in run(program, *names, SHM_REGIONS=regions).split()]
+    assert found == [4, 3, 5, -2, -2, 8, -2, -2]
+    assert run(program, "a", SHM_REGIONS="") == "-2\n"
+
+
+def test_python_packs_the_structure_that_c_has() -> None:
+    native = _native.ffi.from_buffer("struct shm_region_header *", GOOD.pack())
+    for field in Header._fields:
+        value = getattr(native, field)
+        if field == "name":
+            assert _native.ffi.string(value).decode() == GOOD.name
+        else:
+            number = value if isinstance(value, int) else int(_native.ffi.cast("uintptr_t", value))
+            assert number == getattr(GOOD, field), field
+    assert (native.abi_major, native.abi_minor) == (_native.lib.SHM_ABI_MAJOR, _native.lib.SHM_ABI_MINOR)
+    assert bytes(native.magic) == b"SHMHOST\0"
+    assert _native.ffi.sizeof("struct shm_region_header") == 4096
+
+
+@given(
+    root=st.integers(0, 80),
+    size=st.integers(100, 4096),
+    generation=st.integers(1, 2**64 - 1),
+    name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60),
+)
+def test_header_comes_back_as_it_was_packed(root: int, size: int, generation: int, name: str) -> None:
+    header = GOOD._replace(
+        root=GOOD.data + root, size=4096 + size, data_size=size, generation=generation, name=name
+    )
+    assert check_header(header.pack(), CAPACITY) == header
+
+
+BAD = {
+    "kind": 0,
+    "flags": 0,
+    "base": BASE + 1,
+    "size": CAPACITY + 1,
+    "capacity": CAPACITY + 4096,
+    "data": BASE,
+    "data_size": 101,
+    "root": BASE + 8,
+    "root_size": 2**64 - 1,
+    "generation": 0,
+    "window_base": BASE + 4096,
+    "window_size": 4096,
+    "metadata": 1,
+    "metadata_size": 11,
+    "name": "",
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_header_is_refused_when_one_field_is_wrong(field: str) -> None:
+    check_header(GOOD.pack(), CAPACITY)
+    with pytest.raises(BadRegion):
+        check_header(GOOD._replace(**{field: BAD[field]}).pack(), CAPACITY)
+
+
+def test_stub_names_what_the_binary_has() -> None:
+    import ast
+
+    tree = ast.parse((FOLDER / "_native.pyi").read_text())
+    stub = next(node for node in tree.body if isinstance(node, ast.ClassDef))
+    names = {
+        node.target.id if isinstance(node, ast.AnnAssign) else node.name  # type: ignore[union-attr]
+        for node in stub.body
+        if isinstance(node, ast.AnnAssign | ast.FunctionDef)
+    }
+    assert names == set(dir(_native.lib))
+
+
+def test_compiled_module_exports_ffi_and_lib_only() -> None:
+    assert {name for name in dir(_native) if not name.startswith("__")} == {"ffi", "lib"}
+
+
+def test_include_prints_the_folder_of_the_header() -> None:
+    command = [sys.executable, "-m", "shmprotocol"]
+    printed = subprocess.check_output([*command, "--include"], text=True).strip()
+    assert (Path(printed) / "shm_abi.h").is_file()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2

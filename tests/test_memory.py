@@ -1,0 +1,162 @@
+"""Mapping in this very process: the reservation stays whole, whatever fails inside it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from shmclient._gate import Gate
+from shmclient.mapping import AddressSpace
+from shmhost.objects import Memfd
+from shmprotocol import memory
+from shmprotocol.errors import AddressConflict, BadRegion
+from shmprotocol.memory import Header
+
+BASE = 0x530000000000  # outside of the windows that other tests use
+SIZE = 64 * 1024 * 1024
+ME = ("a host", 1)
+
+
+def region(address: int, capacity: int = 8192) -> Memfd:
+    made = Memfd("x", capacity)
+    header = Header(
+        1, memory.FLAG_SEAL_FULL, address, capacity, capacity, address + 4096, capacity - 4096, 0, 0, 1, 1, 0,
+        0, 0, BASE, SIZE, 0, 0, "x",
+    )  # fmt: skip
+    made.publish(header.pack(), "full")
+    return made
+
+
+def mappings() -> list[tuple[int, int, str]]:
+    """Return start, end and protection of what lies in the range of this test."""
+    found = []
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            low, _, high = line.split()[0].partition("-")
+            if BASE <= int(low, 16) < BASE + SIZE:
+                found.append((int(low, 16) - BASE, int(high, 16) - BASE, line.split()[1]))
+    return found
+
+
+WHOLE = [(0, SIZE, "---p")]
+
+
+@pytest.fixture
+def space() -> Iterator[AddressSpace]:
+    made = AddressSpace()
+    made.reserve(((BASE, SIZE),))
+    assert mappings() == WHOLE
+    yield made
+    memory.unmap(BASE, SIZE, 0)
+    assert mappings() == []
+
+
+def test_reservation_is_whole_again_when_a_region_is_unmapped(space: AddressSpace) -> None:
+    made, released = region(BASE + 4096 * 16), []
+    buffer = space.attach(ME, made.reader(), BASE + 4096 * 16, 8192, lambda: released.append(1))
+    assert mappings()[1] == (65536, 65536 + 8192, "r--s")
+    view = memoryview(buffer.memory)[4096:]
+    del buffer
+    assert (len(view), released) == (4096, [])
+    del view
+    assert (mappings(), released) == (WHOLE, [1])
+    made.close()
+
+
+def test_same_region_is_mapped_once_and_held_twice(space: AddressSpace) -> None:
+    made, released = region(BASE), []
+    first = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(1))
+    second = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(2))
+    del first
+    assert released == [1]
+    assert memoryview(second.memory)[:7] == b"SHMHOST"
+    del second
+    assert (mappings(), released) == (WHOLE, [1, 2])
+    made.close()
+
+
+@pytest.mark.parametrize("offset", [0, 4096, -4096])
+def test_region_in_the_way_is_a_conflict_and_unharmed(offset: int, space: AddressSpace) -> None:
+    first, second = region(BASE + 65536), region(BASE + 65536 + offset)
+    held = space.attach(ME, first.reader(), BASE + 65536, 8192, lambda: None)
+    before = mappings()
+    with pytest.raises(AddressConflict, match="shmhost:x"):
+        space.attach(("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None)
+    assert mappings() == before
+    elsewhere = space.attach(
+        ("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None, anywhere=True
+    )
+    assert elsewhere.address != BASE + 65536 + offset
+    assert memoryview(elsewhere.memory)[:7] == memoryview(held.memory)[:7] == b"SHMHOST"
+    del held, elsewhere
+    for made in (first, second):
+        made.close()
+
+
+def test_reservation_is_as_before_when_an_object_is_no_region(space: AddressSpace) -> None:
+    descriptor = os.memfd_create("none", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, 8192)
+    for _ in range(2):
+        with pytest.raises(BadRegion, match="not sealed"):
+            space.attach(ME, descriptor, BASE, 8192, lambda: None)
+    other = region(BASE + 4096)
+    with pytest.raises(BadRegion, match="announced"):
+        space.attach(ME, other.reader(), BASE, 8192, lambda: None)
+    assert mappings() == WHOLE
+    other.close()
+    os.close(descriptor)
+
+
+def test_descriptor_that_is_none_is_an_oserror(space: AddressSpace) -> None:
+    with pytest.raises(OSError, match=r"[Bb]ad file"):
+        space.attach(ME, 9999, BASE, 8192, lambda: None)
+    assert mappings() == WHOLE
+
+
+def test_window_stays_unreserved_when_something_lies_in_it() -> None:
+    blocker = AddressSpace()
+    blocker.reserve(((BASE + 8192, 4096),))
+    space = AddressSpace()
+    space.reserve(((BASE, SIZE),))
+    made = region(BASE + 65536)
+    buffer = space.attach(ME, made.reader(), BASE + 65536, 8192, lambda: None)
+    assert mappings() == [(8192, 12288, "---p"), (65536, 73728, "r--s")]
+    del buffer
+    memory.unmap(BASE + 8192, 4096, 0)
+    assert mappings() == []
+    made.close()
+
+
+def test_gate_handles_what_is_submitted_while_it_is_held() -> None:
+    handled: list[int] = []
+    gate: Gate[int] = Gate(handled.append)
+    with gate:
+        gate.submit(1)  # as a destructor does in the middle of a locked section
+        other = threading.Thread(target=gate.submit, args=(2,))
+        other.start()
+        other.join()
+        assert handled == []
+    assert handled == [1, 2]
+
+
+def test_gate_loses_nothing_between_threads() -> None:
+    handled: list[int] = []
+    gate: Gate[int] = Gate(handled.append)
+
+    def work(start: int) -> None:
+        for number in range(start, start + 2000):
+            if number % 3:
+                gate.submit(number)
+            else:
+                with gate:
+                    gate.submit(number)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(0, 8000, 2000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(handled) == list(range(8000))
