@@ -15,7 +15,7 @@ from shmprotocol import memory
 from shmprotocol.errors import AddressConflict, BadRegion
 from shmprotocol.memory import Header
 
-BASE = 0x530000000000  # outside of the windows that other tests use
+BASE = 0x600000000000  # outside of the windows that other tests reserve
 SIZE = 64 * 1024 * 1024
 ME = ("a host", 1)
 
