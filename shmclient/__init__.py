@@ -7,8 +7,8 @@
 `shmclient.aio` has the same for asyncio and trio.
 """
 
+from shmclient.builder import RegionBuilder
 from shmclient.client import Change, Client, Region, Watch, connect
-from shmclient.region import RegionBuilder
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,

@@ -16,7 +16,8 @@ from weakref import WeakValueDictionary
 from shmclient import codecs
 from shmclient._exchange import Slot
 from shmclient._outbox import Outbox
-from shmclient.region import Creation, Lease, Mapped, RegionBuilder, RegionHandle, attach
+from shmclient.builder import Creation, RegionBuilder
+from shmclient.region import Lease, Mapped, RegionHandle, attach
 from shmprotocol import descriptors as fds
 from shmprotocol import memory
 from shmprotocol import messages as m

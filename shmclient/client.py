@@ -12,7 +12,8 @@ from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
-from shmclient.region import RegionBuilder, RegionHandle
+from shmclient.builder import RegionBuilder
+from shmclient.region import RegionHandle
 from shmprotocol.errors import RegionClosed
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmprotocol import messages as m
-from shmprotocol.connection import MAX_ARRAY, MAX_FRAME, Connection, pack, unpack
+from shmprotocol.connection import MAX_FRAME, Connection, pack, unpack
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.records import MAX_ARRAY, U64_MAX
 
 Role = Literal["client", "host"]
 Item = tuple[type, m.Message, list[int]]  # the class too: named tuples of two classes can be equal
@@ -83,7 +84,7 @@ def parse_bytes(role: Role, data: bytes, descriptors: Sequence[int] = (), at: in
 def strategy_for(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a field's type, as its annotation declares it."""
     if hint is int:
-        return st.integers(0, m.U64_MAX)
+        return st.integers(0, U64_MAX)
     if hint is bool:
         return st.booleans()
     if hint is str:

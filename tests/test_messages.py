@@ -8,6 +8,7 @@ import pytest
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
+from shmprotocol.records import MAX_ARRAY
 
 INFO = m.RegionInfo("a", 1, 1, "current", 4096, 1, 4096, 0, 0, 0o600, "full", "memfd", 0, 1, 1)
 
@@ -152,12 +153,12 @@ def test_message_is_not_sent_when_a_field_has_another_type(message: m.Message) -
 
 
 def test_array_is_sent_when_it_is_at_the_limit() -> None:
-    assert len(m.to_wire(m.Release(1, (1,) * m.MAX_ARRAY))) == 4
+    assert len(m.to_wire(m.Release(1, (1,) * MAX_ARRAY))) == 4
 
 
 def test_array_is_not_sent_when_it_is_over_the_limit() -> None:
     with pytest.raises(LocalProtocolError, match="4097"):
-        m.to_wire(m.Release(1, (1,) * (m.MAX_ARRAY + 1)))
+        m.to_wire(m.Release(1, (1,) * (MAX_ARRAY + 1)))
 
 
 def test_opened_is_sent_when_it_has_64_descriptors() -> None:

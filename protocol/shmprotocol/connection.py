@@ -16,7 +16,6 @@ import msgpack
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.messages import (
-    MAX_ARRAY,
     MAX_DESCRIPTORS,
     REPLY_TAGS,
     REQUEST_TAGS,
@@ -25,6 +24,7 @@ from shmprotocol.messages import (
     from_wire,
     to_wire,
 )
+from shmprotocol.records import MAX_ARRAY
 
 MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
 _LENGTH = struct.Struct("<I")

@@ -7,31 +7,25 @@ fields: what comes after the known ones is ignored. Knows no socket and no memor
 from __future__ import annotations
 
 import functools
-import operator
-import types
-import typing
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError
+from shmprotocol.records import Record, shown
 
 VERSION = 1
-U64_MAX = 2**64 - 1
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
-# No message has longer arrays; without it, a few nested headers would claim gigabytes.
-MAX_ARRAY = 4096
 NAME_MAX = 255
 METADATA_MAX = 512 * 1024  # half a frame: what describes a region is not the place for its data
 SEALS = ("full", "writer")
 BACKENDS = ("memfd", "shm")
 
-Check = Callable[[object], Any]
-
 
 @functools.lru_cache(maxsize=4096)  # the same few names come again and again
 def check_name(name: str) -> str:
     """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
+    if type(name) is not str:
+        raise InvalidArgument(f"a name is a str, not {type(name).__name__}: {name!r:.40}")
     encoded = name.encode("utf-8", "surrogatepass")
     if not 1 <= len(encoded) <= NAME_MAX:
         raise InvalidArgument(f"a name has 1 to {NAME_MAX} bytes, not {len(encoded)}: {name[:40]!r}")
@@ -311,124 +305,12 @@ REPLIES: tuple[type[Message], ...] = (
 )
 
 
-# --- the checks, made once for each class from its annotations
-
-
-def _shown(value: object) -> str:
-    """Return what an error says of a value that may be huge, or nested too deeply for repr()."""
-    if isinstance(value, str | bytes):
-        return repr(value[:40])
-    if isinstance(value, int) and abs(value) >= 2**128:
-        return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, tuple):
-        return f"an array of {len(value)}"
-    return repr(value) if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
-
-
-class _Record:
-    """The check of one kind of array: a named tuple's fields, their types, and no number out of range.
-
-    Whole fields are compared at once, in C; only what fails is looked at one by one, for the message.
-    What is `sent` holds named tuples where what is received has plain ones.
-    """
-
-    def __init__(self, cls: Any, *, sent: bool) -> None:
-        hints = typing.get_type_hints(cls)
-        self.name: str = cls.__name__
-        self.fields: tuple[str, ...] = cls._fields
-        self._make = cls._make
-        kinds = [hints[name] for name in self.fields]
-        self._types = tuple([_type_of(hint, sent) for hint in kinds])
-        self._integers = _picker([i for i, hint in enumerate(kinds) if hint is int])
-        checks = [(i, _check_for(hint, sent)) for i, hint in enumerate(kinds)]
-        self._nested = [(i, check) for i, check in checks if check is not None]
-
-    def __call__(self, value: Any) -> Any:
-        """Return the named tuple that an array stands for; fields behind the known ones are ignored."""
-        types_of, count = self._types, len(self._types)
-        if len(value) != count:
-            if len(value) < count:
-                raise TypeError(f"{self.name} has {count} fields, not {len(value)}")
-            value = value[:count]
-        if tuple(map(type, value)) != types_of or not _in_range(self._integers(value)):
-            raise TypeError(self._wrong(value))
-        if self._nested:
-            value = list(value)
-            for index, check in self._nested:
-                value[index] = check(value[index])
-        return self._make(value)
-
-    def _wrong(self, value: Any) -> str:
-        for name, kind, item in zip(self.fields, self._types, value, strict=True):
-            if kind is int and (type(item) is not int or not _in_range((item,))):
-                return f"{name}: {_shown(item)} is not an integer from 0 to 2**64 - 1"
-            if type(item) is not kind:
-                return f"{name}: {_shown(item)} is not a {kind.__name__}"
-        raise AssertionError("every field is right")
-
-
-def _in_range(numbers: tuple[int, ...]) -> bool:
-    return min(numbers) >= 0 and max(numbers) <= U64_MAX
-
-
-def _picker(indexes: list[int]) -> Callable[[Any], tuple[int, ...]]:
-    """Return a function that picks these items of a tuple, always as a tuple, and never none."""
-    if len(indexes) > 1:
-        return operator.itemgetter(*indexes)
-    return (lambda value: value[indexes[0] : indexes[0] + 1]) if indexes else (lambda _value: (0,))
-
-
-def _type_of(hint: Any, sent: bool) -> type:
-    """Return the exact type that a value of this annotation has."""
-    if not isinstance(hint, type) or (hasattr(hint, "_fields") and not sent):
-        return tuple
-    return hint
-
-
-def _check_for(hint: Any, sent: bool) -> Check | None:
-    """Return the check for a field that is an array, None for one whose type says all."""
-    if hasattr(hint, "_fields"):
-        return _Record(hint, sent=sent)
-    if not isinstance(hint, types.GenericAlias):
-        return None
-    arguments = hint.__args__
-    return _sequence(arguments[0], sent) if arguments[-1] is Ellipsis else _integers(len(arguments))
-
-
-def _sequence(item: Any, sent: bool) -> Check:
-    check, kind = _check_for(item, sent), _type_of(item, sent)
-    kinds = {kind}
-
-    def check_sequence(value: Any) -> object:
-        if len(value) > MAX_ARRAY:
-            raise TypeError(f"{len(value)} items are over the {MAX_ARRAY} of an array")
-        if value and set(map(type, value)) != kinds:
-            raise TypeError(f"{_shown(value)} has items that are no {kind.__name__}")
-        if item is int and value and not _in_range(value):
-            raise TypeError(f"{_shown(value)} has items that are no integers from 0 to 2**64 - 1")
-        return value if check is None else tuple([check(one) for one in value])
-
-    return check_sequence
-
-
-def _integers(count: int) -> Check:
-    expected = (int,) * count
-
-    def check_integers(value: Any) -> object:
-        known = value[:count]
-        if tuple(map(type, known)) != expected or not _in_range(known):
-            raise TypeError(f"{_shown(value)} is not {count} integers from 0 to 2**64 - 1")
-        return known
-
-    return check_integers
-
-
 # Tags are positions in these tables: a new message goes to the end of its table, never between.
 REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
 REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
-_SENT = {cls: _Record(cls, sent=True) for cls in TAG_OF}
-_RECEIVED = {cls: _Record(cls, sent=False) for cls in TAG_OF}
+_SENT = {cls: Record(cls, sent=True) for cls in TAG_OF}
+_RECEIVED = {cls: Record(cls, sent=False) for cls in TAG_OF}
 
 
 def descriptors_of(message: Message) -> int:
@@ -455,20 +337,18 @@ def to_wire(message: Message) -> list[object]:
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
     """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong."""
     if type(wire) is not tuple or len(wire) < 3:
-        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {_shown(wire)}")
+        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {shown(wire)}")
     tag, descriptors = wire[0], wire[1]
     cls = tags.get(tag) if type(tag) is int else None
     if cls is None:
-        raise RemoteProtocolError(f"unknown message tag {_shown(tag)}")
+        raise RemoteProtocolError(f"unknown message tag {shown(tag)}")
     try:
         message: Message = _RECEIVED[cls](wire[2:])
     except TypeError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
     expected = descriptors_of(message)
     if type(descriptors) is not int or descriptors != expected:
-        raise RemoteProtocolError(
-            f"{cls.__name__} declares {_shown(descriptors)} descriptors, not {expected}"
-        )
+        raise RemoteProtocolError(f"{cls.__name__} declares {shown(descriptors)} descriptors, not {expected}")
     if descriptors > MAX_DESCRIPTORS:
         raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
     return message

@@ -1,0 +1,179 @@
+"""One connection of the async client: it waits for the socket, for any number of tasks of one loop.
+
+The counterpart of `_channel`: of the tasks that wait for a reply one reads, for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable
+
+import anyio
+
+from shmclient._connect import DETACHABLES, connect_socket, explain
+from shmclient._exchange import Exchange, Slot
+from shmclient._operations import Ask, Context, Outcome, dispose, greeted, take
+from shmclient._outbox import Outbox
+from shmclient.mapping import ADDRESS_SPACE
+from shmprotocol import descriptors
+from shmprotocol import messages as m
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+
+
+class AsyncChannel:
+    """A connected socket. Closed by `close`, or with the last lease after that."""
+
+    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        self._sock = sock
+        self._timeout_s = timeout_s
+        self._exchange = Exchange()
+        self.outbox = Outbox(sock, self._close_socket)
+        self.context = Context(self.outbox)
+        self._is_reading = False
+        self._news = anyio.Event()  # set when something was read, or the reader left
+        DETACHABLES.add(self)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether every further request would fail."""
+        return self._exchange.failure is not None or self.outbox.is_broken
+
+    async def ask(self, step: Ask) -> Outcome:
+        """Send a request and wait for its reply; the refusal is raised."""
+        slot = self._exchange.open(step.request)
+        try:
+            await self._send(step.request)
+            await self._await(slot, step.wait_s)
+        except BaseException:
+            self._abandon(slot)
+            raise
+        return take(slot, step.wait_s)
+
+    async def watch(self, prefix: str) -> tuple[int, deque[m.Event]]:
+        """Start a watch; return its id and the queue of its events."""
+        request = m.Watch(self.outbox.next_id(), prefix)
+        events = self._exchange.watch(request.id)
+        try:
+            await self.ask(Ask(request))
+        except BaseException:
+            self.unwatch(request.id)
+            raise
+        return request.id, events
+
+    async def next_event(self, events: deque[m.Event]) -> m.Event:
+        """Wait for an event of a watch."""
+        await self._read_until(lambda: bool(events) or self.is_broken)
+        if not events:
+            assert self._exchange.failure is not None
+            raise self._exchange.failure
+        return events.popleft()
+
+    def unwatch(self, request: int) -> None:
+        """End a watch. Never waits."""
+        self._exchange.unwatch(request)
+        if not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, request))
+
+    def close(self) -> None:
+        """Close the connection; what is mapped keeps it open until its last view goes."""
+        self.outbox.close()
+
+    def detach(self) -> None:
+        """In the child of a fork: let go of the parent's connection."""
+        self._exchange.fail(HostGone("this connection belongs to the parent process"))
+        self.outbox.detach()
+
+    def _close_socket(self) -> None:
+        if not self.outbox.is_detached:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    async def _send(self, request: m.Message) -> None:
+        is_sent = self.outbox.post(request)
+        with anyio.move_on_after(self._timeout_s):
+            while not is_sent:
+                await anyio.wait_writable(self._sock)
+                is_sent = self.outbox.flush()
+        if not is_sent:
+            raise HostTimeout(f"the host took no request for {self._timeout_s} s: is it stopped?")
+
+    async def _await(self, slot: Slot, wait_s: float | None) -> None:
+        if wait_s is not None:
+            with anyio.move_on_after(wait_s):
+                await self._read_until(slot.is_done)
+            if slot.is_done():
+                return
+            # The one reply still comes: the refusal, or what arrived in time.
+            self.outbox.post(m.Cancel(0, slot.request.id))
+        with anyio.move_on_after(self._timeout_s):
+            await self._read_until(slot.is_done)
+        if not slot.is_done():
+            name = type(slot.request).__name__
+            raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+
+    def _abandon(self, slot: Slot) -> None:
+        orphan = self._exchange.abandon(slot)
+        if orphan is not None:
+            dispose(self.context, *orphan)
+        elif isinstance(slot.request, m.Open) and slot.request.wait and not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, slot.request.id))
+
+    async def _read_until(self, is_ready: Callable[[], bool]) -> None:
+        while not is_ready():
+            if self._is_reading:
+                await self._news.wait()
+                continue
+            self._is_reading = True
+            try:
+                while not is_ready():
+                    await anyio.wait_readable(self._sock)
+                    self._receive()
+                    self._announce()
+            finally:
+                self._is_reading = False
+                self._announce()
+
+    def _announce(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+    def _receive(self) -> None:
+        data, owned = b"", list[int]()
+        try:
+            data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
+        except BlockingIOError:
+            return
+        except RemoteProtocolError as error:
+            self._exchange.fail(error)
+        except OSError:
+            pass  # ECONNRESET: the end
+        for orphan in self._exchange.receive(data, owned):
+            dispose(self.context, *orphan)
+        if self.is_broken:
+            descriptors.close_all(self._exchange.drain())
+            self.outbox.shut()
+
+
+async def open_channel(path: str, timeout_s: float) -> AsyncChannel:
+    """Connect to a host and greet it. HostGone, AccessDenied: nobody there, or not for us."""
+    sock = None
+    with anyio.move_on_after(timeout_s):
+        while sock is None:
+            try:
+                sock = connect_socket(path, 0)
+            except BlockingIOError:  # the host's queue is full; a Unix socket gives no event for that
+                await anyio.sleep(0.01)
+    if sock is None:
+        raise explain(path, TimeoutError())
+    channel = AsyncChannel(sock, timeout_s)
+    try:
+        ADDRESS_SPACE.reserve(greeted(channel.context, await channel.ask(Ask(channel.context.greeting()))))
+    except BaseException:
+        channel.outbox.shut()
+        raise
+    return channel

@@ -1,0 +1,244 @@
+"""A region under construction, and what becomes of it. Does no I/O: `_operations` asks the host."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from shmclient import codecs
+from shmclient._outbox import Outbox
+from shmclient.mapping import ADDRESS_SPACE
+from shmclient.region import Lease, RegionHandle
+from shmprotocol import memory
+from shmprotocol import messages as m
+from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
+from shmprotocol.memory import HEADER_SIZE
+
+
+class RegionBuilder:
+    """A region under construction, mapped read-write at its final address.
+
+    Objects are made in place with `alloc`, `new` and `bytes`, or written through `data`. Leaving the
+    `with` block of `create` publishes; an exception in it undoes everything. With `seal="full"` all
+    views of `data` must be gone by then (RegionBusy names the reason), and pointers made here can only
+    be read from then on, while `region` is held.
+    """
+
+    def __init__(
+        self, outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
+    ) -> None:
+        self.name = request.name
+        self.address = created.address
+        self.size = size
+        self.region: RegionHandle | None = None
+        self._seal = request.seal
+        self.creation = Creation(outbox, created.region, descriptor)
+        self._next = created.address + HEADER_SIZE
+        self._end = self._next + size
+        self._room = request.size - size
+        self._root = (0, 0, "")
+        self._buffer = self.creation.map(created)
+
+    @property
+    def data(self) -> memoryview:
+        """The payload, writable. RegionClosed after a full seal."""
+        return memoryview(self._mapped())[HEADER_SIZE : HEADER_SIZE + self.size]
+
+    @property
+    def data_address(self) -> int:
+        """The address of the payload, where `data` starts."""
+        return self.address + HEADER_SIZE
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor, which stays the builder's, until it is published."""
+        return self.creation.fileno()
+
+    def alloc(self, size: int, align: int = 16) -> int:
+        """Take `size` zeroed bytes at a multiple of `align`, a power of two; return their address."""
+        self._mapped()
+        if size < 0 or align < 1 or align & (align - 1):
+            raise InvalidArgument(f"cannot allocate {size} bytes at a multiple of {align}")
+        address = (self._next + align - 1) & -align
+        if address + size > self._end:
+            raise InvalidArgument(
+                f"{size} bytes do not fit: {max(self._end - address, 0)} of {self.size} are left in "
+                f"{self.name!r}; create it larger"
+            )
+        self._next = address + size
+        return address
+
+    def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
+        """Make an object in the region, as `ffi.new(ctype, init)` would in private memory.
+
+        `ctype` is a pointer (`"struct node *"`) or an array (`"int[8]"`, `"int[]"` with a length or a
+        sequence as init). The pointer does not keep the builder alive.
+        """
+        wanted = ffi.typeof(ctype)
+        if wanted.kind == "pointer":
+            pointer = self._place(ffi, wanted, wanted.item, 1)
+            if init is not None:
+                pointer[0] = init
+            return pointer
+        if wanted.kind != "array":
+            raise TypeError(f"expected a pointer or array type, got {ctype!r}")
+        length, values = _array_length(wanted, init)
+        pointer = self._place(ffi, ffi.typeof(ffi.getctype(wanted.item, "*")), wanted.item, length)
+        for index, value in enumerate(values):
+            pointer[index] = value
+        return ffi.cast(ffi.getctype(wanted.item, f"(*)[{length}]"), pointer)[0]
+
+    def bytes(self, content: Any) -> Any:
+        """Copy a bytes-like object in, with a zero byte behind it; return a cffi `char *` to it."""
+        size = memoryview(content).nbytes
+        address = self.alloc(size + 1, 1)
+        start = address - self.address
+        memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
+        return memory.char_pointer(address)
+
+    def set_root(self, pointer: Any) -> None:
+        """Choose what readers start from: a cffi pointer that lies in this region."""
+        address, size, cname = memory.describe_pointer(pointer)
+        start = self.address + HEADER_SIZE
+        if not start <= address <= address + size <= self._end:
+            raise InvalidArgument(
+                f"the root {address:#x}, {size} bytes, is not inside the payload {start:#x}-{self._end:#x}"
+            )
+        self._root = (address, size, cname)
+
+    def __repr__(self) -> str:
+        return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"
+
+    def _place(self, ffi: Any, pointer_type: Any, item: Any, count: int) -> Any:
+        address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
+        return ffi.cast(pointer_type, address)
+
+    def _mapped(self) -> Any:
+        if self._buffer is None:
+            raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
+        return self._buffer
+
+    # What `_operations` calls, in this order.
+
+    def finish(self, request: int) -> m.Publish:
+        """Write the metadata, give up the mapping for a full seal, and return what to ask of the host."""
+        root, root_size, cname = self._root
+        metadata = codecs.pack_metadata(
+            {"format": "objects", "root": cname}
+            if root
+            else {"format": "bytes", "offset": 0, "size": self.size}
+        )
+        start = HEADER_SIZE + self.size
+        if len(metadata) <= self._room:
+            memoryview(self._mapped())[start : start + len(metadata)] = metadata
+        else:
+            metadata = b""
+        if self._seal == "full":
+            self._unmap()
+        return m.Publish(
+            request,
+            self.creation.region,
+            memory.KIND_OBJECTS if root else memory.KIND_DATA,
+            self.size,
+            root,
+            root_size,
+            self.address + start if metadata else 0,
+            len(metadata),
+        )
+
+    def published(self, lease: Lease) -> None:
+        """Note that the host has published it."""
+        self.creation.published(lease)
+
+    def abort(self) -> None:
+        """Give up: the host forgets the region when the last view of it is gone."""
+        self._buffer = None
+        self.creation.abort()
+
+    def _unmap(self) -> None:
+        buffer = weakref.ref(self._buffer)
+        self._buffer = None
+        if buffer() is not None:
+            gc.collect()  # views in reference cycles
+        if buffer() is not None:
+            raise RegionBusy(
+                f"a writable view of {self.name!r} lives (of builder.data, or an array over it): delete it "
+                "before the block ends, or create the region with seal='writer'"
+            )
+
+
+class Creation:
+    """An unpublished region: its read-write descriptor, and what the end of its mapping means."""
+
+    def __init__(self, outbox: Outbox, region: int, descriptor: int) -> None:
+        self.region = region
+        self._outbox = outbox
+        self._descriptor = descriptor
+        self._state = "open"  # then "published" or "aborted"
+        self._is_mapped = False
+        self._lease: Lease | None = None
+        outbox.hold()
+
+    def map(self, created: m.Created) -> Any:
+        """Map it read-write and return the buffer; on an error everything is given back."""
+        try:
+            mapping = ADDRESS_SPACE.map_writable(
+                (self._outbox.host_id, self.region),
+                self._descriptor,
+                created.address,
+                created.capacity,
+                self._unmapped,
+            )
+        except BaseException:
+            self.abort()
+            raise
+        self._is_mapped = True
+        return mapping.memory
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor; RegionClosed when the creation is over."""
+        if self._descriptor < 0:
+            raise RegionClosed("the region is published or given up: its read-write descriptor is closed")
+        return self._descriptor
+
+    def published(self, lease: Lease) -> None:
+        """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
+        self._end("published")
+        if self._is_mapped:
+            self._lease = lease.share()
+        self._outbox.give_back(None)
+
+    def abort(self) -> None:
+        """Have the host forget it, once no view of it lives any more. May be called again."""
+        if self._state == "open":
+            self._end("aborted")
+            if not self._is_mapped:
+                self._forget()
+
+    def _end(self, state: str) -> None:
+        self._state = state
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _unmapped(self) -> None:
+        self._is_mapped = False
+        if self._state == "aborted":
+            self._forget()
+        elif self._lease is not None:
+            self._lease.release()
+
+    def _forget(self) -> None:
+        self._outbox.give_back(m.Abort(0, self.region))
+
+
+def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:
+    """Return how many items an array type gets from `init`, as ffi.new has it, and their values."""
+    if isinstance(init, int) and array.length is None:
+        return init, ()
+    values = () if init is None else list(init)
+    length = len(values) if array.length is None else array.length
+    if len(values) > length:
+        raise InvalidArgument(f"{len(values)} values do not fit in {array.cname!r}")
+    return length, values
