@@ -111,6 +111,7 @@ class Exchange:
             slot.reply, slot.descriptors = message, descriptors
             return None
         if message.id not in self._abandoned:
-            raise RemoteProtocolError(f"{type(message).__name__} answers no request ({message.id})")
+            name = type(message).__name__
+            self.fail(RemoteProtocolError(f"{name} answers no request ({message.id})"))
         self._abandoned.discard(message.id)
         return message, descriptors

@@ -152,7 +152,8 @@ def put(
     metadata_at = -(-encoded.size // 8) * 8
     size = metadata_at + len(encoded.metadata)
     create = _create_request(context, name, size, mode, "full", backend, replace)
-    created, owned = yield Ask(create)
+    reply, owned = yield Ask(create)
+    created = _only(reply, m.Created)
     creation = Creation(context.outbox, created.region, owned[0])
     try:
         chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
@@ -182,7 +183,8 @@ def create(
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
     request = _create_request(context, name, size + METADATA_ROOM, mode, seal, backend, replace)
-    created, owned = yield Ask(request)
+    reply, owned = yield Ask(request)
+    created = _only(reply, m.Created)
     return RegionBuilder(context.outbox, request, created, owned[0], size)
 
 

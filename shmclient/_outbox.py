@@ -108,8 +108,9 @@ class Outbox:
             self._write(pack(message))
 
     def _shut(self) -> None:
-        if not self.is_broken:
-            self._broken = True
+        self.is_broken = True
+        if not self._is_shut:
+            self._is_shut = True
             self._unsent = b""
             self._close_socket()
 
