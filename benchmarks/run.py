@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -92,7 +93,17 @@ def host(folder: str, cpu: int) -> Iterator[str]:
     path = os.path.join(folder, "ours.sock")
     command = ("taskset", "-c", str(cpu), sys.executable, "-m", "shmhost.cli", "serve", "--socket", path)
     with process(*command, ready=path):
+        with contextlib.closing(_connected(path)):
+            pass
         yield path
+
+
+def _connected(path: str) -> socket.socket:
+    """Return a socket connected to a host that has its file already, but may not listen yet."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    while sock.connect_ex(path):
+        time.sleep(0.01)
+    return sock
 
 
 @contextlib.contextmanager
@@ -100,12 +111,8 @@ def bare_host(folder: str, cpu: int, size: int) -> Iterator[Callable[[], None]]:
     """Run the bare host, and return the one C call against it."""
     native = _baseline(folder)
     path = os.path.join(folder, "bare.sock")
-    import socket
-
     with process(sys.executable, str(FOLDER / "baseline.py"), path, str(size), str(cpu), ready=path):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        while sock.connect_ex(path):
-            time.sleep(0.01)
+        sock = _connected(path)
         descriptor = sock.fileno()
         native.lib.reserve(ADDRESS, 16 * MIB)
 

@@ -6,9 +6,12 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
@@ -85,6 +88,17 @@ def watched_host(path: str, **settings: Any) -> Iterator[WatchedHost]:
         finally:
             portal.call(host.stop)
             serving.result()
+
+
+def serve(path: Path) -> subprocess.Popen[str]:
+    """Start a host as a user would; return when it listens."""
+    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(path)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "listening" in line:
+            return child
+    raise AssertionError(f"the host ended with {child.wait()}")
 
 
 class RawPeer:

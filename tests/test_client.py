@@ -23,7 +23,15 @@ from hypothesis.extra import numpy as hnp
 
 import shmclient
 from shmprotocol.memory import HEADER_SIZE
-from support import WatchedHost, count_descriptors, in_child, mapped_addresses, wait_until, watched_host
+from support import (
+    WatchedHost,
+    count_descriptors,
+    in_child,
+    mapped_addresses,
+    serve,
+    wait_until,
+    watched_host,
+)
 
 BYTES_LIKE = {
     "bytes": b"some bytes",
@@ -568,11 +576,9 @@ def test_connect_refuses_timeouts_that_are_none(timeout: float, host: WatchedHos
 def test_stopped_host_is_a_timeout_and_the_late_reply_leaks_nothing(tmp_path: Path) -> None:
     import signal
 
-    path = tmp_path / "h.sock"
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-        wait_until(path.exists)
-        with shmclient.connect(path, timeout_s=0.2) as shm:
+    child = serve(tmp_path / "h.sock")
+    try:
+        with shmclient.connect(tmp_path / "h.sock", timeout_s=1) as shm:
             shm.put("x", b"1").close()
             descriptors = count_descriptors()
             child.send_signal(signal.SIGSTOP)
@@ -581,7 +587,9 @@ def test_stopped_host_is_a_timeout_and_the_late_reply_leaks_nothing(tmp_path: Pa
             child.send_signal(signal.SIGCONT)
             wait_until(lambda: _leases(shm) == 0)
             assert count_descriptors() == descriptors
-        child.terminate()
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def _leases(shm: shmclient.Client) -> int:

@@ -18,7 +18,7 @@ import pytest
 import shmclient
 from shmprotocol import messages as m
 from shmprotocol.connection import MAX_FRAME, pack
-from support import RawPeer, WatchedHost, wait_until
+from support import RawPeer, WatchedHost, serve, wait_until
 
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "raw"))
 CREATE = m.Create(2, "raw", 100, "full", "memfd", 0o600, True)
@@ -221,16 +221,6 @@ def test_host_frees_everything_when_a_publisher_is_killed(
 
 
 # --- the socket, and the process around it
-
-
-def serve(path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(path)]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    for line in child.stderr:
-        if "listening" in line:
-            return child
-    raise AssertionError(f"the host ended with {child.wait()}")
 
 
 def test_host_ends_cleanly_when_it_gets_sigterm(tmp_path: Path) -> None:
