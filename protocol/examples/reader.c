@@ -5,11 +5,12 @@
  *         cc -I$(python -m shmprotocol --include) reader.c -o reader
  *         shmclient exec --region words -- ./reader words import yield
  *
- *     reader NAME WORD...          print where each word occurs
+ *     reader NAME WORD...          print the address of the region, and where each word occurs
  *     reader NAME --bench SECONDS  look up every word in turn, for so long; then wait for the end of stdin
  *     reader NAME --write          try to write to the region: the kernel ends this process
  *
- * Exit codes: 0 all words found, 1 one is missing, 2 wrong usage, 3 the region cannot be read.
+ * The last two print a line of JSON. Exit codes: 0 all words found, 1 one is missing or the region could
+ * be written to, 2 wrong usage, 3 the region cannot be read.
  */
 #include "shm_abi.h"
 #include "word_index.h"
@@ -26,8 +27,9 @@ static int print_places(const struct word_index *index, const char *word)
                 fprintf(stderr, "reader: %s does not occur\n", word);
                 return 1;
         }
+        printf("%s: %" PRIu32 " places\n", entry->word, entry->posting_count);
         for (uint32_t i = 0; i < entry->posting_count; i++)
-                printf("%s:%" PRIu32 "\n", index->files[entry->postings[i].file], entry->postings[i].line);
+                printf("  %s:%" PRIu32 "\n", index->files[entry->postings[i].file], entry->postings[i].line);
         return 0;
 }
 
@@ -55,11 +57,22 @@ static int bench(const struct shm_region_header *header, const struct word_index
                         elapsed = now() - began;
         }
         printf("{\"pid\": %d, \"address\": %" PRIu64 ", \"lookups_per_s\": %.0f, \"missed\": %" PRIu64 "}\n",
-               (int)getpid(), (uint64_t)(uintptr_t)header, (double)lookups / elapsed, lookups - found);
+               (int)getpid(), (uint64_t)(uintptr_t)header, elapsed > 0 ? (double)lookups / elapsed : 0,
+               lookups - found);
         fflush(stdout);
         while (getchar() != EOF)
                 ;
         return 0;
+}
+
+/* Write where the index is: no return from here, unless something is wrong. */
+static int scribble(const struct shm_region_header *header)
+{
+        printf("{\"pid\": %d, \"address\": %" PRIu64 "}\n", (int)getpid(), (uint64_t)(uintptr_t)header);
+        fflush(stdout);
+        *(volatile unsigned char *)(uintptr_t)header->root = 0;
+        fprintf(stderr, "reader: the region was written to\n");
+        return 1;
 }
 
 int main(int argc, char **argv)
@@ -87,7 +100,9 @@ int main(int argc, char **argv)
         if (strcmp(argv[2], "--bench") == 0)
                 return bench(header, index, argc > 3 ? strtod(argv[3], NULL) : 1.0);
         if (strcmp(argv[2], "--write") == 0)
-                *(volatile unsigned char *)(uintptr_t)header->data = 0;
+                return scribble(header);
+        printf("%s at %p: %" PRIu32 " words in %" PRIu32 " files\n", header->name, header->base,
+               index->entry_count, index->file_count);
         for (int i = 2; i < argc; i++)
                 missing |= print_places(index, argv[i]);
         return missing;

@@ -37,8 +37,8 @@ def make_ffi() -> cffi.FFI:
 def standard_library() -> tuple[Path, list[Path]]:
     """Return the folder of the running interpreter's library, and all its `.py` files, sorted."""
     folder = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in folder.rglob("*.py") if "site-packages" not in path.parts]
-    return folder, sorted(files)
+    inside = (path for path in folder.rglob("*.py") if "site-packages" not in path.relative_to(folder).parts)
+    return folder, sorted(path for path in inside if path.is_file())
 
 
 @dataclass(slots=True)
@@ -47,6 +47,7 @@ class Words:
 
     files: list[bytes] = field(default_factory=list)
     postings: dict[bytes, array[int]] = field(default_factory=dict)
+    unreadable: int = 0  # files that were left out
 
     def add(self, name: str, text: bytes) -> None:
         """Add a file. Words are those of ASCII; any bytes will do. A word counts once a line."""
@@ -75,10 +76,15 @@ class Words:
 
 
 def read_words(folder: Path, files: Iterable[Path]) -> Iterator[Words]:
-    """Read files one after the other; yields the same, growing Words after each."""
+    """Read files one after the other; yields the same, growing Words after each, readable or not."""
     words = Words()
     for path in files:
-        words.add(str(path.relative_to(folder)), path.read_bytes())
+        try:
+            text = path.read_bytes()
+        except OSError:
+            words.unreadable += 1
+        else:
+            words.add(str(path.relative_to(folder)), text)
         yield words
 
 

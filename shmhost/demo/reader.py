@@ -1,6 +1,6 @@
 """A reader process of the demo: `python -m shmhost.demo.reader REGION --bench SECONDS | --write`.
 
-Does as reader.c does: prints a line of JSON, and waits for the end of its standard input.
+Does as reader.c does: prints a line of JSON, then waits for the end of its standard input, or writes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def main(name: str, task: str, seconds: float) -> None:
     ffi = make_ffi()
     with shmclient.connect() as shm, shm.open(name) as region:
         index = region.root(ffi, "struct word_index *")
+        report = {"pid": os.getpid(), "address": region.address}
         if task == "--write":
+            print(json.dumps(report), flush=True)
             index.entry_count = 0  # the kernel ends this process here
+            sys.exit("the region was written to")
         rate, missed = lookups_per_s(ffi, index, seconds)
-        report = {"pid": os.getpid(), "address": region.address, "lookups_per_s": rate, "missed": missed}
-        print(json.dumps(report), flush=True)
+        print(json.dumps(report | {"lookups_per_s": rate, "missed": missed}), flush=True)
         sys.stdin.read()
 
 

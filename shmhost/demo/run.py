@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import json
 import os
+import platform
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 import shmclient
 from shmhost.demo import index as word_index
+from shmhost.demo.processes import Reader, ending_by_sigterm, measure, outcome_of_write, report_of, running
 from shmhost.demo.reader import lookups_per_s
 from shmhost.embedded import embedded
 
 NAME = "demo/words"
 BENCH_S = 1.0
-WAIT_S = 20.0  # for a reader to answer; it takes about two seconds
+FILES_MIN = 1500  # a standard library with its tests has more: 1,790 in CPython 3.11
 PLACES_MAX = 40  # of a word, on the screen
 MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """What a process reported, and what the kernel says of its memory. Sizes are bytes."""
-
-    who: str
-    pid: int
-    address: int
-    lookups_per_s: float
-    private: int
-    resident: int
-    share: int
+LEGEND = """\
+MiB: private  its own memory: interpreter, heap, stack; not the region
+     region   the pages of the region that it has read
+     PSS      those pages, each divided by the number of processes that have it"""
 
 
 def demo(word: str | None, console: Console) -> int:
@@ -51,16 +42,12 @@ def demo(word: str | None, console: Console) -> int:
 
     With a word: print where it occurs instead, and return 1 when it does not.
     """
-    with embedded() as host, shmclient.connect(host.socket_path) as shm:
+    with ending_by_sigterm(), embedded() as host, shmclient.connect(host.socket_path) as shm:
         words = _collect(console)
         region = _publish(shm, words)
         if word is not None:
             return _print_places(console, region, word)
-        console.print(
-            f"Published [bold]{NAME}[/]: {len(words.files):,} files, {len(words.postings):,} words, "
-            f"{words.posting_count():,} places.\n"
-            f"One region of {region.size / MIB:.1f} MiB at [bold]{region.address:#x}[/]; it is sealed now."
-        )
+        _print_summary(console, words, region)
         del words
         with tempfile.TemporaryDirectory(prefix="shmhost-demo-") as folder:
             native = _compile(console, folder)
@@ -72,10 +59,22 @@ def _collect(console: Console) -> word_index.Words:
     words = word_index.Words()
     columns = (TextColumn("Reading {task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{folder}", total=len(files))
+        task = progress.add_task(f"the library of Python {platform.python_version()}", total=len(files))
         for words in word_index.read_words(folder, files):  # noqa: B007 - the last one is whole
             progress.advance(task)
+    for note in _shortcomings(folder, words):
+        console.print(note, style="yellow", markup=False, highlight=False)
     return words
+
+
+def _shortcomings(folder: Path, words: word_index.Words) -> Iterator[str]:
+    if words.unreadable:
+        yield f"{words.unreadable:,} files cannot be read; they are left out."
+    if len(words.files) < FILES_MIN:
+        yield (
+            f"There are only {len(words.files):,} files in {folder}, where a whole standard library has more "
+            f"than {FILES_MIN:,}: its tests may not be installed."
+        )
 
 
 def _publish(shm: shmclient.Client, words: word_index.Words) -> shmclient.Region:
@@ -84,18 +83,29 @@ def _publish(shm: shmclient.Client, words: word_index.Words) -> shmclient.Region
     return shm.open(NAME)
 
 
+def _print_summary(console: Console, words: word_index.Words, region: shmclient.Region) -> None:
+    console.print(
+        f"Published [bold]{NAME}[/]: {len(words.files):,} files, {len(words.postings):,} words, "
+        f"{words.posting_count():,} places.\n"
+        f"One region of {region.size / MIB:.1f} MiB at [bold]{region.address:#x}[/]; it is sealed now.",
+        highlight=False,
+    )
+
+
 def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
     ffi = word_index.make_ffi()
     folder, _ = word_index.standard_library()
     root = region.root(ffi, "struct word_index *")
-    found = list(word_index.places(ffi, root, word.encode()))
+    found = list(word_index.places(ffi, root, os.fsencode(word)))
     for name, line in found[:PLACES_MAX]:
-        text = (folder / name).read_bytes().split(b"\n")[line - 1].decode(errors="replace").strip()
-        console.print(f"[bold]{name}:{line}[/]", end="  ")
-        console.print(text, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+        content = (folder / name).read_bytes().split(b"\n")[line - 1].decode(errors="replace")
+        text = Text.assemble((f"{name}:{line}", "bold"), "  ", content.strip())
+        # A terminal gets one row for each; a pipe the whole line.
+        console.print(text, no_wrap=True, overflow="ellipsis", soft_wrap=not console.is_terminal)
     if len(found) > PLACES_MAX:
-        console.print(f"... and {len(found) - PLACES_MAX:,} more")
-    console.print(f"{word!r} occurs in {len(found):,} lines", highlight=False)
+        console.print(f"... and {len(found) - PLACES_MAX:,} more", highlight=False)
+    lines = "line" if len(found) == 1 else "lines"
+    console.print(f"{word!r} occurs in {len(found):,} {lines}", markup=False, highlight=False)
     return 0 if found else 1
 
 
@@ -114,7 +124,8 @@ def _compile(console: Console, folder: str) -> str | None:
         command = [compiler, "-O2", "-std=c11", f"-I{headers}", str(path), "-o", program]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        console.print(f"[yellow]The C reader does not compile here:[/]\n{result.stderr}", highlight=False)
+        console.print("[yellow]The C reader does not compile here:[/]")
+        console.print(result.stderr, markup=False, highlight=False)
         return None
     return program
 
@@ -125,84 +136,35 @@ def _show(console: Console, socket_path: str, region: shmclient.Region, native: 
         start = [sys.executable, "-m", "shmclient.cli", "exec", "--region", NAME, "--"]
         commands["C"] = [*start, native, NAME]
     environment = os.environ | {"SHMHOST_SOCKET": socket_path}
+    readers = _read_together(region, commands, environment)
+    console.print(_table(readers))
+    console.print(LEGEND, style="dim", highlight=False)
+    good = _is_one_copy(console, region, readers)
+    good = _is_safe(console, region, commands, environment) and good
+    return 0 if good else 1
+
+
+def _read_together(
+    region: shmclient.Region, commands: dict[str, list[str]], environment: dict[str, str]
+) -> list[Reader]:
+    """Look words up in this process and in readers at once; measure them while all of them live."""
     with contextlib.ExitStack() as stack:
         children = {
-            who: stack.enter_context(_child([*command, "--bench", str(BENCH_S)], environment))
+            who: stack.enter_context(running([*command, "--bench", str(BENCH_S)], environment))
             for who, command in commands.items()
         }
         ffi = word_index.make_ffi()
         root = region.root(ffi, "struct word_index *")
-        rate, _ = lookups_per_s(ffi, root, BENCH_S)
-        own = {"pid": os.getpid(), "address": region.address, "lookups_per_s": rate}
-        readers = [_measure("publisher", own)]
-        readers += [_measure(who, _report(child)) for who, child in children.items()]
-    console.print(_table(readers))
-    console.print("Memory in MiB: its own; of the region, the pages it has read; its share of them.")
-    same = len({reader.address for reader in readers}) == 1
-    console.print(_verdict(same, f"The base address is the same in all {len(readers)} processes."))
-    total = sum(reader.share for reader in readers)
-    console.print(f"  The shares add up to {total / MIB:.1f} MiB, as much as one process reads: one copy.")
-    stopped = [_is_stopped(console, who, command, environment) for who, command in commands.items()]
-    return 0 if same and all(stopped) else 1
-
-
-@contextlib.contextmanager
-def _child(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a reader until the block ends; the end of its input ends it, and SIGKILL if that does not."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as child:
-        try:
-            yield child
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
-            try:
-                child.wait(2)
-            except BaseException:
-                child.kill()
-                raise
-
-
-def _report(child: subprocess.Popen[str]) -> dict[str, Any]:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        raise shmclient.ShmError(f"a reader ended early, with code {child.wait()}: see what it says above")
-    report: dict[str, Any] = json.loads(line)
-    if report["missed"]:
-        raise shmclient.ShmError(f"a reader missed {report['missed']} words of the index: {report}")
-    return report
-
-
-def _measure(who: str, report: dict[str, Any]) -> Reader:
-    pid, address = report["pid"], report["address"]
-    rollup = _fields(Path(f"/proc/{pid}/smaps_rollup").read_text())
-    region = _fields(_mapping(Path(f"/proc/{pid}/smaps").read_text(), address))
-    private = rollup["Private_Clean"] + rollup["Private_Dirty"]
-    private -= region["Private_Clean"] + region["Private_Dirty"]
-    return Reader(who, pid, address, report["lookups_per_s"], private, region["Rss"], region["Pss"])
-
-
-def _mapping(smaps: str, address: int) -> str:
-    """Return what smaps says of the mapping that starts at an address (proc_pid_smaps(5))."""
-    after = smaps.split(f"\n{address:08x}-", 1)[-1]
-    return after.split("VmFlags:", 1)[0]
-
-
-def _fields(text: str) -> dict[str, int]:
-    """Return the sizes in a part of smaps, in bytes."""
-    found = {}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[2] == "kB":
-            found[words[0].rstrip(":")] = int(words[1]) * 1024
-    return found
+        rate, missed = lookups_per_s(ffi, root, BENCH_S)
+        own = {"pid": os.getpid(), "address": region.address, "lookups_per_s": rate, "missed": missed}
+        reports = {"publisher": own} | {who: report_of(child) for who, child in children.items()}
+        return [measure(who, report) for who, report in reports.items()]
 
 
 def _table(readers: list[Reader]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("process", no_wrap=True)
-    for column in ("pid", "address", "lookups/s", "own", "of region", "its PSS"):
+    for column in ("pid", "address", "lookups/s", "private", "region", "PSS"):
         table.add_column(column, justify="right", no_wrap=True)
     for reader in readers:
         table.add_row(
@@ -215,21 +177,37 @@ def _table(readers: list[Reader]) -> Table:
     return table
 
 
-def _is_stopped(console: Console, who: str, command: list[str], environment: dict[str, str]) -> bool:
-    """Have a reader write to the region; True when the kernel ended it for that."""
-    child = subprocess.run(
-        [*command, "--write"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=WAIT_S,
-        check=False,
+def _is_one_copy(console: Console, region: shmclient.Region, readers: list[Reader]) -> bool:
+    """Print and return whether all readers have the region at one address and in the same memory."""
+    same = len({reader.address for reader in readers}) == 1
+    _judge(console, same, f"The base address is the same in all {len(readers)} processes.")
+    read = sum(reader.resident for reader in readers) / MIB
+    taken = sum(reader.share for reader in readers) / MIB
+    one = taken <= region.header.capacity / MIB
+    _judge(
+        console,
+        one,
+        f"They read {read:.1f} MiB of it, and that takes {taken:.1f} MiB (sum of PSS): one copy.",
     )
-    stopped = child.returncode == -signal.SIGSEGV
-    what = "ended by SIGSEGV" if stopped else f"NOT stopped: exit code {child.returncode}"
-    console.print(_verdict(stopped, f"A {who} reader that writes to the region: {what}."))
-    return stopped
+    return same and one
 
 
-def _verdict(good: bool, text: str) -> str:
-    return f"[green]✓[/] {text}" if good else f"[red]✗ {text}[/]"
+def _is_safe(
+    console: Console, region: shmclient.Region, commands: dict[str, list[str]], environment: dict[str, str]
+) -> bool:
+    """Have each reader write to the region; print and return whether the kernel stopped all of them."""
+    before = zlib.crc32(region.data)
+    good = True
+    for who, command in commands.items():
+        problem = outcome_of_write(command, environment, region.address)
+        claim = f"A {who} process that writes to it is ended by the kernel, with SIGSEGV"
+        _judge(console, not problem, f"{claim}: {problem}" if problem else f"{claim}.")
+        good = good and not problem
+    same = zlib.crc32(region.data) == before
+    _judge(console, same, "Not a byte of the region has changed.")
+    return good and same
+
+
+def _judge(console: Console, good: bool, claim: str) -> None:
+    mark = Text.assemble(("✓ ", "green") if good else ("✗ NOT SO: ", "bold red"), claim)
+    console.print(mark, highlight=False)
