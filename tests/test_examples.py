@@ -39,13 +39,25 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def socket_path() -> Iterator[str]:
-    words = word_index.Words()
-    words.add("text.py", TEXT)
+def library() -> word_index.Words:
+    """The words of some files of the standard library."""
+    folder, files = word_index.standard_library()
+    *_, words = word_index.read_words(folder, files[:: max(len(files) // 60, 1)])
+    return words
+
+
+@pytest.fixture(scope="module")
+def socket_path(library: word_index.Words) -> Iterator[str]:
+    text = word_index.Words()
+    text.add("text.py", TEXT)
+    ffi = word_index.make_ffi()
     with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
-        with shm.create("words", words.size()) as builder:
-            word_index.build(builder, word_index.make_ffi(), words)
+        for name, words in {"words": text, "library": library, "empty": word_index.Words()}.items():
+            with shm.create(name, words.size()) as builder:
+                word_index.build(builder, ffi, words)
         shm.put("data", b"no index").close()
+        with shm.create("small", 4096) as builder:  # its root is smaller than that of an index
+            builder.set_root(builder.new(ffi, "struct posting *"))
         yield host.socket_path
 
 
@@ -66,7 +78,35 @@ def places(output: str) -> list[str]:
 def test_reader_prints_the_places_of_words(way: str, programs: dict[str, Path], socket_path: str) -> None:
     result = run(programs[way], "words", "two", "three", socket=socket_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert places(result.stdout) == ["text.py:1", "text.py:3", "text.py:2"]
+    with shmclient.connect(socket_path) as shm:
+        address = shm.stat("words").address
+    assert result.stdout.splitlines() == [
+        f"words at {address:#x}: 3 words in 1 files",
+        "two: 2 places",
+        "  text.py:1",
+        "  text.py:3",
+        "three: 1 places",
+        "  text.py:2",
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reader_finds_the_same_places_as_python(
+    way: str, programs: dict[str, Path], socket_path: str, library: word_index.Words
+) -> None:
+    wanted = sorted(library.postings)[:: max(len(library.postings) // 50, 1)]
+    ffi = word_index.make_ffi()
+    expected = []
+    with shmclient.connect(socket_path) as shm:
+        root = shm.open("library").root(ffi, "struct word_index *")
+        for word in wanted:
+            found = list(word_index.places(ffi, root, word))
+            expected.append(f"{word.decode()}: {len(found)} places")
+            expected += [f"  {name}:{line}" for name, line in found]
+    result = run(programs[way], "library", *map(bytes.decode, wanted), socket=socket_path, region="library")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1:] == expected
+    assert len(expected) > 2 * len(wanted) >= 100
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -84,7 +124,19 @@ def test_reader_finds_every_word_at_the_address_of_the_host(
 def test_reader_is_ended_by_the_kernel_when_it_writes(
     way: str, programs: dict[str, Path], socket_path: str
 ) -> None:
-    assert run(programs[way], "words", "--write", socket=socket_path).returncode == -signal.SIGSEGV
+    result = run(programs[way], "words", "--write", socket=socket_path)
+    assert result.returncode == -signal.SIGSEGV
+    with shmclient.connect(socket_path) as shm:  # it came as far as having the region
+        assert json.loads(result.stdout)["address"] == shm.stat("words").address
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.01"])
+def test_reader_reports_a_rate_when_there_is_no_time_or_no_word(
+    seconds: str, programs: dict[str, Path], socket_path: str
+) -> None:
+    result = run(programs["sanitized"], "empty", "--bench", seconds, socket=socket_path, region="empty")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["lookups_per_s"] == 0
 
 
 def test_reader_ends_with_1_when_a_word_is_missing(programs: dict[str, Path], socket_path: str) -> None:
@@ -102,8 +154,11 @@ def test_reader_says_what_is_missing_when_it_did_not_inherit_the_region(
     assert "shmclient exec" in result.stderr
 
 
-def test_reader_refuses_a_region_that_is_no_index(programs: dict[str, Path], socket_path: str) -> None:
-    result = run(programs["c11"], "data", "two", socket=socket_path, region="data")
+@pytest.mark.parametrize("name", ["data", "small"])
+def test_reader_refuses_a_region_that_is_no_index(
+    name: str, programs: dict[str, Path], socket_path: str
+) -> None:
+    result = run(programs["c11"], name, "two", socket=socket_path, region=name)
     assert result.returncode == 3
     assert "no word index" in result.stderr
 

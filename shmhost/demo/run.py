@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -101,7 +101,8 @@ def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
         content = (folder / name).read_bytes().split(b"\n")[line - 1].decode(errors="replace")
         text = Text.assemble((f"{name}:{line}", "bold"), "  ", content.strip())
         # A terminal gets one row for each; a pipe the whole line.
-        console.print(text, no_wrap=True, overflow="ellipsis", soft_wrap=not console.is_terminal)
+        overflow: OverflowMethod = "ellipsis" if console.is_terminal else "ignore"
+        console.print(text, no_wrap=True, overflow=overflow, crop=console.is_terminal)
     if len(found) > PLACES_MAX:
         console.print(f"... and {len(found) - PLACES_MAX:,} more", highlight=False)
     lines = "line" if len(found) == 1 else "lines"
