@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,14 +102,51 @@ int main(void)
         return shm_region_map(shm_region_fd("none"), &header) == -EBADF ? 0 : 1;
 }
 """
+# Print size and offset of each field, which the test writes in.
+LAYOUT = r"""
+#include "shm_abi.h"
+#include <stdio.h>
+#define FIELD(name) printf("%zu %zu " #name "\n", offsetof(struct shm_region_header, name), \
+                           sizeof(((struct shm_region_header *)0)->name));
+int main(void)
+{
+        @FIELDS@
+        printf("%zu\n", sizeof(struct shm_region_header));
+        return 0;
+}
+"""
+# Map FD, with a page of our own behind it; say so; wait for a line; unmap; see whether our page is there.
+CANARY = r"""
+#include "shm_abi.h"
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+        const struct shm_region_header *header;
+        char *canary = (char *)mmap((void *)0x550000002000, 4096, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        int error = argc == 2 ? shm_region_map(atoi(argv[1]), &header) : -EINVAL;
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+        if (error)
+                return 1;
+        canary[0] = 'C';
+        puts("mapped");
+        fflush(stdout);
+        if (getchar() != '\n')
+                return 2;
+        printf("%s %d\n", header->name, (int)header->capacity);
+        error = shm_region_unmap(header);
+        printf("%d %c\n", error, canary[0]);
+        return 0;
+}
+"""
 
 
-def compile_program(way: str, source: str, folder: Path, name: str) -> Path:
+def compile_program(way: str, source: str, folder: Path, name: str, *flags: str) -> Path:
+    if shutil.which(WAYS[way][0]) is None:
+        pytest.skip(f"there is no compiler {WAYS[way][0]!r}")
     path = folder / f"{name}-{way}.c"
     path.write_text(source)
-    subprocess.run([*WAYS[way], *STRICT, path, "-o", path.with_suffix("")], check=True)
+    subprocess.run([*WAYS[way], *STRICT, *flags, path, "-o", path.with_suffix("")], check=True)
     return path.with_suffix("")
 
 
@@ -272,3 +311,126 @@ def test_include_prints_the_folder_of_the_header() -> None:
     printed = subprocess.check_output([*command, "--include"], text=True).strip()
     assert (Path(printed) / "shm_abi.h").is_file()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("way", ["c11", "c++17"])
+def test_compiler_lays_the_header_out_as_cffi_does(way: str, tmp_path: Path) -> None:
+    fields = _native.ffi.typeof("struct shm_region_header").fields
+    source = LAYOUT.replace("@FIELDS@", "\n".join(f"FIELD({name})" for name, _ in fields))
+    wanted = [f"{field.offset} {_native.ffi.sizeof(field.type)} {name}" for name, field in fields]
+    assert run(compile_program(way, source, tmp_path, "layout")).splitlines() == [*wanted, "4096"]
+
+
+def test_specification_has_the_fields_where_they_are() -> None:
+    readme = (FOLDER.parent / "README.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in readme.splitlines()]
+    table = [
+        (row[3], row[1], row[2]) for row in rows if len(row) == 7 and row[1].isdigit() and row[2].isdigit()
+    ]
+    fields = _native.ffi.typeof("struct shm_region_header").fields
+    sizes = [(name, str(f.offset), str(_native.ffi.sizeof(f.type))) for name, f in fields]
+    assert table == sizes
+
+
+@pytest.mark.parametrize("way", ["c11", "c++17"])
+def test_header_compiles_when_libc_is_fortified(way: str, tmp_path: Path) -> None:
+    """Fortified headers define pread() inline; the header's own declaration must not disturb that."""
+    flags = ["-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-D_FILE_OFFSET_BITS=64"]
+    assert run(compile_program(way, LATE, tmp_path, "fortified", *flags)) == ""
+
+
+# Bytes of the page that no Header can hold, or that contradict the others: offset and what is put there.
+RAW = {
+    "magic": (0, b"s"),
+    "end of magic": (7, b"!"),
+    "abi_major": (8, b"\x02"),
+    "header_size": (12, struct.pack("<I", 8192)),
+    "two flags": (20, struct.pack("<I", 3)),
+    "no base": (24, bytes(8)),
+    "base at the top": (24, struct.pack("<Q", 2**64 - 4096)),
+    "size of half a header": (32, struct.pack("<Q", 2048)),
+    "no data": (48, bytes(8)),
+    "data_size that overflows": (56, struct.pack("<Q", 2**64 - 4096)),
+    "size without a root": (64, bytes(8)),
+    "root that overflows": (64, struct.pack("<Q", 2**64 - 8)),
+    "name_size of less": (108, struct.pack("<I", 2)),
+    "name_size of more": (108, struct.pack("<I", 4)),
+    "name_size over the name": (108, struct.pack("<I", 256)),
+    "name without an end": (144, b"x" * 256),
+    "name that is not UTF-8": (144, b"\xff"),
+    "size without metadata": (128, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("what", RAW)
+def test_header_is_refused_when_its_bytes_are_wrong(what: str) -> None:
+    offset, content = RAW[what]
+    page = bytearray(GOOD.pack())
+    page[offset : offset + len(content)] = content
+    with pytest.raises(BadRegion):
+        check_header(bytes(page), CAPACITY)
+
+
+@pytest.mark.parametrize("field", [10, 80, 88, 96, 100, 104, 400, 4095])
+def test_header_is_taken_when_nothing_depends_on_the_byte(field: int) -> None:
+    """A later minor version, the generation, time and creator, and what is reserved."""
+    page = bytearray(GOOD.pack())
+    page[field] ^= 0x40
+    check_header(bytes(page), CAPACITY)
+
+
+@pytest.mark.parametrize("size", [0, 8, 4095])
+def test_header_is_refused_when_the_page_is_short(size: int) -> None:
+    with pytest.raises(BadRegion, match=f"not {size}"):
+        check_header(GOOD.pack()[:size], 4096)
+
+
+@pytest.fixture
+def scribbled() -> Iterator[tuple[Memfd, mmap.mmap]]:
+    """A region with a writer's seal whose creator kept a mapping of the header page."""
+    made = Memfd("x", CAPACITY)
+    with mmap.mmap(made.writer(), 4096) as page:
+        made.publish(GOOD._replace(flags=memory.FLAG_SEAL_WRITER).pack(), "writer")
+        yield made, page
+    made.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_unmap_leaves_other_memory_alone_when_the_writer_has_changed_the_header(
+    way: str, scribbled: tuple[Memfd, mmap.mmap], tmp_path: Path
+) -> None:
+    """The capacity that is unmapped must be the one that was checked, not what the page says by then."""
+    made, page = scribbled
+    program = compile_program(way, CANARY, tmp_path, "canary")
+    with subprocess.Popen(
+        [program, str(made.reader())],
+        pass_fds=[made.reader()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "mapped\n"
+        page[40:48] = struct.pack("<Q", 1 << 20)
+        page[144:147] = b"HEY"
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.read() == f"a/b {CAPACITY}\n0 C\n"
+
+
+def test_map_refuses_a_full_seal_that_is_only_a_writers(
+    probe: Path, scribbled: tuple[Memfd, mmap.mmap]
+) -> None:
+    """A flag in the header proves nothing: the creator can write it there."""
+    made, page = scribbled
+    page[20:24] = struct.pack("<I", memory.FLAG_SEAL_FULL)
+    assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EPERM} -\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--include", "x"], ["-h"], [""]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "shmprotocol", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--include" in result.stderr

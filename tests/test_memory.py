@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -13,7 +16,8 @@ from shmclient.mapping import AddressSpace
 from shmhost.objects import Memfd
 from shmprotocol import memory
 from shmprotocol.errors import AddressConflict, BadRegion
-from shmprotocol.memory import Header
+from shmprotocol.memory import MAP_ANYWHERE, MAP_RESERVED, Header
+from support import in_child
 
 BASE = 0x600000000000  # outside of the windows that other tests reserve
 SIZE = 64 * 1024 * 1024
@@ -22,12 +26,15 @@ ME = ("a host", 1)
 
 def region(address: int, capacity: int = 8192) -> Memfd:
     made = Memfd("x", capacity)
-    header = Header(
-        1, memory.FLAG_SEAL_FULL, address, capacity, capacity, address + 4096, capacity - 4096, 0, 0, 1, 1, 0,
-        0, 0, BASE, SIZE, 0, 0, "x",
-    )  # fmt: skip
-    made.publish(header.pack(), "full")
+    made.publish(header_of(address, capacity, memory.FLAG_SEAL_FULL), "full")
     return made
+
+
+def header_of(address: int, capacity: int, flag: int) -> bytes:
+    return Header(
+        1, flag, address, capacity, capacity, address + 4096, capacity - 4096, 0, 0, 1, 1, 0,
+        0, 0, BASE, SIZE, 0, 0, "x",
+    ).pack()  # fmt: skip
 
 
 def mappings() -> list[tuple[int, int, str]]:
@@ -160,3 +167,123 @@ def test_gate_loses_nothing_between_threads() -> None:
     for thread in threads:
         thread.join()
     assert sorted(handled) == list(range(8000))
+
+
+# --- the functions below, one by one
+
+
+@pytest.fixture
+def reserved() -> Iterator[None]:
+    assert memory.reserve(BASE, SIZE)
+    yield
+    memory.unmap(BASE, SIZE, 0)
+    assert mappings() == []
+
+
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [(0, 4096), (-4096, 8192), (4096, 8192), (-4096, 5 * 4096), (2 * 4096, 4096)],
+    ids=["its first page", "over its begin", "over its end", "around it", "its last page"],
+)
+def test_conflict_names_what_lies_there_when_a_part_of_it_is_taken(start: int, size: int) -> None:
+    there, capacity = BASE + 65536, 3 * 4096
+    made = region(there, capacity)
+    memory.attach(made.reader(), there, capacity, 0)
+    before = mappings()
+    with pytest.raises(AddressConflict, match=f"{there:x}-{there + capacity:x} r--s .*memfd:shmhost:x"):
+        memory.reserve(there + start, size)
+    assert mappings() == before
+    memory.unmap(there, capacity, 0)
+    made.close()
+
+
+def test_reserve_is_false_when_a_limit_forbids_it() -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        assert memory.reserve(BASE, 256 << 30) is False
+        assert mappings() == []
+
+    assert in_child(limited) == 0
+
+
+def test_header_page_kills_the_writer_that_writes_to_it(reserved: None) -> None:
+    made = Memfd("x", 8192)
+    memory.map_writable(made.writer(), BASE, 8192, MAP_RESERVED)
+    assert mappings()[:2] == [(0, 4096, "r--s"), (4096, 8192, "rw-s")]
+    view = memoryview(memory.bytes_at(BASE, 8192, lambda: None))
+
+    def write_at(offset: int) -> None:
+        view[offset] = 1
+
+    assert in_child(lambda: write_at(4096)) == 0
+    assert in_child(lambda: write_at(4095)) == -signal.SIGSEGV
+    memory.unmap(BASE, 8192, MAP_RESERVED)
+    assert mappings() == WHOLE
+    made.close()
+
+
+def test_reservation_is_as_before_when_a_published_region_is_mapped_writable(reserved: None) -> None:
+    made = region(BASE)
+    descriptor = os.open(f"/proc/self/fd/{made.reader()}", os.O_RDWR)
+    with pytest.raises(PermissionError, match="Operation not permitted"):
+        memory.map_writable(descriptor, BASE, 8192, MAP_RESERVED)
+    assert mappings() == WHOLE
+    os.close(descriptor)
+    made.close()
+
+
+@pytest.mark.parametrize("flags", [0, MAP_RESERVED])
+def test_map_refuses_address_0(flags: int) -> None:
+    """Root may map there, and every NULL pointer of the process would then be a valid one."""
+    made = Memfd("x", 8192)
+    with pytest.raises(OSError, match="Invalid argument"):
+        memory.map_writable(made.writer(), 0, 8192, flags)
+    made.close()
+
+
+@pytest.mark.parametrize("flags", [0, MAP_ANYWHERE])
+def test_header_stays_as_it_was_checked_when_its_writer_changes_it(flags: int) -> None:
+    made = Memfd("x", 8192)
+    with mmap.mmap(made.writer(), 8192) as creator:
+        made.publish(header_of(BASE, 8192, memory.FLAG_SEAL_WRITER), "writer")
+        there = memory.attach(made.reader(), BASE, 8192, flags)
+        view = memoryview(memory.bytes_at(there, 8192, lambda: None))
+        creator[64:72] = b"\xff" * 8
+        creator[4096] = 7
+        assert memory.check_header(view[:4096], 8192).root == 0
+        assert view[4096] == 7
+    memory.unmap(there, 8192, flags)
+    assert mappings() == []
+    made.close()
+
+
+def test_attach_refuses_a_full_seal_that_is_only_a_writers() -> None:
+    made = Memfd("x", 8192)
+    made.publish(header_of(BASE, 8192, memory.FLAG_SEAL_FULL), "writer")
+    with pytest.raises(BadRegion):
+        memory.attach(made.reader(), BASE, 8192, 0)
+    with pytest.raises(BadRegion):
+        memory.attach(made.reader(), BASE, 8192, memory.MAP_UNSEALED)
+    assert mappings() == []
+    made.close()
+
+
+@pytest.mark.parametrize("capacity", [0, 4096, 12288])
+def test_attach_refuses_a_region_of_another_capacity(capacity: int) -> None:
+    made = region(BASE)
+    with pytest.raises(BadRegion):
+        memory.attach(made.reader(), BASE, capacity, 0)
+    assert mappings() == []
+    made.close()
+
+
+def test_bytes_at_tells_once_when_the_last_view_is_gone() -> None:
+    told: list[int] = []
+    memory.reserve(BASE, 8192)
+    buffer = memory.bytes_at(BASE, 8192, lambda: told.append(1))
+    view = memoryview(buffer)[10:20]
+    del buffer
+    assert told == []
+    del view
+    assert told == [1]
+    memory.unmap(BASE, 8192, 0)
