@@ -8,9 +8,8 @@ import resource
 import select
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,28 @@ class Reader:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+def running(
+    command: Sequence[str], environment: Mapping[str, str], stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a reader until the block ends: the end of its input ends it, SIGKILL if that or the block fails.
 
     It has a process group of its own, so that Ctrl-C reaches this process alone, which ends it then.
     """
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, text=True, env=environment, process_group=0
-    ) as child:
+    with contextlib.ExitStack() as stack:
+        with _signals_put_off():  # one inside of Popen() would leave a child that nobody knows of
+            child = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment, process_group=0
+            )
+            stack.enter_context(_ended(child))
+        yield child
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
+    with child:
         try:
-            yield child
+            yield
             assert child.stdin is not None
             child.stdin.close()
             child.wait(WAIT_S)
@@ -82,34 +92,58 @@ def outcome_of_write(command: Sequence[str], environment: Mapping[str, str], add
     """Have a reader write to the region that it says it has at an address; return "" when the kernel
     ended it for that, or what happened instead.
     """
-    with _no_core_file():
-        child = subprocess.run(
-            [*command, "--write"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=WAIT_S,
-            check=False,
-            process_group=0,
-        )
-    mapped = child.stdout and json.loads(child.stdout)["address"] == address
+    with _no_core_file(), running([*command, "--write"], environment, subprocess.PIPE) as child:
+        output, errors = child.communicate(timeout=WAIT_S)
+    mapped = output and json.loads(output)["address"] == address
     if mapped and child.returncode == -signal.SIGSEGV:
         return ""
-    code, said = child.returncode, child.stderr.decode(errors="replace").strip()
-    return f"exit code {code}{'' if mapped else ', before it wrote'}{': ' if said else ''}{said[-500:]}"
+    said = errors.strip()[-500:]
+    return f"exit code {child.returncode}{'' if mapped else ', before it wrote'}{': ' if said else ''}{said}"
 
 
 @contextlib.contextmanager
-def ending_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM leave the block as Ctrl-C does, so that all is cleaned up; in the main thread alone."""
+def ending_by_signal() -> Iterator[None]:
+    """Have SIGINT and SIGTERM leave the block by an exception, so that all is cleaned up.
+
+    Python loses an exception that a handler raises inside of a destructor; then the signal takes effect at
+    the end of the block. In another thread than the main one this does nothing.
+    """
+    arrived: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        arrived.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    with _handled(end):
+        yield
+    if arrived:
+        raise KeyboardInterrupt if arrived[0] == signal.SIGINT else SystemExit(128 + arrived[0])
+
+
+@contextlib.contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Have SIGINT and SIGTERM wait for the end of the block."""
+    arrived: list[int] = []
+    try:
+        with _handled(lambda number, _: arrived.append(number)):
+            yield
+    finally:
+        for number in arrived:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM by a function while the block runs; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from rich.text import Text
 
 import shmclient
 from shmhost.demo import index as word_index
-from shmhost.demo.processes import Reader, ending_by_sigterm, measure, outcome_of_write, report_of, running
+from shmhost.demo.processes import Reader, ending_by_signal, measure, outcome_of_write, report_of, running
 from shmhost.demo.reader import lookups_per_s
 from shmhost.embedded import embedded
 
@@ -42,7 +42,7 @@ def demo(word: str | None, console: Console) -> int:
 
     With a word: print where it occurs instead, and return 1 when it does not.
     """
-    with ending_by_sigterm(), embedded() as host, shmclient.connect(host.socket_path) as shm:
+    with ending_by_signal(), embedded() as host, shmclient.connect(host.socket_path) as shm:
         words = _collect(console)
         region = _publish(shm, words)
         if word is not None:
