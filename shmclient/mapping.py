@@ -7,12 +7,12 @@ the same region share its one mapping. Knows no socket and no message.
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmclient._gate import Gate
+from shmclient._intervals import Intervals
 from shmprotocol import memory
 from shmprotocol.errors import AddressConflict, OutOfMemory
 from shmprotocol.memory import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
@@ -49,8 +49,7 @@ class AddressSpace:
 
     def __init__(self) -> None:
         self._reserved: list[tuple[int, int]] = []
-        self._ranges: dict[int, _Range] = {}
-        self._addresses: list[int] = []  # the keys of `_ranges`, sorted
+        self._ranges: Intervals[_Range] = Intervals()
         self._gate: Gate[_Hold] = Gate(self._give_up)
 
     def reserve(self, windows: tuple[tuple[int, int], ...]) -> None:
@@ -138,12 +137,12 @@ class AddressSpace:
             if self._is_reserved(address, capacity):
                 flags |= MAP_RESERVED
         mapped = function(descriptor, address, capacity, flags)
-        found = self._ranges[mapped] = _Range(mapped, capacity, flags, identity)
-        insort(self._addresses, mapped)
+        found = _Range(mapped, capacity, flags, identity)
+        self._ranges.add(mapped, capacity, found)
         return found
 
     def _find(self, address: int, capacity: int, identity: tuple[str, int]) -> _Range | None:
-        found = self._ranges.get(address)
+        found = self._ranges.starting(address)
         if found is not None and found.identity == identity and found.capacity == capacity:
             return found
         return None
@@ -151,11 +150,8 @@ class AddressSpace:
     def _check_free(self, address: int, capacity: int) -> None:
         # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
         # the two apart, so it is looked up here. Two hosts with the same window meet here.
-        before = bisect_left(self._addresses, address + capacity)
-        if before:
-            other = self._ranges[self._addresses[before - 1]]
-            if other.address + other.capacity > address:
-                raise memory.conflict(address, capacity)
+        if self._ranges.overlapping(address, capacity):
+            raise memory.conflict(address, capacity)
 
     def _is_reserved(self, address: int, size: int) -> bool:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)
@@ -168,8 +164,7 @@ class AddressSpace:
                 memory.unmap(found.address, found.capacity, found.flags)
             except (OSError, OutOfMemory):
                 return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
-            del self._ranges[found.address]
-            del self._addresses[bisect_left(self._addresses, found.address)]
+            self._ranges.remove(found.address)
         hold.after()
 
     def before_fork(self) -> None:
