@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NATIVE := protocol/shmprotocol/shm_abi.h protocol/shmprotocol/_native.h protocol/shmprotocol/_native_build.py
+NATIVE := $(wildcard protocol/shmprotocol/*.h) protocol/shmprotocol/_native_build.py
 
 .PHONY: demo test lint bench clean
 

@@ -40,7 +40,7 @@ class RegionBuilder:
         self._end = self._next + size
         self._room = request.size - size
         self._root = (0, 0, "")
-        self._buffer = self.creation.map(created)
+        self._buffer = self.creation.map(created, f"region {self.name!r} under construction")
 
     @property
     def data(self) -> memoryview:
@@ -181,7 +181,7 @@ class Creation:
         self._lease: Lease | None = None
         outbox.hold()
 
-    def map(self, created: m.Created) -> Any:
+    def map(self, created: m.Created, label: str) -> Any:
         """Map it read-write and return the buffer; on an error everything is given back."""
         try:
             mapping = ADDRESS_SPACE.map_writable(
@@ -190,6 +190,7 @@ class Creation:
                 created.address,
                 created.capacity,
                 self._unmapped,
+                label,
             )
         except BaseException:
             self.abort()

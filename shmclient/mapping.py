@@ -7,8 +7,9 @@ the same region share its one mapping. Knows no socket and no message.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from shmclient._gate import Gate
@@ -26,7 +27,10 @@ class _Range:
     capacity: int
     flags: int
     identity: tuple[str, int]  # the host's own id, and the region's number there
+    label: str
+    is_writable: bool
     holds: int = 0
+    buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,16 @@ class _Hold:
 
     range: _Range
     after: Callable[[], None]
+
+
+class Place(NamedTuple):
+    """A region that is mapped here. `memory` is a buffer over it, or None when the last one is just going."""
+
+    address: int
+    capacity: int
+    label: str
+    is_writable: bool
+    memory: Any
 
 
 class Buffer(NamedTuple):
@@ -73,6 +87,7 @@ class AddressSpace:
         address: int,
         capacity: int,
         after: Callable[[], None],
+        label: str,
         *,
         unsealed: bool = False,
         anywhere: bool = False,
@@ -82,10 +97,10 @@ class AddressSpace:
         When the last view of the buffer goes, the region is unmapped (unless another buffer needs it),
         and then `after` is called, on whatever thread that is. AddressConflict: something else lives
         there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
-        stays the caller's, and `after` is not called on an error.
+        stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
-        flags = MAP_UNSEALED if unsealed else 0
-        return self._map(memory.attach, identity, descriptor, address, capacity, flags, after, anywhere)
+        wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False)
+        return self._map(memory.attach, wanted, descriptor, after, anywhere)
 
     def map_writable(
         self,
@@ -94,56 +109,66 @@ class AddressSpace:
         address: int,
         capacity: int,
         after: Callable[[], None],
+        label: str,
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
-        return self._map(memory.map_writable, identity, descriptor, address, capacity, 0, after, False)
+        wanted = _Range(address, capacity, 0, identity, label, True)
+        return self._map(memory.map_writable, wanted, descriptor, after, False)
+
+    def find(self, address: int) -> Place | None:
+        """Return the region of this process that an address lies in, or None."""
+        with self._gate:
+            found = self._ranges.at(address)
+            if found is None:
+                return None
+            buffer = found.buffer() if found.buffer is not None else None
+            return Place(found.address, found.capacity, found.label, found.is_writable, buffer)
+
+    def is_reserved(self, address: int) -> bool:
+        """Whether an address lies in a window that is reserved here."""
+        return self._is_reserved(address, 1)
 
     def _map(
         self,
         function: Callable[[int, int, int, int], int],
-        identity: tuple[str, int],
+        wanted: _Range,
         descriptor: int,
-        address: int,
-        capacity: int,
-        flags: int,
         after: Callable[[], None],
         anywhere: bool,
     ) -> Buffer:
         with self._gate:
-            found = self._find(address, capacity, identity)
+            found = self._find(wanted)
             if found is None:
                 try:
-                    found = self._map_new(function, descriptor, address, capacity, flags, identity)
+                    found = self._map_new(function, wanted, descriptor)
                 except AddressConflict:
                     if not anywhere:
                         raise
-                    found = self._map_new(function, descriptor, 0, capacity, flags | MAP_ANYWHERE, identity)
+                    elsewhere = replace(wanted, address=0, flags=wanted.flags | MAP_ANYWHERE)
+                    found = self._map_new(function, elsewhere, descriptor)
+            found.label = wanted.label
             found.holds += 1
             hold = _Hold(found, after)
-        buffer = memory.bytes_at(found.address, capacity, lambda: self._gate.submit(hold))
+        buffer = memory.bytes_at(found.address, found.capacity, lambda: self._gate.submit(hold))
+        found.buffer = weakref.ref(buffer)
         return Buffer(found.address, buffer)
 
     def _map_new(
-        self,
-        function: Callable[[int, int, int, int], int],
-        descriptor: int,
-        address: int,
-        capacity: int,
-        flags: int,
-        identity: tuple[str, int],
+        self, function: Callable[[int, int, int, int], int], wanted: _Range, descriptor: int
     ) -> _Range:
+        flags = wanted.flags
         if not flags & MAP_ANYWHERE:
-            self._check_free(address, capacity)
-            if self._is_reserved(address, capacity):
+            self._check_free(wanted.address, wanted.capacity)
+            if self._is_reserved(wanted.address, wanted.capacity):
                 flags |= MAP_RESERVED
-        mapped = function(descriptor, address, capacity, flags)
-        found = _Range(mapped, capacity, flags, identity)
-        self._ranges.add(mapped, capacity, found)
+        mapped = function(descriptor, wanted.address, wanted.capacity, flags)
+        found = replace(wanted, address=mapped, flags=flags)
+        self._ranges.add(mapped, found.capacity, found)
         return found
 
-    def _find(self, address: int, capacity: int, identity: tuple[str, int]) -> _Range | None:
-        found = self._ranges.starting(address)
-        if found is not None and found.identity == identity and found.capacity == capacity:
+    def _find(self, wanted: _Range) -> _Range | None:
+        found = self._ranges.starting(wanted.address)
+        if found is not None and found.identity == wanted.identity and found.capacity == wanted.capacity:
             return found
         return None
 

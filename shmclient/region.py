@@ -102,6 +102,7 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
         grant.address,
         grant.capacity,
         after,
+        f"region {grant.name!r}, generation {grant.generation}",
         unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
         anywhere=anywhere,
     )

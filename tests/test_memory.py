@@ -63,7 +63,7 @@ def space() -> Iterator[AddressSpace]:
 
 def test_reservation_is_whole_again_when_a_region_is_unmapped(space: AddressSpace) -> None:
     made, released = region(BASE + 4096 * 16), []
-    buffer = space.attach(ME, made.reader(), BASE + 4096 * 16, 8192, lambda: released.append(1))
+    buffer = space.attach(ME, made.reader(), BASE + 4096 * 16, 8192, lambda: released.append(1), "a region")
     assert mappings()[1] == (65536, 65536 + 8192, "r--s")
     view = memoryview(buffer.memory)[4096:]
     del buffer
@@ -75,8 +75,8 @@ def test_reservation_is_whole_again_when_a_region_is_unmapped(space: AddressSpac
 
 def test_same_region_is_mapped_once_and_held_twice(space: AddressSpace) -> None:
     made, released = region(BASE), []
-    first = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(1))
-    second = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(2))
+    first = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(1), "a region")
+    second = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(2), "a region")
     del first
     assert released == [1]
     assert memoryview(second.memory)[:7] == b"SHMHOST"
@@ -88,13 +88,13 @@ def test_same_region_is_mapped_once_and_held_twice(space: AddressSpace) -> None:
 @pytest.mark.parametrize("offset", [0, 4096, -4096])
 def test_region_in_the_way_is_a_conflict_and_unharmed(offset: int, space: AddressSpace) -> None:
     first, second = region(BASE + 65536), region(BASE + 65536 + offset)
-    held = space.attach(ME, first.reader(), BASE + 65536, 8192, lambda: None)
+    held = space.attach(ME, first.reader(), BASE + 65536, 8192, lambda: None, "a region")
     before = mappings()
     with pytest.raises(AddressConflict, match="shmhost:x"):
-        space.attach(("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None)
+        space.attach(("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None, "a region")
     assert mappings() == before
     elsewhere = space.attach(
-        ("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None, anywhere=True
+        ("another", 1), second.reader(), BASE + 65536 + offset, 8192, lambda: None, "a region", anywhere=True
     )
     assert elsewhere.address != BASE + 65536 + offset
     assert memoryview(elsewhere.memory)[:7] == memoryview(held.memory)[:7] == b"SHMHOST"
@@ -108,10 +108,10 @@ def test_reservation_is_as_before_when_an_object_is_no_region(space: AddressSpac
     os.ftruncate(descriptor, 8192)
     for _ in range(2):
         with pytest.raises(BadRegion, match="not sealed"):
-            space.attach(ME, descriptor, BASE, 8192, lambda: None)
+            space.attach(ME, descriptor, BASE, 8192, lambda: None, "a region")
     other = region(BASE + 4096)
     with pytest.raises(BadRegion, match="announced"):
-        space.attach(ME, other.reader(), BASE, 8192, lambda: None)
+        space.attach(ME, other.reader(), BASE, 8192, lambda: None, "a region")
     assert mappings() == WHOLE
     other.close()
     os.close(descriptor)
@@ -119,7 +119,7 @@ def test_reservation_is_as_before_when_an_object_is_no_region(space: AddressSpac
 
 def test_descriptor_that_is_none_is_an_oserror(space: AddressSpace) -> None:
     with pytest.raises(OSError, match=r"[Bb]ad file"):
-        space.attach(ME, 9999, BASE, 8192, lambda: None)
+        space.attach(ME, 9999, BASE, 8192, lambda: None, "a region")
     assert mappings() == WHOLE
 
 
@@ -129,7 +129,7 @@ def test_window_stays_unreserved_when_something_lies_in_it() -> None:
     space = AddressSpace()
     space.reserve(((BASE, SIZE),))
     made = region(BASE + 65536)
-    buffer = space.attach(ME, made.reader(), BASE + 65536, 8192, lambda: None)
+    buffer = space.attach(ME, made.reader(), BASE + 65536, 8192, lambda: None, "a region")
     assert mappings() == [(8192, 12288, "---p"), (65536, 73728, "r--s")]
     del buffer
     memory.unmap(BASE + 8192, 4096, 0)

@@ -1,4 +1,4 @@
-"""Builds `shmprotocol._native`: the two C headers, whose text between the cffi marks is the `cdef`."""
+"""Builds `shmprotocol._native`: the C headers, whose text between the cffi marks is the `cdef`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cffi
 
-HEADERS = ("shm_abi.h", "_native.h")
+HEADERS = ("shm_abi.h", "_native.h", "_posix.h", "_pinning.h", "_pointers.h")
 FOLDER = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
@@ -15,7 +15,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-ini
 def declarations(header: str) -> str:
     """Return what stands between the cffi marks of a header."""
     text = (FOLDER / header).read_text(encoding="utf-8")
-    return text.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
+    return "".join(part.split("/* cffi: end */")[0] for part in text.split("/* cffi: begin */")[1:])
 
 
 def make_ffi() -> cffi.FFI:

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * _pinning.h - slots, pinned buffers and vectored input and output, each for many buffers in one call.
+ * Addresses are numbers. Nothing here allocates or keeps state.
+ */
+#ifndef SHM_PINNING_H
+#define SHM_PINNING_H
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifdef SHM_CDEF /* for cffi alone: a compiler has these from the headers of Python and the system */
+/* cffi: begin */
+typedef struct { ...; } Py_buffer;
+struct iovec {
+        void *iov_base;
+        size_t iov_len;
+        ...;
+};
+/* cffi: end */
+#endif
+
+/* cffi: begin */
+
+#define SHM_IOV_MAX 1024 /* the kernel takes no more in one call (UIO_MAXIOV, readv(2)) */
+#define SHM_TRANSFER_WRITE 1
+#define SHM_TRANSFER_AT 2
+
+/* How far a transfer has come: `index` buffers and `skip` bytes of the next one; `done` bytes in all. */
+struct shm_progress {
+        uint64_t index;
+        uint64_t skip;
+        uint64_t done;
+};
+
+void shm_slot_store(uint64_t slot, uint64_t address);
+void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last);
+int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, struct iovec *iov);
+int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count);
+void shm_buffers_unpin(Py_buffer *views, int64_t count, struct iovec *iov);
+int shm_transfer(int fd, const struct iovec *iov, uint64_t count, int64_t offset, int flags,
+                 struct shm_progress *progress);
+
+/* cffi: end */
+
+/*
+ * Write an address into a slot. The writer is whoever pinned; native code reads. Release: whoever reads the
+ * address with acquire sees what was in the buffer before.
+ */
+void shm_slot_store(uint64_t slot, uint64_t address)
+{
+        __atomic_store_n((uint64_t *)(uintptr_t)slot, address, __ATOMIC_RELEASE);
+}
+
+/*
+ * Zero a slot while it holds an address from first to last: native code may have moved it on within the
+ * buffer. Another address is not ours, and stays. A reader who has read the old address a moment before can
+ * still use it: ending its use is the caller's part of a pin.
+ */
+void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last)
+{
+        uint64_t *word = (uint64_t *)(uintptr_t)slot;
+        uint64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
+
+        while (found >= first && found <= last)
+                if (__atomic_compare_exchange_n(word, &found, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                        break;
+}
+
+/* Give back what shm_buffers_pin took. Python code can run in here: destructors of what was pinned. */
+static void shm_buffers_release(Py_buffer *views, int64_t count)
+{
+        int64_t i;
+
+        for (i = 0; i < count; i++)
+                PyBuffer_Release(&views[i]);
+}
+
+/*
+ * Take the buffers of all objects in a tuple (its address is its id(); the caller holds it) and write them
+ * as an iovec: NULL for an empty buffer. Returns how many it took: with fewer than count it has taken none, and
+ * that is the index of the object that has no contiguous buffer.
+ */
+int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, struct iovec *iov)
+{
+        PyObject *tuple = (PyObject *)(uintptr_t)objects;
+        PyGILState_STATE state = PyGILState_Ensure();
+        int64_t taken;
+
+        for (taken = 0; taken < count; taken++) {
+                Py_buffer *view = &views[taken];
+
+                if (PyObject_GetBuffer(PyTuple_GetItem(tuple, (Py_ssize_t)taken), view, PyBUF_ANY_CONTIGUOUS) < 0) {
+                        PyErr_Clear(); /* the caller asks that object again, in Python, and raises what it says */
+                        shm_buffers_release(views, taken);
+                        break;
+                }
+                iov[taken].iov_base = view->len ? view->buf : NULL;
+                iov[taken].iov_len = (size_t)view->len;
+        }
+        PyGILState_Release(state);
+        return taken;
+}
+
+/* Return the index of the first buffer that must not be written, or -1. */
+int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count)
+{
+        int64_t i;
+
+        for (i = 0; i < count; i++)
+                if (views[i].readonly && views[i].len)
+                        return i;
+        return -1;
+}
+
+/* Zero the iovec, for whoever still has its address, and then give the buffers back. */
+void shm_buffers_unpin(Py_buffer *views, int64_t count, struct iovec *iov)
+{
+        PyGILState_STATE state = PyGILState_Ensure();
+
+        memset(iov, 0, (size_t)count * sizeof(*iov));
+        shm_buffers_release(views, count);
+        PyGILState_Release(state);
+}
+
+static ssize_t shm_transfer_step(int fd, const struct iovec *iov, int count, int64_t offset, int flags)
+{
+        if (flags & SHM_TRANSFER_AT)
+                return (flags & SHM_TRANSFER_WRITE) ? pwritev(fd, iov, count, (off_t)offset)
+                                                    : preadv(fd, iov, count, (off_t)offset);
+        return (flags & SHM_TRANSFER_WRITE) ? writev(fd, iov, count) : readv(fd, iov, count);
+}
+
+/* Count bytes as done, over as many whole buffers as they fill. */
+static void shm_progress_add(struct shm_progress *progress, const struct iovec *iov, uint64_t count,
+                             uint64_t bytes)
+{
+        progress->done += bytes;
+        progress->skip += bytes;
+        while (progress->index < count && progress->skip >= iov[progress->index].iov_len)
+                progress->skip -= iov[progress->index++].iov_len;
+}
+
+/*
+ * Read or write buffers until all are done, or the end of the file. Returns 0, or -errno with what was done
+ * before in progress; with -EINTR the caller lets signal handlers run and calls again. The iovec itself is not
+ * changed, so that several threads may use it.
+ */
+int shm_transfer(int fd, const struct iovec *iov, uint64_t count, int64_t offset, int flags,
+                 struct shm_progress *progress)
+{
+        struct iovec rest;
+        const struct iovec *next;
+        uint64_t room;
+        ssize_t moved;
+
+        for (;;) {
+                shm_progress_add(progress, iov, count, 0); /* over empty ones, which would look like the end */
+                if (progress->index == count)
+                        return 0;
+                next = &iov[progress->index];
+                room = count - progress->index;
+                if (progress->skip) { /* the rest of one buffer first */
+                        rest.iov_base = (char *)next->iov_base + progress->skip;
+                        rest.iov_len = next->iov_len - progress->skip;
+                        next = &rest;
+                        room = 1;
+                }
+                moved = shm_transfer_step(fd, next, room > SHM_IOV_MAX ? SHM_IOV_MAX : (int)room,
+                                          offset + (int64_t)progress->done, flags);
+                if (moved < 0)
+                        return -errno;
+                if (moved == 0)
+                        return 0;
+                shm_progress_add(progress, iov, count, (uint64_t)moved);
+        }
+}
+
+#endif /* SHM_PINNING_H */
