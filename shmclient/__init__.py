@@ -7,8 +7,12 @@
 `shmclient.aio` has the same for asyncio and trio.
 """
 
+from shmclient import pinning, posix
 from shmclient.builder import RegionBuilder
 from shmclient.client import Change, Client, Region, Watch, connect
+from shmclient.iovec import IoVec, preadv, pwritev, readv, writev
+from shmclient.pinning import Leak, Pinned, Pinner
+from shmclient.pointers import check_pointers, unchecked
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
@@ -42,9 +46,13 @@ __all__ = [
     "HostGone",
     "HostTimeout",
     "InvalidArgument",
+    "IoVec",
+    "Leak",
     "LocalProtocolError",
     "OutOfMemory",
     "PinReleased",
+    "Pinned",
+    "Pinner",
     "PointerEscapes",
     "ProtocolError",
     "QuotaExceeded",
@@ -60,5 +68,13 @@ __all__ = [
     "Unsupported",
     "WaitTimeout",
     "Watch",
+    "check_pointers",
     "connect",
+    "pinning",
+    "posix",
+    "preadv",
+    "pwritev",
+    "readv",
+    "unchecked",
+    "writev",
 ]

@@ -191,6 +191,7 @@ def create(
 def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
     """Publish what a builder has built, or give it up."""
     try:
+        yield Run(builder.check_pointers, builder.size)
         reply, owned = yield Ask(builder.finish(context.outbox.next_id()))
         region = _published(context, kind, builder.creation, reply, owned)
         region.attach()

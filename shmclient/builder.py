@@ -10,7 +10,9 @@ from typing import Any
 
 from shmclient import codecs
 from shmclient._outbox import Outbox
+from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE
+from shmclient.pointers import NO_LENGTHS, Lengths, check_root, is_checking
 from shmclient.region import Lease, RegionHandle
 from shmprotocol import memory
 from shmprotocol import messages as m
@@ -39,7 +41,8 @@ class RegionBuilder:
         self._next = created.address + HEADER_SIZE
         self._end = self._next + size
         self._room = request.size - size
-        self._root = (0, 0, "")
+        self._root: tuple[int, int, Any] = (0, 0, None)
+        self._lengths = NO_LENGTHS
         self._buffer = self.creation.map(created, f"region {self.name!r} under construction")
 
     @property
@@ -98,15 +101,20 @@ class RegionBuilder:
         memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
         return memory.char_pointer(address)
 
-    def set_root(self, pointer: Any) -> None:
-        """Choose what readers start from: a cffi pointer that lies in this region."""
-        address, size, cname = memory.describe_pointer(pointer)
+    def set_root(self, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> None:
+        """Choose what readers start from: a cffi pointer that lies in this region.
+
+        Publishing checks all pointers that its type leads to, unless `unchecked`: PointerEscapes then, and
+        nothing is published. `lengths` are as for `check_pointers`, and so is the time it takes.
+        """
+        address, size, kind = memory.describe_pointer(pointer)
         start = self.address + HEADER_SIZE
         if not start <= address <= address + size <= self._end:
             raise InvalidArgument(
                 f"the root {address:#x}, {size} bytes, is not inside the payload {start:#x}-{self._end:#x}"
             )
-        self._root = (address, size, cname)
+        self._root = (address, size, kind)
+        self._lengths = lengths
 
     def __repr__(self) -> str:
         return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"
@@ -120,13 +128,25 @@ class RegionBuilder:
             raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
         return self._buffer
 
+    def pointed(self) -> Pointed:
+        """Return what `check_pointers` looks at: the payload, and the root so far."""
+        address, size, _ = self._root
+        end = HEADER_SIZE + self.size
+        return Pointed(self.name, memoryview(self._mapped())[:end], self.address, end, address, size)
+
     # What `_operations` calls, in this order.
+
+    def check_pointers(self) -> None:
+        """Check what the root leads to by its cffi type, unless `unchecked`: some 0.1 us an object."""
+        address, _, kind = self._root
+        if address and is_checking():
+            check_root(self.pointed(), kind.item if kind.kind == "pointer" else kind, self._lengths)
 
     def finish(self, request: int) -> m.Publish:
         """Write the metadata, give up the mapping for a full seal, and return what to ask of the host."""
-        root, root_size, cname = self._root
+        root, root_size, kind = self._root
         metadata = codecs.pack_metadata(
-            {"format": "objects", "root": cname}
+            {"format": "objects", "root": kind.cname}
             if root
             else {"format": "bytes", "offset": 0, "size": self.size}
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from shmclient import codecs
 from shmclient._outbox import Outbox
+from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import memory
 from shmprotocol import messages as m
@@ -203,6 +204,12 @@ class RegionHandle:
         if not 0 <= offset < self._grant.capacity:
             raise InvalidArgument(f"{pointer:#x} is not in {self!r}")
         return self.address + offset
+
+    def pointed(self) -> Pointed:
+        """Return what `check_pointers` looks at; BadRegion when the header is broken."""
+        mapped = self.attach()
+        header = mapped.header
+        return Pointed(self.name, mapped.view(), header.base, header.size, header.root, header.root_size)
 
     def fileno(self) -> int:
         """Return the read-only descriptor, which stays the handle's; RegionClosed after `close`."""

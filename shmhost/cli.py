@@ -22,6 +22,7 @@ from shmhost.server import Host, backend_options
 from shmprotocol import messages as m
 from shmprotocol.errors import ShmError, exit_code
 from shmprotocol.paths import socket_path
+from shmprotocol.status import describe
 
 socket_option = click.option(
     "--socket",
@@ -87,20 +88,41 @@ def list_command(prefix: str, path: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--fd", type=int, metavar="N", help="An open descriptor that this command inherits.")
 @socket_option
 @json_option
-def stat(name: str, path: str | None, as_json: bool) -> None:
-    """Show all that the host knows of region NAME.
+def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> None:
+    """Show all that the host knows of region NAME, or the kernel of descriptor N, which needs no host.
 
-    Example: shmhost stat models/weights --json
+    Examples: shmhost stat models/weights --json; shmhost stat --fd 3 3<file
     """
+    if fd is not None and name is None:
+        _print_descriptor(fd, as_json)
+    elif name is not None and fd is None:
+        _print_region(name, path, as_json)
+    else:
+        raise click.UsageError("Give either NAME or --fd N: exactly one of the two.")
+
+
+def _print_region(name: str, path: str | None, as_json: bool) -> None:
     with Query(socket_path(path, os.environ)) as query:
         region = query.stat(name)
     if as_json:
         _print_json(region._asdict())
     else:
         Console().print(_stat_table(region))
+
+
+def _print_descriptor(fd: int, as_json: bool) -> None:
+    try:
+        status = describe(fd)
+    except OSError as error:
+        raise ShmError(f"--fd: {error.strerror}") from error
+    if as_json:
+        _print_json(status.as_dict())
+    else:
+        print(status)
 
 
 @cli.command("rm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import shmclient
 import shmhost
+from shmprotocol.status import describe
 
 
 @pytest.fixture
@@ -74,6 +76,35 @@ def test_stat_prints_all_that_the_client_library_tells(socket_path: str) -> None
         assert shown == shm.stat("one")._asdict()
 
 
+def test_stat_fd_prints_an_inherited_descriptor_when_no_host_runs(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(12345)
+        fd = file.fileno()
+        result = run("shmhost", "stat", "--fd", str(fd), socket=str(tmp_path / "none.sock"), pass_fds=[fd])
+        assert (result.returncode, result.stdout) == (0, f"{describe(fd)}\n")
+    assert "12345 bytes" in result.stdout
+
+
+def test_stat_fd_prints_json(tmp_path: Path) -> None:
+    fd = os.memfd_create("cli", os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        arguments = ["stat", "--json", "--fd", str(fd)]
+        result = run("shmhost", *arguments, socket=str(tmp_path / "none.sock"), pass_fds=[fd])
+        assert json.loads(result.stdout) == describe(fd).as_dict()
+    finally:
+        os.close(fd)
+    assert json.loads(result.stdout)["seals"] == ["SHRINK"]
+
+
+@pytest.mark.parametrize("number", ["77", "-1", str(2**40)])
+def test_stat_fd_ends_with_one_line_when_the_descriptor_is_not_open(number: str, tmp_path: Path) -> None:
+    result = run("shmhost", "stat", "--fd", number, socket=str(tmp_path / "none.sock"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == 1
+    assert f"descriptor {number} is not open" in result.stderr
+
+
 def test_rm_unlinks(socket_path: str) -> None:
     with shmclient.connect(socket_path) as shm:
         shm.put("one", b"1").close()
@@ -88,6 +119,8 @@ def test_rm_unlinks(socket_path: str) -> None:
         ("shmhost", ["rm", "missing"], 4),
         ("shmhost", ["stat", "../bad"], 1),
         ("shmhost", ["stat"], 2),
+        ("shmhost", ["stat", "missing", "--fd", "0"], 2),
+        ("shmhost", ["stat", "--fd", "zero"], 2),
         ("shmclient", ["get", "missing"], 4),
         ("shmclient", ["get", "missing", "--wait", "0.05"], 6),
         ("shmclient", ["put", "x", "/nonexistent"], 2),

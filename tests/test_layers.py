@@ -84,7 +84,13 @@ def test_client_module_imports_nothing_that_waits_when_it_is_pure(name: str, all
     assert imported(FOLDERS["shmclient"] / name) & WAITING == allowed
 
 
-def test_native_module_is_imported_by_memory_alone() -> None:
+USERS_OF_NATIVE = {
+    *("memory.py", "_buffers.py", "_slots.py", "_walk.py", "iovec.py", "pinning.py"),
+    *("constants.py", "_emulation.py", "_mappings.py", "_objects.py", "_protection.py"),
+}
+
+
+def test_native_module_is_imported_by_memory_pinning_and_posix_alone() -> None:
     """One module wraps the binary."""
     users = {
         module.name
@@ -92,7 +98,7 @@ def test_native_module_is_imported_by_memory_alone() -> None:
         for module in modules(package)
         if "shmprotocol._native" in set(_import_names(ast.parse(module.read_text("utf-8"))))
     }
-    assert users == {"memory.py"}
+    assert users == USERS_OF_NATIVE
 
 
 def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported() -> None:

@@ -77,8 +77,16 @@ class _Lib:
         self, fd: int, iov: Any, count: int, offset: int, flags: int, progress: Any, /
     ) -> int: ...
     def shm_check_pointers(
-        self, area: Any, types: Any, type_count: int, members: Any, root: int, stray: Any, path: Any,
-        path_max: int, /,
+        self,
+        area: Any,
+        types: Any,
+        type_count: int,
+        members: Any,
+        root: int,
+        stray: Any,
+        path: Any,
+        path_max: int,
+        /,
     ) -> int: ...
 
 lib: _Lib

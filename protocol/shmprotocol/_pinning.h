@@ -111,7 +111,7 @@ int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count)
         int64_t i;
 
         for (i = 0; i < count; i++)
-                if (views[i].readonly && views[i].len)
+                if (views[i].readonly)
                         return i;
         return -1;
 }

@@ -14,13 +14,20 @@
 
 /* cffi: begin */
 
-/* A place in a type that holds pointers (an array of them: count, stride), or parts that have some themselves. */
+/*
+ * A place in a type that holds pointers (an array of them: count, stride), or parts that have some themselves.
+ * `length` is how many objects follow each other behind a pointer; with a length_size, the offset of the field
+ * of that many bytes that tells.
+ */
 struct shm_member {
         uint64_t offset;
         uint64_t count;
         uint64_t stride;
+        uint64_t length;
+        uint32_t length_size;
         uint32_t type; /* of what is pointed to, or of the part */
         uint32_t is_pointer;
+        uint32_t reserved;
 };
 
 struct shm_type {
@@ -57,6 +64,13 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
 
 /* cffi: end */
 
+/*
+ * How often an object may be reached on the average. Many pointers to one table are right; without an end, N
+ * tables that overlap by all but one object would take N * N steps, and a hostile region could have its readers
+ * walk for years.
+ */
+#define SHM_WALK_STEPS 256
+
 /* An object that was reached. The objects are the queue of the walk, too: it is breadth first. */
 struct shm_object {
         uint64_t address;
@@ -73,6 +87,7 @@ struct shm_walk {
         uint64_t *table; /* open addressing; 0 is free, else the number of an object and 1 */
         uint64_t mask;
         uint64_t limit; /* of objects that do not overlap others of their type */
+        uint64_t steps; /* that may still be taken */
         uint64_t stray; /* the bad pointer, as it was read */
 };
 
@@ -122,6 +137,8 @@ static int shm_walk_add(struct shm_walk *walk, const struct shm_object *object)
 
         if (error)
                 return error;
+        if (walk->steps-- == 0)
+                return -E2BIG;
         place = shm_walk_place(walk, object->address, object->type);
         if (walk->table[place])
                 return 0;
@@ -158,41 +175,64 @@ static void shm_walk_path(const struct shm_walk *walk, const struct shm_object *
         }
 }
 
-static int shm_is_inside(const struct shm_range *range, uint64_t address, const struct shm_type *type)
+static int shm_is_inside(const struct shm_range *range, uint64_t address, const struct shm_type *type,
+                         uint64_t elements)
 {
-        return address >= range->base && type->size <= range->size &&
-               address - range->base <= range->size - type->size && address % type->align == 0;
+        return address >= range->base && address - range->base <= range->size && address % type->align == 0 &&
+               elements <= (range->size - (address - range->base)) / (type->size ? type->size : 1);
 }
 
-/* Look at each element of one member of an object. Returns 0, -errno, or 1 with *found the bad pointer's slot. */
+/* Read a word of 1, 2, 4 or 8 bytes at an address that was found to be inside; it need not be aligned. */
+static uint64_t shm_read(const struct shm_range *range, uint64_t address, uint32_t size)
+{
+        uint64_t value = 0; /* little-endian, as the whole ABI */
+
+        memcpy(&value, (const char *)(uintptr_t)range->mapped + (address - range->base), size);
+        return value;
+}
+
+/* Follow one pointer. Returns 0, -errno, or 1 with its slot in *found when it leads out. */
+static int shm_walk_follow(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *type,
+                           uint64_t slot, uint64_t elements, struct shm_object *found)
+{
+        uint64_t address = shm_read(range, slot, 8);
+        int error = 0;
+
+        if (address == 0 || elements == 0)
+                return 0;
+        if (!shm_is_inside(range, address, type, elements)) {
+                found->address = slot;
+                walk->stray = address;
+                return 1;
+        }
+        for (; type->members && elements && !error; elements--, found->index++, address += type->size) {
+                found->address = address;
+                error = shm_walk_add(walk, found);
+        }
+        return error;
+}
+
+/* Look at each element of one member of an object; returns as shm_walk_follow. */
 static int shm_walk_member(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *types,
                            const struct shm_member *member, struct shm_object *found)
 {
-        const struct shm_type *type = &types[member->type];
         uint64_t owner = walk->objects[found->parent].address;
-        int error = 0;
+        uint64_t elements = member->length_size ? shm_read(range, owner + member->length, member->length_size)
+                                                : member->length;
+        uint64_t i;
+        int outcome = 0;
 
         found->type = member->type;
-        for (found->index = 0; found->index < member->count && !error; found->index++) {
-                uint64_t slot = owner + member->offset + found->index * member->stride;
-                uint64_t address = slot;
+        for (i = 0; i < member->count && !outcome; i++) {
+                uint64_t slot = owner + member->offset + i * member->stride;
 
-                if (member->is_pointer) {
-                        address = 0; /* memcpy: a packed structure has pointers at any address */
-                        memcpy(&address, (const char *)(uintptr_t)range->mapped + (slot - range->base), 8);
-                        if (address == 0)
-                                continue;
-                        if (!shm_is_inside(range, address, type)) {
-                                found->address = slot;
-                                walk->stray = address;
-                                return 1;
-                        }
-                }
-                found->address = address;
-                if (type->members)
-                        error = shm_walk_add(walk, found);
+                found->index = i;
+                found->address = slot;
+                outcome = member->is_pointer
+                                  ? shm_walk_follow(walk, range, &types[member->type], slot, elements, found)
+                                  : shm_walk_add(walk, found);
         }
-        return error;
+        return outcome;
 }
 
 static int shm_walk_object(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *types,
@@ -212,7 +252,7 @@ static int shm_walk_object(struct shm_walk *walk, const struct shm_range *range,
 /* More objects than fit side by side overlap: no program has built that, and it would take memory without end. */
 static uint64_t shm_walk_limit(const struct shm_range *range, const struct shm_type *types, uint32_t count)
 {
-        uint64_t limit = 0;
+        uint64_t limit = 1; /* the root */
         uint32_t i;
 
         for (i = 0; i < count; i++)
@@ -224,7 +264,7 @@ static uint64_t shm_walk_limit(const struct shm_range *range, const struct shm_t
 /*
  * Check all pointers that can be reached from a root of type 0, which the caller has found to lie inside.
  * Returns how many objects were looked at; or -EFAULT with the first bad pointer in *stray_out and its path; or
- * -ELOOP: objects of one type overlap; or -ENOMEM. Takes 48 to 96 bytes for each object meanwhile.
+ * -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same; or -ENOMEM. Takes 48 to 96 bytes for each object meanwhile.
  */
 int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type *types, uint32_t type_count,
                            const struct shm_member *members, uint64_t root, struct shm_stray *stray_out,
@@ -236,6 +276,7 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
         uint64_t count;
 
         walk.limit = shm_walk_limit(range, types, type_count);
+        walk.steps = walk.limit > UINT64_MAX / SHM_WALK_STEPS ? UINT64_MAX : walk.limit * SHM_WALK_STEPS;
         found.address = root;
         outcome = shm_walk_add(&walk, &found);
         for (found.parent = 0; found.parent < walk.count && !outcome; found.parent++) {

@@ -11,7 +11,13 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from shmprotocol._native import ffi, lib
+try:
+    from shmprotocol._native import ffi, lib
+except ImportError as error:
+    raise ImportError(
+        f"the compiled part of shmprotocol is missing or broken ({error}): install the wheel, or build it "
+        "from source with `pip install .`, which needs a C compiler"
+    ) from error
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
 
 HEADER_SIZE = lib.SHM_HEADER_SIZE
@@ -107,8 +113,8 @@ def char_pointer(address: int) -> Any:
     return ffi.cast("char *", address)
 
 
-def describe_pointer(pointer: Any) -> tuple[int, int, str]:
-    """Return address, size of what it points to, and type name of a cffi pointer or array; or TypeError."""
+def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
+    """Return address, size of what it points to, and type of a cffi pointer or array; or TypeError."""
     kind = ffi.typeof(pointer)
     if kind.kind not in ("pointer", "array"):
         raise TypeError(f"expected a cffi pointer, got {kind.cname!r}")
@@ -116,7 +122,7 @@ def describe_pointer(pointer: Any) -> tuple[int, int, str]:
         size = ffi.sizeof(pointer)
     else:
         size = 1 if kind.item.kind == "void" else ffi.sizeof(kind.item)
-    return int(ffi.cast("uintptr_t", pointer)), size, kind.cname
+    return int(ffi.cast("uintptr_t", pointer)), size, kind
 
 
 def reserve(address: int, size: int) -> bool:
@@ -203,13 +209,23 @@ def _raise_os_error(error: int, address: int, size: int) -> None:
         raise OSError(error, f"{os.strerror(error)}, mapping {where}")
 
 
+def mapping_at(address: int) -> str | None:
+    """Return the line of /proc/self/maps (proc_pid_maps(5)) for an address, single-spaced, or None."""
+    return next((line for line in _maps() if _overlaps(line, address, address + 1)), None)
+
+
+def occupants(address: int, size: int) -> str:
+    """Say what of this process lies in a range of addresses: up to three lines of /proc/self/maps."""
+    found = [line for line in _maps() if _overlaps(line, address, address + size)]
+    return "; ".join(found[:3]) or "a mapping that is gone by now"
+
+
 def conflict(address: int, size: int) -> AddressConflict:
     """Return the error that says what of this process lies in a range of addresses."""
-    found = [line for line in _maps() if _overlaps(line, address, address + size)]
-    what = "; ".join(found[:3]) or "a mapping that is gone by now"
     return AddressConflict(
-        f"{address:#x}-{address + size:#x} is taken in this process by {what}. Attach before that is "
-        "mapped, give the host another window (shmhost serve --window), or open with anywhere=True"
+        f"{address:#x}-{address + size:#x} is taken in this process by {occupants(address, size)}. Attach "
+        "before that is mapped, give the host another window (shmhost serve --window), or open with "
+        "anywhere=True"
     )
 
 

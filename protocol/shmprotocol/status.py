@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 FP_SPECIAL = 1  # the flag of `permission_string` that shows setuid, setgid and sticky
 
+_TYPE_BITS = 0o170000  # S_IFMT of inode(7); the stat module has it as a function alone
 _TYPES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISREG, "regular file"),
     (stat.S_ISDIR, "directory"),
@@ -33,11 +34,11 @@ _BLOCK = 512  # bytes: the unit of st_blocks on Linux and macOS, whatever the fi
 class Status:
     """What `describe` found; `str()` gives aligned lines.
 
-    `type` is "other" for an object without a file type, as an eventfd. `device` is major and minor. `mode` holds
-    the lower twelve bits, `permissions` the same as text. `owner` and `group` are None where the system has no
-    name for the id. `size` and `block_size` are bytes, `blocks` units of 512 bytes. `seals` is None where the
-    kernel has none for this kind of file, and a seal without a name is its number in hex. `access` is
-    "read-only", "write-only", "read-write", or "none" for a descriptor that only names a file (O_PATH).
+    `type` is "other" for an object without a file type, as an eventfd. `device` is major and minor. `mode`
+    holds the lower twelve bits, `permissions` the same as text. `owner` and `group` are None where the system
+    has no name for the id. `size` and `block_size` are bytes, `blocks` units of 512 bytes. `seals` is None
+    where the kernel has none for this kind of file, and a seal without a name is its number in hex. `access`
+    is "read-only", "write-only", "read-write", or "none" for a descriptor that only names a file (O_PATH).
     """
 
     type: str
@@ -58,7 +59,9 @@ class Status:
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as values that JSON has: tuples become lists."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     def __str__(self) -> str:
         rows = {
@@ -87,7 +90,7 @@ def describe(fd: int) -> Status:
     try:
         found = os.fstat(fd)
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    except (OSError, OverflowError, ValueError) as error:  # fcntl: ValueError below 0; both: over 31 bits
+    except (OSError, OverflowError) as error:  # OverflowError: a number that no C int holds
         if isinstance(error, OSError) and error.errno != errno.EBADF:
             raise
         raise OSError(errno.EBADF, f"descriptor {fd} is not open: pass the number of one that is") from None
@@ -114,12 +117,12 @@ def describe(fd: int) -> Status:
 def permission_string(mode: int, flags: int = 0) -> str:
     """Return permission bits as octal digits and letters: "[0644] rw-r--r--".
 
-    With FP_SPECIAL setuid, setgid and sticky are shown as `ls` does, "[4755] rwsr-xr-x"; without it they are left
-    out. The type bits of `st_mode` are ignored. ValueError for other flags or bits.
+    With FP_SPECIAL setuid, setgid and sticky are shown as `ls` does, "[4755] rwsr-xr-x"; without it they
+    are left out. The type bits of `st_mode` are ignored. ValueError for other flags or bits.
     """
     if flags & ~FP_SPECIAL:
         raise ValueError(f"flags {flags:#x} are unknown: pass 0 or FP_SPECIAL ({FP_SPECIAL})")
-    if mode & ~(0o7777 | stat.S_IFMT(~0)):
+    if mode & ~(0o7777 | _TYPE_BITS):
         raise ValueError(f"mode {mode:#o} is outside of 0 to 0o7777: pass permission bits or an st_mode")
     bits = mode & (0o7777 if flags else 0o777)
     return f"[{bits:04o}] {stat.filemode(bits)[1:]}"

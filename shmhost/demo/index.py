@@ -101,6 +101,14 @@ def word_hash(word: bytes) -> int:
     return value
 
 
+# What the types do not tell: how long the arrays are. Publishing checks all pointers in them.
+LENGTHS = {
+    "struct word_index.buckets": "bucket_count",
+    "struct word_index.files": "file_count",
+    "struct entry.postings": "posting_count",
+}
+
+
 def build(builder: RegionBuilder, ffi: cffi.FFI, words: Words) -> None:
     """Lay the index out in a region and make it the root.
 
@@ -136,7 +144,7 @@ def build(builder: RegionBuilder, ffi: cffi.FFI, words: Words) -> None:
         "entry_count": count,
         "posting_count": words.posting_count(),
     }
-    builder.set_root(builder.new(ffi, "struct word_index *", root))
+    builder.set_root(builder.new(ffi, "struct word_index *", root), lengths=LENGTHS)
 
 
 def find(ffi: cffi.FFI, index: Any, word: bytes) -> Any:

@@ -1,0 +1,130 @@
+"""What is to be followed in a cffi type, and the walk over it in C. Knows no region, only memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from shmprotocol._native import ffi, lib
+from shmprotocol.errors import InvalidArgument
+
+PATH_MAX = 24  # steps of a path that are shown, some four lines: first and last half of a longer one
+
+
+class Pointed(NamedTuple):
+    """Memory whose pointers can be walked: its own addresses, a view of it, and its root. Sizes are bytes."""
+
+    name: str
+    view: memoryview
+    base: int
+    size: int
+    root: int
+    root_size: int
+
+
+class Stray(NamedTuple):
+    """A pointer that leads out: where it is, what it holds, and how it is reached."""
+
+    slot: int
+    address: int
+    path: str
+
+
+class Plan:
+    """All types that are reached from one of cffi, and what is to be followed in each. Type 0 is the root."""
+
+    def __init__(self, root: Any, lengths: Mapping[str, str | int]) -> None:
+        self._kinds = [root]
+        self._lengths = dict(lengths)
+        self._numbers = {root: 0}
+        self._types: list[tuple[int, int, int, int]] = []  # as struct shm_type
+        self._members: list[tuple[int, int, int, int, int, int, bool]] = []  # as struct shm_member
+        self._labels: list[tuple[str, bool]] = []  # of each member: its name, and whether it is an array
+        while len(self._types) < len(self._kinds):
+            self._add(self._kinds[len(self._types)])
+        if self._lengths:
+            raise InvalidArgument(f"lengths of what the root does not lead to: {', '.join(self._lengths)}")
+
+    def check(self, pointed: Pointed) -> int | Stray:
+        """Follow all pointers; return the first stray one, or how many objects there are, or -errno."""
+        mapped = ffi.from_buffer(pointed.view)
+        area = ffi.new("struct shm_range *", (pointed.base, pointed.size, int(ffi.cast("uintptr_t", mapped))))
+        types = ffi.new("struct shm_type[]", self._types)
+        members = ffi.new("struct shm_member[]", self._members)
+        stray = ffi.new("struct shm_stray *")
+        steps = ffi.new("struct shm_step[]", PATH_MAX)
+        outcome: int = lib.shm_check_pointers(
+            area, types, len(types), members, pointed.root, stray, steps, PATH_MAX
+        )
+        if stray.depth:
+            return Stray(stray.slot, stray.address, self._path(steps, stray.depth))
+        return outcome
+
+    def _path(self, steps: Any, depth: int) -> str:
+        parts = [self._step(step) for step in steps[0 : min(depth, PATH_MAX)]]
+        if depth > PATH_MAX:
+            parts.insert(PATH_MAX // 2, f" ... {depth - PATH_MAX:,} steps ... ")
+        return "root" + "".join(parts)
+
+    def _step(self, step: Any) -> str:
+        label, is_array = self._labels[step.member]
+        return f"{label}[{step.index}]" if is_array else label
+
+    def _number(self, kind: Any) -> int:
+        if kind not in self._numbers:
+            self._numbers[kind] = len(self._kinds)
+            self._kinds.append(kind)
+        return self._numbers[kind]
+
+    def _add(self, kind: Any) -> None:
+        first = len(self._members)
+        for label, offset, part in _parts(kind):
+            is_array = part.kind == "array"
+            item, count = (part.item, part.length) if is_array else (part, 1)
+            if not count or not _has_pointers(item):
+                continue
+            is_pointer = item.kind == "pointer"
+            target = self._number(item.item if is_pointer else item)
+            length = self._lengths.pop(kind.cname + label, None) if is_pointer and not is_array else None
+            elements, size = (1, 0) if length is None else _length(kind, length)
+            self._members.append((offset, count, ffi.sizeof(item), elements, size, target, is_pointer))
+            self._labels.append((label, is_array or length is not None))
+        size, align = (ffi.sizeof(kind), ffi.alignof(kind)) if _is_complete(kind) else (1, 1)
+        self._types.append((size, align, first, len(self._members) - first))
+
+
+def _length(kind: Any, length: str | int) -> tuple[int, int]:
+    """Return a constant length and 0, or the offset and the size of the field that holds it."""
+    if isinstance(length, int):
+        return length, 0
+    field = dict(kind.fields or ()).get(length) if kind.kind == "struct" else None
+    if field is None or field.type.kind != "primitive" or field.bitsize >= 0:
+        raise InvalidArgument(f"{kind.cname!r} has no number {length!r}, which is to be a length")
+    return field.offset, ffi.sizeof(field.type)
+
+
+def _parts(kind: Any) -> list[tuple[str, int, Any]]:
+    """Return label, offset and type of what a type consists of, as far as it can have pointers."""
+    if kind.kind == "struct":
+        return [(f".{name}", field.offset, field.type) for name, field in kind.fields or ()]
+    if kind.kind == "pointer":
+        return [("[0]", 0, kind)]
+    return [("", 0, kind)] if kind.kind == "array" else []
+
+
+def _has_pointers(kind: Any) -> bool:
+    """Whether a type is a pointer, or has one inside."""
+    if kind.kind == "array":
+        return bool(kind.length) and _has_pointers(kind.item)
+    if kind.kind == "struct":
+        return any(_has_pointers(field.type) for _, field in kind.fields or ())
+    return bool(kind.kind == "pointer")
+
+
+def _is_complete(kind: Any) -> bool:
+    """Whether its size is known: not of `void`, a function, `struct x;` or `int[]`."""
+    if kind.kind in ("struct", "union"):
+        return kind.fields is not None
+    if kind.kind == "array":
+        return kind.length is not None and _is_complete(kind.item)
+    return kind.kind not in ("void", "function")

@@ -1,0 +1,148 @@
+"""Vectored input and output over pinned buffers: `struct iovec` arrays, and readv, writev and their kin."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from shmclient._buffers import Buffers
+from shmprotocol._native import ffi, lib
+from shmprotocol.errors import PinReleased
+
+_WRITE, _AT = lib.SHM_TRANSFER_WRITE, lib.SHM_TRANSFER_AT
+
+# Guards how many transfers use each IoVec; held for a few instructions. A child of a fork gets it free.
+_USES = threading.RLock()
+os.register_at_fork(before=_USES.acquire, after_in_parent=_USES.release, after_in_child=_USES.release)
+
+
+class HasFileno(Protocol):
+    """What has a descriptor."""
+
+    def fileno(self) -> int:
+        """Return it; it stays the object's."""
+
+
+class IoVec(Sequence[Any]):
+    """A `struct iovec` array over pinned buffers, for native code (`address`, `len()`) and the calls below.
+
+    As a sequence it has the buffers themselves, so that `os.readv` takes it too. An empty buffer is NULL with
+    length 0. `unpin`, here or of its Pinner, zeroes the array and releases the buffers.
+    """
+
+    def __init__(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
+        self._objects = buffers
+        self._buffers = Buffers(buffers)
+        self._uses = 0
+        self._owner = owner
+        owner[self] = None
+
+    @property
+    def address(self) -> int:
+        """Where the array is: `len()` entries of 16 bytes. PinReleased after `unpin`."""
+        self._check()
+        return int(ffi.cast("uintptr_t", self._buffers.iov))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all buffers."""
+        self._check()
+        return sum(self._buffers.entry(index)[1] for index in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._objects[index]
+
+    def __repr__(self) -> str:
+        state = "" if self in self._owner else ", released"
+        return f"<IoVec of {len(self)} buffers{state}>"
+
+    def unpin(self) -> None:
+        """Zero the array, then release the buffers. May be called again. BufferError: a transfer uses it."""
+        with _USES:
+            if self._uses:
+                raise BufferError(
+                    f"{self!r} is in use by a readv or writev of another thread: let that end first"
+                )
+            released = self._owner.pop(self, self) is None
+        if released:
+            self._buffers.release()
+
+    def _check(self) -> None:
+        if self not in self._owner:
+            raise PinReleased(f"the pins of {self!r} are released: make it again, or unpin later")
+
+    def __enter__(self) -> Buffers:
+        with _USES:
+            self._check()
+            self._uses += 1
+        return self._buffers
+
+    def __exit__(self, *_: object) -> None:
+        with _USES:
+            self._uses -= 1
+
+
+def readv(fd: int | HasFileno, buffers: IoVec | Sequence[object]) -> int:
+    """Read into buffers, one after the other, until all are full or the file ends; return the bytes read.
+
+    Unlike `os.readv` it goes on after a short read, takes any number of buffers and those of cffi and
+    regions. When something goes wrong after the first byte it returns what was read, and the next call
+    raises: also where a descriptor does not block. OSError, BlockingIOError: nothing was read. BufferError: a
+    buffer is read-only.
+    """
+    return _transfer(fd, buffers, 0, 0)
+
+
+def writev(fd: int | HasFileno, buffers: IoVec | Sequence[object]) -> int:
+    """Write buffers, one after the other; return the bytes written, all of them unless something went wrong.
+
+    Short writes and errors are as for `readv`.
+    """
+    return _transfer(fd, buffers, 0, _WRITE)
+
+
+def preadv(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int) -> int:
+    """Read as `readv` does, from an offset in bytes; the file's own position stays."""
+    return _transfer(fd, buffers, offset, _AT)
+
+
+def pwritev(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int) -> int:
+    """Write as `writev` does, from an offset in bytes; the file's own position stays."""
+    return _transfer(fd, buffers, offset, _AT | _WRITE)
+
+
+def _transfer(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int, flags: int) -> int:
+    number = fd if isinstance(fd, int) else fd.fileno()
+    if isinstance(buffers, IoVec):
+        with buffers as pinned:
+            return _move(number, pinned, offset, flags)
+    pinned = Buffers(tuple(buffers))
+    try:
+        return _move(number, pinned, offset, flags)
+    finally:
+        pinned.release()
+
+
+def _move(fd: int, pinned: Buffers, offset: int, flags: int) -> int:
+    read_only = None if flags & _WRITE else pinned.first_read_only()
+    if read_only is not None:
+        raise BufferError(f"cannot read into buffer {read_only} of {pinned.count}: it is read-only")
+    if not -(1 << 31) <= fd < 1 << 31:
+        raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {fd}")
+    if not 0 <= offset < 1 << 63:
+        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: offset {offset}")
+    progress = ffi.new("struct shm_progress *")
+    error = errno.EINTR
+    while error == errno.EINTR:  # a signal's handler runs between two calls, and may raise (PEP 475)
+        error = -lib.shm_transfer(fd, pinned.iov, pinned.count, offset, flags, progress)
+    done: int = progress.done
+    if error and not done:
+        what = "write" if flags & _WRITE else "read"
+        raise OSError(error, f"{os.strerror(error)}, {what} of {pinned.count} buffers, descriptor {fd}")
+    return done

@@ -1,0 +1,211 @@
+"""Pins: the promise that a buffer stays where it is while native code holds its address.
+
+Comes from ptrguard, a Go package that became Go's `runtime.Pinner`. A pin holds the buffer itself (PEP 3118),
+so that nothing can resize, close, unmap or collect it. Addresses are stored into *slots*; `unpin` zeroes them
+before it lets the buffers go. Nothing here waits: `unpin` can be called as it is from async code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from shmclient._buffers import Buffers
+from shmclient._slots import resolve
+from shmclient.iovec import IoVec
+from shmclient.pointers import check_store
+from shmprotocol._native import lib
+from shmprotocol.errors import PinReleased
+
+# Held while a slot is written or zeroed, so that no address gets into a slot after its pin has ended. One for
+# the process: it is held for a microsecond at a time, and a child of a fork gets it free.
+_SLOTS = threading.RLock()
+os.register_at_fork(before=_SLOTS.acquire, after_in_parent=_SLOTS.release, after_in_child=_SLOTS.release)
+
+_logger = logging.getLogger(__name__)
+
+
+class Pinned:
+    """A pinned buffer: it stays where it is until `unpin`, here or of its Pinner.
+
+    After that every use of it raises PinReleased. An empty buffer has the address 0.
+    """
+
+    def __init__(self, owner: dict[Pinned | IoVec, None], obj: object) -> None:
+        self._buffers = Buffers((obj,))
+        self._address, self._size = self._buffers.entry(0)
+        self._owner = owner
+        self._slots: dict[
+            int, tuple[Any, int]
+        ] = {}  # address -> what keeps it, and the process it is shared by
+        owner[self] = None
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        self._check()
+        return self._address
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        self._check()
+        return self._size
+
+    @property
+    def readonly(self) -> bool:
+        """Whether native code must not write to it."""
+        self._check()
+        return self._buffers.first_read_only() is not None
+
+    def store(self, slot: Any, field: str | None = None) -> None:
+        """Write the address into a slot, with one release store; `unpin` will zero it.
+
+        A slot is a cffi pointer to a pointer (`void **`), a pointer of ctypes, a structure or pointer to one
+        of either with the name of its pointer `field`, or the address of 8 bytes in a region under
+        construction. Its memory must live until `unpin`: what owns itself (ffi.new, ctypes, a builder) is
+        kept until then. TypeError: no slot, or not at a multiple of 8. PointerEscapes: the slot is in shared
+        memory, and what is pinned is not, or may go first; see `unchecked`. PinReleased: it is unpinned.
+        """
+        address, kept = resolve(slot, field)
+        place = check_store(address, self.address, self._size)
+        with _SLOTS:
+            self._check()
+            # A child of a fork must not zero a slot that it shares with its parent.
+            self._slots[address] = (kept, 0) if place is None else ((kept, place.kept), os.getpid())
+            lib.shm_slot_store(address, self._address)
+
+    def unpin(self) -> None:
+        """Zero the slots that still hold it, and then release it. May be called again."""
+        with _SLOTS:
+            slots, self._slots = self._slots, {}
+            first, last = self._address, self._address + self._size
+            for address, (_kept, process) in slots.items():
+                if process in (0, os.getpid()):
+                    lib.shm_slot_clear(address, first, last)
+            released = self._owner.pop(self, self) is None
+        if released:
+            self._buffers.release()
+
+    def _check(self) -> None:
+        if self not in self._owner:
+            raise PinReleased(
+                f"the pin of {self._size} bytes at {self._address:#x} is released: what was there may be "
+                "gone. Pin it again, or unpin later"
+            )
+
+    def __repr__(self) -> str:
+        state = "" if self in self._owner else ", released"
+        return f"<Pinned {self._size} bytes at {self._address:#x}{state}>"
+
+
+class Leak(NamedTuple):
+    """A Pinner that was collected while it held pins, and where it was made."""
+
+    filename: str
+    line: int
+    pins: int
+
+    def __str__(self) -> str:
+        return (
+            f"a Pinner made at {self.filename}:{self.line} was collected with {self.pins} pins: they "
+            "are kept for ever. Call unpin(), or use it in a `with` block"
+        )
+
+
+def report_leak(leak: Leak) -> None:
+    """Warn with a ResourceWarning at the line that made the Pinner, and log it."""
+    _logger.warning("%s", leak)
+    warnings.warn_explicit(str(leak), ResourceWarning, leak.filename, leak.line)
+
+
+on_leak: Callable[[Leak], None] = report_leak  # what a leak calls, on any thread; to be replaced
+_leaked: list[dict[Pinned | IoVec, None]] = []
+
+
+def leaked() -> int:
+    """Return how many pins have leaked so far: each keeps its buffer for ever."""
+    return sum(map(len, _leaked))
+
+
+class Pinner:
+    """Pins any number of buffers, and unpins them at once. Can be used again, and by several threads.
+
+    A `with` block (sync or async) unpins at its end. A Pinner that is collected with pins is a leak: it is
+    reported through `on_leak`, and the pins stay in force, so that nothing dangles; with `strict`, the
+    process ends by SIGABRT after that. What is pinned is not looked into: buffers that it points to need pins
+    of their own.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._pins: dict[Pinned | IoVec, None] = {}
+        self._strict = strict
+        self._process = os.getpid()
+        caller = sys._getframe(1)
+        self._made_at = (caller.f_code.co_filename, caller.f_lineno)
+
+    def pin(self, obj: object) -> Pinned:
+        """Pin a buffer: when this returns, it cannot move, shrink, close or be collected.
+
+        Takes bytes, bytearray, memoryview, ndarray, mmap, array, ctypes and whatever else has a contiguous
+        buffer; a region (from its header on; its mapping and lease are kept), a builder (its payload, which
+        cannot be published while it is pinned), a view of either; and cffi pointers, arrays and structures,
+        which keep what they own. TypeError: none of these. BufferError: not contiguous.
+        """
+        return Pinned(self._pins, obj)
+
+    def iovec(self, buffers: Iterable[object]) -> IoVec:
+        """Pin any number of buffers as one `struct iovec` array; with an error, as for `pin`, none."""
+        return IoVec(self._pins, tuple(buffers))
+
+    def unpin(self) -> None:
+        """Zero all slots, and release all pins made so far. May be called again, or without any pin.
+
+        BufferError: a buffer is in a `readv` or `writev` of another thread; all others are released.
+        """
+        busy: BufferError | None = None
+        pins = list(self._pins)
+        for pin in pins:
+            try:
+                pin.unpin()
+            except BufferError as error:
+                busy = error
+        if busy is not None:
+            raise busy
+
+    def __len__(self) -> int:
+        return len(self._pins)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __enter__(self) -> Pinner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unpin()
+
+    async def __aenter__(self) -> Pinner:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.unpin()
+
+    def __repr__(self) -> str:
+        return f"<Pinner with {len(self._pins)} pins>"
+
+    def __del__(self) -> None:
+        pins = getattr(self, "_pins", None)
+        if not pins or self._process != os.getpid() or sys.is_finalizing():
+            return
+        _leaked.append(pins)
+        try:
+            on_leak(Leak(*self._made_at, len(pins)))
+        finally:
+            if self._strict:
+                os.abort()

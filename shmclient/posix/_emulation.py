@@ -1,0 +1,34 @@
+"""Seals that this process keeps for objects of a system without them. They bind this package alone."""
+
+from __future__ import annotations
+
+import os
+
+from shmclient.posix._errors import check_descriptor, failure
+from shmprotocol._native import lib
+
+F_SEAL_SEAL = 0x1
+F_SEAL_SHRINK = 0x2
+F_SEAL_GROW = 0x4
+F_SEAL_WRITE = 0x8
+F_SEAL_FUTURE_WRITE = lib.F_SEAL_FUTURE_WRITE
+F_SEAL_EXEC = lib.F_SEAL_EXEC
+
+# What a duplicate of a descriptor shares, and a reused number does not: device and inode.
+Identity = tuple[int, int]
+
+SEALS: dict[Identity, int] = {}  # single operations on it are atomic; a forked child has a copy
+
+
+def identity(fd: int) -> Identity:
+    """Return which object a descriptor is of; EBADF when it is not open."""
+    try:
+        status = os.fstat(check_descriptor(fd))
+    except OSError as error:
+        raise failure(error.errno or 0, f"descriptor {fd}") from None
+    return status.st_dev, status.st_ino
+
+
+def forbids_writing(which: Identity | None) -> bool:
+    """Whether a seal kept here forbids new writable shared mappings of an object."""
+    return which is not None and bool(SEALS.get(which, 0) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))

@@ -1,0 +1,96 @@
+"""Calls on what is mapped: protection, write-back, advice and locks."""
+
+from __future__ import annotations
+
+import errno
+import mmap as _mmap
+from typing import Any
+
+from shmclient.posix import _emulation as emulation
+from shmclient.posix._errors import check_flags, check_result, failure
+from shmclient.posix._mappings import MAPPINGS, Mapping
+from shmprotocol._native import ffi, lib
+
+
+def mprotect(target: Mapping | Any, prot: int) -> None:
+    """Set what may be done with a mapping, or with a view of whole pages of one; see mprotect(2).
+
+    It is enforced by the processor: a write through a view that was made before ends the process by SIGSEGV.
+    EINVAL: not a mapping of this package, or not whole pages. EACCES: more than the descriptor or a seal
+    allowed at `mmap`.
+    """
+    check_flags(prot, "protection")
+    address, length, mapping, _kept = _own(target, "mprotect")
+    if prot & _mmap.PROT_WRITE and not mapping.is_writable and emulation.forbids_writing(mapping.object):
+        raise failure(errno.EACCES, f"mprotect of {mapping!r}")
+    check_result(
+        lib.shm_mprotect(address, length, prot), f"mprotect of {length} bytes at {address:#x} to {prot:#x}"
+    )
+    if length == mapping.length:
+        mapping.prot = prot
+
+
+def msync(target: Mapping | Any, flags: int = lib.MS_SYNC) -> None:
+    """Write a mapping, or a view of whole pages of one, to its file: MS_SYNC waits, MS_ASYNC does not."""
+    check_flags(flags, "flags")
+    address, length, _, _kept = _own(target, "msync")
+    check_result(lib.shm_msync(address, length, flags), f"msync of {length} bytes at {address:#x}")
+
+
+def madvise(target: Mapping | Any, advice: int) -> None:
+    """Tell the system how a mapping, or a view of whole pages of one, will be used (MADV_*); see madvise(2).
+
+    Some advice destroys content: MADV_DONTNEED that of private memory, MADV_REMOVE that of the object.
+    """
+    check_flags(advice, "advice")
+    address, length, _, _kept = _own(target, "madvise")
+    check_result(
+        lib.shm_madvise(address, length, advice), f"madvise {advice} of {length} bytes at {address:#x}"
+    )
+
+
+def mlock(target: Mapping | Any) -> None:
+    """Keep the pages of a mapping, a region's data or any other buffer in memory until `munlock`.
+
+    ENOMEM, EPERM: over RLIMIT_MEMLOCK.
+    """
+    address, length, _kept = _any(target)
+    check_result(lib.shm_mlock(address, length), f"mlock of {length} bytes at {address:#x}")
+
+
+def munlock(target: Mapping | Any) -> None:
+    """Undo `mlock`, for all bytes of the pages that the target lies in."""
+    address, length, _kept = _any(target)
+    check_result(lib.shm_munlock(address, length), f"munlock of {length} bytes at {address:#x}")
+
+
+def mlockall(flags: int) -> None:
+    """Keep all pages of this process in memory (MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT). ENOMEM: a limit."""
+    check_result(lib.shm_mlockall(check_flags(flags, "flags")), f"mlockall with {flags:#x}")
+
+
+def munlockall() -> None:
+    """Undo `mlockall` and all `mlock`."""
+    check_result(lib.shm_munlockall(), "munlockall")
+
+
+def _any(target: Any) -> tuple[int, int, Any]:
+    """Return address and length of a mapping or buffer, and what keeps it there meanwhile."""
+    if isinstance(target, Mapping):
+        return target.address, target.length, target.hold()
+    held = ffi.from_buffer(target)
+    return int(ffi.cast("uintptr_t", held)), len(held), held
+
+
+def _own(target: Any, call: str) -> tuple[int, int, Mapping, Any]:
+    """Return address, length and mapping of a mapping of this package, or of a view of one; or EINVAL."""
+    try:
+        address, length, kept = _any(target)
+    except (TypeError, BufferError, ValueError) as error:
+        raise failure(errno.EINVAL, f"{call} of a {type(target).__name__}: {error}") from None
+    mapping = MAPPINGS.find(address)
+    if mapping is None or address + length > mapping.address + mapping.length:
+        raise failure(
+            errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which mmap of this package did not map"
+        )
+    return address, length, mapping, kept
