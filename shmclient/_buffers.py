@@ -6,7 +6,7 @@ from typing import Any
 
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
-from shmprotocol._native import ffi, lib
+from shmprotocol.native import ffi, lib
 
 # Not zeroed: both arrays are written in full before they are read.
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)

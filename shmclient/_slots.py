@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from shmprotocol._native import ffi
+from shmprotocol.native import ffi
 
 POINTER_SIZE = 8
 

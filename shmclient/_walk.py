@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shmprotocol._native import ffi, lib
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.native import ffi, lib
 
 PATH_MAX = 24  # steps of a path that are shown, some four lines: first and last half of a longer one
 

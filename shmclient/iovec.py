@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shmclient._buffers import Buffers
-from shmprotocol._native import ffi, lib
 from shmprotocol.errors import PinReleased
+from shmprotocol.native import ffi, lib
 
 _WRITE, _AT = lib.SHM_TRANSFER_WRITE, lib.SHM_TRANSFER_AT
 

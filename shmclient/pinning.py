@@ -19,8 +19,8 @@ from shmclient._buffers import Buffers
 from shmclient._slots import resolve
 from shmclient.iovec import IoVec
 from shmclient.pointers import check_store
-from shmprotocol._native import lib
 from shmprotocol.errors import PinReleased
+from shmprotocol.native import lib
 
 # Held while a slot is written or zeroed, so that no address gets into a slot after its pin has ended. One for
 # the process: it is held for a microsecond at a time, and a child of a fork gets it free.

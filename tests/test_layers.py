@@ -84,21 +84,23 @@ def test_client_module_imports_nothing_that_waits_when_it_is_pure(name: str, all
     assert imported(FOLDERS["shmclient"] / name) & WAITING == allowed
 
 
-USERS_OF_NATIVE = {
-    *("memory.py", "_buffers.py", "_slots.py", "_walk.py", "iovec.py", "pinning.py"),
-    *("constants.py", "_emulation.py", "_mappings.py", "_objects.py", "_protection.py"),
-}
-
-
-def test_native_module_is_imported_by_memory_pinning_and_posix_alone() -> None:
-    """One module wraps the binary."""
-    users = {
+def users(name: str) -> set[str]:
+    """Return the modules that import a module, without those of `shmclient.posix`, as file names."""
+    return {
         module.name
         for package in FOLDERS
         for module in modules(package)
-        if "shmprotocol._native" in set(_import_names(ast.parse(module.read_text("utf-8"))))
+        if module.parent.name != "posix" and name in set(_import_names(ast.parse(module.read_text("utf-8"))))
     }
-    assert users == USERS_OF_NATIVE
+
+
+def test_binary_is_wrapped_by_one_module() -> None:
+    assert users("shmprotocol._native") == {"native.py"}
+
+
+def test_c_is_called_by_memory_pinning_and_posix_alone() -> None:
+    pinning = {"_buffers.py", "_slots.py", "_walk.py", "iovec.py", "pinning.py"}
+    assert users("shmprotocol.native") == {"memory.py"} | pinning
 
 
 def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported() -> None:

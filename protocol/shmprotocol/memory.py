@@ -1,6 +1,6 @@
 """Regions in the address space: reserve, map, check, name conflicts; and the header's bytes.
 
-Wraps the compiled module, which nothing else imports. Knows no socket and no message.
+Knows no socket and no message.
 """
 
 from __future__ import annotations
@@ -11,14 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-try:
-    from shmprotocol._native import ffi, lib
-except ImportError as error:
-    raise ImportError(
-        f"the compiled part of shmprotocol is missing or broken ({error}): install the wheel, or build it "
-        "from source with `pip install .`, which needs a C compiler"
-    ) from error
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
+from shmprotocol.native import ffi, lib
 
 HEADER_SIZE = lib.SHM_HEADER_SIZE
 KIND_DATA = lib.SHM_KIND_DATA

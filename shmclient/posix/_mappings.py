@@ -18,7 +18,7 @@ from shmclient._intervals import Intervals
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_flags, check_result, check_size, failure
 from shmprotocol import memory
-from shmprotocol._native import lib
+from shmprotocol.native import lib
 
 _PLACED = lib.MAP_FIXED | lib.MAP_FIXED_NOREPLACE
 

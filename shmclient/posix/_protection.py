@@ -9,7 +9,7 @@ from typing import Any
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_flags, check_result, failure
 from shmclient.posix._mappings import MAPPINGS, Mapping
-from shmprotocol._native import ffi, lib
+from shmprotocol.native import ffi, lib
 
 
 def mprotect(target: Mapping | Any, prot: int) -> None:

@@ -115,7 +115,7 @@ from shmclient.posix._emulation import (
     F_SEAL_WRITE,
 )
 from shmclient.posix._objects import NAME_MAX
-from shmprotocol._native import lib
+from shmprotocol.native import lib
 from shmprotocol.status import FP_SPECIAL
 
 MADV_HWPOISON: int = lib.MADV_HWPOISON
