@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.native import ffi, lib
 
+_CODE = ffi.typeof("void")  # what a pointer to a function leads to: never a part of a region
 PATH_MAX = 24  # steps of a path that are shown, some four lines: first and last half of a longer one
 
 
@@ -39,7 +40,9 @@ class Plan:
         self._numbers = {root: 0}
         self._types: list[tuple[int, int, int, int]] = []  # as struct shm_type
         self._members: list[tuple[int, int, int, int, int, int, bool]] = []  # as struct shm_member
-        self._labels: list[tuple[str, bool]] = []  # of each member: its name, and whether it is an array
+        self._labels: list[
+            tuple[str, bool, bool]
+        ] = []  # of each member: its name, is it an array, or a table
         while len(self._types) < len(self._kinds):
             self._add(self._kinds[len(self._types)])
         if self._lengths:
@@ -61,14 +64,16 @@ class Plan:
         return outcome
 
     def _path(self, steps: Any, depth: int) -> str:
-        parts = [self._step(step) for step in steps[0 : min(depth, PATH_MAX)]]
+        shown = min(depth, PATH_MAX)
+        parts = [self._step(steps[index], index == shown - 1) for index in range(shown)]
         if depth > PATH_MAX:
             parts.insert(PATH_MAX // 2, f" ... {depth - PATH_MAX:,} steps ... ")
         return "root" + "".join(parts)
 
-    def _step(self, step: Any) -> str:
-        label, is_array = self._labels[step.member]
-        return f"{label}[{step.index}]" if is_array else label
+    def _step(self, step: Any, is_last: bool) -> str:
+        label, is_array, is_table = self._labels[step.member]
+        # What is bad in the last step is the pointer to a table, not one of the objects in it.
+        return f"{label}[{step.index}]" if is_array or (is_table and not is_last) else label
 
     def _number(self, kind: Any) -> int:
         if kind not in self._numbers:
@@ -83,12 +88,12 @@ class Plan:
             item, count = (part.item, part.length) if is_array else (part, 1)
             if not count or not _has_pointers(item):
                 continue
-            is_pointer = item.kind == "pointer"
-            target = self._number(item.item if is_pointer else item)
+            is_pointer = item.kind in ("pointer", "function")  # cffi calls a pointer to a function so
+            target = self._number((item.item if item.kind == "pointer" else _CODE) if is_pointer else item)
             length = self._lengths.pop(kind.cname + label, None) if is_pointer and not is_array else None
             elements, size = (1, 0) if length is None else _length(kind, length)
             self._members.append((offset, count, ffi.sizeof(item), elements, size, target, is_pointer))
-            self._labels.append((label, is_array or length is not None))
+            self._labels.append((label, is_array, length is not None))
         size, align = (ffi.sizeof(kind), ffi.alignof(kind)) if _is_complete(kind) else (1, 1)
         self._types.append((size, align, first, len(self._members) - first))
 
@@ -107,7 +112,7 @@ def _parts(kind: Any) -> list[tuple[str, int, Any]]:
     """Return label, offset and type of what a type consists of, as far as it can have pointers."""
     if kind.kind == "struct":
         return [(f".{name}", field.offset, field.type) for name, field in kind.fields or ()]
-    if kind.kind == "pointer":
+    if kind.kind in ("pointer", "function"):
         return [("[0]", 0, kind)]
     return [("", 0, kind)] if kind.kind == "array" else []
 
@@ -118,13 +123,13 @@ def _has_pointers(kind: Any) -> bool:
         return bool(kind.length) and _has_pointers(kind.item)
     if kind.kind == "struct":
         return any(_has_pointers(field.type) for _, field in kind.fields or ())
-    return bool(kind.kind == "pointer")
+    return kind.kind in ("pointer", "function")
 
 
 def _is_complete(kind: Any) -> bool:
-    """Whether its size is known: not of `void`, a function, `struct x;` or `int[]`."""
+    """Whether its size is known: not of `void`, `struct x;` or `int[]`."""
     if kind.kind in ("struct", "union"):
         return kind.fields is not None
     if kind.kind == "array":
         return kind.length is not None and _is_complete(kind.item)
-    return kind.kind not in ("void", "function")
+    return bool(kind.kind != "void")

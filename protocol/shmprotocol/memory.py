@@ -112,6 +112,8 @@ def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
     kind = ffi.typeof(pointer)
     if kind.kind not in ("pointer", "array"):
         raise TypeError(f"expected a cffi pointer, got {kind.cname!r}")
+    if kind.kind == "pointer" and kind.item.kind in ("struct", "union") and kind.item.fields is None:
+        raise TypeError(f"{kind.cname!r} points to a type without a definition: its size is not known")
     if kind.kind == "array":
         size = ffi.sizeof(pointer)
     else:
