@@ -1,7 +1,7 @@
 """`make bench`: the figures of this machine, as ratios to a yardstick measured in the same run.
 
 Every process is pinned. A row alternates between ours and the yardstick, in rounds, so that a drift of
-the machine's speed hits both; what is compared are the medians of all samples.
+the machine's speed hits both.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import contextlib
 import importlib
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import pins
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from timing import Row, paired
 
 import shmclient
 
@@ -30,46 +30,6 @@ ROUNDS, SAMPLES = 10, 1000
 PUT_ROUNDS, PUT_SAMPLES = 10, 60
 ADDRESS = 0x600000000000  # of the yardstick, outside of our windows
 FOLDER = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure: medians in microseconds, and what the ratio should be at most."""
-
-    what: str
-    cpus: str
-    ours: float
-    yardstick: float
-    aim: float
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.yardstick
-
-
-def time_us(call: Callable[[], object], samples: int) -> list[float]:
-    """Return the time of each call in microseconds."""
-    clock = time.perf_counter_ns
-    found = []
-    for _ in range(samples):
-        began = clock()
-        call()
-        found.append((clock() - began) / 1000)
-    return found
-
-
-def paired(
-    ours: Callable[[], object], other: Callable[[], object], rounds: int, samples: int
-) -> tuple[float, float]:
-    """Return the medians of both, measured in turn; the first round of each warms up."""
-    mine: list[float] = []
-    theirs: list[float] = []
-    for turn in range(rounds + 1):
-        a, b = time_us(ours, samples), time_us(other, samples)
-        if turn:
-            mine += a
-            theirs += b
-    return statistics.median(mine), statistics.median(theirs)
 
 
 @contextlib.contextmanager
@@ -181,19 +141,25 @@ def main() -> None:
     table = Table("figure", box=box.SIMPLE_HEAD)
     for column in ("client/host CPU", "ours us", "yardstick us", "ratio", "aim <="):
         table.add_column(column, justify="right")
-    for row in (bench_attach(one, one), bench_attach(one, other), bench_put(one, one), bench_put(one, other)):
+    host_rows = (bench_attach(one, one), bench_attach(one, other), bench_put(one, one), bench_put(one, other))
+    pin_rows = list(pins.rows(one))
+    for row in (*host_rows, *pin_rows):
         table.add_row(
             row.what,
             row.cpus,
-            f"{row.ours:.1f}",
-            f"{row.yardstick:.1f}",
+            f"{row.ours:,.1f}",
+            f"{row.yardstick:,.1f}",
             f"{row.ratio:.2f}",
-            f"{row.aim:.2f}",
+            "" if row.aim is None else f"{row.aim:.2f}",
         )
-    Console(width=100).print(
+    Console(width=110).print(
         table,
         "attach: the yardstick is one C call against a bare uvloop host, without checks or messages.",
         "put: the yardstick is memfd_create + pwrite, and two `stat` round trips to the same host.",
+        "pin: the yardstick is ffi.from_buffer and ffi.release.",
+        "iovec: the yardstick is os.preadv of the same buffers; then ffi.from_buffer for each and os.preadv.",
+        f"check_pointers: {pins.NODES / pin_rows[-1].ours:,.1f} million objects a second; the yardstick is "
+        "a loop in Python that follows one pointer of each and checks nothing.",
         sep="\n",
     )
 

@@ -21,8 +21,9 @@ class Buffers:
 
     def __init__(self, objects: tuple[object, ...]) -> None:
         count = len(objects)
+        self._kept: object = objects  # what cffi makes of a structure does not keep it
         self.count = count
-        self.iov = _allocate("struct iovec[]", count)
+        self.iov = _allocate("uint64_t[]", 2 * count)
         self._views = _allocate("Py_buffer[]", count)
         taken = lib.shm_buffers_pin(id(objects), count, self._views, self.iov)
         if taken < count:  # one of them has no buffer of its own: a region, a cffi object, or an error
@@ -30,20 +31,21 @@ class Buffers:
             taken = lib.shm_buffers_pin(id(objects), count, self._views, self.iov)
         if taken < count:
             raise _explain(objects[taken])
+        self.is_read_only = taken != count  # one of them is
 
     def entry(self, index: int) -> tuple[int, int]:
         """Return address and size of a buffer; the address of an empty one is 0."""
-        entry = self.iov[index]
-        return int(ffi.cast("uintptr_t", entry.iov_base)), entry.iov_len
+        return self.iov[2 * index], self.iov[2 * index + 1]
 
     def first_read_only(self) -> int | None:
-        """Return the index of the first buffer that must not be written, or None."""
+        """Return the index of the first buffer that must not be written; -1 when there is none."""
         found: int = lib.shm_buffers_read_only(self._views, self.count)
-        return None if found < 0 else found
+        return found
 
     def release(self) -> None:
         """Zero the array and release the buffers; once."""
         lib.shm_buffers_unpin(self._views, self.count, self.iov)
+        self._kept = None
 
 
 def _as_buffer(obj: object) -> object:

@@ -23,6 +23,7 @@ class Intervals(Generic[T]):
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._found: dict[int, Interval[T]] = {}
+        self.bounds = (0, 0)  # of all ranges together: may be read while another thread adds or removes one
 
     def add(self, start: int, size: int, value: T) -> None:
         """Add a range, of at least 1 byte, that overlaps no other."""
@@ -30,11 +31,13 @@ class Intervals(Generic[T]):
         assert not self.overlapping(start, size)
         insort(self._starts, start)
         self._found[start] = Interval(start, size, value)
+        self._set_bounds()
 
     def remove(self, start: int) -> None:
         """Forget the range that starts here; KeyError when there is none."""
         del self._found[start]
         del self._starts[bisect_left(self._starts, start)]
+        self._set_bounds()
 
     def starting(self, start: int) -> T | None:
         """Return the value of the range that starts here, or None."""
@@ -51,6 +54,9 @@ class Intervals(Generic[T]):
         if first < 0 or self._end(first) <= start:
             first += 1
         return [self._found[begin] for begin in self._starts[first : bisect_left(self._starts, start + size)]]
+
+    def _set_bounds(self) -> None:
+        self.bounds = (self._starts[0], self._end(-1)) if self._starts else (0, 0)
 
     def _end(self, index: int) -> int:
         found = self._found[self._starts[index]]

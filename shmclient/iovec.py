@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from shmclient._buffers import Buffers
@@ -13,6 +13,7 @@ from shmprotocol.errors import PinReleased
 from shmprotocol.native import ffi, lib
 
 _WRITE, _AT = lib.SHM_TRANSFER_WRITE, lib.SHM_TRANSFER_AT
+_INTERRUPTED = lib.SHM_TRANSFER_INTERRUPTED
 
 # Guards how many transfers use each IoVec; held for a few instructions. A child of a fork gets it free.
 _USES = threading.RLock()
@@ -26,7 +27,7 @@ class HasFileno(Protocol):
         """Return it; it stays the object's."""
 
 
-class IoVec(Sequence[Any]):
+class IoVec:
     """A `struct iovec` array over pinned buffers, for native code (`address`, `len()`) and the calls below.
 
     As a sequence it has the buffers themselves, so that `os.readv` takes it too. An empty buffer is NULL with
@@ -34,7 +35,7 @@ class IoVec(Sequence[Any]):
     """
 
     def __init__(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
-        self._objects = buffers
+        self._objects = buffers  # given up with the pins: a view among them would keep a region on
         self._buffers = Buffers(buffers)
         self._uses = 0
         self._owner = owner
@@ -53,10 +54,15 @@ class IoVec(Sequence[Any]):
         return sum(self._buffers.entry(index)[1] for index in range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return self._buffers.count
 
     def __getitem__(self, index: Any) -> Any:
+        self._check()
         return self._objects[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return iter(self._objects)
 
     def __repr__(self) -> str:
         state = "" if self in self._owner else ", released"
@@ -71,6 +77,7 @@ class IoVec(Sequence[Any]):
                 )
             released = self._owner.pop(self, self) is None
         if released:
+            self._objects = ()
             self._buffers.release()
 
     def _check(self) -> None:
@@ -130,19 +137,21 @@ def _transfer(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: in
 
 
 def _move(fd: int, pinned: Buffers, offset: int, flags: int) -> int:
-    read_only = None if flags & _WRITE else pinned.first_read_only()
-    if read_only is not None:
-        raise BufferError(f"cannot read into buffer {read_only} of {pinned.count}: it is read-only")
+    if pinned.is_read_only and not flags & _WRITE:
+        raise BufferError(
+            f"cannot read into buffer {pinned.first_read_only()} of {pinned.count}: it is read-only"
+        )
     if not -(1 << 31) <= fd < 1 << 31:
         raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {fd}")
     if not 0 <= offset < 1 << 63:
         raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: offset {offset}")
-    progress = ffi.new("struct shm_progress *")
-    error = errno.EINTR
-    while error == errno.EINTR:  # a signal's handler runs between two calls, and may raise (PEP 475)
-        error = -lib.shm_transfer(fd, pinned.iov, pinned.count, offset, flags, progress)
-    done: int = progress.done
-    if error and not done:
+    done: int = lib.shm_transfer(fd, pinned.iov, pinned.count, offset, flags, 0)
+    while (
+        done == -errno.EINTR or done <= _INTERRUPTED
+    ):  # a signal's handler has run, and not raised (PEP 475)
+        done = 0 if done == -errno.EINTR else _INTERRUPTED - done
+        done = lib.shm_transfer(fd, pinned.iov, pinned.count, offset, flags, done)
+    if done < 0:
         what = "write" if flags & _WRITE else "read"
-        raise OSError(error, f"{os.strerror(error)}, {what} of {pinned.count} buffers, descriptor {fd}")
+        raise OSError(-done, f"{os.strerror(-done)}, {what} of {pinned.count} buffers, descriptor {fd}")
     return done

@@ -117,6 +117,9 @@ class AddressSpace:
 
     def find(self, address: int) -> Place | None:
         """Return the region of this process that an address lies in, or None."""
+        low, high = self._ranges.bounds
+        if not low <= address < high:
+            return None
         with self._gate:
             found = self._ranges.at(address)
             if found is None:

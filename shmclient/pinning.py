@@ -61,18 +61,20 @@ class Pinned:
     def readonly(self) -> bool:
         """Whether native code must not write to it."""
         self._check()
-        return self._buffers.first_read_only() is not None
+        return self._buffers.is_read_only
 
-    def store(self, slot: Any, field: str | None = None) -> None:
+    def store(self, slot: Any, part: str | int | None = None) -> None:
         """Write the address into a slot, with one release store; `unpin` will zero it.
 
-        A slot is a cffi pointer to a pointer (`void **`), a pointer of ctypes, a structure or pointer to one
-        of either with the name of its pointer `field`, or the address of 8 bytes in a region under
-        construction. Its memory must live until `unpin`: what owns itself (ffi.new, ctypes, a builder) is
-        kept until then. TypeError: no slot, or not at a multiple of 8. PointerEscapes: the slot is in shared
-        memory, and what is pinned is not, or may go first; see `unchecked`. PinReleased: it is unpinned.
+        A slot is a pointer to a pointer of cffi (`void **`), a pointer of ctypes, or the address of 8 bytes
+        in a region under construction; or a `part` of a cffi or ctypes object: the name of a structure's
+        field, the index in an array of pointers. What owns its memory is kept until `unpin`, and so is a
+        region. cffi does not tell who owns a pointer from `ffi.addressof` or `ffi.cast`: see to it yourself.
+
+        TypeError: no slot, or not at a multiple of 8. PointerEscapes: the slot is in shared memory, and what
+        is pinned is not, or may go first; see `unchecked`. PinReleased: it is unpinned.
         """
-        address, kept = resolve(slot, field)
+        address, kept = resolve(slot, part)
         place = check_store(address, self.address, self._size)
         with _SLOTS:
             self._check()

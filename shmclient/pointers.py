@@ -115,6 +115,8 @@ def check_root(pointed: Pointed, item: Any, lengths: Lengths) -> int:
         )
     if outcome == -errno.ELOOP:
         raise BadRegion(f"objects of one type overlap in {pointed.name!r}: some pointer leads into an object")
+    if outcome == -errno.EINVAL:
+        raise BadRegion(f"the root of {pointed.name!r} is not aligned for {item.cname!r}, or not inside")
     if outcome == -errno.E2BIG:
         raise BadRegion(f"the pointers of {pointed.name!r} lead to the same objects over and over again")
     if outcome < 0:

@@ -29,6 +29,16 @@ TEXT = b"one two\nthree\ntwo one one\n"
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
+@pytest.mark.parametrize(
+    ("example", "letters"), [("fill_buffers", "X"), ("read_into_region", "XY")], ids=lambda value: value
+)
+def test_example_prints_what_the_go_package_does(example: str, letters: str) -> None:
+    command = [sys.executable, "-W", "error", ROOT.parent / "examples" / f"{example}.py"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    lines = [letter * size for letter in letters for size in (2, 5, 8, 11)]
+    assert (result.returncode, result.stderr, result.stdout.split()) == (0, "", lines)
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("readers")

@@ -86,7 +86,7 @@ def test_iovec_pins_what_is_in_it_until_unpin_and_zeroes_the_array_then() -> Non
     pinner.unpin()
     buffers[1].append(1)
     assert ctypes.string_at(address, 32) == bytes(32)
-    for use in (lambda: iov.address, lambda: iov.nbytes, lambda: readv(0, iov)):
+    for use in (lambda: iov.address, lambda: iov.nbytes, lambda: iov[0], lambda: readv(0, iov)):
         with pytest.raises(PinReleased, match="released"):
             use()
 

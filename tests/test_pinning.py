@@ -291,8 +291,18 @@ def slot_kinds() -> dict[str, tuple[Callable[[Pinned], Callable[[], int]], type]
 
     def cffi_element(pinned: Pinned) -> Callable[[], int]:
         slots = FFI.new("void *[4]")
-        pinned.store(FFI.addressof(slots, 2))
+        pinned.store(slots, 2)
         return lambda: int(FFI.cast("uintptr_t", slots[2]))
+
+    def cffi_index(pinned: Pinned) -> Callable[[], int]:
+        slots = FFI.new("void *[4]")
+        pinned.store(slots, 2)
+        return lambda: int(FFI.cast("uintptr_t", slots[2]))
+
+    def ctypes_index(pinned: Pinned) -> Callable[[], int]:
+        slots = (ctypes.c_void_p * 4)()
+        pinned.store(slots, 3)
+        return lambda: slots[3] or 0
 
     def ctypes_slot(pinned: Pinned, kind: Any) -> Callable[[], int]:
         slot = kind()
@@ -320,6 +330,8 @@ def slot_kinds() -> dict[str, tuple[Callable[[Pinned], Callable[[], int]], type]
         "field char": lambda p: cffi_field(p, "word", True),
         "field uint8": lambda p: cffi_field(p, "bytes", False),
         "element": cffi_element,
+        "index": cffi_index,
+        "ctypes index": ctypes_index,
         "c_void_p": lambda p: ctypes_slot(p, ctypes.c_void_p),
         "c_char_p": lambda p: ctypes_slot(p, ctypes.c_char_p),
         "POINTER": lambda p: ctypes_slot(p, ctypes.POINTER(ctypes.c_ubyte)),
@@ -380,6 +392,13 @@ def test_store_to_what_is_no_slot_is_a_type_error(slot: object, pinner: Pinner) 
         (FFI.new("struct node *"), "missing"),
         (FFI.new("struct node *"), "call"),
         (FFI.new("int *"), "number"),
+        (FFI.new("void *[4]"), 4),
+        (FFI.new("void *[4]"), -1),
+        (FFI.new("int[4]"), 1),
+        (FFI.new("void **"), 0),
+        ((ctypes.c_void_p * 4)(), 4),
+        ((ctypes.c_int * 4)(), 0),
+        (ctypes.c_void_p(), 0),
         (CNode(), "number"),
         (CNode(), "missing"),
         (ctypes.c_int(), "number"),
@@ -388,8 +407,8 @@ def test_store_to_what_is_no_slot_is_a_type_error(slot: object, pinner: Pinner) 
     ],
     ids=str,
 )
-def test_store_to_a_field_that_is_no_pointer_is_a_type_error(
-    struct: object, field: str, pinner: Pinner
+def test_store_to_a_part_that_is_no_pointer_is_a_type_error(
+    struct: object, field: str | int, pinner: Pinner
 ) -> None:
     with pytest.raises(TypeError, match="slot"):
         pinner.pin(b"abc").store(struct, field)
@@ -399,7 +418,7 @@ def test_one_pin_is_stored_in_many_slots(pinner: Pinner) -> None:
     slots = FFI.new("void *[1024]")
     pinned = pinner.pin(b"abc")
     for index in range(1024):
-        pinned.store(FFI.addressof(slots, index))
+        pinned.store(slots, index)
     assert {int(FFI.cast("uintptr_t", slot)) for slot in slots} == {pinned.address}
     pinner.unpin()
     assert FFI.buffer(slots)[:] == bytes(8 * 1024)
@@ -409,7 +428,7 @@ def test_unpin_zeroes_a_slot_that_native_code_moved_on_and_leaves_what_is_not_ou
     pinner, slots = Pinner(), FFI.new("char *[4]")
     pinned = pinner.pin(b"0123456789")
     for index in range(4):
-        pinned.store(FFI.addressof(slots, index))
+        pinned.store(slots, index)
     slots[1] += 4  # as a C function does that reads on
     slots[2] += 10  # up to the end
     other = FFI.new("char[1]")
@@ -426,8 +445,8 @@ def test_unpin_zeroes_a_slot_that_native_code_moved_on_and_leaves_what_is_not_ou
 def test_unpin_of_one_pin_leaves_the_others(pinner: Pinner) -> None:
     first, second = pinner.pin(bytearray(3)), pinner.pin(bytearray(3))
     slots = FFI.new("void *[2]")
-    first.store(FFI.addressof(slots, 0))
-    second.store(FFI.addressof(slots, 1))
+    first.store(slots, 0)
+    second.store(slots, 1)
     first.unpin()
     first.unpin()
     assert (slots[0], len(pinner)) == (FFI.NULL, 1)
@@ -573,8 +592,8 @@ def test_pins_stores_and_unpins_of_many_threads_leave_no_address_behind() -> Non
                 index = chance.randrange(8)
                 pinned = pinner.pin(buffers[index])
                 try:
-                    pinned.store(FFI.addressof(slots, index))
-                    pinned.store(FFI.addressof(slots, index))
+                    pinned.store(slots, index)
+                    pinned.store(slots, index)
                 except PinReleased:
                     assert pinned not in list(pinner._pins)
                 if chance.random() < 0.3:

@@ -55,6 +55,8 @@ class _Lib:
     PROT_NONE: int
     SO_PEERPIDFD: int
     SHM_IOV_MAX: int
+    SHM_BUFFERS_READ_ONLY: int
+    SHM_TRANSFER_INTERRUPTED: int
     SHM_TRANSFER_WRITE: int
     SHM_TRANSFER_AT: int
     def shm_mmap(self, address: int, length: int, prot: int, flags: int, fd: int, offset: int, /) -> int: ...
@@ -73,9 +75,7 @@ class _Lib:
     def shm_buffers_pin(self, objects: int, count: int, views: Any, iov: Any, /) -> int: ...
     def shm_buffers_read_only(self, views: Any, count: int, /) -> int: ...
     def shm_buffers_unpin(self, views: Any, count: int, iov: Any, /) -> None: ...
-    def shm_transfer(
-        self, fd: int, iov: Any, count: int, offset: int, flags: int, progress: Any, /
-    ) -> int: ...
+    def shm_transfer(self, fd: int, iov: Any, count: int, offset: int, flags: int, done: int, /) -> int: ...
     def shm_check_pointers(
         self,
         area: Any,

@@ -6,45 +6,45 @@
 #ifndef SHM_PINNING_H
 #define SHM_PINNING_H
 
+#include <assert.h>
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#ifdef SHM_CDEF /* for cffi alone: a compiler has these from the headers of Python and the system */
+#ifdef SHM_CDEF /* for cffi alone: a compiler has it from Python's headers */
 /* cffi: begin */
 typedef struct { ...; } Py_buffer;
-struct iovec {
-        void *iov_base;
-        size_t iov_len;
-        ...;
-};
 /* cffi: end */
 #endif
 
 /* cffi: begin */
 
 #define SHM_IOV_MAX 1024 /* the kernel takes no more in one call (UIO_MAXIOV, readv(2)) */
+#define SHM_BUFFERS_READ_ONLY 0x100000000000000 /* with a count: one of the buffers must not be written */
 #define SHM_TRANSFER_WRITE 1
 #define SHM_TRANSFER_AT 2
+#define SHM_TRANSFER_INTERRUPTED -4096 /* below all -errno */
+
+void shm_slot_store(uint64_t slot, uint64_t address);
+void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last);
+/* A struct iovec is two words of 64 bits: Python reads them as numbers. */
+int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, uint64_t *iov_words);
+int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count);
+void shm_buffers_unpin(Py_buffer *views, int64_t count, uint64_t *iov_words);
+int64_t shm_transfer(int fd, const uint64_t *iov_words, uint64_t count, int64_t offset, int flags, int64_t done);
+
+/* cffi: end */
+
+static_assert(sizeof(struct iovec) == 2 * sizeof(uint64_t), "an iovec is two words");
 
 /* How far a transfer has come: `index` buffers and `skip` bytes of the next one; `done` bytes in all. */
 struct shm_progress {
         uint64_t index;
         uint64_t skip;
-        uint64_t done;
+        int64_t done;
 };
-
-void shm_slot_store(uint64_t slot, uint64_t address);
-void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last);
-int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, struct iovec *iov);
-int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count);
-void shm_buffers_unpin(Py_buffer *views, int64_t count, struct iovec *iov);
-int shm_transfer(int fd, const struct iovec *iov, uint64_t count, int64_t offset, int flags,
-                 struct shm_progress *progress);
-
-/* cffi: end */
 
 /*
  * Write an address into a slot. The writer is whoever pinned; native code reads. Release: whoever reads the
@@ -81,13 +81,15 @@ static void shm_buffers_release(Py_buffer *views, int64_t count)
 
 /*
  * Take the buffers of all objects in a tuple (its address is its id(); the caller holds it) and write them
- * as an iovec: NULL for an empty buffer. Returns how many it took: with fewer than count it has taken none, and
- * that is the index of the object that has no contiguous buffer.
+ * as an iovec: NULL for an empty buffer. Returns how many it took, and SHM_BUFFERS_READ_ONLY. With fewer than
+ * count it has taken none, and that is the index of the object that has no contiguous buffer.
  */
-int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, struct iovec *iov)
+int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, uint64_t *iov_words)
 {
+        struct iovec *iov = (struct iovec *)iov_words;
         PyObject *tuple = (PyObject *)(uintptr_t)objects;
         PyGILState_STATE state = PyGILState_Ensure();
+        int64_t read_only = 0;
         int64_t taken;
 
         for (taken = 0; taken < count; taken++) {
@@ -96,13 +98,16 @@ int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, struc
                 if (PyObject_GetBuffer(PyTuple_GetItem(tuple, (Py_ssize_t)taken), view, PyBUF_ANY_CONTIGUOUS) < 0) {
                         PyErr_Clear(); /* the caller asks that object again, in Python, and raises what it says */
                         shm_buffers_release(views, taken);
+                        read_only = 0;
                         break;
                 }
+                if (view->readonly)
+                        read_only = SHM_BUFFERS_READ_ONLY;
                 iov[taken].iov_base = view->len ? view->buf : NULL;
                 iov[taken].iov_len = (size_t)view->len;
         }
         PyGILState_Release(state);
-        return taken;
+        return taken | read_only;
 }
 
 /* Return the index of the first buffer that must not be written, or -1. */
@@ -117,11 +122,11 @@ int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count)
 }
 
 /* Zero the iovec, for whoever still has its address, and then give the buffers back. */
-void shm_buffers_unpin(Py_buffer *views, int64_t count, struct iovec *iov)
+void shm_buffers_unpin(Py_buffer *views, int64_t count, uint64_t *iov_words)
 {
         PyGILState_STATE state = PyGILState_Ensure();
 
-        memset(iov, 0, (size_t)count * sizeof(*iov));
+        memset(iov_words, 0, (size_t)count * sizeof(struct iovec));
         shm_buffers_release(views, count);
         PyGILState_Release(state);
 }
@@ -136,46 +141,55 @@ static ssize_t shm_transfer_step(int fd, const struct iovec *iov, int count, int
 
 /* Count bytes as done, over as many whole buffers as they fill. */
 static void shm_progress_add(struct shm_progress *progress, const struct iovec *iov, uint64_t count,
-                             uint64_t bytes)
+                             int64_t bytes)
 {
         progress->done += bytes;
-        progress->skip += bytes;
+        progress->skip += (uint64_t)bytes;
         while (progress->index < count && progress->skip >= iov[progress->index].iov_len)
                 progress->skip -= iov[progress->index++].iov_len;
 }
 
-/*
- * Read or write buffers until all are done, or the end of the file. Returns 0, or -errno with what was done
- * before in progress; with -EINTR the caller lets signal handlers run and calls again. The iovec itself is not
- * changed, so that several threads may use it.
- */
-int shm_transfer(int fd, const struct iovec *iov, uint64_t count, int64_t offset, int flags,
-                 struct shm_progress *progress)
+/* What to return when a call has failed: what was done before is not lost. */
+static int64_t shm_transfer_failed(int error, int64_t done)
 {
+        if (done == 0)
+                return -error;
+        return error == EINTR ? SHM_TRANSFER_INTERRUPTED - done : done;
+}
+
+/*
+ * Read or write buffers, from the byte `done` of all on, until all are done, or the end of the file. Returns the
+ * bytes done in all; or -errno when there are none. Interrupted by a signal after some, it returns
+ * SHM_TRANSFER_INTERRUPTED less those, and the caller calls again, with them, when the signal is handled. The
+ * iovec itself is not changed, so that several threads may use it.
+ */
+int64_t shm_transfer(int fd, const uint64_t *iov_words, uint64_t count, int64_t offset, int flags, int64_t done)
+{
+        const struct iovec *iov = (const struct iovec *)iov_words;
+        struct shm_progress progress = {0};
         struct iovec rest;
         const struct iovec *next;
         uint64_t room;
-        ssize_t moved;
+        ssize_t moved = done;
 
         for (;;) {
-                shm_progress_add(progress, iov, count, 0); /* over empty ones, which would look like the end */
-                if (progress->index == count)
-                        return 0;
-                next = &iov[progress->index];
-                room = count - progress->index;
-                if (progress->skip) { /* the rest of one buffer first */
-                        rest.iov_base = (char *)next->iov_base + progress->skip;
-                        rest.iov_len = next->iov_len - progress->skip;
+                shm_progress_add(&progress, iov, count, moved); /* over empty ones too: they look like the end */
+                if (progress.index == count)
+                        return progress.done;
+                next = &iov[progress.index];
+                room = count - progress.index;
+                if (progress.skip) { /* the rest of one buffer first */
+                        rest.iov_base = (char *)next->iov_base + progress.skip;
+                        rest.iov_len = next->iov_len - progress.skip;
                         next = &rest;
                         room = 1;
                 }
                 moved = shm_transfer_step(fd, next, room > SHM_IOV_MAX ? SHM_IOV_MAX : (int)room,
-                                          offset + (int64_t)progress->done, flags);
+                                          offset + progress.done, flags);
                 if (moved < 0)
-                        return -errno;
+                        return shm_transfer_failed(errno, progress.done);
                 if (moved == 0)
-                        return 0;
-                shm_progress_add(progress, iov, count, (uint64_t)moved);
+                        return progress.done;
         }
 }
 

@@ -81,71 +81,63 @@ struct shm_object {
 };
 
 struct shm_walk {
+        const struct shm_range *range;
+        const struct shm_type *types;
+        const struct shm_member *members;
+        uint8_t **seen; /* for each type, a bit for each address that an object can have; or NULL so far */
         struct shm_object *objects;
         uint64_t count;
         uint64_t room;
-        uint64_t *table; /* open addressing; 0 is free, else the number of an object and 1 */
-        uint64_t mask;
         uint64_t limit; /* of objects that do not overlap others of their type */
         uint64_t steps; /* that may still be taken */
         uint64_t stray; /* the bad pointer, as it was read */
 };
 
-static uint64_t shm_walk_place(const struct shm_walk *walk, uint64_t address, uint32_t type)
+/* Note an object as seen. Returns 1 when it was not, 0 when it was, -ENOMEM. */
+static int shm_walk_see(struct shm_walk *walk, const struct shm_object *object)
 {
-        uint64_t hash = (address ^ ((uint64_t)type << 48)) * 0x9E3779B97F4A7C15u; /* Fibonacci hashing */
-        uint64_t place = (hash >> 20) & walk->mask;
+        uint64_t place = (object->address - walk->range->base) / walk->types[object->type].align;
+        uint8_t *seen = walk->seen[object->type];
+        uint8_t bit = (uint8_t)(1u << (place & 7));
 
-        while (walk->table[place]) {
-                const struct shm_object *other = &walk->objects[walk->table[place] - 1];
-
-                if (other->address == address && other->type == type)
-                        break;
-                place = (place + 1) & walk->mask;
-        }
-        return place;
+        if (seen == NULL) /* pages of it that are never touched take no memory */
+                seen = walk->seen[object->type] = (uint8_t *)calloc(
+                        (size_t)(walk->range->size / walk->types[object->type].align / 8 + 1), 1);
+        if (seen == NULL)
+                return -ENOMEM;
+        if (seen[place >> 3] & bit)
+                return 0;
+        seen[place >> 3] |= bit;
+        return 1;
 }
 
-/* Double the room for objects, and the table with it, which stays at most half full. */
 static int shm_walk_grow(struct shm_walk *walk)
 {
         uint64_t room = walk->room ? walk->room * 2 : 1024;
         struct shm_object *objects =
                 (struct shm_object *)realloc(walk->objects, (size_t)room * sizeof(*objects));
-        uint64_t *table;
-        uint64_t i;
 
         if (objects == NULL)
                 return -ENOMEM;
         walk->objects = objects;
-        table = (uint64_t *)calloc((size_t)room * 2, sizeof(*table));
-        if (table == NULL)
-                return -ENOMEM;
-        free(walk->table);
-        walk->table = table;
         walk->room = room;
-        walk->mask = room * 2 - 1;
-        for (i = 0; i < walk->count; i++)
-                table[shm_walk_place(walk, objects[i].address, objects[i].type)] = i + 1;
         return 0;
 }
 
 static int shm_walk_add(struct shm_walk *walk, const struct shm_object *object)
 {
-        uint64_t place;
-        int error = walk->count == walk->room ? shm_walk_grow(walk) : 0;
+        int is_new;
 
-        if (error)
-                return error;
         if (walk->steps-- == 0)
                 return -E2BIG;
-        place = shm_walk_place(walk, object->address, object->type);
-        if (walk->table[place])
-                return 0;
+        is_new = shm_walk_see(walk, object);
+        if (is_new <= 0)
+                return is_new;
         if (walk->count == walk->limit)
                 return -ELOOP;
-        walk->objects[walk->count] = *object;
-        walk->table[place] = ++walk->count;
+        if (walk->count == walk->room && shm_walk_grow(walk) < 0)
+                return -ENOMEM;
+        walk->objects[walk->count++] = *object;
         return 0;
 }
 
@@ -192,15 +184,15 @@ static uint64_t shm_read(const struct shm_range *range, uint64_t address, uint32
 }
 
 /* Follow one pointer. Returns 0, -errno, or 1 with its slot in *found when it leads out. */
-static int shm_walk_follow(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *type,
-                           uint64_t slot, uint64_t elements, struct shm_object *found)
+static int shm_walk_follow(struct shm_walk *walk, uint64_t slot, uint64_t elements, struct shm_object *found)
 {
-        uint64_t address = shm_read(range, slot, 8);
+        const struct shm_type *type = &walk->types[found->type];
+        uint64_t address = shm_read(walk->range, slot, 8);
         int error = 0;
 
         if (address == 0 || elements == 0)
                 return 0;
-        if (!shm_is_inside(range, address, type, elements)) {
+        if (!shm_is_inside(walk->range, address, type, elements)) {
                 found->address = slot;
                 walk->stray = address;
                 return 1;
@@ -213,40 +205,44 @@ static int shm_walk_follow(struct shm_walk *walk, const struct shm_range *range,
 }
 
 /* Look at each element of one member of an object; returns as shm_walk_follow. */
-static int shm_walk_member(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *types,
-                           const struct shm_member *member, struct shm_object *found)
+static int shm_walk_member(struct shm_walk *walk, const struct shm_member *member, struct shm_object *found)
 {
         uint64_t owner = walk->objects[found->parent].address;
-        uint64_t elements = member->length_size ? shm_read(range, owner + member->length, member->length_size)
-                                                : member->length;
+        uint64_t elements = member->length;
         uint64_t i;
         int outcome = 0;
 
+        if (member->length_size)
+                elements = shm_read(walk->range, owner + member->length, member->length_size);
         found->type = member->type;
         for (i = 0; i < member->count && !outcome; i++) {
-                uint64_t slot = owner + member->offset + i * member->stride;
-
                 found->index = i;
-                found->address = slot;
-                outcome = member->is_pointer
-                                  ? shm_walk_follow(walk, range, &types[member->type], slot, elements, found)
-                                  : shm_walk_add(walk, found);
+                found->address = owner + member->offset + i * member->stride;
+                outcome = member->is_pointer ? shm_walk_follow(walk, found->address, elements, found)
+                                             : shm_walk_add(walk, found);
         }
         return outcome;
 }
 
-static int shm_walk_object(struct shm_walk *walk, const struct shm_range *range, const struct shm_type *types,
-                           const struct shm_member *members, struct shm_object *found)
+static int shm_walk_object(struct shm_walk *walk, struct shm_object *found)
 {
-        const struct shm_type *type = &types[walk->objects[found->parent].type];
+        const struct shm_type *type = &walk->types[walk->objects[found->parent].type];
         uint32_t i;
         int outcome = 0;
 
         for (i = 0; i < type->members && !outcome; i++) {
                 found->member = type->first + i;
-                outcome = shm_walk_member(walk, range, types, &members[found->member], found);
+                outcome = shm_walk_member(walk, &walk->members[found->member], found);
         }
         return outcome;
+}
+
+/* An object that is looked at soon is fetched now: it lies anywhere, and each would cost a cache miss. */
+static void shm_walk_fetch(const struct shm_walk *walk, uint64_t ahead)
+{
+        if (ahead < walk->count)
+                __builtin_prefetch((const char *)(uintptr_t)walk->range->mapped +
+                                   (walk->objects[ahead].address - walk->range->base));
 }
 
 /* More objects than fit side by side overlap: no program has built that, and it would take memory without end. */
@@ -261,10 +257,20 @@ static uint64_t shm_walk_limit(const struct shm_range *range, const struct shm_t
         return limit;
 }
 
+static void shm_walk_free(struct shm_walk *walk, uint32_t type_count)
+{
+        uint32_t i;
+
+        for (i = 0; walk->seen != NULL && i < type_count; i++)
+                free(walk->seen[i]);
+        free(walk->seen);
+        free(walk->objects);
+}
+
 /*
- * Check all pointers that can be reached from a root of type 0, which the caller has found to lie inside.
- * Returns how many objects were looked at; or -EFAULT with the first bad pointer in *stray_out and its path; or
- * -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same; or -ENOMEM. Takes 48 to 96 bytes for each object meanwhile.
+ * Check all pointers that can be reached from a root of type 0. Returns how many objects were looked at; or
+ * -EFAULT with the first bad pointer in *stray_out and its path; or -EINVAL: the root itself is outside; or -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same; or -ENOMEM. Takes 32 to 64
+ * bytes for each object meanwhile, and a bit for each address that one can have.
  */
 int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type *types, uint32_t type_count,
                            const struct shm_member *members, uint64_t root, struct shm_stray *stray_out,
@@ -272,26 +278,32 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
 {
         struct shm_walk walk = {0};
         struct shm_object found = {0};
-        int64_t outcome;
-        uint64_t count;
+        int64_t outcome = -ENOMEM;
 
+        if (!shm_is_inside(range, root, &types[0], 1))
+                return -EINVAL;
+        walk.range = range;
+        walk.types = types;
+        walk.members = members;
         walk.limit = shm_walk_limit(range, types, type_count);
         walk.steps = walk.limit > UINT64_MAX / SHM_WALK_STEPS ? UINT64_MAX : walk.limit * SHM_WALK_STEPS;
+        walk.seen = (uint8_t **)calloc(type_count, sizeof(*walk.seen));
         found.address = root;
-        outcome = shm_walk_add(&walk, &found);
+        if (walk.seen != NULL)
+                outcome = shm_walk_add(&walk, &found);
         for (found.parent = 0; found.parent < walk.count && !outcome; found.parent++) {
-                outcome = shm_walk_object(&walk, range, types, members, &found);
-                if (outcome == 1) {
-                        stray_out->slot = found.address;
-                        stray_out->address = walk.stray;
-                        shm_walk_path(&walk, &found, &stray_out->depth, path_out, path_max);
-                        outcome = -EFAULT;
-                }
+                shm_walk_fetch(&walk, found.parent + 8);
+                outcome = shm_walk_object(&walk, &found);
         }
-        count = walk.count;
-        free(walk.objects);
-        free(walk.table);
-        return outcome ? outcome : (int64_t)count;
+        if (outcome == 1) {
+                found.parent--; /* the loop has gone one further */
+                stray_out->slot = found.address;
+                stray_out->address = walk.stray;
+                shm_walk_path(&walk, &found, &stray_out->depth, path_out, path_max);
+                outcome = -EFAULT;
+        }
+        shm_walk_free(&walk, type_count);
+        return outcome ? outcome : (int64_t)walk.count;
 }
 
 #endif /* SHM_POINTERS_H */

@@ -151,6 +151,9 @@ class Mappings:
 
     def find(self, address: int) -> Mapping | None:
         """Return the innermost mapping that an address lies in, or None."""
+        low, high = self._found.bounds
+        if not low <= address < high:
+            return None
         with self.gate:
             found = self._found.at(address)
             mapping = found() if found is not None else None
