@@ -37,7 +37,8 @@ class IoVec:
     def __init__(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
         self._objects = buffers  # given up with the pins: a view among them would keep a region on
         self._buffers = Buffers(buffers)
-        self._uses = 0
+        self._uses = 0  # by transfers of this process: a forked child has the number, but not the threads
+        self._process = 0
         self._owner = owner
         owner[self] = None
 
@@ -71,7 +72,7 @@ class IoVec:
     def unpin(self) -> None:
         """Zero the array, then release the buffers. May be called again. BufferError: a transfer uses it."""
         with _USES:
-            if self._uses:
+            if self._uses and self._process == os.getpid():
                 raise BufferError(
                     f"{self!r} is in use by a readv or writev of another thread: let that end first"
                 )
@@ -87,7 +88,9 @@ class IoVec:
     def __enter__(self) -> Buffers:
         with _USES:
             self._check()
-            self._uses += 1
+            process = os.getpid()
+            self._uses = self._uses + 1 if process == self._process else 1
+            self._process = process
         return self._buffers
 
     def __exit__(self, *_: object) -> None:

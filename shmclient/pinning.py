@@ -161,6 +161,18 @@ class Pinner:
         """
         return Pinned(self._pins, obj)
 
+    def pin_graph(self, obj: Any) -> Any:
+        """Pin every buffer in nested dicts, lists and tuples; return the same structure with their pins.
+
+        What a buffer itself points to is not seen: only a region holds all that its pointers lead to. Errors
+        are as for `pin`; what was pinned before one stays pinned.
+        """
+        if isinstance(obj, dict):
+            return {key: self.pin_graph(value) for key, value in obj.items()}
+        if isinstance(obj, (list, tuple)):
+            return type(obj)(self.pin_graph(value) for value in obj)
+        return self.pin(obj)
+
     def iovec(self, buffers: Iterable[object]) -> IoVec:
         """Pin any number of buffers as one `struct iovec` array; with an error, as for `pin`, none."""
         return IoVec(self._pins, tuple(buffers))

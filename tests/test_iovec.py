@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import shmclient
 from shmclient import IoVec, Pinner, PinReleased, preadv, pwritev, readv, writev
+from support import in_child
 
 FFI = cffi.FFI()
 FFI.cdef("struct iovec { void *iov_base; size_t iov_len; };")
@@ -109,6 +110,51 @@ def test_iovec_takes_regions(shm: shmclient.Client, pinner: Pinner) -> None:
     iov = pinner.iovec([b"a", region, region.data])
     assert entries(iov)[1] == (region.address, region.size)
     assert ctypes.string_at(*entries(iov)[2]) == b"in a region"
+
+
+class CIoVec(ctypes.Structure):
+    """`struct iovec`, made with ctypes."""
+
+    _fields_ = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
+
+
+def test_array_of_ctypes_takes_pinned_addresses_for_the_readv_of_the_c_library(
+    file: int, pinner: Pinner
+) -> None:
+    buffers = [bytearray(size) for size in (2, 5, 8, 11)]
+    array = (CIoVec * 4)()
+    for entry, buffer in zip(array, buffers, strict=True):
+        pinned = pinner.pin(buffer)
+        pinned.store(entry, "iov_base")
+        entry.iov_len = pinned.size
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.readv(file, array, 4) == 26
+    assert b"".join(buffers) == CONTENT[:26]
+    pinner.unpin()
+    assert [entry.iov_base for entry in array] == [None] * 4
+
+
+def test_child_of_a_fork_unpins_while_its_parent_reads() -> None:
+    reader, writer = os.pipe()
+    pinner, buffer = Pinner(), bytearray(4)
+    iov = pinner.iovec([buffer])
+    thread = threading.Thread(target=lambda: readv(reader, iov))
+    thread.start()
+    while not iov._uses:
+        pass
+
+    def child() -> None:
+        pinner.unpin()
+        buffer.append(1)
+        with Pinner() as own:
+            assert writev(writer, own.iovec([b"abcd"])) == 4
+
+    assert in_child(child) == 0
+    thread.join()
+    assert buffer == b"abcd"
+    pinner.unpin()
+    os.close(reader)
+    os.close(writer)
 
 
 # --- reading and writing

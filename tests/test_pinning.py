@@ -147,6 +147,17 @@ def test_empty_buffer_has_address_0_and_can_be_stored(empty: Any, pinner: Pinner
     assert (pinned.address, pinned.size, slot[0]) == (0, 0, FFI.NULL)
 
 
+def test_graph_of_buffers_is_pinned_as_a_whole(pinner: Pinner) -> None:
+    parts = [bytearray(b"a"), bytearray(b"bc"), bytearray(b"def")]
+    pins = pinner.pin_graph({"first": parts[0], "rest": [parts[1], (parts[2],)]})
+    assert [pins["first"].size, pins["rest"][0].size, pins["rest"][1][0].size] == [1, 2, 3]
+    for part in parts:
+        with pytest.raises(BufferError):
+            part.append(1)
+    with pytest.raises(TypeError, match="cannot pin a int"):
+        pinner.pin_graph([b"abc", {"x": 5}])
+
+
 # --- that it holds
 
 
