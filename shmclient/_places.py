@@ -36,7 +36,11 @@ def shared_place(address: int) -> SharedPlace | None:
         return None
     end = mapping.address + mapping.length
     first = mapping.address if mapping.is_writable else end
-    return SharedPlace(mapping.address, end, repr(mapping), False, first, mapping)
+    try:
+        kept = mapping.hold()
+    except OSError:  # it is just going
+        return None
+    return SharedPlace(mapping.address, end, repr(mapping), False, first, kept)
 
 
 def describe(address: int) -> str:

@@ -161,7 +161,8 @@ class RegionHandle:
     @property
     def header(self) -> Any:
         """The pinned-pointer header: a cffi `struct shm_region_header *`, which keeps the mapping."""
-        return memory.native_header(self.attach().view())
+        mapped = self.attach()
+        return memory.native_header(mapped.address, mapped.view())
 
     @property
     def data(self) -> memoryview:

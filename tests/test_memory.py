@@ -19,7 +19,7 @@ from shmprotocol.errors import AddressConflict, BadRegion
 from shmprotocol.memory import MAP_ANYWHERE, MAP_RESERVED, Header
 from support import in_child
 
-BASE = 0x530000000000  # outside of the windows that other tests reserve, and of a sanitizer's heap
+BASE = 0x6A0000000000  # outside of the windows that other tests reserve, and of a sanitizer's heap
 SIZE = 64 * 1024 * 1024
 ME = ("a host", 1)
 

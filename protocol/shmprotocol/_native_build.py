@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cffi
 
-HEADERS = ("shm_abi.h", "_native.h", "_posix.h", "_pinning.h", "_pointers.h")
+HEADERS = ("shm_abi.h", "_native.h", "_memory.h", "_posix.h", "_pinning.h", "_pointers.h")
 FOLDER = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 

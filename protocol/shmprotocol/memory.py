@@ -92,14 +92,27 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
         raise BadRegion("the name in the header is not UTF-8") from None
 
 
-def native_header(view: memoryview) -> Any:
-    """Return `struct shm_region_header *` over a view of a region; it keeps the view alive."""
-    return ffi.from_buffer("struct shm_region_header *", view)
+def native_header(address: int, kept: object) -> Any:
+    """Return the `struct shm_region_header *` at an address; it keeps an object alive as long as it lives."""
+    return pointer_keeping(ffi, ffi.typeof("struct shm_region_header *"), address, kept)
 
 
 def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object) -> Any:
     """Return a pointer of the caller's own cffi FFI that keeps an object alive as long as it lives."""
-    return user_ffi.gc(user_ffi.cast(pointer_type, address), _Keeper(kept))
+    # Not from_buffer() of a view: in a cycle that is collected, a memoryview with exports ends the process
+    # (CPython 3.11), and not ffi.gc(): its destructor is called before those of other objects in the cycle.
+    size = user_ffi.sizeof(pointer_type.item)
+    return user_ffi.from_buffer(pointer_type, bytes_at(address, size, _Keeper(kept)))
+
+
+class _Keeper:
+    """Called at the end of what it keeps an object for; it is what refers to that object until then."""
+
+    def __init__(self, kept: object) -> None:
+        self._kept = kept
+
+    def __call__(self) -> None:
+        """Do nothing: the object goes with this."""
 
 
 def char_pointer(address: int) -> Any:
@@ -152,23 +165,27 @@ def unmap(address: int, capacity: int, flags: int) -> None:
 
 
 def bytes_at(address: int, size: int, on_release: Callable[[], None]) -> Any:
-    """Return a writable buffer over raw memory; `on_release` is called once, when its last view is gone.
+    """Return an object whose buffer is raw memory, writable; `on_release` is called once, at its end.
 
-    It is called wherever that happens: on any thread, at any point, also inside the garbage collector.
-    The buffer can be referenced weakly; views of it keep it alive.
+    That is when the last view of it is gone, on any thread, also inside the garbage collector, but never
+    before the `__del__` of an object that is collected with it. The object can be referenced weakly.
     """
-    pointer = ffi.gc(ffi.cast("char *", address), lambda _pointer: on_release())
-    return ffi.buffer(pointer, size)
+    made: list[Any] = []
+    if lib.shm_memory_new(id(made), address, size, id(on_release)):
+        on_release()
+        raise OutOfMemory(f"no memory is left for a view of {size} bytes at {address:#x}")
+    return made[0]
 
 
-class _Keeper:
-    """Holds an object for as long as the pointer whose destructor it is lives."""
+def exports(made: Any) -> int:
+    """Return how many views of what `bytes_at` returned live: an array or a pin counts as its view."""
+    count: int = lib.shm_memory_exports(id(made))
+    return count
 
-    def __init__(self, kept: object) -> None:
-        self._kept = kept
 
-    def __call__(self, _pointer: object) -> None:
-        self._kept = None
+def disown(made: Any) -> None:
+    """Have what `bytes_at` returned never call its `on_release`; it must have no views, and get none."""
+    lib.shm_memory_disown(id(made))
 
 
 def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
@@ -212,7 +229,10 @@ def mapping_at(address: int) -> str | None:
 
 def occupants(address: int, size: int) -> str:
     """Say what of this process lies in a range of addresses: up to three lines of /proc/self/maps."""
-    found = [line for line in _maps() if _overlaps(line, address, address + size)]
+    try:
+        found = [line for line in _maps() if _overlaps(line, address, address + size)]
+    except OSError as error:
+        return f"a mapping that cannot be named: {error}"
     return "; ".join(found[:3]) or "a mapping that is gone by now"
 
 

@@ -22,11 +22,16 @@ SEALS: dict[Identity, int] = {}  # single operations on it are atomic; a forked 
 
 def identity(fd: int) -> Identity:
     """Return which object a descriptor is of; EBADF when it is not open."""
+    status = object_status(fd)
+    return status.st_dev, status.st_ino
+
+
+def object_status(fd: int) -> os.stat_result:
+    """Return what the system knows of a descriptor's object; EBADF when it is not open."""
     try:
-        status = os.fstat(check_descriptor(fd))
+        return os.fstat(check_descriptor(fd))
     except OSError as error:
         raise failure(error.errno or 0, f"descriptor {fd}") from None
-    return status.st_dev, status.st_ino
 
 
 def forbids_writing(which: Identity | None) -> bool:

@@ -1,7 +1,8 @@
 """Mappings at chosen addresses. Knows which ranges of this process are whose.
 
 The registry is one for the process, as its address space is. It is an interval map: a mapping that replaces
-a part of another lies *inside* of that one, and leaves the part as reserved address space when it goes.
+a part of another lies *inside* of that one, which is but reserved address space from then on, and takes the
+part back when the inner one goes.
 """
 
 from __future__ import annotations
@@ -9,42 +10,115 @@ from __future__ import annotations
 import errno
 import mmap as _mmap
 import os
-import stat
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from shmclient._gate import Gate
 from shmclient._intervals import Intervals
 from shmclient.posix import _emulation as emulation
-from shmclient.posix._errors import check_flags, check_result, check_size, failure
+from shmclient.posix._errors import check_result, failure
+from shmclient.posix._requests import Request, check_request
 from shmprotocol import memory
 from shmprotocol.native import lib
 
 _PLACED = lib.MAP_FIXED | lib.MAP_FIXED_NOREPLACE
 
 
-class Mapping:
-    """A mapping of this process: `length` bytes at `address`. A context manager that unmaps it.
+class Range:
+    """What is known of a mapping, which lives as long as any view of it; a mapping inside of it keeps it.
 
-    It is also unmapped when it and all its views are collected. `prot` is what `mmap`, or the last `mprotect`
-    of the whole mapping, allowed.
+    `prot`, `is_shared`, `may_write` and `object` change with the gate held: when it becomes a reservation, or
+    by mprotect(2).
     """
 
-    def __init__(self, request: _Request, address: int, parent: Mapping | None) -> None:
+    def __init__(self, request: Request, address: int, parent: Range | None) -> None:
         self.address = address
         self.length = request.length
         self.prot = request.prot
         self.is_shared = request.is_shared
         self.object = request.object  # its device and inode, when it is shared
-        self._parent = parent
-        self._inside: Intervals[weakref.ref[Mapping]] = Intervals()
-        self._buffer: weakref.ref[Any] | None = None
-        self._is_mapped = True
+        self.may_write = request.may_write  # or mprotect could let it
+        self.parent = parent
+        self.inside: Intervals[Range] = Intervals()
+        self.memory: weakref.ref[Any] | None = None
+        self.is_mapped = True
+        self.is_abandoned = False  # nobody has it any more, but mappings inside of it live
 
     @property
     def is_writable(self) -> bool:
         """Whether its memory may be written, as far as `prot` says."""
         return bool(self.prot & _mmap.PROT_WRITE)
+
+    def hold(self) -> memoryview:
+        """Return a view that keeps it mapped, whatever may be done with it; EINVAL when it is not mapped."""
+        with MAPPINGS.gate:
+            made = self.memory() if self.memory is not None else None
+            if made is None or not self.is_mapped:
+                raise failure(errno.EINVAL, f"{self!r} is unmapped")
+            return memoryview(made)
+
+    def check_unused(self, purpose: str) -> None:
+        """Raise unless it is mapped and nothing uses it: EINVAL, BufferError. With the gate held."""
+        made = self.memory() if self.memory is not None else None
+        if made is None or not self.is_mapped:
+            raise failure(errno.EINVAL, f"{self!r} is unmapped already")
+        if memory.exports(made):
+            raise BufferError(f"views of {self!r} live: delete them before it is {purpose}")
+
+    def become_reserved(self) -> None:
+        """Destroy what is mapped, and keep the address space. With the gate held."""
+        if self.prot or self.is_shared:
+            check_result(self.reserve(), f"a reservation in place of {self!r}")
+        self.prot, self.is_shared, self.object, self.may_write = 0, False, None, True
+
+    def reserve(self) -> int:
+        """Put reserved address space here; return 0 or -errno."""
+        result: int = lib.shm_unmap(self.address, self.length, memory.MAP_RESERVED)
+        return result
+
+    def __repr__(self) -> str:
+        kind = "shared" if self.is_shared else "private"
+        allowed = "".join(letter if self.prot & 1 << bit else "-" for bit, letter in enumerate("rwx"))
+        state = "" if self.is_mapped else ", unmapped"
+        return f"<Mapping {self.length} bytes at {self.address:#x}, {kind}, {allowed}{state}>"
+
+
+class Mapping:
+    """A mapping of this process: `length` bytes at `address`. A context manager that unmaps it.
+
+    It is also unmapped when it and all its views are collected.
+    """
+
+    def __init__(self, found: Range) -> None:
+        self.range = found
+        self.memory = memory.bytes_at(found.address, found.length, lambda: MAPPINGS.gate.submit(found))
+        found.memory = weakref.ref(self.memory)
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self.range.address
+
+    @property
+    def length(self) -> int:
+        """How many bytes were asked for; the system maps whole pages."""
+        return self.range.length
+
+    @property
+    def prot(self) -> int:
+        """What `mmap`, or the last `mprotect` of the whole mapping, allowed."""
+        return self.range.prot
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others see what is written."""
+        return self.range.is_shared
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `prot` lets it be written."""
+        return self.range.is_writable
 
     @property
     def buffer(self) -> memoryview:
@@ -53,137 +127,94 @@ class Mapping:
         PermissionError: it may not be read. Do not cut the object short meanwhile: its bytes beyond the end
         raise SIGBUS.
         """
+        view = self.range.hold()
         if not self.prot & (_mmap.PROT_READ | _mmap.PROT_WRITE):
             raise failure(errno.EACCES, f"{self!r} may not be read")
-        view = memoryview(self.hold())
-        return view if self.is_writable else view.toreadonly()
-
-    def hold(self) -> Any:
-        """Return an object that keeps it mapped as long as it lives; EINVAL after `munmap`."""
-        with MAPPINGS.gate:
-            if not self._is_mapped:
-                raise failure(errno.EINVAL, f"{self!r} is unmapped")
-            buffer = self._buffer() if self._buffer is not None else None
-            if buffer is None:
-                buffer = memory.bytes_at(self.address, self.length, self._viewed)
-                self._buffer = weakref.ref(buffer)
-            return buffer
-
-    def _viewed(self) -> None:
-        """Be referred to by the buffer, so that the last view is gone before this is collected."""
+        return view if self.range.is_writable else view.toreadonly()
 
     def __enter__(self) -> Mapping:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_mapped:
+        if self.range.is_mapped:
             munmap(self)
 
-    def __del__(self) -> None:
-        if getattr(self, "_is_mapped", False):
-            MAPPINGS.gate.submit(_Range(self.address, self.length, self._parent))
-
     def __repr__(self) -> str:
-        kind = "shared" if self.is_shared else "private"
-        allowed = "".join(letter if self.prot & 1 << bit else "-" for bit, letter in enumerate("rwx"))
-        state = "" if self._is_mapped else ", unmapped"
-        return f"<Mapping {self.length} bytes at {self.address:#x}, {kind}, {allowed}{state}>"
-
-
-class _Range(NamedTuple):
-    """What has to be given back when a mapping is gone."""
-
-    address: int
-    length: int
-    parent: Mapping | None
-
-
-class _Request(NamedTuple):
-    """Checked arguments of `mmap`."""
-
-    address: int
-    length: int
-    prot: int
-    flags: int
-    fd: int
-    offset: int
-    object: emulation.Identity | None
-
-    @property
-    def is_shared(self) -> bool:
-        return self.flags & lib.MAP_TYPE in (_mmap.MAP_SHARED, lib.MAP_SHARED_VALIDATE)
-
-    def __str__(self) -> str:
-        return (
-            f"mmap of {self.length} bytes at {self.address:#x}, protection {self.prot:#x}, flags "
-            f"{self.flags:#x}, descriptor {self.fd}, offset {self.offset}"
-        )
+        return repr(self.range)
 
 
 class Mappings:
     """The mappings of this process, as far as `mmap` below made them."""
 
     def __init__(self) -> None:
-        self._found: Intervals[weakref.ref[Mapping]] = Intervals()
-        self.gate: Gate[_Range] = Gate(self._abandon)
+        self._found: Intervals[Range] = Intervals()
+        self.gate: Gate[Range] = Gate(self._abandon)
 
-    def map(self, request: _Request, destroys: Mapping | None) -> Mapping:
+    def map(self, request: Request, destroys: Range | None) -> Mapping:
         """Carry out a checked request."""
         with self.gate:
-            among = self._found if destroys is None else _room(request, destroys)
+            request = _under_seals(request)
+            if destroys is not None:
+                _make_room(request, destroys)
             address = lib.shm_mmap(*request[:6])
+            if address >= 0 and request.flags & _PLACED and address != request.address:
+                lib.shm_munmap(address, request.length)  # before Linux 4.17 the address is but a hint
+                address = -errno.EEXIST
             if address < 0:
-                _restore(request, destroys)
+                if destroys is not None:  # before Linux 6.12 the range can have been unmapped all the same
+                    lib.shm_reserve(request.address, request.length)
                 raise _explain(request, -address)
-            if request.flags & _PLACED and address != request.address:  # before Linux 4.17 it is but a hint
-                lib.shm_munmap(address, request.length)
-                raise _explain(request, errno.EEXIST)
-            mapping = Mapping(request, address, destroys)
-            among.add(address, request.length, weakref.ref(mapping))
-            return mapping
+            found = Range(request, address, destroys)
+            (self._found if destroys is None else destroys.inside).add(address, request.length, found)
+            return Mapping(found)
 
     def unmap(self, mapping: Mapping) -> None:
-        """Unmap a mapping that is mapped and has no views."""
+        """Unmap a mapping that is mapped, has no views and none inside."""
         with self.gate:
-            _check_unused(mapping)
-            self._give_back(_Range(mapping.address, mapping.length, mapping._parent))
-            mapping._is_mapped = False
+            mapping.range.check_unused("unmapped")
+            inside = len(mapping.range.inside)
+            if inside:
+                raise BufferError(f"{inside} mappings are inside of {mapping!r}: unmap them first")
+            self._give_back(mapping.range)
+            memory.disown(mapping.memory)
 
-    def find(self, address: int) -> Mapping | None:
+    def find(self, address: int) -> Range | None:
         """Return the innermost mapping that an address lies in, or None."""
         low, high = self._found.bounds
         if not low <= address < high:
             return None
         with self.gate:
-            found = self._found.at(address)
-            mapping = found() if found is not None else None
-            while mapping is not None:
-                inner = mapping._inside.at(address)
-                within = inner() if inner is not None else None
-                if within is None:
-                    return mapping
-                mapping = within
-            return None
+            found, inner = None, self._found.at(address)
+            while inner is not None:
+                found, inner = inner, inner.inside.at(address)
+            return found
 
-    def writable(self, which: emulation.Identity) -> list[Mapping]:
-        """Return the writable shared mappings of an object."""
-        with self.gate:
-            return [found for found in _walk(self._found) if found.object == which and found.is_writable]
+    def writable(self, which: emulation.Identity) -> list[Range]:
+        """Return the shared mappings of an object through which it can be written, now or after mprotect.
 
-    def _abandon(self, gone: _Range) -> None:
-        try:
-            self._give_back(gone)
-        except OSError:
-            return  # at vm.max_map_count: it stays mapped, and its range taken
+        With the gate held.
+        """
+        return [found for found in _all(self._found) if found.object == which and found.may_write]
 
-    def _give_back(self, gone: _Range) -> None:
-        what = f"munmap of {gone.length} bytes at {gone.address:#x}"
+    def _abandon(self, gone: Range) -> None:
+        gone.is_abandoned = True
+        if not len(gone.inside):
+            try:
+                self._give_back(gone)
+            except OSError:
+                return  # at vm.max_map_count: it stays mapped, and its range taken
+
+    def _give_back(self, gone: Range) -> None:
+        what = f"munmap of {gone!r}"
         if gone.parent is None:
             check_result(lib.shm_munmap(gone.address, gone.length), what)
             self._found.remove(gone.address)
         else:
-            check_result(lib.shm_unmap(gone.address, gone.length, memory.MAP_RESERVED), what)
-            gone.parent._inside.remove(gone.address)
+            check_result(gone.reserve(), what)
+            gone.parent.inside.remove(gone.address)
+        gone.is_mapped = False
+        if gone.parent is not None and gone.parent.is_abandoned:
+            self._abandon(gone.parent)
 
 
 MAPPINGS = Mappings()
@@ -209,111 +240,61 @@ def mmap(
 
     With an address it is mapped there and nowhere else: FileExistsError names what is there already
     (MAP_FIXED_NOREPLACE), unless `hint` lets the system choose another; without (0 or None) the system
-    chooses. To replace memory, name the mapping that is destroyed within the range (`destroys`, which makes
-    it MAP_FIXED): it must be one of this module, hold the whole range, and have no views. MAP_FIXED without
-    that is EINVAL. The descriptor stays the caller's, and may be closed. ENXIO: the object ends before the
-    mapping.
+    chooses. To replace memory, name the mapping that is destroyed (`destroys`, which makes it MAP_FIXED): it
+    must be one of this module, hold the whole range, and have no views. All of it becomes reserved address
+    space, in which the new one lies. MAP_FIXED without that is EINVAL. The descriptor stays the caller's, and
+    may be closed. ENXIO: the object ends before the mapping.
     """
-    request = _check_request(address, length, prot, flags, fd, offset, destroys, hint)
-    return MAPPINGS.map(request, destroys)
+    if destroys is not None:
+        if not isinstance(destroys, Mapping):
+            raise TypeError(f"destroys is a Mapping, not a {type(destroys).__name__}")
+        request = check_request(address, length, prot, flags, fd, offset, exact=False)
+        return MAPPINGS.map(request._replace(flags=request.flags | lib.MAP_FIXED), destroys.range)
+    request = check_request(address, length, prot, flags, fd, offset, exact=not hint)
+    if flags & lib.MAP_FIXED:
+        where = f"MAP_FIXED at {request.address:#x} replaces whatever is there"
+        raise failure(errno.EINVAL, f"{where}: name it in destroys=, or leave MAP_FIXED out")
+    return MAPPINGS.map(request, None)
 
 
 def munmap(mapping: Mapping) -> None:
     """Unmap what `mmap` returned, as a whole, and once.
 
-    EINVAL: it is unmapped already, or no mapping of `mmap`, as a slice of one. BufferError: views of it live,
-    or mappings inside of it.
+    EINVAL: it is unmapped already, or no mapping of `mmap`, as a slice of one. BufferError: views of it
+    live, or mappings inside of it.
     """
     if not isinstance(mapping, Mapping):
         raise failure(errno.EINVAL, f"munmap of a {type(mapping).__name__}, which is not what mmap returned")
     MAPPINGS.unmap(mapping)
 
 
-def _check_request(
-    address: int | None,
-    length: int,
-    prot: int,
-    flags: int,
-    fd: int,
-    offset: int,
-    destroys: Mapping | None,
-    hint: bool,
-) -> _Request:
-    place = check_size(address or 0, "address")
-    check_size(length, "length", 1)
-    check_size(offset, "offset")
-    check_flags(prot, "protection")
-    check_flags(flags, "flags")
-    if destroys is not None:
-        flags |= lib.MAP_FIXED
-    elif flags & lib.MAP_FIXED:
-        raise failure(
-            errno.EINVAL,
-            f"MAP_FIXED at {place:#x} replaces whatever is there: name it in destroys=, or leave it out",
-        )
-    elif place and not hint:
-        flags |= lib.MAP_FIXED_NOREPLACE
-    which = None
-    if not flags & _mmap.MAP_ANONYMOUS:
-        which = emulation.identity(fd)
-        _check_end(fd, offset + length, prot)
-    request = _Request(place, length, prot, flags, fd, offset, which)
-    if not request.is_shared:
-        return request._replace(object=None)
-    if prot & _mmap.PROT_WRITE and emulation.forbids_writing(which):
+def _under_seals(request: Request) -> Request:
+    """Return what the seals kept here leave of a request; EPERM."""
+    if not emulation.forbids_writing(request.object):
+        return request
+    if request.prot & _mmap.PROT_WRITE:
         raise failure(errno.EPERM, str(request))
-    return request
+    return request._replace(may_write=False)
 
 
-def _check_end(fd: int, end: int, prot: int) -> None:
-    """Refuse a mapping that goes beyond the last page of an object: to use it would raise SIGBUS."""
-    status = os.fstat(fd)
-    pages = -(-status.st_size // memory.PAGE) * memory.PAGE
-    if prot and stat.S_ISREG(status.st_mode) and end > pages:
-        raise failure(
-            errno.ENXIO, f"a mapping up to byte {end} of descriptor {fd}, which has {status.st_size} bytes"
-        )
-
-
-def _room(request: _Request, destroys: Mapping) -> Intervals[weakref.ref[Mapping]]:
-    """Return what is inside of a mapping that may be replaced in the range of a request."""
+def _make_room(request: Request, destroys: Range) -> None:
+    """Make a mapping a reservation, for a request that lies inside of it."""
+    destroys.check_unused("replaced")
     end = destroys.address + destroys.length
     if not destroys.address <= request.address <= request.address + request.length <= end:
         raise failure(errno.EINVAL, f"{request}: {destroys!r} does not hold this range")
-    if not destroys._is_mapped:
-        raise failure(errno.EINVAL, f"{destroys!r} is unmapped")
-    if destroys._buffer is not None and destroys._buffer() is not None:
-        raise BufferError(f"views of {destroys!r} live: delete them before it is replaced")
-    inside = [found.value() for found in destroys._inside.overlapping(request.address, request.length)]
+    inside = destroys.inside.overlapping(request.address, request.length)
     if inside:
-        raise failure(errno.EEXIST, f"{request}: {inside[0]!r} is there")
-    return destroys._inside
+        raise failure(errno.EEXIST, f"{request}: {inside[0].value!r} is there")
+    destroys.become_reserved()
 
 
-def _restore(request: _Request, destroys: Mapping | None) -> None:
-    # Before Linux 6.12 a MAP_FIXED that fails can have unmapped what it was to replace.
-    if destroys is not None:
-        lib.shm_unmap(request.address, request.length, memory.MAP_RESERVED)
-
-
-def _explain(request: _Request, code: int) -> OSError:
+def _explain(request: Request, code: int) -> OSError:
     there = f" ({memory.occupants(request.address, request.length)})" if code == errno.EEXIST else ""
     return failure(code, f"{request}{there}")
 
 
-def _check_unused(mapping: Mapping) -> None:
-    if not mapping._is_mapped:
-        raise failure(errno.EINVAL, f"{mapping!r} is unmapped already")
-    if mapping._buffer is not None and mapping._buffer() is not None:
-        raise BufferError(f"views of {mapping!r} live: delete them before it is unmapped")
-    if len(mapping._inside):
-        raise BufferError(f"{len(mapping._inside)} mappings are inside of {mapping!r}: unmap them first")
-
-
-def _walk(intervals: Intervals[weakref.ref[Mapping]]) -> list[Mapping]:
-    found: list[Mapping] = []
-    for interval in intervals:
-        mapping = interval.value()
-        if mapping is not None:
-            found += [mapping, *_walk(mapping._inside)]
-    return found
+def _all(intervals: Intervals[Range]) -> Iterator[Range]:
+    for found in intervals:
+        yield found.value
+        yield from _all(found.value.inside)

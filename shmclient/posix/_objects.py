@@ -18,10 +18,8 @@ MFD_CLOEXEC = getattr(os, "MFD_CLOEXEC", 0x1)
 MFD_ALLOW_SEALING = getattr(os, "MFD_ALLOW_SEALING", 0x2)
 MFD_NOEXEC_SEAL = lib.MFD_NOEXEC_SEAL
 MFD_EXEC = lib.MFD_EXEC
-_HUGE_BITS = (
-    getattr(os, "MFD_HUGETLB", 0x4) | 0x3F << 26
-)  # with the size of the pages, include/uapi/linux/memfd.h
-_KNOWN_FLAGS = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC | _HUGE_BITS
+_HUGE, _HUGE_SIZES = getattr(os, "MFD_HUGETLB", 0x4), 0x3F << 26  # include/uapi/linux/memfd.h
+_KNOWN_FLAGS = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC | _HUGE | _HUGE_SIZES
 _numbers = itertools.count()
 
 
@@ -102,7 +100,8 @@ def close(fd: int) -> None:
 
 
 def _emulate_memfd(name: bytes, flags: int) -> int:
-    if flags & ~_KNOWN_FLAGS or (flags & MFD_EXEC and flags & MFD_NOEXEC_SEAL):
+    sizes_without_huge_pages = flags & _HUGE_SIZES and not flags & _HUGE
+    if flags & ~_KNOWN_FLAGS or sizes_without_huge_pages or (flags & MFD_EXEC and flags & MFD_NOEXEC_SEAL):
         raise failure(errno.EINVAL, f"memfd_create with flags {flags:#x}")
     if not name:
         raise failure(errno.EFAULT, "memfd_create with an empty name")

@@ -6,9 +6,8 @@ import errno
 import mmap as _mmap
 from typing import Any
 
-from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_flags, check_result, failure
-from shmclient.posix._mappings import MAPPINGS, Mapping
+from shmclient.posix._mappings import MAPPINGS, Mapping, Range
 from shmprotocol.native import ffi, lib
 
 
@@ -21,7 +20,7 @@ def mprotect(target: Mapping | Any, prot: int) -> None:
     """
     check_flags(prot, "protection")
     address, length, mapping, _kept = _own(target, "mprotect")
-    if prot & _mmap.PROT_WRITE and not mapping.is_writable and emulation.forbids_writing(mapping.object):
+    if prot & _mmap.PROT_WRITE and not mapping.may_write:
         raise failure(errno.EACCES, f"mprotect of {mapping!r}")
     check_result(
         lib.shm_mprotect(address, length, prot), f"mprotect of {length} bytes at {address:#x} to {prot:#x}"
@@ -77,20 +76,27 @@ def munlockall() -> None:
 def _any(target: Any) -> tuple[int, int, Any]:
     """Return address and length of a mapping or buffer, and what keeps it there meanwhile."""
     if isinstance(target, Mapping):
-        return target.address, target.length, target.hold()
+        return target.address, target.length, target.range.hold()
     held = ffi.from_buffer(target)
     return int(ffi.cast("uintptr_t", held)), len(held), held
 
 
-def _own(target: Any, call: str) -> tuple[int, int, Mapping, Any]:
+def _own(target: Any, call: str) -> tuple[int, int, Range, Any]:
     """Return address, length and mapping of a mapping of this package, or of a view of one; or EINVAL."""
     try:
         address, length, kept = _any(target)
     except (TypeError, BufferError, ValueError) as error:
         raise failure(errno.EINVAL, f"{call} of a {type(target).__name__}: {error}") from None
     mapping = MAPPINGS.find(address)
-    if mapping is None or address + length > mapping.address + mapping.length:
+    end = address + length
+    if mapping is None or end > mapping.address + mapping.length:
         raise failure(
             errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which mmap of this package did not map"
         )
+    if mapping.inside.overlapping(address, length):
+        raise failure(errno.EINVAL, f"{call} of {mapping!r}, of which other mappings have a part: name those")
+    if (
+        end % _mmap.PAGESIZE and end != mapping.address + mapping.length
+    ):  # the system would take the rest of the page too
+        raise failure(errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which is a part of a page")
     return address, length, mapping, kept

@@ -69,7 +69,7 @@ def forget(fd: int) -> None:
 
 def check_resize(fd: int, length: int) -> None:
     """Raise EPERM when a seal kept here forbids a size."""
-    status = os.fstat(fd)
+    status = emulation.object_status(fd)
     seals = SEALS.get((status.st_dev, status.st_ino), 0)
     forbidden = F_SEAL_SHRINK if length < status.st_size else F_SEAL_GROW if length > status.st_size else 0
     if seals & forbidden:
@@ -82,17 +82,20 @@ def _add_emulated(fd: int, identity: Identity, seals: int) -> None:
     is_read_only = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     if SEALS[identity] & F_SEAL_SEAL or is_read_only:
         raise OSError(errno.EPERM, "")
-    if seals & F_SEAL_WRITE and not SEALS[identity] & F_SEAL_WRITE and MAPPINGS.writable(identity):
-        raise OSError(errno.EBUSY, "")
-    SEALS[identity] |= seals
+    is_new = seals & F_SEAL_WRITE and not SEALS[identity] & F_SEAL_WRITE
+    with MAPPINGS.gate:
+        if is_new and MAPPINGS.writable(identity):
+            raise OSError(errno.EBUSY, "")
+        SEALS[identity] |= seals
 
 
 def _why(error: OSError, identity: Identity) -> str:
     """Say which mappings of this process are in the way, when some may be."""
     if error.errno != errno.EBUSY:
         return ""
-    found = ", ".join(map(repr, MAPPINGS.writable(identity)))
-    return f" ({found or 'no mapping of this process by shmclient.posix'} is writable)"
+    with MAPPINGS.gate:
+        found = ", ".join(map(repr, MAPPINGS.writable(identity)))
+    return f" ({found or 'no mapping of this process by shmclient.posix'} may be written)"
 
 
 def _open_objects() -> Iterator[Identity]:

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * _memory.h - raw memory as an object of Python's: its buffer is what views and arrays are made of, and its end
+ * is when the last of them is gone. cffi's own buffers end when the garbage collector finalizes them, and then
+ * a __del__ of an object in the same cycle, which is called later, would read memory that is unmapped. This type
+ * has no finalizer and is not tracked: it ends when nothing refers to it any more, as a bytes object does.
+ */
+#ifndef SHM_MEMORY_H
+#define SHM_MEMORY_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <structmember.h>
+
+/* cffi: begin */
+
+/* Objects of Python are passed as their id(); the caller holds them meanwhile. */
+int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, uint64_t on_release);
+int64_t shm_memory_exports(uint64_t memory);
+void shm_memory_disown(uint64_t memory);
+
+/* cffi: end */
+
+struct shm_memory {
+        PyObject_HEAD
+        PyObject *weak;       /* list of weak references, the interpreter's */
+        PyObject *on_release; /* called at the end; NULL when disowned */
+        void *address;
+        Py_ssize_t size;
+        int64_t exports; /* buffers that were taken and not given back: changes with the GIL held */
+};
+
+static PyObject *shm_memory_type; /* made at first use, with the GIL held, and never changed again */
+
+static int shm_memory_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+        struct shm_memory *memory = (struct shm_memory *)self;
+        int error = PyBuffer_FillInfo(view, self, memory->address, memory->size, 0, flags);
+
+        if (!error)
+                memory->exports++;
+        return error;
+}
+
+static void shm_memory_releasebuffer(PyObject *self, Py_buffer *view)
+{
+        (void)view;
+        ((struct shm_memory *)self)->exports--;
+}
+
+static void shm_memory_dealloc(PyObject *self)
+{
+        struct shm_memory *memory = (struct shm_memory *)self;
+        PyTypeObject *type = Py_TYPE(self);
+        PyObject *kind, *value, *trace, *result;
+
+        PyErr_Fetch(&kind, &value, &trace); /* an object can end while an exception is on its way */
+        if (memory->weak != NULL)
+                PyObject_ClearWeakRefs(self);
+        if (memory->on_release != NULL) {
+                result = PyObject_CallObject(memory->on_release, NULL);
+                if (result == NULL)
+                        PyErr_WriteUnraisable(memory->on_release);
+                Py_XDECREF(result);
+                Py_DECREF(memory->on_release);
+        }
+        PyErr_Restore(kind, value, trace);
+        ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+        Py_DECREF((PyObject *)type);
+}
+
+static PyMemberDef shm_memory_members[] = {
+        {"__weaklistoffset__", T_PYSSIZET, offsetof(struct shm_memory, weak), READONLY, NULL},
+        {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot shm_memory_slots[] = {
+        {Py_tp_dealloc, (void *)shm_memory_dealloc},
+        {Py_tp_members, (void *)shm_memory_members},
+        {Py_bf_getbuffer, (void *)shm_memory_getbuffer},
+        {Py_bf_releasebuffer, (void *)shm_memory_releasebuffer},
+        {0, NULL},
+};
+
+static PyType_Spec shm_memory_spec = {"shmprotocol.Memory", sizeof(struct shm_memory), 0, Py_TPFLAGS_DEFAULT,
+                                      shm_memory_slots};
+
+static PyObject *shm_memory_make(uint64_t address, uint64_t size, uint64_t on_release)
+{
+        struct shm_memory *memory;
+
+        if (shm_memory_type == NULL)
+                shm_memory_type = PyType_FromSpec(&shm_memory_spec);
+        if (shm_memory_type == NULL)
+                return NULL;
+        memory = (struct shm_memory *)PyType_GenericAlloc((PyTypeObject *)shm_memory_type, 0);
+        if (memory == NULL)
+                return NULL;
+        memory->address = (void *)(uintptr_t)address;
+        memory->size = (Py_ssize_t)size;
+        memory->on_release = (PyObject *)(uintptr_t)on_release;
+        Py_INCREF(memory->on_release);
+        return (PyObject *)memory;
+}
+
+/* Append to a list an object whose buffer is raw memory, writable. -ENOMEM: there is none for the object. */
+int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, uint64_t on_release)
+{
+        PyGILState_STATE state = PyGILState_Ensure();
+        PyObject *memory = shm_memory_make(address, size, on_release);
+        int error = memory == NULL || PyList_Append((PyObject *)(uintptr_t)list, memory) < 0 ? -ENOMEM : 0;
+
+        if (error)
+                PyErr_Clear();
+        if (error && memory != NULL)
+                Py_CLEAR(((struct shm_memory *)memory)->on_release); /* the caller undoes what it would do */
+        Py_XDECREF(memory);
+        PyGILState_Release(state);
+        return error;
+}
+
+/* Return how many buffers of it are taken: views, arrays, pins. */
+int64_t shm_memory_exports(uint64_t memory)
+{
+        return ((struct shm_memory *)(uintptr_t)memory)->exports;
+}
+
+/* Have it never call what it would at its end; it must have no exports, and gives none from now on. */
+void shm_memory_disown(uint64_t memory)
+{
+        PyGILState_STATE state = PyGILState_Ensure();
+
+        Py_CLEAR(((struct shm_memory *)(uintptr_t)memory)->on_release);
+        PyGILState_Release(state);
+}
+
+#endif /* SHM_MEMORY_H */
