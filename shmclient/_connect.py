@@ -9,6 +9,7 @@ import stat
 import weakref
 from typing import Protocol
 
+from shmclient._fork import GATES, at_fork
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol.errors import AccessDenied, HostGone, ShmError
 
@@ -38,11 +39,7 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
-os.register_at_fork(
-    before=ADDRESS_SPACE.before_fork,
-    after_in_parent=ADDRESS_SPACE.after_fork,
-    after_in_child=_after_fork_in_child,
-)
+at_fork(GATES, ADDRESS_SPACE.before_fork, ADDRESS_SPACE.after_fork, _after_fork_in_child)
 
 
 class ClientSocket(socket.socket):

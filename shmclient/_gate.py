@@ -26,7 +26,8 @@ class Gate(Generic[Item]):
     def __init__(self, handle: Callable[[Item], None]) -> None:
         self._handle = handle
         self._items: deque[Item] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._depth = 0  # of the holder: a destructor that runs inside of a section may enter another
 
     def submit(self, item: Item) -> None:
         """Have an item handled, now if the gate is free. Never waits; safe in a destructor."""
@@ -35,10 +36,12 @@ class Gate(Generic[Item]):
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        if self._items:
+        self._depth += 1
+        if self._items and self._depth == 1:
             self._drain()
 
     def __exit__(self, *_: object) -> None:
+        self._depth -= 1
         self._lock.release()
         if self._items:
             self._try_drain()
@@ -46,7 +49,13 @@ class Gate(Generic[Item]):
     def _try_drain(self) -> None:
         while self._items and self._lock.acquire(blocking=False):
             try:
-                self._drain()
+                if self._depth:  # this very thread is inside, and looks at the queue when it leaves
+                    return
+                self._depth = 1
+                try:
+                    self._drain()
+                finally:
+                    self._depth = 0
             finally:
                 self._lock.release()
 

@@ -1,4 +1,7 @@
-"""Ranges of addresses that do not overlap, each with a value. Pure; knows nothing of memory."""
+"""Ranges of addresses that do not overlap, each with a value. Pure; knows nothing of memory.
+
+Whole between any two steps: a destructor that the garbage collector runs inside of a method may call another.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,16 @@ class Intervals(Generic[T]):
         """Add a range, of at least 1 byte, that overlaps no other."""
         assert size > 0
         assert not self.overlapping(start, size)
-        insort(self._starts, start)
         self._found[start] = Interval(start, size, value)
+        insort(self._starts, start)
         self._set_bounds()
 
     def remove(self, start: int) -> None:
         """Forget the range that starts here; KeyError when there is none."""
-        del self._found[start]
+        if start not in self._found:
+            raise KeyError(start)
         del self._starts[bisect_left(self._starts, start)]
+        del self._found[start]
         self._set_bounds()
 
     def starting(self, start: int) -> T | None:

@@ -30,7 +30,7 @@ def shared_place(address: int) -> SharedPlace | None:
     if region is not None:
         end = region.address + region.capacity
         first = region.address + memory.HEADER_SIZE if region.is_writable else end
-        return SharedPlace(region.address, end, region.label, not region.is_writable, first, region.memory)
+        return SharedPlace(region.address, end, region.label, region.is_lasting, first, region.memory)
     mapping = MAPPINGS.find(address)
     if mapping is None or not mapping.is_shared:
         return None
@@ -50,7 +50,10 @@ def describe(address: int) -> str:
         return place.label
     if ADDRESS_SPACE.is_reserved(address):
         return "nothing: an address of the window where no region is mapped here"
-    line = memory.mapping_at(address)
+    try:
+        line = memory.mapping_at(address)
+    except OSError as error:
+        return f"memory that cannot be named ({error})"
     if line is None:
         return "nothing: no memory of this process"
     _, protection, *_, path = f"{line} ".split(" ", 5)

@@ -130,9 +130,10 @@ class RegionBuilder:
 
     def pointed(self) -> Pointed:
         """Return what `check_pointers` looks at: the payload, and the root so far."""
-        address, size, _ = self._root
+        address, size, kind = self._root
         end = HEADER_SIZE + self.size
-        return Pointed(self.name, memoryview(self._mapped())[:end], self.address, end, address, size)
+        view = memoryview(self._mapped())[:end]
+        return Pointed(self.name, view, self.address, end, address, size, bool(kind and kind.kind == "array"))
 
     # What `_operations` calls, in this order.
 
@@ -140,7 +141,7 @@ class RegionBuilder:
         """Check what the root leads to by its cffi type, unless `unchecked`: some 0.1 us an object."""
         address, _, kind = self._root
         if address and is_checking():
-            check_root(self.pointed(), kind.item if kind.kind == "pointer" else kind, self._lengths)
+            check_root(self.pointed(), kind.item, self._lengths)
 
     def finish(self, request: int) -> m.Publish:
         """Write the metadata, give up the mapping for a full seal, and return what to ask of the host."""
@@ -184,8 +185,8 @@ class RegionBuilder:
             gc.collect()  # views in reference cycles
         if buffer() is not None:
             raise RegionBusy(
-                f"a writable view of {self.name!r} lives (of builder.data, or an array over it): delete it "
-                "before the block ends, or create the region with seal='writer'"
+                f"a writable view of {self.name!r} lives (of builder.data, an array over it, a pin): delete "
+                "it before the block ends, or create the region with seal='writer'"
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from shmclient._buffers import Buffers
+from shmclient._fork import INNER, at_fork
 from shmprotocol.errors import PinReleased
 from shmprotocol.native import ffi, lib
 
@@ -17,7 +18,7 @@ _INTERRUPTED = lib.SHM_TRANSFER_INTERRUPTED
 
 # Guards how many transfers use each IoVec; held for a few instructions. A child of a fork gets it free.
 _USES = threading.RLock()
-os.register_at_fork(before=_USES.acquire, after_in_parent=_USES.release, after_in_child=_USES.release)
+at_fork(INNER, _USES.acquire, _USES.release)
 
 
 class HasFileno(Protocol):
@@ -31,7 +32,8 @@ class IoVec:
     """A `struct iovec` array over pinned buffers, for native code (`address`, `len()`) and the calls below.
 
     As a sequence it has the buffers themselves, so that `os.readv` takes it too. An empty buffer is NULL with
-    length 0. `unpin`, here or of its Pinner, zeroes the array and releases the buffers.
+    length 0. `unpin`, here, at the end of a `with` block or of its Pinner, zeroes the array and releases the
+    buffers.
     """
 
     def __init__(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
@@ -85,7 +87,8 @@ class IoVec:
         if self not in self._owner:
             raise PinReleased(f"the pins of {self!r} are released: make it again, or unpin later")
 
-    def __enter__(self) -> Buffers:
+    def begin_use(self) -> Buffers:
+        """Have `unpin` refused until `end_use`; PinReleased."""
         with _USES:
             self._check()
             process = os.getpid()
@@ -93,9 +96,16 @@ class IoVec:
             self._process = process
         return self._buffers
 
-    def __exit__(self, *_: object) -> None:
+    def end_use(self) -> None:
+        """Take `begin_use` back."""
         with _USES:
             self._uses -= 1
+
+    def __enter__(self) -> IoVec:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unpin()
 
 
 def readv(fd: int | HasFileno, buffers: IoVec | Sequence[object]) -> int:
@@ -130,8 +140,11 @@ def pwritev(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int)
 def _transfer(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int, flags: int) -> int:
     number = fd if isinstance(fd, int) else fd.fileno()
     if isinstance(buffers, IoVec):
-        with buffers as pinned:
+        pinned = buffers.begin_use()
+        try:
             return _move(number, pinned, offset, flags)
+        finally:
+            buffers.end_use()
     pinned = Buffers(tuple(buffers))
     try:
         return _move(number, pinned, offset, flags)

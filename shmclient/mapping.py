@@ -29,6 +29,7 @@ class _Range:
     identity: tuple[str, int]  # the host's own id, and the region's number there
     label: str
     is_writable: bool
+    is_published: bool
     holds: int = 0
     buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
@@ -42,12 +43,17 @@ class _Hold:
 
 
 class Place(NamedTuple):
-    """A region that is mapped here. `memory` is a buffer over it, or None when the last one is just going."""
+    """A region that is mapped here; `memory` keeps it.
+
+    `is_lasting`: it is published, and others have it at this address. It is writable for who builds it, and
+    with seal="writer" also after that.
+    """
 
     address: int
     capacity: int
     label: str
     is_writable: bool
+    is_lasting: bool
     memory: Any
 
 
@@ -99,7 +105,7 @@ class AddressSpace:
         there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
-        wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False)
+        wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
         return self._map(memory.attach, wanted, descriptor, after, anywhere)
 
     def map_writable(
@@ -112,7 +118,7 @@ class AddressSpace:
         label: str,
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
-        wanted = _Range(address, capacity, 0, identity, label, True)
+        wanted = _Range(address, capacity, 0, identity, label, True, False)
         return self._map(memory.map_writable, wanted, descriptor, after, False)
 
     def find(self, address: int) -> Place | None:
@@ -122,10 +128,13 @@ class AddressSpace:
             return None
         with self._gate:
             found = self._ranges.at(address)
-            if found is None:
+            if found is None or not found.holds:
                 return None
             buffer = found.buffer() if found.buffer is not None else None
-            return Place(found.address, found.capacity, found.label, found.is_writable, buffer)
+            if buffer is None:  # another, older one is what keeps it
+                buffer = self._hold(found, lambda: None)
+            is_lasting = found.is_published and not found.flags & MAP_ANYWHERE
+            return Place(found.address, found.capacity, found.label, found.is_writable, is_lasting, buffer)
 
     def is_reserved(self, address: int) -> bool:
         """Whether an address lies in a window that is reserved here."""
@@ -150,11 +159,16 @@ class AddressSpace:
                     elsewhere = replace(wanted, address=0, flags=wanted.flags | MAP_ANYWHERE)
                     found = self._map_new(function, elsewhere, descriptor)
             found.label = wanted.label
-            found.holds += 1
-            hold = _Hold(found, after)
+            found.is_published = found.is_published or wanted.is_published
+            return Buffer(found.address, self._hold(found, after))
+
+    def _hold(self, found: _Range, after: Callable[[], None]) -> Any:
+        """Return one more buffer over a range, whose end calls `after`. With the gate held."""
+        found.holds += 1
+        hold = _Hold(found, after)
         buffer = memory.bytes_at(found.address, found.capacity, lambda: self._gate.submit(hold))
         found.buffer = weakref.ref(buffer)
-        return Buffer(found.address, buffer)
+        return buffer
 
     def _map_new(
         self, function: Callable[[int, int, int, int], int], wanted: _Range, descriptor: int

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from shmclient._buffers import Buffers
+from shmclient._fork import INNER, at_fork
 from shmclient._slots import resolve
 from shmclient.iovec import IoVec
 from shmclient.pointers import check_store
@@ -25,7 +26,9 @@ from shmprotocol.native import lib
 # Held while a slot is written or zeroed, so that no address gets into a slot after its pin has ended. One for
 # the process: it is held for a microsecond at a time, and a child of a fork gets it free.
 _SLOTS = threading.RLock()
-os.register_at_fork(before=_SLOTS.acquire, after_in_parent=_SLOTS.release, after_in_child=_SLOTS.release)
+at_fork(INNER, _SLOTS.acquire, _SLOTS.release)
+
+_stored: dict[int, Pinned] = {}  # for each slot that holds an address, the pin that stored it last
 
 _logger = logging.getLogger(__name__)
 
@@ -78,19 +81,25 @@ class Pinned:
         place = check_store(address, self.address, self._size)
         with _SLOTS:
             self._check()
+            former = _stored.get(address)
+            if former is not None:
+                former._slots.pop(address, None)  # the slot is this pin's from now on
             # A child of a fork must not zero a slot that it shares with its parent.
             self._slots[address] = (kept, 0) if place is None else ((kept, place.kept), os.getpid())
+            _stored[address] = self
             lib.shm_slot_store(address, self._address)
 
     def unpin(self) -> None:
         """Zero the slots that still hold it, and then release it. May be called again."""
         with _SLOTS:
-            slots, self._slots = self._slots, {}
             first, last = self._address, self._address + self._size
-            for address, (_kept, process) in slots.items():
+            for address, (_kept, process) in list(self._slots.items()):
                 if process in (0, os.getpid()):
                     lib.shm_slot_clear(address, first, last)
-            released = self._owner.pop(self, self) is None
+                if _stored.get(address) is self:
+                    del _stored[address]
+            released = self._owner.pop(self, self) is None  # only now: an exception before this loses no slot
+            self._slots = {}
         if released:
             self._buffers.release()
 
@@ -170,7 +179,9 @@ class Pinner:
         if isinstance(obj, dict):
             return {key: self.pin_graph(value) for key, value in obj.items()}
         if isinstance(obj, (list, tuple)):
-            return type(obj)(self.pin_graph(value) for value in obj)
+            pins = [self.pin_graph(value) for value in obj]
+            make = getattr(obj, "_make", type(obj))  # a named tuple takes its values one by one
+            return make(pins)
         return self.pin(obj)
 
     def iovec(self, buffers: Iterable[object]) -> IoVec:

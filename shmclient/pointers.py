@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from shmclient import _places
 from shmclient._places import SharedPlace
-from shmclient._walk import Plan, Pointed, Stray
+from shmclient._walk import Plan, Pointed, Stray, is_complete, root_count
 from shmprotocol.errors import BadRegion, InvalidArgument, OutOfMemory, PointerEscapes
 
 
@@ -35,7 +35,7 @@ _is_unchecked: ContextVar[bool] = ContextVar("shmclient_unchecked", default=Fals
 
 @contextlib.contextmanager
 def unchecked() -> Iterator[None]:
-    """Switch the pointer checks off for a block: of this thread or task alone, and of what it starts in it.
+    """Switch the pointer checks off for a block: of this thread or task, and of tasks that it starts.
 
     For pointers that no other process follows, as in an iovec in shared memory. Blocks nest; an exception
     ends a block as well.
@@ -62,7 +62,7 @@ def check_store(slot: int, address: int, size: int) -> SharedPlace | None:
     place = _places.shared_place(slot)
     if place is None:
         return None
-    if not place.first_writable <= slot < place.end or place.kept is None:
+    if not place.first_writable <= slot < place.end:
         raise InvalidArgument(f"the slot {slot:#x} is in {place.label}, and cannot be written there")
     if is_checking() and address and not _lasts(address, size, place):
         raise PointerEscapes(
@@ -89,13 +89,13 @@ def check_pointers(region: HasPointers, ffi: Any, ctype: str, *, lengths: Length
     The first that does not raises PointerEscapes, with its path from the root. Behind a pointer lies one
     object, or as many as `lengths` says, as `{"struct table.rows": "row_count"}`: a field of the same
     structure or a number; where it is 0, the pointer is not looked at. Unions are not followed, nor an array
-    without a length at the end of a structure. BadRegion: no root, or objects of one type overlap.
-    InvalidArgument: a length of what is not reached. Takes some 0.1 us, and up to 96 bytes meanwhile, for
-    each object.
+    without a length at the end of a structure; of an anonymous union of structures, name the union.
+    BadRegion: no root, or objects of one type overlap. InvalidArgument: a length of what is not reached.
+    Takes some 0.1 us, and up to 96 bytes meanwhile, for each object.
     """
     wanted, pointed = ffi.typeof(ctype), region.pointed()
-    if wanted.kind != "pointer":
-        raise TypeError(f"a root is a pointer, as 'struct node *', not {ctype!r}")
+    if wanted.kind != "pointer" or not is_complete(wanted.item):
+        raise TypeError(f"a root is a pointer to a type of known size, as 'struct node *', not {ctype!r}")
     if not pointed.root or pointed.root_size < ffi.sizeof(wanted.item):
         raise BadRegion(
             f"{pointed.name!r} has no root of the {ffi.sizeof(wanted.item)} bytes of {wanted.item.cname!r}: "
@@ -106,7 +106,7 @@ def check_pointers(region: HasPointers, ffi: Any, ctype: str, *, lengths: Length
 
 def check_root(pointed: Pointed, item: Any, lengths: Lengths) -> int:
     """Check what a root of a cffi type leads to; as `check_pointers`."""
-    outcome = Plan(item, lengths).check(pointed)
+    outcome = Plan(item, lengths, root_count(pointed, item)).check(pointed)
     if isinstance(outcome, Stray):
         raise PointerEscapes(
             f"{outcome.path} in region {pointed.name!r} (the slot {outcome.slot:#x}) holds "
@@ -118,7 +118,10 @@ def check_root(pointed: Pointed, item: Any, lengths: Lengths) -> int:
     if outcome == -errno.EINVAL:
         raise BadRegion(f"the root of {pointed.name!r} is not aligned for {item.cname!r}, or not inside")
     if outcome == -errno.E2BIG:
-        raise BadRegion(f"the pointers of {pointed.name!r} lead to the same objects over and over again")
+        raise BadRegion(
+            f"the pointers of {pointed.name!r} lead to the same objects over and over again, 64 times on the "
+            "average: if that is right, publish it under unchecked()"
+        )
     if outcome < 0:
         raise OutOfMemory(f"no memory is left to check the pointers of {pointed.name!r}")
     return outcome

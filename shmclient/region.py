@@ -210,7 +210,9 @@ class RegionHandle:
         """Return what `check_pointers` looks at; BadRegion when the header is broken."""
         mapped = self.attach()
         header = mapped.header
-        return Pointed(self.name, mapped.view(), header.base, header.size, header.root, header.root_size)
+        is_array = str(mapped.metadata.get("root", "")).endswith("]")
+        sizes = (header.base, header.size, header.root, header.root_size)
+        return Pointed(self.name, mapped.view(), *sizes, is_array)
 
     def fileno(self) -> int:
         """Return the read-only descriptor, which stays the handle's; RegionClosed after `close`."""

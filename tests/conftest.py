@@ -12,6 +12,12 @@ import shmclient
 from support import WatchedHost, watched_host
 
 
+def pytest_collection_finish() -> None:
+    """Leave out what lives to the end anyway: each collection below would look at all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_views_of_other_tests() -> None:
     """Collect what earlier tests left in reference cycles: it would keep addresses of its host."""

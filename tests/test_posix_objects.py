@@ -7,7 +7,6 @@ import contextlib
 import errno
 import mmap
 import os
-import re
 import resource
 import secrets
 import socket
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from posix_support import refused
 from shmclient import posix
 from support import count_descriptors, in_child, wait_until
 
@@ -77,11 +77,6 @@ def no_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
-
-
-def refused(code: int) -> Any:
-    """Expect an OSError with this code, its text, and what it is about."""
-    return pytest.raises(OSError, match=rf"^\[Errno {code}\] {re.escape(os.strerror(code))}: .")
 
 
 def run(program: str, argument: object, **options: Any) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
+from posix_support import refused
 from shmclient import posix
 from shmclient.posix._emulation import SEALS
 from support import in_child
@@ -53,11 +52,6 @@ def fd(backend: str) -> Iterator[int]:
     posix.ftruncate(made, 2 * PAGE)
     yield made
     posix.close(made)
-
-
-def refused(code: int) -> Any:
-    """Expect an OSError with this code, its text, and what it is about."""
-    return pytest.raises(OSError, match=rf"^\[Errno {code}\] {re.escape(os.strerror(code))}: .")
 
 
 def shared(fd: int, prot: int = posix.PROT_RDWR) -> posix.Mapping:

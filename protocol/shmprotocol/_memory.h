@@ -36,8 +36,14 @@ static PyObject *shm_memory_type; /* made at first use, with the GIL held, and n
 static int shm_memory_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
         struct shm_memory *memory = (struct shm_memory *)self;
-        int error = PyBuffer_FillInfo(view, self, memory->address, memory->size, 0, flags);
+        int error;
 
+        if (memory->on_release == NULL) {
+                view->obj = NULL;
+                PyErr_SetString(PyExc_BufferError, "the memory is unmapped");
+                return -1;
+        }
+        error = PyBuffer_FillInfo(view, self, memory->address, memory->size, 0, flags);
         if (!error)
                 memory->exports++;
         return error;

@@ -86,6 +86,7 @@ class _Lib:
         type_count: int,
         members: Any,
         root: int,
+        roots: int,
         stray: Any,
         path: Any,
         path_max: int,

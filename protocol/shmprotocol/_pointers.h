@@ -35,6 +35,8 @@ struct shm_type {
         uint64_t align;
         uint32_t first; /* of its members, which follow each other */
         uint32_t members;
+        uint32_t step; /* between the addresses it can be at: its alignment, or 1 as a part of packed structures */
+        uint32_t reserved;
 };
 
 /* One step of a path from the root: which member, and which of its elements. */
@@ -49,6 +51,7 @@ struct shm_stray {
         uint64_t slot;
         uint64_t address;
         uint64_t depth;
+        uint64_t root; /* from which of the roots */
 };
 
 /* The part of the address space that pointers may lead to, and where it is mapped. */
@@ -59,8 +62,8 @@ struct shm_range {
 };
 
 int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type *types, uint32_t type_count,
-                           const struct shm_member *members, uint64_t root, struct shm_stray *stray_out,
-                           struct shm_step *path_out, uint64_t path_max);
+                           const struct shm_member *members, uint64_t root, uint64_t roots,
+                           struct shm_stray *stray_out, struct shm_step *path_out, uint64_t path_max);
 
 /* cffi: end */
 
@@ -69,7 +72,8 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
  * tables that overlap by all but one object would take N * N steps, and a hostile region could have its readers
  * walk for years.
  */
-#define SHM_WALK_STEPS 256
+#define SHM_WALK_STEPS 64
+#define SHM_WALK_TABLES 256
 
 /* An object that was reached. The objects are the queue of the walk, too: it is breadth first. */
 struct shm_object {
@@ -91,18 +95,23 @@ struct shm_walk {
         uint64_t limit; /* of objects that do not overlap others of their type */
         uint64_t steps; /* that may still be taken */
         uint64_t stray; /* the bad pointer, as it was read */
+        uint64_t roots; /* the first objects */
+        struct {
+                uint64_t address, elements;
+                uint32_t type;
+        } tables[SHM_WALK_TABLES]; /* that were walked last, by address: many rows can share one */
 };
 
 /* Note an object as seen. Returns 1 when it was not, 0 when it was, -ENOMEM. */
 static int shm_walk_see(struct shm_walk *walk, const struct shm_object *object)
 {
-        uint64_t place = (object->address - walk->range->base) / walk->types[object->type].align;
+        uint64_t place = (object->address - walk->range->base) / walk->types[object->type].step;
         uint8_t *seen = walk->seen[object->type];
         uint8_t bit = (uint8_t)(1u << (place & 7));
 
         if (seen == NULL) /* pages of it that are never touched take no memory */
                 seen = walk->seen[object->type] = (uint8_t *)calloc(
-                        (size_t)(walk->range->size / walk->types[object->type].align / 8 + 1), 1);
+                        (size_t)(walk->range->size / walk->types[object->type].step / 8 + 1), 1);
         if (seen == NULL)
                 return -ENOMEM;
         if (seen[place >> 3] & bit)
@@ -142,17 +151,18 @@ static int shm_walk_add(struct shm_walk *walk, const struct shm_object *object)
 }
 
 /* Write the steps to a slot: the first path_max / 2 of them, and as many last ones. */
-static void shm_walk_path(const struct shm_walk *walk, const struct shm_object *slot, uint64_t *depth_out,
-                          struct shm_step *path, uint64_t path_max)
+static void shm_walk_path(const struct shm_walk *walk, const struct shm_object *slot,
+                          struct shm_stray *stray_out, struct shm_step *path, uint64_t path_max)
 {
         const struct shm_object *at;
         uint64_t depth = 1;
         uint64_t half = path_max / 2;
         uint64_t step;
 
-        for (at = slot; at->parent; at = &walk->objects[at->parent])
+        for (at = slot; at->parent >= walk->roots; at = &walk->objects[at->parent])
                 depth++;
-        *depth_out = depth;
+        stray_out->depth = depth;
+        stray_out->root = at->parent;
         for (at = slot, step = depth; step; at = &walk->objects[at->parent]) {
                 uint64_t place = --step;
 
@@ -183,6 +193,35 @@ static uint64_t shm_read(const struct shm_range *range, uint64_t address, uint32
         return value;
 }
 
+/* Add objects that follow each other; found says what leads to the first. */
+static int shm_walk_table(struct shm_walk *walk, uint64_t address, uint64_t elements, struct shm_object *found)
+{
+        uint64_t size = walk->types[found->type].size;
+        int error = 0;
+
+        for (; elements && !error; elements--, found->index++, address += size) {
+                found->address = address;
+                error = shm_walk_add(walk, found);
+        }
+        return error;
+}
+
+/* Whether a table of several objects is among those walked last; it is from now on. */
+static int shm_walk_knows(struct shm_walk *walk, uint64_t address, uint64_t elements, uint32_t type)
+{
+        uint64_t place = (address * 0x9E3779B97F4A7C15u >> 32) % SHM_WALK_TABLES; /* Fibonacci hashing */
+        int is_known;
+
+        if (elements == 1)
+                return 0;
+        is_known = walk->tables[place].address == address && walk->tables[place].elements == elements &&
+                   walk->tables[place].type == type;
+        walk->tables[place].address = address;
+        walk->tables[place].elements = elements;
+        walk->tables[place].type = type;
+        return is_known;
+}
+
 /* Follow one pointer. Returns 0, -errno, or 1 with its slot in *found when it leads out. */
 static int shm_walk_follow(struct shm_walk *walk, uint64_t slot, uint64_t elements, struct shm_object *found)
 {
@@ -197,10 +236,8 @@ static int shm_walk_follow(struct shm_walk *walk, uint64_t slot, uint64_t elemen
                 walk->stray = address;
                 return 1;
         }
-        for (; type->members && elements && !error; elements--, found->index++, address += type->size) {
-                found->address = address;
-                error = shm_walk_add(walk, found);
-        }
+        if (type->members && !shm_walk_knows(walk, address, elements, found->type))
+                error = shm_walk_table(walk, address, elements, found);
         return error;
 }
 
@@ -248,7 +285,7 @@ static void shm_walk_fetch(const struct shm_walk *walk, uint64_t ahead)
 /* More objects than fit side by side overlap: no program has built that, and it would take memory without end. */
 static uint64_t shm_walk_limit(const struct shm_range *range, const struct shm_type *types, uint32_t count)
 {
-        uint64_t limit = 1; /* the root */
+        uint64_t limit = 0;
         uint32_t i;
 
         for (i = 0; i < count; i++)
@@ -268,29 +305,29 @@ static void shm_walk_free(struct shm_walk *walk, uint32_t type_count)
 }
 
 /*
- * Check all pointers that can be reached from a root of type 0. Returns how many objects were looked at; or
+ * Check all pointers that can be reached from roots of type 0, which follow each other. Returns how many objects were looked at; or
  * -EFAULT with the first bad pointer in *stray_out and its path; or -EINVAL: the root itself is outside; or -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same; or -ENOMEM. Takes 32 to 64
  * bytes for each object meanwhile, and a bit for each address that one can have.
  */
 int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type *types, uint32_t type_count,
-                           const struct shm_member *members, uint64_t root, struct shm_stray *stray_out,
-                           struct shm_step *path_out, uint64_t path_max)
+                           const struct shm_member *members, uint64_t root, uint64_t roots,
+                           struct shm_stray *stray_out, struct shm_step *path_out, uint64_t path_max)
 {
         struct shm_walk walk = {0};
         struct shm_object found = {0};
         int64_t outcome = -ENOMEM;
 
-        if (!shm_is_inside(range, root, &types[0], 1))
+        if (!shm_is_inside(range, root, &types[0], roots))
                 return -EINVAL;
         walk.range = range;
         walk.types = types;
         walk.members = members;
-        walk.limit = shm_walk_limit(range, types, type_count);
+        walk.limit = shm_walk_limit(range, types, type_count) + roots;
         walk.steps = walk.limit > UINT64_MAX / SHM_WALK_STEPS ? UINT64_MAX : walk.limit * SHM_WALK_STEPS;
         walk.seen = (uint8_t **)calloc(type_count, sizeof(*walk.seen));
-        found.address = root;
+        walk.roots = roots;
         if (walk.seen != NULL)
-                outcome = shm_walk_add(&walk, &found);
+                outcome = shm_walk_table(&walk, root, roots, &found);
         for (found.parent = 0; found.parent < walk.count && !outcome; found.parent++) {
                 shm_walk_fetch(&walk, found.parent + 8);
                 outcome = shm_walk_object(&walk, &found);
@@ -299,7 +336,7 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
                 found.parent--; /* the loop has gone one further */
                 stray_out->slot = found.address;
                 stray_out->address = walk.stray;
-                shm_walk_path(&walk, &found, &stray_out->depth, path_out, path_max);
+                shm_walk_path(&walk, &found, stray_out, path_out, path_max);
                 outcome = -EFAULT;
         }
         shm_walk_free(&walk, type_count);

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import mmap as _mmap
-import os
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from shmclient._fork import GATES, at_fork
 from shmclient._gate import Gate
 from shmclient._intervals import Intervals
 from shmclient.posix import _emulation as emulation
@@ -66,10 +66,14 @@ class Range:
         if memory.exports(made):
             raise BufferError(f"views of {self!r} live: delete them before it is {purpose}")
 
-    def become_reserved(self) -> None:
-        """Destroy what is mapped, and keep the address space. With the gate held."""
+    def become_reserved(self, start: int, end: int) -> None:
+        """Destroy what is mapped, but for a part that is replaced already. With the gate held.
+
+        Where the system cannot, at vm.max_map_count, the memory stays, and nobody can reach it any more.
+        """
         if self.prot or self.is_shared:
-            check_result(self.reserve(), f"a reservation in place of {self!r}")
+            lib.shm_unmap(self.address, start - self.address, memory.MAP_RESERVED)
+            lib.shm_unmap(end, self.address + self.length - end, memory.MAP_RESERVED)
         self.prot, self.is_shared, self.object, self.may_write = 0, False, None, True
 
     def reserve(self) -> int:
@@ -92,8 +96,8 @@ class Mapping:
 
     def __init__(self, found: Range) -> None:
         self.range = found
-        self.memory = memory.bytes_at(found.address, found.length, lambda: MAPPINGS.gate.submit(found))
-        found.memory = weakref.ref(self.memory)
+        self._memory = memory.bytes_at(found.address, found.length, lambda: MAPPINGS.gate.submit(found))
+        found.memory = weakref.ref(self._memory)
 
     @property
     def address(self) -> int:
@@ -155,14 +159,14 @@ class Mappings:
         with self.gate:
             request = _under_seals(request)
             if destroys is not None:
-                _make_room(request, destroys)
+                _check_room(request, destroys)
             address = lib.shm_mmap(*request[:6])
+            if destroys is not None:
+                _destroy(request, destroys, is_mapped=address >= 0)
             if address >= 0 and request.flags & _PLACED and address != request.address:
                 lib.shm_munmap(address, request.length)  # before Linux 4.17 the address is but a hint
                 address = -errno.EEXIST
             if address < 0:
-                if destroys is not None:  # before Linux 6.12 the range can have been unmapped all the same
-                    lib.shm_reserve(request.address, request.length)
                 raise _explain(request, -address)
             found = Range(request, address, destroys)
             (self._found if destroys is None else destroys.inside).add(address, request.length, found)
@@ -176,7 +180,7 @@ class Mappings:
             if inside:
                 raise BufferError(f"{inside} mappings are inside of {mapping!r}: unmap them first")
             self._give_back(mapping.range)
-            memory.disown(mapping.memory)
+            memory.disown(mapping._memory)
 
     def find(self, address: int) -> Range | None:
         """Return the innermost mapping that an address lies in, or None."""
@@ -218,11 +222,7 @@ class Mappings:
 
 
 MAPPINGS = Mappings()
-os.register_at_fork(
-    before=MAPPINGS.gate.__enter__,
-    after_in_parent=MAPPINGS.gate.__exit__,
-    after_in_child=MAPPINGS.gate.__exit__,
-)
+at_fork(GATES, MAPPINGS.gate.__enter__, MAPPINGS.gate.__exit__)
 
 
 def mmap(
@@ -277,8 +277,8 @@ def _under_seals(request: Request) -> Request:
     return request._replace(may_write=False)
 
 
-def _make_room(request: Request, destroys: Range) -> None:
-    """Make a mapping a reservation, for a request that lies inside of it."""
+def _check_room(request: Request, destroys: Range) -> None:
+    """Check that a request lies inside of a mapping that may be replaced there."""
     destroys.check_unused("replaced")
     end = destroys.address + destroys.length
     if not destroys.address <= request.address <= request.address + request.length <= end:
@@ -286,7 +286,14 @@ def _make_room(request: Request, destroys: Range) -> None:
     inside = destroys.inside.overlapping(request.address, request.length)
     if inside:
         raise failure(errno.EEXIST, f"{request}: {inside[0].value!r} is there")
-    destroys.become_reserved()
+
+
+def _destroy(request: Request, destroys: Range, *, is_mapped: bool) -> None:
+    """Make a mapping a reservation, when another was mapped inside of it, or failed to and left a hole."""
+    end = request.address + -(-request.length // _mmap.PAGESIZE) * _mmap.PAGESIZE
+    # Before Linux 6.12 a MAP_FIXED that fails can have unmapped what it was to replace.
+    if is_mapped or lib.shm_reserve(request.address, request.length) == 0:
+        destroys.become_reserved(request.address, end)
 
 
 def _explain(request: Request, code: int) -> OSError:

@@ -26,7 +26,8 @@ def mprotect(target: Mapping | Any, prot: int) -> None:
         lib.shm_mprotect(address, length, prot), f"mprotect of {length} bytes at {address:#x} to {prot:#x}"
     )
     if length == mapping.length:
-        mapping.prot = prot
+        with MAPPINGS.gate:
+            mapping.prot = prot
 
 
 def msync(target: Mapping | Any, flags: int = lib.MS_SYNC) -> None:
