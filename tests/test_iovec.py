@@ -92,6 +92,14 @@ def test_iovec_pins_what_is_in_it_until_unpin_and_zeroes_the_array_then() -> Non
             use()
 
 
+def test_iovec_unpins_at_the_end_of_a_block(pinner: Pinner) -> None:
+    buffer = bytearray(4)
+    with pinner.iovec([buffer]) as iov, pytest.raises(BufferError):
+        assert iov.nbytes == 4
+        buffer.append(1)
+    buffer.append(1)
+
+
 @pytest.mark.parametrize("bad", [5, "text", None, object()])
 def test_iovec_pins_none_when_one_is_no_buffer(bad: object, pinner: Pinner) -> None:
     buffers = [bytearray(4) for _ in range(5)]

@@ -17,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cffi
 import numpy as np
@@ -147,6 +147,13 @@ def test_empty_buffer_has_address_0_and_can_be_stored(empty: Any, pinner: Pinner
     assert (pinned.address, pinned.size, slot[0]) == (0, 0, FFI.NULL)
 
 
+class Pair(NamedTuple):
+    """Two buffers, or their pins."""
+
+    left: Any
+    right: Any
+
+
 def test_graph_of_buffers_is_pinned_as_a_whole(pinner: Pinner) -> None:
     parts = [bytearray(b"a"), bytearray(b"bc"), bytearray(b"def")]
     pins = pinner.pin_graph({"first": parts[0], "rest": [parts[1], (parts[2],)]})
@@ -154,6 +161,9 @@ def test_graph_of_buffers_is_pinned_as_a_whole(pinner: Pinner) -> None:
     for part in parts:
         with pytest.raises(BufferError):
             part.append(1)
+    named = pinner.pin_graph(Pair(bytearray(b"a"), [b"bc"]))
+    assert isinstance(named, Pair)
+    assert (named.left.size, named.right[0].size) == (1, 2)
     with pytest.raises(TypeError, match="cannot pin a int"):
         pinner.pin_graph([b"abc", {"x": 5}])
 
@@ -475,6 +485,54 @@ def test_store_after_unpin_raises_and_writes_nothing() -> None:
     for name in ("address", "size", "readonly"):
         with pytest.raises(PinReleased):
             getattr(pinned, name)
+
+
+def test_slot_belongs_to_the_pin_that_stored_last() -> None:
+    buffer, pinner, slot = bytearray(128), Pinner(), FFI.new("void **")
+    view = memoryview(buffer)
+    first, second, third = pinner.pin(view[:64]), pinner.pin(view[64:]), pinner.pin(view[64:])
+    first.store(slot)
+    second.store(slot)
+    first.unpin()  # its end is where the second begins
+    assert int(FFI.cast("uintptr_t", slot[0])) == second.address
+    third.store(slot)
+    second.unpin()
+    assert int(FFI.cast("uintptr_t", slot[0])) == third.address
+    third.unpin()
+    assert slot[0] == FFI.NULL
+
+
+def test_exception_inside_of_unpin_loses_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a handler of Ctrl-C raises one at any point."""
+    pinner, buffer, slots, native = Pinner(), bytearray(3), FFI.new("void *[5]"), pinning.lib
+    pinned = pinner.pin(buffer)
+    for index in range(5):
+        pinned.store(slots, index)
+
+    class Interrupted:
+        calls = 0
+
+        def shm_slot_clear(self, *arguments: int) -> None:
+            Interrupted.calls += 1
+            if Interrupted.calls == 3:
+                raise KeyboardInterrupt
+            native.shm_slot_clear(*arguments)
+
+    monkeypatch.setattr(pinning, "lib", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        pinner.unpin()
+    with pytest.raises(BufferError):
+        buffer.append(1)
+    pinner.unpin()
+    assert list(slots) == [FFI.NULL] * 5
+    buffer.append(1)
+    assert pinning._stored == {}
+
+
+def test_field_of_a_null_structure_is_no_slot(pinner: Pinner) -> None:
+    for null in (FFI.cast("struct node *", 0), ctypes.POINTER(CNode)()):
+        with pytest.raises(TypeError, match="slot"):
+            pinner.pin(b"abc").store(null, "next")
 
 
 # --- the life of a Pinner

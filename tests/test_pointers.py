@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 import shmclient
 from shmclient import BadRegion, InvalidArgument, Pinner, PointerEscapes, check_pointers, posix, unchecked
 from shmclient.pointers import is_checking
-from support import WatchedHost, count_descriptors, wait_until, watched_host
+from support import WatchedHost, count_descriptors, in_child, wait_until, watched_host
 
 FFI = cffi.FFI()
 FFI.cdef(
@@ -281,6 +282,103 @@ def test_lengths_of_what_is_not_there_are_refused(
         check(builder, lengths=lengths)
 
 
+def make_ffi(text: str, **settings: Any) -> cffi.FFI:
+    ffi = cffi.FFI()
+    ffi.cdef("struct node { struct node *next; const char *word; int number; };" + text, **settings)
+    return ffi
+
+
+def test_anonymous_union_is_not_looked_at(shm: shmclient.Client) -> None:
+    """cffi shows its fields as if they were the structure's own."""
+    ffi = make_ffi("struct tag { int tag; union { struct node *p; long v; }; struct node *after; };")
+    with shm.create("x", 4096) as builder:
+        tag: Any = builder.new(ffi, "struct tag *", {"tag": 1})
+        tag.v = 42
+        builder.set_root(tag)
+    with pytest.raises(PointerEscapes, match=r"root\.after "), shm.create("y", 4096) as builder:
+        tag = builder.new(ffi, "struct tag *", {"after": ffi.cast("struct node *", 0x1000)})
+        tag.v = 42
+        builder.set_root(tag)
+
+
+@pytest.mark.parametrize("ctype", ["struct node[]", "struct node[3]"])
+def test_every_object_of_a_root_array_is_checked(ctype: str, shm: shmclient.Client) -> None:
+    values = [{}, {}, {"word": PRIVATE}]
+    with pytest.raises(PointerEscapes, match=r"root\[2\]\.word in"), shm.create("x", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, values))
+    with unchecked(), shm.create("x", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, values))
+    with pytest.raises(PointerEscapes, match=r"root\[2\]\.word in"):
+        check_pointers(shm.open("x"), FFI, "struct node *")
+    with shm.create("good", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, [{"word": builder.bytes(b"a")}] * 3))
+    assert check_pointers(shm.open("good"), FFI, "struct node *") == 3
+
+
+def test_root_array_without_a_length_is_checked(shm: shmclient.Client) -> None:
+    with pytest.raises(PointerEscapes, match=r"root\[1\]\.word in"), shm.create("x", 4096) as builder:
+        start = builder.alloc(48, 8) - builder.data_address
+        nodes = FFI.from_buffer("struct node[]", builder.data[start : start + 48])
+        nodes[1].word = PRIVATE
+        builder.set_root(nodes)
+        del nodes
+
+
+def test_many_rows_may_share_one_table(shm: shmclient.Client) -> None:
+    ffi = make_ffi(
+        "struct row { long count; struct node *nodes; }; struct rows { long count; struct row *rows; };"
+    )
+    lengths = {"struct row.nodes": "count", "struct rows.rows": "count"}
+    with shm.create("x", 1 << 20) as builder:
+        nodes: Any = builder.new(ffi, "struct node[2000]")
+        rows: Any = builder.new(ffi, "struct row[2000]", [{"count": 2000, "nodes": nodes}] * 2000)
+        root: Any = builder.new(ffi, "struct rows *", {"count": 2000, "rows": rows})
+        builder.set_root(root, lengths=lengths)
+    assert check_pointers(shm.open("x"), ffi, "struct rows *", lengths=lengths) == 4001
+
+
+def test_part_of_a_packed_structure_hides_no_other_object(shm: shmclient.Client) -> None:
+    """Two objects a byte apart, one of them a part that no alignment holds for."""
+    ffi = make_ffi("")
+    ffi.cdef("struct wrapped { char tag; struct node node; };", packed=True)
+    ffi.cdef("struct both { struct node *first; struct wrapped *second; };")
+    with pytest.raises(PointerEscapes, match=r"root\.second\.node\.word"), shm.create("x", 4096) as builder:
+        good: Any = builder.new(ffi, "struct node *")
+        second: Any = ffi.cast("struct wrapped *", ffi.cast("uintptr_t", good))
+        root: Any = builder.new(ffi, "struct both *", {"first": good, "second": second})
+        good.number = 0x7F  # the highest byte of second.node.word, and no byte of good.word
+        builder.set_root(root)
+
+
+@pytest.mark.parametrize("kind", ["float", "double", "long double"])
+def test_length_is_a_whole_number(kind: str, shm: shmclient.Client) -> None:
+    ffi = make_ffi(f"enum few {{ NONE, ONE }}; struct odd {{ {kind} n; enum few few; struct node *nodes; }};")
+    with pytest.raises(ZeroDivisionError), shm.create("x", 4096) as builder:
+        odd: Any = builder.new(ffi, "struct odd *", {"few": 1, "nodes": builder.new(ffi, "struct node *")})
+        builder.set_root(odd)
+        with pytest.raises(InvalidArgument, match="no number 'n'"):
+            check_pointers(builder, ffi, "struct odd *", lengths={"struct odd.nodes": "n"})
+        assert check_pointers(builder, ffi, "struct odd *", lengths={"struct odd.nodes": "few"}) == 2
+        1 / 0
+
+
+def test_root_of_unknown_size_is_a_type_error(builder: shmclient.RegionBuilder) -> None:
+    root_of(builder)
+    for ctype in ("void *", "struct opaque *"):
+        with pytest.raises(TypeError, match="known size"):
+            check_pointers(builder, FFI, ctype)
+
+
+def test_bad_pointer_is_told_also_when_no_descriptor_is_left(builder: shmclient.RegionBuilder) -> None:
+    root_of(builder).anything = FFI.cast("void *", 0x1000)
+
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        assert "memory that cannot be named" in reason(builder)
+
+    assert in_child(child) == 0
+
+
 def test_hostile_tables_end_the_walk(builder: shmclient.RegionBuilder) -> None:
     """Each node claims the rest of the region as its table: N * N steps without a limit."""
     rows_ffi = cffi.FFI()
@@ -520,6 +618,51 @@ def test_region_with_a_stored_slot_is_not_published_before_unpin(shm: shmclient.
         pinned = pinner.pin(shm.put("other", b"lasting"))
         pinned.store(FFI.addressof(slots, 0))
     pinner.unpin()
+
+
+def test_store_of_a_relocated_region_escapes(shm: shmclient.Client, tmp_path: Path) -> None:
+    """Its address is of this process alone."""
+    taken = shm.put("taken", bytes(8192))
+    with watched_host(str(tmp_path / "second.sock")) as second:
+        command = [
+            sys.executable,
+            "-m",
+            "shmclient.cli",
+            "put",
+            "--socket",
+            second.socket_path,
+            "x",
+            __file__,
+        ]
+        subprocess.run(command, check=True, timeout=30)
+        assert taken.address
+        with (
+            shmclient.connect(second.socket_path) as other,
+            other.open("x", anywhere=True) as region,
+            Pinner() as pinner,
+            pytest.raises(PointerEscapes, match="region 'x'"),
+            shm.create("slots", 4096) as builder,
+        ):
+            assert region.is_relocated
+            pinner.pin(region).store(builder.alloc(8, 8))
+
+
+def test_writer_goes_on_storing_and_its_readers_go_on_pinning(shm: shmclient.Client) -> None:
+    with shm.create("w", 4096, seal="writer") as writer:
+        slot = writer.alloc(8, 8)
+    with Pinner() as pinner:
+        shm.open("w").close()  # the last who mapped the same range, and gone
+        pinner.pin(writer.data[100:200]).store(slot)
+        pinner.unpin()
+        reader = shm.open("w")
+        writer_address = writer.address
+        writer.region = None
+        del writer
+        with pytest.raises(ZeroDivisionError), shm.create("slots", 4096) as builder:
+            pinner.pin(reader).store(builder.alloc(8, 8))
+            assert reader.address == writer_address
+            pinner.unpin()
+            1 / 0
 
 
 # --- unchecked

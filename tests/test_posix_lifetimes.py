@@ -159,6 +159,40 @@ cycle.append(cycle)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_memory_of_an_unmapped_mapping_gives_no_view(fd: int) -> None:
+    mapping = shared(fd)
+    memory = mapping.buffer.obj
+    posix.munmap(mapping)
+    with pytest.raises(BufferError, match="unmapped"):
+        memoryview(memory)
+
+
+def test_destructor_may_unmap_when_the_collector_runs_inside_of_a_call() -> None:
+    """A lock that its own thread waits for would hang the child until its alarm."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.mapping = anonymous()
+            self.cycle = self
+
+        def __del__(self) -> None:
+            posix.munmap(self.mapping)
+
+    def child() -> None:
+        gc.set_threshold(1)
+        kept = []
+        for _ in range(300):
+            Owner()
+            kept.append(anonymous())
+        gc.set_threshold(700)
+        gc.collect()
+        for mapping in kept:
+            posix.munmap(mapping)
+        assert len(MAPPINGS._found) == 0
+
+    assert in_child(child) == 0
+
+
 # --- threads: F24
 
 

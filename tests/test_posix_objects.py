@@ -539,6 +539,18 @@ def test_second_close_is_refused(backend: str) -> None:
         posix.close(fd)
 
 
+@pytest.mark.parametrize("backend", ["memfd", "shm"])
+def test_close_works_when_no_descriptor_is_left(backend: str) -> None:
+    def child() -> None:
+        fd = posix.memfd_create("test", backend=backend)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, fd + 1))
+        posix.close(fd)
+        with refused(errno.EBADF):
+            posix.close(fd)
+
+    assert in_child(child) == 0
+
+
 def test_close_leaves_duplicates_open(fd: int) -> None:
     other = os.dup(fd)
     posix.close(other)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -161,6 +162,33 @@ def test_failed_replacement_never_makes_a_buffer_deadly(fd: int, place: int) -> 
                 assert bytes(outer.buffer[:4]) == b"text"
 
         assert in_child(read) == 0
+
+
+def test_refused_replacement_destroys_nothing(fd: int, place: int) -> None:
+    reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    refusals: list[tuple[int, Callable[[posix.Mapping], object]]] = [
+        (errno.EINVAL, lambda outer: shared(fd, place + 1, destroys=outer)),
+        (errno.EINVAL, lambda outer: shared(fd, place, offset=1, destroys=outer)),
+        (errno.EACCES, lambda outer: shared(reader, place, destroys=outer)),
+        (errno.ENXIO, lambda outer: shared(fd, place, offset=16 * PAGE, destroys=outer)),
+    ]
+    with anonymous(4 * PAGE, place) as outer:
+        outer.buffer[:5] = b"hello"
+        for code, attempt in refusals:
+            with refused(code):
+                attempt(outer)
+            assert bytes(outer.buffer[:5]) == b"hello"
+    os.close(reader)
+
+
+def test_replaced_mapping_is_destroyed_on_both_sides(fd: int, place: int) -> None:
+    with anonymous(4 * PAGE, place) as outer:
+        outer.buffer[:] = b"x" * 4 * PAGE
+        with shared(fd, place + PAGE, destroys=outer) as inner:
+            assert permissions(place, 4) == ["---p", "rw-s", "---p", "---p"]
+            assert bytes(inner.buffer[:1]) == b"\1"
+            assert outer.prot == posix.PROT_NONE
+        assert permissions(place, 4) == ["---p"] * 4
 
 
 def test_mapping_that_was_replaced_in_part_has_no_buffer(fd: int, place: int) -> None:
