@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - its set-up asks the collector, which does not see what is frozen
 import pytest
 
 import shmclient
