@@ -7,8 +7,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import anyio
 import rich_click as click
@@ -16,9 +21,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shmhost.config import WINDOWS, Config, default_budget, parse_size, parse_window
+from shmhost import settings
+from shmhost.config import Config
+from shmhost.notify import Notifier, take_listener
 from shmhost.query import Query
 from shmhost.server import Host, backend_options
+from shmhost.views import format_size, map_lines, map_svg, who_rows, who_table
 from shmprotocol import messages as m
 from shmprotocol.errors import ShmError, exit_code
 from shmprotocol.paths import socket_path
@@ -44,30 +52,71 @@ def cli() -> None:
     """
 
 
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the settings of a host."""
+    options = (
+        socket_option,
+        click.option("--socket-mode", metavar="OCTAL", help="Who may connect. Default: 660."),
+        click.option(
+            "--window",
+            multiple=True,
+            metavar="BASE:SIZE",
+            help="Addresses to hand out, as 0x550000000000:256G; the next one is used when one is full.",
+        ),
+        click.option("--budget", metavar="SIZE", help="Memory to give out at most. Default: 80% of it."),
+        click.option(
+            "--config",
+            "file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Settings in TOML. Default: $SHMHOST_CONFIG, or /etc/shmhost/shmhost.toml if it is there.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _settings(
+    path: str | None, socket_mode: str | None, window: tuple[str, ...], budget: str | None, file: Path | None
+) -> dict[str, settings.Setting]:
+    flags = {"socket": path, "socket_mode": socket_mode, "budget": budget}
+    given = {name: (text,) for name, text in flags.items() if text is not None} | {"window": window}
+    return settings.collect(given, os.environ, file)
+
+
 @cli.command()
-@socket_option
-@click.option("--socket-mode", default="660", metavar="OCTAL", help="Who may connect. Default: 660.")
-@click.option(
-    "--window",
-    "windows",
-    multiple=True,
-    metavar="BASE:SIZE",
-    help="Addresses to hand out, as 0x550000000000:256G; the next --window is used when one is full.",
-)
-@click.option("--budget", metavar="SIZE", help="Memory to give out at most. Default: 80% of what there is.")
-def serve(path: str | None, socket_mode: str, windows: tuple[str, ...], budget: str | None) -> None:
+@setting_options
+def serve(**options: Any) -> None:
     """Run a host until SIGTERM or Ctrl-C.
 
+    Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
     Example: shmhost serve --socket /tmp/shm.sock --budget 4G
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    config = Config(
-        socket_path=socket_path(path, os.environ),
-        socket_mode=_parse_octal(socket_mode),
-        windows=tuple(map(parse_window, windows)) or WINDOWS,
-        budget=parse_size(budget) if budget else default_budget(),
-    )
-    anyio.run(_serve, config, backend_options=backend_options())
+    config = settings.to_config(_settings(**options))
+    # Before the loop opens descriptors: one of its own could pass for the inherited one.
+    listener = take_listener(os.environ, os.getpid())
+    anyio.run(_serve, config, listener, backend_options=backend_options())
+
+
+@cli.command("config")
+@setting_options
+@json_option
+def config_command(as_json: bool, **options: Any) -> None:
+    """Show the settings that `serve` would run with, and where each comes from.
+
+    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW and $SHMHOST_BUDGET, and these
+    before the TOML file, which has the same names. Example: shmhost config --budget 4G
+    """
+    found = _settings(**options)
+    values = settings.shown(settings.to_config(found))
+    if as_json:
+        _print_json({name: {"value": values[name], "source": found[name].source} for name in values})
+        return
+    table = Table("setting", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in values.items():
+        table.add_row(name, value.replace(",", "\n"), found[name].source)
+    Console().print(table)
 
 
 @cli.command("ls")
@@ -139,6 +188,46 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
 
 
 @cli.command()
+@click.argument("prefix", default="")
+@socket_option
+@json_option
+def who(prefix: str, path: str | None, as_json: bool) -> None:
+    """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
+
+    All generations that still live are shown, of regions that you may read. Example: shmhost who models/
+    """
+    with Query(socket_path(path, os.environ)) as query:
+        rows = who_rows(query.inspect(prefix))
+    if as_json:
+        _print_json(rows)
+    else:
+        Console().print(who_table(rows, time.time_ns()))
+
+
+@cli.command("map")
+@socket_option
+@json_option
+@click.option("--svg", "svg", type=click.Path(dir_okay=False, writable=True), help="Write a picture here.")
+def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
+    """Show what lies where in the host's windows: regions of all generations, to scale, and free addresses.
+
+    Example: shmhost map --svg window.svg
+    """
+    with Query(socket_path(path, os.environ)) as query:
+        regions = [found.info for found in query.inspect("")]
+        windows = query.windows()
+    if svg is not None:
+        Path(svg).write_text(map_svg(windows, regions), encoding="utf-8")
+    elif as_json:
+        _print_json({"windows": windows, "regions": [info._asdict() for info in regions]})
+    else:
+        console = Console()
+        for window in windows:
+            for line in map_lines(window, regions, console.width):
+                console.print(line, no_wrap=True, crop=True)
+
+
+@cli.command()
 @click.argument("word", required=False)
 def demo(word: str | None) -> None:
     """Index Python's standard library in a region and read it from Python and C, by the same pointers.
@@ -150,18 +239,11 @@ def demo(word: str | None) -> None:
     sys.exit(run_demo(word, Console()))
 
 
-async def _serve(config: Config) -> None:
-    host = Host(config)
+async def _serve(config: Config, listener: socket.socket | None) -> None:
+    host = Host(config, listener, Notifier(os.environ, os.getpid()))
     for end in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(end, host.stop)
     await host.serve()
-
-
-def _parse_octal(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no octal number, as 660", param_hint="--socket-mode") from None
 
 
 def _region_table(regions: list[m.RegionInfo]) -> Table:
@@ -200,15 +282,6 @@ def _stat_table(region: m.RegionInfo) -> Table:
     for key, value in rows.items():
         table.add_row(key, value)
     return table
-
-
-def format_size(size: int) -> str:
-    """Return a number of bytes in the unit that fits it: `4.0 KiB`."""
-    value, units = float(size), ["B", "KiB", "MiB", "GiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        units.pop(0)
-    return f"{value:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
 
 
 def _print_json(value: object) -> None:

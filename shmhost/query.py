@@ -21,6 +21,7 @@ class Query:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._windows: tuple[tuple[int, int], ...] = ()
         self._connection = Connection("client")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(TIMEOUT_S)
@@ -28,7 +29,9 @@ class Query:
     def __enter__(self) -> Query:
         try:
             self._socket.connect(self._path)
-            self.ask(m.Hello(1, m.VERSION, m.VERSION, "shmhost command line"))
+            welcome = self.ask(m.Hello(1, m.VERSION, m.VERSION, "shmhost command line"))
+            assert isinstance(welcome, m.Welcome)
+            self._windows = welcome.windows
         except OSError as error:
             self._socket.close()
             if isinstance(error, (HostGone, RemoteProtocolError)):
@@ -67,6 +70,20 @@ class Query:
             yield from reply.regions
             more = reply.more and bool(reply.regions)
             after = reply.regions[-1].name if reply.regions else ""
+
+    def inspect(self, prefix: str) -> Iterator[m.Inspection]:
+        """Yield the regions with a prefix, in any state, with who holds them, by number."""
+        after, more = 0, True
+        while more:
+            reply = self.ask(m.Inspect(2, prefix, after))
+            assert isinstance(reply, m.Inspected)
+            yield from reply.regions
+            more = reply.more and bool(reply.regions)
+            after = reply.regions[-1].info.region if reply.regions else 0
+
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Return the windows that the host announced."""
+        return self._windows
 
     def stat(self, name: str) -> m.RegionInfo:
         """Return one current region."""

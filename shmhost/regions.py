@@ -25,9 +25,19 @@ from shmprotocol.errors import (
     RegionNotFound,
 )
 from shmprotocol.memory import HEADER_SIZE, page_up
-from shmprotocol.messages import BACKENDS, SEALS, Create, Grant, RegionInfo, check_name
+from shmprotocol.messages import (
+    BACKENDS,
+    SEALS,
+    Create,
+    Grant,
+    Holder,
+    Inspection,
+    RegionInfo,
+    check_name,
+)
 
 READ, WRITE = 0o4, 0o2
+INSPECT_LIMIT = 500  # regions in one answer: of 500 bytes at most each
 MODE_MAX = 0o777
 
 
@@ -226,6 +236,27 @@ class Registry:
                 break
             names.append(name)
         return [self.current[name] for name in names[:limit]], len(names) > limit
+
+    def inspect(self, prefix: str, after: int, peer: Peer, limit: int) -> tuple[tuple[Inspection, ...], bool]:
+        """Return regions in any state, after a number, that a peer may read, with `limit` leases in all.
+
+        The second value says whether there are more. At least one region is returned when there is one.
+        """
+        found: list[Inspection] = []
+        room = limit
+        for number in sorted(number for number in self.regions if number > after):
+            region = self.regions[number]
+            if not region.name.startswith(prefix) or not region.allows(peer, READ):
+                continue
+            if found and (len(region.leases) > room or len(found) == INSPECT_LIMIT):
+                return tuple(found), True
+            leases = itertools.islice(region.leases.values(), limit)
+            holders = tuple(
+                Holder(one.id, one.peer.uid, one.peer.gid, one.peer.pid, one.since_ns) for one in leases
+            )
+            found.append(Inspection(region.info(), holders))
+            room -= len(holders)
+        return tuple(found), False
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends."""

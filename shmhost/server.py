@@ -27,6 +27,7 @@ from shmhost.accounts import Budget
 from shmhost.config import Config
 from shmhost.leases import Peer
 from shmhost.link import INLINE_MAX, Link, attempt
+from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Registry
 from shmhost.session import Hub, Session, Steps, Work
@@ -52,10 +53,17 @@ def backend_options() -> dict[str, Any]:
 
 
 class Host:
-    """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks."""
+    """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks.
 
-    def __init__(self, config: Config) -> None:
+    With a `listener` that was inherited it serves that one, closes it, and leaves all files alone.
+    """
+
+    def __init__(
+        self, config: Config, listener: socket.socket | None = None, notifier: Notifier | None = None
+    ) -> None:
         self.config = config
+        self._listener = listener
+        self._notifier = notifier or Notifier({}, os.getpid())
         self.registry = Registry(
             Allocator(config.windows), Budget(config.budget), time.time_ns, self._dispose
         )
@@ -70,7 +78,7 @@ class Host:
 
         HostError when the socket cannot be had: another host has it, or something else lies there.
         """
-        with SocketFile(self.config.socket_path, self.config.socket_mode) as listener:
+        with self._listener or SocketFile(self.config.socket_path, self.config.socket_mode) as listener:
             try:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
@@ -88,7 +96,8 @@ class Host:
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
         try:
-            await self._stopped.wait()
+            with self._notifier.serving(loop, f"listening on {self.config.socket_path}"):
+                await self._stopped.wait()
         finally:
             loop.remove_reader(listener)
             for link in list(self._links):

@@ -25,6 +25,7 @@ from shmprotocol.errors import (
 from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
 LISTEN_LIMIT = 1024  # waits and watches of one connection: far more than threads that could wait
+HOLDER_LIMIT = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
 PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
 
 
@@ -86,6 +87,7 @@ class Session:
             m.Unlink: self._unlink,
             m.Chmod: self._chmod,
             m.Watch: self._watch,
+            m.Inspect: self._inspect,
         }
 
     def handle(self, message: m.Message) -> Steps | None:
@@ -243,6 +245,10 @@ class Session:
     def _list(self, request: m.List) -> None:
         regions, more = self._registry.page(request.prefix, request.after, PAGE_LIMIT)
         self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
+
+    def _inspect(self, request: m.Inspect) -> None:
+        regions, more = self._registry.inspect(request.prefix, request.after, self.peer, HOLDER_LIMIT)
+        self._send(m.Inspected(request.id, regions, more), ())
 
     def _stat(self, request: m.Stat) -> None:
         self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())

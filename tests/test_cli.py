@@ -203,3 +203,15 @@ def test_watch_prints_a_line_for_each_change(socket_path: str) -> None:
             child.terminate()
     change = json.loads(line)
     assert (change["kind"], change["name"]) == ("published", "w/one")
+
+
+@pytest.mark.parametrize(
+    ("command", "started", "completed"), [("shmhost", "m", "map"), ("shmclient", "wa", "watch")]
+)
+def test_shell_completes_the_commands(command: str, started: str, completed: str) -> None:
+    script = Path(sys.executable).parent / command
+    if not script.exists():
+        pytest.skip(f"{command} is not installed beside this Python")
+    asked = {f"_{command.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": f"{command} {started}"}
+    output = subprocess.check_output([script], env=os.environ | asked | {"COMP_CWORD": "1"}, text=True)
+    assert output.split() == [f"plain,{completed}"]

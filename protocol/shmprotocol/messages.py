@@ -73,6 +73,23 @@ class RegionInfo(NamedTuple):
     creator_pid: int
 
 
+class Holder(NamedTuple):
+    """One lease: who has the region, since when (CLOCK_REALTIME). `pid` is for people, see RegionInfo."""
+
+    lease: int
+    uid: int
+    gid: int
+    pid: int
+    since_ns: int
+
+
+class Inspection(NamedTuple):
+    """A region in any state, and who holds it: up to 4096 of them; `info.leases` is how many there are."""
+
+    info: RegionInfo
+    holders: tuple[Holder, ...]
+
+
 class Grant(NamedTuple):
     """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
 
@@ -197,6 +214,14 @@ class Watch(NamedTuple):
     prefix: str
 
 
+class Inspect(NamedTuple):
+    """Ask for regions in any state, with their leases, after region `after`; the reply is Inspected."""
+
+    id: int
+    prefix: str
+    after: int
+
+
 # --- from the host
 
 
@@ -270,6 +295,14 @@ class Event(NamedTuple):
     info: RegionInfo
 
 
+class Inspected(NamedTuple):
+    """The reply to Inspect, in the order of the regions' numbers; `more` as in Listed."""
+
+    id: int
+    regions: tuple[Inspection, ...]
+    more: bool
+
+
 class Goodbye(NamedTuple):
     """The last message of a host that drops a peer: why."""
 
@@ -290,6 +323,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Unlink,
     Chmod,
     Watch,
+    Inspect,
 )
 REPLIES: tuple[type[Message], ...] = (
     Welcome,
@@ -302,6 +336,7 @@ REPLIES: tuple[type[Message], ...] = (
     Refused,
     Event,
     Goodbye,
+    Inspected,
 )
 
 

@@ -1,0 +1,179 @@
+"""What `who` and `map` show of a host, as tables and pictures. Asks nobody but /proc; prints nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from shmhost.window import GUARD, span_size
+from shmprotocol.messages import Holder, Inspection, RegionInfo
+
+COLORS = {"current": "green", "creating": "yellow", "superseded": "cyan", "unlinked": "red"}
+SVG_COLORS = {"current": "#2e8b57", "creating": "#d4a017", "superseded": "#4a90a4", "unlinked": "#b5443c"}
+_NS = 10**9
+
+
+class Process(NamedTuple):
+    """What this machine's /proc says of a process: empty where it says nothing, as for other namespaces."""
+
+    name: str
+    container: str
+
+
+def process_of(pid: int, proc: Path = Path("/proc")) -> Process:
+    """Return name and container of a process; the container is the first 12 digits of its id."""
+    try:
+        name = (proc / str(pid) / "comm").read_text(errors="replace").strip()
+        group = (proc / str(pid) / "cgroup").read_text(errors="replace")
+    except OSError:
+        return Process("", "")
+    container = re.search(r"(?:docker|libpod|containerd|crio)[-/:]*([0-9a-f]{12})[0-9a-f]{52}", group)
+    return Process(name, container[1] if container else "")
+
+
+def age(since_ns: int, now_ns: int) -> str:
+    """Return how long ago something was, in the unit that fits: `3 min`."""
+    seconds = max(now_ns - since_ns, 0) // _NS
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def who_rows(found: Iterable[Inspection]) -> list[dict[str, object]]:
+    """Return a row for each lease, as JSON has it; a region that nobody holds has one without a holder."""
+    rows: list[dict[str, object]] = []
+    for info, holders in found:
+        region = {"name": info.name, "generation": info.generation, "state": info.state}
+        rows += [region | _holder_row(holder) for holder in holders] or [region]
+    return rows
+
+
+def _holder_row(holder: Holder) -> dict[str, object]:
+    process = process_of(holder.pid)
+    row: dict[str, object] = {"uid": holder.uid, "gid": holder.gid, "pid": holder.pid}
+    return row | {"process": process.name, "container": process.container, "since_ns": holder.since_ns}
+
+
+def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
+    """Return the table of `who`: at most 80 columns."""
+    table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for column in ("gen", "uid", "pid", "process", "container", "for"):
+        table.add_column(
+            column, justify="left" if column in ("process", "container") else "right", no_wrap=True
+        )
+    for row in rows:
+        name = Text(str(row["name"]), style="" if row["state"] == "current" else "dim")
+        if row["state"] != "current":
+            name.append(f" ({row['state']})")
+        if "uid" not in row:
+            table.add_row(name, str(row["generation"]), "", "", "nobody", "", "")
+            continue
+        since = age(int(str(row["since_ns"])), now_ns)
+        values = (str(row[key]) for key in ("generation", "uid", "pid", "process", "container"))
+        table.add_row(name, *values, since)
+    return table
+
+
+class Block(NamedTuple):
+    """A part of a window: a region with its guard, or (`info` is None) addresses that are free."""
+
+    start: int
+    size: int
+    info: RegionInfo | None
+
+
+def blocks(window: tuple[int, int], regions: Iterable[RegionInfo]) -> list[Block]:
+    """Return what follows what in a window, in the order of addresses, without the free end."""
+    base, size = window
+    found: list[Block] = []
+    at = base
+    for info in sorted(regions, key=lambda info: info.address):
+        if not base <= info.address < base + size:
+            continue
+        if info.address > at:
+            found.append(Block(at, info.address - at, None))
+        at = info.address + span_size(info.capacity)
+        found.append(Block(info.address, at - info.address, info))
+    return found
+
+
+def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int) -> list[Text]:
+    """Return a picture of a window: a line for each region, with a bar to scale; at most `width` columns."""
+    base, size = window
+    found = blocks(window, regions)
+    used = sum(block.size for block in found if block.info is not None)
+    lines = [
+        Text(f"{base:#x}-{base + size:#x}  {format_size(size)}, {format_size(used)} taken", style="bold")
+    ]
+    largest = max((block.size for block in found), default=1)
+    room = max(width - 62, 8)
+    for block in found:
+        bar = "█" * max(round(room * block.size / largest), 1)
+        if block.info is None:
+            lines.append(Text(f"{block.start:#x} {format_size(block.size):>10}  free", style="dim"))
+            continue
+        info = block.info
+        line = Text(f"{block.start:#x} {format_size(info.capacity):>10}  ")
+        line.append(f"{bar:<{room}}", style=COLORS.get(info.state, ""))
+        line.append(f" gen {info.generation:<4} {info.state[:10]:<10} ")
+        line.append(info.name)
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    lines.append(Text(f"{base + size:#x}  end of the window", style="dim"))
+    return lines
+
+
+def map_svg(windows: Sequence[tuple[int, int]], regions: Sequence[RegionInfo]) -> str:
+    """Return the same as an SVG: each region a bar to scale, with its guard behind it as a thin gap."""
+    rows: list[str] = []
+    y = 30
+    for window in windows:
+        found = [block for block in blocks(window, regions) if block.info is not None]
+        rows.append(_svg_text(20, y, f"window {window[0]:#x}, {format_size(window[1])}", bold=True))
+        y += 14
+        largest = max((block.size for block in found), default=1)
+        for block in found:
+            assert block.info is not None
+            rows += _svg_row(y, block.info, block.size / largest)
+            y += 24
+        y += 30
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{y}" font-family="sans-serif">'
+    return "\n".join([head, f'<rect width="900" height="{y}" fill="#ffffff"/>', *rows, "</svg>", ""])
+
+
+def _svg_row(y: int, info: RegionInfo, scale: float) -> list[str]:
+    width = max(420 * scale, 3)
+    gap = format_size(span_size(info.capacity) - info.capacity)
+    guard = f"{gap} behind it stay unmapped, at least {GUARD} bytes"
+    color = SVG_COLORS.get(info.state, "#888888")
+    label = f"{info.name} · gen {info.generation} · {info.state} · {format_size(info.capacity)}"
+    bar = f'<rect x="180" y="{y}" width="{width:.1f}" height="16" rx="2" fill="{color}">'
+    return [
+        _svg_text(20, y + 12, f"{info.address:#x}", mono=True),
+        f"{bar}<title>{escape(f'{info.name}: {guard}')}</title></rect>",
+        _svg_text(190 + width, y + 12, label),
+    ]
+
+
+def _svg_text(x: float, y: int, text: str, *, bold: bool = False, mono: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    family = ' font-family="monospace"' if mono else ""
+    return f'<text x="{x:.1f}" y="{y}" font-size="12" fill="#222222"{weight}{family}>{escape(text)}</text>'
+
+
+def format_size(size: int) -> str:
+    """Return a number of bytes in the unit that fits it: `4.0 KiB`."""
+    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.1f} {units[0]}" if units[0] != "B" else f"{size} B"
