@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shmhost import settings
+from shmhost import logs, settings
 from shmhost.config import Config
 from shmhost.notify import Notifier, take_listener
 from shmhost.query import Query
@@ -64,6 +63,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Addresses to hand out, as 0x550000000000:256G; the next one is used when one is full.",
         ),
         click.option("--budget", metavar="SIZE", help="Memory to give out at most. Default: 80% of it."),
+        click.option("--log-format", metavar="text|json", help="How the log is written. Default: text."),
         click.option(
             "--config",
             "file",
@@ -77,9 +77,14 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _settings(
-    path: str | None, socket_mode: str | None, window: tuple[str, ...], budget: str | None, file: Path | None
+    path: str | None,
+    socket_mode: str | None,
+    window: tuple[str, ...],
+    budget: str | None,
+    log_format: str | None,
+    file: Path | None,
 ) -> dict[str, settings.Setting]:
-    flags = {"socket": path, "socket_mode": socket_mode, "budget": budget}
+    flags = {"socket": path, "socket_mode": socket_mode, "budget": budget, "log_format": log_format}
     given = {name: (text,) for name, text in flags.items() if text is not None} | {"window": window}
     return settings.collect(given, os.environ, file)
 
@@ -92,8 +97,8 @@ def serve(**options: Any) -> None:
     Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
     Example: shmhost serve --socket /tmp/shm.sock --budget 4G
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     config = settings.to_config(_settings(**options))
+    logs.configure(config.log_format)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
     listener = take_listener(os.environ, os.getpid())
     anyio.run(_serve, config, listener, backend_options=backend_options())
@@ -105,8 +110,10 @@ def serve(**options: Any) -> None:
 def config_command(as_json: bool, **options: Any) -> None:
     """Show the settings that `serve` would run with, and where each comes from.
 
-    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW and $SHMHOST_BUDGET, and these
-    before the TOML file, which has the same names. Example: shmhost config --budget 4G
+    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET and
+    $SHMHOST_LOG_FORMAT, and these before the TOML file, which has the same names.
+
+    Example: shmhost config --budget 4G
     """
     found = _settings(**options)
     values = settings.shown(settings.to_config(found))

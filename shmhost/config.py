@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shmhost.logs import FORMATS
 from shmhost.window import STEP
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
@@ -26,12 +27,15 @@ class Config:
     socket_mode: int = 0o660
     windows: tuple[tuple[int, int], ...] = WINDOWS
     budget: int = field(default_factory=lambda: default_budget())
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if not 0 <= self.socket_mode <= 0o777:
             raise InvalidArgument(f"a socket mode is 0 to 777 (octal), not {self.socket_mode:o}")
         if self.budget < 1:
             raise InvalidArgument(f"a budget is at least 1 byte, not {self.budget}")
+        if self.log_format not in FORMATS:
+            raise InvalidArgument(f"a log format is one of {', '.join(FORMATS)}, not {self.log_format!r:.40}")
         _check_windows(self.windows)
 
 

@@ -16,7 +16,7 @@ from shmhost.config import WINDOWS, Config, default_budget, parse_size, parse_wi
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
 
-NAMES = ("socket", "socket_mode", "window", "budget")
+NAMES = ("socket", "socket_mode", "window", "budget", "log_format")
 FILE_VARIABLE = "SHMHOST_CONFIG"
 FILE = Path("/etc/shmhost/shmhost.toml")
 
@@ -64,6 +64,7 @@ def to_config(found: Mapping[str, Setting]) -> Config:
         socket_mode=_parse(found["socket_mode"], lambda texts: _octal(texts[0]) if texts else 0o660),
         windows=_parse(found["window"], lambda texts: tuple(map(parse_window, texts)) or WINDOWS),
         budget=_parse(found["budget"], lambda texts: parse_size(texts[0]) if texts else default_budget()),
+        log_format=_parse(found["log_format"], lambda texts: texts[0] if texts else "text"),
     )
 
 
@@ -74,6 +75,7 @@ def shown(config: Config) -> dict[str, str]:
         "socket_mode": f"{config.socket_mode:o}",
         "window": ",".join(f"{base:#x}:{size}" for base, size in config.windows),
         "budget": str(config.budget),
+        "log_format": config.log_format,
     }
 
 

@@ -15,7 +15,13 @@ from shmhost.config import WINDOWS, Config
 from shmprotocol.errors import InvalidArgument
 
 WINDOW = "0x540000000000:1G"
-TEXTS = {"socket": "/tmp/a.sock", "socket_mode": "600", "window": WINDOW, "budget": "5M"}
+TEXTS = {
+    "socket": "/tmp/a.sock",
+    "socket_mode": "600",
+    "window": WINDOW,
+    "budget": "5M",
+    "log_format": "json",
+}
 
 
 def collect(
@@ -46,12 +52,12 @@ def test_flag_comes_before_environment_and_file(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("where", ["flags", "environ", "file"])
 def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) -> None:
     found = collect(tmp_path, **{where: " ".join(settings.NAMES)})
-    expected = Config("/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20)
+    expected = Config("/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json")
     assert settings.to_config(found) == expected
 
 
 def test_what_is_shown_can_be_given_again(tmp_path: Path) -> None:
-    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345)
+    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345, "json")
     again = {name: (text,) for name, text in settings.shown(config).items()}
     again["window"] = tuple(again["window"][0].split(","))
     (tmp_path / "empty.toml").touch()
@@ -81,6 +87,7 @@ def test_several_windows_are_a_list_or_separated_by_commas(tmp_path: Path) -> No
         ("window = [5]", "window is text"),
         ("[socket]\na = 1", "socket is text"),
         ("socket = ", "cannot be read"),
+        ("log_format = 'xml'", "a log format is one of text, json"),
         ("socket = ''", "socket, from .*: a socket path"),
     ],
 )
