@@ -153,6 +153,7 @@ def in_child(function: Callable[[], object]) -> int:
     """Run a function in a forked child; return its exit code, or minus the signal that ended it."""
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not a handler in Python, which a hang in C never runs
         signal.alarm(30)  # a child that hangs ends itself
         code = 1
         try:

@@ -12,10 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-TESTS = ["memory", "cycles", "pinning", "iovec", "pointers", "builder", "posix_objects", "posix_mappings"]
+TESTS = ["memory", "pinning", "iovec", "pointers", "builder", "posix_objects", "posix_mappings"]
 TESTS += ["posix_replacing", "posix_lifetimes", "posix_protection", "posix_seals"]
-# Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids, and does no mlock.
-LEFT_OUT = "not limit and not lock"
+# Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids; does no mlock; and its
+# allocator can stay locked in a child that is forked while the thread of a host allocates.
+LEFT_OUT = "not limit and not lock and not fork and not child and not descriptor_is_left"
 OPTIONS = {
     # The interpreter keeps memory to its end; a test that expects a signal wants that and no report.
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0:allocator_may_return_null=1",
