@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connect import DETACHABLES, connect_socket
+from shmclient._connect import DETACHABLES, connect_socket, has_ended
 from shmclient._exchange import Exchange, Slot
 from shmclient._operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._outbox import Outbox
@@ -53,6 +53,16 @@ class Channel:
     def is_broken(self) -> bool:
         """Whether every further request would fail."""
         return self._exchange.failure is not None or self.outbox.is_broken
+
+    def is_alive(self) -> bool:
+        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
+        if self.is_broken:
+            return False
+        if not has_ended(self._sock):
+            return True
+        if not self._is_reading:  # or whoever reads will see it
+            self._read_until(lambda: self.is_broken, time.monotonic())
+        return False
 
     def ask(self, step: Ask) -> Outcome:
         """Send a request and wait for its reply; the refusal is raised. Thread-safe.

@@ -73,6 +73,16 @@ def connect_socket(path: str, timeout_s: float | None) -> socket.socket:
     return sock
 
 
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the host has closed a connection, and all that it said before has been read. Never waits."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # reset, or closed by another thread
+        return True
+
+
 def explain(path: str, error: OSError) -> ShmError:
     """Return the error that says why there is no connection, and what to do."""
     if isinstance(error, PermissionError):

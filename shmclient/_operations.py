@@ -88,9 +88,14 @@ def take(slot: Slot, wait_s: float | None) -> Outcome:
         error = refusal(reply.code, reply.text)
         if isinstance(error, Cancelled) and isinstance(slot.request, m.Open):
             names = ", ".join(repr(name) for name in slot.request.open_names[:3])
-            raise WaitTimeout(f"{names} did not appear within {wait_s} s")
+            raise WaitTimeout(f"{names} did not appear within {wait_s:.3g} s")
         raise error
     return reply, slot.descriptors
+
+
+def nothing() -> Operation[None]:
+    """Do no more than to be connected."""
+    yield from ()
 
 
 def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Operation[Any]:

@@ -19,11 +19,12 @@ from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
+from shmclient._retry import Retry
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
 from shmclient.region import RegionHandle
 from shmprotocol import messages as m
-from shmprotocol.errors import RegionClosed
+from shmprotocol.errors import HostGone, RegionClosed
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -93,7 +94,9 @@ class AsyncClient:
 
     async def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:
         """Return what was put, read-only and without a copy. A cancelled wait is over for the host too."""
-        return await self._run(lambda context: operations.get(context, name, wait, anywhere))
+        return await self._run_waiting(
+            lambda context, remaining: operations.get(context, name, remaining, anywhere), wait
+        )
 
     async def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> AsyncRegion:
         """Return a handle of the current region of a name, mapped."""
@@ -103,8 +106,9 @@ class AsyncClient:
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> Sequence[AsyncRegion]:
         """Return handles of several regions, all or none."""
-        regions = await self._run(
-            lambda context: operations.open_many(context, AsyncRegion, names, wait, anywhere)
+        regions = await self._run_waiting(
+            lambda context, remaining: operations.open_many(context, AsyncRegion, names, remaining, anywhere),
+            wait,
         )
         return [self._adopt(region) for region in regions]
 
@@ -181,18 +185,29 @@ class AsyncClient:
 
     async def _connected(self) -> AsyncChannel:
         channel = self._channel
-        if channel is not None and not channel.is_broken:
+        if channel is not None and channel.is_alive():
             return channel
         async with self._connecting:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
-            if self._channel is None or self._channel.is_broken:
+            if self._channel is None or not self._channel.is_alive():
                 self._channel = await open_channel(self.socket_path, self._timeout_s)
             return self._channel
 
     async def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = await self._connected()
         return await _drive(channel, start(channel.context))
+
+    async def _run_waiting(
+        self, start: Callable[[Context, float | None], Operation[T]], wait_s: float | None
+    ) -> T:
+        """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
+        retry = Retry(wait_s)
+        while True:
+            try:
+                return await self._run(lambda context: start(context, retry.remaining()))
+            except HostGone as error:
+                await anyio.sleep(retry.pause(error))
 
     def _adopt(self, region: AsyncRegion) -> AsyncRegion:
         region._client = self
@@ -265,12 +280,16 @@ class AsyncWatch:
 
 
 async def connect(
-    socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S
+    socket_path: str | os.PathLike[str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    wait: float | None = None,
 ) -> AsyncClient:
     """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
 
-    HostGone: none answers there. AccessDenied: its socket is not for this user.
+    HostGone: none answers there; `wait` is how many seconds to go on trying, WaitTimeout after that.
+    AccessDenied: its socket is not for this user.
     """
     client = AsyncClient(socket_path, timeout_s=timeout_s)
-    await client._connected()
+    await client._run_waiting(lambda context, remaining: operations.nothing(), wait)
     return client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,9 +13,10 @@ from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
+from shmclient._retry import Retry
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
-from shmprotocol.errors import RegionClosed
+from shmprotocol.errors import HostGone, RegionClosed
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -50,17 +52,25 @@ class Region(RegionHandle):
 class Client:
     """A connection to the host at a socket; made anew by itself after a fork, or when the host is back.
 
-    `timeout_s` is how long the host may take for anything but a `wait`. A `with` block closes it.
+    While there is no host, requests raise HostGone at once, and those with a `wait` go on trying for so
+    long; what is mapped stays. `timeout_s` is how long the host may take for anything but a `wait`. A
+    `with` block closes it.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S):
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        wait: float | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._is_closed = False
         self._timeout_s = operations.check_timeout(timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
         DETACHABLES.add(self)
-        self._connected()
+        self._run_waiting(lambda context, remaining: operations.nothing(), wait)
 
     def put(
         self,
@@ -84,22 +94,25 @@ class Client:
         """Return what was put: an ndarray, a memoryview or a dict, read-only and without a copy.
 
         The memory stays mapped as long as the value or any view of it lives. `wait` is how many seconds
-        to wait for the name; WaitTimeout after that. RegionNotFound: no such name. AddressConflict: its
-        address is taken in this process; `anywhere=True` maps it elsewhere then.
+        to wait for the name, and for a host that is gone to be back; WaitTimeout after that.
+        RegionNotFound: no such name. AddressConflict: its address is taken in this process;
+        `anywhere=True` maps it elsewhere then.
         """
-        return self._run(lambda context: operations.get(context, name, wait, anywhere))
+        return self._run_waiting(
+            lambda context, remaining: operations.get(context, name, remaining, anywhere), wait
+        )
 
     def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Region:
         """Return a handle of the current region of a name, mapped; errors as for `get`."""
-        channel = self._connected()
-        opening = operations.open_many(channel.context, Region, (name,), wait, anywhere)
-        return self._adopt(_drive(channel, opening)[0])
+        return self.open_many((name,), wait=wait, anywhere=anywhere)[0]
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> list[Region]:
         """Return handles of several regions, all or none, with one round trip for each 64 of them."""
-        regions = self._run(lambda context: operations.open_many(context, Region, names, wait, anywhere))
+        regions = self._run_waiting(
+            lambda context, remaining: operations.open_many(context, Region, names, remaining, anywhere), wait
+        )
         return [self._adopt(region) for region in regions]
 
     @contextlib.contextmanager
@@ -181,18 +194,27 @@ class Client:
 
     def _connected(self) -> Channel:
         channel = self._channel
-        if channel is not None and not channel.is_broken:
+        if channel is not None and channel.is_alive():
             return channel
         with self._lock:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
-            if self._channel is None or self._channel.is_broken:
+            if self._channel is None or not self._channel.is_alive():
                 self._channel = Channel(self.socket_path, self._timeout_s)
             return self._channel
 
     def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = self._connected()
         return _drive(channel, start(channel.context))
+
+    def _run_waiting(self, start: Callable[[Context, float | None], Operation[T]], wait_s: float | None) -> T:
+        """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
+        retry = Retry(wait_s)
+        while True:
+            try:
+                return self._run(lambda context: start(context, retry.remaining()))
+            except HostGone as error:
+                time.sleep(retry.pause(error))
 
     def _adopt(self, region: Region) -> Region:
         region._client = self
@@ -251,9 +273,15 @@ class Watch:
             self.close()
 
 
-def connect(socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> Client:
+def connect(
+    socket_path: str | os.PathLike[str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    wait: float | None = None,
+) -> Client:
     """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
 
-    HostGone: none answers there. AccessDenied: its socket is not for this user.
+    HostGone: none answers there; `wait` is how many seconds to go on trying, WaitTimeout after that.
+    AccessDenied: its socket is not for this user.
     """
-    return Client(socket_path, timeout_s=timeout_s)
+    return Client(socket_path, timeout_s=timeout_s, wait=wait)

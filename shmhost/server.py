@@ -65,7 +65,7 @@ class Host:
         self._listener = listener
         self._notifier = notifier or Notifier({}, os.getpid())
         self.registry = Registry(
-            Allocator(config.windows), Budget(config.budget), time.time_ns, self._dispose
+            Allocator(config.windows, secrets.randbelow), Budget(config.budget), time.time_ns, self._dispose
         )
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object)
         self._links: set[Link] = set()

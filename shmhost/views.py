@@ -114,7 +114,7 @@ def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int
     lines = [
         Text(f"{base:#x}-{base + size:#x}  {format_size(size)}, {format_size(used)} taken", style="bold")
     ]
-    largest = max((block.size for block in found), default=1)
+    largest = max((block.size for block in found if block.info is not None), default=1)
     room = max(width - 62, 8)
     for block in found:
         bar = "█" * max(round(room * block.size / largest), 1)

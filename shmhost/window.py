@@ -7,6 +7,7 @@ that running off the end of a region is a fault and never a read of its neighbou
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 STEP = 2 * 1024 * 1024  # the size of a huge page: a region can be backed by them without moving
@@ -35,15 +36,16 @@ class Window:
     """The free ranges of one window.
 
     Next fit: the search goes on from where the last one ended, so that an address is used again as late
-    as possible, and a stale pointer meets unmapped memory rather than a stranger's region.
+    as possible, and a stale pointer meets unmapped memory rather than a stranger's region. The first one
+    starts `skip` bytes behind the base, a multiple of STEP.
     """
 
-    def __init__(self, base: int, size: int) -> None:
+    def __init__(self, base: int, size: int, skip: int = 0) -> None:
         self.base = base
         self.size = size
         self._starts = [base]  # of the free ranges, sorted; `_sizes` beside it
         self._sizes = [size]
-        self._next = base
+        self._next = base + skip
 
     def __contains__(self, address: int) -> bool:
         return self.base <= address < self.base + self.size
@@ -101,10 +103,16 @@ class Window:
 
 
 class Allocator:
-    """Spans out of several windows: a later one is used when the earlier ones are full."""
+    """Spans out of several windows: a later one is used when the earlier ones are full.
 
-    def __init__(self, windows: tuple[tuple[int, int], ...]) -> None:
-        self.windows = tuple(Window(base, size) for base, size in windows)
+    `choose(n)` returns a number below n, and so where to start. By chance, for a host: clients of one that
+    went before it may still have its regions mapped, and two at one address conflict.
+    """
+
+    def __init__(
+        self, windows: tuple[tuple[int, int], ...], choose: Callable[[int], int] = lambda _: 0
+    ) -> None:
+        self.windows = tuple(Window(base, size, choose(size // STEP) * STEP) for base, size in windows)
 
     def take(self, capacity: int) -> tuple[Span, Window] | None:
         """Take a span for a region of this capacity; None when no window has room."""

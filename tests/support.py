@@ -25,11 +25,13 @@ from shmprotocol.connection import Connection, pack
 WINDOW = range(0x550000000000, 0x550000000000 + 256 * 1024**3)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Return when a condition holds; fail when it does not in time."""
+def wait_until(
+    condition: Callable[[], object], timeout_s: float = 20.0, shown: Callable[[], object] = lambda: ""
+) -> None:
+    """Return when a condition holds; fail when it does not in time, and show something then."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
+        assert time.monotonic() < deadline, f"the condition never held {shown()}"
         time.sleep(0.002)
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shmclient
+from shmhost.window import STEP
 from shmprotocol.memory import HEADER_SIZE
 from support import (
     WatchedHost,
@@ -518,9 +519,9 @@ def test_two_hosts_with_one_window_conflict_and_the_first_is_unharmed(
     host: WatchedHost, shm: shmclient.Client, tmp_path: Path
 ) -> None:
     shm.put("x", b"the first").close()
-    first = shm.get("x")
+    first, address = shm.get("x"), shm.stat("x").address
     with (
-        watched_host(str(tmp_path / "second.sock")) as second,
+        watched_host(str(tmp_path / "second.sock"), windows=((address, STEP),)) as second,
         shmclient.connect(second.socket_path) as other,
     ):
         other.put("y", b"the second").close()

@@ -20,6 +20,7 @@ import pytest
 import shmclient
 from shmclient import BadRegion, InvalidArgument, Pinner, PointerEscapes, check_pointers, posix, unchecked
 from shmclient.pointers import is_checking
+from shmhost.window import STEP
 from support import WatchedHost, count_descriptors, in_child, wait_until, watched_host
 
 FFI = cffi.FFI()
@@ -457,7 +458,7 @@ def test_published_region_is_checked_by_whoever_opens_it(shm: shmclient.Client) 
 def test_relocated_region_is_checked_by_its_own_addresses(shm: shmclient.Client, tmp_path: Path) -> None:
     """Two hosts with one window: the second one's region does not get its address here."""
     taken = shm.put("taken", bytes(8192))
-    with watched_host(str(tmp_path / "second.sock")) as second:
+    with watched_host(str(tmp_path / "second.sock"), windows=((taken.address, STEP),)) as second:
         taken_address = taken.address
         code = f"""
 import cffi, sys, shmclient
@@ -623,7 +624,7 @@ def test_region_with_a_stored_slot_is_not_published_before_unpin(shm: shmclient.
 def test_store_of_a_relocated_region_escapes(shm: shmclient.Client, tmp_path: Path) -> None:
     """Its address is of this process alone."""
     taken = shm.put("taken", bytes(8192))
-    with watched_host(str(tmp_path / "second.sock")) as second:
+    with watched_host(str(tmp_path / "second.sock"), windows=((taken.address, STEP),)) as second:
         command = [
             sys.executable,
             "-m",

@@ -31,7 +31,7 @@ def settled(host: WatchedHost, shm: shmclient.Client) -> Iterator[Callable[[], N
     before = host.counts()
 
     def check() -> None:
-        wait_until(lambda: host.counts() == before)
+        wait_until(lambda: host.counts() == before, shown=lambda: (before, host.counts()))
         view = shm.get("witness")
         assert bytes(view) == b"untouched"
         del view
