@@ -24,6 +24,8 @@ from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 
+POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
+
 
 class Channel:
     """A connected, greeted socket. Closed by `close`, or with the last lease after that."""
@@ -180,7 +182,8 @@ class Channel:
     def _sleep(self, deadline: float | None) -> bool:
         self._sleepers += 1
         try:
-            return self._turn.wait(self._remaining(deadline))
+            left = self._remaining(deadline)
+            return self._turn.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
         finally:
             self._sleepers -= 1
 
@@ -190,8 +193,10 @@ class Channel:
         return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
     def _receive(self, deadline: float | None) -> bool:
-        if deadline is not None and not _is_ready(self._sock, select.POLLIN, self._remaining(deadline)):
-            return False
+        if deadline is not None:
+            left = self._remaining(deadline)
+            if not _is_ready(self._sock, select.POLLIN, left):
+                return left is None or left > POLL_MAX_S
         data, owned, failure = b"", list[int](), None
         try:
             data, owned = descriptors.receive(self._sock)
@@ -216,9 +221,10 @@ class Channel:
 
 
 def _is_ready(sock: socket.socket, event: int, timeout_s: float | None) -> bool:
+    """Wait for an event of the socket; False after the time, or after POLL_MAX_S."""
     descriptor = sock.fileno()
     if descriptor < 0:
         return True  # closed by another thread: the read will tell
     poll = select.poll()
     poll.register(descriptor, event)
-    return bool(poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000)))
+    return bool(poll.poll(None if timeout_s is None else math.ceil(min(timeout_s, POLL_MAX_S) * 1000)))

@@ -94,7 +94,8 @@ class Client:
         """Return what was put: an ndarray, a memoryview or a dict, read-only and without a copy.
 
         The memory stays mapped as long as the value or any view of it lives. `wait` is how many seconds
-        to wait for the name, and for a host that is gone to be back; WaitTimeout after that.
+        to wait for the name, and for a host that is gone to be back; WaitTimeout after that
+        (`math.inf`: never).
         RegionNotFound: no such name. AddressConflict: its address is taken in this process;
         `anywhere=True` maps it elsewhere then.
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,6 +96,27 @@ def test_wait_outlives_the_host_it_began_with(machine: Machine) -> None:
         with shmclient.connect(machine.path) as shm:
             shm.put("late", b"here at last").close()
         assert [result() for _, result in waiting] == [b"here at last"] * 3
+
+
+@pytest.mark.parametrize("wait", [math.inf, 1e9, 1e30])
+def test_wait_may_be_for_ever(wait: float, host: WatchedHost, shm: shmclient.Client) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(shm.get, "late", wait=wait) for _ in range(2)]  # one reads, one sleeps
+        wait_until(lambda: host.counts()["listeners"] == 1)
+        shm.put("late", b"1").close()
+        assert [bytes(one.result(30)) for one in waiting] == [b"1", b"1"]
+
+
+def test_wait_goes_on_after_the_longest_poll(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmclient._channel.POLL_MAX_S", 0.001)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(shm.get, "late", wait=60)
+        wait_until(lambda: host.counts()["listeners"] == 1)
+        time.sleep(0.01)  # some polls long
+        shm.put("late", b"1").close()
+        assert bytes(waiting.result(30)) == b"1"
 
 
 def test_wait_without_any_host_ends_in_time(tmp_path: Path) -> None:

@@ -79,13 +79,21 @@ def report_of(child: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measure(who: str, report: Mapping[str, Any]) -> Reader:
-    """Ask the kernel what memory a process has (proc_pid_smaps(5)); it must have mapped the region."""
+    """Return what a process reported, with its memory; it must have mapped the region."""
     pid, address = report["pid"], report["address"]
+    return Reader(who, pid, address, report["lookups_per_s"], *memory_of(pid, [address]))
+
+
+def memory_of(pid: int, addresses: Sequence[int]) -> tuple[int, int, int]:
+    """Ask the kernel (proc_pid_smaps(5)) for `private`, `resident` and `share` of a Reader, all regions
+    at these addresses together. ShmError: one of them is not mapped.
+    """
     rollup = _sizes(Path(f"/proc/{pid}/smaps_rollup").read_text())
-    region = _sizes(_mapping(Path(f"/proc/{pid}/smaps").read_text(), address))
+    smaps = Path(f"/proc/{pid}/smaps").read_text()
+    regions = [_sizes(_mapping(smaps, address)) for address in addresses]
     private = rollup["Private_Clean"] + rollup["Private_Dirty"]
-    private -= region["Private_Clean"] + region["Private_Dirty"]
-    return Reader(who, pid, address, report["lookups_per_s"], private, region["Rss"], region["Pss"])
+    private -= sum(region["Private_Clean"] + region["Private_Dirty"] for region in regions)
+    return private, sum(region["Rss"] for region in regions), sum(region["Pss"] for region in regions)
 
 
 def outcome_of_write(command: Sequence[str], environment: Mapping[str, str], address: int) -> str:

@@ -1,0 +1,208 @@
+"""The demo of the containers: a publisher that replaces its data, and readers that follow, each in its own.
+
+demo.py publish --readers A,B,...   publish a word index and an array, some generations of them; wait for
+                                    what each reader found, and show it. Exit code 1 if it is not the same.
+demo.py read NAME [--program P]     read each generation (or start P to read it), and report; for ever
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import shmclient
+from shmhost.demo import index as word_index
+from shmhost.demo.processes import memory_of, report_of, running
+from shmhost.demo.reader import lookups_per_s
+
+WORDS, ARRAY, REPORTS = "demo/words", "demo/array", "demo/reports/"
+ARRAY_SIZE = 96 << 20  # bytes: a container's /dev/shm has 64 MiB
+GENERATIONS = 3
+GROUP_READS = 0o640
+WAIT_S = 120.0  # for readers to report; they wait for the publisher for ever
+MIB = 1 << 20
+
+
+def publish(shm: shmclient.Client, readers: Sequence[str], console: Console) -> int:
+    """Publish generation after generation, each when all readers have reported on the one before it."""
+    folder, files = word_index.standard_library()
+    good = True
+    for number in range(1, GENERATIONS + 1):
+        for words in word_index.read_words(folder, files[: len(files) * number // GENERATIONS]):  # noqa: B007
+            pass  # the last one is whole
+        with shm.create(WORDS, words.size(), mode=GROUP_READS) as builder:
+            word_index.build(builder, word_index.make_ffi(), words)
+        content = np.random.default_rng(number).integers(0, 2**63, ARRAY_SIZE // 8, dtype="i8")
+        shm.put(ARRAY, content, mode=GROUP_READS).close()
+        del content
+        with shm.open(WORDS) as index, shm.open(ARRAY) as array:
+            own = report_by_python(index, array) | {"reader": "publisher", "uid": os.getuid()}
+            reports = wait_for_reports(shm, readers, index.generation, array.generation)
+            good = show(console, [own, *reports]) and good
+            good = show_sharing(console, index, array, 1 + len(readers)) and good
+    return 0 if good else 1
+
+
+def wait_for_reports(
+    shm: shmclient.Client, readers: Sequence[str], words: int, array: int
+) -> list[dict[str, Any]]:
+    """Return what each reader found in these generations; ShmError names those who have not said it."""
+    deadline = time.monotonic() + WAIT_S
+    found: dict[str, dict[str, Any]] = {}
+    while missing := [reader for reader in readers if reader not in found]:
+        if time.monotonic() > deadline:
+            raise shmclient.ShmError(f"no report within {WAIT_S:g} s from {', '.join(missing)}")
+        for reader in missing:
+            with contextlib.suppress(shmclient.RegionNotFound):
+                report = json.loads(bytes(shm.get(REPORTS + reader)))
+                if (report["words"]["generation"], report["array"]["generation"]) == (words, array):
+                    found[reader] = report
+        time.sleep(0.05)
+    return [found[reader] for reader in readers]
+
+
+def show(console: Console, reports: list[dict[str, Any]]) -> bool:
+    """Print what all found in one generation, and return whether it is as it should be."""
+    generation = reports[0]["array"]["generation"]
+    table = Table(title=f"generation {generation}", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.add_column("reader", no_wrap=True)
+    for column in ("uid", "words at", "array at", "CRC-32", "private", "regions"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in reports:
+        checksum = f"{one['words']['crc32'] ^ one['array']['crc32']:08x}"
+        sizes = (f"{one[key] / MIB:.1f}" for key in ("private", "resident"))
+        addresses = (f"{one[key]['address']:#x}" for key in ("words", "array"))
+        table.add_row(one["reader"], str(one["uid"]), *addresses, checksum, *sizes)
+    console.print(table)
+    same = all(one[key] == reports[0][key] for one in reports for key in ("words", "array"))
+    found = not any(one["missed"] for one in reports)
+    judge(console, same, "All have the same regions at the same addresses, with the same checksums.")
+    judge(console, found, "All words are found by their pointers.")
+    return same and found
+
+
+def show_sharing(console: Console, index: shmclient.Region, array: shmclient.Region, count: int) -> bool:
+    """Print and return whether `count` processes have the regions' pages, each its share of one copy (PSS).
+
+    The readers go on reading, so that all of them have all pages at some moment from now on.
+    """
+    size, deadline = index.size + array.size, time.monotonic() + 30
+    share = size
+    while share > size / count * 1.05 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        share = memory(os.getpid(), found_in(index, array))["share"]
+    is_so = share <= size / count * 1.05
+    text = f"The publisher's share is {share / MIB:.1f} of {size / MIB:.1f} MiB (PSS)"
+    judge(console, is_so, f"{text}: {count} processes, one copy.")
+    return is_so
+
+
+def judge(console: Console, is_so: bool, claim: str) -> None:
+    """Print what is claimed, and whether it is so."""
+    console.print(f"{'✓' if is_so else '✗ NOT SO:'} {claim}", highlight=False)
+
+
+def read(shm: shmclient.Client, name: str, program: str | None) -> None:
+    """Report on each generation; keep reading it until there is another, whatever becomes of the host."""
+    while True:
+        index, array = shm.open_many([WORDS, ARRAY], wait=math.inf)
+        with index, array:
+            report = report_by_program(program) if program else report_by_python(index, array)
+            found = [report[key] for key in ("words", "array")]
+            say(name, ", ".join(f"generation {one['generation']} at {one['address']:#x}" for one in found))
+            content = json.dumps(report | {"reader": name, "uid": os.getuid()}).encode()
+            with contextlib.suppress(shmclient.HostGone):
+                shm.put(REPORTS + name, content, mode=GROUP_READS).close()
+            read_on(name, index, array)
+
+
+def report_by_python(index: shmclient.Region, array: shmclient.Region) -> dict[str, Any]:
+    """Look words up by their pointers, sum everything up, and look at this process's memory."""
+    ffi = word_index.make_ffi()
+    _, missed = lookups_per_s(ffi, index.root(ffi, "struct word_index *"), 0.2)
+    found = found_in(index, array)
+    return found | {"missed": missed} | memory(os.getpid(), found)
+
+
+def report_by_program(program: str) -> dict[str, Any]:
+    """Have a native program do the same, with descriptors that it inherits."""
+    start = ["shmclient", "exec", "--region", WORDS, "--region", ARRAY, "--"]
+    with running([*start, program, WORDS, ARRAY], os.environ) as child:
+        report = report_of(child)
+        return report | memory(report["pid"], report)
+
+
+def found_in(index: shmclient.Region, array: shmclient.Region) -> dict[str, Any]:
+    """Return address, generation and checksum of both regions."""
+    return {
+        key: {"address": region.address, "generation": region.generation, "crc32": zlib.crc32(region.data)}
+        for key, region in (("words", index), ("array", array))
+    }
+
+
+def memory(pid: int, found: dict[str, Any]) -> dict[str, int]:
+    """Return the bytes that a process takes: of its own, of the regions, and its share of those (PSS)."""
+    sizes = memory_of(pid, [found[key]["address"] for key in ("words", "array")])
+    return dict(zip(("private", "resident", "share"), sizes, strict=True))
+
+
+def read_on(name: str, index: shmclient.Region, array: shmclient.Region) -> None:
+    """Go on with what is mapped until one of the two is replaced; check that not a bit of it changes."""
+    before = found_in(index, array)
+    was_there = True
+    is_current = True
+    while is_current:
+        try:
+            is_current = index.is_current() and array.is_current()
+            is_there = True
+        except shmclient.HostGone:
+            is_there = False
+        if is_there != was_there:
+            say(name, "the host is back" if is_there else "the host is gone: reading on")
+            was_there = is_there
+        if found_in(index, array) != before:
+            sys.exit(f"{name}: what was sealed has changed")
+        time.sleep(0.3 if is_current else 0)
+    found = [f"generation {before[key]['generation']}" for key in ("words", "array")]
+    say(name, f"{', '.join(found)}: replaced, and unchanged")
+
+
+def say(name: str, text: str) -> None:
+    """Print a line of a reader's log."""
+    print(f"{name}: {text}", flush=True)
+
+
+def main() -> int:
+    """Run as publisher or reader. The host may start later, and start anew."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    publisher = commands.add_parser("publish")
+    publisher.add_argument("--readers", type=lambda text: text.split(","), required=True, metavar="A,B,...")
+    reader = commands.add_parser("read")
+    reader.add_argument("name")
+    reader.add_argument("--program")
+    options = parser.parse_args()
+    with shmclient.connect(wait=60) as shm:
+        if options.command == "publish":
+            return publish(shm, options.readers, Console(width=100))
+        read(shm, options.name, options.program)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
