@@ -14,8 +14,10 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import Any
 
+from shmhost.meter import Meter
 from shmhost.session import Session, Steps, Work
 from shmprotocol import descriptors
 from shmprotocol.connection import Connection, pack
@@ -47,6 +49,7 @@ class Link:
         self,
         sock: socket.socket,
         pidfd: int | None,
+        meter: Meter,
         make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
         start_work: StartWork,
         on_closed: Callable[[Link], None],
@@ -55,6 +58,9 @@ class Link:
         self._sock = sock
         self._pidfd = pidfd
         self._connection = Connection("host")
+        self._meter = meter
+        self._operation = ""  # the request that is being carried out, and since when
+        self._began_ns = 0
         self.session = make_session(self.send)
         self._start_work = start_work
         self._on_closed = on_closed
@@ -89,6 +95,7 @@ class Link:
         """Go on with a session's steps after their Work was carried out elsewhere."""
         self._working = False
         if self._drive(steps, outcome):
+            self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
             if self._closing:
                 self._finish()
             elif not self._outbox:
@@ -142,9 +149,11 @@ class Link:
         """Handle what has come, until a Work or a slow client makes the rest wait."""
         try:
             for message, _none in self._connection.messages():
+                self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
                 steps = self.session.handle(message)
                 if steps is not None and not self._drive(steps, (None, None)):
                     return
+                self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
                 if self._closing:
                     return
                 if self._outbox:
@@ -183,6 +192,7 @@ class Link:
 
     def _drop(self, error: RemoteProtocolError) -> None:
         """Tell the peer what it did wrong, as far as it listens, and close."""
+        self._meter.dropped += 1
         LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, error)
         self.send(Goodbye(0, str(error)), ())
         self.close()

@@ -81,6 +81,12 @@ class Query:
             more = reply.more and bool(reply.regions)
             after = reply.regions[-1].info.region if reply.regions else 0
 
+    def measure(self) -> m.Measured:
+        """Return the counters of the host."""
+        reply = self.ask(m.Measure(2))
+        assert isinstance(reply, m.Measured)
+        return reply
+
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Return the windows that the host announced."""
         return self._windows

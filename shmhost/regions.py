@@ -33,6 +33,7 @@ from shmprotocol.messages import (
     Holder,
     Inspection,
     RegionInfo,
+    Total,
     check_name,
 )
 
@@ -111,12 +112,16 @@ class Region:
 
 @dataclass(slots=True)
 class Registry:
-    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs."""
+    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs.
+
+    `note` hears of each change: `published`, `changed` (its mode), `unlinked`, `freed`.
+    """
 
     allocator: Allocator
     budget: Budget
     clock: Callable[[], int]
     dispose: Callable[[MemoryObject], None]
+    note: Callable[[str, Region], None] = lambda _kind, _region: None
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
@@ -174,7 +179,8 @@ class Registry:
         region.state = "current"
         if older is None:
             insort(self._names, region.name)
-        else:
+        self.note("published", region)
+        if older is not None:
             self._retire(older, "superseded")
 
     def abort(self, region: Region) -> None:
@@ -199,6 +205,7 @@ class Registry:
         region.check(peer, WRITE)
         del self.current[name]
         del self._names[bisect_left(self._names, name)]
+        self.note("unlinked", region)
         self._retire(region, "unlinked")
         return region
 
@@ -211,6 +218,7 @@ class Registry:
                 f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
             )
         region.mode = mode
+        self.note("changed", region)
         return region
 
     def lease(self, region: Region, peer: Peer) -> Lease:
@@ -258,6 +266,17 @@ class Registry:
             room -= len(holders)
         return tuple(found), False
 
+    def totals(self) -> tuple[list[Total], dict[int, tuple[int, int]]]:
+        """Return what there is in each state, and how many regions and bytes each uid has."""
+        states: dict[str, tuple[int, int, int]] = {}
+        users: dict[int, tuple[int, int]] = {}
+        for region in self.regions.values():
+            count, size, leases = states.get(region.state, (0, 0, 0))
+            states[region.state] = (count + 1, size + region.capacity, leases + len(region.leases))
+            count, size = users.get(region.owner.uid, (0, 0))
+            users[region.owner.uid] = (count + 1, size + region.capacity)
+        return [Total(state, *found) for state, found in sorted(states.items())], users
+
     def close(self) -> None:
         """Free everything, leases or not: the host ends."""
         for region in list(self.regions.values()):
@@ -271,6 +290,8 @@ class Registry:
             self._free(region)
 
     def _free(self, region: Region) -> None:
+        if region.generation:  # what was never published has never been seen
+            self.note("freed", region)
         region.state = "freed"
         del self.regions[region.id]
         self.allocator.give(region.span)

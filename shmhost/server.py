@@ -27,9 +27,10 @@ from shmhost.accounts import Budget
 from shmhost.config import Config
 from shmhost.leases import Peer
 from shmhost.link import INLINE_MAX, Link, attempt
+from shmhost.meter import Meter
 from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
-from shmhost.regions import Registry
+from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
 from shmhost.window import Allocator
 from shmprotocol.errors import ShmError
@@ -65,9 +66,13 @@ class Host:
         self._listener = listener
         self._notifier = notifier or Notifier({}, os.getpid())
         self.registry = Registry(
-            Allocator(config.windows, secrets.randbelow), Budget(config.budget), time.time_ns, self._dispose
+            Allocator(config.windows, secrets.randbelow),
+            Budget(config.budget),
+            time.time_ns,
+            self._dispose,
+            _log_change,
         )
-        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object)
+        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, Meter(time.time_ns()))
         self._links: set[Link] = set()
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
         self._stopped = anyio.Event()
@@ -78,7 +83,9 @@ class Host:
 
         HostError when the socket cannot be had: another host has it, or something else lies there.
         """
-        with self._listener or SocketFile(self.config.socket_path, self.config.socket_mode) as listener:
+        file = SocketFile(self.config.socket_path, self.config.socket_mode)
+        with self._listener or file as listener:
+            self._hub.meter.restarts = file.restarts
             try:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
@@ -140,11 +147,13 @@ class Host:
         link = Link(
             sock,
             _peer_pidfd(sock),
+            self._hub.meter,
             lambda send: Session(self._hub, peer, send),
             self._start_work,
             self._links.discard,
         )
         self._links.add(link)
+        self._hub.meter.connections += 1
 
     def _start_work(self, link: Link, steps: Steps, work: Work) -> None:
         if self._tasks is None:
@@ -178,6 +187,19 @@ class Host:
             self._later.pop().close()
 
 
+def _log_change(kind: str, region: Region) -> None:
+    LOG.info(
+        "%s %s generation %d: %d bytes at %#x, uid %d, mode %04o",
+        kind,
+        region.name,
+        region.generation,
+        region.size,
+        region.span.address,
+        region.owner.uid,
+        region.mode,
+    )
+
+
 def peer_of(sock: socket.socket) -> Peer:
     """Return who the kernel says is at the other end (unix(7))."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -206,6 +228,7 @@ class SocketFile:
         self._mode = mode
         self._lock = -1
         self._listener: socket.socket | None = None
+        self.restarts = 0  # how often a host was started here before, as the lock's file tells
 
     def __enter__(self) -> socket.socket:
         try:
@@ -237,6 +260,13 @@ class SocketFile:
                 f"another host serves {self._path}: use that one, end it, or choose another place with "
                 "--socket or $SHMHOST_SOCKET"
             ) from None
+        self._count_start()
+
+    def _count_start(self) -> None:
+        text = os.pread(self._lock, 20, 0)
+        self.restarts = int(text) if text.isdigit() and len(text) < 20 else 0
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d" % (self.restarts + 1), 0)
 
     def _remove_stale(self) -> None:
         try:

@@ -6,11 +6,13 @@ thread where it is large. While a Work is under way the session gets no further 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shmhost.leases import Peer
+from shmhost.meter import Meter
 from shmhost.objects import MemoryObject
 from shmhost.regions import READ, Region, Registry
 from shmprotocol import messages as m
@@ -24,6 +26,7 @@ from shmprotocol.errors import (
 )
 from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
+ACCOUNT_LIMIT = 4096  # of a Measured: what an array may have
 LISTEN_LIMIT = 1024  # waits and watches of one connection: far more than threads that could wait
 HOLDER_LIMIT = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
 PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
@@ -49,12 +52,39 @@ class Hub:
     registry: Registry
     host: str
     make_object: MakeObject
+    meter: Meter = field(default_factory=lambda: Meter(0))
+    sessions: set[Session] = field(default_factory=set)
     listeners: set[Session] = field(default_factory=set)  # those with a wait or a watch
 
     def tell(self, kind: str, region: Region) -> None:
         """Tell of a change to all who wait or watch."""
         for session in list(self.listeners):
             session.hear(kind, region)
+
+    def measure(self, request: int) -> m.Measured:
+        """Return the counters, as the reply to a request."""
+        meter, budget = self.meter, self.registry.budget
+        totals, sizes = self.registry.totals()
+        clients = Counter(session.peer.uid for session in self.sessions)
+        accounts = [
+            m.Account(uid, *sizes.get(uid, (0, 0)), clients[uid]) for uid in sizes.keys() | clients.keys()
+        ]
+        accounts.sort(key=lambda account: (-account.size, account.uid))
+        return m.Measured(
+            request,
+            meter.started_ns,
+            meter.restarts,
+            budget.limit,
+            budget.used,
+            len(self.sessions),
+            len(self.listeners),
+            meter.connections,
+            meter.dropped,
+            tuple(totals),
+            tuple(accounts[:ACCOUNT_LIMIT]),
+            tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
+            tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
+        )
 
 
 class Session:
@@ -68,6 +98,7 @@ class Session:
         self.peer = peer
         self.client = ""
         self._hub = hub
+        hub.sessions.add(self)
         self._registry = hub.registry
         self._send = send
         self._greeted = False
@@ -88,6 +119,7 @@ class Session:
             m.Chmod: self._chmod,
             m.Watch: self._watch,
             m.Inspect: self._inspect,
+            m.Measure: self._measure,
         }
 
     def handle(self, message: m.Message) -> Steps | None:
@@ -107,6 +139,7 @@ class Session:
 
     def close(self) -> None:
         """Give back all leases and undo all creations."""
+        self._hub.sessions.discard(self)
         self._hub.listeners.discard(self)
         self._waits.clear()
         self._watches.clear()
@@ -134,6 +167,7 @@ class Session:
     def _refuse(self, request: int, error: ShmError) -> None:
         if isinstance(error, RemoteProtocolError):
             raise error
+        self._hub.meter.refusals[error.code] += 1
         self._send(m.Refused(request, error.code, str(error)), ())
 
     def _hello(self, message: m.Message) -> None:
@@ -249,6 +283,9 @@ class Session:
     def _inspect(self, request: m.Inspect) -> None:
         regions, more = self._registry.inspect(request.prefix, request.after, self.peer, HOLDER_LIMIT)
         self._send(m.Inspected(request.id, regions, more), ())
+
+    def _measure(self, request: m.Measure) -> None:
+        self._send(self._hub.measure(request.id), ())
 
     def _stat(self, request: m.Stat) -> None:
         self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())

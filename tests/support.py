@@ -69,6 +69,7 @@ class WatchedHost:
             registry = self.host.registry
             return {
                 "links": len(self.host._links),
+                "sessions": len(self.host._hub.sessions),
                 "leases": sum(len(region.leases) for region in registry.regions.values()),
                 "creating": len(registry.creating),
                 "regions": len(registry.regions),

@@ -93,6 +93,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Chmod": 11,
         "Watch": 12,
         "Inspect": 13,
+        "Measure": 14,
     }
     assert {cls.__name__: tag for tag, cls in m.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -106,6 +107,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Event": 137,
         "Goodbye": 138,
         "Inspected": 139,
+        "Measured": 140,
     }
 
 
@@ -195,7 +197,7 @@ def test_number_is_no_boolean_when_it_comes_in() -> None:
         m.from_wire((5, 0, 1, ("a",), (), 1), m.REQUEST_TAGS)
 
 
-@pytest.mark.parametrize("tag", [0, 14, 129, -1, True, 1.0, "1", None, (1,)])
+@pytest.mark.parametrize("tag", [0, 100, 129, -1, True, 1.0, "1", None, (1,)])
 def test_tag_is_refused_when_it_is_unknown(tag: object) -> None:
     with pytest.raises(RemoteProtocolError, match="unknown message tag"):
         m.from_wire((tag, 0, 1), m.REQUEST_TAGS)

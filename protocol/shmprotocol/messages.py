@@ -90,6 +90,39 @@ class Inspection(NamedTuple):
     holders: tuple[Holder, ...]
 
 
+class Total(NamedTuple):
+    """All regions in one state: how many, their bytes (capacity), and the leases of them."""
+
+    state: str
+    regions: int
+    size: int
+    leases: int
+
+
+class Account(NamedTuple):
+    """What one user has: regions that are its own, their bytes (capacity), and connected clients."""
+
+    uid: int
+    regions: int
+    size: int
+    clients: int
+
+
+class Timing(NamedTuple):
+    """How often an operation was carried out since the host began, and the nanoseconds of all together."""
+
+    operation: str
+    requests: int
+    total_ns: int
+
+
+class Tally(NamedTuple):
+    """How often a code was given as a refusal since the host began."""
+
+    code: str
+    refusals: int
+
+
 class Grant(NamedTuple):
     """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
 
@@ -222,6 +255,12 @@ class Inspect(NamedTuple):
     after: int
 
 
+class Measure(NamedTuple):
+    """Ask for the counters of the host; the reply is Measured."""
+
+    id: int
+
+
 # --- from the host
 
 
@@ -303,6 +342,28 @@ class Inspected(NamedTuple):
     more: bool
 
 
+class Measured(NamedTuple):
+    """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; what counts never goes back.
+
+    `restarts` is how often a host was started at this socket before, `listeners` the clients that wait or
+    watch, `dropped` those that broke the protocol. At most 4096 accounts, those with the most bytes.
+    """
+
+    id: int
+    started_ns: int
+    restarts: int
+    budget: int
+    used: int
+    clients: int
+    listeners: int
+    connections: int
+    dropped: int
+    totals: tuple[Total, ...]
+    accounts: tuple[Account, ...]
+    timings: tuple[Timing, ...]
+    refusals: tuple[Tally, ...]
+
+
 class Goodbye(NamedTuple):
     """The last message of a host that drops a peer: why."""
 
@@ -324,6 +385,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Chmod,
     Watch,
     Inspect,
+    Measure,
 )
 REPLIES: tuple[type[Message], ...] = (
     Welcome,
@@ -337,6 +399,7 @@ REPLIES: tuple[type[Message], ...] = (
     Event,
     Goodbye,
     Inspected,
+    Measured,
 )
 
 
