@@ -2,6 +2,7 @@
 
 from shmhost.config import Config
 from shmhost.embedded import EmbeddedHost, embedded
-from shmhost.server import Host, HostError
+from shmhost.server import Host
+from shmhost.socket_file import HostError
 
 __all__ = ["Config", "EmbeddedHost", "Host", "HostError", "embedded"]

@@ -22,6 +22,8 @@ from rich.table import Table
 
 from shmhost import logs, settings
 from shmhost.config import Config
+from shmhost.doctor import as_json as doctor_json
+from shmhost.doctor import doctor_table, examine, is_healthy
 from shmhost.notify import Notifier, take_listener
 from shmhost.query import Query
 from shmhost.server import Host, backend_options
@@ -65,6 +67,14 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--budget", metavar="SIZE", help="Memory to give out at most. Default: 80% of it."),
         click.option("--log-format", metavar="text|json", help="How the log is written. Default: text."),
         click.option(
+            "--log-level", metavar="info|warning", help="From what on to log. Default: info, each change."
+        ),
+        click.option(
+            "--metrics",
+            metavar="ADDRESS",
+            help="Serve Prometheus metrics here, as 127.0.0.1:9464 or a path. Default: nowhere.",
+        ),
+        click.option(
             "--config",
             "file",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -82,9 +92,18 @@ def _settings(
     window: tuple[str, ...],
     budget: str | None,
     log_format: str | None,
+    log_level: str | None,
+    metrics: str | None,
     file: Path | None,
 ) -> dict[str, settings.Setting]:
-    flags = {"socket": path, "socket_mode": socket_mode, "budget": budget, "log_format": log_format}
+    flags = {
+        "socket": path,
+        "socket_mode": socket_mode,
+        "budget": budget,
+        "log_format": log_format,
+        "log_level": log_level,
+        "metrics": metrics,
+    }
     given = {name: (text,) for name, text in flags.items() if text is not None} | {"window": window}
     return settings.collect(given, os.environ, file)
 
@@ -98,7 +117,7 @@ def serve(**options: Any) -> None:
     Example: shmhost serve --socket /tmp/shm.sock --budget 4G
     """
     config = settings.to_config(_settings(**options))
-    logs.configure(config.log_format)
+    logs.configure(config.log_format, config.log_level)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
     listener = take_listener(os.environ, os.getpid())
     anyio.run(_serve, config, listener, backend_options=backend_options())
@@ -110,8 +129,9 @@ def serve(**options: Any) -> None:
 def config_command(as_json: bool, **options: Any) -> None:
     """Show the settings that `serve` would run with, and where each comes from.
 
-    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET and
-    $SHMHOST_LOG_FORMAT, and these before the TOML file, which has the same names.
+    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET,
+    $SHMHOST_LOG_FORMAT, $SHMHOST_LOG_LEVEL and $SHMHOST_METRICS, and these before the TOML file, which has
+    the same names.
 
     Example: shmhost config --budget 4G
     """
@@ -124,6 +144,24 @@ def config_command(as_json: bool, **options: Any) -> None:
     for name, value in values.items():
         table.add_row(name, value.replace(",", "\n"), found[name].source)
     Console().print(table)
+
+
+@cli.command()
+@setting_options
+@json_option
+def doctor(as_json: bool, **options: Any) -> None:
+    """Check what this machine, this process and the socket have for a host, and say what to do.
+
+    Give it the settings of the host in question. A note is no problem; exit code 1 if there is one.
+
+    Example: shmhost doctor --socket /run/shmhost/host.sock
+    """
+    findings = examine(settings.to_config(_settings(**options)))
+    if as_json:
+        _print_json(doctor_json(findings))
+    else:
+        Console().print(doctor_table(findings))
+    sys.exit(0 if is_healthy(findings) else 1)
 
 
 @cli.command("ls")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from shmhost.logs import FORMATS
+from shmhost.cgroups import memory_limits
+from shmhost.logs import FORMATS, LEVELS
 from shmhost.window import STEP
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
@@ -21,13 +22,15 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GIB, "T": 1024 * GIB}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a host runs. `budget` is bytes; a window is (base, size)."""
+    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_place."""
 
     socket_path: str = field(default_factory=lambda: socket_path(None, os.environ))
     socket_mode: int = 0o660
     windows: tuple[tuple[int, int], ...] = WINDOWS
     budget: int = field(default_factory=lambda: default_budget())
     log_format: str = "text"
+    log_level: str = "info"
+    metrics: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.socket_mode <= 0o777:
@@ -36,6 +39,9 @@ class Config:
             raise InvalidArgument(f"a budget is at least 1 byte, not {self.budget}")
         if self.log_format not in FORMATS:
             raise InvalidArgument(f"a log format is one of {', '.join(FORMATS)}, not {self.log_format!r:.40}")
+        if self.log_level not in LEVELS:
+            raise InvalidArgument(f"a log level is one of {', '.join(LEVELS)}, not {self.log_level!r:.40}")
+        metrics_place(self.metrics)
         _check_windows(self.windows)
 
 
@@ -64,34 +70,42 @@ def parse_window(text: str) -> tuple[int, int]:
     return number, parse_size(size)
 
 
+def metrics_place(text: str) -> str | tuple[str, int] | None:
+    """Return what `9464`, `127.0.0.1:9464`, `[::1]:9464` or `/path/to/socket` names; None for nothing.
+
+    InvalidArgument when it is none of these, or an address that other machines reach.
+    """
+    if not text:
+        return None
+    if text.startswith("/"):
+        return text
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    try:
+        if ipaddress.ip_address(host).is_loopback and 0 < int(port) < 65536:
+            return host, int(port)
+    except ValueError:
+        pass
+    raise InvalidArgument(
+        f"metrics are served at a port of this machine, as 127.0.0.1:9464 or [::1]:9464, or at the path of a "
+        f"socket, not at {text!r:.60}"
+    )
+
+
+def check_metrics(text: str) -> str:
+    """Return the text, or raise InvalidArgument as metrics_place does."""
+    metrics_place(text)
+    return text
+
+
 def default_budget() -> int:
     """Return 80% of the memory that the machine or this process's cgroup has, in bytes."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([memory, *_cgroup_limits()]) * 4 // 5
-
-
-def _cgroup_limits() -> list[int]:
-    """The limits of this process's cgroup and those above it, version 2 and version 1 (cgroups(7))."""
-    limits = []
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        limits += [_read_limit(above / name) for above in (folder, *folder.parents) if above >= root]
-    return [limit for limit in limits if limit is not None]
-
-
-def _read_limit(path: Path) -> int | None:
     try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None  # "max": no limit
+        limits = [limit for limit, _ in memory_limits()]
+    except (OSError, ValueError):
+        limits = []  # no /proc, or none that can be read: `shmhost doctor` says so
+    return min([memory, *limits]) * 4 // 5
 
 
 def _check_windows(windows: tuple[tuple[int, int], ...]) -> None:

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 
 FORMATS = ("text", "json")
+LEVELS = ("info", "warning")  # each change, or only what somebody should look at
 _TEXT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
@@ -32,8 +33,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure(log_format: str) -> None:
-    """Write the log of this process to stderr, in one of FORMATS."""
+def configure(log_format: str, log_level: str) -> None:
+    """Write the log of this process to stderr, in one of FORMATS, from one of LEVELS on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])

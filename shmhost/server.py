@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import importlib.util
 import logging
 import os
 import secrets
 import socket
-import stat
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
+from shmhost import metrics
 from shmhost.accounts import Budget
 from shmhost.config import Config
 from shmhost.leases import Peer
@@ -32,20 +30,15 @@ from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
+from shmhost.socket_file import SocketFile
 from shmhost.window import Allocator
-from shmprotocol.errors import ShmError
 
 LOG = logging.getLogger("shmhost")
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
 SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 ACCEPT_AT_ONCE = 64
-BACKLOG = 1024
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
-
-
-class HostError(ShmError):
-    """The host cannot start: the message says why and what to do."""
 
 
 def backend_options() -> dict[str, Any]:
@@ -87,15 +80,19 @@ class Host:
         with self._listener or file as listener:
             self._hub.meter.restarts = file.restarts
             try:
-                async with anyio.create_task_group() as tasks:
-                    self._tasks = tasks
-                    await self._listen(listener, task_status)
+                async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
+                    await self._serve(listener, task_status)
             finally:
                 # No task is left that could still give something back.
                 self._tasks = None
                 self._close_later()
                 self.registry.close()
         LOG.info("stopped")
+
+    async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            await self._listen(listener, task_status)
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
@@ -109,6 +106,13 @@ class Host:
             loop.remove_reader(listener)
             for link in list(self._links):
                 link.close()
+
+    def _snapshot(self) -> metrics.Snapshot:
+        return metrics.Snapshot(
+            self._hub.measure(0),
+            {name: (list(one.counts), one.total_ns) for name, one in self._hub.meter.latencies.items()},
+            [(window.base, window.size, window.free()) for window in self.registry.allocator.windows],
+        )
 
     def stop(self) -> None:
         """Make `serve` return. To be called in the loop's thread."""
@@ -215,80 +219,3 @@ def _peer_pidfd(sock: socket.socket) -> int | None:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:
         return None  # Linux before 6.5, or the peer is gone and reaped: EOF tells
-
-
-class SocketFile:
-    """The listening socket and its file, held by a lock beside it that dies with the process.
-
-    A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
-    """
-
-    def __init__(self, path: str, mode: int) -> None:
-        self._path = Path(path)
-        self._mode = mode
-        self._lock = -1
-        self._listener: socket.socket | None = None
-        self.restarts = 0  # how often a host was started here before, as the lock's file tells
-
-    def __enter__(self) -> socket.socket:
-        try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._take_lock()
-            self._remove_stale()
-            return self._listen()
-        except OSError as error:
-            self._release()
-            raise HostError(
-                f"cannot listen on {self._path}: {error.strerror}. Choose another place with --socket or "
-                "$SHMHOST_SOCKET"
-            ) from error
-        except BaseException:
-            self._release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
-        self._release()
-
-    def _take_lock(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = os.open(f"{self._path}.lock", flags, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError(
-                f"another host serves {self._path}: use that one, end it, or choose another place with "
-                "--socket or $SHMHOST_SOCKET"
-            ) from None
-        self._count_start()
-
-    def _count_start(self) -> None:
-        text = os.pread(self._lock, 20, 0)
-        self.restarts = int(text) if text.isdigit() and len(text) < 20 else 0
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d" % (self.restarts + 1), 0)
-
-    def _remove_stale(self) -> None:
-        try:
-            mode = self._path.lstat().st_mode
-        except FileNotFoundError:
-            return
-        if not stat.S_ISSOCK(mode):
-            raise HostError(f"{self._path} exists and is no socket ({stat.filemode(mode)}): move it away")
-        LOG.info("removed the stale socket %s", self._path)
-        self._path.unlink()
-
-    def _listen(self) -> socket.socket:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.setblocking(False)
-        self._listener.bind(str(self._path))
-        self._path.chmod(self._mode)  # before listen: nobody can connect until then
-        self._listener.listen(BACKLOG)
-        return self._listener
-
-    def _release(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1

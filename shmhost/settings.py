@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shmhost.config import WINDOWS, Config, default_budget, parse_size, parse_window
+from shmhost.config import WINDOWS, Config, check_metrics, default_budget, parse_size, parse_window
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
 
-NAMES = ("socket", "socket_mode", "window", "budget", "log_format")
+NAMES = ("socket", "socket_mode", "window", "budget", "log_format", "log_level", "metrics")
 FILE_VARIABLE = "SHMHOST_CONFIG"
 FILE = Path("/etc/shmhost/shmhost.toml")
 
@@ -65,6 +65,8 @@ def to_config(found: Mapping[str, Setting]) -> Config:
         windows=_parse(found["window"], lambda texts: tuple(map(parse_window, texts)) or WINDOWS),
         budget=_parse(found["budget"], lambda texts: parse_size(texts[0]) if texts else default_budget()),
         log_format=_parse(found["log_format"], lambda texts: texts[0] if texts else "text"),
+        log_level=_parse(found["log_level"], lambda texts: texts[0] if texts else "info"),
+        metrics=_parse(found["metrics"], lambda texts: check_metrics(texts[0]) if texts else ""),
     )
 
 
@@ -76,6 +78,8 @@ def shown(config: Config) -> dict[str, str]:
         "window": ",".join(f"{base:#x}:{size}" for base, size in config.windows),
         "budget": str(config.budget),
         "log_format": config.log_format,
+        "log_level": config.log_level,
+        "metrics": config.metrics,
     }
 
 

@@ -21,6 +21,8 @@ TEXTS = {
     "window": WINDOW,
     "budget": "5M",
     "log_format": "json",
+    "log_level": "warning",
+    "metrics": "127.0.0.1:9464",
 }
 
 
@@ -52,12 +54,14 @@ def test_flag_comes_before_environment_and_file(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("where", ["flags", "environ", "file"])
 def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) -> None:
     found = collect(tmp_path, **{where: " ".join(settings.NAMES)})
-    expected = Config("/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json")
+    expected = Config(
+        "/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json", "warning", "127.0.0.1:9464"
+    )
     assert settings.to_config(found) == expected
 
 
 def test_what_is_shown_can_be_given_again(tmp_path: Path) -> None:
-    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345, "json")
+    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345, "json", "warning", "/run/metrics.sock")
     again = {name: (text,) for name, text in settings.shown(config).items()}
     again["window"] = tuple(again["window"][0].split(","))
     (tmp_path / "empty.toml").touch()
