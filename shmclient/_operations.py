@@ -8,7 +8,7 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -34,6 +34,7 @@ from shmprotocol.memory import HEADER_SIZE
 IOV_MAX = 1024  # of pwritev(2)
 METADATA_ROOM = 1024  # bytes that a builder adds for its metadata: a root's type name and some names
 DEFAULT_MODE = 0o600
+PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
 
 
 class Ask(NamedTuple):
@@ -55,6 +56,7 @@ class Run(NamedTuple):
 
 
 Outcome = tuple[Any, list[int]]  # a reply and its descriptors
+Progress = Callable[[int], None]  # is called with the bytes that are done
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 Operation = Generator[Ask | Run, Any, T]
@@ -147,7 +149,14 @@ def open_many(
 
 
 def put(
-    context: Context, kind: type[R], name: str, obj: object, mode: int, backend: str, replace: bool
+    context: Context,
+    kind: type[R],
+    name: str,
+    obj: object,
+    mode: int,
+    backend: str,
+    replace: bool,
+    progress: Progress | None,
 ) -> Operation[R]:
     """Store an object as one sealed region: written with `pwritev`, never mapped.
 
@@ -163,7 +172,7 @@ def put(
     try:
         chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
         descriptor = owned[0]
-        yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks), size)
+        yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks, progress), size)
         publish = m.Publish(
             context.outbox.next_id(),
             created.region,
@@ -258,18 +267,37 @@ def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
         context.outbox.give_back(m.Abort(0, reply.region))
 
 
-def write_all(descriptor: int, start: int, chunks: Sequence[tuple[int, memoryview]]) -> None:
-    """Write buffers at their offsets behind `start`; what lies between two of them stays zero."""
+def write_all(
+    descriptor: int,
+    start: int,
+    chunks: Sequence[tuple[int, memoryview]],
+    progress: Progress | None = None,
+) -> None:
+    """Write buffers at their offsets behind `start`; what lies between two of them stays zero.
+
+    `progress` is called with the bytes written so far, after each PIECE of them.
+    """
     pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
+    if progress is not None:
+        pending = [piece for chunk in pending for piece in _pieces(*chunk)]
+    done = 0
     while pending:
-        group = _adjacent(pending)
+        group = _adjacent(pending) if progress is None else pending[:1]
         position = group[0][0]
         written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
+        if progress is not None:
+            done += written
+            progress(done)
         while pending and written >= len(pending[0][1]):
             written -= len(pending.pop(0)[1])
         if written:
             offset, buffer = pending[0]
             pending[0] = (offset + written, buffer[written:])
+
+
+def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for start in range(0, max(len(buffer), 1), PIECE):
+        yield offset + start, buffer[start : start + PIECE]
 
 
 def _adjacent(pending: Sequence[tuple[int, memoryview]]) -> list[tuple[int, memoryview]]:

@@ -18,7 +18,7 @@ import anyio.to_thread
 from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress
 from shmclient._retry import Retry
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
@@ -82,13 +82,15 @@ class AsyncClient:
         mode: int = DEFAULT_MODE,
         backend: str = "memfd",
         replace: bool = True,
+        progress: Progress | None = None,
     ) -> AsyncRegion:
-        """Store an object as one sealed region; large ones are written in a thread.
+        """Store an object as one sealed region; large ones are written in a thread, which then also is
+        where `progress` is called.
 
         On cancellation the name has its old value, or the new one if the host had published already.
         """
         region = await self._run(
-            lambda context: operations.put(context, AsyncRegion, name, obj, mode, backend, replace)
+            lambda context: operations.put(context, AsyncRegion, name, obj, mode, backend, replace, progress)
         )
         return self._adopt(region)
 

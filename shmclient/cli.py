@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
+import stat
 import sys
+import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import rich_click as click
 
 import shmclient
+from shmclient import _progress
+from shmprotocol.command_line import manual
 from shmprotocol.errors import ShmError, exit_code
 
 CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
@@ -23,20 +28,31 @@ socket_option = click.option(
     help="The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
     "or /run/shmhost/host.sock.",
 )
-wait_option = click.option("--wait", type=float, metavar="SECONDS", help="Wait so long for the name.")
+wait_option = click.option(
+    "--wait", type=float, metavar="SECONDS", help="Wait so long for the name, and for a host."
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=manual(
+        "shmclient put config config.json",
+        "shmclient get config --wait 10 | jq .",
+        "shmclient exec --region words -- ./reader words",
+    ),
+)
 @click.version_option(package_name="shmhost")
 def cli() -> None:
-    """Use the memory regions of a shmhost from the shell.
-
-    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no host, 4 no such region, 5 access denied,
-    6 timed out.
-    """
+    """Use the memory regions of a shmhost from the shell."""
 
 
-@cli.command()
+@cli.command(
+    epilog=manual(
+        "shmclient put config config.json",
+        "shmclient put weights --mode 640 < weights.bin",
+        "zcat data.gz | shmclient put data",
+    )
+)
 @click.argument("name")
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option("--mode", default="600", metavar="OCTAL", help="Who may read and replace it. Default: 600.")
@@ -44,39 +60,51 @@ def cli() -> None:
 def put(name: str, file: BinaryIO, mode: str, path: str | None) -> None:
     """Store FILE, or standard input, as region NAME.
 
-    Example: shmclient put config config.json
+    A name that exists gets a new generation; who has the old one keeps it. A terminal shows progress.
     """
     with shmclient.connect(path) as client:
-        region = client.put(name, file.read(), mode=_parse_octal(mode))
+        content = _content(file)
+        with _progress.transferring(f"Storing {name}", len(content)) as progress:
+            region = client.put(name, content, mode=_parse_octal(mode), progress=progress)
         print(f"{region.name} generation {region.generation}: {region.size} bytes")
 
 
-@cli.command()
+def _content(file: BinaryIO) -> bytearray | mmap.mmap:
+    """Return all of a file: mapped where it is a regular one, so that it need not fit into memory."""
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size and file.tell() == 0:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    content = bytearray()
+    with _progress.transferring("Reading", None) as progress:
+        while chunk := file.read(CHUNK):
+            content += chunk
+            progress(len(content))
+    return content
+
+
+@cli.command(epilog=manual("shmclient get config --wait 10 | jq .", "shmclient get weights -o weights.bin"))
 @click.argument("name")
 @click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="Default: stdout.")
 @wait_option
 @socket_option
 def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> None:
-    """Write the payload of region NAME to a file or to standard output.
-
-    Example: shmclient get config --wait 10 | jq .
-    """
-    with shmclient.connect(path) as client:
-        data = client.open(name, wait=wait, anywhere=True).data
-        for start in range(0, len(data), CHUNK):
-            output.write(data[start : start + CHUNK])
+    """Write the payload of region NAME to a file or to standard output."""
+    client, (region,) = _open(path, [name], wait)
+    with client:
+        data = region.data
+        with _progress.transferring(f"Fetching {name}", len(data)) as progress:
+            for start in range(0, len(data), CHUNK):
+                output.write(data[start : start + CHUNK])
+                progress(start + CHUNK)
         output.flush()
 
 
-@cli.command()
+@cli.command(epilog=manual("shmclient watch models/", "shmclient watch --json | jq -r .name"))
 @click.argument("prefix", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @socket_option
 def watch(prefix: str, as_json: bool, path: str | None) -> None:
-    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C.
-
-    Example: shmclient watch models/
-    """
+    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the end of the host."""
     with shmclient.connect(path) as client, client.watch(prefix) as changes:
         for kind, info in changes:
             if as_json:
@@ -85,7 +113,14 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
                 print(f"{kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True)
 
 
-@cli.command("exec", context_settings={"ignore_unknown_options": True})
+@cli.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True},
+    epilog=manual(
+        "shmclient exec --region words -- ./reader words",
+        "shmclient exec --region a --region b --wait 60 -- ./join a b",
+    ),
+)
 @click.option("--region", "names", multiple=True, required=True, metavar="NAME", help="May be repeated.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @wait_option
@@ -96,20 +131,32 @@ def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None
     The program takes this one's place and keeps its connection to the host, so that the leases last as
     long as it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it.
 
-    Example: shmclient exec --region words -- ./reader words
+    The exit code is the program's; 126: it cannot be started, 127: there is none.
     """
     program = shutil.which(command[0])
     if program is None:
         print(f"shmclient: no program {command[0]!r} in $PATH", file=sys.stderr)
         sys.exit(127)  # as env(1)
-    client = shmclient.connect(path)
-    regions = client.open_many(names, wait=wait, anywhere=True)
+    client, regions = _open(path, names, wait)
     _pass_on(client, regions)
     try:
         os.execv(program, command)
     except OSError as error:
         print(f"shmclient: cannot start {program}: {error.strerror}", file=sys.stderr)
         sys.exit(126)
+
+
+def _open(
+    path: str | None, names: Sequence[str], wait: float | None
+) -> tuple[shmclient.Client, list[shmclient.Region]]:
+    """Open regions; with a wait, for the host and for the names, say on a terminal that this waits."""
+    if wait is None:
+        client = shmclient.connect(path)
+        return client, client.open_many(names, anywhere=True)
+    end = time.monotonic() + wait
+    with _progress.waiting(f"Waiting for {', '.join(names)}"):
+        client = shmclient.connect(path, wait=wait)
+        return client, client.open_many(names, wait=max(end - time.monotonic(), 0), anywhere=True)
 
 
 def _pass_on(client: shmclient.Client, regions: Sequence[shmclient.Region]) -> None:

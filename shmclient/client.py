@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress
 from shmclient._retry import Retry
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
@@ -80,14 +80,20 @@ class Client:
         mode: int = DEFAULT_MODE,
         backend: str = "memfd",
         replace: bool = True,
+        progress: Progress | None = None,
     ) -> Region:
         """Store a bytes-like object, an ndarray, or a dict of them, as one sealed region.
 
         A published name gets a new generation; whoever has the old one keeps it. `mode` says who may
-        open (read) and replace (write) it, as for a file. TypeError: nothing that can be stored.
-        RegionExists: the name is taken and `replace` is False. AccessDenied, QuotaExceeded, RegionBusy.
+        open (read) and replace (write) it, as for a file. `progress` is called with the bytes written so
+        far, every 16 MiB; an exception of it ends the put, and nothing is published.
+
+        TypeError: nothing that can be stored. RegionExists: the name is taken and `replace` is False.
+        AccessDenied, QuotaExceeded, RegionBusy.
         """
-        region = self._run(lambda context: operations.put(context, Region, name, obj, mode, backend, replace))
+        region = self._run(
+            lambda context: operations.put(context, Region, name, obj, mode, backend, replace, progress)
+        )
         return self._adopt(region)
 
     def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:

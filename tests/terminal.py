@@ -1,0 +1,74 @@
+"""A real terminal for tests: a shell in tmux, on a server of its own, 80 by 24 unless told otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from support import wait_until
+
+_NUMBERS = itertools.count()
+
+
+class Terminal:
+    """One window with a shell in it. What is typed ends up on its screen, as for a user."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._server = f"shmhost-test-{os.getpid()}-{next(_NUMBERS)}"
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "sh")
+        self._tmux("set-option", "-g", "status", "off")
+        self.resize(width, height)  # the status line took one
+        self.run("PS1='$ '")
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
+    def type(self, *keys: str) -> None:
+        """Press keys, by tmux's names: `q`, `Escape`, `C-c`, `Enter`."""
+        self._tmux("send-keys", *keys)
+
+    def run(self, command: str) -> None:
+        """Type a command and Enter."""
+        self._tmux("send-keys", "-l", command)
+        self._tmux("send-keys", "Enter")
+
+    def run_module(self, module: str, *arguments: str) -> None:
+        """Run one of our commands in this interpreter, then show its exit code as `code=N`."""
+        command = shlex.join([sys.executable, "-m", module, *arguments])
+        self.run(f"clear; {command}; echo code=$?")
+
+    def screen(self) -> str:
+        """Return what is on the screen, without trailing blanks."""
+        return self._tmux("capture-pane", "-p").rstrip("\n")
+
+    def until(self, text: str) -> str:
+        """Wait until a text is on the screen; return the screen."""
+        wait_until(lambda: text in self.screen(), shown=lambda: f"{text!r} in:\n{self.screen()}")
+        return self.screen()
+
+    def close(self) -> None:
+        self._tmux("kill-server")
+
+    def _tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-L", self._server, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+@contextlib.contextmanager
+def opened(width: int = 80, height: int = 24) -> Iterator[Terminal]:
+    """Give a terminal; the test is skipped where tmux is missing."""
+    if shutil.which("tmux") is None:
+        pytest.skip("NO TERMINAL IS TESTED HERE: apt-get install tmux")
+    terminal = Terminal(width, height)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
