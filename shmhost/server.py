@@ -6,6 +6,7 @@ It waits and decides nothing: what a message means is `session`'s, what a region
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import importlib.util
 import logging
@@ -38,6 +39,7 @@ LOG = logging.getLogger("shmhost")
 SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
 SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 ACCEPT_AT_ONCE = 64
+_LIBC = ctypes.CDLL(None, use_errno=True)
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
 
@@ -207,11 +209,21 @@ def _log_change(kind: str, region: Region) -> None:
 def peer_of(sock: socket.socket) -> Peer:
     """Return who the kernel says is at the other end (unix(7))."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4096)
-    except OSError:
-        groups = b""  # no groups, or more than the limit of 1,024 that any sane user has
-    return Peer(uid, gid, pid, frozenset(struct.unpack(f"{len(groups) // 4}I", groups)))
+    return Peer(uid, gid, pid, frozenset(_groups_of(sock)))
+
+
+def _groups_of(sock: socket.socket) -> tuple[int, ...]:
+    # Not by socket.getsockopt: it takes 1,024 bytes at most, and users can have 65,536 groups.
+    buffer = (ctypes.c_uint32 * 32)()
+    for _ in range(2):
+        size = ctypes.c_uint32(ctypes.sizeof(buffer))
+        result = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(size))
+        if result == 0:
+            return tuple(buffer[: size.value // 4])
+        if ctypes.get_errno() != errno.ERANGE:
+            return ()  # Linux before 4.13, or the peer has gone
+        buffer = (ctypes.c_uint32 * (size.value // 4))()  # as many as the kernel says that there are
+    return ()
 
 
 def _peer_pidfd(sock: socket.socket) -> int | None:

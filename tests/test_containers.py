@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from support import wait_until
 
 ROOT = Path(__file__).parents[1]
 BASE = os.environ.get("PYTHON_IMAGE", "python:3.11-slim-bookworm")
@@ -155,6 +158,59 @@ def test_readers_outlive_their_host_and_follow_the_next(project: Project) -> Non
         after = project.inspect(reader)["State"]
         assert (after["Pid"], after["StartedAt"]) == (before[reader]["Pid"], before[reader]["StartedAt"])
         assert "Traceback" not in new
+
+
+def run_options(pod: dict[str, Any], container: dict[str, Any], folder: Path) -> list[str]:
+    """Return the options of `docker run` for a container of a Kubernetes manifest."""
+    rights = pod.get("securityContext", {}) | container["securityContext"]
+    options = ["--user", f"{rights['runAsUser']}:{rights['runAsGroup']}", "--cap-drop", "ALL", "--init"]
+    for capability in rights["capabilities"].get("add", []):
+        options += ["--cap-add", capability]
+    for group in pod.get("securityContext", {}).get("supplementalGroups", []):
+        options += ["--group-add", str(group)]
+    if rights["readOnlyRootFilesystem"]:
+        options.append("--read-only")
+    read_only = ":ro" if container["volumeMounts"][0].get("readOnly") else ""
+    return [*options, "--volume", f"{folder}:{container['volumeMounts'][0]['mountPath']}{read_only}"]
+
+
+def test_kubernetes_manifest_works_with_its_users_and_rights(image: None, tmp_path: Path) -> None:
+    """Not by a cluster, but with the same users, capabilities, mounts and arguments."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o755)
+    name = f"shmhost-test-{os.getpid()}-pod"
+    manifest = yaml.safe_load_all((ROOT / "packaging/kubernetes/shmhost.yaml").read_text())
+    (daemon,) = [found["spec"]["template"]["spec"] for found in manifest if found["kind"] == "DaemonSet"]
+    (client,) = yaml.safe_load_all((ROOT / "packaging/kubernetes/client.yaml").read_text())
+    (before,), (host,) = daemon["initContainers"], daemon["containers"]
+    (reader,) = client["spec"]["containers"]
+    docker("run", "--rm", *run_options(daemon, before, folder), before["image"], *before["command"])
+    docker(
+        "run", "--detach", "--name", name, *run_options(daemon, host, folder), host["image"], *host["args"]
+    )
+    try:
+        probe = host["readinessProbe"]["exec"]["command"]
+        wait_until(lambda: docker("exec", name, *probe, check=False).returncode == 0)
+        put = ["shmclient", "put", "greeting", "--mode", "640"]
+        subprocess.run(["docker", "exec", "-i", name, *put], input=b"hello", check=True, timeout=60)
+        get = ["shmclient", "get", "greeting"]
+        asked = docker("run", "--rm", *run_options(client["spec"], reader, folder), reader["image"], *get)
+        assert asked.stdout == "hello"
+        assert (folder / "metrics.sock").is_socket()
+        stranger = docker(
+            "run",
+            "--rm",
+            "--user",
+            "30003:30003",
+            "--volume",
+            f"{folder}:/run/shmhost",
+            reader["image"],
+            *get,
+            check=False,
+        )
+        assert stranger.returncode == 5
+    finally:
+        docker("rm", "--force", name)
 
 
 def check_holders(project: Project) -> None:

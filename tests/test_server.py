@@ -16,9 +16,11 @@ import msgpack
 import pytest
 
 import shmclient
+from shmhost.leases import Peer
+from shmhost.server import peer_of
 from shmprotocol import messages as m
 from shmprotocol.connection import MAX_FRAME, pack
-from support import RawPeer, WatchedHost, serve, wait_until
+from support import RawPeer, WatchedHost, in_child, serve, wait_until
 
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "raw"))
 CREATE = m.Create(2, "raw", 100, "full", "memfd", 0o600, True)
@@ -218,6 +220,52 @@ def test_host_frees_everything_when_a_publisher_is_killed(
     assert [info.name for info in shm.list("victim")] == (["victim"] if published else [])
     shm.put("victim", b"the name is free").close()
     shm.unlink("victim")
+
+
+# --- who is at the other end
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 300, 65536])
+def test_peer_has_all_its_groups(count: int) -> None:
+    def look() -> None:
+        os.setgroups(range(1000, 1000 + count))
+        os.setresgid(77, 77, 77)
+        os.setresuid(78, 78, 78)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert peer_of(ours) == Peer(78, 77, os.getpid(), frozenset(range(1000, 1000 + count)))
+
+    assert in_child(look) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_mode_lets_a_member_of_the_group_in(host: WatchedHost, shm: shmclient.Client) -> None:
+    os.chmod(host.socket_path, 0o666)
+    for folder in Path(host.socket_path).parents[:4]:
+        os.chmod(folder, folder.stat().st_mode | 0o755)
+
+    def become(uid: int, gid: int, groups: list[int]) -> None:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+    def publish() -> None:
+        become(5001, 6001, [])
+        with shmclient.connect(host.socket_path) as other:
+            other.put("theirs", b"hello", mode=0o640).close()
+
+    def member() -> None:
+        become(5002, 6002, [6000, 6001])
+        with shmclient.connect(host.socket_path) as other:
+            assert bytes(other.get("theirs")) == b"hello"
+
+    def stranger() -> None:
+        become(5002, 6002, [6000])
+        with shmclient.connect(host.socket_path) as other, pytest.raises(shmclient.AccessDenied):
+            other.get("theirs")
+
+    assert [in_child(one) for one in (publish, member, stranger)] == [0, 0, 0]
 
 
 # --- the socket, and the process around it

@@ -1,0 +1,89 @@
+"""Single keys of a real terminal (a pseudo-terminal), which is as before in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from shmhost import _keys
+from shmhost._keys import END, ESCAPE, Keyboard, split_keys
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (b"nq", ["n", "q"]),
+        (b"\x1b", [ESCAPE]),
+        (b"\x1b\x1b", [ESCAPE]),
+        (b"\x1b[A\x1bOP\x1b[1;5Cq", ["", "", "", "q"]),
+        (b"\x1b[15~\x1bs\x1b\x1b[B", ["", "", ""]),
+        (b"\xe6\x97\n\x00", ["\xe6", "\x97", "\n", "\0"]),
+    ],
+)
+def test_sequences_of_other_keys_are_neither_escape_nor_letters(data: bytes, keys: list[str]) -> None:
+    assert split_keys(data) == keys
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal: who types, and what is typed at."""
+    typist, typed = os.openpty()
+    with os.fdopen(typist, "wb", 0), os.fdopen(typed, "wb", 0):
+        yield typist, typed
+
+
+def test_keys_come_singly_and_the_terminal_is_as_before_in_the_end(terminal: tuple[int, int]) -> None:
+    typist, typed = terminal
+    before = _keys.termios.tcgetattr(typed)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGINT)]
+    with pytest.raises(ZeroDivisionError), Keyboard(typed) as keyboard:
+        os.write(typist, b"s")
+        assert keyboard.wait(20) == ["s"]
+        os.write(typist, b"\x1b")
+        assert keyboard.wait(20) == [ESCAPE]
+        os.write(typist, b"\x1a")  # Ctrl-Z does not stop what owns the screen
+        assert keyboard.wait(20) == ["\x1a"]
+        raise ZeroDivisionError
+    assert _keys.termios.tcgetattr(typed) == before
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGWINCH, signal.SIGINT)] == handlers
+
+
+def test_sequence_is_one_key_when_it_comes_byte_by_byte(
+    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typist, typed = terminal
+    rest, read = [b"[", b"1", b"A"], os.read
+
+    def read_and_type(fd: int, size: int) -> bytes:
+        data = read(fd, size)
+        if rest:
+            os.write(typist, rest.pop(0))
+        return data
+
+    with Keyboard(typed) as keyboard:
+        monkeypatch.setattr(_keys.os, "read", read_and_type)
+        os.write(typist, b"\x1b")
+        assert keyboard.wait(20) == [""]
+        assert keyboard.wait(0) == []
+
+
+def test_wait_ends_with_the_time_a_new_size_or_the_terminal() -> None:
+    typist, typed = os.openpty()
+    with os.fdopen(typed, "wb", 0), Keyboard(typed) as keyboard:
+        assert keyboard.wait(0.01) == []
+        signal.raise_signal(signal.SIGWINCH)
+        assert keyboard.wait(50) == []
+        os.close(typist)
+        assert keyboard.wait(20) == [END]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_interrupt_once(number: signal.Signals, terminal: tuple[int, int]) -> None:
+    with pytest.raises(KeyboardInterrupt), Keyboard(terminal[1]):
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)  # does not disturb what puts things back
