@@ -17,6 +17,8 @@ from shmprotocol.messages import Holder, Inspection, RegionInfo
 
 COLORS = {"current": "green", "creating": "yellow", "superseded": "cyan", "unlinked": "red"}
 SVG_COLORS = {"current": "#2e8b57", "creating": "#d4a017", "superseded": "#4a90a4", "unlinked": "#b5443c"}
+SVG_WIDTH = 900
+SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name is in the tooltip
 _NS = 10**9
 
 
@@ -146,21 +148,24 @@ def map_svg(windows: Sequence[tuple[int, int]], regions: Sequence[RegionInfo]) -
             rows += _svg_row(y, block.info, block.size / largest)
             y += 24
         y += 30
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{y}" font-family="sans-serif">'
-    return "\n".join([head, f'<rect width="900" height="{y}" fill="#ffffff"/>', *rows, "</svg>", ""])
+    size = f'width="{SVG_WIDTH}" height="{y}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">'
+    return "\n".join([head, f'<rect {size} fill="#ffffff"/>', *rows, "</svg>", ""])
 
 
 def _svg_row(y: int, info: RegionInfo, scale: float) -> list[str]:
-    width = max(420 * scale, 3)
+    width = max(380 * scale, 3)
     gap = format_size(span_size(info.capacity) - info.capacity)
     guard = f"{gap} behind it stay unmapped, at least {GUARD} bytes"
     color = SVG_COLORS.get(info.state, "#888888")
-    label = f"{info.name} · gen {info.generation} · {info.state} · {format_size(info.capacity)}"
+    facts = f" · gen {info.generation} · {info.state} · {format_size(info.capacity)}"
+    room = max(int((SVG_WIDTH - 200 - width) / SVG_LETTER) - len(facts), 8)
+    name = info.name if len(info.name) <= room else f"{info.name[: room - 1]}…"
     bar = f'<rect x="180" y="{y}" width="{width:.1f}" height="16" rx="2" fill="{color}">'
     return [
         _svg_text(20, y + 12, f"{info.address:#x}", mono=True),
         f"{bar}<title>{escape(f'{info.name}: {guard}')}</title></rect>",
-        _svg_text(190 + width, y + 12, label),
+        _svg_text(190 + width, y + 12, name + facts),
     ]
 
 

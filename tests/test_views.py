@@ -206,3 +206,14 @@ def test_map_picture_is_an_svg_of_all_regions(
     assert widths[1] > widths[0] * 2
     assert "a<&>b" in texts
     assert f"{shm.stat('large').address:#x}" in texts
+
+
+def test_picture_cuts_names_that_are_too_long(tmp_path: Path) -> None:
+    regions = [info(BASE, 8 * MIB, name="n" * 200), info(BASE + 16 * MIB, 4096, name="short")]
+    root = ElementTree.fromstring(views.map_svg([(BASE, SIZE)], regions))
+    name = "{http://www.w3.org/2000/svg}"
+    texts = [(float(text.get("x", 0)), text.text or "") for text in root.iter(f"{name}text")]
+    assert all(x + len(text) * views.SVG_LETTER <= views.SVG_WIDTH for x, text in texts)
+    assert any("nn… · gen 1" in text for _, text in texts)
+    assert any(text.startswith("short · ") for _, text in texts)
+    assert any("n" * 200 in (title.text or "") for title in root.iter(f"{name}title"))
