@@ -1,4 +1,4 @@
-"""The waiting half of `top`: asks the host for samples and shows them, until the user has seen enough."""
+"""The waiting half of `top`: asks the host for samples and shows them until the user ends it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Feed:
             if isinstance(error, ShmError) or not isinstance(error, OSError):
                 raise
             if isinstance(error, TimeoutError):
-                raise HostTimeout(f"the host at {self._path} gave no answer in {TIMEOUT_S:.0f} s") from error
+                text = f"the host at {self._path} gave no answer in {TIMEOUT_S:.0f} s"
+                raise HostTimeout(text) from error
             raise HostGone(f"the host at {self._path} went away: {error.strerror or error}") from error
 
     def _ask(self) -> Sample:
@@ -98,7 +99,8 @@ def _live(feed: Feed, sample: Sample, state: State, interval_s: float) -> None:
             try:
                 new = feed.take()
             except ShmError as error:
-                text = "no host: waiting for it" if isinstance(error, HostGone) else f"{error}; trying again"
+                gone = isinstance(error, HostGone)
+                text = "no host: waiting for it" if gone else f"{error}; trying again"
                 state = state._replace(notice=text)
             else:
                 view, sample, state = compare(sample, new), new, state._replace(notice="")

@@ -273,6 +273,24 @@ def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
 
 
 @cli.command()
+@socket_option
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", help="Default: 1."
+)
+@click.option("--sort", type=click.Choice(["name", "size", "leases", "generation", "rate"]), default="name")
+@json_option
+@click.option("--once", is_flag=True, help="Print the view once, as without a terminal.")
+def top(path: str | None, interval: float, sort: str, as_json: bool, once: bool) -> None:
+    """Show what happens in a host, live: requests, memory, users and regions. Press h for the keys.
+
+    Rates are of the last interval; --json and --once wait for one. Example: shmhost top --sort rate
+    """
+    from shmhost._live import run  # the one part that needs a terminal
+
+    run(socket_path(path, os.environ), interval, sort, as_json=as_json, once=once)
+
+
+@cli.command()
 @click.argument("word", required=False)
 def demo(word: str | None) -> None:
     """Index Python's standard library in a region and read it from Python and C, by the same pointers.

@@ -11,6 +11,8 @@ import pytest
 from shmhost import _keys
 from shmhost._keys import END, ESCAPE, Keyboard, split_keys
 
+HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGWINCH)
+
 
 @pytest.mark.parametrize(
     ("data", "keys"),
@@ -38,7 +40,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 def test_keys_come_singly_and_the_terminal_is_as_before_in_the_end(terminal: tuple[int, int]) -> None:
     typist, typed = terminal
     before = _keys.termios.tcgetattr(typed)
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGINT)]
+    handlers = [signal.getsignal(number) for number in HANDLED]
     with pytest.raises(ZeroDivisionError), Keyboard(typed) as keyboard:
         os.write(typist, b"s")
         assert keyboard.wait(20) == ["s"]
@@ -48,7 +50,7 @@ def test_keys_come_singly_and_the_terminal_is_as_before_in_the_end(terminal: tup
         assert keyboard.wait(20) == ["\x1a"]
         raise ZeroDivisionError
     assert _keys.termios.tcgetattr(typed) == before
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGWINCH, signal.SIGINT)] == handlers
+    assert [signal.getsignal(number) for number in HANDLED] == handlers
 
 
 def test_sequence_is_one_key_when_it_comes_byte_by_byte(
