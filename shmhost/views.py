@@ -1,9 +1,13 @@
-"""What `who` and `map` show of a host, as tables and pictures. Asks nobody but /proc; prints nothing."""
+"""What `ls`, `stat`, `who` and `map` show of a host, as tables and pictures. Prints nothing.
+
+Asks nobody but /proc.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
@@ -20,6 +24,46 @@ SVG_COLORS = {"current": "#2e8b57", "creating": "#d4a017", "superseded": "#4a90a
 SVG_WIDTH = 900
 SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name is in the tooltip
 _NS = 10**9
+
+
+def region_table(regions: Iterable[RegionInfo]) -> Table:
+    """Return the table of `ls`: at most 80 columns."""
+    table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for column in ("gen", "address", "size", "leases", "mode", "uid"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for region in regions:
+        table.add_row(
+            Text(region.name),
+            str(region.generation),
+            f"{region.address:#x}",
+            format_size(region.size),
+            str(region.leases),
+            f"{region.mode:04o}",
+            str(region.uid),
+        )
+    return table
+
+
+def stat_table(region: RegionInfo) -> Table:
+    """Return the table of `stat`: what there is to know of a region."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    created = datetime.fromtimestamp(region.created_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+    rows = {
+        "name": region.name,
+        "generation": f"{region.generation} (region {region.region}, {region.state})",
+        "address": f"{region.address:#x}",
+        "size": f"{region.size} bytes ({format_size(region.size)}), object {region.capacity} bytes",
+        "access": f"mode {region.mode:04o}, uid {region.uid}, gid {region.gid}",
+        "protection": f"seal {region.seal}, backend {region.backend}",
+        "leases": str(region.leases),
+        "created": f"{created} by pid {region.creator_pid}",
+    }
+    for key, value in rows.items():
+        table.add_row(key, Text(value))
+    return table
 
 
 class Process(NamedTuple):

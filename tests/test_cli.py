@@ -5,16 +5,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
 import shmclient
+import shmclient.cli
 import shmhost
+import shmhost.cli
+from shmprotocol.command_line import EXIT_CODES
+from shmprotocol.errors import AccessDenied, HostGone, RegionNotFound, ShmError, WaitTimeout, exit_code
 from shmprotocol.status import describe
+from support import in_child
 
 
 @pytest.fixture
@@ -215,3 +222,80 @@ def test_shell_completes_the_commands(command: str, started: str, completed: str
     asked = {f"_{command.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": f"{command} {started}"}
     output = subprocess.check_output([script], env=os.environ | asked | {"COMP_CWORD": "1"}, text=True)
     assert output.split() == [f"plain,{completed}"]
+
+
+# --- help
+
+
+def commands() -> list[tuple[str, click.Command, str]]:
+    groups = {"shmhost": shmhost.cli.cli, "shmclient": shmclient.cli.cli}
+    found = [(name, group, name) for name, group in groups.items()]
+    return found + [
+        (f"{name} {sub}", command, name)
+        for name, group, _ in found
+        for sub, command in group.commands.items()
+    ]
+
+
+def examples() -> list[tuple[str, str]]:
+    """Return each example of a help text, up to where the shell has its say."""
+    lines = [(name, line) for name, command, _ in commands() for line in (command.epilog or "").splitlines()]
+    return [(name, line[2:]) for name, line in lines if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in commands()])
+def test_help_has_examples_and_exit_codes(name: str) -> None:
+    package, *rest = name.split()
+    result = run(package, *rest, "--help", socket="/nonexistent")
+    text = result.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, text.splitlines())) <= 80
+    told = " ".join(text.split())
+    assert ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) in told
+    shown = [example for owner, example in examples() if owner == name]
+    assert shown
+    assert all(f" $ {example} " in text for example in shown)
+
+
+@pytest.mark.parametrize(("name", "example"), examples())
+def test_example_of_a_help_is_what_the_command_takes(name: str, example: str) -> None:
+    assert f"{name} " in f"{example} " or name in ("shmhost", "shmclient")
+    part = next(part for part in example.split("|") if "shmhost" in part or "shmclient" in part)
+    words = [
+        word for word in shlex.split(part.split("<")[0]) if word != "&" and "=" not in word.split("-")[0]
+    ]
+    group = {"shmhost": shmhost.cli.cli, "shmclient": shmclient.cli.cli}[words[0]]
+    arguments = ["-" if word == "config.json" else word for word in words[2:]]  # which must exist
+    with group.commands[words[1]].make_context(words[1], arguments):
+        pass
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    found = {exit_code(kind("x")) for kind in (ShmError, HostGone, RegionNotFound, AccessDenied, WaitTimeout)}
+    assert found | {0, 2} == set(EXIT_CODES)
+    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text().split())
+    assert ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) in readme
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("arguments", [["shmclient", "get", "private"], ["shmhost", "rm", "private"]])
+def test_denied_access_ends_with_5(
+    socket_path: str, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.chmod(socket_path, 0o666)
+    for folder in Path(socket_path).parents[:4]:
+        os.chmod(folder, folder.stat().st_mode | 0o755)
+    with shmclient.connect(socket_path) as shm:
+        shm.put("private", b"1").close()
+
+    def other() -> None:
+        os.setgroups([])
+        os.setresgid(5001, 5001, 5001)
+        os.setresuid(5001, 5001, 5001)
+        sys.argv = [*arguments, "--socket", socket_path]
+        with pytest.raises(SystemExit) as end:
+            {"shmclient": shmclient.cli, "shmhost": shmhost.cli}[arguments[0]].main()
+        assert end.value.code == 5
+
+    assert in_child(other) == 0
+    assert "uid 5001 may not" in capfd.readouterr().err

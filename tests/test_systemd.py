@@ -131,7 +131,7 @@ def test_service_starts_an_entry_point_of_the_package(folder: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["scripts"][Path(program).name] == "shmhost.cli:main"
     parsed = cli.commands[command].make_context(command, arguments)
-    assert parsed.params["path"] == stream(folder)
+    assert parsed.params["socket"] == stream(folder)
 
 
 @MANAGERS

@@ -1,0 +1,1 @@
+"""The commands of `shmhost`, by what they are about."""

@@ -1,0 +1,142 @@
+"""The commands that ask a running host about its regions: ls, stat, rm, who, map, top."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import rich_click as click
+from rich.console import Console
+
+from shmhost import views
+from shmhost.commands.options import json_option, print_json, socket_option
+from shmhost.query import Query
+from shmprotocol import messages as m
+from shmprotocol.command_line import manual
+from shmprotocol.errors import ShmError
+from shmprotocol.paths import socket_path
+from shmprotocol.status import describe
+
+
+def _query(path: str | None) -> Query:
+    return Query(socket_path(path, os.environ))
+
+
+@click.command("ls", epilog=manual("shmhost ls models/", "shmhost ls --json | jq -r '.[].name'"))
+@click.argument("prefix", default="")
+@socket_option
+@json_option
+def list_command(prefix: str, path: str | None, as_json: bool) -> None:
+    """List the regions whose name starts with PREFIX."""
+    with _query(path) as query:
+        regions = list(query.regions(prefix))
+    if as_json:
+        print_json([region._asdict() for region in regions])
+    else:
+        Console().print(views.region_table(regions))
+
+
+@click.command(epilog=manual("shmhost stat models/weights --json", "shmhost stat --fd 3 3< file"))
+@click.argument("name", required=False)
+@click.option("--fd", type=int, metavar="N", help="An open descriptor that this command inherits.")
+@socket_option
+@json_option
+def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> None:
+    """Show all that the host knows of region NAME, or the kernel of descriptor N, which needs no host."""
+    if fd is not None and name is None:
+        _print_descriptor(fd, as_json)
+    elif name is not None and fd is None:
+        _print_region(name, path, as_json)
+    else:
+        raise click.UsageError("Give either NAME or --fd N: exactly one of the two.")
+
+
+def _print_region(name: str, path: str | None, as_json: bool) -> None:
+    with _query(path) as query:
+        region = query.stat(name)
+    if as_json:
+        print_json(region._asdict())
+    else:
+        Console().print(views.stat_table(region))
+
+
+def _print_descriptor(fd: int, as_json: bool) -> None:
+    try:
+        status = describe(fd)
+    except OSError as error:
+        raise ShmError(f"--fd: {error.strerror}") from error
+    if as_json:
+        print_json(status.as_dict())
+    else:
+        print(status)
+
+
+@click.command("rm", epilog=manual("shmhost rm models/old", "shmhost rm a b c"))
+@click.argument("names", nargs=-1, required=True)
+@socket_option
+def remove(names: tuple[str, ...], path: str | None) -> None:
+    """Unlink regions: the names are gone at once, the memory with the last reader."""
+    with _query(path) as query:
+        for name in names:
+            query.ask(m.Unlink(2, m.check_name(name)))
+
+
+@click.command(epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'"))
+@click.argument("prefix", default="")
+@socket_option
+@json_option
+def who(prefix: str, path: str | None, as_json: bool) -> None:
+    """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
+
+    All generations that still live are shown, of regions that you may read. The pid of a process in another
+    container is 0.
+    """
+    with _query(path) as query:
+        rows = views.who_rows(query.inspect(prefix))
+    if as_json:
+        print_json(rows)
+    else:
+        Console().print(views.who_table(rows, time.time_ns()))
+
+
+@click.command("map", epilog=manual("shmhost map", "shmhost map --svg window.svg"))
+@socket_option
+@json_option
+@click.option("--svg", "svg", type=click.Path(dir_okay=False, writable=True), help="Write a picture here.")
+def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
+    """Show what lies where in the host's windows: all generations, to scale, and free addresses."""
+    with _query(path) as query:
+        regions = [found.info for found in query.inspect("")]
+        windows = query.windows()
+    if svg is not None:
+        Path(svg).write_text(views.map_svg(windows, regions), encoding="utf-8")
+    elif as_json:
+        print_json({"windows": windows, "regions": [info._asdict() for info in regions]})
+    else:
+        console = Console()
+        for window in windows:
+            for line in views.map_lines(window, regions, console.width):
+                console.print(line, no_wrap=True, crop=True)
+
+
+@click.command(epilog=manual("shmhost top", "shmhost top --sort rate", "shmhost top --json --interval 5"))
+@socket_option
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", help="Default: 1."
+)
+@click.option("--sort", type=click.Choice(["name", "size", "leases", "generation", "rate"]), default="name")
+@json_option
+@click.option("--once", is_flag=True, help="Print the view once, as without a terminal.")
+def top(path: str | None, interval: float, sort: str, as_json: bool, once: bool) -> None:
+    """Show what happens in a host, live: requests, memory, users and regions.
+
+    Keys: n, s, l, g, t sort by name, size, leases, generation, rate, and again reverse; h help, q quit.
+    Rates are those of the last interval; --json and --once wait for one.
+    """
+    from shmhost._live import run  # the one part that needs a terminal
+
+    run(socket_path(path, os.environ), interval, sort, as_json=as_json, once=once)
+
+
+COMMANDS = (list_command, stat, remove, who, map_command, top)
