@@ -121,7 +121,8 @@ def test_nothing_is_shown_where_no_terminal_is(host: WatchedHost, tmp_path: Path
     command = [sys.executable, "-m", "shmclient.cli", "get", "none", "--wait", "0.8"]
     result = subprocess.run([*command, "--socket", host.socket_path], capture_output=True, timeout=30)
     assert result.returncode == 6
-    assert b"Waiting" not in result.stderr
+    assert result.stderr.startswith(b"shmclient: 'none'")
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_put_tells_its_progress(shm: shmclient.Client) -> None:
