@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import random
 import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +22,7 @@ import shmclient
 import shmclient.aio
 from shmclient import _connect
 from shmclient._retry import PAUSE_MAX_S, PAUSE_MIN_S, Retry
-from support import WatchedHost, serve, wait_until, watched_host
+from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
 
 
 class Machine:
@@ -194,6 +197,56 @@ async def test_async_connect_waits_for_its_host(tmp_path: Path, anyio_backend: s
             assert await ashm.list() == []
         starting.result()
         machine.kill()
+
+
+EXPECTED = (shmclient.HostGone, shmclient.RegionNotFound, shmclient.WaitTimeout, shmclient.RegionBusy)
+
+
+def use(shm: shmclient.Client, number: int, is_over: threading.Event) -> Counter[str]:
+    """Do all kinds of things with a client in a random order; count how they end."""
+    choose, ends = random.Random(number), Counter[str]()
+    while not is_over.is_set():
+        name = f"x{choose.randrange(3)}"
+        steps: list[Callable[[str], object]] = [
+            lambda name: shm.put(name, bytes(1000)).close(),
+            lambda name: bytes(shm.get(name)),
+            lambda name: bytes(shm.get(name, wait=choose.random() / 2)),
+            lambda name: shm.open_many([name, "x0"]),
+            lambda name: shm.unlink(name),
+            lambda name: shm.watch(name).close(),
+            shm.list,
+        ]
+        try:
+            choose.choice(steps)(name)
+            ends["done"] += 1
+        except EXPECTED as error:
+            ends[type(error).__name__] += 1
+    return ends
+
+
+def test_threads_of_one_client_get_over_hosts_that_are_killed(machine: Machine) -> None:
+    gc.collect()
+    descriptors = count_descriptors()
+    is_over = threading.Event()
+    with shmclient.connect(machine.path) as shm, ThreadPoolExecutor() as pool:
+        running = [pool.submit(use, shm, number, is_over) for number in range(6)]
+        try:
+            for _ in range(6):
+                time.sleep(0.2)  # some hundred requests
+                machine.kill()
+                machine.start()
+        finally:
+            is_over.set()
+        ends = sum((one.result(60) for one in running), Counter[str]())
+        assert ends["done"] > 100
+        assert ends["HostGone"] > 0
+        shm.put("after", b"all of it").close()
+        assert bytes(shm.get("after")) == b"all of it"
+    gc.collect()
+    wait_until(lambda: count_descriptors() == descriptors, shown=count_descriptors)
+    assert [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:shmhost" in line
+    ] == []
 
 
 def test_pauses_double_up_to_a_second_and_end_with_the_wait() -> None:
