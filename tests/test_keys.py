@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import termios
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from shmhost import _keys
 from shmhost._keys import END, ESCAPE, Keyboard, split_keys
 
 HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGWINCH)
@@ -39,7 +42,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 def test_keys_come_singly_and_the_terminal_is_as_before_in_the_end(terminal: tuple[int, int]) -> None:
     typist, typed = terminal
-    before = _keys.termios.tcgetattr(typed)
+    before = termios.tcgetattr(typed)
     handlers = [signal.getsignal(number) for number in HANDLED]
     with pytest.raises(ZeroDivisionError), Keyboard(typed) as keyboard:
         os.write(typist, b"s")
@@ -49,7 +52,7 @@ def test_keys_come_singly_and_the_terminal_is_as_before_in_the_end(terminal: tup
         os.write(typist, b"\x1a")  # Ctrl-Z does not stop what owns the screen
         assert keyboard.wait(20) == ["\x1a"]
         raise ZeroDivisionError
-    assert _keys.termios.tcgetattr(typed) == before
+    assert termios.tcgetattr(typed) == before
     assert [signal.getsignal(number) for number in HANDLED] == handlers
 
 
@@ -66,7 +69,7 @@ def test_sequence_is_one_key_when_it_comes_byte_by_byte(
         return data
 
     with Keyboard(typed) as keyboard:
-        monkeypatch.setattr(_keys.os, "read", read_and_type)
+        monkeypatch.setattr(os, "read", read_and_type)
         os.write(typist, b"\x1b")
         assert keyboard.wait(20) == [""]
         assert keyboard.wait(0) == []
@@ -78,14 +81,43 @@ def test_wait_ends_with_the_time_a_new_size_or_the_terminal() -> None:
         assert keyboard.wait(0.01) == []
         signal.raise_signal(signal.SIGWINCH)
         assert keyboard.wait(50) == []
+        began = time.monotonic()
+        assert keyboard.wait(0.05) == []
+        assert time.monotonic() - began > 0.04  # the new size ends one wait, not all that follow
         os.close(typist)
         assert keyboard.wait(20) == [END]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_interrupt_once(number: signal.Signals, terminal: tuple[int, int]) -> None:
-    with pytest.raises(KeyboardInterrupt), Keyboard(terminal[1]):
-        try:
+    with Keyboard(terminal[1]):
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-        finally:
-            signal.raise_signal(number)  # does not disturb what puts things back
+        signal.raise_signal(number)
+
+
+def test_signals_do_not_disturb_what_puts_the_terminal_back(
+    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, change = termios.tcgetattr(terminal[1]), termios.tcsetattr
+
+    def disturbed(fd: int, when: int, mode: list[Any]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        change(fd, when, mode)
+
+    with Keyboard(terminal[1]):
+        monkeypatch.setattr(termios, "tcsetattr", disturbed)
+    assert termios.tcgetattr(terminal[1]) == before
+
+
+def test_terminal_that_cannot_be_read_is_its_end(
+    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_fd: int, _size: int) -> bytes:
+        raise OSError(errno.EIO, "as for a process group that nobody controls any more")
+
+    with Keyboard(terminal[1]) as keyboard:
+        os.write(terminal[0], b"x")
+        monkeypatch.setattr(os, "read", read)
+        assert keyboard.wait(20) == [END]
+        monkeypatch.undo()

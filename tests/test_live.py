@@ -179,7 +179,9 @@ class Tmux:
         assert self.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["1", "0"]
 
     def close(self) -> None:
+        socket = Path(self.tmux("display", "-p", "#{socket_path}").strip())
         self.tmux("kill-server")
+        socket.unlink(missing_ok=True)  # tmux leaves it there
 
 
 @pytest.fixture

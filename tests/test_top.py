@@ -76,7 +76,7 @@ def test_publishes_are_counted_by_the_newest_generation_of_a_name() -> None:
         2,
         info("a", 5, state="superseded"),
         info("a", 11),
-        info("a", 0, state="creating"),
+        info("a", 12, state="creating"),  # has its number, and may still be given up
         info("again", 4),  # all its regions were gone between the samples
         info("new", 2),
         info("making", 0, state="creating"),
@@ -175,7 +175,7 @@ def test_screen_of_80_by_24_shows_all_there_is_to_know() -> None:
     header = ["name", "gen", "size", "▼", "leases", "uid", "state", "age", "rate"]
     assert lines[5].split() == header
     assert [cell_len(line) for line in lines[5:22]] == [80] * 17
-    assert all("…" in line and "current" in line for line in lines[6:22])
+    assert all("… " in line and line.endswith("  0 current      5 min      0") for line in lines[6:22])
     assert lines[22:] == ["... and 34 more", top.HINT]
 
 
