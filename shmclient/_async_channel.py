@@ -19,7 +19,7 @@ from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import descriptors
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, again
 
 
 class AsyncChannel:
@@ -27,11 +27,12 @@ class AsyncChannel:
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self._sock = sock
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._exchange = Exchange()
         self.outbox = Outbox(sock, self._close_socket)
         self.context = Context(self.outbox)
         self._is_reading = False
+        self._is_ending = False  # its end is there to be read, or it was closed while it was read
         self._news = anyio.Event()  # set when something was read, or the reader left
         DETACHABLES.add(self)
 
@@ -42,12 +43,13 @@ class AsyncChannel:
 
     def is_alive(self) -> bool:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
-        if self.is_broken:
+        if self._exchange.failure is not None:
             return False
-        if not has_ended(self._sock):
+        if not self.outbox.is_broken and not has_ended(self._sock):
             return True
-        if not self._is_reading:  # or whoever reads will see it
-            self._receive()
+        self._is_ending = True
+        if not self._is_reading:
+            self._receive_to_the_end()
         return False
 
     async def ask(self, step: Ask) -> Outcome:
@@ -74,11 +76,11 @@ class AsyncChannel:
 
     async def next_event(self, events: deque[m.Event]) -> m.Event:
         """Wait for an event of a watch."""
-        await self._read_until(lambda: bool(events) or self.is_broken)
-        if not events:
-            assert self._exchange.failure is not None
-            raise self._exchange.failure
-        return events.popleft()
+        await self._read_until(lambda: bool(events) or self._exchange.failure is not None)
+        if events:
+            return events.popleft()
+        assert self._exchange.failure is not None
+        raise again(self._exchange.failure)
 
     def unwatch(self, request: int) -> None:
         """End a watch. Never waits."""
@@ -100,16 +102,19 @@ class AsyncChannel:
         if not self.outbox.is_detached:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
+            if self._is_reading:  # the shutdown wakes it; nothing would wake who waits for a closed socket
+                self._is_ending = True
+                return
         self._sock.close()
 
     async def _send(self, request: m.Message) -> None:
         is_sent = self.outbox.post(request)
-        with anyio.move_on_after(self._timeout_s):
+        with anyio.move_on_after(self.timeout_s):
             while not is_sent:
                 await anyio.wait_writable(self._sock)
                 is_sent = self.outbox.flush()
         if not is_sent:
-            raise HostTimeout(f"the host took no request for {self._timeout_s} s: is it stopped?")
+            raise HostTimeout(f"the host took no request for {self.timeout_s} s: is it stopped?")
 
     async def _await(self, slot: Slot, wait_s: float | None) -> None:
         if wait_s is not None:
@@ -119,11 +124,11 @@ class AsyncChannel:
                 return
             # The one reply still comes: the refusal, or what arrived in time.
             self.outbox.post(m.Cancel(0, slot.request.id))
-        with anyio.move_on_after(self._timeout_s):
+        with anyio.move_on_after(self.timeout_s):
             await self._read_until(slot.is_done)
         if not slot.is_done():
             name = type(slot.request).__name__
-            raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+            raise HostTimeout(f"the host did not answer {name} for {self.timeout_s} s: is it stopped?")
 
     def _abandon(self, slot: Slot) -> None:
         orphan = self._exchange.abandon(slot)
@@ -146,7 +151,15 @@ class AsyncChannel:
                     self._announce()
             finally:
                 self._is_reading = False
+                if self._is_ending:
+                    self._receive_to_the_end()
                 self._announce()
+
+    def _receive_to_the_end(self) -> None:
+        while self._exchange.failure is None:
+            self._receive()
+        self.outbox.shut()
+        self._sock.close()
 
     def _announce(self) -> None:
         self._news.set()
@@ -158,21 +171,24 @@ class AsyncChannel:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
             return
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, OutOfMemory) as error:
             self._exchange.fail(error)
         except OSError:
             pass  # ECONNRESET: the end
         for orphan in self._exchange.receive(data, owned):
             dispose(self.context, *orphan)
-        if self.is_broken:
+        if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
 
 
-async def open_channel(path: str, timeout_s: float) -> AsyncChannel:
-    """Connect to a host and greet it. HostGone, AccessDenied: nobody there, or not for us."""
+async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncChannel:
+    """Connect to a host and greet it. HostGone, AccessDenied: nobody there, or not for us.
+
+    Connecting and greeting take `connect_s` each at most, and `timeout_s` is for what comes after that.
+    """
     sock = None
-    with anyio.move_on_after(timeout_s):
+    with anyio.move_on_after(connect_s):
         while sock is None:
             try:
                 sock = connect_socket(path, 0)
@@ -180,9 +196,10 @@ async def open_channel(path: str, timeout_s: float) -> AsyncChannel:
                 await anyio.sleep(0.01)
     if sock is None:
         raise explain(path, TimeoutError())
-    channel = AsyncChannel(sock, timeout_s)
+    channel = AsyncChannel(sock, connect_s)
     try:
         ADDRESS_SPACE.reserve(greeted(channel.context, await channel.ask(Ask(channel.context.greeting()))))
+        channel.timeout_s = timeout_s
     except BaseException:
         channel.outbox.shut()
         raise

@@ -22,31 +22,33 @@ from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import descriptors
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, ShmError, again
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
 
 
 class Channel:
-    """A connected, greeted socket. Closed by `close`, or with the last lease after that."""
+    """A connected, greeted socket. Closed by `close`, or with the last lease after that.
 
-    def __init__(self, path: str, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._sock = connect_socket(path, timeout_s)
+    Connecting and greeting take `connect_s` each at most, and `timeout_s` is for what comes after that.
+    """
+
+    def __init__(self, path: str, timeout_s: float, connect_s: float) -> None:
+        self._sock = connect_socket(path, connect_s)
         self._sock.settimeout(None)
-        # A blocking read with the kernel's own timeout: no poll before each (socket(7)).
-        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._set_timeout(connect_s)
         self._exchange = Exchange()
         self.outbox = Outbox(self._sock, self._close_socket)
         self.context = Context(self.outbox)
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._is_reading = False
+        self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
         self._sleepers = 0  # threads that wait for the one that reads
         DETACHABLES.add(self)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
+            self._set_timeout(timeout_s)
         except BaseException:
             self.outbox.shut()
             raise
@@ -58,12 +60,12 @@ class Channel:
 
     def is_alive(self) -> bool:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
-        if self.is_broken:
+        if self._exchange.failure is not None:
             return False
-        if not has_ended(self._sock):
+        if not self.outbox.is_broken and not has_ended(self._sock):
             return True
-        if not self._is_reading:  # or whoever reads will see it
-            self._read_until(lambda: self.is_broken, time.monotonic())
+        self._is_ending = True
+        self._read_until(lambda: False, time.monotonic())
         return False
 
     def ask(self, step: Ask) -> Outcome:
@@ -93,11 +95,11 @@ class Channel:
             raise
 
         def next_event() -> m.Event:
-            self._read_until(lambda: bool(events) or self.is_broken, math.inf)
-            if not events:
-                assert self._exchange.failure is not None
-                raise self._exchange.failure
-            return events.popleft()
+            self._read_until(lambda: bool(events) or self._exchange.failure is not None, math.inf)
+            if events:
+                return events.popleft()
+            assert self._exchange.failure is not None
+            raise again(self._exchange.failure)
 
         return request.id, next_event
 
@@ -120,6 +122,12 @@ class Channel:
         """In the child of a fork: let go of the parent's connection."""
         self._exchange.fail(HostGone("this connection belongs to the parent process"))
         self.outbox.detach()
+
+    def _set_timeout(self, timeout_s: float) -> None:
+        # A blocking read with the kernel's own timeout: no poll before each (socket(7)).
+        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._timeout_s = timeout_s
 
     def _close_socket(self) -> None:
         if not self.outbox.is_detached:
@@ -169,7 +177,9 @@ class Channel:
             else:
                 return True
         try:
-            while not is_ready():
+            while not is_ready() or self._is_ending:
+                if self._exchange.failure is not None:
+                    break
                 if not self._receive(deadline):
                     return False
             return True
@@ -197,12 +207,13 @@ class Channel:
             left = self._remaining(deadline)
             if not _is_ready(self._sock, select.POLLIN, left):
                 return left is None or left > POLL_MAX_S
-        data, owned, failure = b"", list[int](), None
+        data, owned = b"", list[int]()
+        failure: ShmError | None = None
         try:
             data, owned = descriptors.receive(self._sock)
         except BlockingIOError:
             return False
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, OutOfMemory) as error:
             failure = error
         except OSError:
             pass  # ECONNRESET, or closed by another thread: the end

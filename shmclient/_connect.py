@@ -13,6 +13,8 @@ from shmclient._fork import GATES, at_fork
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol.errors import AccessDenied, HostGone, ShmError
 
+_PEEK = int(socket.MSG_PEEK) | int(socket.MSG_DONTWAIT)  # as a number: see shmprotocol.descriptors
+
 
 class Detachable(Protocol):
     """What belongs to one process: a forked child, or the exit, lets go of it without a word to the host."""
@@ -76,7 +78,7 @@ def connect_socket(path: str, timeout_s: float | None) -> socket.socket:
 def has_ended(sock: socket.socket) -> bool:
     """Whether the host has closed a connection, and all that it said before has been read. Never waits."""
     try:
-        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return not sock.recv(1, _PEEK)
     except BlockingIOError:
         return False
     except OSError:  # reset, or closed by another thread

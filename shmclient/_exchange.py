@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from shmprotocol import messages as m
 from shmprotocol.connection import Connection
-from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError
+from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError, again
 
 
 class Slot:
@@ -74,8 +74,7 @@ class Exchange:
         """
         orphans = []
         try:
-            if not data:
-                self._connection.receive_end()
+            if not data:  # in the middle of a frame, too: a host that is killed ends anywhere
                 raise HostGone("the host closed the connection: it ended, or dropped this client")
             self._connection.receive(data, descriptors)
             for message, owned in self._connection.messages():
@@ -89,7 +88,7 @@ class Exchange:
     def fail(self, error: ShmError) -> None:
         """Fail every slot, now and later. The first error stays."""
         if self.failure is None:
-            self.failure = error
+            self.failure = again(error)
         for slot in self._slots.values():
             slot.failure = self.failure
         self._slots.clear()

@@ -7,7 +7,9 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +29,7 @@ from shmprotocol.errors import (
     RegionNotFound,
     RemoteProtocolError,
     WaitTimeout,
+    again,
     refusal,
 )
 from shmprotocol.memory import HEADER_SIZE
@@ -56,6 +59,7 @@ class Run(NamedTuple):
 
 
 Outcome = tuple[Any, list[int]]  # a reply and its descriptors
+Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 Progress = Callable[[int], None]  # is called with the bytes that are done
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
@@ -84,7 +88,7 @@ def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
 def take(slot: Slot, wait_s: float | None) -> Outcome:
     """Return what a slot that is done holds, or raise its failure or refusal."""
     if slot.failure is not None:
-        raise slot.failure
+        raise again(slot.failure)
     reply = slot.reply
     if isinstance(reply, m.Refused):
         error = refusal(reply.code, reply.text)
@@ -100,16 +104,16 @@ def nothing() -> Operation[None]:
     yield from ()
 
 
-def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Operation[Any]:
+def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
     """Return the value of a name. What is mapped and current costs one short round trip."""
     # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
     known = context.mapped.get(name)
     held = (known.grant.region,) if known is not None and known.is_mapped() else ()
-    grants, owned = yield from _open(context, (name,), held, wait_s)
+    grants, owned = yield from _open(context, (name,), held, wait_s())
     if not grants[0].lease and known is not None and known.is_mapped():
         return codecs.decode(known.metadata, known.data())
     if not grants[0].lease:  # the last view went while the host was asked
-        grants, owned = yield from _open(context, (name,), (), wait_s)
+        grants, owned = yield from _open(context, (name,), (), wait_s())
     lease = Lease(context.outbox, grants[0].lease)
     try:
         known, buffer = attach(grants[0], lease, owned[0], anywhere=anywhere)
@@ -125,14 +129,14 @@ def get(context: Context, name: str, wait_s: float | None, anywhere: bool) -> Op
 
 
 def open_many(
-    context: Context, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool
+    context: Context, kind: type[R], names: Sequence[str], wait_s: Remaining, anywhere: bool
 ) -> Operation[list[R]]:
     """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
     regions: list[R] = []
     try:
         for start in range(0, len(names), m.MAX_DESCRIPTORS):
             batch = tuple(names[start : start + m.MAX_DESCRIPTORS])
-            grants, owned = yield from _open(context, batch, (), wait_s)
+            grants, owned = yield from _open(context, batch, (), wait_s())
             leases = [Lease(context.outbox, grant.lease) for grant in grants]
             batch_regions = [
                 kind(grant, lease, descriptor, anywhere=anywhere)
@@ -250,7 +254,7 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
         info = yield from stat(context, region.name)
     except RegionNotFound:
         return False
-    return info.region == region.number
+    return region.is_of(context.outbox.host_id, info.region)
 
 
 def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
@@ -275,24 +279,27 @@ def write_all(
 ) -> None:
     """Write buffers at their offsets behind `start`; what lies between two of them stays zero.
 
-    `progress` is called with the bytes written so far, after each PIECE of them.
+    `progress` is called with the bytes written so far, each time that a PIECE of them is done.
     """
     pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
     if progress is not None:
         pending = [piece for chunk in pending for piece in _pieces(*chunk)]
-    done = 0
+    done = told = 0
     while pending:
-        group = _adjacent(pending) if progress is None else pending[:1]
+        group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
         position = group[0][0]
         written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
-        if progress is not None:
-            done += written
+        done += written
+        if progress is not None and done >= told + PIECE:
+            told = done
             progress(done)
         while pending and written >= len(pending[0][1]):
             written -= len(pending.pop(0)[1])
         if written:
             offset, buffer = pending[0]
             pending[0] = (offset + written, buffer[written:])
+    if progress is not None and done > told:
+        progress(done)
 
 
 def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -300,11 +307,13 @@ def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]
         yield offset + start, buffer[start : start + PIECE]
 
 
-def _adjacent(pending: Sequence[tuple[int, memoryview]]) -> list[tuple[int, memoryview]]:
+def _adjacent(pending: Sequence[tuple[int, memoryview]], limit: int) -> list[tuple[int, memoryview]]:
+    """Return the first buffers as long as each begins where the one before ends, of `limit` bytes at most."""
     group = [pending[0]]
-    for offset, buffer in pending[1:IOV_MAX]:
+    start = pending[0][0]
+    for offset, buffer in itertools.islice(pending, 1, IOV_MAX):
         last_offset, last = group[-1]
-        if last_offset + len(last) != offset:
+        if last_offset + len(last) != offset or offset + len(buffer) - start > limit:
             break
         group.append((offset, buffer))
     return group

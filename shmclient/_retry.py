@@ -9,16 +9,21 @@ import random
 import time
 from collections.abc import Callable
 
-from shmprotocol.errors import HostGone, WaitTimeout
+from shmprotocol.errors import InvalidArgument, ShmError, WaitTimeout
 
 PAUSE_MIN_S = 0.01  # a host that is restarted listens again after some 200 ms
 PAUSE_MAX_S = 1.0
+CONNECT_MIN_S = 0.1  # for a host to greet, however little is left of a wait
 
 
 class Retry:
     """The time that a `wait` has, over any number of connections. `wait_s` None: no wait, so no retry."""
 
     def __init__(self, wait_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        if wait_s is not None and not wait_s >= 0:
+            raise InvalidArgument(
+                f"wait is a number of seconds from 0 on, or None for no wait, not {wait_s!r}"
+            )
         self._wait_s = wait_s
         self._clock = clock
         self._end = clock() + wait_s if wait_s is not None else 0.0
@@ -28,7 +33,11 @@ class Retry:
         """Return how many seconds are left, at least 0; None when there is no wait."""
         return None if self._wait_s is None else max(self._end - self._clock(), 0.0)
 
-    def pause(self, error: HostGone) -> float:
+    def connected(self) -> None:
+        """Note that there is a host: the next pause is a short one again."""
+        self._pause_s = PAUSE_MIN_S
+
+    def pause(self, error: ShmError) -> float:
         """Return how many seconds to sleep before the next attempt, after one that failed by `error`.
 
         The pauses double up to a second, and are cut by chance so that many clients do not come at once.

@@ -18,13 +18,13 @@ import anyio.to_thread
 from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress
-from shmclient._retry import Retry
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
+from shmclient._retry import CONNECT_MIN_S, Retry
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
 from shmclient.region import RegionHandle
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, RegionClosed
+from shmprotocol.errors import HostGone, HostTimeout, RegionClosed, ShmError, again
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -71,6 +71,9 @@ class AsyncClient:
         self._timeout_s = operations.check_timeout(timeout_s)
         self._channel: AsyncChannel | None = None
         self._is_closed = False
+        self._attempts = 0  # to connect, that are over; and how the last one failed, in how many seconds
+        self._refused: ShmError | None = None
+        self._refused_s = 0.0
         self._connecting = anyio.Lock()
         DETACHABLES.add(self)
 
@@ -185,31 +188,58 @@ class AsyncClient:
         if channel is not None:
             channel.close()
 
-    async def _connected(self) -> AsyncChannel:
+    async def _connected(self, limit_s: float | None = None) -> AsyncChannel:
+        """Return a connection that lives, a new one if need be, which takes `limit_s` at most."""
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
+        attempt = self._attempts
         async with self._connecting:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                self._channel = await open_channel(self.socket_path, self._timeout_s)
-            return self._channel
+                self._channel = await self._open(limit_s, attempt)
+            channel = self._channel
+            self._close_if_closed()
+            return channel
+
+    async def _open(self, limit_s: float | None, attempt: int) -> AsyncChannel:
+        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
+        if self._refused is not None and self._attempts != attempt and connect_s <= self._refused_s:
+            raise again(self._refused)  # what another task was told while this one waited for it
+        try:
+            channel = await open_channel(self.socket_path, self._timeout_s, connect_s)
+        except ShmError as error:
+            self._refused, self._refused_s = again(error), connect_s
+            raise
+        else:
+            self._refused = None
+            return channel
+        finally:
+            self._attempts += 1
+
+    def _close_if_closed(self) -> None:
+        if self._is_closed:  # meanwhile, by who did not see the new connection
+            self._close()
+            raise RegionClosed("the client is closed")
 
     async def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = await self._connected()
         return await _drive(channel, start(channel.context))
 
     async def _run_waiting(
-        self, start: Callable[[Context, float | None], Operation[T]], wait_s: float | None
+        self, start: Callable[[Context, Remaining], Operation[T]], wait_s: float | None
     ) -> T:
         """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
         retry = Retry(wait_s)
         while True:
             try:
-                return await self._run(lambda context: start(context, retry.remaining()))
-            except HostGone as error:
-                await anyio.sleep(retry.pause(error))
+                channel = await self._connected(retry.remaining())
+                retry.connected()
+                return await _drive(channel, start(channel.context, retry.remaining))
+            except (HostGone, HostTimeout) as error:
+                pause_s = retry.pause(error)
+            await anyio.sleep(pause_s)
 
     def _adopt(self, region: AsyncRegion) -> AsyncRegion:
         region._client = self

@@ -188,6 +188,7 @@ class RegionBuilder:
                 f"a writable view of {self.name!r} lives (of builder.data, an array over it, a pin): delete "
                 "it before the block ends, or create the region with seal='writer'"
             )
+        ADDRESS_SPACE.settle()  # or the host would find the mapping, and say the same
 
 
 class Creation:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress
-from shmclient._retry import Retry
+from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
+from shmclient._retry import CONNECT_MIN_S, Retry
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
-from shmprotocol.errors import HostGone, RegionClosed
+from shmprotocol.errors import HostGone, HostTimeout, RegionClosed, ShmError, again
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -67,6 +67,9 @@ class Client:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._is_closed = False
+        self._attempts = 0  # to connect, that are over; and how the last one failed, in how many seconds
+        self._refused: ShmError | None = None
+        self._refused_s = 0.0
         self._timeout_s = operations.check_timeout(timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
         DETACHABLES.add(self)
@@ -199,29 +202,56 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
 
-    def _connected(self) -> Channel:
+    def _connected(self, limit_s: float | None = None) -> Channel:
+        """Return a connection that lives, a new one if need be, which takes `limit_s` at most."""
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
+        attempt = self._attempts
         with self._lock:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                self._channel = Channel(self.socket_path, self._timeout_s)
-            return self._channel
+                self._channel = self._open(limit_s, attempt)
+            channel = self._channel
+            self._close_if_closed()
+            return channel
+
+    def _open(self, limit_s: float | None, attempt: int) -> Channel:
+        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
+        if self._refused is not None and self._attempts != attempt and connect_s <= self._refused_s:
+            raise again(self._refused)  # what another thread was told while this one waited for it
+        try:
+            channel = Channel(self.socket_path, self._timeout_s, connect_s)
+        except ShmError as error:
+            self._refused, self._refused_s = again(error), connect_s
+            raise
+        else:
+            self._refused = None
+            return channel
+        finally:
+            self._attempts += 1
+
+    def _close_if_closed(self) -> None:
+        if self._is_closed:  # meanwhile, by who did not see the new connection
+            self.close()
+            raise RegionClosed("the client is closed")
 
     def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = self._connected()
         return _drive(channel, start(channel.context))
 
-    def _run_waiting(self, start: Callable[[Context, float | None], Operation[T]], wait_s: float | None) -> T:
+    def _run_waiting(self, start: Callable[[Context, Remaining], Operation[T]], wait_s: float | None) -> T:
         """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
         retry = Retry(wait_s)
         while True:
             try:
-                return self._run(lambda context: start(context, retry.remaining()))
-            except HostGone as error:
-                time.sleep(retry.pause(error))
+                channel = self._connected(retry.remaining())
+                retry.connected()
+                return _drive(channel, start(channel.context, retry.remaining))
+            except (HostGone, HostTimeout) as error:
+                pause_s = retry.pause(error)
+            time.sleep(pause_s)
 
     def _adopt(self, region: Region) -> Region:
         region._client = self

@@ -209,6 +209,11 @@ class AddressSpace:
             self._ranges.remove(found.address)
         hold.after()
 
+    def settle(self) -> None:
+        """Return when what was given up before is unmapped: another thread may have been at it."""
+        with self._gate:
+            pass
+
     def before_fork(self) -> None:
         """Have no other thread inside while the process forks."""
         self._gate.__enter__()

@@ -122,6 +122,7 @@ class RegionHandle:
     def __init__(self, grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> None:
         self._grant = grant
         self._lease: Lease | None = lease
+        self._host_id = lease.host_id
         self._descriptor = descriptor
         self._anywhere = anywhere
         self._mapped: Mapped | None = None
@@ -140,8 +141,12 @@ class RegionHandle:
 
     @property
     def number(self) -> int:
-        """The host's number for this region, never used twice in a host's life."""
+        """The host's number for this region, never used twice in a host's life. The next host begins at 1."""
         return self._grant.region
+
+    def is_of(self, host_id: str, number: int) -> bool:
+        """Whether it is the region with this number of this host."""
+        return (self._host_id, self.number) == (host_id, number)
 
     @property
     def size(self) -> int:

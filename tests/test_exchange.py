@@ -77,7 +77,7 @@ def send_with_descriptor(client: socket.socket, message: m.Message) -> None:
 BROKEN = shmclient.RemoteProtocolError
 ANSWERS: dict[str, tuple[Answer, type[shmclient.ShmError], str]] = {
     "garbage": (lambda s, _: s.sendall(b"\xff" * 64), BROKEN, f"over {MAX_FRAME}"),
-    "half a frame": (lambda s, q: s.sendall(pack(m.Done(q.id))[:5]), BROKEN, "inside"),
+    "half a frame": (lambda s, q: s.sendall(pack(m.Done(q.id))[:5]), shmclient.HostGone, "closed"),
     "the end": (lambda s, q: None, shmclient.HostGone, "closed the connection"),
     "goodbye": (
         lambda s, q: s.sendall(pack(m.Goodbye(0, "too loud"))),

@@ -22,6 +22,15 @@ class ShmError(Exception):
             setattr(self, "errno", self._errno)  # noqa: B010 - an attribute of the OSErrors among us alone
 
 
+def again(error: ShmError) -> ShmError:
+    """Return a new error like this one, without its traceback.
+
+    What is kept and raised to many must be new each time: a traceback keeps the frames of all its callers,
+    and with them what their variables hold, a region for one.
+    """
+    return type(error)(str(error))
+
+
 class InvalidArgument(ShmError, ValueError):
     """A name, size, address or mode that no host can take."""
 
@@ -36,7 +45,7 @@ class RegionNotFound(ShmError, FileNotFoundError):
 
 
 class WaitTimeout(RegionNotFound, TimeoutError):
-    """The name was still missing when the time to wait for it was over."""
+    """The name was still missing, or there was still no host, when the time to wait was over."""
 
     code = "wait-timeout"
     _errno = errno.ETIMEDOUT
