@@ -5,7 +5,12 @@ There is one account for the whole host so far; accounts for each uid go here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from shmprotocol.errors import QuotaExceeded
+
+Key = TypeVar("Key")
 
 
 class Charge:
@@ -19,6 +24,38 @@ class Charge:
         """Give the bytes back."""
         self._budget.used -= self.size
         self.size = 0
+
+
+class Tallies:
+    """How many regions there are in each state, and of each uid, with their bytes; and leases by state.
+
+    Kept as they change: a scrape must not look at every region.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, list[int]] = {}
+        self._users: dict[int, list[int]] = {}
+
+    def add(self, state: str, uid: int, regions: int, size: int, leases: int) -> None:
+        """Count regions, bytes and leases in, or out where they are negative."""
+        _change(self._states, state, (regions, size, leases))
+        _change(self._users, uid, (regions, size))
+
+    def states(self) -> dict[str, tuple[int, int, int]]:
+        """Return regions, bytes and leases by state, of the states that there are."""
+        return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}
+
+    def users(self) -> dict[int, tuple[int, int]]:
+        """Return regions and bytes by uid, of those who have any."""
+        return {uid: (row[0], row[1]) for uid, row in self._users.items()}
+
+
+def _change(table: dict[Key, list[int]], key: Key, changes: Sequence[int]) -> None:
+    row = table.setdefault(key, [0] * len(changes))
+    for place, change in enumerate(changes):
+        row[place] += change
+    if not any(row):
+        del table[key]
 
 
 class Budget:

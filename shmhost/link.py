@@ -28,6 +28,7 @@ LOG = logging.getLogger("shmhost")
 
 OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
 STALL_S = 5.0  # a client that takes nothing for so long is dropped: its descriptors block its peers
+TURN_NS = 1_000_000  # for the requests of one client that have come already; then the others have a turn
 INLINE_MAX = 16 * 1024 * 1024  # bytes: sealing or freeing this much takes about a millisecond
 
 Outcome = tuple[Any, BaseException | None]
@@ -61,7 +62,6 @@ class Link:
         self._meter = meter
         self._operation = ""  # the request that is being carried out, and since when
         self._began_ns = 0
-        self.session = make_session(self.send)
         self._start_work = start_work
         self._on_closed = on_closed
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
@@ -69,10 +69,17 @@ class Link:
         self._stall: asyncio.TimerHandle | None = None
         self._working = False
         self._closing = False
-        self._loop.add_reader(sock, self._readable)
-        if pidfd is not None:
-            # The process is gone even if a child that it forked still holds the socket.
-            self._loop.add_reader(pidfd, self.close)
+        try:
+            self._loop.add_reader(sock, self._readable)
+            if pidfd is not None:
+                # The process is gone even if a child that it forked still holds the socket.
+                self._loop.add_reader(pidfd, self.close)
+        except OSError:  # the kernel has no room to watch one more: the socket stays the caller's
+            self._loop.remove_reader(sock)
+            if pidfd is not None:
+                os.close(pidfd)
+            raise
+        self.session = make_session(self.send)
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
         """Send a message, or queue it where the client is slow. The descriptors stay the caller's."""
@@ -95,10 +102,11 @@ class Link:
         """Go on with a session's steps after their Work was carried out elsewhere."""
         self._working = False
         if self._drive(steps, outcome):
-            self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
             if self._closing:
                 self._finish()
-            elif not self._outbox:
+                return
+            self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
+            if not self._outbox:
                 self._loop.add_reader(self._sock, self._readable)
                 self._pump()
 
@@ -147,22 +155,34 @@ class Link:
 
     def _pump(self) -> None:
         """Handle what has come, until a Work or a slow client makes the rest wait."""
+        turn_ends_ns = perf_counter_ns() + TURN_NS
         try:
             for message, _none in self._connection.messages():
                 self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
                 steps = self.session.handle(message)
                 if steps is not None and not self._drive(steps, (None, None)):
                     return
-                self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
                 if self._closing:
                     return
+                now_ns = perf_counter_ns()
+                self._meter.add(self._operation, now_ns - self._began_ns)
                 if self._outbox:
                     self._loop.remove_reader(self._sock)
+                    return
+                if now_ns > turn_ends_ns:  # it asks faster than it is answered: now the others
+                    self._loop.remove_reader(self._sock)
+                    self._loop.call_soon(self._take_turn)
                     return
         except RemoteProtocolError as error:
             self._drop(error)
         except Exception:
             self._fault()
+
+    def _take_turn(self) -> None:
+        # With something in the outbox, or a Work under way, their end goes on reading.
+        if not (self._closing or self._outbox or self._working):
+            self._loop.add_reader(self._sock, self._readable)
+            self._pump()
 
     def _drive(self, steps: Steps, outcome: Outcome) -> bool:
         """Run the steps on; False when their next Work has gone to a thread and reading is paused."""
@@ -192,8 +212,7 @@ class Link:
 
     def _drop(self, error: RemoteProtocolError) -> None:
         """Tell the peer what it did wrong, as far as it listens, and close."""
-        self._meter.dropped += 1
-        LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, error)
+        self._note_drop(error)
         self.send(Goodbye(0, str(error)), ())
         self.close()
 
@@ -206,11 +225,11 @@ class Link:
             return
         if not self._outbox:
             self._loop.add_writer(self._sock, self._writable)
-            self._stall = self._loop.call_later(STALL_S, self.close)
+            self._restart_stall()
         self._outbox.append((rest, copies))
         self._queued += len(rest)
         if self._queued > OUTBOX_MAX:
-            self._loop.call_soon(self.close)
+            self._loop.call_soon(self._drop_silently, "it does not read, and asks on")
 
     def _writable(self) -> None:
         while self._outbox:
@@ -233,7 +252,17 @@ class Link:
     def _restart_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
-        self._stall = self._loop.call_later(STALL_S, self.close)
+        self._stall = self._loop.call_later(STALL_S, self._drop_silently, f"it read nothing for {STALL_S} s")
+
+    def _drop_silently(self, why: str) -> None:
+        """Close the connection of a peer that would not read a word about it."""
+        if not self._closing:
+            self._note_drop(why)
+            self.close()
+
+    def _note_drop(self, why: object) -> None:
+        self._meter.dropped += 1
+        LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, why)
 
     def _all_sent(self) -> None:
         self._loop.remove_writer(self._sock)

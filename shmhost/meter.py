@@ -39,7 +39,7 @@ class Meter:
         self.latencies: dict[str, Latency] = {}
 
     def add(self, operation: str, duration_ns: int) -> None:
-        """Count a request that was handled."""
+        """Count a request that was answered; one that its client was dropped for is not."""
         latency = self.latencies.get(operation)
         if latency is None:
             latency = self.latencies[operation] = Latency()

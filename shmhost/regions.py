@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from shmhost.accounts import Budget, Charge
+from shmhost.accounts import Budget, Charge, Tallies
 from shmhost.leases import Lease, Peer
 from shmhost.objects import MemoryObject
 from shmhost.window import Allocator, Span, Window
@@ -33,7 +33,6 @@ from shmprotocol.messages import (
     Holder,
     Inspection,
     RegionInfo,
-    Total,
     check_name,
 )
 
@@ -125,6 +124,7 @@ class Registry:
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=Tallies)
     _names: list[str] = field(default_factory=list)  # of `current`, sorted
     # The newest published region of each name, for as long as it lives, so that two living generations
     # never share a number and a name that is gone for good costs nothing.
@@ -163,6 +163,7 @@ class Registry:
             charge=charge,
         )
         self.creating[region.name] = self.regions[region.id] = region
+        self._count(region, 1)
         return region
 
     def next_generation(self, region: Region) -> int:
@@ -176,7 +177,7 @@ class Registry:
         del self.creating[region.name]
         older = self.current.get(region.name)
         self.current[region.name] = region
-        region.state = "current"
+        self._move(region, "current")
         if older is None:
             insort(self._names, region.name)
         self.note("published", region)
@@ -225,11 +226,13 @@ class Registry:
         """Record that a peer may have a region mapped."""
         lease = Lease(next(self._lease_numbers), peer, self.clock())
         region.leases[lease.id] = lease
+        self.tallies.add(region.state, region.owner.uid, 0, 0, 1)
         return lease
 
     def release(self, region: Region, lease: int) -> None:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         del region.leases[lease]
+        self.tallies.add(region.state, region.owner.uid, 0, 0, -1)
         if not region.leases and region.state in ("superseded", "unlinked"):
             self._free(region)
 
@@ -252,9 +255,8 @@ class Registry:
         """
         found: list[Inspection] = []
         room = limit
-        for number in sorted(number for number in self.regions if number > after):
-            region = self.regions[number]
-            if not region.name.startswith(prefix) or not region.allows(peer, READ):
+        for region in self.regions.values():  # in the order of their numbers: each is larger than all before
+            if region.id <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
                 continue
             if found and (len(region.leases) > room or len(found) == INSPECT_LIMIT):
                 return tuple(found), True
@@ -266,17 +268,6 @@ class Registry:
             room -= len(holders)
         return tuple(found), False
 
-    def totals(self) -> tuple[list[Total], dict[int, tuple[int, int]]]:
-        """Return what there is in each state, and how many regions and bytes each uid has."""
-        states: dict[str, tuple[int, int, int]] = {}
-        users: dict[int, tuple[int, int]] = {}
-        for region in self.regions.values():
-            count, size, leases = states.get(region.state, (0, 0, 0))
-            states[region.state] = (count + 1, size + region.capacity, leases + len(region.leases))
-            count, size = users.get(region.owner.uid, (0, 0))
-            users[region.owner.uid] = (count + 1, size + region.capacity)
-        return [Total(state, *found) for state, found in sorted(states.items())], users
-
     def close(self) -> None:
         """Free everything, leases or not: the host ends."""
         for region in list(self.regions.values()):
@@ -284,14 +275,24 @@ class Registry:
         for table in (self.current, self.creating, self._names):
             table.clear()
 
-    def _retire(self, region: Region, state: str) -> None:
+    def _count(self, region: Region, sign: int) -> None:
+        leases = sign * len(region.leases)
+        self.tallies.add(region.state, region.owner.uid, sign, sign * region.capacity, leases)
+
+    def _move(self, region: Region, state: str) -> None:
+        self._count(region, -1)
         region.state = state
+        self._count(region, 1)
+
+    def _retire(self, region: Region, state: str) -> None:
+        self._move(region, state)
         if not region.leases:
             self._free(region)
 
     def _free(self, region: Region) -> None:
         if region.generation:  # what was never published has never been seen
             self.note("freed", region)
+        self._count(region, -1)
         region.state = "freed"
         del self.regions[region.id]
         self.allocator.give(region.span)

@@ -195,9 +195,9 @@ class Host:
 
 def _log_change(kind: str, region: Region) -> None:
     LOG.info(
-        "%s %s generation %d: %d bytes at %#x, uid %d, mode %04o",
+        "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
-        region.name,
+        region.name,  # quoted: a name may have spaces, and characters that move others
         region.generation,
         region.size,
         region.span.address,

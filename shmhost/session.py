@@ -53,7 +53,7 @@ class Hub:
     host: str
     make_object: MakeObject
     meter: Meter = field(default_factory=lambda: Meter(0))
-    sessions: set[Session] = field(default_factory=set)
+    clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Session] = field(default_factory=set)  # those with a wait or a watch
 
     def tell(self, kind: str, region: Region) -> None:
@@ -64,8 +64,8 @@ class Hub:
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""
         meter, budget = self.meter, self.registry.budget
-        totals, sizes = self.registry.totals()
-        clients = Counter(session.peer.uid for session in self.sessions)
+        tallies, clients = self.registry.tallies, self.clients
+        sizes = tallies.users()
         accounts = [
             m.Account(uid, *sizes.get(uid, (0, 0)), clients[uid]) for uid in sizes.keys() | clients.keys()
         ]
@@ -76,11 +76,11 @@ class Hub:
             meter.restarts,
             budget.limit,
             budget.used,
-            len(self.sessions),
+            clients.total(),
             len(self.listeners),
             meter.connections,
             meter.dropped,
-            tuple(totals),
+            tuple(m.Total(state, *found) for state, found in sorted(tallies.states().items())),
             tuple(accounts[:ACCOUNT_LIMIT]),
             tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
             tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
@@ -98,7 +98,7 @@ class Session:
         self.peer = peer
         self.client = ""
         self._hub = hub
-        hub.sessions.add(self)
+        hub.clients[peer.uid] += 1
         self._registry = hub.registry
         self._send = send
         self._greeted = False
@@ -139,7 +139,9 @@ class Session:
 
     def close(self) -> None:
         """Give back all leases and undo all creations."""
-        self._hub.sessions.discard(self)
+        self._hub.clients[self.peer.uid] -= 1
+        if not self._hub.clients[self.peer.uid]:
+            del self._hub.clients[self.peer.uid]
         self._hub.listeners.discard(self)
         self._waits.clear()
         self._watches.clear()
@@ -272,7 +274,8 @@ class Session:
         # A target that was answered meanwhile is no error: the two messages crossed.
         self._watches.pop(request.target, None)
         if self._waits.pop(request.target, None) is not None:
-            self._refuse(request.target, Cancelled("the client gave the wait up"))
+            gave_up = Cancelled("the client gave the wait up")
+            self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
         if not self._waits and not self._watches:
             self._hub.listeners.discard(self)
 

@@ -62,14 +62,15 @@ class WatchedHost:
         """Call a function in the host's thread."""
         return self._portal.call(function)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Return what must go back to where it was when clients are gone."""
 
-        def count() -> dict[str, int]:
+        def count() -> dict[str, Any]:
             registry = self.host.registry
             return {
                 "links": len(self.host._links),
-                "sessions": len(self.host._hub.sessions),
+                "clients": self.host._hub.clients.total(),
+                "tallies": self.host.registry.tallies.states(),
                 "leases": sum(len(region.leases) for region in registry.regions.values()),
                 "creating": len(registry.creating),
                 "regions": len(registry.regions),
@@ -78,7 +79,7 @@ class WatchedHost:
                 "listeners": len(self.host._hub.listeners),
             }
 
-        counted: dict[str, int] = self.call(count)
+        counted: dict[str, Any] = self.call(count)
         return counted | {"descriptors": count_descriptors(), "threads": threading.active_count()}
 
 
