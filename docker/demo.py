@@ -120,11 +120,15 @@ def read(shm: shmclient.Client, name: str, program: str | None) -> None:
     while True:
         index, array = shm.open_many([WORDS, ARRAY], wait=math.inf)
         with index, array:
-            report = report_by_program(program) if program else report_by_python(index, array)
+            try:
+                report = report_by_program(program) if program else report_by_python(index, array)
+            except shmclient.ShmError as error:  # the host went while the program was started
+                say(name, f"no report: {error}")
+                continue
             found = [report[key] for key in ("words", "array")]
             say(name, ", ".join(f"generation {one['generation']} at {one['address']:#x}" for one in found))
             content = json.dumps(report | {"reader": name, "uid": os.getuid()}).encode()
-            with contextlib.suppress(shmclient.HostGone):
+            with contextlib.suppress(shmclient.HostGone, shmclient.RegionBusy):
                 shm.put(REPORTS + name, content, mode=GROUP_READS).close()
             read_on(name, index, array)
 
@@ -168,7 +172,7 @@ def read_on(name: str, index: shmclient.Region, array: shmclient.Region) -> None
         try:
             is_current = index.is_current() and array.is_current()
             is_there = True
-        except shmclient.HostGone:
+        except (shmclient.HostGone, shmclient.HostTimeout):
             is_there = False
         if is_there != was_there:
             say(name, "the host is back" if is_there else "the host is gone: reading on")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import mmap
 import os
@@ -9,7 +11,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import rich_click as click
@@ -65,15 +67,31 @@ def put(name: str, file: BinaryIO, mode: str, path: str | None) -> None:
     with shmclient.connect(path) as client:
         content = _content(file)
         with _progress.transferring(f"Storing {name}", len(content)) as progress:
-            region = client.put(name, content, mode=_parse_octal(mode), progress=progress)
+            region = _put(client, name, content, _parse_octal(mode), progress)
         print(f"{region.name} generation {region.generation}: {region.size} bytes")
+
+
+def _put(
+    client: shmclient.Client,
+    name: str,
+    content: bytearray | mmap.mmap,
+    mode: int,
+    progress: Callable[[int], None],
+) -> shmclient.Region:
+    try:
+        return client.put(name, content, mode=mode, progress=progress)
+    except OSError as error:
+        if error.errno == errno.EFAULT:  # mapped, and not there any more
+            raise ShmError(f"the file became shorter while it was stored: {name!r} is as it was") from None
+        raise
 
 
 def _content(file: BinaryIO) -> bytearray | mmap.mmap:
     """Return all of a file: mapped where it is a regular one, so that it need not fit into memory."""
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and status.st_size and file.tell() == 0:
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        with contextlib.suppress(OSError):  # some cannot be mapped, as those of /sys
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     content = bytearray()
     with _progress.transferring("Reading", None) as progress:
         while chunk := file.read(CHUNK):
@@ -95,7 +113,7 @@ def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> No
         with _progress.transferring(f"Fetching {name}", len(data)) as progress:
             for start in range(0, len(data), CHUNK):
                 output.write(data[start : start + CHUNK])
-                progress(start + CHUNK)
+                progress(min(start + CHUNK, len(data)))
         output.flush()
 
 
@@ -181,6 +199,9 @@ def main() -> None:
     except ShmError as error:
         print(f"shmclient: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:  # of a file that was named, or of the output
+        print(f"shmclient: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

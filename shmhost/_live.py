@@ -11,9 +11,9 @@ import time
 from rich.console import Console
 
 from shmhost._keys import Keyboard, draw, full_screen
-from shmhost.query import TIMEOUT_S, Query
+from shmhost.query import Query
 from shmhost.top import Sample, State, as_dict, compare, press, render
-from shmprotocol.errors import HostGone, HostTimeout, ShmError
+from shmprotocol.errors import HostGone, ShmError
 
 _WIDTH = 80  # of a plain view: what mails and logs take
 
@@ -37,19 +37,13 @@ class Feed:
         """Return a sample. After HostGone, or whatever else is raised, the next one connects again."""
         try:
             return self._ask()
-        except BaseException as error:
+        except BaseException:
             self.__exit__()
-            if isinstance(error, ShmError) or not isinstance(error, OSError):
-                raise
-            if isinstance(error, TimeoutError):
-                text = f"the host at {self._path} gave no answer in {TIMEOUT_S:.0f} s"
-                raise HostTimeout(text) from error
-            raise HostGone(f"the host at {self._path} went away: {error.strerror or error}") from error
+            raise
 
     def _ask(self) -> Sample:
         if self._query is None:
-            self._query = Query(self._path)
-            self._query.__enter__()
+            self._query = Query(self._path).__enter__()
         regions = tuple(found.info for found in self._query.inspect(""))
         return Sample(self._query.measure(), regions, time.monotonic_ns(), time.time_ns())
 

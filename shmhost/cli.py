@@ -31,6 +31,9 @@ def main() -> None:
     except ShmError as error:
         print(f"shmhost: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:  # of a file that was named, or of the output
+        print(f"shmhost: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

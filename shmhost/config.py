@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shmhost.cgroups import memory_limits
@@ -33,21 +34,42 @@ class Config:
     metrics: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.socket_mode <= 0o777:
-            raise InvalidArgument(f"a socket mode is 0 to 777 (octal), not {self.socket_mode:o}")
-        if self.budget < 1:
-            raise InvalidArgument(f"a budget is at least 1 byte, not {self.budget}")
-        if self.log_format not in FORMATS:
-            raise InvalidArgument(f"a log format is one of {', '.join(FORMATS)}, not {self.log_format!r:.40}")
-        if self.log_level not in LEVELS:
-            raise InvalidArgument(f"a log level is one of {', '.join(LEVELS)}, not {self.log_level!r:.40}")
-        metrics_place(self.metrics)
-        _check_windows(self.windows)
+        check_mode(self.socket_mode)
+        check_budget(self.budget)
+        check_choice("log format", FORMATS, self.log_format)
+        check_choice("log level", LEVELS, self.log_level)
+        check_metrics(self.metrics)
+        check_windows(self.windows)
+        if self.metrics and os.path.realpath(self.metrics) == os.path.realpath(self.socket_path):
+            raise InvalidArgument(f"metrics cannot be at {self.metrics}: that is the host's own socket")
+
+
+def check_mode(mode: int) -> int:
+    """Return the mode of a socket, or raise InvalidArgument."""
+    if not 0 <= mode <= 0o777:
+        raise InvalidArgument(f"a socket mode is 0 to 777 (octal), not {mode:o}")
+    return mode
+
+
+def check_budget(budget: int) -> int:
+    """Return a budget in bytes, or raise InvalidArgument."""
+    if not 1 <= budget < 2**63:
+        raise InvalidArgument(f"a budget is at least 1 byte and less than 2**63, not {budget:.3g}")
+    return budget
+
+
+def check_choice(what: str, choices: Sequence[str], text: str) -> str:
+    """Return a text that is one of some, or raise InvalidArgument."""
+    if text not in choices:
+        raise InvalidArgument(f"a {what} is one of {', '.join(choices)}, not {text!r:.40}")
+    return text
 
 
 def parse_size(text: str) -> int:
     """Return the bytes of `123`, `64K`, `1.5G`, ...; InvalidArgument when it is none of these."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    match = re.fullmatch(
+        r"(\d{1,19}(?:\.\d{1,19})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII
+    )
     if match is None:
         raise InvalidArgument(f"a size is a number of bytes, with K, M, G or T behind it, not {text!r:.40}")
     return (
@@ -78,7 +100,7 @@ def metrics_place(text: str) -> str | tuple[str, int] | None:
     if not text:
         return None
     if text.startswith("/"):
-        return text
+        return socket_path(text, {})
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     try:
@@ -108,7 +130,8 @@ def default_budget() -> int:
     return min([memory, *limits]) * 4 // 5
 
 
-def _check_windows(windows: tuple[tuple[int, int], ...]) -> None:
+def check_windows(windows: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Return windows that can be handed out of, or raise InvalidArgument."""
     if not windows:
         raise InvalidArgument("a host needs at least one window")
     end = 0
@@ -120,3 +143,4 @@ def _check_windows(windows: tuple[tuple[int, int], ...]) -> None:
         if base < end:
             raise InvalidArgument(f"window {base:#x} overlaps the one before it, which ends at {end:#x}")
         end = base + size
+    return windows

@@ -28,6 +28,7 @@ from shmhost.cgroups import memory_limits
 from shmhost.config import Config
 from shmhost.objects import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmhost.server import SO_PEERPIDFD
+from shmhost.views import printable
 from shmprotocol import descriptors, memory
 from shmprotocol import messages as m
 from shmprotocol.connection import Connection, pack
@@ -56,7 +57,7 @@ def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
             findings += check(config, root)
         except (OSError, ValueError, MemoryError, ShmError) as error:
             findings.append(judge.unchecked(topic, error))
-    return [Finding(*map(_printable, finding)) for finding in findings]
+    return [Finding(*map(printable, finding)) for finding in findings]
 
 
 def is_healthy(findings: Iterable[Finding]) -> bool:
@@ -316,8 +317,3 @@ def _to_number(text: str, path: Path) -> int:
     if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
         raise ValueError(f"{path} says {text!r:.40}, which is no number")
     return int(text)
-
-
-def _printable(text: str) -> str:
-    """Return text that a terminal can be given: names of files can have control characters."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -14,6 +14,7 @@ import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -28,7 +29,9 @@ from shmprotocol.messages import Measured
 
 LOG = logging.getLogger("shmhost")
 
-PATIENCE_S = 5.0  # for the event loop to give a snapshot, and for a scraper to send its request
+PATIENCE_S = 5.0  # for the event loop to give a snapshot
+SCRAPE_S = 6.0  # for a whole scrape, however slowly its request comes
+RETRY_S = 0.2  # while this process has no descriptor left
 STATES = ("creating", "current", "superseded", "unlinked")
 
 
@@ -147,7 +150,7 @@ async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> 
         finally:
             # Not in the loop: a scrape under way waits for its snapshot.
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(server.shutdown)
+                await anyio.to_thread.run_sync(server.stop)
                 await anyio.to_thread.run_sync(thread.join)
 
 
@@ -156,7 +159,7 @@ def _listening(address: str, mode: int) -> Iterator[socket.socket]:
     place = metrics_place(address)
     assert place is not None
     if isinstance(place, str):
-        with SocketFile(place, mode) as listener:
+        with SocketFile(place, mode, "choose another --metrics") as listener:
             yield listener
         return
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
@@ -179,7 +182,14 @@ def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapsho
 
     def take() -> Snapshot:
         future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
-        loop.call_soon_threadsafe(lambda: future.set_result(snapshot()))
+
+        def give() -> None:
+            try:
+                future.set_result(snapshot())
+            except Exception as error:
+                future.set_exception(error)
+
+        loop.call_soon_threadsafe(give)
         return future.result(PATIENCE_S)
 
     registry = CollectorRegistry()
@@ -188,20 +198,28 @@ def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapsho
     application = make_wsgi_app(registry)
 
     def answer(environ: Any, start_response: Any) -> Any:
+        environ["QUERY_STRING"] = ""  # a choice of metrics would find none: they are made when asked for
         try:
             return application(environ, start_response)
         except (TimeoutError, RuntimeError):  # the loop is busy for seconds, or has ended
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b"the host is too busy, or ends\n"]
+        except Exception:  # of the library: a header that it cannot read, for one
+            LOG.debug("a scrape failed", exc_info=True)
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"the request is not understood\n"]
 
     return answer
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = PATIENCE_S  # a scraper that sends nothing keeps the others waiting no longer
-
     def log_message(self, *_: object) -> None:
         """Log no requests."""
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Server(WSGIServer):
@@ -213,10 +231,37 @@ class _Server(WSGIServer):
         self.server_name, self.server_port = "shmhost", 0
         self.setup_environ()
         self.set_app(application)
+        self._active: socket.socket | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """End the scrape that is under way, if there is one, and `serve_forever`."""
+        self._is_stopping = True
+        if (active := self._active) is not None:
+            _cut_off(active)
+        self.shutdown()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        connection, _ = self.socket.accept()
+        try:
+            connection, _ = self.socket.accept()
+        except BlockingIOError:
+            raise
+        except OSError:  # no descriptor is left: it would be tried again at once, for ever
+            time.sleep(RETRY_S)
+            raise
         return connection, ("local", 0)  # a Unix socket has no address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a scrape, in SCRAPE_S: a scraper that is slower than that keeps the others waiting."""
+        self._active = request
+        deadline = threading.Timer(0 if self._is_stopping else SCRAPE_S, _cut_off, [request])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request(request, client_address)
+        finally:
+            self._active = None
+            deadline.cancel()
 
     def handle_error(self, *_: object) -> None:
         """Take it that the scraper went away; the next one is served."""

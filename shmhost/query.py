@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import TypeVar
 
 from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.connection import Connection, pack
-from shmprotocol.errors import HostGone, RemoteProtocolError, refusal
+from shmprotocol.errors import (
+    AccessDenied,
+    HostGone,
+    HostTimeout,
+    RemoteProtocolError,
+    ShmError,
+    refusal,
+)
 
+Reply = TypeVar("Reply", bound=m.Message)
 TIMEOUT_S = 10.0  # a host answers in microseconds; one that takes so long is stopped
 
 
 class Query:
     """A greeted connection for simple requests, one at a time. A context manager.
 
-    HostGone when nobody answers at the socket; a refusal is raised.
+    HostGone when there is nobody at the socket, HostTimeout when nobody answers, AccessDenied when it is
+    not for this user; a refusal is raised.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,33 +38,62 @@ class Query:
 
     def __enter__(self) -> Query:
         try:
-            self._socket.connect(self._path)
-            welcome = self.ask(m.Hello(1, m.VERSION, m.VERSION, "shmhost command line"))
-            assert isinstance(welcome, m.Welcome)
-            self._windows = welcome.windows
-        except OSError as error:
+            self._connect()
+            welcome = self.ask(m.Hello(1, m.VERSION, m.VERSION, "shmhost command line"), m.Welcome)
+        except BaseException:
             self._socket.close()
-            if isinstance(error, (HostGone, RemoteProtocolError)):
-                raise
-            raise HostGone(
-                f"no host at {self._path} ({error.strerror or error}). Start one with "
-                f"`shmhost serve --socket {self._path}`, or name another in $SHMHOST_SOCKET"
-            ) from None
+            raise
+        self._windows = welcome.windows
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self, request: m.Message) -> m.Message:
-        """Send a request and return its reply."""
-        self._socket.sendall(pack(request))
+    def ask(self, request: m.Message, wanted: type[Reply]) -> Reply:
+        """Send a request and return its reply, which is of the wanted type.
+
+        HostTimeout: none came in time. HostGone, RemoteProtocolError: none will come. A refusal is raised.
+        """
+        try:
+            self._socket.sendall(pack(request))
+            reply = self._receive()
+        except TimeoutError:
+            raise HostTimeout(
+                f"the host at {self._path} gave no answer in {TIMEOUT_S:.0f} s: is it stopped?"
+            ) from None
+        except OSError as error:
+            if isinstance(error, ShmError):
+                raise
+            raise HostGone(f"the host at {self._path} went away: {error.strerror or error}") from None
+        if isinstance(reply, m.Refused):
+            raise refusal(reply.code, reply.text)
+        if isinstance(reply, m.Goodbye):
+            raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
+        if not isinstance(reply, wanted):
+            raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+        return reply
+
+    def _connect(self) -> None:
+        try:
+            self._socket.connect(self._path)
+        except TimeoutError:
+            raise HostTimeout(
+                f"the host at {self._path} takes no connection: it is stopped or overloaded"
+            ) from None
+        except PermissionError as error:
+            raise AccessDenied(
+                f"may not use the host at {self._path}: {error.strerror}; `shmhost doctor` says more"
+            ) from None
+        except OSError as error:
+            raise HostGone(
+                f"no host at {self._path} ({error.strerror or error}). Start one with "
+                f"`shmhost serve --socket {self._path}`, or name another in $SHMHOST_SOCKET"
+            ) from None
+
+    def _receive(self) -> m.Message:
         while True:
             for reply, owned in self._connection.messages():
                 descriptors.close_all(owned)
-                if isinstance(reply, m.Refused):
-                    raise refusal(reply.code, reply.text)
-                if isinstance(reply, m.Goodbye):
-                    raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
                 return reply
             data, owned = descriptors.receive(self._socket)
             if not data:
@@ -65,8 +104,7 @@ class Query:
         """Yield the current regions with a prefix, sorted by name."""
         after, more = "", True
         while more:
-            reply = self.ask(m.List(2, prefix, after))
-            assert isinstance(reply, m.Listed)
+            reply = self.ask(m.List(2, prefix, after), m.Listed)
             yield from reply.regions
             more = reply.more and bool(reply.regions)
             after = reply.regions[-1].name if reply.regions else ""
@@ -75,17 +113,14 @@ class Query:
         """Yield the regions with a prefix, in any state, with who holds them, by number."""
         after, more = 0, True
         while more:
-            reply = self.ask(m.Inspect(2, prefix, after))
-            assert isinstance(reply, m.Inspected)
+            reply = self.ask(m.Inspect(2, prefix, after), m.Inspected)
             yield from reply.regions
             more = reply.more and bool(reply.regions)
             after = reply.regions[-1].info.region if reply.regions else 0
 
     def measure(self) -> m.Measured:
         """Return the counters of the host."""
-        reply = self.ask(m.Measure(2))
-        assert isinstance(reply, m.Measured)
-        return reply
+        return self.ask(m.Measure(2), m.Measured)
 
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Return the windows that the host announced."""
@@ -93,6 +128,4 @@ class Query:
 
     def stat(self, name: str) -> m.RegionInfo:
         """Return one current region."""
-        reply = self.ask(m.Stat(2, m.check_name(name)))
-        assert isinstance(reply, m.Described)
-        return reply.info
+        return self.ask(m.Stat(2, m.check_name(name)), m.Described).info

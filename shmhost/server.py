@@ -6,6 +6,7 @@ It waits and decides nothing: what a message means is `session`'s, what a region
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import importlib.util
@@ -15,6 +16,7 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -31,7 +33,7 @@ from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
-from shmhost.socket_file import SocketFile
+from shmhost.socket_file import HostError, SocketFile
 from shmhost.window import Allocator
 
 LOG = logging.getLogger("shmhost")
@@ -78,11 +80,12 @@ class Host:
 
         HostError when the socket cannot be had: another host has it, or something else lies there.
         """
-        file = SocketFile(self.config.socket_path, self.config.socket_mode)
-        with self._listener or file as listener:
-            self._hub.meter.restarts = file.restarts
+        cure = "choose another place with --socket or $SHMHOST_SOCKET"
+        place = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
+        with self._inherited(place) if self._listener else place as listener:
             try:
                 async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
+                    self._count_start(place)
                     await self._serve(listener, task_status)
             finally:
                 # No task is left that could still give something back.
@@ -90,6 +93,31 @@ class Host:
                 self._close_later()
                 self.registry.close()
         LOG.info("stopped")
+
+    @contextlib.contextmanager
+    def _inherited(self, place: SocketFile) -> Iterator[socket.socket]:
+        """Give the inherited listener; take the lock of its path where that can be had.
+
+        So a host that is started by hand at the same path finds that it is taken.
+        """
+        assert self._listener is not None
+        with self._listener as listener:
+            try:
+                place.lock.take()
+            except (OSError, HostError) as error:
+                LOG.warning("there is no lock: %s", error)
+                place.lock.release()
+            try:
+                yield listener
+            finally:
+                place.lock.release()
+
+    def _count_start(self, place: SocketFile) -> None:
+        self._hub.meter.restarts = place.lock.starts
+        try:
+            place.lock.count()
+        except OSError as error:  # no lock, or no space: a figure less
+            LOG.warning("this start is not counted: %s", error.strerror)
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         async with anyio.create_task_group() as tasks:

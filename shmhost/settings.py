@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shmhost.config import WINDOWS, Config, check_metrics, default_budget, parse_size, parse_window
+from shmhost.config import (
+    WINDOWS,
+    Config,
+    check_budget,
+    check_choice,
+    check_metrics,
+    check_mode,
+    check_windows,
+    default_budget,
+    parse_size,
+    parse_window,
+)
+from shmhost.logs import FORMATS, LEVELS
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
 
@@ -59,15 +71,24 @@ def to_config(found: Mapping[str, Setting]) -> Config:
     """Return what the settings mean; InvalidArgument names the setting and its source."""
     return Config(
         socket_path=_parse(
-            found["socket"], lambda texts: socket_path(texts[0] if texts else None, {**os.environ})
+            found["socket"], lambda texts: socket_path(texts[0] if texts else None, os.environ)
         ),
         socket_mode=_parse(found["socket_mode"], lambda texts: _octal(texts[0]) if texts else 0o660),
-        windows=_parse(found["window"], lambda texts: tuple(map(parse_window, texts)) or WINDOWS),
-        budget=_parse(found["budget"], lambda texts: parse_size(texts[0]) if texts else default_budget()),
-        log_format=_parse(found["log_format"], lambda texts: texts[0] if texts else "text"),
-        log_level=_parse(found["log_level"], lambda texts: texts[0] if texts else "info"),
+        windows=_parse(
+            found["window"], lambda texts: check_windows(tuple(map(parse_window, texts)) or WINDOWS)
+        ),
+        budget=_parse(
+            found["budget"], lambda texts: check_budget(parse_size(texts[0])) if texts else default_budget()
+        ),
+        log_format=_parse(found["log_format"], _choice("log format", FORMATS)),
+        log_level=_parse(found["log_level"], _choice("log level", LEVELS)),
         metrics=_parse(found["metrics"], lambda texts: check_metrics(texts[0]) if texts else ""),
     )
+
+
+def _choice(what: str, choices: Sequence[str]) -> Callable[[tuple[str, ...]], str]:
+    """Return a function that takes one of some choices; the first is the default."""
+    return lambda texts: check_choice(what, choices, texts[0]) if texts else choices[0]
 
 
 def shown(config: Config) -> dict[str, str]:
@@ -92,7 +113,9 @@ def _parse(setting: Setting, parse: Any) -> Any:
 
 def _octal(text: str) -> int:
     try:
-        return int(text, 8)
+        return check_mode(int(text, 8))
+    except InvalidArgument:
+        raise
     except ValueError:
         raise InvalidArgument(f"a socket mode is an octal number, as 660, not {text!r:.40}") from None
 
@@ -106,7 +129,7 @@ def _read_file(file: Path | None, environ: Mapping[str, str]) -> tuple[Path, dic
         if named is None:
             return path, {}
         raise InvalidArgument(f"there is no settings file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of the parser: not only its own ValueErrors
         raise InvalidArgument(f"the settings file {path} cannot be read: {error}") from None
     unknown = sorted(set(content) - set(NAMES))
     if unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -14,37 +15,75 @@ from shmprotocol.errors import ShmError
 LOG = logging.getLogger("shmhost")
 
 BACKLOG = 1024
+_DIGITS = 20  # of the count in a lock's file, which is overwritten in place
 
 
 class HostError(ShmError):
     """The host cannot start: the message says why and what to do."""
 
 
-class SocketFile:
-    """The listening socket and its file, held by a lock beside it that dies with the process.
+class Lock:
+    """The lock beside a socket, `PATH.lock`. It dies with its process, however that ends; the file stays.
 
-    A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
+    In the file is how often a host has started here. A file that holds anything else is left as it is.
     """
 
-    def __init__(self, path: str, mode: int) -> None:
+    def __init__(self, path: str, cure: str) -> None:
+        self._path = path
+        self._cure = cure
+        self._descriptor = -1
+        self.starts = 0  # before this one
+
+    def take(self) -> None:
+        """Take the lock. HostError: another host has it, or the file is none of ours. OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(f"{self._path}.lock", flags, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"another host serves {self._path}: use that one, end it, or {self._cure}"
+            ) from None
+        text = os.pread(self._descriptor, _DIGITS + 1, 0).strip()
+        if not re.fullmatch(rb"\d{0,19}", text):
+            raise HostError(f"{self._path}.lock is no lock of a host: move it away, or {self._cure}")
+        self.starts = int(text or b"0")
+
+    def count(self) -> None:
+        """Note that a host has started."""
+        os.pwrite(self._descriptor, b"%*d\n" % (_DIGITS, self.starts + 1), 0)
+
+    def release(self) -> None:
+        """Give the lock back. May be called again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SocketFile:
+    """The listening socket and its file. A context manager that gives the socket.
+
+    A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
+    HostError when the socket cannot be had; `cure` is what its message says to do then.
+    """
+
+    def __init__(self, path: str, mode: int, cure: str) -> None:
         self._path = Path(path)
         self._mode = mode
-        self._lock = -1
+        self._cure = cure
         self._listener: socket.socket | None = None
-        self.restarts = 0  # how often a host was started here before, as the lock's file tells
+        self.lock = Lock(path, cure)
 
     def __enter__(self) -> socket.socket:
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._take_lock()
+            self.lock.take()
             self._remove_stale()
             return self._listen()
         except OSError as error:
             self._release()
-            raise HostError(
-                f"cannot listen on {self._path}: {error.strerror}. Choose another place with --socket or "
-                "$SHMHOST_SOCKET"
-            ) from error
+            why = error.strerror or error
+            raise HostError(f"cannot listen on {self._path}: {why}; {self._cure}") from error
         except BaseException:
             self._release()
             raise
@@ -52,24 +91,6 @@ class SocketFile:
     def __exit__(self, *_: object) -> None:
         self._path.unlink(missing_ok=True)
         self._release()
-
-    def _take_lock(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = os.open(f"{self._path}.lock", flags, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError(
-                f"another host serves {self._path}: use that one, end it, or choose another place with "
-                "--socket or $SHMHOST_SOCKET"
-            ) from None
-        self._count_start()
-
-    def _count_start(self) -> None:
-        text = os.pread(self._lock, 20, 0)
-        self.restarts = int(text) if text.isdigit() and len(text) < 20 else 0
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d" % (self.restarts + 1), 0)
 
     def _remove_stale(self) -> None:
         try:
@@ -84,14 +105,14 @@ class SocketFile:
     def _listen(self) -> socket.socket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
+        # The file is made with the mode of the socket, less the umask: there is no moment with another one.
+        os.fchmod(self._listener.fileno(), self._mode)
         self._listener.bind(str(self._path))
-        self._path.chmod(self._mode)  # before listen: nobody can connect until then
+        self._path.chmod(self._mode)  # whatever the umask
         self._listener.listen(BACKLOG)
         return self._listener
 
     def _release(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.lock.release()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from shmhost.views import COLORS, age, format_size
+from shmhost.views import COLORS, age, format_size, printable
 from shmprotocol import messages as m
 
 NAME_CELLS = 12  # of a region's name, before columns are left out for it
@@ -202,14 +202,9 @@ def render(view: View, state: State, width: int, height: int | None) -> Text:
 
 
 def _fitted(line: Text, width: int) -> Text:
-    line.plain = _clean(line.plain)
+    line.plain = printable(line.plain)
     line.truncate(width, overflow="ellipsis")
     return line
-
-
-def _clean(text: str) -> str:
-    """Return a text without what could move a cursor or turn a line round, as U+202E does."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _head(view: View, state: State, width: int) -> Text:
@@ -220,7 +215,7 @@ def _head(view: View, state: State, width: int) -> Text:
         f"  listeners {told.listeners}  regions {regions}"
     )
     title = "shmhost top"
-    socket = _clean(state.socket)
+    socket = printable(state.socket)
     room = max(width - len(title) - 2 - len(rest), 8)
     while cell_len(socket) > room:
         socket = "…" + socket[2:]  # the end says most
@@ -287,12 +282,12 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("name", "name", 0, False, lambda row, _: _clean(row.info.name)),
+    Column("name", "name", 0, False, lambda row, _: printable(row.info.name)),
     Column("generation", "gen", 5, True, lambda row, _: str(row.info.generation or "-")),
     Column("size", "size", 10, True, lambda row, _: format_size(row.info.size)),
     Column("leases", "leases", 8, True, lambda row, _: str(row.info.leases)),
     Column("", "uid", 5, True, lambda row, _: str(row.info.uid)),
-    Column("", "state", 10, False, lambda row, _: _clean(row.info.state)),
+    Column("", "state", 10, False, lambda row, _: printable(row.info.state)),
     Column("", "age", 7, True, lambda row, view: _age(row, view)),
     Column("rate", "rate", 6, True, lambda row, view: _number(row.rate) if view.interval_s else "-"),
 )

@@ -26,6 +26,11 @@ SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name 
 _NS = 10**9
 
 
+def printable(text: str) -> str:
+    """Return a text without what could move a cursor or turn a line round, as ESC and U+202E do."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def region_table(regions: Iterable[RegionInfo]) -> Table:
     """Return the table of `ls`: at most 80 columns."""
     table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -34,7 +39,7 @@ def region_table(regions: Iterable[RegionInfo]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for region in regions:
         table.add_row(
-            Text(region.name),
+            Text(printable(region.name)),
             str(region.generation),
             f"{region.address:#x}",
             format_size(region.size),
@@ -62,7 +67,7 @@ def stat_table(region: RegionInfo) -> Table:
         "created": f"{created} by pid {region.creator_pid}",
     }
     for key, value in rows.items():
-        table.add_row(key, Text(value))
+        table.add_row(key, Text(printable(value)))
     return table
 
 
@@ -117,14 +122,15 @@ def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
             column, justify="left" if column in ("process", "container") else "right", no_wrap=True
         )
     for row in rows:
-        name = Text(str(row["name"]), style="" if row["state"] == "current" else "dim")
+        name = Text(printable(str(row["name"])), style="" if row["state"] == "current" else "dim")
         if row["state"] != "current":
             name.append(f" ({row['state']})")
         if "uid" not in row:
             table.add_row(name, str(row["generation"]), "", "", "nobody", "", "")
             continue
         since = age(int(str(row["since_ns"])), now_ns)
-        values = (str(row[key]) for key in ("generation", "uid", "pid", "process", "container"))
+        keys = ("generation", "uid", "pid", "process", "container")
+        values = (Text(printable(str(row[key]))) for key in keys)  # a process chooses its name itself
         table.add_row(name, *values, since)
     return table
 
@@ -171,7 +177,7 @@ def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int
         line = Text(f"{block.start:#x} {format_size(info.capacity):>10}  ")
         line.append(f"{bar:<{room}}", style=COLORS.get(info.state, ""))
         line.append(f" gen {info.generation:<4} {info.state[:10]:<10} ")
-        line.append(info.name)
+        line.append(printable(info.name))
         line.truncate(width, overflow="ellipsis")
         lines.append(line)
     lines.append(Text(f"{base + size:#x}  end of the window", style="dim"))

@@ -8,11 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 import shmclient
+from shmhost import logs
 from shmhost.logs import JsonFormatter
+from support import serve
 
 CHANGES = [
     "listening",
@@ -80,3 +85,59 @@ def test_fault_is_logged_with_its_traceback_in_one_line() -> None:
     parsed = json.loads(line)
     assert "ZeroDivisionError" in parsed["error"]
     assert (parsed["message"], parsed["values"]) == ("fault 5 None", [5, "None"])
+
+
+class Blocked(logging.Handler):
+    """A log that nobody reads, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.may_go = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert self.may_go.wait(30)
+        self.lines.append(record.getMessage())
+
+
+def line(number: int) -> logging.LogRecord:
+    return logging.LogRecord("shmhost", logging.INFO, "x", 1, "line %d", (number,), None)
+
+
+def test_nobody_waits_for_a_log_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BACKLOG", 5)
+    target = Blocked()
+    handler = logs.PatientHandler(target)
+    for number in range(100):
+        handler.handle(line(number))
+    target.may_go.set()
+    handler.close()
+    assert target.lines[0] == "line 0"
+    assert sum(text.startswith("line ") for text in target.lines) == 5
+    assert "95 lines of the log are lost: nobody read them" in target.lines
+
+
+def test_end_of_a_log_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "END_S", 0.05)
+    target = Blocked()
+    handler = logs.PatientHandler(target)
+    handler.handle(line(1))
+    handler.close()
+    assert target.lines == []
+    target.may_go.set()
+
+
+def test_host_serves_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
+    child = serve(
+        tmp_path / "h.sock"
+    )  # its standard error is a pipe of 64 KiB, which is not read from here on
+    try:
+        with shmclient.connect(tmp_path / "h.sock") as shm:
+            for number in range(2000):
+                shm.put("x", b"%d" % number).close()
+            assert bytes(shm.get("x")) == b"1999"
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert errors.count("published") > 100

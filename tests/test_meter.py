@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import shmclient
+import shmhost
 from shmhost.meter import BOUNDS, Meter
 from shmhost.query import Query
 from shmprotocol import messages as m
-from support import RawPeer, WatchedHost, watched_host
+from shmprotocol.connection import pack
+from support import RawPeer, WatchedHost, wait_until, watched_host
 
 MIB = 1 << 20
 
@@ -73,10 +76,76 @@ def test_work_in_a_thread_is_counted_when_it_is_done(host: WatchedHost, shm: shm
     assert publish.total_ns > 100_000  # it looked at 8192 pages
 
 
-@pytest.mark.parametrize(("text", "restarts"), [("", 0), ("3", 3), ("x", 0), ("-1", 0), ("9" * 30, 0)])
+@pytest.mark.parametrize(("text", "restarts"), [("", 0), ("3", 3), ("3\n", 3), (f"{10**18:20d}\n", 10**18)])
 def test_starts_are_counted_beside_the_socket(text: str, restarts: int, tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     Path(f"{path}.lock").write_text(text)
     for number in range(2):
         with watched_host(str(path)):
             assert measure(str(path)).restarts == restarts + number
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "9" * 30, "[metadata]\n" * 100])
+def test_file_that_is_no_lock_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "poetry"
+    Path(f"{path}.lock").write_text(text)
+    with (
+        pytest.raises(shmhost.HostError, match=r"poetry\.lock is no lock of a host"),
+        watched_host(str(path)),
+    ):
+        pass
+    assert Path(f"{path}.lock").read_text() == text
+    assert not path.exists()
+
+
+def test_start_that_failed_is_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "h.sock"
+    path.write_text("no socket")
+    for _ in range(2):
+        with pytest.raises(shmhost.HostError, match="is no socket"), watched_host(str(path)):
+            pass
+    path.unlink()
+    with watched_host(str(path)):
+        assert measure(str(path)).restarts == 0
+
+
+def test_wait_that_was_given_up_is_no_refusal(host: WatchedHost, shm: shmclient.Client) -> None:
+    with pytest.raises(shmclient.WaitTimeout):
+        shm.get("never", wait=0.01)
+    assert measure(host.socket_path).refusals == ()
+
+
+def test_client_that_never_reads_is_counted_as_dropped(
+    host: WatchedHost,
+    shm: shmclient.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("shmhost.link.STALL_S", 0.1)
+    for number in range(100):
+        shm.put(f"{number}/" + "x" * 200, b"1").close()
+    with RawPeer(host.socket_path) as peer:
+        peer.socket.settimeout(0.1)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            while True:
+                peer.send(pack(m.List(2, "", "")))
+        wait_until(lambda: measure(host.socket_path).dropped == 1)
+    assert "read nothing for 0.1 s" in caplog.text
+
+
+def test_client_that_asks_on_and_on_does_not_keep_the_others_waiting(
+    host: WatchedHost, shm: shmclient.Client
+) -> None:
+    """One asks 20,000 questions at once and reads all answers; others have their turn in between."""
+    with RawPeer(host.socket_path) as greedy, ThreadPoolExecutor() as pool:
+        asking = pool.submit(greedy.send, pack(m.Measure(2)) * 20_000)
+        answered = 0
+        others = 0
+        while answered < 20_000:
+            greedy.receive()
+            answered += 1
+            if answered % 2000 == 0 and answered < 20_000:
+                assert shm.list() == []
+                others += 1
+        asking.result(30)
+    assert others == 9

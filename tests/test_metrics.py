@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -107,6 +108,8 @@ def test_scrape_shows_what_was_done(address: str, tmp_path: Path) -> None:
             ("unlinked",): 0,
         }
         assert found["shmhost_leases"][("superseded",)] == 1
+        assert found["shmhost_leases"][("current",)] == 0
+        assert found["shmhost_user_regions"][uid] == 2
         assert found["shmhost_region_bytes"][("superseded",)] >= MIB
         assert found["shmhost_user_bytes"][uid] == found["shmhost_memory_used_bytes"][()] > 3 * MIB
         assert found["shmhost_user_clients"][uid] == found["shmhost_clients"][()] == 1
@@ -157,11 +160,9 @@ def test_names_follow_the_conventions(tmp_path: Path) -> None:
 
 def test_nothing_is_served_unless_asked_for(tmp_path: Path) -> None:
     assert Config().metrics == ""
-    before = threading.active_count()
     with watched_host(str(tmp_path / "h.sock")):
         assert [path.name for path in sorted(tmp_path.iterdir())] == ["h.sock", "h.sock.lock"]
         assert "metrics" not in {thread.name for thread in threading.enumerate()}
-        assert threading.active_count() >= before
 
 
 def test_endpoint_leaves_nothing_behind(address: str, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_address_is_a_port_of_this_machine_or_a_path(text: str, place: object) -
 def test_scraper_that_says_nothing_does_not_keep_the_next(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmhost.metrics._Handler.timeout", 0.2)
+    monkeypatch.setattr("shmhost.metrics.SCRAPE_S", 0.2)
     with watched_host(str(tmp_path / "h.sock"), metrics=address):
         place: Any = metrics_place(address)
         family = (
@@ -226,12 +227,67 @@ def test_scraper_that_says_nothing_does_not_keep_the_next(
             assert scrape(address)["shmhost_info"]
 
 
+def test_slow_scraper_does_not_keep_the_host_from_ending(address: str, tmp_path: Path) -> None:
+    place: Any = metrics_place(address)
+    inet = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    family = socket.AF_UNIX if isinstance(place, str) else inet
+    with ThreadPoolExecutor() as pool, socket.socket(family) as slow:
+        is_over = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not is_over.wait(0.05):
+                    slow.send(b"G")
+
+        with watched_host(str(tmp_path / "h.sock"), metrics=address):
+            slow.connect(place)
+            dripping = pool.submit(drip)
+            wait_until(lambda: not dripping.done())
+            began = time.monotonic()
+        took = time.monotonic() - began
+        is_over.set()
+        dripping.result(30)
+    assert took < 4  # and not SCRAPE_S, or for as long as it drips
+
+
+def test_odd_requests_are_answered_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = str(tmp_path / "metrics.sock")
+    with watched_host(str(tmp_path / "h.sock"), metrics=address):
+        for path, headers, wanted in (
+            ("/metrics?name[]=shmhost_clients", {}, 200),
+            ("/metrics", {"Accept": "application/openmetrics-text;version=abc"}, 400),
+        ):
+            connection = UnixConnection(address)
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+            connection.close()
+            assert response.status == wanted
+            assert ("shmhost_clients 0.0" in text) == (wanted == 200)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_restarts_are_counted(tmp_path: Path) -> None:
+    address = str(tmp_path / "metrics.sock")
+    for number in range(3):
+        with watched_host(str(tmp_path / "h.sock"), metrics=address):
+            assert scrape(address)["shmhost_restarts_total"][()] == number
+
+
+def test_metrics_are_not_served_at_the_socket_of_the_host(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="the host's own socket"):
+        Config(str(tmp_path / "h.sock"), metrics=f"{tmp_path}/./h.sock")
+
+
 def test_busy_host_is_told_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shmhost.metrics.PATIENCE_S", 0.1)
     address = str(tmp_path / "metrics.sock")
     with watched_host(str(tmp_path / "h.sock"), metrics=address) as host, ThreadPoolExecutor() as pool:
-        is_over = threading.Event()
-        busy = pool.submit(host.call, is_over.wait)
+        has_begun, is_over = threading.Event(), threading.Event()
+        busy = pool.submit(host.call, lambda: has_begun.set() or is_over.wait(60))
+        assert has_begun.wait(30)
         try:
             status, text = fetch(address)
         finally:

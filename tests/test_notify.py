@@ -456,7 +456,7 @@ def test_activated_host_serves_who_waits_and_leaves_the_socket_file(
                 finish(process)
             assert early.recv(1) == b""  # it was accepted, and ended with the host
         assert os.path.samestat(path.stat(), before)
-        assert sorted(os.listdir(folder)) == ["host.sock", "notify"]  # no lock either
+        assert sorted(os.listdir(folder)) == ["host.sock", "host.sock.lock", "notify"]
         with socket.socket(socket.AF_UNIX) as late:
             late.connect(str(path))  # waits for the next host
 

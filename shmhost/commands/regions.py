@@ -79,7 +79,7 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
     """Unlink regions: the names are gone at once, the memory with the last reader."""
     with _query(path) as query:
         for name in names:
-            query.ask(m.Unlink(2, m.check_name(name)))
+            query.ask(m.Unlink(2, m.check_name(name)), m.Done)
 
 
 @click.command(epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'"))
