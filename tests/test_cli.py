@@ -224,6 +224,40 @@ def test_shell_completes_the_commands(command: str, started: str, completed: str
     assert output.split() == [f"plain,{completed}"]
 
 
+@pytest.mark.parametrize("arguments", [["map", "--svg", "/nonexistent/x.svg"], ["ls"]])
+def test_output_that_cannot_be_written_is_one_line(socket_path: str, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full, shmclient.connect(socket_path) as shm:
+        shm.put("x", b"1").close()
+        command = [sys.executable, "-m", "shmhost.cli", *arguments, "--socket", socket_path]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert result.returncode in (1, 2, 120)
+    assert "Traceback" not in result.stderr
+    assert "No such file" in result.stderr or "No space left" in result.stderr
+
+
+def test_put_takes_files_that_cannot_be_mapped(socket_path: str) -> None:
+    result = run("shmclient", "put", "version", "/proc/version", socket=socket_path)
+    assert result.returncode == 0
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if mode.exists():
+        assert run("shmclient", "put", "mode", str(mode), socket=socket_path).returncode == 0
+        with shmclient.connect(socket_path) as shm:
+            assert bytes(shm.get("mode")) == mode.read_bytes()
+
+
+def test_put_says_when_its_file_became_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
+        shm.put("x", b"before").close()
+        with path.open("rb") as file:
+            content = shmclient.cli._content(file)
+        os.truncate(path, 10)
+        with pytest.raises(ShmError, match="became shorter"):
+            shmclient.cli._put(shm, "x", content, 0o600, lambda _: None)
+        assert bytes(shm.get("x")) == b"before"
+
+
 # --- help
 
 

@@ -18,6 +18,7 @@ import pytest
 import shmclient
 from shmhost.leases import Peer
 from shmhost.server import peer_of
+from shmhost.socket_file import SocketFile
 from shmprotocol import messages as m
 from shmprotocol.connection import MAX_FRAME, pack
 from support import RawPeer, WatchedHost, in_child, serve, wait_until
@@ -269,6 +270,41 @@ def test_mode_lets_a_member_of_the_group_in(host: WatchedHost, shm: shmclient.Cl
 
 
 # --- the socket, and the process around it
+
+
+def test_socket_has_its_mode_from_its_first_moment_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tries to connect while it is made must not be told that it is not for him."""
+    seen: list[int] = []
+
+    class Watched(socket.socket):
+        def bind(self, path: str) -> None:  # type: ignore[override]
+            super().bind(path)
+            seen.append(stat.S_IMODE(os.stat(path).st_mode))
+
+    monkeypatch.setattr("shmhost.socket_file.socket.socket", Watched)
+    before = os.umask(0)  # as `shmhost serve` has it
+    try:
+        with SocketFile(str(tmp_path / "h.sock"), 0o666, "") as listener:
+            assert listener.fileno() >= 0
+    finally:
+        os.umask(before)
+    assert seen == [0o666]
+
+
+def test_serve_gives_its_socket_the_mode_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "h.sock"
+    before = os.umask(0o077)
+    try:
+        child = serve(path)
+    finally:
+        os.umask(before)
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    assert "Umask:\t0000" in status
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    child.kill()
+    child.communicate()
 
 
 def test_host_ends_cleanly_when_it_gets_sigterm(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,35 @@ def test_config_command_ends_with_1_and_a_line_when_a_setting_is_bad() -> None:
     result = run(SHMHOST_BUDGET="lots")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "budget, from $SHMHOST_BUDGET" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "source"),
+    [
+        ("budget", "9" * 5000, "$SHMHOST_BUDGET"),
+        ("budget", "9" * 19 + "T", "$SHMHOST_BUDGET"),
+        ("budget", "0", "$SHMHOST_BUDGET"),
+        ("log_level", "debug", "$SHMHOST_LOG_LEVEL"),
+        ("log_format", "xml", "$SHMHOST_LOG_FORMAT"),
+        ("socket_mode", "1777", "$SHMHOST_SOCKET_MODE"),
+        ("window", "0x1:1G", "$SHMHOST_WINDOW"),
+        ("metrics", "/" + "x" * 200, "$SHMHOST_METRICS"),
+    ],
+)
+def test_bad_value_is_told_with_its_setting_and_its_source(
+    name: str, text: str, source: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.toml").touch()
+    found = settings.collect({}, {source[1:]: text}, tmp_path / "empty.toml")
+    with pytest.raises(InvalidArgument, match=f"^{name}, from {re.escape(source)}: "):
+        settings.to_config(found)
+
+
+@pytest.mark.parametrize(
+    "content", ["budget = " + "9" * 5000, "[" * 100_000, "metrics = '/a\0b'", "a = \x80"]
+)
+def test_odd_file_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text(content, encoding="latin-1")
+    with pytest.raises(InvalidArgument) as caught:
+        settings.to_config(settings.collect({}, {}, tmp_path / "odd.toml"))
+    assert "\n" not in str(caught.value)

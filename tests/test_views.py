@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from shmhost import views
 from shmhost.query import Query
 from shmhost.session import HOLDER_LIMIT
 from shmprotocol import messages as m
+from shmprotocol.connection import pack
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from support import RawPeer, WatchedHost, in_child
 
 BASE, SIZE = 0x550000000000, 256 << 30
@@ -217,3 +222,69 @@ def test_picture_cuts_names_that_are_too_long(tmp_path: Path) -> None:
     assert any("nn… · gen 1" in text for _, text in texts)
     assert any(text.startswith("short · ") for _, text in texts)
     assert any("n" * 200 in (title.text or "") for title in root.iter(f"{name}title"))
+
+
+def test_process_that_calls_itself_markup_is_shown_as_it_is(host: WatchedHost) -> None:
+    def hold(name: bytes) -> None:
+        ctypes.CDLL(None).prctl(15, name, 0, 0, 0)  # PR_SET_NAME
+        with shmclient.connect(host.socket_path) as other:
+            held = other.put("held", b"1")
+            output = run(host, "who")
+            assert "[/x]" in output or "\ufffd[2J" in output
+            assert "\x1b" not in output
+            held.close()
+
+    assert in_child(lambda: hold(b"[/x]")) == 0
+    assert in_child(lambda: hold(b"\x1b[2J")) == 0
+
+
+@pytest.mark.parametrize("command", [["ls"], ["who"], ["map"], ["stat", "a[/x]\u202eb"], ["top", "--once"]])
+def test_names_do_not_reach_the_terminal_as_orders(
+    command: list[str], host: WatchedHost, shm: shmclient.Client
+) -> None:
+    shm.put("a[/x]\u202eb", b"1").close()
+    output = run(host, *command)
+    assert "a[/x]\ufffdb" in output
+
+
+def answering(path: Path, *replies: m.Message) -> threading.Thread:
+    """Be a host that says these things, one for each request, and then nothing more."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def answer() -> None:
+        with listener, listener.accept()[0] as peer:
+            for reply in replies:
+                peer.recv(4096)
+                peer.sendall(pack(reply))
+            peer.recv(4096)
+            peer.settimeout(30)
+            peer.recv(4096)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+WELCOME = m.Welcome(1, m.VERSION, "fake", ((BASE, SIZE),), 0)
+
+
+def test_host_that_stops_answering_is_told_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmhost.query.TIMEOUT_S", 0.2)
+    thread = answering(tmp_path / "h.sock", WELCOME)
+    with pytest.raises(HostTimeout, match="gave no answer"), Query(str(tmp_path / "h.sock")) as query:
+        query.stat("x")
+    thread.join(30)
+    with pytest.raises(HostGone, match="shmhost serve"), Query(str(tmp_path / "none.sock")):
+        pass
+
+
+def test_reply_of_another_kind_is_an_error_of_the_protocol(tmp_path: Path) -> None:
+    thread = answering(tmp_path / "h.sock", WELCOME, m.Done(2))
+    wrong = pytest.raises(RemoteProtocolError, match="Done came where Described is due")
+    with wrong, Query(str(tmp_path / "h.sock")) as query:
+        query.stat("x")
+    thread.join(30)
