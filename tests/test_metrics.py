@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import shmclient
 import shmhost
+from shmhost import metrics
 from shmhost.config import Config, metrics_place
 from shmprotocol.errors import InvalidArgument
 from support import RawPeer, count_descriptors, wait_until, watched_host
@@ -267,6 +269,22 @@ def test_odd_requests_are_answered_and_nothing_is_printed(
             assert response.status == wanted
             assert ("shmhost_clients 0.0" in text) == (wanted == 200)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_endpoint_pauses_while_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener stays readable all the while: without a pause it would take a whole processor."""
+    pauses: list[float] = []
+    monkeypatch.setattr("shmhost.metrics.time.sleep", pauses.append)
+
+    class Exhausted(socket.socket):
+        def accept(self) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with Exhausted(socket.AF_UNIX) as listener:
+        server = metrics._Server(listener, None)
+        with pytest.raises(OSError, match="Too many"):
+            server.get_request()
+    assert pauses == [metrics.RETRY_S]
 
 
 def test_restarts_are_counted(tmp_path: Path) -> None:

@@ -346,7 +346,8 @@ class Measured(NamedTuple):
     """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; what counts never goes back.
 
     `restarts` is how often a host was started at this socket before, `listeners` the clients that wait or
-    watch, `dropped` those that broke the protocol. At most 4096 accounts, those with the most bytes.
+    watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
+    most bytes.
     """
 
     id: int
