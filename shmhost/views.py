@@ -180,7 +180,8 @@ def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int
         line.append(printable(info.name))
         line.truncate(width, overflow="ellipsis")
         lines.append(line)
-    lines.append(Text(f"{base + size:#x}  end of the window", style="dim"))
+    guard = f"guard gaps behind regions: {format_size(GUARD)} or more"
+    lines.append(Text(f"{base + size:#x}  end of the window; {guard}", style="dim"))
     return lines
 
 
