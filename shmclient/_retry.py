@@ -16,6 +16,10 @@ PAUSE_MAX_S = 1.0
 CONNECT_MIN_S = 0.1  # for a host to greet, however little is left of a wait
 
 
+def no_wait() -> None:
+    """Return what is left of a wait where there is none."""
+
+
 class Retry:
     """The time that a `wait` has, over any number of connections. `wait_s` None: no wait, so no retry."""
 

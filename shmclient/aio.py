@@ -19,7 +19,7 @@ from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import CONNECT_MIN_S, Retry
+from shmclient._retry import CONNECT_MIN_S, Retry, no_wait
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
 from shmclient.region import RegionHandle
@@ -231,6 +231,8 @@ class AsyncClient:
         self, start: Callable[[Context, Remaining], Operation[T]], wait_s: float | None
     ) -> T:
         """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
+        if wait_s is None:
+            return await self._run(lambda context: start(context, no_wait))
         retry = Retry(wait_s)
         while True:
             try:

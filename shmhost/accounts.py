@@ -41,6 +41,10 @@ class Tallies:
         _change(self._states, state, (regions, size, leases))
         _change(self._users, uid, (regions, size))
 
+    def lease(self, state: str, change: int) -> None:
+        """Count leases in, or out where they are negative, of regions that are counted."""
+        self._states[state][2] += change
+
     def states(self) -> dict[str, tuple[int, int, int]]:
         """Return regions, bytes and leases by state, of the states that there are."""
         return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}

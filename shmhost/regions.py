@@ -226,13 +226,13 @@ class Registry:
         """Record that a peer may have a region mapped."""
         lease = Lease(next(self._lease_numbers), peer, self.clock())
         region.leases[lease.id] = lease
-        self.tallies.add(region.state, region.owner.uid, 0, 0, 1)
+        self.tallies.lease(region.state, 1)
         return lease
 
     def release(self, region: Region, lease: int) -> None:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         del region.leases[lease]
-        self.tallies.add(region.state, region.owner.uid, 0, 0, -1)
+        self.tallies.lease(region.state, -1)
         if not region.leases and region.state in ("superseded", "unlinked"):
             self._free(region)
 

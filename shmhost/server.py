@@ -222,7 +222,10 @@ class Host:
 
 
 def _log_change(kind: str, region: Region) -> None:
-    LOG.info(
+    # Names come and go; generations follow each other as often as requests do.
+    is_next = kind == "published" and region.generation > 1
+    LOG.log(
+        logging.DEBUG if is_next or region.state == "superseded" else logging.INFO,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
         region.name,  # quoted: a name may have spaces, and characters that move others

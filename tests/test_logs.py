@@ -19,23 +19,15 @@ from shmhost import logs
 from shmhost.logs import JsonFormatter
 from support import serve
 
-CHANGES = [
-    "listening",
-    "published",
-    "published",
-    "freed",
-    "changed",
-    "unlinked",
-    "freed",
-    "dropped",
-    "stopped",
-]
+INFO = ["listening", "published", "changed", "unlinked", "freed", "dropped", "stopped"]
+DEBUG = ["listening", "published", "published", "freed", *INFO[2:]]  # a second generation, for the first one
 
 
-def log_of_a_host(tmp_path: Path, log_format: str) -> list[str]:
+def log_of_a_host(tmp_path: Path, log_format: str, level: str = "info") -> list[str]:
     """Run a host, change what it has, have it drop a client, end it; return the lines of its log."""
     path = str(tmp_path / "host.sock")
     command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", path, "--log-format", log_format]
+    command += ["--log-level", level]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as host:
         assert host.stderr is not None
         lines = [host.stderr.readline()]
@@ -51,7 +43,7 @@ def log_of_a_host(tmp_path: Path, log_format: str) -> list[str]:
             peer.sendall(b"\xff" * 100)
             while peer.recv(1000):
                 pass
-        lines += [host.stderr.readline() for _ in CHANGES[1:-1]]
+        lines += [host.stderr.readline() for _ in (DEBUG if level == "debug" else INFO)[1:-1]]
         host.send_signal(signal.SIGTERM)
         lines += host.stderr.readlines()
     return lines
@@ -59,7 +51,7 @@ def log_of_a_host(tmp_path: Path, log_format: str) -> list[str]:
 
 def test_log_has_a_json_object_for_each_change_of_state(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in log_of_a_host(tmp_path, "json")]
-    assert [line["message"].split()[0] for line in lines] == CHANGES
+    assert [line["message"].split()[0] for line in lines] == INFO
     assert [line["message"].split()[0] for line in lines if line["level"] == "warning"] == ["dropped"]
     assert lines[1]["values"][:3] == ["published", "x", 1]
     assert {line["logger"] for line in lines} == {"shmhost"}
@@ -70,9 +62,15 @@ def test_log_has_a_json_object_for_each_change_of_state(tmp_path: Path) -> None:
     assert times[0].tzinfo == UTC
 
 
+def test_generations_are_logged_when_asked_for(tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in log_of_a_host(tmp_path, "json", "debug")]
+    found = [line["message"].split()[0] for line in lines if line["logger"] == "shmhost"]
+    assert found == DEBUG
+
+
 def test_log_is_text_unless_told_otherwise(tmp_path: Path) -> None:
     lines = log_of_a_host(tmp_path, "text")
-    assert [line.split(" shmhost ")[1].split()[1] for line in lines] == CHANGES
+    assert [line.split(" shmhost ")[1].split()[1] for line in lines] == INFO
 
 
 def test_fault_is_logged_with_its_traceback_in_one_line() -> None:
@@ -134,8 +132,8 @@ def test_host_serves_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
     try:
         with shmclient.connect(tmp_path / "h.sock") as shm:
             for number in range(2000):
-                shm.put("x", b"%d" % number).close()
-            assert bytes(shm.get("x")) == b"1999"
+                shm.put(f"x{number}", b"%d" % number).close()
+            assert bytes(shm.get("x1999")) == b"1999"
     finally:
         child.send_signal(signal.SIGTERM)
         _, errors = child.communicate(timeout=30)

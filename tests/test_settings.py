@@ -147,7 +147,7 @@ def test_config_command_ends_with_1_and_a_line_when_a_setting_is_bad() -> None:
         ("budget", "9" * 5000, "$SHMHOST_BUDGET"),
         ("budget", "9" * 19 + "T", "$SHMHOST_BUDGET"),
         ("budget", "0", "$SHMHOST_BUDGET"),
-        ("log_level", "debug", "$SHMHOST_LOG_LEVEL"),
+        ("log_level", "loud", "$SHMHOST_LOG_LEVEL"),
         ("log_format", "xml", "$SHMHOST_LOG_FORMAT"),
         ("socket_mode", "1777", "$SHMHOST_SOCKET_MODE"),
         ("window", "0x1:1G", "$SHMHOST_WINDOW"),

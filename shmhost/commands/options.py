@@ -32,7 +32,7 @@ _SETTINGS = (
     ),
     click.option("--budget", metavar="SIZE", help="Memory to give out at most. Default: 80% of it."),
     click.option("--log-format", metavar="text|json", help="How the log is written. Default: text."),
-    click.option("--log-level", metavar="info|warning", help="From what on to log. Default: info."),
+    click.option("--log-level", metavar="LEVEL", help="info (the default), warning, or debug."),
     click.option(
         "--metrics",
         metavar="ADDRESS",
