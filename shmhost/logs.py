@@ -9,11 +9,7 @@ import threading
 from datetime import UTC, datetime
 
 FORMATS = ("text", "json")
-LEVELS = (
-    "info",
-    "warning",
-    "debug",
-)  # the first is the default: names that come and go; generations too: debug
+LEVELS = ("info", "warning", "debug")  # the default: names that come and go; debug: generations as well
 BACKLOG = 10_000  # lines that wait for a reader that stalls
 END_S = 1.0
 _TEXT = "%(asctime)s %(name)s %(levelname)s %(message)s"
