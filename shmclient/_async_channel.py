@@ -157,7 +157,8 @@ class AsyncChannel:
 
     def _receive_to_the_end(self) -> None:
         while self._exchange.failure is None:
-            self._receive()
+            if not self._receive():
+                self._exchange.fail(HostGone("the connection to the host is broken"))
         self.outbox.shut()
         self._sock.close()
 
@@ -165,12 +166,13 @@ class AsyncChannel:
         self._news.set()
         self._news = anyio.Event()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Read once; False when there was nothing to be read."""
         data, owned = b"", list[int]()
         try:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
-            return
+            return False
         except (RemoteProtocolError, OutOfMemory) as error:
             self._exchange.fail(error)
         except OSError:
@@ -180,6 +182,7 @@ class AsyncChannel:
         if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
+        return True
 
 
 async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncChannel:

@@ -181,7 +181,7 @@ class Channel:
                 if self._exchange.failure is not None:
                     break
                 if not self._receive(deadline):
-                    return False
+                    return is_ready()
             return True
         finally:
             with self._lock:

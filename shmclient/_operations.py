@@ -110,8 +110,12 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
     known = context.mapped.get(name)
     held = (known.grant.region,) if known is not None and known.is_mapped() else ()
     grants, owned = yield from _open(context, (name,), held, wait_s())
-    if not grants[0].lease and known is not None and known.is_mapped():
-        return codecs.decode(known.metadata, known.data())
+    if not grants[0].lease and known is not None:
+        kept = known.buffer() if known.buffer is not None else None
+        if kept is not None:  # and stays, whatever another thread lets go of
+            value = codecs.decode(known.metadata, known.data())
+            del kept  # the value's views keep it from here on
+            return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
     lease = Lease(context.outbox, grants[0].lease)

@@ -7,6 +7,7 @@ first. A lease that is given back therefore reaches the host at once, unless the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 from collections.abc import Callable
@@ -125,6 +126,8 @@ class Outbox:
                 break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
                 self.is_broken = True
+                with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
+                    self._sock.shutdown(socket.SHUT_RDWR)
                 break
             frame = frame[sent:]
         self._unsent = frame

@@ -221,13 +221,13 @@ class Client:
         connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
         if self._refused is not None and self._attempts != attempt and connect_s <= self._refused_s:
             raise again(self._refused)  # what another thread was told while this one waited for it
+        self._refused = None  # an attempt that is cancelled leaves nothing to be told
         try:
             channel = Channel(self.socket_path, self._timeout_s, connect_s)
         except ShmError as error:
             self._refused, self._refused_s = again(error), connect_s
             raise
         else:
-            self._refused = None
             return channel
         finally:
             self._attempts += 1

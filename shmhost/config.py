@@ -13,6 +13,7 @@ from shmhost.logs import FORMATS, LEVELS
 from shmhost.window import STEP
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
+from shmprotocol.records import shown
 
 GIB = 1024**3
 # Free in C, Python with numpy, ASan, MSan, Go, JVM and Node (the first under TSan too); see DESIGN 4.
@@ -40,6 +41,7 @@ class Config:
         check_choice("log level", LEVELS, self.log_level)
         check_metrics(self.metrics)
         check_windows(self.windows)
+        socket_path(self.socket_path, {})
         if self.metrics and os.path.realpath(self.metrics) == os.path.realpath(self.socket_path):
             raise InvalidArgument(f"metrics cannot be at {self.metrics}: that is the host's own socket")
 
@@ -54,7 +56,7 @@ def check_mode(mode: int) -> int:
 def check_budget(budget: int) -> int:
     """Return a budget in bytes, or raise InvalidArgument."""
     if not 1 <= budget < 2**63:
-        raise InvalidArgument(f"a budget is at least 1 byte and less than 2**63, not {budget:.3g}")
+        raise InvalidArgument(f"a budget is at least 1 byte and less than 2**63, not {shown(budget)}")
     return budget
 
 

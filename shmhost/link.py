@@ -69,6 +69,7 @@ class Link:
         self._stall: asyncio.TimerHandle | None = None
         self._working = False
         self._closing = False
+        self._is_finished = False
         try:
             self._loop.add_reader(sock, self._readable)
             if pidfd is not None:
@@ -133,6 +134,9 @@ class Link:
             self._finish()
 
     def _finish(self) -> None:
+        if self._is_finished:  # closed by what its own Work came to, and by whoever resumed it
+            return
+        self._is_finished = True
         self.session.close()
         self._on_closed(self)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import queue
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 FORMATS = ("text", "json")
@@ -38,26 +41,26 @@ class JsonFormatter(logging.Formatter):
 
 
 class PatientHandler(logging.Handler):
-    """Hands records to another handler in a thread of its own, so that nobody waits for who reads the log.
+    """Writes lines in a thread of its own, so that nobody waits for who reads the log, not even the end.
 
     Where that one stalls, BACKLOG lines wait; those that come after them are lost, and counted in a line.
+    `write` is called in the thread, with a whole line.
     """
 
-    def __init__(self, target: logging.Handler) -> None:
+    def __init__(self, write: Callable[[bytes], None]) -> None:
         super().__init__()
-        self._target = target
+        self._write_line = write
         self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
-        self._room = threading.BoundedSemaphore(BACKLOG)
-        self._lost = 0
+        self._lost = 0  # changed with the handler's lock held
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record. Never waits."""
-        if not self._room.acquire(blocking=False):
+        if self._records.qsize() >= BACKLOG:
             self._lost += 1
-            return
-        self._records.put(record)
+        else:
+            self._records.put(record)
 
     def close(self) -> None:
         """Write what is left, for as long as END_S."""
@@ -67,18 +70,28 @@ class PatientHandler(logging.Handler):
 
     def _write(self) -> None:
         while (record := self._records.get()) is not None:
-            self._target.handle(record)
-            self._room.release()
-            if self._lost:
-                lost, self._lost = self._lost, 0
+            self._write_line(self._line(record))
+            self.acquire()
+            lost, self._lost = self._lost, 0
+            self.release()
+            if lost:
                 text = "%d lines of the log are lost: nobody read them"
-                self._target.handle(
-                    logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
-                )
+                told = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
+                self._write_line(self._line(told))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
+
+
+def _write_to_stderr(line: bytes) -> None:
+    # Not by sys.stderr: its buffer has a lock, which the end of the interpreter wants as well.
+    with contextlib.suppress(OSError):
+        while line:
+            line = line[os.write(2, line) :]
 
 
 def configure(log_format: str, log_level: str) -> None:
     """Write the log of this process to stderr, in one of FORMATS, from one of LEVELS on."""
-    target = logging.StreamHandler()
-    target.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
-    logging.basicConfig(level=log_level.upper(), handlers=[PatientHandler(target)])
+    handler = PatientHandler(_write_to_stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])

@@ -76,7 +76,7 @@ class Query:
     def _connect(self) -> None:
         try:
             self._socket.connect(self._path)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # its queue of connections is full
             raise HostTimeout(
                 f"the host at {self._path} takes no connection: it is stopped or overloaded"
             ) from None

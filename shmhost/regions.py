@@ -113,7 +113,8 @@ class Region:
 class Registry:
     """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs.
 
-    `note` hears of each change: `published`, `changed` (its mode), `unlinked`, `freed`.
+    `note` hears of each change: `published` (the name is new), `replaced` (it has a
+    new generation), `changed` (its mode), `unlinked`, `freed`.
     """
 
     allocator: Allocator
@@ -180,7 +181,7 @@ class Registry:
         self._move(region, "current")
         if older is None:
             insort(self._names, region.name)
-        self.note("published", region)
+        self.note("published" if older is None else "replaced", region)
         if older is not None:
             self._retire(older, "superseded")
 

@@ -53,7 +53,7 @@ def backend_options() -> dict[str, Any]:
 class Host:
     """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks.
 
-    With a `listener` that was inherited it serves that one, closes it, and leaves all files alone.
+    With a `listener` that was inherited it serves that one, closes it, and leaves its file alone.
     """
 
     def __init__(
@@ -223,9 +223,8 @@ class Host:
 
 def _log_change(kind: str, region: Region) -> None:
     # Names come and go; generations follow each other as often as requests do.
-    is_next = kind == "published" and region.generation > 1
     LOG.log(
-        logging.DEBUG if is_next or region.state == "superseded" else logging.INFO,
+        logging.DEBUG if kind == "replaced" or region.state == "superseded" else logging.INFO,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
         region.name,  # quoted: a name may have spaces, and characters that move others

@@ -31,7 +31,7 @@ class Lock:
     def __init__(self, path: str, cure: str) -> None:
         self._path = path
         self._cure = cure
-        self._descriptor = -1
+        self._descriptor = -1  # -1: not held
         self.starts = 0  # before this one
 
     def take(self) -> None:
@@ -50,8 +50,9 @@ class Lock:
         self.starts = int(text or b"0")
 
     def count(self) -> None:
-        """Note that a host has started."""
-        os.pwrite(self._descriptor, b"%*d\n" % (_DIGITS, self.starts + 1), 0)
+        """Note that a host has started, if the lock is held. OSError: there is no space for it."""
+        if self._descriptor >= 0:
+            os.pwrite(self._descriptor, b"%*d\n" % (_DIGITS, self.starts + 1), 0)
 
     def release(self) -> None:
         """Give the lock back. May be called again."""
@@ -76,7 +77,7 @@ class SocketFile:
 
     def __enter__(self) -> socket.socket:
         try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._make_folders()
             self.lock.take()
             self._remove_stale()
             return self._listen()
@@ -91,6 +92,12 @@ class SocketFile:
     def __exit__(self, *_: object) -> None:
         self._path.unlink(missing_ok=True)
         self._release()
+
+    def _make_folders(self) -> None:
+        # Not by mkdir(parents=True), which gives its mode to the last one alone, and the umask may be 0.
+        for folder in reversed(self._path.parents):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o755)
 
     def _remove_stale(self) -> None:
         try:

@@ -334,3 +334,35 @@ def test_builder_publishes_while_other_threads_unmap(machine: Machine) -> None:
         for one in [pool.submit(build, number) for number in range(6)]:
             one.result(60)  # no RegionBusy
         assert os.path.exists(machine.path)
+
+
+async def test_task_is_not_told_what_another_was_told_before_it_asked(
+    mute: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    """One attempt fails; the next one hangs and is cancelled; who waited for that one tries itself."""
+    path = tmp_path / "h.sock"
+    ashm = shmclient.aio.AsyncClient(path, timeout_s=1)
+    with pytest.raises(shmclient.HostGone):
+        await ashm.list()
+    os.rename(mute, path)
+    ends: list[str] = []
+
+    async def ask() -> None:
+        try:
+            await ashm.list()
+        except shmclient.ShmError as error:
+            ends.append(type(error).__name__)
+
+    first = anyio.CancelScope()
+
+    async def be_cancelled() -> None:
+        with first:
+            await ashm.list()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(be_cancelled)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+    assert ends == ["HostTimeout"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -153,3 +154,29 @@ def test_client_that_asks_on_and_on_does_not_keep_the_others_waiting(
         assert latencies["measure"].count < 200
         for _ in range(300):
             assert isinstance(greedy.receive()[0], m.Measured)  # and it gets all its answers
+
+
+def test_fault_of_long_work_is_counted_once(host: WatchedHost, shm: shmclient.Client) -> None:
+    def fail(backend: str, name: str, capacity: int) -> None:
+        raise OSError(errno.EROFS, "a broken system")
+
+    before = host.counts() | {"threads": 0}
+    for _ in range(2):
+        with RawPeer(host.socket_path) as peer:
+            host.host._hub.make_object = fail  # type: ignore[assignment]
+            peer.send(pack(m.Create(2, "x", 32 * MIB, "full", "shm", 0o600, True)))  # in a thread
+            with pytest.raises((EOFError, ConnectionError)):
+                peer.receive()
+    wait_until(lambda: host.counts() | {"threads": 0} == before, shown=host.counts)
+    assert measure(host.socket_path).clients == 2
+
+
+def test_name_that_comes_back_is_new(host: WatchedHost, shm: shmclient.Client) -> None:
+    heard: list[tuple[str, int]] = []
+    host.host.registry.note = lambda kind, region: heard.append((kind, region.generation))
+    held = shm.put("x", b"1")
+    shm.unlink("x")
+    shm.put("x", b"2").close()
+    shm.put("x", b"3").close()
+    assert heard == [("published", 1), ("unlinked", 1), ("published", 2), ("replaced", 3), ("freed", 2)]
+    held.close()

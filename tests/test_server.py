@@ -293,6 +293,15 @@ def test_socket_has_its_mode_from_its_first_moment_on(
     assert seen == [0o666]
 
 
+def test_folders_above_a_socket_are_for_their_owner_alone_to_change(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c" / "h.sock"
+    child = serve(path)
+    modes = [stat.S_IMODE(folder.stat().st_mode) for folder in list(path.parents)[:3]]
+    child.kill()
+    child.communicate()
+    assert modes == [0o755] * 3
+
+
 def test_serve_gives_its_socket_the_mode_whatever_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     before = os.umask(0o077)

@@ -28,7 +28,10 @@ def again(error: ShmError) -> ShmError:
     What is kept and raised to many must be new each time: a traceback keeps the frames of all its callers,
     and with them what their variables hold, a region for one.
     """
-    return type(error)(str(error))
+    new = type(error)(str(error))
+    if (number := getattr(error, "errno", None)) is not None:
+        setattr(new, "errno", number)  # noqa: B010 - as in __init__; some have one of their own
+    return new
 
 
 class InvalidArgument(ShmError, ValueError):
