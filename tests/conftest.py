@@ -10,7 +10,7 @@ import hypothesis  # noqa: F401 - its set-up asks the collector, which does not 
 import pytest
 
 import shmclient
-from support import WatchedHost, watched_host
+from support import Machine, WatchedHost, watched_host
 
 
 def pytest_collection_finish() -> None:
@@ -35,6 +35,14 @@ def host(tmp_path: Path) -> Iterator[WatchedHost]:
 def shm(host: WatchedHost) -> Iterator[shmclient.Client]:
     with shmclient.connect(host.socket_path) as client:
         yield client
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    running = Machine(tmp_path / "h.sock")
+    running.start()
+    yield running
+    running.kill()
 
 
 @pytest.fixture(params=["asyncio", "trio"])

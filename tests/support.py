@@ -105,6 +105,31 @@ def serve(path: Path) -> subprocess.Popen[str]:
     raise AssertionError(f"the host ended with {child.wait()}")
 
 
+class Machine:
+    """A host process that can be stopped, killed and started again at its socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.child: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.child = serve(Path(self.path))
+
+    def signal(self, number: int) -> None:
+        assert self.child is not None
+        self.child.send_signal(number)
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.communicate()
+            self.child = None
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+
 class RawPeer:
     """A client that says exactly what it is told to, well-formed or not."""
 

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,40 +17,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from support import count_descriptors, serve, wait_until
-
-
-class Machine:
-    """A host process that can be stopped, killed and started again at its socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.child: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.child = serve(Path(self.path))
-
-    def signal(self, number: int) -> None:
-        assert self.child is not None
-        self.child.send_signal(number)
-
-    def kill(self) -> None:
-        if self.child is not None:
-            self.child.kill()
-            self.child.communicate()
-            self.child = None
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    running = Machine(tmp_path / "h.sock")
-    running.start()
-    yield running
-    running.kill()
+from support import Machine, count_descriptors, wait_until
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import random
-import signal
-import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,32 +20,7 @@ import shmclient
 import shmclient.aio
 from shmclient import _connect
 from shmclient._retry import PAUSE_MAX_S, PAUSE_MIN_S, Retry
-from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
-
-
-class Machine:
-    """A host process that can be killed and started again at its socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self._child: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self._child = serve(Path(self.path))
-
-    def kill(self) -> None:
-        if self._child is not None:
-            self._child.send_signal(signal.SIGKILL)
-            self._child.communicate()
-            self._child = None
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    running = Machine(tmp_path / "h.sock")
-    running.start()
-    yield running
-    running.kill()
+from support import Machine, WatchedHost, count_descriptors, wait_until, watched_host
 
 
 def test_reader_goes_on_over_the_death_of_its_host(machine: Machine) -> None:
