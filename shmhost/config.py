@@ -41,8 +41,7 @@ class Config:
         check_choice("log level", LEVELS, self.log_level)
         check_metrics(self.metrics)
         check_windows(self.windows)
-        socket_path(self.socket_path, {})
-        if self.metrics and os.path.realpath(self.metrics) == os.path.realpath(self.socket_path):
+        if self.metrics and os.path.abspath(self.metrics) == os.path.abspath(self.socket_path):
             raise InvalidArgument(f"metrics cannot be at {self.metrics}: that is the host's own socket")
 
 
