@@ -1,19 +1,52 @@
-"""Waiting for a host that is not there: how long, and with which pauses. Pure but for the clock it is given.
+"""Connecting, and waiting for a host that is not there: how long, with which pauses. Pure but for a clock.
 
 Shared by the sync and the async client, which sleep each in their own way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from shmprotocol.errors import InvalidArgument, ShmError, WaitTimeout
+from shmprotocol.errors import InvalidArgument, ShmError, WaitTimeout, again
 
 PAUSE_MIN_S = 0.01  # a host that is restarted listens again after some 200 ms
 PAUSE_MAX_S = 1.0
 CONNECT_MIN_S = 0.1  # for a host to greet, however little is left of a wait
+
+
+class Attempts:
+    """A client's attempts to connect, one after the other, under a lock of the client's own.
+
+    Those who wait for the lock while an attempt goes on fail as it does: against a host that is stopped, each
+    would otherwise wait for the whole time again.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.over = 0  # how many have ended; noted before one waits for the lock
+        self._refused: ShmError | None = None  # how the last one failed, and in how many seconds
+        self._refused_s = 0.0
+
+    @contextlib.contextmanager
+    def next(self, limit_s: float | None, over: int) -> Iterator[float]:
+        """Give the seconds that an attempt in the block may take: `limit_s`, as far as the timeout goes.
+
+        `over` is what it was before the lock was waited for: what an attempt since then was told is raised.
+        """
+        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
+        if self._refused is not None and self.over != over and connect_s <= self._refused_s:
+            raise again(self._refused)
+        self._refused = None  # an attempt that is cancelled leaves nothing to be told
+        try:
+            yield connect_s
+        except ShmError as error:
+            self._refused, self._refused_s = again(error), connect_s
+            raise
+        finally:
+            self.over += 1
 
 
 def no_wait() -> None:

@@ -19,12 +19,12 @@ from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import CONNECT_MIN_S, Retry, no_wait
+from shmclient._retry import Attempts, Retry, no_wait
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
 from shmclient.region import RegionHandle
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, HostTimeout, RegionClosed, ShmError, again
+from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -71,9 +71,7 @@ class AsyncClient:
         self._timeout_s = operations.check_timeout(timeout_s)
         self._channel: AsyncChannel | None = None
         self._is_closed = False
-        self._attempts = 0  # to connect, that are over; and how the last one failed, in how many seconds
-        self._refused: ShmError | None = None
-        self._refused_s = 0.0
+        self._attempts = Attempts(self._timeout_s)
         self._connecting = anyio.Lock()
         DETACHABLES.add(self)
 
@@ -193,30 +191,16 @@ class AsyncClient:
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
-        attempt = self._attempts
+        over = self._attempts.over
         async with self._connecting:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                self._channel = await self._open(limit_s, attempt)
+                with self._attempts.next(limit_s, over) as connect_s:
+                    self._channel = await open_channel(self.socket_path, self._timeout_s, connect_s)
             channel = self._channel
             self._close_if_closed()
             return channel
-
-    async def _open(self, limit_s: float | None, attempt: int) -> AsyncChannel:
-        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
-        if self._refused is not None and self._attempts != attempt and connect_s <= self._refused_s:
-            raise again(self._refused)  # what another task was told while this one waited for it
-        self._refused = None  # an attempt that is cancelled leaves nothing to be told
-        try:
-            channel = await open_channel(self.socket_path, self._timeout_s, connect_s)
-        except ShmError as error:
-            self._refused, self._refused_s = again(error), connect_s
-            raise
-        else:
-            return channel
-        finally:
-            self._attempts += 1
 
     def _close_if_closed(self) -> None:
         if self._is_closed:  # meanwhile, by who did not see the new connection

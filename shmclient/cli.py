@@ -18,18 +18,12 @@ import rich_click as click
 
 import shmclient
 from shmclient import _progress
-from shmprotocol.command_line import manual
+from shmprotocol.command_line import SOCKET_HELP, manual
 from shmprotocol.errors import ShmError, exit_code
 
 CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
-socket_option = click.option(
-    "--socket",
-    "path",
-    metavar="PATH",
-    help="The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
-    "or /run/shmhost/host.sock.",
-)
+socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 wait_option = click.option(
     "--wait", type=float, metavar="SECONDS", help="Wait so long for the name, and for a host."
 )

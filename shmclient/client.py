@@ -13,10 +13,10 @@ from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import CONNECT_MIN_S, Retry, no_wait
+from shmclient._retry import Attempts, Retry, no_wait
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
-from shmprotocol.errors import HostGone, HostTimeout, RegionClosed, ShmError, again
+from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
 from shmprotocol.messages import RegionInfo
 from shmprotocol.paths import socket_path as choose_socket_path
 
@@ -67,10 +67,8 @@ class Client:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._is_closed = False
-        self._attempts = 0  # to connect, that are over; and how the last one failed, in how many seconds
-        self._refused: ShmError | None = None
-        self._refused_s = 0.0
         self._timeout_s = operations.check_timeout(timeout_s)
+        self._attempts = Attempts(self._timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
         DETACHABLES.add(self)
         self._run_waiting(lambda context, remaining: operations.nothing(), wait)
@@ -207,30 +205,16 @@ class Client:
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
-        attempt = self._attempts
+        over = self._attempts.over
         with self._lock:
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                self._channel = self._open(limit_s, attempt)
+                with self._attempts.next(limit_s, over) as connect_s:
+                    self._channel = Channel(self.socket_path, self._timeout_s, connect_s)
             channel = self._channel
             self._close_if_closed()
             return channel
-
-    def _open(self, limit_s: float | None, attempt: int) -> Channel:
-        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
-        if self._refused is not None and self._attempts != attempt and connect_s <= self._refused_s:
-            raise again(self._refused)  # what another thread was told while this one waited for it
-        self._refused = None  # an attempt that is cancelled leaves nothing to be told
-        try:
-            channel = Channel(self.socket_path, self._timeout_s, connect_s)
-        except ShmError as error:
-            self._refused, self._refused_s = again(error), connect_s
-            raise
-        else:
-            return channel
-        finally:
-            self._attempts += 1
 
     def _close_if_closed(self) -> None:
         if self._is_closed:  # meanwhile, by who did not see the new connection

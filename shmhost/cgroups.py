@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from itertools import chain
 from pathlib import Path
 
-_FILE_MAX = 64 * 1024  # bytes; these files have far fewer
+from shmhost.kernel_files import read_text, to_number
+
 _UNLIMITED = 2**62  # version 1 has no "max": it says 2**63 less a page
 
 
@@ -16,7 +16,7 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
     The files are read below `root`. OSError: there is no /proc. ValueError: a file has no number in it.
     """
     limits: list[tuple[int, str]] = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if line.startswith("0::"):
             base, name = root / "sys/fs/cgroup", "memory.max"
@@ -34,20 +34,9 @@ def _limits_above(folder: Path, base: Path, name: str) -> list[tuple[int, str]]:
     for above in chain([folder], folder.parents):  # never all at once: a line can be all slashes
         if above.is_relative_to(base):
             try:
-                text = _read(above / name).strip()
+                text = read_text(above / name).strip()
             except (FileNotFoundError, NotADirectoryError):
                 continue  # the root has none, nor has version 1's folder under version 2
-            limit = _UNLIMITED if text == "max" else _number(text, above / name)
+            limit = _UNLIMITED if text == "max" else to_number(text, above / name)
             found += [(limit, str(above / name))] if limit < _UNLIMITED else []
     return found
-
-
-def _read(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file.read(_FILE_MAX).decode(errors="replace")
-
-
-def _number(text: str, path: Path) -> int:
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
-        raise ValueError(f"{path} says {text!r:.40}, which is no number")
-    return int(text)

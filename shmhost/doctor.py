@@ -26,6 +26,7 @@ from shmhost import _checks as judge
 from shmhost._checks import Finding, Identity, SocketStatus
 from shmhost.cgroups import memory_limits
 from shmhost.config import Config
+from shmhost.kernel_files import read_text, to_number
 from shmhost.objects import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmhost.server import SO_PEERPIDFD
 from shmhost.views import printable
@@ -40,7 +41,6 @@ __all__ = ["Finding", "as_json", "doctor_table", "examine", "is_healthy"]
 COLORS = {judge.OK: "green", judge.NOTE: "yellow", judge.PROBLEM: "bold red"}
 TIMEOUT_S = 2.0  # a host answers in microseconds; an activated one has to be started first
 _READS = 8  # of an answer that comes in one
-_FILE_MAX = 64 * 1024  # bytes; what is read here has far fewer, but for the list of mappings
 _MAPS_MAX = 64 * 1024**2  # bytes: 65530 mappings, the default limit, with paths of 1000 bytes
 _CONTAINERS = r"docker|containerd|kubepods|libpod|lxc|crio|machine\.slice"
 
@@ -119,7 +119,7 @@ def _open_files(config: Config, root: Path) -> list[Finding]:
 
 def _address_space(config: Config, root: Path) -> list[Finding]:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _to_number((_read(root, "proc/self/statm").split() or [""])[0], root / "proc/self/statm")
+    pages = to_number((read_text(root / "proc/self/statm").split() or [""])[0], root / "proc/self/statm")
     size = pages * resource.getpagesize()
     return [judge.address_space(soft, size, sum(size for _, size in config.windows))]
 
@@ -129,12 +129,12 @@ def _locked_memory(config: Config, root: Path) -> list[Finding]:
 
 
 def _mappings(config: Config, root: Path) -> list[Finding]:
-    used = len(_read(root, "proc/self/maps", _MAPS_MAX).splitlines())
+    used = len(read_text(root / "proc/self/maps", _MAPS_MAX).splitlines())
     return [judge.mappings(_number(root, "proc/sys/vm/max_map_count"), used)]
 
 
 def _memory(config: Config, root: Path) -> list[Finding]:
-    text = _read(root, "proc/meminfo")
+    text = read_text(root / "proc/meminfo")
     total = re.search(r"^MemTotal: +(\d{1,18}) kB$", text, re.ASCII | re.MULTILINE)
     if total is None:
         raise ValueError(f"{root / 'proc/meminfo'} says {text!r:.40}, and has no MemTotal")
@@ -144,13 +144,13 @@ def _memory(config: Config, root: Path) -> list[Finding]:
 def _container(config: Config, root: Path) -> list[Finding]:
     signs = [f"/{name}" for name in (".dockerenv", "run/.containerenv") if (root / name).exists()]
     if not signs:
-        group = re.search(_CONTAINERS, _read(root, "proc/self/cgroup"))
+        group = re.search(_CONTAINERS, read_text(root / "proc/self/cgroup"))
         signs = [f"{group[0]} in /proc/self/cgroup"] if group else []
     return [judge.container("".join(signs[:1]), memory_limits(root) if signs else [])]
 
 
 def _huge_pages(config: Config, root: Path) -> list[Finding]:
-    return [judge.huge_pages(_read(root, "sys/kernel/mm/transparent_hugepage/shmem_enabled"))]
+    return [judge.huge_pages(read_text(root / "sys/kernel/mm/transparent_hugepage/shmem_enabled"))]
 
 
 def _overcommit(config: Config, root: Path) -> list[Finding]:
@@ -158,7 +158,7 @@ def _overcommit(config: Config, root: Path) -> list[Finding]:
 
 
 def _windows(config: Config, root: Path) -> list[Finding]:
-    maps = _read(root, "proc/self/maps", _MAPS_MAX)
+    maps = read_text(root / "proc/self/maps", _MAPS_MAX)
     return [
         judge.window(base, size, judge.occupants(maps, base, size), _try_reserve(base, size))
         for base, size in config.windows
@@ -304,16 +304,5 @@ def _greet(path: str) -> m.Welcome:
     raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
 
 
-def _read(folder: Path, name: str, size: int = _FILE_MAX) -> str:
-    with open(folder / name, "rb") as file:
-        return file.read(size).decode(errors="replace")
-
-
 def _number(root: Path, name: str) -> int:
-    return _to_number(_read(root, name).strip(), root / name)
-
-
-def _to_number(text: str, path: Path) -> int:
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
-        raise ValueError(f"{path} says {text!r:.40}, which is no number")
-    return int(text)
+    return to_number(read_text(root / name).strip(), root / name)

@@ -25,7 +25,7 @@ import anyio.to_thread
 from shmhost.config import metrics_place
 from shmhost.meter import BOUNDS
 from shmhost.socket_file import HostError, SocketFile
-from shmprotocol.messages import Measured
+from shmprotocol.messages import Measured, Total
 
 LOG = logging.getLogger("shmhost")
 
@@ -50,20 +50,20 @@ class Collector:
 
     def __init__(self, take: Callable[[], Snapshot]) -> None:
         self._take = take
+        self._version = importlib.metadata.version("shmhost")  # read off the disk
 
     def collect(self) -> Iterator[Any]:
         """Yield the metric families."""
         snapshot = self._take()
-        yield from _host_families(snapshot.measured)
+        yield from _host_families(snapshot.measured, self._version)
         yield from _region_families(snapshot)
         yield from _request_families(snapshot)
 
 
-def _host_families(measured: Measured) -> Iterator[Any]:
+def _host_families(measured: Measured, version: str) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-    version = {"version": importlib.metadata.version("shmhost")}
-    yield InfoMetricFamily("shmhost", "The host that answers", value=version)
+    yield InfoMetricFamily("shmhost", "The host that answers", value={"version": version})
     for name, text, value in (
         ("start_time_seconds", "When the host was started, since the epoch", measured.started_ns / 1e9),
         ("memory_budget_bytes", "Memory that the host gives out at most", measured.budget),
@@ -82,25 +82,21 @@ def _host_families(measured: Measured) -> Iterator[Any]:
 
 def _region_families(snapshot: Snapshot) -> Iterator[Any]:
     totals = {total.state: total for total in snapshot.measured.totals}
-    found = [(state, totals.get(state)) for state in STATES]
-    yield _gauges("regions", "Regions", "state", [(state, one.regions if one else 0) for state, one in found])
-    sizes = [(state, one.size if one else 0) for state, one in found]
-    yield _gauges("region_bytes", "Bytes of regions", "state", sizes)
-    leases = [(state, one.leases if one else 0) for state, one in found]
-    yield _gauges("leases", "Leases: regions that clients may have mapped", "state", leases)
-    accounts = snapshot.measured.accounts
-    yield _gauges(
-        "user_regions", "Regions of a user", "uid", [(str(one.uid), one.regions) for one in accounts]
-    )
-    yield _gauges(
-        "user_bytes", "Bytes of a user's regions", "uid", [(str(one.uid), one.size) for one in accounts]
-    )
-    clients = [(str(one.uid), one.clients) for one in accounts]
-    yield _gauges("user_clients", "Connected clients of a user", "uid", clients)
-    windows = [(hex(base), size) for base, size, _ in snapshot.windows]
-    yield _gauges("window_bytes", "Addresses of a window", "window", windows)
-    free = [(hex(base), size) for base, _, size in snapshot.windows]
-    yield _gauges("window_free_bytes", "Addresses of a window that are free", "window", free)
+    states = [totals.get(state, Total(state, 0, 0, 0)) for state in STATES]
+    users = snapshot.measured.accounts
+    windows = snapshot.windows
+    yield _gauges("regions", "Regions", "state", [(one.state, one.regions) for one in states])
+    yield _gauges("region_bytes", "Bytes of regions", "state", [(one.state, one.size) for one in states])
+    text = "Leases: regions that clients may have mapped"
+    yield _gauges("leases", text, "state", [(one.state, one.leases) for one in states])
+    yield _gauges("user_regions", "Regions of a user", "uid", [(one.uid, one.regions) for one in users])
+    yield _gauges("user_bytes", "Bytes of a user's regions", "uid", [(one.uid, one.size) for one in users])
+    text = "Connected clients of a user"
+    yield _gauges("user_clients", text, "uid", [(one.uid, one.clients) for one in users])
+    text = "Addresses of a window"
+    yield _gauges("window_bytes", text, "window", [(hex(base), size) for base, size, _ in windows])
+    text = "Addresses of a window that are free"
+    yield _gauges("window_free_bytes", text, "window", [(hex(base), free) for base, _, free in windows])
 
 
 def _request_families(snapshot: Snapshot) -> Iterator[Any]:
@@ -121,12 +117,12 @@ def _request_families(snapshot: Snapshot) -> Iterator[Any]:
     yield refusals
 
 
-def _gauges(name: str, text: str, label: str, values: Iterable[tuple[str, int]]) -> Any:
+def _gauges(name: str, text: str, label: str, values: Iterable[tuple[object, int]]) -> Any:
     from prometheus_client.core import GaugeMetricFamily
 
     family = GaugeMetricFamily(f"shmhost_{name}", text, labels=[label])
     for value, number in values:
-        family.add_metric([value], number)
+        family.add_metric([str(value)], number)
     return family
 
 

@@ -113,11 +113,10 @@ def _parse(setting: Setting, parse: Any) -> Any:
 
 def _octal(text: str) -> int:
     try:
-        return check_mode(int(text, 8))
-    except InvalidArgument:
-        raise
+        mode = int(text, 8)
     except ValueError:
         raise InvalidArgument(f"a socket mode is an octal number, as 660, not {text!r:.40}") from None
+    return check_mode(mode)
 
 
 def _read_file(file: Path | None, environ: Mapping[str, str]) -> tuple[Path, dict[str, tuple[str, ...]]]:

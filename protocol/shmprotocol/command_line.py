@@ -1,7 +1,11 @@
-"""What both commands say below their help: examples, and what their exit codes mean. Loads no library."""
+"""What both commands say in their help: the socket, examples, exit codes. Loads no library."""
 
 from __future__ import annotations
 
+SOCKET_HELP = (
+    "The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
+    "or /run/shmhost/host.sock."
+)
 EXIT_CODES = {
     0: "done",
     1: "refused or failed",

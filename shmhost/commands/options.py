@@ -12,14 +12,9 @@ import rich_click as click
 
 from shmhost import settings
 from shmhost.config import Config
+from shmprotocol.command_line import SOCKET_HELP
 
-socket_option = click.option(
-    "--socket",
-    "path",
-    metavar="PATH",
-    help="The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
-    "or /run/shmhost/host.sock.",
-)
+socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SETTINGS = (
     click.option("--socket", metavar="PATH", help="Where to listen. Default: as for all commands."),
