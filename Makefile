@@ -1,19 +1,23 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo            make bench   the figures of this machine
 #   make test    set up and run every check         make lint    only ruff and mypy
+#   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard protocol/shmprotocol/*.h) protocol/shmprotocol/_native_build.py
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test fuzz lint bench clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/test_fuzz_*.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

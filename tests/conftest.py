@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - its set-up asks the collector, which does not see what is frozen
+import hypothesis  # before collection ends: its set-up asks the collector, which does not see what is frozen
 import pytest
 
 import shmclient
 from support import Machine, WatchedHost, watched_host
+
+# `make fuzz` chooses "fuzz": some minutes a test instead of a second. Neither has a deadline, because a
+# loaded machine is not a fault of the code.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=20_000,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_finish() -> None:
