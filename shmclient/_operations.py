@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from shmclient import codecs
+from shmclient import _codecs as codecs
 from shmclient._exchange import Slot
 from shmclient._outbox import Outbox
 from shmclient.builder import Creation, RegionBuilder

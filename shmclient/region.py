@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import Any
 
-from shmclient import codecs
+from shmclient import _codecs as codecs
 from shmclient._outbox import Outbox
 from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE

@@ -1,0 +1,118 @@
+"""What `put` stores and `get` gives back: a value of some codec, or a dict of such. Pure; maps nothing.
+
+The payload holds the bytes as they are. The metadata, a msgpack map behind them, says what they are;
+`protocol/README.md` describes it. Metadata is as untrusted as any other input: all offsets are checked, and
+no dtype that holds pointers to Python objects is ever made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgpack
+
+from shmclient._codecs import buffers, numpy
+from shmclient._codecs.layout import Encoded, Layout
+from shmprotocol.errors import BadRegion, InvalidArgument
+from shmprotocol.messages import METADATA_MAX
+
+
+class Codec(Protocol):
+    """One kind of value: a module with these names. `FORMAT` is the `format` of its descriptions."""
+
+    FORMAT: str
+
+    def can_encode(self, obj: object) -> bool:
+        """Whether the object is of this kind: no codec after this one is asked then."""
+
+    def encode(self, obj: Any, layout: Layout) -> dict[str, Any]:
+        """Place the object's bytes and return its description; TypeError when it cannot be stored whole."""
+
+    def decode(self, item: Mapping[str, Any], data: memoryview) -> Any:
+        """Return the value over the bytes of the payload; ValueError when the description is broken."""
+
+
+CODECS: tuple[Codec, ...] = (numpy, buffers)  # the first that can encode an object does
+_BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
+
+
+def can_encode(obj: object) -> bool:
+    """Whether `encode` takes an object of this kind; what it holds can still be refused."""
+    return isinstance(obj, Mapping) or any(codec.can_encode(obj) for codec in CODECS)
+
+
+def encode(obj: object) -> Encoded:
+    """Return what to write for a bytes-like object, an ndarray, or a dict from str to these.
+
+    Contiguous buffers are not copied. TypeError: nothing of the kind; InvalidArgument: an array that
+    holds Python objects, or a dict whose index is over the limit of the metadata.
+    """
+    layout = Layout()
+    if isinstance(obj, Mapping):
+        description: dict[str, Any] = {"format": "dict", "items": _encode_items(obj, layout)}
+    else:
+        description = _encode_item(obj, layout)
+    return Encoded(pack_metadata(description), layout.size, layout.chunks)
+
+
+def _encode_items(items: Mapping[Any, object], layout: Layout) -> list[list[Any]]:
+    encoded = []
+    for key, value in items.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the keys of a dict are str, not {type(key).__name__}: {key!r:.40}")
+        try:
+            encoded.append([key, _encode_item(value, layout)])
+        except TypeError as error:
+            raise TypeError(f"{key!r:.40}: {error}") from None
+    return encoded
+
+
+def _encode_item(obj: object, layout: Layout) -> dict[str, Any]:
+    for codec in CODECS:
+        if codec.can_encode(obj):
+            return codec.encode(obj, layout)
+    raise TypeError(
+        f"a region holds bytes-like objects, NumPy arrays and dicts of them, not {type(obj).__name__}"
+    )
+
+
+def pack_metadata(description: dict[str, Any]) -> bytes:
+    """Return the bytes of a metadata map; InvalidArgument when they are over the limit."""
+    metadata: bytes = msgpack.packb(description, use_bin_type=True)
+    if len(metadata) > METADATA_MAX:
+        raise InvalidArgument(
+            f"the description takes {len(metadata)} bytes, over {METADATA_MAX}: use fewer keys"
+        )
+    return metadata
+
+
+def unpack_metadata(raw: bytes) -> dict[str, Any]:
+    """Return the map in a region's metadata, an empty one for none; BadRegion when it is something else."""
+    if not raw:
+        return {}
+    try:
+        value = msgpack.unpackb(raw, strict_map_key=True, max_ext_len=0)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise BadRegion(f"the metadata is no msgpack map: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRegion(f"the metadata is no msgpack map: {value!r:.60}")
+    return value
+
+
+def decode(metadata: Mapping[str, Any], data: memoryview) -> Any:
+    """Return what a region holds: views of `data` in the form that was put. BadRegion: broken metadata.
+
+    A region of a format that this version does not know comes back as its bytes.
+    """
+    try:
+        if metadata.get("format") == "dict":
+            return {str(key): _decode_item(item, data) for key, item in metadata["items"]}
+        return _decode_item(metadata, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadRegion(f"the metadata does not fit the data: {error!r:.200}") from error
+
+
+def _decode_item(item: Mapping[str, Any], data: memoryview) -> Any:
+    codec = _BY_FORMAT.get(item.get("format", ""))
+    return data if codec is None else codec.decode(item, data)
