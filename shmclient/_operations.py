@@ -272,7 +272,7 @@ def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
         Lease(context.outbox, reply.grant.lease).release()
     elif isinstance(reply, m.Created):
         context.outbox.hold()
-        context.outbox.give_back(m.Abort(0, reply.region))
+        context.outbox.give_back(m.Abort(0, reply.region, False))
 
 
 def write_all(

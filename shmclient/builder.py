@@ -253,7 +253,7 @@ class Creation:
             self._lease.release()
 
     def _forget(self) -> None:
-        self._outbox.give_back(m.Abort(0, self.region))
+        self._outbox.give_back(m.Abort(0, self.region, False))
 
 
 def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:

@@ -32,7 +32,7 @@ LOG = logging.getLogger("shmhost")
 PATIENCE_S = 5.0  # for the event loop to give a snapshot
 SCRAPE_S = 6.0  # for a whole scrape, however slowly its request comes
 RETRY_S = 0.2  # while this process has no descriptor left
-STATES = ("creating", "current", "superseded", "unlinked")
+STATES = ("creating", "aborted", "current", "superseded", "unlinked")
 
 
 class Snapshot(NamedTuple):

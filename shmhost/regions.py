@@ -185,10 +185,37 @@ class Registry:
         if older is not None:
             self._retire(older, "superseded")
 
+    def abandon(self, region: Region) -> None:
+        """Give up a creation whose creator may still have it mapped: its name and object go.
+
+        Its address and its charge stay until `abort`. May be called again.
+        """
+        self._give_up_name(region)
+        if region.object is not None:
+            self.dispose(region.object)
+            region.object = None
+
     def abort(self, region: Region) -> None:
-        """Undo a creation."""
-        del self.creating[region.name]
+        """Undo a creation, abandoned or not."""
+        self._give_up_name(region)
         self._free(region)
+
+    def end_creation(self, name: str, peer: Peer) -> bool:
+        """Take a name from whoever is creating it; False if nobody is. Its owner and uid 0 may.
+
+        Object, address and charge stay until `abort`: a thread may be at work on the object, and the
+        creator may have it mapped.
+        """
+        region = self.creating.get(name)
+        if region is None:
+            return False
+        if peer.uid not in (0, region.owner.uid):
+            raise AccessDenied(
+                f"uid {peer.uid} may not end the creation of {name!r}: uid {region.owner.uid}, pid "
+                f"{region.owner.pid} is creating it"
+            )
+        self._give_up_name(region)
+        return True
 
     def find(self, name: str) -> Region:
         """Return the current region of a name, or raise RegionNotFound."""
@@ -300,6 +327,11 @@ class Registry:
         region.charge.release()
         if region.object is not None:
             self.dispose(region.object)
+
+    def _give_up_name(self, region: Region) -> None:
+        if region.state == "creating":
+            del self.creating[region.name]
+            self._move(region, "aborted")
 
     def _check_replace(self, request: Create, peer: Peer) -> None:
         rival = self.creating.get(request.name)

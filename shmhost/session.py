@@ -194,6 +194,7 @@ class Session:
             region.object = yield Work(
                 lambda: self._hub.make_object(region.backend, region.name, region.capacity), size
             )
+            _check_pending(region)
         except BaseException:
             del self._creations[region.id]
             self._registry.abort(region)
@@ -208,6 +209,7 @@ class Session:
         assert memory_object is not None
         # F_SEAL_WRITE looks at every page of the object.
         yield Work(lambda: memory_object.publish(header.pack(), region.seal), region.capacity)
+        _check_pending(region)
         region.generation, region.created_ns = header.generation, header.created_ns
         del self._creations[region.id]
         lease = self._lease(region)
@@ -216,9 +218,13 @@ class Session:
         self._hub.tell("published", region)
 
     def _abort(self, request: m.Abort) -> None:
-        # Not there: it was published meanwhile, and the two messages crossed.
-        region = self._creations.pop(request.region, None)
-        if region is not None:
+        region = self._creations.get(request.region)
+        if region is None:  # it was published meanwhile: the two messages crossed
+            return
+        if request.mapped:
+            self._registry.abandon(region)
+        else:
+            del self._creations[region.id]
             self._registry.abort(region)
 
     def _open(self, request: m.Open) -> None:
@@ -294,7 +300,11 @@ class Session:
         self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())
 
     def _unlink(self, request: m.Unlink) -> None:
-        region = self._registry.unlink(m.check_name(request.name), self.peer)
+        name = m.check_name(request.name)
+        if name not in self._registry.current and self._registry.end_creation(name, self.peer):
+            self._send(m.Done(request.id), ())
+            return
+        region = self._registry.unlink(name, self.peer)
         self._send(m.Done(request.id), ())
         self._hub.tell("unlinked", region)
 
@@ -324,6 +334,7 @@ class Session:
         region = self._creations.get(number)
         if region is None:
             raise InvalidArgument(f"region {number} is not being created by this connection")
+        _check_pending(region)
         return region
 
     def _header(self, region: Region, request: m.Publish) -> Header:
@@ -357,6 +368,14 @@ class Session:
             metadata=request.metadata,
             metadata_size=request.metadata_size,
             name=region.name,
+        )
+
+
+def _check_pending(region: Region) -> None:
+    if region.state == "aborted":
+        raise RegionNotFound(
+            f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
+            "abort: create it again"
         )
 
 

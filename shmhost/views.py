@@ -19,8 +19,20 @@ from rich.text import Text
 from shmhost.window import GUARD, span_size
 from shmprotocol.messages import Holder, Inspection, RegionInfo
 
-COLORS = {"current": "green", "creating": "yellow", "superseded": "cyan", "unlinked": "red"}
-SVG_COLORS = {"current": "#2e8b57", "creating": "#d4a017", "superseded": "#4a90a4", "unlinked": "#b5443c"}
+COLORS = {
+    "current": "green",
+    "creating": "yellow",
+    "aborted": "magenta",
+    "superseded": "cyan",
+    "unlinked": "red",
+}
+SVG_COLORS = {
+    "current": "#2e8b57",
+    "creating": "#d4a017",
+    "aborted": "#8e5a9b",
+    "superseded": "#4a90a4",
+    "unlinked": "#b5443c",
+}
 SVG_WIDTH = 900
 SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name is in the tooltip
 _NS = 10**9

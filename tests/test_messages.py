@@ -124,7 +124,7 @@ def test_refusal_is_the_base_class_when_its_code_is_unknown() -> None:
 
 @pytest.mark.parametrize("number", [0, 2**64 - 1])
 def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
-    assert pack(m.Abort(1, number))[4:] == msgpack.packb([4, 0, 1, number])
+    assert pack(m.Cancel(1, number))[4:] == msgpack.packb([7, 0, 1, number])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
 )
 def test_number_is_not_sent_when_it_is_none_of_64_bits(number: object) -> None:
     with pytest.raises(LocalProtocolError):
-        pack(m.Abort(1, number))  # type: ignore[arg-type]
+        pack(m.Cancel(1, number))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_opened_needs_no_descriptor_when_all_is_current() -> None:
 
 def test_boolean_is_no_number_when_it_comes_in() -> None:
     with pytest.raises(RemoteProtocolError, match="True is not an integer"):
-        m.from_wire((4, 0, 1, True), m.REQUEST_TAGS)
+        m.from_wire((7, 0, 1, True), m.REQUEST_TAGS)
 
 
 def test_number_is_no_boolean_when_it_comes_in() -> None:

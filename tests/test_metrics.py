@@ -105,6 +105,7 @@ def test_scrape_shows_what_was_done(address: str, tmp_path: Path) -> None:
         uid = (str(os.getuid()),)
         assert found["shmhost_regions"] == {
             ("creating",): 0,
+            ("aborted",): 0,
             ("current",): 1,
             ("superseded",): 1,
             ("unlinked",): 0,

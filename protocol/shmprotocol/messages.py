@@ -59,7 +59,7 @@ class RegionInfo(NamedTuple):
     name: str
     region: int
     generation: int
-    state: str  # "creating", "current", "superseded" or "unlinked"
+    state: str  # "creating", "aborted", "current", "superseded" or "unlinked"
     address: int
     size: int
     capacity: int
@@ -177,10 +177,15 @@ class Publish(NamedTuple):
 
 
 class Abort(NamedTuple):
-    """Undo a creation. Has no reply; one that is published already stays so."""
+    """Undo a creation. Has no reply; one that is published already stays so.
+
+    The name is free at once. With `mapped`, the address and the charge stay taken until a second Abort
+    without it, or until the connection ends: the client still has a mapping at the address.
+    """
 
     id: int
     region: int
+    mapped: bool
 
 
 class Open(NamedTuple):
