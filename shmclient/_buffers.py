@@ -51,7 +51,7 @@ class Buffers:
 def _as_buffer(obj: object) -> object:
     """Return an object that has the buffer that this one stands for; it keeps this one."""
     if isinstance(obj, RegionHandle):
-        return obj.attach().view()[: obj.size]
+        return obj.attach().view()
     if isinstance(obj, RegionBuilder):
         return obj.data
     if isinstance(obj, ffi.CData):

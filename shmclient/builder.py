@@ -26,7 +26,8 @@ class RegionBuilder:
     Objects are made in place with `alloc`, `new` and `bytes`, or written through `data`. Leaving the
     `with` block of `create` publishes; an exception in it undoes everything. With `seal="full"` all
     views of `data` must be gone by then (RegionBusy names the reason), and pointers made here can only
-    be read from then on, while `region` is held.
+    be read from then on, while `region` is held. `size` is the bytes of the payload, `capacity` those of the
+    memory object.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class RegionBuilder:
     ) -> None:
         self.name = request.name
         self.address = created.address
-        self.size = size
+        self.size = size  # bytes of the payload
+        self.capacity = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
         self._seal = request.seal
         self.creation = Creation(outbox, created.region, descriptor)

@@ -164,9 +164,10 @@ class Pinner:
         """Pin a buffer: when this returns, it cannot move, shrink, close or be collected.
 
         Takes bytes, bytearray, memoryview, ndarray, mmap, array, ctypes and whatever else has a contiguous
-        buffer; a region (from its header on; its mapping and lease are kept), a builder (its payload, which
-        cannot be published while it is pinned), a view of either; and cffi pointers, arrays and structures,
-        which keep what they own. TypeError: none of these. BufferError: not contiguous.
+        buffer; a region (all `capacity` bytes, from its header on; its mapping and lease are kept), a
+        builder (its payload, which cannot be published while it is pinned), a view of either; and cffi
+        pointers, arrays and structures, which keep what they own. TypeError: none of these. BufferError: not
+        contiguous.
         """
         return Pinned(self._pins, obj)
 

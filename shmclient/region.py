@@ -82,8 +82,7 @@ class Mapped:
 
     def data(self) -> memoryview:
         """Return a read-only view of the payload's data."""
-        start = self.header.data - self.header.base
-        return self.view()[start : start + self.header.data_size]
+        return self.view()[HEADER_SIZE : HEADER_SIZE + self.grant.size]
 
 
 def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
@@ -150,8 +149,13 @@ class RegionHandle:
 
     @property
     def size(self) -> int:
-        """The bytes from the header to the end of the payload."""
+        """The bytes of the payload: `len(region.data)`."""
         return self._grant.size
+
+    @property
+    def capacity(self) -> int:
+        """The bytes of the memory object, in whole pages: header page, payload and metadata."""
+        return self._grant.capacity
 
     @property
     def address(self) -> int:

@@ -27,7 +27,7 @@ class Charge:
 
 
 class Tallies:
-    """How many regions there are in each state, and of each uid, with their bytes; and leases by state.
+    """How many regions there are by state and by uid, with the bytes of their objects; and leases by state.
 
     Kept as they change: a scrape must not look at every region.
     """
@@ -36,10 +36,10 @@ class Tallies:
         self._states: dict[str, list[int]] = {}
         self._users: dict[int, list[int]] = {}
 
-    def add(self, state: str, uid: int, regions: int, size: int, leases: int) -> None:
+    def add(self, state: str, uid: int, regions: int, capacity: int, leases: int) -> None:
         """Count regions, bytes and leases in, or out where they are negative."""
-        _change(self._states, state, (regions, size, leases))
-        _change(self._users, uid, (regions, size))
+        _change(self._states, state, (regions, capacity, leases))
+        _change(self._users, uid, (regions, capacity))
 
     def lease(self, state: str, change: int) -> None:
         """Count leases in, or out where they are negative, of regions that are counted."""

@@ -86,11 +86,13 @@ def _region_families(snapshot: Snapshot) -> Iterator[Any]:
     users = snapshot.measured.accounts
     windows = snapshot.windows
     yield _gauges("regions", "Regions", "state", [(one.state, one.regions) for one in states])
-    yield _gauges("region_bytes", "Bytes of regions", "state", [(one.state, one.size) for one in states])
+    text = "Bytes of regions, as whole objects"
+    yield _gauges("region_bytes", text, "state", [(one.state, one.capacity) for one in states])
     text = "Leases: regions that clients may have mapped"
     yield _gauges("leases", text, "state", [(one.state, one.leases) for one in states])
     yield _gauges("user_regions", "Regions of a user", "uid", [(one.uid, one.regions) for one in users])
-    yield _gauges("user_bytes", "Bytes of a user's regions", "uid", [(one.uid, one.size) for one in users])
+    text = "Bytes of a user's regions, as whole objects"
+    yield _gauges("user_bytes", text, "uid", [(one.uid, one.capacity) for one in users])
     text = "Connected clients of a user"
     yield _gauges("user_clients", text, "uid", [(one.uid, one.clients) for one in users])
     text = "Addresses of a window"

@@ -51,13 +51,14 @@ class Region:
     mode: int
     seal: str
     backend: str
-    size: int
-    capacity: int
+    room: int  # what the creator asked for: its payload and its metadata
+    capacity: int  # of the memory object: what is charged
     span: Span
     window: Window
     charge: Charge
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
     state: str = "creating"
+    size: int = 0  # of the payload, known at publish
     generation: int = 0
     created_ns: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Region:
             generation=self.generation,
             state=self.state,
             address=self.span.address,
-            size=self.size,
+            size=self.size if self.generation else self.room,
             capacity=self.capacity,
             uid=self.owner.uid,
             gid=self.owner.gid,
@@ -157,7 +158,7 @@ class Registry:
             mode=request.mode,
             seal=request.seal if request.backend != "shm" else "none",  # tmpfs files take none
             backend=request.backend,
-            size=HEADER_SIZE + request.size,
+            room=request.size,
             capacity=capacity,
             span=place[0],
             window=place[1],

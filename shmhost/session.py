@@ -69,7 +69,7 @@ class Hub:
         accounts = [
             m.Account(uid, *sizes.get(uid, (0, 0)), clients[uid]) for uid in sizes.keys() | clients.keys()
         ]
-        accounts.sort(key=lambda account: (-account.size, account.uid))
+        accounts.sort(key=lambda account: (-account.capacity, account.uid))
         return m.Measured(
             request,
             meter.started_ns,
@@ -210,6 +210,7 @@ class Session:
         # F_SEAL_WRITE looks at every page of the object.
         yield Work(lambda: memory_object.publish(header.pack(), region.seal), region.capacity)
         _check_pending(region)
+        region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
         del self._creations[region.id]
         lease = self._lease(region)
@@ -339,7 +340,7 @@ class Session:
 
     def _header(self, region: Region, request: m.Publish) -> Header:
         base = region.span.address
-        payload = range(base + HEADER_SIZE, base + region.size)
+        payload = range(base + HEADER_SIZE, base + HEADER_SIZE + region.room)
         _check_inside("data", payload, payload.start, request.data_size)
         _check_inside("root", payload, request.root, request.root_size)
         _check_inside("metadata", payload, request.metadata, request.metadata_size)
@@ -352,7 +353,7 @@ class Session:
             kind=request.kind,
             flags=region.object.flag(region.seal),
             base=base,
-            size=region.size,
+            size=HEADER_SIZE + region.room,
             capacity=region.capacity,
             data=payload.start,
             data_size=request.data_size,

@@ -81,7 +81,7 @@ def compare(before: Sample | None, after: Sample) -> View:
         interval_s,
         _paces(before, after, per_s),
         _refusals(before, after, per_s),
-        tuple(sorted(after.measured.accounts, key=lambda one: (-one.size, one.uid))),
+        tuple(sorted(after.measured.accounts, key=lambda one: (-one.capacity, one.uid))),
         tuple(Row(info, published.get(info.name, 0) * per_s) for info in after.regions),
     )
 
@@ -228,7 +228,7 @@ def _figures(view: View, width: int) -> list[Text]:
     if not view.interval_s:
         paces = ["from the next sample on"]
     users = [
-        f"uid {one.uid}: {format_size(one.size)}, {_count(one.regions, 'region')}, "
+        f"uid {one.uid}: {format_size(one.capacity)}, {_count(one.regions, 'region')}, "
         f"{_count(one.clients, 'client')}"
         for one in view.users
     ]

@@ -72,7 +72,7 @@ def stat_table(region: RegionInfo) -> Table:
         "name": region.name,
         "generation": f"{region.generation} (region {region.region}, {region.state})",
         "address": f"{region.address:#x}",
-        "size": f"{region.size} bytes ({format_size(region.size)}), object {region.capacity} bytes",
+        "size": f"{region.size} bytes ({format_size(region.size)}), capacity {region.capacity} bytes",
         "access": f"mode {region.mode:04o}, uid {region.uid}, gid {region.gid}",
         "protection": f"seal {region.seal}, backend {region.backend}",
         "leases": str(region.leases),

@@ -369,7 +369,7 @@ def test_header_says_what_the_host_and_the_publisher_said(shm: shmclient.Client)
 
     ffi = cffi.FFI()
     assert int(ffi.cast("uintptr_t", header.base)) == number == info.address
-    assert (header.size, header.capacity, header.data_size) == (info.size, info.capacity, 10)
+    assert (header.data_size, header.capacity) == (info.size, info.capacity) == (10, 8192)
     assert (header.generation, header.creator_uid, header.creator_pid) == (1, os.getuid(), os.getpid())
     assert ffi.string(header.name) == b"head"
     assert region.metadata["format"] == "ndarray"
@@ -710,3 +710,32 @@ def test_reader_dies_when_it_writes_through_a_view(shm: shmclient.Client) -> Non
 
     assert in_child(write) == -signal.SIGSEGV
     assert value[1] == 1
+
+
+# --- what a size is
+
+
+@pytest.mark.parametrize("content", [b"hello!", b"", bytes(5000)])
+def test_size_is_what_was_put_and_capacity_the_object(content: bytes, shm: shmclient.Client) -> None:
+    put = shm.put("a", content)
+    for region in (put, shm.open("a")):
+        assert region.size == len(region.data) == len(content)
+        assert region.capacity == os.fstat(region.fileno()).st_size
+        assert f", {len(content)} bytes" in repr(region)
+    for info in (shm.stat("a"), *shm.list()):
+        assert (info.size, info.capacity) == (len(content), put.capacity)
+
+
+@pytest.mark.parametrize("size", [1, 4096, 5000])
+def test_size_of_what_is_built_is_what_was_asked_for(size: int, shm: shmclient.Client) -> None:
+    with shm.create("b", size) as builder:
+        assert builder.size == len(builder.data) == size
+        assert builder.capacity == os.fstat(builder.fileno()).st_size
+    assert builder.region is not None
+    assert (builder.region.size, builder.region.capacity) == (builder.size, builder.capacity)
+    assert shm.open("b").size == len(shm.open("b").data) == shm.stat("b").size == size
+
+
+def test_host_charges_capacity(host: WatchedHost, shm: shmclient.Client) -> None:
+    regions = [shm.put("a", b"1"), shm.put("b", bytes(4096))]
+    assert host.counts()["charged"] == sum(region.capacity for region in regions)

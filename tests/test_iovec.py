@@ -116,7 +116,7 @@ def test_iovec_takes_regions(shm: shmclient.Client, pinner: Pinner) -> None:
     shm.put("x", b"in a region").close()
     region = shm.open("x")
     iov = pinner.iovec([b"a", region, region.data])
-    assert entries(iov)[1] == (region.address, region.size)
+    assert entries(iov)[1] == (region.address, region.capacity)
     assert ctypes.string_at(*entries(iov)[2]) == b"in a region"
 
 

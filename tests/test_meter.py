@@ -59,7 +59,7 @@ def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Clien
     assert found == {"current": (1, 0), "superseded": (1, 1)}
     (account,) = after.accounts
     assert (account.uid, account.regions, account.clients) == (os.getuid(), 2, 2)
-    assert account.size == after.used == sum(one.size for one in after.totals)
+    assert account.capacity == after.used == sum(one.capacity for one in after.totals)
     assert before.started_ns == after.started_ns
     assert len(old) == MIB
 

@@ -254,7 +254,7 @@ def test_pin_of_a_region_keeps_its_mapping_and_its_lease(host: WatchedHost, shm:
     pinner = Pinner()
     region = shm.open("x")
     pinned, address = pinner.pin(region), region.address
-    assert (pinned.address, pinned.size, pinned.readonly) == (address, region.size, True)
+    assert (pinned.address, pinned.size, pinned.readonly) == (address, region.capacity, True)
     region.close()
     del region
     shm.unlink("x")

@@ -54,7 +54,11 @@ class Message(Protocol):
 
 
 class RegionInfo(NamedTuple):
-    """A region as `list` and `stat` tell of it. Sizes are bytes; `created_ns` is CLOCK_REALTIME."""
+    """A region as `list` and `stat` tell of it. `created_ns` is CLOCK_REALTIME.
+
+    `size` is the bytes of its payload (until it is published: those asked for), `capacity` those of its
+    memory object, with header page and metadata: what is charged.
+    """
 
     name: str
     region: int
@@ -91,20 +95,20 @@ class Inspection(NamedTuple):
 
 
 class Total(NamedTuple):
-    """All regions in one state: how many, their bytes (capacity), and the leases of them."""
+    """All regions in one state: how many, the bytes of their objects, and the leases of them."""
 
     state: str
     regions: int
-    size: int
+    capacity: int
     leases: int
 
 
 class Account(NamedTuple):
-    """What one user has: regions that are its own, their bytes (capacity), and connected clients."""
+    """What one user has: regions that are its own, the bytes of their objects, and connected clients."""
 
     uid: int
     regions: int
-    size: int
+    capacity: int
     clients: int
 
 
@@ -126,7 +130,8 @@ class Tally(NamedTuple):
 class Grant(NamedTuple):
     """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
 
-    Every other grant comes with one descriptor, in the order of the grants.
+    Every other grant comes with one descriptor, in the order of the grants. `size` is the bytes of the
+    payload, `capacity` those of the object: what to map.
     """
 
     lease: int

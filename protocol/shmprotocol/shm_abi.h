@@ -74,11 +74,11 @@ struct shm_region_header {
         uint32_t flags;       /* SHM_FLAG_* */
 
         const void *base;  /* the address of this header, in every process */
-        uint64_t size;     /* bytes from base to the end of what is used */
+        uint64_t size;     /* bytes from base to the end of what is used: this page, data, metadata */
         uint64_t capacity; /* bytes of the memory object and of its mapping; whole pages */
 
         const void *data; /* the start of the payload: base + header_size, always */
-        uint64_t data_size;
+        uint64_t data_size; /* what was put: the `size` of a region on the wire and in Python */
         const void *root;   /* inside the payload; NULL, with size 0, when there is none */
         uint64_t root_size; /* bytes that lie there: compare with the type before following `root` */
 
