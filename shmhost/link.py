@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
+from shmhost.closing import Closer
 from shmhost.meter import Meter
 from shmhost.session import Session, Steps, Work
 from shmprotocol import descriptors
@@ -53,10 +54,13 @@ class Link:
         meter: Meter,
         make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
         start_work: StartWork,
+        closer: Closer,
         on_closed: Callable[[Link], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
+        self._refused = descriptors.are_refused(sock)
+        self._closer = closer
         self._pidfd = pidfd
         self._connection = Connection("host")
         self._meter = meter
@@ -126,8 +130,7 @@ class Link:
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-        descriptors.close_all(self._connection.drain())
+        self._closer.close(self._sock)
         while self._outbox:
             descriptors.close_all(self._outbox.popleft()[1])
         if not self._working:
@@ -142,7 +145,7 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data, fds = descriptors.receive(self._sock, descriptors.DONTWAIT)
+            data = descriptors.receive_data(self._sock, descriptors.DONTWAIT, refused=self._refused)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
@@ -154,7 +157,7 @@ class Link:
         if not data:
             self.close()
             return
-        self._connection.receive(data, fds)
+        self._connection.receive(data)
         self._pump()
 
     def _pump(self) -> None:

@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from shmhost import metrics
 from shmhost.accounts import Budget
+from shmhost.closing import Closer
 from shmhost.config import Config
 from shmhost.leases import Peer
 from shmhost.link import INLINE_MAX, Link, attempt
@@ -35,6 +36,7 @@ from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
 from shmhost.socket_file import HostError, SocketFile
 from shmhost.window import Allocator
+from shmprotocol import descriptors
 
 LOG = logging.getLogger("shmhost")
 
@@ -71,6 +73,7 @@ class Host:
         )
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, Meter(time.time_ns()))
         self._links: set[Link] = set()
+        self._closer = Closer()
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
         self._stopped = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -126,6 +129,9 @@ class Host:
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
+        # No request has descriptors. The first one that does (clients that hand theirs back to a new host)
+        # has to take this away, and to receive them where closing them cannot block the loop.
+        descriptors.refuse(listener)
         loop.add_reader(listener, self._accept, listener)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
@@ -150,6 +156,9 @@ class Host:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPT_AT_ONCE):
+            if self._closer.is_full:
+                self._pause(listener, "too many closed ones keep descriptors that block")
+                return
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:
@@ -161,12 +170,15 @@ class Host:
                 self._add_link(sock)
             except OSError as error:  # the peer is gone already, or no descriptor is left
                 LOG.warning("refused a connection: %s", error)
-                sock.close()
+                self._shut(sock)
 
     def _accept_later(self, listener: socket.socket, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
             return  # this one connection failed, accept(2)
-        LOG.warning("cannot accept connections: %s; see ulimit -n", error.strerror)
+        self._pause(listener, f"{error.strerror}; see ulimit -n")
+
+    def _pause(self, listener: socket.socket, why: str) -> None:
+        LOG.warning("cannot accept connections: %s", why)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         loop.call_later(RETRY_ACCEPT_S, self._accept_again, listener)
@@ -184,10 +196,16 @@ class Host:
             self._hub.meter,
             lambda send: Session(self._hub, peer, send),
             self._start_work,
+            self._closer,
             self._links.discard,
         )
         self._links.add(link)
         self._hub.meter.connections += 1
+
+    def _shut(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the peer is gone already
+            sock.shutdown(socket.SHUT_RDWR)
+        self._closer.close(sock)
 
     def _start_work(self, link: Link, steps: Steps, work: Work) -> None:
         if self._tasks is None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -77,6 +78,7 @@ class WatchedHost:
                 "charged": registry.budget.used,
                 "free addresses": sum(window.free() for window in registry.allocator.windows),
                 "listeners": len(self.host._hub.listeners),
+                "closing": self.host._closer.pending,
             }
 
         counted: dict[str, Any] = self.call(count)
@@ -84,9 +86,9 @@ class WatchedHost:
 
 
 @contextlib.contextmanager
-def watched_host(path: str, **settings: Any) -> Iterator[WatchedHost]:
+def watched_host(path: str, listener: socket.socket | None = None, **settings: Any) -> Iterator[WatchedHost]:
     with start_blocking_portal("asyncio", backend_options()) as portal:
-        serving, host = portal.start_task(Host(Config(socket_path=path, **settings)).serve)
+        serving, host = portal.start_task(Host(Config(socket_path=path, **settings), listener).serve)
         try:
             yield WatchedHost(host, portal)
         finally:
@@ -176,6 +178,31 @@ class RawPeer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Lingering:
+    """A TCP socket whose last close blocks: unsent bytes, an hour of SO_LINGER, a peer that reads nothing."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.socket = socket.create_connection(listener.getsockname())
+            self._peer, _ = listener.accept()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.send(bytes(1 << 16))
+
+    def release(self) -> None:
+        """End the wait of whoever closes it: closed with unread bytes, the peer answers with a reset."""
+        self._peer.close()
+
+    def __enter__(self) -> Lingering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        self.socket.close()
 
 
 def in_child(function: Callable[[], object]) -> int:

@@ -99,21 +99,6 @@ def test_client_is_told_the_versions_when_they_do_not_meet(
         assert "7 to 9" in message.text
 
 
-@pytest.mark.parametrize("length", [3, None])
-@pytest.mark.parametrize("count", [1, 2, 64])
-def test_client_is_dropped_when_it_sends_descriptors(
-    length: int | None, count: int, host: WatchedHost, settled: Callable[[], None]
-) -> None:
-    with RawPeer(host.socket_path) as peer:
-        peer.send(pack(m.Stat(2, "witness"))[:length], [0] * count)
-        message, _ = peer.receive()
-        if isinstance(message, m.Described):  # it was whole, and came before its descriptors were missed
-            message, _ = peer.receive()
-        assert isinstance(message, m.Goodbye)
-        assert f"{count} descriptors" in message.text
-        assert peer.is_dropped()
-
-
 def conversation() -> list[bytes]:
     """Return the frames of a client that does a bit of everything."""
     return [

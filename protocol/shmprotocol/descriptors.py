@@ -22,7 +22,9 @@ _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _CTRUNC = int(socket.MSG_CTRUNC)
 _SOCKET, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_PEEK = int(socket.MSG_PEEK)
 DONTWAIT = int(socket.MSG_DONTWAIT)
+SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 
 
 def send(
@@ -54,6 +56,41 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
         close_all(descriptors)
         raise _cut_off(len(descriptors))
     return data, descriptors
+
+
+def refuse(listener: socket.socket) -> bool:
+    """Have the kernel refuse descriptors that are sent to a listener's connections; False: it cannot.
+
+    The sender gets EPERM. Those that connected earlier are not covered: `are_refused` tells them apart.
+    """
+    try:
+        listener.setsockopt(_SOCKET, SO_PASSRIGHTS, 0)
+    except OSError:  # ENOPROTOOPT: Linux before 6.16
+        return False
+    return True
+
+
+def are_refused(sock: socket.socket) -> bool:
+    """Whether a connection never took descriptors: it began with the listener's setting (connect(2))."""
+    try:
+        return sock.getsockopt(_SOCKET, SO_PASSRIGHTS) == 0
+    except OSError:
+        return False
+
+
+def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
+    """Read once from a peer that may not send descriptors, and take none; `b""` is the end.
+
+    Unless the kernel has `refused` them, RemoteProtocolError when some came. These stay in the socket and
+    are closed with it: that may block for as long as the peer likes, even here if they were taken.
+    """
+    if refused:
+        return sock.recv(_READ, flags)
+    # With no room for descriptors a peek shows whether there are any, and the queue keeps them.
+    data, _, result, _ = sock.recvmsg(_READ, 0, flags | _PEEK)
+    if result & _CTRUNC:
+        raise RemoteProtocolError("descriptors came: no request has any")
+    return sock.recv(len(data), flags) if data else data
 
 
 def _cut_off(count: int) -> RemoteProtocolError | OutOfMemory:
