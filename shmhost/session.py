@@ -27,7 +27,11 @@ from shmprotocol.errors import (
 from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
 ACCOUNT_LIMIT = 4096  # of a Measured: what an array may have
-LISTEN_LIMIT = 1024  # waits and watches of one connection: far more than threads that could wait
+# Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
+# 500 KB at most, with names of 255 bytes.
+LISTEN_LIMIT = 1024
+# Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
+LEASE_LIMIT = 65_536
 HOLDER_LIMIT = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
 PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
 
@@ -101,11 +105,12 @@ class Session:
         hub.clients[peer.uid] += 1
         self._registry = hub.registry
         self._send = send
-        self._greeted = False
+        self.is_greeted = False
         self._leases: dict[int, Region] = {}
         self._creations: dict[int, Region] = {}
         self._waits: dict[int, m.Open] = {}
         self._watches: dict[int, str] = {}
+        self._listening = 0  # names that are waited for, and watches: what LISTEN_LIMIT limits
         self._handlers: dict[type[m.Message], Callable[[Any], Steps | None]] = {
             m.Create: self._create,
             m.Publish: self._publish,
@@ -124,7 +129,7 @@ class Session:
 
     def handle(self, message: m.Message) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
-        if not self._greeted:
+        if not self.is_greeted:
             self._hello(message)
             return None
         handler = self._handlers.get(type(message))
@@ -145,6 +150,7 @@ class Session:
         self._hub.listeners.discard(self)
         self._waits.clear()
         self._watches.clear()
+        self._listening = 0
         while self._creations:
             self._registry.abort(self._creations.popitem()[1])
         while self._leases:
@@ -180,7 +186,7 @@ class Session:
                 f"this host speaks version {m.VERSION}, the client {message.version_min} to "
                 f"{message.version_max}: use the same shmhost version on both sides"
             )
-        self._greeted = True
+        self.is_greeted = True
         self.client = message.client[:80]
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
@@ -244,11 +250,16 @@ class Session:
                 m.check_name(name)
             if not request.wait:
                 raise
-            self._listen()
+            self._listen(len(request.open_names))
             self._waits[request.id] = request
             return
         for region in regions:
             region.check(self.peer, READ)
+        if len(self._leases) + len(regions) > LEASE_LIMIT:
+            raise QuotaExceeded(
+                f"one connection has at most {LEASE_LIMIT} leases, and this one has {len(self._leases)}: "
+                "close regions that are not needed"
+            )
         self._grant(request, regions)
 
     def _grant(self, request: m.Open, regions: list[Region]) -> None:
@@ -264,7 +275,7 @@ class Session:
         self._send(m.Opened(request.id, tuple(grants)), descriptors)
 
     def _retry(self, request: m.Open) -> None:
-        del self._waits[request.id]
+        self._end_wait(request.id)
         try:
             self._open(request)
         except ShmError as error:
@@ -277,20 +288,31 @@ class Session:
                 raise RemoteProtocolError(f"lease {lease} is not held by this connection")
             self._registry.release(region, lease)
 
+    def _end_wait(self, request: int) -> bool:
+        """Forget a wait; False when there is none with this number."""
+        wait = self._waits.pop(request, None)
+        if wait is not None:
+            self._listening -= len(wait.open_names)
+        return wait is not None
+
     def _cancel(self, request: m.Cancel) -> None:
         # A target that was answered meanwhile is no error: the two messages crossed.
-        self._watches.pop(request.target, None)
-        if self._waits.pop(request.target, None) is not None:
+        if self._watches.pop(request.target, None) is not None:
+            self._listening -= 1
+        if self._end_wait(request.target):
             gave_up = Cancelled("the client gave the wait up")
             self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
         if not self._waits and not self._watches:
             self._hub.listeners.discard(self)
 
     def _list(self, request: m.List) -> None:
+        m.check_part("prefix", request.prefix)
+        m.check_part("after", request.after)
         regions, more = self._registry.page(request.prefix, request.after, PAGE_LIMIT)
         self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
 
     def _inspect(self, request: m.Inspect) -> None:
+        m.check_part("prefix", request.prefix)
         regions, more = self._registry.inspect(request.prefix, request.after, self.peer, HOLDER_LIMIT)
         self._send(m.Inspected(request.id, regions, more), ())
 
@@ -317,13 +339,18 @@ class Session:
     def _watch(self, request: m.Watch) -> None:
         if request.id in self._watches:
             raise RemoteProtocolError(f"request id {request.id} is in use by a watch")
-        self._listen()
+        m.check_part("prefix", request.prefix)
+        self._listen(1)
         self._watches[request.id] = request.prefix
         self._send(m.Done(request.id), ())
 
-    def _listen(self) -> None:
-        if len(self._waits) + len(self._watches) >= LISTEN_LIMIT:
-            raise QuotaExceeded(f"one connection has at most {LISTEN_LIMIT} waits and watches")
+    def _listen(self, count: int) -> None:
+        if self._listening + count > LISTEN_LIMIT:
+            raise QuotaExceeded(
+                f"one connection has at most {LISTEN_LIMIT} watches and names that it waits for, and this "
+                f"one has {self._listening}: cancel some"
+            )
+        self._listening += count
         self._hub.listeners.add(self)
 
     def _lease(self, region: Region) -> int:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmprotocol import messages as m
-from shmprotocol.connection import MAX_FRAME, Connection, pack, unpack
+from shmprotocol.connection import MAX_FRAME, MAX_REQUEST, Connection, pack, unpack
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.records import MAX_ARRAY, U64_MAX
 
@@ -199,12 +199,13 @@ def filled(item: bytes) -> bytes:
         pytest.param(filled(b"\x91\xc0"), id="arrays of one"),
     ],
 )
-def test_frame_costs_less_than_64_mib_when_it_is_made_to_cost(body: bytes) -> None:
+@pytest.mark.parametrize("role", ["client", "host"])
+def test_frame_costs_less_than_64_mib_when_it_is_made_to_cost(body: bytes, role: Role) -> None:
     data = frame(body)
     tracemalloc.start()
     try:
         with pytest.raises(RemoteProtocolError):
-            parse_whole("host", data)
+            parse_whole(role, data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -215,7 +216,7 @@ def test_frame_costs_less_than_64_mib_when_it_is_made_to_cost(body: bytes) -> No
 def test_frame_is_refused_when_it_is_nested(depth: int) -> None:
     """Neither msgpack's stack nor the interpreter's, which repr() needs, may overflow."""
     with pytest.raises(RemoteProtocolError):
-        parse_whole("host", frame(b"\x91" * depth + b"\xc0"))
+        parse_whole("client", frame(b"\x91" * depth + b"\xc0"))
 
 
 @pytest.mark.parametrize("depth", [900, 1000, 1020])
@@ -233,7 +234,7 @@ def test_unpack_refuses_a_value_when_no_message_has_its_type(value: object) -> N
 
 def test_big_frame_is_not_copied_again_when_a_byte_comes() -> None:
     """The buffer grows in place: a byte must not cost a copy of what is there already."""
-    connection = Connection("host")
+    connection = Connection("client")
     connection.receive(MAX_FRAME.to_bytes(4, "little") + b"\0" * (MAX_FRAME - 1001))
     read(connection)
     tracemalloc.start()
@@ -251,24 +252,34 @@ def test_big_frame_is_not_copied_again_when_a_byte_comes() -> None:
 # --- frames
 
 
-def body_of(size: int) -> bytes:
-    """A Stat of exactly this many bytes, with a later field as the rest."""
-    start = msgpack.packb([9, 0, 1, "a"])[1:]
+LIMITS: list[tuple[Role, int, m.Message]] = [
+    ("host", MAX_REQUEST, m.Stat(1, "a")),
+    ("client", MAX_FRAME, m.Goodbye(1, "a")),
+]
+
+
+def body_of(message: m.Message, size: int) -> bytes:
+    """A message of two fields in exactly this many bytes, with a later field as the rest."""
+    start = msgpack.packb(m.to_wire(message))[1:]
     return (
         b"\x95" + start + b"\xc6" + (size - len(start) - 6).to_bytes(4, "big") + bytes(size - len(start) - 6)
     )
 
 
-def test_frame_is_taken_when_it_is_at_the_limit() -> None:
-    body = body_of(MAX_FRAME)
-    assert len(body) == MAX_FRAME
-    assert parse_whole("host", frame(body)) == [item(m.Stat(1, "a"))]
+@pytest.mark.parametrize(("role", "limit", "message"), LIMITS)
+def test_frame_is_taken_when_it_is_at_the_limit(role: Role, limit: int, message: m.Message) -> None:
+    body = body_of(message, limit)
+    assert len(body) == limit
+    assert parse_whole(role, frame(body)) == [item(message)]
 
 
-def test_frame_is_refused_when_its_length_is_over_the_limit() -> None:
+@pytest.mark.parametrize(("role", "limit", "_message"), LIMITS)
+def test_frame_is_refused_when_its_length_is_over_the_limit(
+    role: Role, limit: int, _message: m.Message
+) -> None:
     """It is refused by its length alone: nothing of it is waited for."""
-    with pytest.raises(RemoteProtocolError, match="1048577-byte frame is over 1048576"):
-        parse("host", (MAX_FRAME + 1).to_bytes(4, "little"))
+    with pytest.raises(RemoteProtocolError, match=f"{limit + 1}-byte frame is over {limit}"):
+        parse(role, (limit + 1).to_bytes(4, "little"))
 
 
 def text_at(size: int) -> m.Refused:
@@ -283,6 +294,21 @@ def test_pack_makes_a_frame_when_it_is_at_the_limit() -> None:
 def test_pack_raises_when_the_frame_is_over_the_limit() -> None:
     with pytest.raises(LocalProtocolError, match="1048577-byte frame is over 1048576"):
         pack(text_at(MAX_FRAME + 1))
+
+
+def test_pack_raises_when_a_request_is_over_its_limit() -> None:
+    room = MAX_REQUEST - len(pack(m.Stat(1, "x" * 1000))) + 4 + 1000 - 2
+    assert len(pack(m.Stat(1, "x" * room))) <= 4 + MAX_REQUEST
+    with pytest.raises(LocalProtocolError, match=f"frame is over {MAX_REQUEST}: it is a Stat"):
+        pack(m.Stat(1, "x" * (room + 3)))
+
+
+def test_largest_requests_that_make_sense_fit() -> None:
+    for request in (
+        m.Release(0, (2**64 - 1,) * MAX_ARRAY),
+        m.Open(2**64 - 1, ("x" * m.NAME_MAX,) * m.MAX_DESCRIPTORS, (2**64 - 1,) * m.MAX_DESCRIPTORS, True),
+    ):
+        assert len(pack(request)) < MAX_REQUEST
 
 
 def test_pack_raises_when_a_string_is_not_unicode() -> None:

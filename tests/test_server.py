@@ -21,7 +21,7 @@ from shmhost.leases import Peer
 from shmhost.server import peer_of
 from shmhost.socket_file import SocketFile
 from shmprotocol import messages as m
-from shmprotocol.connection import MAX_FRAME, pack
+from shmprotocol.connection import MAX_REQUEST, pack
 from support import RawPeer, WatchedHost, in_child, serve, wait_until
 
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "raw"))
@@ -53,7 +53,7 @@ def frame(value: object) -> bytes:
 
 BROKEN = {
     "garbage": b"\xde\xad\xbe\xef" * 16,
-    "a frame over the limit": (MAX_FRAME + 1).to_bytes(4, "little"),
+    "a frame over the limit": (MAX_REQUEST + 1).to_bytes(4, "little"),
     "a frame that is no msgpack": b"\x04\0\0\0\xc1\xc1\xc1\xc1",
     "a frame that is no array": frame(1),
     "a map": frame({1: 2}),

@@ -188,6 +188,51 @@ def test_waits_and_watches_have_a_limit(world: World) -> None:
         talk.say(m.Watch(100 + number, ""))
     assert talk.say(m.Watch(99, "")).code == "quota-exceeded"
     assert talk.say(m.Open(98, ("never",), (), True)).code == "quota-exceeded"
+    talk.say(m.Cancel(0, 100))
+    assert talk.say(m.Watch(99, "")) == m.Done(99)
+
+
+def test_wait_counts_for_as_many_as_it_has_names(world: World) -> None:
+    talk, names = world.client(), tuple(f"never/{number}" for number in range(m.MAX_DESCRIPTORS))
+    for number in range(LISTEN_LIMIT // len(names) - 1):
+        talk.say(m.Open(100 + number, names, (), True))
+    talk.say(m.Open(98, names[1:], (), True))
+    assert talk.say(m.Open(99, ("a", "b"), (), True)).code == "quota-exceeded"
+    talk.say(m.Open(99, ("a",), (), True))
+    assert talk.say(m.Watch(97, "")).code == "quota-exceeded"
+    world.client().publish("a")
+    assert talk.say(m.Watch(97, "")) == m.Done(97)
+
+
+def test_leases_of_a_connection_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmhost.session.LEASE_LIMIT", 3)
+    talk = world.client()
+    grant = talk.publish("x").grant
+    assert isinstance(talk.say(m.Open(5, ("x", "x"), (), False)), m.Opened)
+    refused = talk.say(m.Open(6, ("x",), (), False))
+    assert (refused.code, talk.say(m.Stat(7, "x")).info.leases) == ("quota-exceeded", 3)
+    talk.say(m.Release(0, (grant.lease,)))
+    assert isinstance(talk.say(m.Open(8, ("x",), (), False)), m.Opened)
+
+
+@pytest.mark.parametrize("text", ["x" * 256, "\u00e9" * 128])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda text: m.List(5, text, ""),
+        lambda text: m.List(5, "", text),
+        lambda text: m.Inspect(5, text, 0),
+        lambda text: m.Watch(5, text),
+        lambda text: m.Stat(5, text),
+        lambda text: m.Open(5, (text,), (), True),
+        lambda text: m.Create(5, text, 1, "full", "memfd", 0o600, True),
+    ],
+)
+def test_text_is_refused_when_it_is_longer_than_a_name(ask: Any, text: str, world: World) -> None:
+    talk = world.client()
+    assert talk.say(ask(text)).code == "invalid"
+    talk.replies.clear()
+    assert getattr(talk.say(ask(text[:-1])), "code", "") != "invalid"
 
 
 @pytest.mark.parametrize("message", [m.Watch(6, ""), m.Open(6, ("never",), (), True)])

@@ -19,6 +19,7 @@ from shmprotocol.messages import (
     MAX_DESCRIPTORS,
     REPLY_TAGS,
     REQUEST_TAGS,
+    TAG_OF,
     Message,
     descriptors_of,
     from_wire,
@@ -27,6 +28,9 @@ from shmprotocol.messages import (
 from shmprotocol.records import MAX_ARRAY
 
 MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
+# Of a frame from a client, which a host must buffer for peers it does not know. The largest sensible request
+# is a Release of 4096 leases, 37 KB.
+MAX_REQUEST = 64 * 1024
 _LENGTH = struct.Struct("<I")
 _PREFIX = _LENGTH.size
 # Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
@@ -40,10 +44,9 @@ def pack(message: Message) -> bytes:
         body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
         raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
-    if len(body) > MAX_FRAME:
-        raise LocalProtocolError(
-            f"{len(body)}-byte frame is over {MAX_FRAME}: it is a {type(message).__name__}"
-        )
+    limit = MAX_REQUEST if TAG_OF[type(message)] in REQUEST_TAGS else MAX_FRAME
+    if len(body) > limit:
+        raise LocalProtocolError(f"{len(body)}-byte frame is over {limit}: it is a {type(message).__name__}")
     return _LENGTH.pack(len(body)) + body
 
 
@@ -51,7 +54,7 @@ def unpack(body: bytes | memoryview) -> object:
     """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none.
 
     Maps and extensions are refused, empty ones too: an empty map is one byte here and 80 in memory. As
-    msgpack itself stops at 1024 nested arrays, no body costs more than 64 MiB while it is unpacked.
+    msgpack itself stops at 1024 nested arrays, unpacking takes no more than 64 times the size of the body.
     """
     try:
         return msgpack.unpackb(
@@ -82,6 +85,7 @@ class Connection:
 
     def __init__(self, role: Literal["client", "host"]) -> None:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
+        self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
         self._unclaimed_max = _UNCLAIMED_MAX[role]
@@ -149,8 +153,8 @@ class Connection:
         if len(buffer) < _PREFIX:
             return None
         length: int = _LENGTH.unpack_from(buffer)[0]
-        if length > MAX_FRAME:
-            raise RemoteProtocolError(f"{length}-byte frame is over {MAX_FRAME}")
+        if length > self._max_frame:
+            raise RemoteProtocolError(f"{length}-byte frame is over {self._max_frame}")
         end = _PREFIX + length
         if len(buffer) < end:
             return None

@@ -41,6 +41,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_part(what: str, text: str) -> str:
+    """Return the start of a name (or a name to go on after), or raise InvalidArgument: no name is longer."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > NAME_MAX:
+        raise InvalidArgument(f"{what} has at most {NAME_MAX} bytes, not {size}: {text[:40]!r}")
+    return text
+
+
 class Message(Protocol):
     """What every message has beside its own fields: the id that ties a reply to its request.
 
