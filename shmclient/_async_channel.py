@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import anyio
 
-from shmclient._connect import DETACHABLES, connect_socket, explain, has_ended
+from shmclient._connect import DETACHABLES, has_ended
 from shmclient._exchange import Exchange, Slot
 from shmclient._operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
-from shmprotocol import descriptors
+from shmprotocol import descriptors, query
 from shmprotocol import messages as m
 from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, again
 
@@ -190,15 +190,7 @@ async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncCh
 
     Connecting and greeting take `connect_s` each at most, and `timeout_s` is for what comes after that.
     """
-    sock = None
-    with anyio.move_on_after(connect_s):
-        while sock is None:
-            try:
-                sock = connect_socket(path, 0)
-            except BlockingIOError:  # the host's queue is full; a Unix socket gives no event for that
-                await anyio.sleep(0.01)
-    if sock is None:
-        raise explain(path, TimeoutError())
+    sock = await _connect(path, connect_s)
     channel = AsyncChannel(sock, connect_s)
     try:
         ADDRESS_SPACE.reserve(greeted(channel.context, await channel.ask(Ask(channel.context.greeting()))))
@@ -207,3 +199,14 @@ async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncCh
         channel.outbox.shut()
         raise
     return channel
+
+
+async def _connect(path: str, connect_s: float) -> socket.socket:
+    """The counterpart of `query.connect`; cancelled between two attempts, it leaves no socket."""
+    pauses_s = query.pauses(connect_s)
+    while (sock := query.try_connect(path)) is None:
+        pause_s = next(pauses_s, None)
+        if pause_s is None:
+            raise query.overloaded(path)
+        await anyio.sleep(pause_s)
+    return sock

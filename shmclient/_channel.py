@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connect import DETACHABLES, connect_socket, has_ended
+from shmclient._connect import DETACHABLES, has_ended
 from shmclient._exchange import Exchange, Slot
 from shmclient._operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._outbox import Outbox
@@ -23,6 +23,7 @@ from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, ShmError, again
+from shmprotocol.query import connect
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
 
@@ -34,7 +35,7 @@ class Channel:
     """
 
     def __init__(self, path: str, timeout_s: float, connect_s: float) -> None:
-        self._sock = connect_socket(path, connect_s)
+        self._sock = connect(path, connect_s)
         self._sock.settimeout(None)
         self._set_timeout(connect_s)
         self._exchange = Exchange()

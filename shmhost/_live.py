@@ -11,9 +11,9 @@ import time
 from rich.console import Console
 
 from shmhost._keys import Keyboard, draw, full_screen
-from shmhost.query import Query
 from shmhost.top import Sample, State, as_dict, compare, press, render
 from shmprotocol.errors import HostGone, ShmError
+from shmprotocol.query import Query
 
 _WIDTH = 80  # of a plain view: what mails and logs take
 

@@ -30,17 +30,15 @@ from shmhost.kernel_files import read_text, to_number
 from shmhost.objects import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmhost.server import SO_PEERPIDFD
 from shmhost.views import printable
-from shmprotocol import descriptors, memory
-from shmprotocol import messages as m
-from shmprotocol.connection import Connection, pack
+from shmprotocol import memory
 from shmprotocol.errors import AddressConflict, InvalidArgument, ShmError
 from shmprotocol.paths import socket_path
+from shmprotocol.query import Query
 
 __all__ = ["Finding", "as_json", "doctor_table", "examine", "is_healthy"]
 
 COLORS = {judge.OK: "green", judge.NOTE: "yellow", judge.PROBLEM: "bold red"}
 TIMEOUT_S = 2.0  # a host answers in microseconds; an activated one has to be started first
-_READS = 8  # of an answer that comes in one
 _MAPS_MAX = 64 * 1024**2  # bytes: 65530 mappings, the default limit, with paths of 1000 bytes
 _CONTAINERS = r"docker|containerd|kubepods|libpod|lxc|crio|machine\.slice"
 
@@ -179,10 +177,9 @@ def _socket(config: Config, root: Path) -> list[Finding]:
     if finding is not None or status is None:
         return [finding] if finding else []
     try:
-        return [judge.answer(path, status, _greet(path).windows, config.windows)]
-    except TimeoutError:  # of the socket module: it has no errno
-        return [judge.connection(path, status, _identity(), errno.ETIMEDOUT)]
-    except OSError as error:
+        with Query(path, TIMEOUT_S, "shmhost doctor") as query:
+            return [judge.answer(path, status, query.windows(), config.windows)]
+    except OSError as error:  # every error of a Query is one; a stranger's nonsense has no errno
         return [judge.connection(path, status, _identity(), error.errno or errno.EPROTO)]
 
 
@@ -279,29 +276,6 @@ def _socket_status(path: str) -> SocketStatus | None:
 
 def _identity() -> Identity:
     return Identity(os.geteuid(), os.getegid(), frozenset(os.getgroups()))
-
-
-def _greet(path: str) -> m.Welcome:
-    """Connect and say Hello; return the answer.
-
-    OSError, of which RemoteProtocolError is one: nobody answers, or it is no host that does.
-    """
-    core = Connection("client")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(TIMEOUT_S)
-        sock.connect(path)
-        sock.sendall(pack(m.Hello(1, m.VERSION, m.VERSION, "shmhost doctor")))
-        try:
-            for _ in range(_READS):  # at the end of the stream each gives nothing
-                data, owned = descriptors.receive(sock)
-                core.receive(data, owned)
-                for reply, fds in core.messages():
-                    descriptors.close_all(fds)
-                    if isinstance(reply, m.Welcome):
-                        return reply
-        finally:
-            descriptors.close_all(core.drain())
-    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
 
 
 def _number(root: Path, name: str) -> int:

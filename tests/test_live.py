@@ -113,7 +113,7 @@ def test_feed_goes_on_with_the_next_host(tmp_path: Path) -> None:
 def test_feed_says_that_a_stopped_host_gives_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmhost.query.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("shmprotocol.query.TIMEOUT_S", 0.2)
     child = serve(tmp_path / "h.sock")
     try:
         with _live.Feed(str(tmp_path / "h.sock")) as feed:

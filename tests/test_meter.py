@@ -12,10 +12,10 @@ import pytest
 import shmclient
 import shmhost
 from shmhost.meter import BOUNDS, Meter
-from shmhost.query import Query
 from shmhost.session import Hub
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
+from shmprotocol.query import Query
 from support import RawPeer, WatchedHost, wait_until, watched_host
 
 MIB = 1 << 20

@@ -116,7 +116,7 @@ def test_connect_does_not_wait_for_what_waiting_cannot_mend(
     def refuse(*_: object) -> None:
         raise shmclient.AccessDenied("not for you")
 
-    monkeypatch.setattr("shmclient._channel.connect_socket", refuse)
+    monkeypatch.setattr("shmclient._channel.connect", refuse)
     with pytest.raises(shmclient.AccessDenied):
         shmclient.connect(tmp_path / "h.sock", wait=1e6)
 

@@ -17,11 +17,11 @@ import pytest
 
 import shmclient
 from shmhost import views
-from shmhost.query import Query
 from shmhost.session import HOLDER_LIMIT
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+from shmprotocol.query import Query
 from support import RawPeer, WatchedHost, in_child
 
 BASE, SIZE = 0x550000000000, 256 << 30
@@ -273,7 +273,7 @@ WELCOME = m.Welcome(1, m.VERSION, "fake", ((BASE, SIZE),), 0)
 def test_host_that_stops_answering_is_told_from_one_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmhost.query.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("shmprotocol.query.TIMEOUT_S", 0.2)
     thread = answering(tmp_path / "h.sock", WELCOME)
     with pytest.raises(HostTimeout, match="gave no answer"), Query(str(tmp_path / "h.sock")) as query:
         query.stat("x")

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from shmhost import views
 from shmhost.commands.options import json_option, print_json, socket_option
-from shmhost.query import Query
 from shmprotocol import messages as m
 from shmprotocol.command_line import manual
 from shmprotocol.errors import ShmError
 from shmprotocol.paths import socket_path
+from shmprotocol.query import Query
 from shmprotocol.status import describe
 
 
