@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from shmclient import _codecs as codecs
+from shmclient._creation import Creation
 from shmclient._exchange import Slot
 from shmclient._outbox import Outbox
-from shmclient.builder import Creation, RegionBuilder
+from shmclient.builder import RegionBuilder
 from shmclient.region import Lease, Mapped, RegionHandle, attach
 from shmprotocol import descriptors as fds
 from shmprotocol import memory

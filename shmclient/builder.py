@@ -1,14 +1,14 @@
-"""A region under construction, and what becomes of it. Does no I/O: `_operations` asks the host."""
+"""A region under construction, as its maker sees it. Does no I/O: `_operations` asks the host."""
 
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from shmclient import _codecs as codecs
+from shmclient._creation import Creation
 from shmclient._outbox import Outbox
 from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE
@@ -191,71 +191,6 @@ class RegionBuilder:
                 "it before the block ends, or create the region with seal='writer'"
             )
         ADDRESS_SPACE.settle()  # or the host would find the mapping, and say the same
-
-
-class Creation:
-    """An unpublished region: its read-write descriptor, and what the end of its mapping means."""
-
-    def __init__(self, outbox: Outbox, region: int, descriptor: int) -> None:
-        self.region = region
-        self._outbox = outbox
-        self._descriptor = descriptor
-        self._state = "open"  # then "published" or "aborted"
-        self._is_mapped = False
-        self._lease: Lease | None = None
-        outbox.hold()
-
-    def map(self, created: m.Created, label: str) -> Any:
-        """Map it read-write and return the buffer; on an error everything is given back."""
-        try:
-            mapping = ADDRESS_SPACE.map_writable(
-                (self._outbox.host_id, self.region),
-                self._descriptor,
-                created.address,
-                created.capacity,
-                self._unmapped,
-                label,
-            )
-        except BaseException:
-            self.abort()
-            raise
-        self._is_mapped = True
-        return mapping.memory
-
-    def fileno(self) -> int:
-        """Return the read-write descriptor; RegionClosed when the creation is over."""
-        if self._descriptor < 0:
-            raise RegionClosed("the region is published or given up: its read-write descriptor is closed")
-        return self._descriptor
-
-    def published(self, lease: Lease) -> None:
-        """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
-        self._end("published")
-        if self._is_mapped:
-            self._lease = lease.share()
-        self._outbox.give_back(None)
-
-    def abort(self) -> None:
-        """Have the host forget it, once no view of it lives any more. May be called again."""
-        if self._state == "open":
-            self._end("aborted")
-            if not self._is_mapped:
-                self._forget()
-
-    def _end(self, state: str) -> None:
-        self._state = state
-        os.close(self._descriptor)
-        self._descriptor = -1
-
-    def _unmapped(self) -> None:
-        self._is_mapped = False
-        if self._state == "aborted":
-            self._forget()
-        elif self._lease is not None:
-            self._lease.release()
-
-    def _forget(self) -> None:
-        self._outbox.give_back(m.Abort(0, self.region, False))
 
 
 def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:
