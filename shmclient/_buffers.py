@@ -37,6 +37,11 @@ class Buffers:
         """Return address and size of a buffer; the address of an empty one is 0."""
         return self.iov[2 * index], self.iov[2 * index + 1]
 
+    def overlap(self, start: int, end: int) -> bool:
+        """Whether one of them has a byte in a range of addresses."""
+        entries = map(self.entry, range(self.count))
+        return any(address < end and start < address + size for address, size in entries)
+
     def first_read_only(self) -> int | None:
         """Return the index of the first buffer that must not be written; -1 when there is none."""
         found: int = lib.shm_buffers_read_only(self._views, self.count)

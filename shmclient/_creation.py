@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
 from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
 from shmclient.region import Lease
+from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.errors import RegionClosed
 
@@ -19,9 +21,11 @@ class Creation:
         self.region = region
         self._outbox = outbox
         self._descriptor = descriptor
+        self._address = 0
         self._state = "open"  # then "published" or "aborted"
         self._is_mapped = False
         self._lease: Lease | None = None
+        self._forgotten = itertools.count()
         outbox.hold()
 
     def map(self, created: m.Created, label: str) -> Any:
@@ -39,7 +43,27 @@ class Creation:
             self.abort()
             raise
         self._is_mapped = True
+        self._address = mapping.address
         return mapping.memory
+
+    def freeze(self, *, is_sealed: bool) -> bool:
+        """Make the mapping read-only in place: views stay, a write by one is SIGSEGV from then on.
+
+        `is_sealed`: the host is to seal it, so that no mapping of a read-write descriptor may be left. False
+        when there is no read-only one to be had (/proc is not mounted, RLIMIT_NOFILE): all is as before.
+        """
+        if not is_sealed:
+            ADDRESS_SPACE.freeze(self._address, self._descriptor)
+            return True
+        try:
+            reader = descriptors.reopen(self._descriptor)
+        except OSError:
+            return False
+        try:
+            ADDRESS_SPACE.freeze(self._address, reader)
+        finally:
+            os.close(reader)
+        return True
 
     def fileno(self) -> int:
         """Return the read-write descriptor; RegionClosed when the creation is over."""
@@ -55,9 +79,17 @@ class Creation:
         self._outbox.give_back(None)
 
     def abort(self) -> None:
-        """Have the host forget it, once no view of it lives any more. May be called again."""
+        """Give the name back now, and the address once no view of it lives any more. May be called again.
+
+        A view can live for long: a notebook keeps its variables, `sys.last_traceback` those of each frame.
+        """
         if self._state == "open":
             self._end("aborted")
+            if self._is_mapped:
+                self._outbox.hold()
+                self._outbox.give_back(m.Abort(0, self.region, True))
+            # Not `else`: the last view may have gone meanwhile, on another thread. Either its `_unmapped` saw
+            # "aborted", or this sees that nothing is mapped, or both: then `_forget` is called twice.
             if not self._is_mapped:
                 self._forget()
 
@@ -74,4 +106,6 @@ class Creation:
             self._lease.release()
 
     def _forget(self) -> None:
-        self._outbox.give_back(m.Abort(0, self.region, False))
+        if next(self._forgotten) == 0:  # `next` is atomic
+            # After an Abort that said "mapped" and came later, on another thread, this has ended it all.
+            self._outbox.give_back(m.Abort(0, self.region, False))

@@ -20,6 +20,7 @@ from shmclient._creation import Creation
 from shmclient._exchange import Slot
 from shmclient._outbox import Outbox
 from shmclient.builder import RegionBuilder
+from shmclient.pinning import check_unpinned
 from shmclient.region import Lease, Mapped, RegionHandle, attach
 from shmprotocol import descriptors as fds
 from shmprotocol import memory
@@ -215,10 +216,12 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
     """Publish what a builder has built, or give it up."""
     try:
         yield Run(builder.check_pointers, builder.size)
+        if builder.is_to_be_sealed:
+            check_unpinned(builder)
         reply, owned = yield Ask(builder.finish(context.outbox.next_id()))
         region = _published(context, kind, builder.creation, reply, owned)
         region.attach()
-        builder.region = region
+        builder.published(region)
         return region
     except BaseException:
         builder.abort()

@@ -13,7 +13,7 @@ from shmclient._outbox import Outbox
 from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE
 from shmclient.pointers import NO_LENGTHS, Lengths, check_root, is_checking
-from shmclient.region import Lease, RegionHandle
+from shmclient.region import RegionHandle
 from shmprotocol import memory
 from shmprotocol import messages as m
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
@@ -24,9 +24,15 @@ class RegionBuilder:
     """A region under construction, mapped read-write at its final address.
 
     Objects are made in place with `alloc`, `new` and `bytes`, or written through `data`. Leaving the
-    `with` block of `create` publishes; an exception in it undoes everything. With `seal="full"` all
-    views of `data` must be gone by then (RegionBusy names the reason), and pointers made here can only
-    be read from then on, while `region` is held. `size` is the bytes of the payload, `capacity` those of the
+    `with` block of `create` publishes; an exception in it undoes everything, and the name is free at once.
+
+    With `seal="full"` the memory becomes read-only where it is when the block ends, before the host is
+    asked: views of `data`, arrays over them and pointers made here can be read from then on, for as long as
+    a view or `region` is held, and **a write through one ends the process by SIGSEGV**, whatever its flags
+    say and whichever thread it is on. So end what still writes before the block ends. Pins promise native
+    code that it may write: RegionBusy while one lives. After an error at the end of the block views are
+    read-only, or as before it; after an exception in the block they are private memory that can be written.
+     `size` is the bytes of the payload, `capacity` those of the
     memory object.
     """
 
@@ -38,7 +44,9 @@ class RegionBuilder:
         self.size = size  # bytes of the payload
         self.capacity = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
-        self._seal = request.seal
+        self.is_to_be_sealed = request.seal == "full"
+        self._backend = request.backend
+        self._frozen: Any = None  # the buffer, from the freeze until the region is attached
         self.creation = Creation(outbox, created.region, descriptor)
         self._next = created.address + HEADER_SIZE
         self._end = self._next + size
@@ -49,7 +57,7 @@ class RegionBuilder:
 
     @property
     def data(self) -> memoryview:
-        """The payload, writable. RegionClosed after a full seal."""
+        """The payload, writable until it is published. RegionClosed after a full seal."""
         return memoryview(self._mapped())[HEADER_SIZE : HEADER_SIZE + self.size]
 
     @property
@@ -58,7 +66,11 @@ class RegionBuilder:
         return self.address + HEADER_SIZE
 
     def fileno(self) -> int:
-        """Return the read-write descriptor, which stays the builder's, until it is published."""
+        """Return the read-write descriptor, which stays the builder's, until it is published.
+
+        Its offset is the host's as well: use pwrite(2) or mmap(2), never write(2) or lseek(2). A writable
+        mapping of it that lives at the end of the block is RegionBusy.
+        """
         return self.creation.fileno()
 
     def alloc(self, size: int, align: int = 16) -> int:
@@ -146,7 +158,7 @@ class RegionBuilder:
             check_root(self.pointed(), kind.item, self._lengths)
 
     def finish(self, request: int) -> m.Publish:
-        """Write the metadata, give up the mapping for a full seal, and return what to ask of the host."""
+        """Write the metadata, freeze the memory for a full seal, and return what to ask of the host."""
         root, root_size, kind = self._root
         metadata = codecs.pack_metadata(
             {"format": "objects", "root": kind.cname}
@@ -158,8 +170,8 @@ class RegionBuilder:
             memoryview(self._mapped())[start : start + len(metadata)] = metadata
         else:
             metadata = b""
-        if self._seal == "full":
-            self._unmap()
+        if self.is_to_be_sealed:
+            self._freeze()
         return m.Publish(
             request,
             self.creation.region,
@@ -171,26 +183,37 @@ class RegionBuilder:
             len(metadata),
         )
 
-    def published(self, lease: Lease) -> None:
-        """Note that the host has published it."""
-        self.creation.published(lease)
+    def published(self, region: RegionHandle) -> None:
+        """Note that the host has published it; `region` is attached, so that the mapping stays."""
+        self.region = region
+        self._frozen = None
 
     def abort(self) -> None:
-        """Give up: the host forgets the region when the last view of it is gone."""
-        self._buffer = None
+        """Give up: the name is free at once, the address when the last view of it is gone."""
+        self._buffer = self._frozen = None
         self.creation.abort()
 
+    def _freeze(self) -> None:
+        if self.creation.freeze(is_sealed=self._backend != "shm"):
+            self._frozen = self._buffer  # keeps the mapping for the region
+            self._buffer = None
+        else:
+            self._unmap()
+
     def _unmap(self) -> None:
+        # The way without /proc: nothing writable may be mapped when the host seals.
         buffer = weakref.ref(self._buffer)
         self._buffer = None
         if buffer() is not None:
             gc.collect()  # views in reference cycles
         if buffer() is not None:
             raise RegionBusy(
-                f"a writable view of {self.name!r} lives (of builder.data, an array over it, a pin): delete "
-                "it before the block ends, or create the region with seal='writer'"
+                f"a writable view of {self.name!r} lives (of builder.data, or an array over it), and it "
+                f"cannot be made read-only, as /proc/self/fd/{self.creation.fileno()} cannot be opened (is "
+                "/proc mounted? is RLIMIT_NOFILE reached?): mend that, or delete the view before the block "
+                "ends, or create the region with seal='writer'"
             )
-        ADDRESS_SPACE.settle()  # or the host would find the mapping, and say the same
+        ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
 
 
 def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:

@@ -136,8 +136,10 @@ class Client:
     ) -> Iterator[RegionBuilder]:
         """Build a region of `size` payload bytes in place: leaving the block publishes it.
 
-        An exception in the block undoes it. `seal="writer"` lets this process go on writing through the
-        builder. RegionBusy at the end of the block: a writable view of it still lives.
+        Views and arrays over it stay, **read-only: a write by one is SIGSEGV** from then on, in every
+        thread. An exception in the block undoes it: the name is free at once, and what views are left are
+        private memory. `seal="writer"` lets this process go on writing through the builder. RegionBusy at
+        the end of the block: a pin of it lives, or a child that was forked in the block has it mapped.
         """
         channel = self._connected()
         builder = _drive(

@@ -50,6 +50,10 @@ class IoVec:
         self._check()
         return int(ffi.cast("uintptr_t", self._buffers.iov))
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether a buffer of it has a byte in a range of addresses."""
+        return self._buffers.overlap(start, end)
+
     @property
     def nbytes(self) -> int:
         """The bytes of all buffers."""

@@ -45,8 +45,8 @@ class _Hold:
 class Place(NamedTuple):
     """A region that is mapped here; `memory` keeps it.
 
-    `is_lasting`: it is published, and others have it at this address. It is writable for who builds it, and
-    with seal="writer" also after that.
+    `is_lasting`: it is published, and others have it at this address. It is writable for who builds it until
+    it is frozen, with seal="writer" also after that.
     """
 
     address: int
@@ -120,6 +120,18 @@ class AddressSpace:
         """Map a region under construction and return a writable buffer, as `attach` does."""
         wanted = _Range(address, capacity, 0, identity, label, True, False)
         return self._map(memory.map_writable, wanted, descriptor, after, False)
+
+    def freeze(self, address: int, descriptor: int) -> None:
+        """Make what `map_writable` mapped at an address read-only, for all its views; they stay.
+
+        A write by a view is SIGSEGV from then on, also in another thread that is at it. `descriptor` was
+        opened O_RDONLY, or the object takes no seals; it stays the caller's.
+        """
+        with self._gate:
+            mapping = self._ranges.starting(address)
+            assert mapping is not None
+            memory.freeze(descriptor, address, mapping.capacity)
+            mapping.is_writable = False
 
     def find(self, address: int) -> Place | None:
         """Return the region of this process that an address lies in, or None."""

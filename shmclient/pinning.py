@@ -14,13 +14,15 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from shmclient._buffers import Buffers
 from shmclient._fork import INNER, at_fork
 from shmclient._slots import resolve
+from shmclient.builder import RegionBuilder
 from shmclient.iovec import IoVec
 from shmclient.pointers import check_store
-from shmprotocol.errors import PinReleased
+from shmprotocol.errors import PinReleased, RegionBusy
 from shmprotocol.native import lib
 
 # Held while a slot is written or zeroed, so that no address gets into a slot after its pin has ended. One for
@@ -103,6 +105,10 @@ class Pinned:
         if released:
             self._buffers.release()
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether it has a byte in a range of addresses."""
+        return self._buffers.overlap(start, end)
+
     def _check(self) -> None:
         if self not in self._owner:
             raise PinReleased(
@@ -137,11 +143,29 @@ def report_leak(leak: Leak) -> None:
 
 on_leak: Callable[[Leak], None] = report_leak  # what a leak calls, on any thread; to be replaced
 _leaked: list[dict[Pinned | IoVec, None]] = []
+_pinners: WeakValueDictionary[int, Pinner] = WeakValueDictionary()  # by id
 
 
 def leaked() -> int:
     """Return how many pins have leaked so far: each keeps its buffer for ever."""
     return sum(map(len, _leaked))
+
+
+def check_unpinned(builder: RegionBuilder) -> None:
+    """RegionBusy when part of a region under construction is pinned, or holds the address of a pin.
+
+    Native code may be writing through the one, and `unpin` will write to the other: both would be SIGSEGV
+    once the region is sealed.
+    """
+    start, end = builder.address, builder.address + builder.capacity
+    owners = [pinner._pins for pinner in list(_pinners.values())] + _leaked
+    pins = sum(pin.overlaps(start, end) for owner in owners for pin in list(owner))
+    slots = sum(start <= slot < end for slot in list(_stored))
+    if pins or slots:
+        raise RegionBusy(
+            f"{pins} pins of {builder.name!r} live, and {slots} slots in it hold the address of a pin: unpin "
+            "before the block ends, or create the region with seal='writer'"
+        )
 
 
 class Pinner:
@@ -155,6 +179,7 @@ class Pinner:
 
     def __init__(self, *, strict: bool = False) -> None:
         self._pins: dict[Pinned | IoVec, None] = {}
+        _pinners[id(self)] = self
         self._strict = strict
         self._process = os.getpid()
         caller = sys._getframe(1)

@@ -58,7 +58,8 @@ class Mapped:
     def header(self) -> Header:
         """The header's values, copied and checked when they are first needed."""
         if self._header is None:
-            self._header = memory.check_header(self.view()[:HEADER_SIZE], self.grant.capacity)
+            page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
+            self._header = memory.check_header(page, self.grant.capacity)
         return self._header
 
     @property

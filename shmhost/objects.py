@@ -38,7 +38,9 @@ class Memfd:
         try:
             os.ftruncate(self._writer, capacity)
             fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
-            os.fchmod(self._writer, 0o600)
+            # Whoever has a read-only descriptor may open it once more, for an offset of its own or to map it
+            # when the creator's is read-write; nobody gets a writable one that way.
+            os.fchmod(self._writer, 0o444)
         except OSError as error:
             self.close()
             raise _out_of_memory(error, capacity) from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import gc
+import ctypes
 import itertools
+import mmap
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import cffi
 import pytest
 
 import shmclient
-from support import WatchedHost, count_descriptors, in_child, mapped_addresses, wait_until
+from support import Machine, WatchedHost, count_descriptors, in_child, mapped_addresses, wait_until
 
 FFI = cffi.FFI()
 FFI.cdef("struct node { struct node *next; const char *word; int number; double pair[2]; };")
@@ -106,16 +107,98 @@ def test_exception_in_the_block_undoes_everything(host: WatchedHost, shm: shmcli
     shm.put("x", b"the name is free").close()
 
 
-def test_publish_is_refused_while_a_writable_view_lives(host: WatchedHost, shm: shmclient.Client) -> None:
-    shm.put("x", b"the old one").close()
-    before = host.counts()
-    with pytest.raises(shmclient.RegionBusy, match="writable view"), shm.create("x", 100) as builder:
+def write_to(view: Any) -> Callable[[], None]:
+    def write() -> None:
+        import faulthandler
+
+        faulthandler.disable()
+        view[0] = 1
+
+    return write
+
+
+@pytest.mark.parametrize("backend", ["memfd", "shm"])
+def test_view_reads_on_after_publish_and_a_write_by_it_ends_the_process(
+    backend: str, shm: shmclient.Client
+) -> None:
+    with shm.create("x", 100, backend=backend) as builder:
         view = builder.data
-    assert bytes(shm.get("x")) == b"the old one"
-    view[:3] = b"yes"  # still its own memory
-    del view, builder
-    gc.collect()
+        view[:3] = b"abc"
+    assert bytes(view[:3]) == b"abc"
+    assert in_child(write_to(view)) == -signal.SIGSEGV
+    assert in_child(write_to(memoryview(view.obj))) == -signal.SIGSEGV  # the header page
+    region = shm.open("x")
+    assert bytes(region.data[:3]) == b"abc"
+    assert region.address == builder.address
+    assert mapped_addresses() == ([builder.address] if backend == "memfd" else [])  # once
+
+
+def test_view_of_a_published_region_keeps_its_lease(host: WatchedHost, shm: shmclient.Client) -> None:
+    before = host.counts()
+    with shm.create("x", 100) as builder:
+        view = builder.data
+    builder.region.close()  # type: ignore[union-attr]
+    shm.unlink("x")
+    del builder
+    assert (host.counts()["leases"], host.counts()["regions"]) == (1, 1)
+    view.release()
     wait_until(lambda: host.counts() == before)
+
+
+def test_view_after_a_refused_publish_can_only_be_read(host: WatchedHost, shm: shmclient.Client) -> None:
+    before = host.counts()
+    with pytest.raises(shmclient.RegionBusy, match="writable mapping"), shm.create("x", 100) as builder:
+        view = builder.data
+        view[:3] = b"abc"
+        foreign = mmap.mmap(builder.fileno(), builder.capacity)
+    assert bytes(view[:3]) == b"abc"
+    assert in_child(write_to(view)) == -signal.SIGSEGV
+    foreign.close()
+    shm.put("x", b"the name is free").close()
+    shm.unlink("x")
+    del view, builder
+    wait_until(lambda: host.counts() == before)
+
+
+@pytest.mark.parametrize("seal", ["full", "writer"])
+def test_writable_view_after_the_host_died_in_the_block_is_safe(seal: str, machine: Machine) -> None:
+    with shmclient.connect(machine.path) as shm:
+        with pytest.raises(shmclient.HostGone), shm.create("x", 100, seal=seal) as builder:
+            view = builder.data
+            view[:3] = b"abc"
+            machine.kill()
+        assert bytes(view[:3]) == b"abc"
+        with pytest.raises(shmclient.RegionClosed):
+            builder.alloc(1)
+
+
+def without_proc(function: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that calls another where /proc is empty, in a mount namespace of its own."""
+
+    def call() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 0x40000
+        assert libc.unshare(clone_newns) == 0
+        assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
+        assert libc.mount(b"tmpfs", b"/proc", b"tmpfs", 0, None) == 0
+        function()
+
+    return call
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes a mount namespace")
+def test_publish_without_proc_needs_that_no_view_lives(host: WatchedHost) -> None:
+    def build() -> None:
+        shm = shmclient.connect(host.socket_path)
+        with shm.create("x", 100) as builder:
+            builder.data[:3] = b"abc"
+        assert bytes(shm.get("x")[:3]) == b"abc"
+        with pytest.raises(shmclient.RegionBusy, match="is /proc mounted"), shm.create("x", 100) as builder:
+            view = builder.data
+        view[:3] = b"own"  # nothing was frozen
+        shm.put("x", b"the name is free")
+
+    assert in_child(without_proc(build)) == 0
 
 
 def test_publish_is_refused_while_a_forked_child_maps_it(host: WatchedHost, shm: shmclient.Client) -> None:

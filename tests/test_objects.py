@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from shmhost.objects import F_SEAL_FUTURE_WRITE, SHM_FOLDER, Memfd, PosixShm
+from shmprotocol.descriptors import reopen as reopen_read_only
 from shmprotocol.errors import InvalidArgument, RegionBusy
-from support import count_descriptors
+from support import count_descriptors, in_child
 
 HEADER = b"H" * 4096
 SIZE = 8192
@@ -74,8 +75,19 @@ def test_object_before_publish_cannot_change_its_size(memfd: Memfd) -> None:
         os.ftruncate(memfd.writer(), 0)
 
 
-def test_others_cannot_reopen_an_object(memfd: Memfd) -> None:
-    assert os.fstat(memfd.writer()).st_mode & 0o777 == 0o600
+def test_other_users_reopen_an_object_to_read_it_and_never_to_write_it(memfd: Memfd) -> None:
+    def reopen() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        again = reopen_read_only(memfd.writer())
+        assert os.lseek(again, 7, os.SEEK_SET) == 7
+        assert os.lseek(memfd.writer(), 0, os.SEEK_CUR) == 0
+        for path in (f"/proc/self/fd/{memfd.writer()}", f"/proc/self/fd/{again}"):
+            with pytest.raises(PermissionError):
+                os.open(path, os.O_RDWR)
+
+    assert in_child(reopen) == 0
 
 
 @pytest.mark.parametrize("backend", ["memfd", "shm"])

@@ -19,6 +19,7 @@
 int shm_reserve(uint64_t address, uint64_t size);
 int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags);
 int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags);
+int shm_freeze(int fd, uint64_t address, uint64_t capacity);
 int shm_unmap(uint64_t address, uint64_t capacity, int flags);
 int shm_header_check(const struct shm_region_header *header, uint64_t object_size);
 
@@ -111,6 +112,26 @@ int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
         if (error)
                 (void)shm_unmap((uint64_t)mapped, capacity, flags);
         return error ? error : mapped;
+}
+
+/*
+ * Map an object read-only over our own writable mapping of it: views stay, and a write by one is SIGSEGV.
+ * mprotect() would not do: F_SEAL_WRITE is refused while a shared mapping *may* be made writable, and one of a
+ * read-write descriptor may (VM_MAYWRITE). So `fd` has to be of a description that was opened O_RDONLY. The
+ * kernel replaces the range with its lock held: another thread reads the old mapping or the new one.
+ */
+int shm_freeze(int fd, uint64_t address, uint64_t capacity)
+{
+        void *start = (void *)(uintptr_t)address;
+        int error;
+
+        if (mmap(start, (size_t)capacity, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+                error = -errno;
+                (void)shm_reserve(address, capacity); /* as in shm_map(); a mapping that stayed is not touched */
+                return error;
+        }
+        (void)madvise(start, (size_t)capacity, SHM_MADV_DONTDUMP);
+        return 0;
 }
 
 /*

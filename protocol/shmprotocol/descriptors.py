@@ -105,6 +105,14 @@ def _cut_off(count: int) -> RemoteProtocolError | OutOfMemory:
     return error
 
 
+def reopen(descriptor: int) -> int:
+    """Return a new descriptor of the same object, read-only and with an offset and flags of its own.
+
+    The caller owns both. OSError: /proc is not mounted, the object's mode does not let this user, or a limit.
+    """
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def close_all(descriptors: Iterable[int]) -> None:
     """Close each one."""
     for descriptor in descriptors:

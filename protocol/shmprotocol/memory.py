@@ -159,6 +159,13 @@ def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
     return _map(lib.shm_attach, descriptor, address, capacity, flags)
 
 
+def freeze(descriptor: int, address: int, capacity: int) -> None:
+    """Map an object read-only over a writable mapping of it; `descriptor` was opened O_RDONLY, and stays
+    the caller's. Views read on, and a write by one is SIGSEGV.
+    """
+    _raise_os_error(-lib.shm_freeze(descriptor, address, capacity), address, capacity)
+
+
 def unmap(address: int, capacity: int, flags: int) -> None:
     """Give the range of a mapping back, to the reservation where there is one."""
     _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
