@@ -1,6 +1,6 @@
 """One connected socket of the host: frames in, frames out, never waiting for either.
 
-A link owns its socket and the descriptors that wait in its outbox. It reads by callbacks of the loop,
+A link owns its socket; what a slow client has not taken is its outbox's. It reads by callbacks of the loop,
 not by awaiting: † a task that waits for readability anew for each request costs 12-15 us a round trip
 more (asyncio and uvloop alike, 2026-11), and a host does little else.
 """
@@ -12,13 +12,13 @@ import contextlib
 import logging
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
 from shmhost.closing import Closer
 from shmhost.meter import Meter
+from shmhost.outbox import Outbox
 from shmhost.session import Session, Steps, Work
 from shmprotocol import descriptors
 from shmprotocol.connection import Connection, pack
@@ -27,8 +27,6 @@ from shmprotocol.messages import Goodbye, Message
 
 LOG = logging.getLogger("shmhost")
 
-OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
-STALL_S = 5.0  # a client that takes nothing for so long is dropped: its descriptors block its peers
 TURN_NS = 1_000_000  # for the requests of one client that have come already; then the others have a turn
 INLINE_MAX = 16 * 1024 * 1024  # bytes: sealing or freeing this much takes about a millisecond
 
@@ -68,9 +66,7 @@ class Link:
         self._began_ns = 0
         self._start_work = start_work
         self._on_closed = on_closed
-        self._outbox: deque[tuple[bytes, list[int]]] = deque()
-        self._queued = 0
-        self._stall: asyncio.TimerHandle | None = None
+        self._outbox = Outbox(sock, self._all_sent, self._end)
         self._working = False
         self._closing = False
         self._is_finished = False
@@ -90,18 +86,7 @@ class Link:
         """Send a message, or queue it where the client is slow. The descriptors stay the caller's."""
         if self._closing:
             return
-        frame = pack(message)
-        sent = 0
-        if not self._outbox:
-            try:
-                sent = descriptors.send(self._sock, frame, fds, descriptors.DONTWAIT)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._loop.call_soon(self.close)
-                return
-        if sent < len(frame):
-            self._queue(frame[sent:], fds if sent == 0 else ())
+        self._outbox.send(pack(message), fds)
 
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with a session's steps after their Work was carried out elsewhere."""
@@ -111,7 +96,7 @@ class Link:
                 self._finish()
                 return
             self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
-            if not self._outbox:
+            if self._outbox.is_empty:
                 self._loop.add_reader(self._sock, self._readable)
                 self._pump()
 
@@ -121,9 +106,7 @@ class Link:
             return
         self._closing = True
         self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
-        if self._stall is not None:
-            self._stall.cancel()
+        self._outbox.close()
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -131,8 +114,6 @@ class Link:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(self._sock)
-        while self._outbox:
-            descriptors.close_all(self._outbox.popleft()[1])
         if not self._working:
             self._finish()
 
@@ -173,7 +154,7 @@ class Link:
                     return
                 now_ns = perf_counter_ns()
                 self._meter.add(self._operation, now_ns - self._began_ns)
-                if self._outbox:
+                if not self._outbox.is_empty:
                     self._loop.remove_reader(self._sock)
                     return
                 if now_ns > turn_ends_ns:  # it asks faster than it is answered: now the others
@@ -187,7 +168,7 @@ class Link:
 
     def _take_turn(self) -> None:
         # With something in the outbox, or a Work under way, their end goes on reading.
-        if not (self._closing or self._outbox or self._working):
+        if self._outbox.is_empty and not (self._closing or self._working):
             self._loop.add_reader(self._sock, self._readable)
             self._pump()
 
@@ -223,58 +204,17 @@ class Link:
         self.send(Goodbye(0, str(error)), ())
         self.close()
 
-    def _queue(self, rest: bytes, fds: Sequence[int]) -> None:
-        try:
-            # The region may be freed before its descriptor is sent: the outbox has its own copies.
-            copies = [os.dup(fd) for fd in fds]
-        except OSError:
-            self._loop.call_soon(self.close)
-            return
-        if not self._outbox:
-            self._loop.add_writer(self._sock, self._writable)
-            self._restart_stall()
-        self._outbox.append((rest, copies))
-        self._queued += len(rest)
-        if self._queued > OUTBOX_MAX:
-            self._loop.call_soon(self._drop_silently, "it does not read, and asks on")
-
-    def _writable(self) -> None:
-        while self._outbox:
-            data, fds = self._outbox[0]
-            try:
-                sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.close()
-                return
-            self._queued -= sent
-            self._outbox.popleft()
-            descriptors.close_all(fds)
-            if sent < len(data):
-                self._outbox.appendleft((data[sent:], []))
-            self._restart_stall()
-        self._all_sent()
-
-    def _restart_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-        self._stall = self._loop.call_later(STALL_S, self._drop_silently, f"it read nothing for {STALL_S} s")
-
-    def _drop_silently(self, why: str) -> None:
-        """Close the connection of a peer that would not read a word about it."""
-        if not self._closing:
+    def _end(self, why: str) -> None:
+        """Close the connection: the peer is gone, or would not read a word about `why` it is dropped."""
+        if why and not self._closing:
             self._note_drop(why)
-            self.close()
+        self.close()
 
     def _note_drop(self, why: object) -> None:
         self._meter.dropped += 1
         LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, why)
 
     def _all_sent(self) -> None:
-        self._loop.remove_writer(self._sock)
-        if self._stall is not None:
-            self._stall.cancel()
         if not self._working:
             self._loop.add_reader(self._sock, self._readable)
             self._pump()

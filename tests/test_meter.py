@@ -123,7 +123,7 @@ def test_client_that_never_reads_is_counted_as_dropped(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("shmhost.link.STALL_S", 0.1)
+    monkeypatch.setattr("shmhost.outbox.STALL_S", 0.1)
     for number in range(100):
         shm.put(f"{number}/" + "x" * 200, b"1").close()
     with RawPeer(host.socket_path) as peer:
