@@ -17,6 +17,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from shmhost.closing import Closer
+from shmhost.deadline import TICK_S, Deadline
 from shmhost.meter import Meter
 from shmhost.outbox import Outbox
 from shmhost.session import Session, Steps, Work
@@ -28,6 +29,9 @@ from shmprotocol.messages import Goodbye, Message
 LOG = logging.getLogger("shmhost")
 
 TURN_NS = 1_000_000  # for the requests of one client that have come already; then the others have a turn
+# For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
+# sends either at once; so long is for machines that swap.
+FRAME_TICKS = 10
 INLINE_MAX = 16 * 1024 * 1024  # bytes: sealing or freeing this much takes about a millisecond
 
 Outcome = tuple[Any, BaseException | None]
@@ -67,6 +71,7 @@ class Link:
         self._start_work = start_work
         self._on_closed = on_closed
         self._outbox = Outbox(sock, self._all_sent, self._end)
+        self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False
         self._closing = False
         self._is_finished = False
@@ -81,6 +86,7 @@ class Link:
                 os.close(pidfd)
             raise
         self.session = make_session(self.send)
+        self._deadline.start()  # until Hello has come
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
         """Send a message, or queue it where the client is slow. The descriptors stay the caller's."""
@@ -107,6 +113,7 @@ class Link:
         self._closing = True
         self._loop.remove_reader(self._sock)
         self._outbox.close()
+        self._deadline.stop()
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -146,6 +153,7 @@ class Link:
         turn_ends_ns = perf_counter_ns() + TURN_NS
         try:
             for message, _none in self._connection.messages():
+                self._deadline.stop()
                 self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
                 steps = self.session.handle(message)
                 if steps is not None and not self._drive(steps, (None, None)):
@@ -161,10 +169,18 @@ class Link:
                     self._loop.remove_reader(self._sock)
                     self._loop.call_soon(self._take_turn)
                     return
+            # All is handled, so the rest of a frame is the client's to send. A later byte of it gives no
+            # more time, and the first of the stream does not either: its deadline runs already.
+            if self._connection.is_inside_frame and not self._deadline.is_running:
+                self._deadline.start()
         except RemoteProtocolError as error:
             self._drop(error)
         except Exception:
             self._fault()
+
+    def _overdue(self) -> None:
+        what = "the rest of its frame" if self._connection.is_inside_frame else "its Hello"
+        self._drop(RemoteProtocolError(f"{what} did not come within {FRAME_TICKS * TICK_S:.0f} s"))
 
     def _take_turn(self) -> None:
         # With something in the outbox, or a Work under way, their end goes on reading.

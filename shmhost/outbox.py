@@ -11,10 +11,11 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from shmhost.deadline import TICK_S, Deadline
 from shmprotocol import descriptors
 
 OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
-STALL_S = 5.0  # a client that takes nothing for so long is dropped: its descriptors block its peers
+STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
 
 
 class Outbox:
@@ -33,7 +34,7 @@ class Outbox:
         self._on_end = on_end
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._size = 0  # bytes
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall = Deadline(self._loop, STALL_TICKS, self._stalled)
 
     @property
     def is_empty(self) -> bool:
@@ -57,8 +58,7 @@ class Outbox:
     def close(self) -> None:
         """Forget what is queued and watch the socket no more."""
         self._loop.remove_writer(self._sock)
-        if self._stall is not None:
-            self._stall.cancel()
+        self._stall.stop()
         while self._queue:
             descriptors.close_all(self._queue.popleft()[1])
 
@@ -74,7 +74,7 @@ class Outbox:
             return
         if not self._queue:
             self._loop.add_writer(self._sock, self._writable)
-            self._restart_stall()
+            self._stall.start()
         self._queue.append((rest, copies))
         self._size += len(rest)
         if self._size > OUTBOX_MAX:
@@ -95,13 +95,10 @@ class Outbox:
             descriptors.close_all(fds)
             if sent < len(data):
                 self._queue.appendleft((data[sent:], []))
-            self._restart_stall()
+            self._stall.start()
         self._loop.remove_writer(self._sock)
-        if self._stall is not None:
-            self._stall.cancel()
+        self._stall.stop()
         self._on_emptied()
 
-    def _restart_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-        self._stall = self._loop.call_later(STALL_S, self._on_end, f"it read nothing for {STALL_S} s")
+    def _stalled(self) -> None:
+        self._on_end(f"it read nothing for {STALL_TICKS * TICK_S:.0f} s")

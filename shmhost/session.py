@@ -105,7 +105,7 @@ class Session:
         hub.clients[peer.uid] += 1
         self._registry = hub.registry
         self._send = send
-        self.is_greeted = False
+        self._greeted = False
         self._leases: dict[int, Region] = {}
         self._creations: dict[int, Region] = {}
         self._waits: dict[int, m.Open] = {}
@@ -129,7 +129,7 @@ class Session:
 
     def handle(self, message: m.Message) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
-        if not self.is_greeted:
+        if not self._greeted:
             self._hello(message)
             return None
         handler = self._handlers.get(type(message))
@@ -186,7 +186,7 @@ class Session:
                 f"this host speaks version {m.VERSION}, the client {message.version_min} to "
                 f"{message.version_max}: use the same shmhost version on both sides"
             )
-        self.is_greeted = True
+        self._greeted = True
         self.client = message.client[:80]
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())

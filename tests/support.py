@@ -96,9 +96,10 @@ def watched_host(path: str, listener: socket.socket | None = None, **settings: A
             serving.result()
 
 
-def serve(path: Path) -> subprocess.Popen[str]:
-    """Start a host as a user would; return when it listens."""
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(path)]
+def serve(path: Path, first: str = "") -> subprocess.Popen[str]:
+    """Start a host as a user would, after it has run `first`; return when it listens."""
+    program = ["-c", f"{first}\nfrom shmhost.cli import main; main()"] if first else ["-m", "shmhost.cli"]
+    command = [sys.executable, *program, "serve", "--socket", str(path)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     for line in child.stderr:

@@ -123,7 +123,7 @@ def test_client_that_never_reads_is_counted_as_dropped(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("shmhost.outbox.STALL_S", 0.1)
+    monkeypatch.setattr("shmhost.deadline.TICK_S", 0.02)
     for number in range(100):
         shm.put(f"{number}/" + "x" * 200, b"1").close()
     with RawPeer(host.socket_path) as peer:
@@ -132,7 +132,7 @@ def test_client_that_never_reads_is_counted_as_dropped(
             while True:
                 peer.send(pack(m.List(2, "", "")))
         wait_until(lambda: measure(host.socket_path).dropped == 1)
-    assert "read nothing for 0.1 s" in caplog.text
+    assert "read nothing for" in caplog.text
 
 
 def test_client_that_asks_on_and_on_does_not_keep_the_others_waiting(

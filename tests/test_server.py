@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,6 +131,69 @@ def test_client_is_dropped_when_it_never_reads(host: WatchedHost, settled: Calla
         with contextlib.suppress(BlockingIOError):
             peer.send(flood)
         wait_until(lambda: host.counts()["links"] == 1)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines that end after some tenths of a second."""
+    monkeypatch.setattr("shmhost.deadline.TICK_S", 0.02)
+
+
+@pytest.mark.parametrize("data", [b"", HELLO[:1], HELLO[:-1]])
+def test_client_is_dropped_when_its_hello_does_not_come(
+    data: bytes, impatient: None, host: WatchedHost, settled: Callable[[], None]
+) -> None:
+    with RawPeer(host.socket_path, greet=False) as peer:
+        peer.send(data)
+        message, _ = peer.receive()
+        assert isinstance(message, m.Goodbye)
+        assert f"{'the rest of its frame' if data else 'its Hello'} did not come within 10 s" in message.text
+        assert peer.is_dropped()
+
+
+@pytest.mark.parametrize("drips", [False, True])
+@pytest.mark.parametrize("before", [b"", pack(m.Stat(2, "missing"))])
+def test_client_is_dropped_when_the_rest_of_its_frame_does_not_come(
+    before: bytes, drips: bool, impatient: None, host: WatchedHost, settled: Callable[[], None]
+) -> None:
+    """Also one that sends a byte now and then."""
+    with RawPeer(host.socket_path) as peer:
+        peer.send(before + MAX_REQUEST.to_bytes(4, "little"))
+        if before:
+            assert isinstance(peer.receive()[0], m.Refused)
+        while drips and not select.select([peer.socket], [], [], 0.01)[0]:
+            peer.send(b"x")
+        assert peer.is_dropped()
+
+
+def test_client_that_is_silent_between_its_frames_stays(
+    impatient: None, host: WatchedHost, settled: Callable[[], None]
+) -> None:
+    stat = pack(m.Stat(2, "missing"))
+    with RawPeer(host.socket_path) as peer, RawPeer(host.socket_path) as other:
+        peer.send(stat[:9])
+        peer.send(stat[9:])
+        peer.receive()
+        other.send(stat[:9])
+        assert other.is_dropped()  # so the time is over for the first as well
+        assert isinstance(peer.ask(m.Stat(3, "missing"))[0], m.Refused)
+
+
+def test_client_stays_when_it_was_the_host_that_was_stopped(tmp_path: Path) -> None:
+    """The deadline is over when the host goes on, and the rest of the frame has come meanwhile."""
+    path = tmp_path / "h.sock"
+    child = serve(path, "import shmhost.deadline; shmhost.deadline.TICK_S = 0.05")
+    with RawPeer(str(path), greet=False) as peer, RawPeer(str(path)) as silent:
+        peer.send(HELLO[:9])
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        time.sleep(1.5)  # not to wait for something: this is the time in which the host is stopped
+        peer.send(HELLO[9:])
+        child.send_signal(signal.SIGCONT)
+        assert isinstance(peer.receive()[0], m.Welcome)
+        assert isinstance(silent.ask(m.Stat(2, "missing"))[0], m.Refused)
+    child.terminate()
+    child.communicate()
 
 
 def test_pipelined_requests_get_their_replies_in_order(host: WatchedHost) -> None:

@@ -125,6 +125,11 @@ class Connection:
             )
             raise self._broken
 
+    @property
+    def is_inside_frame(self) -> bool:
+        """Whether a frame has begun and not ended, once `messages` has yielded all that are whole."""
+        return bool(self._buffer)
+
     def drain(self) -> list[int]:
         """Return the descriptors that no message has claimed; they are the caller's to close."""
         left = list(self._descriptors)
