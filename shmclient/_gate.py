@@ -9,6 +9,7 @@ queue after releasing, so that no item is left behind.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,9 @@ class Gate(Generic[Item]):
     `handle` runs with the gate held, one item at a time, and must neither wait nor raise.
     """
 
+    # Kept here: when the interpreter ends, views die after the modules' globals.
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
     def __init__(self, handle: Callable[[Item], None]) -> None:
         self._handle = handle
         self._items: deque[Item] = deque()
@@ -30,7 +34,12 @@ class Gate(Generic[Item]):
         self._depth = 0  # of the holder: a destructor that runs inside of a section may enter another
 
     def submit(self, item: Item) -> None:
-        """Have an item handled, now if the gate is free. Never waits; safe in a destructor."""
+        """Have an item handled, now if the gate is free. Never waits; safe in a destructor.
+
+        At the end of the interpreter it does nothing: the kernel gives back what the process has.
+        """
+        if self._is_finalizing():
+            return
         self._items.append(item)
         self._try_drain()
 

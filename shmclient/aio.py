@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
@@ -173,8 +174,8 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         self._close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_channel"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_channel") and not is_finalizing():
             self._close()
 
     def __repr__(self) -> str:
@@ -287,8 +288,9 @@ class AsyncWatch:
             self._started = None
             channel.unwatch(request)
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self.close()
 
     async def _start(self) -> tuple[AsyncChannel, int, deque[m.Event]]:
         if self._started is None:

@@ -250,9 +250,9 @@ class Pinner:
     def __repr__(self) -> str:
         return f"<Pinner with {len(self._pins)} pins>"
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         pins = getattr(self, "_pins", None)
-        if not pins or self._process != os.getpid() or sys.is_finalizing():
+        if not pins or is_finalizing() or self._process != os.getpid():
             return
         _leaked.append(pins)
         try:

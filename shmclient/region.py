@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from shmclient import _codecs as codecs
@@ -241,8 +243,8 @@ class RegionHandle:
             self._lease.release()
             self._lease = None
 
-    def __del__(self) -> None:
-        if hasattr(self, "_is_closed"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_is_closed") and not is_finalizing():
             self.close()
 
     def __repr__(self) -> str:

@@ -96,7 +96,8 @@ class Mapping:
 
     def __init__(self, found: Range) -> None:
         self.range = found
-        self._memory = memory.bytes_at(found.address, found.length, lambda: MAPPINGS.gate.submit(found))
+        gate = MAPPINGS.gate  # the destructor has no globals any more when the interpreter ends
+        self._memory = memory.bytes_at(found.address, found.length, lambda: gate.submit(found))
         found.memory = weakref.ref(self._memory)
 
     @property
