@@ -57,6 +57,7 @@ class Lock:
     def release(self) -> None:
         """Give the lock back. May be called again."""
         if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a forked child may have a copy of the descriptor
             os.close(self._descriptor)
             self._descriptor = -1
 
