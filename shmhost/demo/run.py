@@ -21,10 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 import shmclient
+from shmhost import embedded
 from shmhost.demo import index as word_index
 from shmhost.demo.processes import Reader, ending_by_signal, measure, outcome_of_write, report_of, running
 from shmhost.demo.reader import lookups_per_s
-from shmhost.embedded import embedded
 
 NAME = "demo/words"
 BENCH_S = 1.0

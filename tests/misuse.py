@@ -1,0 +1,66 @@
+"""What the tests of misuse share: a script in its own process, with a deadline, and what it leaves over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import shmclient
+from support import WatchedHost, wait_until
+
+DEADLINE_S = 20.0  # for scripts that take half a second: only a hang is over this
+
+
+class Ended(NamedTuple):
+    """How a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_script(script: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Ended:
+    """Run a script as a user would; it must end by itself before the deadline."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    # subprocess.run would wait on for children of the script that still hold its output.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environ or {})},
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            out, err = child.communicate()
+            raise AssertionError(f"the script never ended; it said {out!r} {err[-2000:]!r}") from None
+    return Ended(child.returncode, out, err)
+
+
+def run_private(script: str, folder: Path) -> Ended:
+    """Run a script that starts its own hosts: no folder of theirs, and nothing in /dev/shm, may be left."""
+    before = set(os.listdir("/dev/shm"))
+    ended = run_script(script, environ={"TMPDIR": str(folder), "XDG_RUNTIME_DIR": ""})
+    assert os.listdir(folder) == []
+    assert set(os.listdir("/dev/shm")) <= before
+    return ended
+
+
+@contextmanager
+def nothing_left(host: WatchedHost) -> Iterator[None]:
+    """Check that a host has got back all that it granted to whatever runs in the block, but for what is
+    published: that is unlinked here."""
+    before = host.counts()
+    yield
+    with shmclient.connect(host.socket_path) as shm:
+        for info in shm.list():
+            shm.unlink(info.name)
+    wait_until(lambda: host.counts() == before, shown=lambda: {**host.counts(), "before": before})
