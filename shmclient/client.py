@@ -90,7 +90,9 @@ class Client:
         open (read) and replace (write) it, as for a file. `progress` is called with the bytes written so
         far, every 16 MiB; an exception of it ends the put, and nothing is published.
 
-        TypeError: nothing that can be stored. RegionExists: the name is taken and `replace` is False.
+        NumPy scalars come back as arrays without dimensions, a memmap as a plain array. TypeError: it cannot
+        be stored, or not without loss, such as a masked array; the text says what to do. RegionExists: the
+        name is taken and `replace` is False.
         AccessDenied, QuotaExceeded, RegionBusy.
         """
         region = self._run(
@@ -105,7 +107,7 @@ class Client:
         to wait for the name, and for a host that is gone to be back; WaitTimeout after that
         (`math.inf`: never).
         RegionNotFound: no such name. AddressConflict: its address is taken in this process;
-        `anywhere=True` maps it elsewhere then.
+        `anywhere=True` maps it elsewhere then. BadRegion: it is not what its metadata says.
         """
         return self._run_waiting(
             lambda context, remaining: operations.get(context, name, remaining, anywhere), wait

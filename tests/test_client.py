@@ -137,7 +137,7 @@ def test_empty_dict_comes_back(shm: shmclient.Client) -> None:
         ([b"list"], TypeError, "list"),
         ({1: b""}, TypeError, "keys"),
         ({"a": {"b": b""}}, TypeError, "'a'"),
-        (np.array([None]), shmclient.InvalidArgument, "object"),
+        (np.array([None]), TypeError, "object"),
         ({f"{n:0100}": b"" for n in range(6000)}, shmclient.InvalidArgument, "fewer keys"),
     ],
 )

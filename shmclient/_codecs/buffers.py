@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
+from shmclient._codecs.dtypes import check_shape
 from shmclient._codecs.layout import Layout, slice_of
 
 FORMAT = "bytes"
-_NATIVE_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")
+_ITEM_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")  # what memoryview.cast() takes, everywhere
+_ORDERS = tuple("@=<>!")  # as in `struct`
 
 
 def can_encode(obj: Any) -> bool:
@@ -21,13 +24,11 @@ def can_encode(obj: Any) -> bool:
 
 
 def encode(obj: Any, layout: Layout) -> dict[str, Any]:
-    """Place the bytes, in C order; contiguous buffers are not copied."""
+    """Place the bytes, in C order; contiguous buffers are not copied. TypeError: items of a foreign kind."""
     view = memoryview(obj)
     description: dict[str, Any] = {"format": FORMAT}
     if view.format != "B" or view.ndim != 1:
-        if view.format not in _NATIVE_FORMATS:
-            raise TypeError(f"buffers of format {view.format!r} cannot be kept; cast them to bytes")
-        description.update(item=view.format, shape=list(view.shape or ()))
+        description.update(item=_item_format(view), shape=list(view.shape or ()))
     if not view.c_contiguous:
         view = memoryview(view.tobytes())
     return description | layout.place(view.cast("B") if view.nbytes else memoryview(b""))
@@ -38,11 +39,31 @@ def decode(item: Mapping[str, Any], data: memoryview) -> Any:
     view = slice_of(item, data)
     if "item" not in item:
         return view
-    if item["item"] not in _NATIVE_FORMATS:
+    if item["item"] not in _ITEM_FORMATS:
         raise ValueError(f"unknown item format {item['item']!r:.20}")
-    return _cast(view, item["item"], item["shape"])
+    return _cast(view, item["item"], check_shape(item["shape"]))
 
 
-def _cast(view: Any, form: str, shape: list[int]) -> Any:
-    # memoryview.cast takes no shape with a zero in it: such a view comes back flat.
-    return view.cast(form) if 0 in shape else view.cast(form, shape=tuple(shape))
+def _item_format(view: memoryview) -> str:
+    """Return the format of the items without a byte order, which is this machine's; or TypeError."""
+    order, code = ("", view.format) if view.format[:1] not in _ORDERS else (view.format[0], view.format[1:])
+    is_foreign = order in (">", "!") and view.itemsize > 1
+    if is_foreign or code not in _ITEM_FORMATS or struct.calcsize(code) != view.itemsize:
+        raise TypeError(
+            f"a buffer with items of format {view.format!r} cannot be stored as it is: np.asarray(x) keeps "
+            "the items, memoryview(x).cast('B') their bytes alone"
+        )
+    if not view.nbytes and view.ndim != 1:
+        raise TypeError(
+            f"an empty buffer of shape {view.shape} would come back flat: np.asarray(x) keeps its shape"
+        )
+    return code
+
+
+def _cast(view: memoryview, form: str, shape: tuple[int, ...]) -> Any:
+    # memoryview.cast takes no shape with a zero in it.
+    if 0 not in shape:
+        return view.cast(form, shape=shape)  # type: ignore[call-overload]
+    if view.nbytes or len(shape) != 1:
+        raise ValueError(f"{view.nbytes} bytes are not items of format {form!r} in shape {shape}")
+    return view.cast(form)  # type: ignore[call-overload]

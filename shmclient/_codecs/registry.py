@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgpack
 
 from shmclient._codecs import buffers, numpy
-from shmclient._codecs.layout import Encoded, Layout
+from shmclient._codecs.layout import Encoded, Layout, slice_of
 from shmprotocol.errors import BadRegion, InvalidArgument
 from shmprotocol.messages import METADATA_MAX
 
@@ -45,8 +45,8 @@ def can_encode(obj: object) -> bool:
 def encode(obj: object) -> Encoded:
     """Return what to write for a bytes-like object, an ndarray, or a dict from str to these.
 
-    Contiguous buffers are not copied. TypeError: nothing of the kind; InvalidArgument: an array that
-    holds Python objects, or a dict whose index is over the limit of the metadata.
+    Contiguous buffers are not copied. TypeError: any other type, or it would come back with less than it
+    has; the text says what to do. InvalidArgument: a dict whose index is over the limit of the metadata.
     """
     layout = Layout()
     if isinstance(obj, Mapping):
@@ -79,7 +79,10 @@ def _encode_item(obj: object, layout: Layout) -> dict[str, Any]:
 
 def pack_metadata(description: dict[str, Any]) -> bytes:
     """Return the bytes of a metadata map; InvalidArgument when they are over the limit."""
-    metadata: bytes = msgpack.packb(description, use_bin_type=True)
+    try:
+        metadata: bytes = msgpack.packb(description, use_bin_type=True)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"a name is not UTF-8: {error}") from None
     if len(metadata) > METADATA_MAX:
         raise InvalidArgument(
             f"the description takes {len(metadata)} bytes, over {METADATA_MAX}: use fewer keys"
@@ -93,10 +96,10 @@ def unpack_metadata(raw: bytes) -> dict[str, Any]:
         return {}
     try:
         value = msgpack.unpackb(raw, strict_map_key=True, max_ext_len=0)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise BadRegion(f"the metadata is no msgpack map: {error}") from None
+    except Exception as error:  # whatever it is, the bytes are the cause
+        raise BadRegion(f"the metadata is not a msgpack map: {error!r:.200}") from None
     if not isinstance(value, dict):
-        raise BadRegion(f"the metadata is no msgpack map: {value!r:.60}")
+        raise BadRegion(f"the metadata is not a msgpack map: {value!r:.60}")
     return value
 
 
@@ -107,12 +110,22 @@ def decode(metadata: Mapping[str, Any], data: memoryview) -> Any:
     """
     try:
         if metadata.get("format") == "dict":
-            return {str(key): _decode_item(item, data) for key, item in metadata["items"]}
+            return {_key(key): _decode_item(item, data) for key, item in metadata["items"]}
         return _decode_item(metadata, data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (BadRegion, ImportError, MemoryError):
+        raise
+    except Exception as error:  # of any class: the codecs hand untrusted values to NumPy and to memoryview
         raise BadRegion(f"the metadata does not fit the data: {error!r:.200}") from error
 
 
 def _decode_item(item: Mapping[str, Any], data: memoryview) -> Any:
     codec = _BY_FORMAT.get(item.get("format", ""))
-    return data if codec is None else codec.decode(item, data)
+    if codec is not None:
+        return codec.decode(item, data)
+    return slice_of(item, data) if "offset" in item else data
+
+
+def _key(key: object) -> str:
+    if type(key) is not str:
+        raise ValueError(f"the keys of a dict are str, not {key!r:.40}")
+    return key

@@ -1,0 +1,184 @@
+"""How metadata says what the items of an array are: a name, or a map of fields. Makes nothing but dtypes.
+
+A description is untrusted. NumPy's own parser of names is a small language with room for surprises (commas,
+repeats, Python literals, objects), so a name must match one pattern, and structures are built field by field
+from numbers that were checked. What is described comes back the same, or is refused when it is described.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DIMENSIONS_MAX = 64  # NumPy 2's own limit; NumPy 1 takes 32, and says so
+DEPTH_MAX = 16  # structures in structures; people stop at three
+SIZE_MAX = 2**31 - 1  # bytes of an item: a C int in NumPy 1
+
+_NAME = re.compile(
+    r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)"
+    r"|\|[SV](?:0|[1-9][0-9]{0,9})|[<>]U(?:0|[1-9][0-9]{0,8})"
+    r"|[<>][mM]8(?:\[(?:[1-9][0-9]{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
+)
+# The types of the package ml_dtypes, by their names there: NumPy calls them all void.
+_ML_NAME = re.compile(r"bfloat16|float[4-8]_e[0-9a-z]{2,12}|u?int[1-7]|b?complex32")
+
+
+def describe(dtype: Any) -> str | dict[str, Any]:
+    """Return the description of a dtype; TypeError when it would not come back the same."""
+    if dtype.isbuiltin == 1 and dtype.kind in "biufc" and _named(dtype.str) is dtype:
+        return str(dtype.str)  # one of NumPy's own objects: 1 us instead of 4
+    description = _describe(dtype, 0)
+    try:
+        is_same = _is_same(parse(description), dtype)
+    except (ImportError, TypeError, ValueError):
+        is_same = False
+    if not is_same:
+        raise TypeError(f"an array of dtype {dtype!r:.200} cannot be stored and come back the same")
+    return description
+
+
+def parse(description: object, depth: int = 0) -> Any:
+    """Return the dtype; ValueError or TypeError when nothing that `describe` returns is like this.
+
+    ImportError: it is one of the package ml_dtypes, which is missing.
+    """
+    if type(description) is str:
+        return _named(description)
+    if not isinstance(description, Mapping) or depth > DEPTH_MAX:
+        raise ValueError(f"a dtype is a name or a map of fields, not {description!r:.40}")
+    return _structure(description, depth)
+
+
+def check_shape(shape: object) -> tuple[int, ...]:
+    """Return a shape as a tuple; ValueError unless it is a list of at most 64 lengths."""
+    if type(shape) is not list or len(shape) > DIMENSIONS_MAX:
+        raise ValueError(f"a shape is a list of at most {DIMENSIONS_MAX} lengths, not {shape!r:.80}")
+    for length in shape:
+        if type(length) is not int or length < 0:
+            raise ValueError(f"a shape holds lengths, not {length!r:.40}")
+    return tuple(shape)
+
+
+@functools.lru_cache(maxsize=256)  # a lookup takes 0.1 us, NumPy's parser and the pattern 2; bounded
+def _named(name: str) -> Any:
+    import numpy as np
+
+    if _NAME.fullmatch(name):
+        return np.dtype(name)
+    if not _ML_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.40} is not the name of a dtype")
+    return _of_ml_dtypes(name)
+
+
+def _of_ml_dtypes(name: str) -> Any:
+    import numpy as np
+
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"the array's dtype is {name}: pip install ml_dtypes, or open() the region for its bytes"
+        ) from None
+    scalar = getattr(ml_dtypes, name, None)
+    if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
+        raise ValueError(f"ml_dtypes {ml_dtypes.__version__} has no dtype {name!r}: install a later one")
+    return np.dtype(scalar)
+
+
+def _structure(description: Mapping[str, Any], depth: int) -> Any:
+    import numpy as np
+
+    size = _length(description["itemsize"], SIZE_MAX)
+    fields = [_field(field, size, depth) for field in description["fields"]]
+    names, formats, offsets, titles = zip(*fields, strict=True) if fields else ((), (), (), ())
+    columns = {"names": list(names), "formats": list(formats), "offsets": list(offsets), "itemsize": size}
+    if any(title is not None for title in titles):
+        columns["titles"] = list(titles)
+    dtype: Any = np.dtype(columns, align=_flag(description, "align"))  # type: ignore[call-overload]
+    return np.dtype((np.record, dtype)) if _flag(description, "record") else dtype
+
+
+def _field(field: Mapping[str, Any], end: int, depth: int) -> tuple[str, Any, int, str | None]:
+    """Return name, dtype, offset and title of a field that ends inside its structure of `end` bytes."""
+    import numpy as np
+
+    name, title = field["name"], field.get("title")
+    if type(name) is not str or not (title is None or type(title) is str):
+        raise ValueError(f"the name and the title of a field are str, not {name!r:.40} and {title!r:.40}")
+    dtype = parse(field["dtype"], depth + 1)
+    if "shape" in field:
+        dtype = np.dtype((dtype, check_shape(field["shape"])))
+    offset = _length(field["offset"], end)
+    if offset + dtype.itemsize > end:
+        raise ValueError(f"field {name!r:.40} ends beyond the {end} bytes of its structure")
+    return name, dtype, offset, title
+
+
+def _length(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ValueError(f"{value!r:.40} is not a number from 0 to {limit}")
+    return value
+
+
+def _flag(description: Mapping[str, Any], name: str) -> bool:
+    value = description.get(name, False)
+    if type(value) is not bool:
+        raise ValueError(f"{name} is true or false, not {value!r:.40}")
+    return value
+
+
+def _describe(dtype: Any, depth: int) -> str | dict[str, Any]:
+    if dtype.kind == "T":
+        raise TypeError(f"{dtype} keeps its text outside of the array: array.astype('U') stores it inside")
+    if dtype.hasobject:
+        raise TypeError(
+            f"dtype {dtype} holds pointers to Python objects of this process: convert the array to numbers "
+            "or fixed-width text, such as array.astype('U')"
+        )
+    if dtype.metadata:
+        raise TypeError(
+            f"dtype {dtype} has metadata, {dict(dtype.metadata)!r:.80}, which would be lost: "
+            "array.view() with a dtype without it"
+        )
+    if dtype.names is None:
+        is_of_ml_dtypes = dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+        return str(dtype.type.__name__ if is_of_ml_dtypes else dtype.str)
+    if depth >= DEPTH_MAX:
+        raise TypeError(f"the dtype nests more than {DEPTH_MAX} structures")
+    return _describe_structure(dtype, depth)
+
+
+def _describe_structure(dtype: Any, depth: int) -> dict[str, Any]:
+    import numpy as np
+
+    fields = [_describe_field(name, *dtype.fields[name], depth=depth) for name in dtype.names]
+    description: dict[str, Any] = {"itemsize": dtype.itemsize, "fields": fields}
+    if dtype.isalignedstruct:
+        description["align"] = True
+    if issubclass(dtype.type, np.record):
+        description["record"] = True
+    return description
+
+
+def _describe_field(
+    name: str, dtype: Any, offset: int, title: object = None, *, depth: int
+) -> dict[str, Any]:
+    field: dict[str, Any] = {"name": name, "dtype": _describe(dtype.base, depth + 1), "offset": offset}
+    if dtype.shape:
+        field["shape"] = list(dtype.shape)
+    if title is not None:
+        field["title"] = title
+    return field
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two dtypes are the same in what `==` does not compare, too: flags, metadata, records."""
+    if one != other or (one.kind == "V" and one.type is not other.type):
+        return False
+    if one.isalignedstruct != other.isalignedstruct or other.metadata:
+        return False
+    if one.subdtype is not None:
+        return _is_same(one.base, other.base)
+    return all(_is_same(one[name], other[name]) for name in one.names or ())
