@@ -1,4 +1,4 @@
-"""Connecting, and waiting for a host that is not there: how long, with which pauses. Pure but for a clock.
+"""Connecting, and waiting for a host that is not there: how long, with which pauses. Sleeps nowhere.
 
 Shared by the sync and the async client, which sleep each in their own way.
 """
@@ -6,7 +6,9 @@ Shared by the sync and the async client, which sleep each in their own way.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -51,6 +53,14 @@ class Attempts:
 
 def no_wait() -> None:
     """Return what is left of a wait where there is none."""
+
+
+def is_final(socket_path: str) -> bool:
+    """Whether no host will be back: the main thread has ended, and with it the private host of the program.
+
+    Its folder is gone then. Another thread that is not a daemon would wait on, and the interpreter for it.
+    """
+    return not threading.main_thread().is_alive() and not os.path.isdir(os.path.dirname(socket_path))
 
 
 class Retry:

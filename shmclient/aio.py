@@ -20,7 +20,7 @@ from shmclient import _operations as operations
 from shmclient._async_channel import AsyncChannel, open_channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import Attempts, Retry, no_wait
+from shmclient._retry import Attempts, Retry, is_final, no_wait
 from shmclient.builder import RegionBuilder
 from shmclient.client import TIMEOUT_S, Change
 from shmclient.region import RegionHandle
@@ -225,6 +225,8 @@ class AsyncClient:
                 retry.connected()
                 return await _drive(channel, start(channel.context, retry.remaining))
             except (HostGone, HostTimeout) as error:
+                if is_final(self.socket_path):
+                    raise
                 pause_s = retry.pause(error)
             await anyio.sleep(pause_s)
 

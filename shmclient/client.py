@@ -14,7 +14,7 @@ from shmclient import _operations as operations
 from shmclient._channel import Channel
 from shmclient._connect import DETACHABLES
 from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import Attempts, Retry, no_wait
+from shmclient._retry import Attempts, Retry, is_final, no_wait
 from shmclient.builder import RegionBuilder
 from shmclient.region import RegionHandle
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
@@ -241,6 +241,8 @@ class Client:
                 retry.connected()
                 return _drive(channel, start(channel.context, retry.remaining))
             except (HostGone, HostTimeout) as error:
+                if is_final(self.socket_path):
+                    raise
                 pause_s = retry.pause(error)
             time.sleep(pause_s)
 

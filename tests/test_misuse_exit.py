@@ -16,25 +16,6 @@ import shmclient, shmhost
 """
 START = ALONE + "host = shmhost.start(); path = host.socket_path\n"
 GIVEN = ALONE + "path = sys.argv[1]\n"
-# Run a function in threads, and go on when each of them waits for the host.
-WAITING = """
-def waiting(function, daemon):
-    def run():
-        try:
-            function()
-        except shmclient.HostGone:
-            print("HostGone")
-    thread = threading.Thread(target=run, daemon=daemon)
-    thread.start()
-    return thread
-
-def asked(shm, name):  # whether a thread waits for a name: the host knows
-    while True:
-        with open(f"/proc/self/task/{asked.thread.native_id}/syscall") as file:
-            if file.read().split()[0] == "7":  # poll(2)
-                return
-"""
-
 # What each script leaves open at its end, next to the host in its own process.
 OPEN = {
     "a host": "",
@@ -104,3 +85,126 @@ def test_program_with_its_own_host_ends_with_open(script: str, tmp_path: Path) -
 def test_program_with_a_host_elsewhere_ends_with_open(script: str, host: WatchedHost) -> None:
     with nothing_left(host):
         assert run_script(GIVEN + "host = None\n" + script, host.socket_path) == (0, "", "")
+
+
+# What a thread waits in at the end of the main thread, with `shm` or `path`.
+WAITS = {
+    "watch": "next(shm.watch())",
+    "get for some time": 'shm.get("missing", wait=600)',
+    "get for ever": 'shm.get("missing", wait=math.inf)',
+    "open": 'shm.open("missing", wait=600)',
+    "an async watch": "asyncio.run(watch())",
+    "an async get": "asyncio.run(get())",
+}
+IN_A_THREAD = """
+import shmclient.aio
+shm = shmclient.connect(path)
+ready = threading.Event()
+async def watch():
+    async with await shmclient.aio.connect(path) as shm:
+        ready.set()
+        async for change in shm.watch(): pass
+async def get():
+    async with await shmclient.aio.connect(path) as shm:
+        ready.set()
+        await shm.get("missing", wait=math.inf)
+def run():
+    if "async" not in {wait!r}: ready.set()
+    try: {wait}
+    except shmclient.HostGone: print("HostGone")
+threading.Thread(target=run, daemon={daemon}).start()
+ready.wait()
+"""
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+def test_threads_that_wait_for_a_private_host_are_told_that_it_ends(wait: str, tmp_path: Path) -> None:
+    script = START + IN_A_THREAD.format(wait=wait, daemon=False)
+    assert run_private(script, tmp_path) == (0, "HostGone\n", "")
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+def test_daemon_threads_that_wait_for_a_host_keep_no_program(wait: str, host: WatchedHost) -> None:
+    with nothing_left(host):
+        script = GIVEN + IN_A_THREAD.format(wait=wait, daemon=True)
+        assert run_script(script, host.socket_path) == (0, "", "")
+
+
+def test_thread_that_is_no_daemon_keeps_its_program_until_its_wait_is_over(host: WatchedHost) -> None:
+    script = GIVEN + IN_A_THREAD.format(wait='shm.get("missing", wait=0.3)', daemon=False)
+    with nothing_left(host):
+        code, out, err = run_script(script, host.socket_path)
+    assert (code, out) == (0, "")
+    assert "WaitTimeout: 'missing' did not appear within 0.3 s" in err
+
+
+# How else a program, or a child of it, can end.
+ENDS = {
+    "sys.exit": ("sys.exit(3)", 3),
+    "sys.exit in a thread": (
+        "thread = threading.Thread(target=sys.exit, args=(3,)); thread.start(); thread.join()",
+        0,
+    ),
+    "os._exit": ("os._exit(3)", 3),
+    "exec": ("os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(3)'])", 3),
+    "a handler at the exit that uses the client": (
+        """
+@atexit.register
+def use():
+    try: shm.put("b", b"1"); bytes(shm.get("a")); region.data; builder.data
+    except shmclient.ShmError as error: print(type(error).__name__)
+""",
+        0,
+    ),
+    "a destructor that uses the client": (
+        """
+class Late:
+    def __init__(self): self.shm = shm
+    def __del__(self):
+        try: self.shm.put("b", b"1")
+        except shmclient.ShmError: pass
+kept = Late()
+""",
+        0,
+    ),
+    "a child of os.fork that exits": (
+        "child = os.fork()\nif child: assert os.waitpid(child, 0)[1] == 0",
+        0,
+    ),
+    "a child of os.fork that uses it": (
+        'child = os.fork()\nshm.put(f"b{child}", b"1")\nif child: assert os.waitpid(child, 0)[1] == 0',
+        0,
+    ),
+    **{
+        f"a child of multiprocessing, {method}": (
+            f"""
+import multiprocessing
+context = multiprocessing.get_context({method!r})
+code = f"import shmclient; shmclient.connect({{path!r}}).put('b', b'1')"
+child = context.Process(target=exec, args=(code,))
+child.start(); child.join(); assert child.exitcode == 0
+""",
+            0,
+        )
+        for method in ("fork", "spawn", "forkserver")
+    },
+}
+HELD = """
+shm = shmclient.connect(path)
+region = shm.put("a", b"1"); view = region.data
+block = shm.create("c", 4096); builder = block.__enter__()
+changes = shm.watch()
+"""
+
+
+@pytest.mark.parametrize(("script", "code"), ENDS.values(), ids=ENDS.keys())
+def test_program_with_everything_open_ends_by(script: str, code: int, host: WatchedHost) -> None:
+    with nothing_left(host):
+        assert run_script(GIVEN + HELD + script, host.socket_path) == (code, "", "")
+
+
+@pytest.mark.parametrize("end", [key for key in ENDS if key not in ("os._exit", "exec")])
+def test_program_with_its_own_host_ends_by(end: str, tmp_path: Path) -> None:
+    script, code = ENDS[end]
+    out = "HostGone\n" if "handler" in end else ""
+    assert run_private(START + HELD + script, tmp_path) == (code, out, "")
