@@ -51,7 +51,7 @@ def process(*command: str, ready: str) -> Iterator[None]:
 def host(folder: str, cpu: int) -> Iterator[str]:
     """Run a host of ours on a CPU."""
     path = os.path.join(folder, "ours.sock")
-    command = ("taskset", "-c", str(cpu), sys.executable, "-m", "shmhost.cli", "serve", "--socket", path)
+    command = ("taskset", "-c", str(cpu), sys.executable, "-m", "shmhost", "serve", "--socket", path)
     with process(*command, ready=path):
         with contextlib.closing(_connected(path)):
             pass

@@ -98,7 +98,7 @@ def watched_host(path: str, listener: socket.socket | None = None, **settings: A
 
 def serve(path: Path, first: str = "") -> subprocess.Popen[str]:
     """Start a host as a user would, after it has run `first`; return when it listens."""
-    program = ["-c", f"{first}\nfrom shmhost.cli import main; main()"] if first else ["-m", "shmhost.cli"]
+    program = ["-c", f"{first}\nfrom shmhost.cli import main; main()"] if first else ["-m", "shmhost"]
     command = [sys.executable, *program, "serve", "--socket", str(path)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None

@@ -44,6 +44,7 @@ class Terminal:
     def run_module(self, module: str, *arguments: str) -> None:
         """Run one of our commands in this interpreter, then show its exit code as `code=N`."""
         command = shlex.join([sys.executable, "-m", module, *arguments])
+        self._tmux("send-keys", "-R")  # at once: the exit code of the command before must not be seen
         self.run(f"clear; {command}; echo code=$?")
 
     def screen(self) -> str:

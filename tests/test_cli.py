@@ -35,7 +35,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"SHMHOST_SOCKET": socket, "COLUMNS": "80", "TERM": "dumb"}
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", f"{package}.cli", *arguments],
+        [sys.executable, "-m", f"{package}", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -177,7 +177,7 @@ def test_exec_starts_a_program_that_holds_descriptor_and_lease(socket_path: str)
     program = "import os, sys; print(os.environ['SHM_REGIONS'], end='', flush=True); sys.stdin.read()"
     with shmclient.connect(socket_path) as shm:
         shm.put("one", b"1").close()
-        command = [sys.executable, "-m", "shmclient.cli", "exec", "--socket", socket_path]
+        command = [sys.executable, "-m", "shmclient", "exec", "--socket", socket_path]
         child = subprocess.Popen(
             [*command, "--region", "one", "--", sys.executable, "-c", program],
             stdin=subprocess.PIPE,
@@ -194,7 +194,7 @@ def test_exec_starts_a_program_that_holds_descriptor_and_lease(socket_path: str)
 
 
 def test_watch_prints_a_line_for_each_change(socket_path: str) -> None:
-    command = [sys.executable, "-m", "shmclient.cli", "watch", "w/", "--json", "--socket", socket_path]
+    command = [sys.executable, "-m", "shmclient", "watch", "w/", "--json", "--socket", socket_path]
     with (
         shmclient.connect(socket_path) as shm,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child,
@@ -228,7 +228,7 @@ def test_shell_completes_the_commands(command: str, started: str, completed: str
 def test_output_that_cannot_be_written_is_one_line(socket_path: str, arguments: list[str]) -> None:
     with open("/dev/full", "w") as full, shmclient.connect(socket_path) as shm:
         shm.put("x", b"1").close()
-        command = [sys.executable, "-m", "shmhost.cli", *arguments, "--socket", socket_path]
+        command = [sys.executable, "-m", "shmhost", *arguments, "--socket", socket_path]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
     assert result.returncode in (1, 2, 120)
     assert "Traceback" not in result.stderr

@@ -205,7 +205,7 @@ def test_demo_gives_a_place_one_row_of_a_terminal(tmp_path: Path, monkeypatch: p
     assert output.splitlines()[-1] == "'word' occurs in 1 line"
 
 
-COMMAND = [sys.executable, "-m", "shmhost.cli", "demo"]
+COMMAND = [sys.executable, "-m", "shmhost", "demo"]
 # So that a core file would be seen, where the kernel writes them to the folder of the process.
 WITH_CORES = ["sh", "-c", 'ulimit -S -c "$(ulimit -H -c)"; exec "$@"', "sh"]
 

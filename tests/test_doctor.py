@@ -160,7 +160,7 @@ def test_no_descriptor_is_left_when_nobody_serves(tmp_path: Path) -> None:
 
 
 def run_doctor(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shmhost.cli", "doctor", *arguments]
+    command = [sys.executable, "-m", "shmhost", "doctor", *arguments]
     environment = os.environ | {"COLUMNS": str(columns)}
     return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
 

@@ -74,7 +74,7 @@ def socket_path(library: word_index.Words) -> Iterator[str]:
 def run(
     program: Path, *arguments: str, socket: str, region: str = "words"
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shmclient.cli", "exec", "--socket", socket, "--region", region, "--"]
+    command = [sys.executable, "-m", "shmclient", "exec", "--socket", socket, "--region", region, "--"]
     return subprocess.run(
         [*command, program, *arguments], capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
     )

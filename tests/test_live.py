@@ -22,7 +22,7 @@ from shmhost import _live, top
 from shmprotocol.errors import HostGone, HostTimeout
 from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
 
-COMMAND = [sys.executable, "-m", "shmhost.cli", "top"]
+COMMAND = [sys.executable, "-m", "shmhost", "top"]
 
 
 # --- once

@@ -28,7 +28,7 @@ DEBUG = ["listening", "published", "replaced", "freed", *INFO[2:]]  # a second g
 def log_of_a_host(tmp_path: Path, log_format: str, level: str = "info") -> list[str]:
     """Run a host, change what it has, have it drop a client, end it; return the lines of its log."""
     path = str(tmp_path / "host.sock")
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", path, "--log-format", log_format]
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", path, "--log-format", log_format]
     command += ["--log-level", level]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as host:
         assert host.stderr is not None
@@ -146,7 +146,7 @@ def test_host_serves_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
 def test_host_ends_though_nobody_reads_its_log(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(tmp_path / "h.sock")]
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(tmp_path / "h.sock")]
     host = subprocess.Popen(command, stderr=writer)
     os.close(writer)
     try:

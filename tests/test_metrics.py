@@ -334,7 +334,7 @@ def test_scrapes_beside_changes_all_succeed(tmp_path: Path) -> None:
 
 def test_host_says_why_when_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(tmp_path / "h.sock")]
+        command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(tmp_path / "h.sock")]
         command += ["--metrics", f"127.0.0.1:{listener.getsockname()[1]}"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (result.returncode, "cannot serve metrics" in result.stderr) == (1, True)

@@ -106,7 +106,7 @@ def child(command: list[str], environment: dict[str, str], **options: Any) -> It
 
 
 def serve_command(path: Path) -> list[str]:
-    return ["-m", "shmhost.cli", "serve", "--socket", str(path)]
+    return ["-m", "shmhost", "serve", "--socket", str(path)]
 
 
 @contextlib.contextmanager

@@ -628,7 +628,7 @@ def test_store_of_a_relocated_region_escapes(shm: shmclient.Client, tmp_path: Pa
         command = [
             sys.executable,
             "-m",
-            "shmclient.cli",
+            "shmclient",
             "put",
             "--socket",
             second.socket_path,

@@ -45,7 +45,7 @@ def test_c_example_prints_the_words_of_the_python_example(tmp_path: Path) -> Non
             for word in (b"world", b"hello"):
                 head = builder.new(ffi, "struct node *", {"next": head, "word": builder.bytes(word)})
             builder.set_root(head)
-        command = [sys.executable, "-m", "shmclient.cli", "exec", "--socket", host.socket_path]
+        command = [sys.executable, "-m", "shmclient", "exec", "--socket", host.socket_path]
         output = subprocess.check_output([*command, "--region", "words", "--", tmp_path / "words"], text=True)
     assert output == "hello\nworld\n"
 

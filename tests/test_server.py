@@ -402,7 +402,7 @@ def test_stale_socket_is_recognised_when_its_host_was_killed(tmp_path: Path) -> 
 
 
 def test_second_host_is_refused_on_the_same_socket(host: WatchedHost, shm: shmclient.Client) -> None:
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", host.socket_path]
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", host.socket_path]
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert result.returncode == 1
     assert "another host serves" in result.stderr
@@ -413,7 +413,7 @@ def test_second_host_is_refused_on_the_same_socket(host: WatchedHost, shm: shmcl
 def test_host_leaves_a_file_alone_that_is_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     path.write_text("precious")
-    command = [sys.executable, "-m", "shmhost.cli", "serve", "--socket", str(path)]
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert result.returncode == 1
     assert "no socket" in result.stderr

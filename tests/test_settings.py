@@ -112,7 +112,7 @@ def test_file_that_was_named_must_be_there(tmp_path: Path) -> None:
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shmhost.cli", "config", *arguments]
+    command = [sys.executable, "-m", "shmhost", "config", *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHMHOST_")}
     return subprocess.run(
         command,

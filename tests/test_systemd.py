@@ -263,7 +263,7 @@ def test_host_serves_without_memory_that_is_writable_and_executable(short: Path)
         "-c",
         REFUSE_WRITE_EXECUTE,
         "-m",
-        "shmhost.cli",
+        "shmhost",
         "serve",
         "--socket",
         str(path),
@@ -287,7 +287,7 @@ def can_connect(path: Path) -> bool:
 def test_host_is_started_by_its_first_client_under_systemds_own_activator(short: Path) -> None:
     path = short / "host.sock"
     command = [tool("systemd-socket-activate"), f"--listen={path}", "--setenv=PATH", sys.executable]
-    command += ["-m", "shmhost.cli", "serve", "--socket", str(path)]
+    command += ["-m", "shmhost", "serve", "--socket", str(path)]
     with subprocess.Popen(command) as process:
         try:
             wait_until(lambda: can_connect(path))

@@ -35,7 +35,7 @@ def test_views_fit_the_screen(host: WatchedHost, shm: shmclient.Client, terminal
         ("map",): ["free", "superseded", "end of the window"],
         ("config",): ["budget", "--socket"],
     }.items():
-        terminal.run_module("shmhost.cli", *command, "--socket", host.socket_path)
+        terminal.run_module("shmhost", *command, "--socket", host.socket_path)
         screen = terminal.until("code=0")
         for text in wanted:
             assert text in screen, (command, screen)
@@ -47,7 +47,7 @@ def test_views_fit_the_screen(host: WatchedHost, shm: shmclient.Client, terminal
 def test_map_lines_are_not_wrapped(host: WatchedHost, shm: shmclient.Client, terminal: Terminal) -> None:
     for number in range(3):
         shm.put(f"long/{'n' * 90}{number}", bytes(MIB)).close()
-    terminal.run_module("shmhost.cli", "map", "--socket", host.socket_path)
+    terminal.run_module("shmhost", "map", "--socket", host.socket_path)
     lines = terminal.until("code=0").splitlines()
     regions = [line for line in lines if " gen " in line]
     assert len(regions) == 3
@@ -56,7 +56,7 @@ def test_map_lines_are_not_wrapped(host: WatchedHost, shm: shmclient.Client, ter
 
 def test_doctor_ends_with_a_verdict_on_the_screen(host: WatchedHost) -> None:
     with opened(height=60) as tall:
-        tall.run_module("shmhost.cli", "doctor", "--socket", host.socket_path, "--budget", "64M")
+        tall.run_module("shmhost", "doctor", "--socket", host.socket_path, "--budget", "64M")
         screen = tall.until("code=")
     assert "a host answers" in " ".join(screen.split())
     assert max(map(len, screen.splitlines())) <= 80
@@ -65,7 +65,7 @@ def test_doctor_ends_with_a_verdict_on_the_screen(host: WatchedHost) -> None:
 def test_wait_shows_what_for_and_is_gone_when_it_is_over(
     host: WatchedHost, shm: shmclient.Client, terminal: Terminal
 ) -> None:
-    terminal.run_module("shmclient.cli", "get", "late", "--wait", "60", "--socket", host.socket_path)
+    terminal.run_module("shmclient", "get", "late", "--wait", "60", "--socket", host.socket_path)
     assert "0:00:0" in terminal.until("Waiting for late")
     shm.put("late", b"here it is\n").close()
     screen = terminal.until("code=0")
@@ -74,7 +74,7 @@ def test_wait_shows_what_for_and_is_gone_when_it_is_over(
 
 
 def test_wait_ends_by_ctrl_c(host: WatchedHost, terminal: Terminal) -> None:
-    terminal.run_module("shmclient.cli", "get", "never", "--wait", "60", "--socket", host.socket_path)
+    terminal.run_module("shmclient", "get", "never", "--wait", "60", "--socket", host.socket_path)
     terminal.until("Waiting for never")
     terminal.type("C-c")
     screen = terminal.until("code=1")
@@ -86,7 +86,7 @@ def test_reading_shows_how_much_has_come(
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    terminal.run_module("shmclient.cli", "put", "piped", str(pipe), "--socket", host.socket_path)
+    terminal.run_module("shmclient", "put", "piped", str(pipe), "--socket", host.socket_path)
     with pipe.open("wb") as writer:
         writer.write(bytes(32 * MIB))
         writer.flush()
@@ -113,12 +113,12 @@ def test_storing_shows_a_bar(terminal: Terminal, tmp_path: Path) -> None:
 
 def test_nothing_is_shown_where_no_terminal_is(host: WatchedHost, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(bytes(40 * MIB))
-    command = [sys.executable, "-m", "shmclient.cli", "put", "big", str(tmp_path / "big")]
+    command = [sys.executable, "-m", "shmclient", "put", "big", str(tmp_path / "big")]
     result = subprocess.run(
         [*command, "--socket", host.socket_path], capture_output=True, text=True, timeout=30
     )
     assert (result.returncode, result.stderr) == (0, "")
-    command = [sys.executable, "-m", "shmclient.cli", "get", "none", "--wait", "0.8"]
+    command = [sys.executable, "-m", "shmclient", "get", "none", "--wait", "0.8"]
     result = subprocess.run([*command, "--socket", host.socket_path], capture_output=True, timeout=30)
     assert result.returncode == 6
     assert result.stderr.startswith(b"shmclient: 'none'")

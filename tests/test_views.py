@@ -29,7 +29,7 @@ MIB = 1 << 20
 
 
 def run(host: WatchedHost, *arguments: str) -> str:
-    command = [sys.executable, "-m", "shmhost.cli", *arguments, "--socket", host.socket_path]
+    command = [sys.executable, "-m", "shmhost", *arguments, "--socket", host.socket_path]
     environment = os.environ | {"COLUMNS": "80"}
     return subprocess.check_output(command, env=environment, text=True, timeout=30)
 

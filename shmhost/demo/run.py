@@ -134,7 +134,7 @@ def _compile(console: Console, folder: str) -> str | None:
 def _show(console: Console, socket_path: str, region: shmclient.Region, native: str | None) -> int:
     commands = {"Python": [sys.executable, "-m", "shmhost.demo.reader", NAME]}
     if native is not None:
-        start = [sys.executable, "-m", "shmclient.cli", "exec", "--region", NAME, "--"]
+        start = [sys.executable, "-m", "shmclient", "exec", "--region", NAME, "--"]
         commands["C"] = [*start, native, NAME]
     environment = os.environ | {"SHMHOST_SOCKET": socket_path}
     readers = _read_together(region, commands, environment)

@@ -1,0 +1,5 @@
+"""`python -m shmhost` is the command `shmhost`."""
+
+from shmhost.cli import main
+
+main()
