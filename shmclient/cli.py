@@ -141,7 +141,8 @@ def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None
     """Start PROGRAM with the descriptors of regions, named in $SHM_REGIONS.
 
     The program takes this one's place and keeps its connection to the host, so that the leases last as
-    long as it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it.
+    long as it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it. Use mmap or
+    pread on it, never read or lseek: its offset can be that of other readers, too.
 
     The exit code is the program's; 126: it cannot be started, 127: there is none.
     """

@@ -5,18 +5,25 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from shmclient import _codecs as codecs
+from shmclient._fork import INNER, at_fork
 from shmclient._outbox import Outbox
 from shmclient._walk import Pointed
 from shmclient.mapping import ADDRESS_SPACE
-from shmprotocol import memory
+from shmprotocol import descriptors, memory
 from shmprotocol import messages as m
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
 from shmprotocol.memory import HEADER_SIZE, Header
+
+# Held while a descriptor gets its own description, and while a handle is closed. One for the process: it is
+# held for 4 us, once a handle, by a thread that waits for nothing. A child of a fork gets it free.
+_SEPARATING = threading.RLock()
+at_fork(INNER, _SEPARATING.acquire, _SEPARATING.release)
 
 
 class Lease:
@@ -126,6 +133,7 @@ class RegionHandle:
         self._lease: Lease | None = lease
         self._host_id = lease.host_id
         self._descriptor = descriptor
+        self._is_shared = True  # the open file description: the host sends the same one to everybody
         self._anywhere = anywhere
         self._mapped: Mapped | None = None
         self._buffer: Any = None
@@ -227,16 +235,26 @@ class RegionHandle:
         return Pointed(self.name, mapped.view(), *sizes, is_array)
 
     def fileno(self) -> int:
-        """Return the read-only descriptor, which stays the handle's; RegionClosed after `close`."""
-        if self._is_closed:
-            raise RegionClosed(f"the handle of {self.name!r} is closed")
-        return self._descriptor
+        """Return the read-only descriptor; the handle closes it. RegionClosed after `close`.
+
+        Offset and flags (lseek(2), `F_SETFL`) are its own, so that read(2) is for this handle alone. **Not
+        always**: where /proc/self/fd cannot be opened (/proc is not mounted, RLIMIT_NOFILE is reached, the
+        backend is shm and the host another user) it shares them with every reader of the region, of every
+        user. What must work everywhere uses pread(2) or mmap(2), never read(2) or lseek(2).
+        """
+        with _SEPARATING:
+            descriptor = self._open_descriptor()
+            if self._is_shared:
+                self._is_shared = False  # or not, and then it stays so: the offset must not jump later
+                descriptors.separate(descriptor)
+        return descriptor
 
     def close(self) -> None:
         """Give the handle up. Views live on. May be called again; never waits, never raises."""
-        if self._is_closed:
-            return
-        self._is_closed = True
+        with _SEPARATING:  # or another thread's `fileno` would put a descriptor where this one was
+            if self._is_closed:
+                return
+            self._is_closed = True
         os.close(self._descriptor)
         self._mapped = self._buffer = None
         if self._lease is not None:
@@ -254,10 +272,15 @@ class RegionHandle:
             f"at {grant.address:#x}, {grant.size} bytes{', closed' if self._is_closed else ''}>"
         )
 
+    def _open_descriptor(self) -> int:
+        if self._is_closed:
+            raise RegionClosed(f"the handle of {self.name!r} is closed")
+        return self._descriptor
+
     def attach(self) -> Mapped:
         """Map it, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
         if self._mapped is None:
-            descriptor = self.fileno()
+            descriptor = self._open_descriptor()
             lease = self._lease
             assert lease is not None
             self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -223,3 +224,17 @@ def in_child(function: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def without_proc(function: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that calls another where /proc is empty, in a mount namespace of its own."""
+
+    def call() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 0x40000
+        assert libc.unshare(clone_newns) == 0
+        assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
+        assert libc.mount(b"tmpfs", b"/proc", b"tmpfs", 0, None) == 0
+        function()
+
+    return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import mmap
 import os
@@ -14,7 +13,15 @@ import cffi
 import pytest
 
 import shmclient
-from support import Machine, WatchedHost, count_descriptors, in_child, mapped_addresses, wait_until
+from support import (
+    Machine,
+    WatchedHost,
+    count_descriptors,
+    in_child,
+    mapped_addresses,
+    wait_until,
+    without_proc,
+)
 
 FFI = cffi.FFI()
 FFI.cdef("struct node { struct node *next; const char *word; int number; double pair[2]; };")
@@ -170,20 +177,6 @@ def test_writable_view_after_the_host_died_in_the_block_is_safe(seal: str, machi
         assert bytes(view[:3]) == b"abc"
         with pytest.raises(shmclient.RegionClosed):
             builder.alloc(1)
-
-
-def without_proc(function: Callable[[], object]) -> Callable[[], object]:
-    """Return a function that calls another where /proc is empty, in a mount namespace of its own."""
-
-    def call() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 0x40000
-        assert libc.unshare(clone_newns) == 0
-        assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-        assert libc.mount(b"tmpfs", b"/proc", b"tmpfs", 0, None) == 0
-        function()
-
-    return call
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="makes a mount namespace")

@@ -32,6 +32,7 @@ from support import (
     serve,
     wait_until,
     watched_host,
+    without_proc,
 )
 
 BYTES_LIKE = {
@@ -739,3 +740,60 @@ def test_size_of_what_is_built_is_what_was_asked_for(size: int, shm: shmclient.C
 def test_host_charges_capacity(host: WatchedHost, shm: shmclient.Client) -> None:
     regions = [shm.put("a", b"1"), shm.put("b", bytes(4096))]
     assert host.counts()["charged"] == sum(region.capacity for region in regions)
+
+
+# --- descriptors of one region
+
+
+def test_offset_of_a_descriptor_is_its_own(shm: shmclient.Client) -> None:
+    shm.put("x", b"data").close()
+    first, second = shm.open("x"), shm.open("x")
+    numbers = first.fileno(), second.fileno()
+    os.lseek(first.fileno(), 777, os.SEEK_SET)
+    os.set_blocking(first.fileno(), False)
+    assert os.lseek(second.fileno(), 0, os.SEEK_CUR) == 0
+    assert os.get_blocking(second.fileno())
+    assert (first.fileno(), second.fileno()) == numbers
+    assert os.lseek(first.fileno(), 0, os.SEEK_CUR) == 777
+    assert not os.get_inheritable(first.fileno())
+
+
+@needs_root
+def test_offset_of_a_descriptor_is_its_own_for_another_user(open_host: WatchedHost) -> None:
+    with shmclient.connect(open_host.socket_path) as shm:
+        region = shm.put("x", b"data", mode=0o604)
+
+        def move() -> None:
+            with shmclient.connect(open_host.socket_path) as other:
+                mine = other.open("x")
+                os.lseek(mine.fileno(), 777, os.SEEK_SET)
+
+        assert as_nobody(move) == 0
+        assert os.lseek(region.fileno(), 0, os.SEEK_CUR) == 0
+
+
+@needs_root
+def test_offset_is_everybodys_without_proc_and_the_descriptor_works(host: WatchedHost) -> None:
+    def check() -> None:
+        with shmclient.connect(host.socket_path) as shm:
+            shm.put("x", b"data").close()
+            first, second = shm.open("x"), shm.open("x")
+            os.lseek(first.fileno(), 777, os.SEEK_SET)
+            assert os.lseek(second.fileno(), 0, os.SEEK_CUR) == 777
+            assert os.pread(second.fileno(), 4, 4096) == b"data"
+
+    assert in_child(without_proc(check)) == 0
+
+
+def test_handle_has_one_descriptor_and_closes_it(shm: shmclient.Client) -> None:
+    shm.put("x", b"data").close()
+    before = count_descriptors()
+    region = shm.open("x")
+    number = region.fileno()
+    assert count_descriptors() == before + 1
+    region.close()
+    assert count_descriptors() == before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    with pytest.raises(shmclient.RegionClosed):
+        region.fileno()

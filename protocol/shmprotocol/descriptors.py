@@ -113,6 +113,19 @@ def reopen(descriptor: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def separate(descriptor: int) -> bool:
+    """Give a read-only descriptor an offset and flags of its own; its number stays. False: see `reopen`."""
+    try:
+        own = reopen(descriptor)
+    except OSError:
+        return False
+    try:
+        os.dup2(own, descriptor, inheritable=False)
+    finally:
+        os.close(own)
+    return True
+
+
 def close_all(descriptors: Iterable[int]) -> None:
     """Close each one."""
     for descriptor in descriptors:
