@@ -19,7 +19,7 @@ from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import descriptors, query
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, again
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, again
 
 
 class AsyncChannel:
@@ -173,7 +173,7 @@ class AsyncChannel:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
             return False
-        except (RemoteProtocolError, OutOfMemory) as error:
+        except RemoteProtocolError as error:
             self._exchange.fail(error)
         except OSError:
             pass  # ECONNRESET: the end

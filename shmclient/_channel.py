@@ -22,7 +22,7 @@ from shmclient._outbox import Outbox
 from shmclient.mapping import ADDRESS_SPACE
 from shmprotocol import descriptors
 from shmprotocol import messages as m
-from shmprotocol.errors import HostGone, HostTimeout, OutOfMemory, RemoteProtocolError, ShmError, again
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, ShmError, again
 from shmprotocol.query import connect
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
@@ -214,7 +214,7 @@ class Channel:
             data, owned = descriptors.receive(self._sock)
         except BlockingIOError:
             return False
-        except (RemoteProtocolError, OutOfMemory) as error:
+        except RemoteProtocolError as error:
             failure = error
         except OSError:
             pass  # ECONNRESET, or closed by another thread: the end

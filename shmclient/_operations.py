@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 from shmclient import _codecs as codecs
 from shmclient._creation import Creation
 from shmclient._exchange import Slot
+from shmclient._limits import no_room
 from shmclient._outbox import Outbox
 from shmclient.builder import RegionBuilder
 from shmclient.pinning import check_unpinned
@@ -177,7 +178,7 @@ def put(
     size = metadata_at + len(encoded.metadata)
     create = _create_request(context, name, size, mode, "full", backend, replace)
     reply, owned = yield Ask(create)
-    created = _only(reply, m.Created)
+    created = _whole(context, reply, owned, m.Created)
     creation = Creation(context.outbox, created.region, owned[0])
     try:
         chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
@@ -208,7 +209,7 @@ def create(
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
     request = _create_request(context, name, size + METADATA_ROOM, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
-    created = _only(reply, m.Created)
+    created = _whole(context, reply, owned, m.Created)
     return RegionBuilder(context.outbox, request, created, owned[0], size)
 
 
@@ -334,10 +335,11 @@ def _open(
         m.check_name(name)
     request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
     reply, owned = yield Ask(request, wait_s)
-    if len(_only(reply, m.Opened).grants) != len(names) or len(owned) + len(held) < len(names):
+    grants = _whole(context, reply, owned, m.Opened).grants
+    if len(grants) != len(names) or len(owned) + len(held) < len(names):
         dispose(context, reply, owned)
-        raise RemoteProtocolError(f"{len(reply.grants)} grants came for {len(names)} names")
-    return reply.grants, owned
+        raise RemoteProtocolError(f"{len(grants)} grants came for {len(names)} names")
+    return grants, owned
 
 
 def _create_request(
@@ -355,8 +357,19 @@ def _published(
 ) -> R:
     grant = _only(reply, m.Published).grant
     lease = Lease(context.outbox, grant.lease)
-    creation.published(lease)
+    creation.published(lease)  # before any error: what is mapped keeps it
+    if not owned:
+        lease.release()
+        raise no_room(reply, 0)
     return kind(grant, lease, owned[0])
+
+
+def _whole(context: Context, reply: m.Message, owned: Sequence[int], wanted: type[T]) -> T:
+    """Return a reply that came with all its descriptors; else give back what it granted, and say why."""
+    if len(owned) < m.descriptors_of(reply):
+        dispose(context, reply, owned)
+        raise no_room(reply, len(owned))
+    return _only(reply, wanted)
 
 
 def _only(reply: m.Message, wanted: type[T]) -> T:

@@ -456,6 +456,45 @@ def test_drain_has_the_descriptors_when_there_were_too_few() -> None:
     assert connection.drain() == []
 
 
+@pytest.mark.parametrize("received", [[], [10]])
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_lost_descriptors_are_of_one_frame_and_the_others_stay_in_step(
+    received: list[int], step: int
+) -> None:
+    """Each frame's set comes with its first bytes, which may end a read that began before it."""
+    frames = [
+        (pack(opened(1, [1, 2])), [1, 2]),
+        (pack(m.Done(2)), []),
+        (pack(opened(3, [3, 4])), [*received, m.LOST]),
+        (pack(opened(4, [])), []),
+        (pack(opened(5, [5, 6])), [5, 6]),
+        (pack(CREATED), [m.LOST]),
+    ]
+    connection, claimed = Connection("client"), []
+    for frame, descriptors in frames:
+        for start in range(0, len(frame), step):
+            connection.receive(frame[start : start + step], descriptors if start == 0 else [])
+            claimed += [owned for _, owned in connection.messages()]
+    assert claimed == [[1, 2], [], received, [], [5, 6], []]
+    assert connection.drain() == []
+
+
+def test_lost_descriptors_are_in_step_when_all_frames_are_read_late() -> None:
+    connection = Connection("client")
+    connection.receive(pack(opened(1, [1, 2])), [1, m.LOST])
+    connection.receive(pack(CREATED), [3])
+    connection.receive(pack(opened(2, [1])), [m.LOST])
+    assert [owned for _, owned in connection.messages()] == [[1], [3], []]
+
+
+def test_lost_descriptors_that_no_frame_declares_are_refused_and_drain_has_the_others() -> None:
+    connection = Connection("client")
+    connection.receive(pack(m.Done(1)), [10, m.LOST])
+    with pytest.raises(RemoteProtocolError, match="no frame declares"):
+        list(connection.messages())
+    assert connection.drain() == [10]
+
+
 def test_frame_is_refused_when_it_declares_another_count_than_its_kind_has() -> None:
     wire = list(m.to_wire(CREATED))
     wire[1] = 2

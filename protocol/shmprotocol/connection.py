@@ -16,6 +16,7 @@ import msgpack
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.messages import (
+    LOST,
     MAX_DESCRIPTORS,
     REPLY_TAGS,
     REQUEST_TAGS,
@@ -94,6 +95,8 @@ class Connection:
     def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on.
 
+        LOST behind them says that the kernel dropped the rest of their set, MSG_CTRUNC.
+
         They are even when this raises the error that ended the connection: `drain` has them.
         """
         self._descriptors.extend(descriptors)
@@ -101,7 +104,10 @@ class Connection:
         self._buffer += data
 
     def messages(self) -> Iterator[tuple[Message, list[int]]]:
-        """Yield each whole message with its descriptors, which are the caller's from then on."""
+        """Yield each whole message with its descriptors, which are the caller's from then on.
+
+        They are fewer than `descriptors_of` it when some were LOST: that message's alone.
+        """
         while True:
             self._raise_broken()
             try:
@@ -132,7 +138,7 @@ class Connection:
 
     def drain(self) -> list[int]:
         """Return the descriptors that no message has claimed; they are the caller's to close."""
-        left = list(self._descriptors)
+        left = [descriptor for descriptor in self._descriptors if descriptor != LOST]
         self._descriptors.clear()
         return left
 
@@ -146,12 +152,24 @@ class Connection:
             self._check_unclaimed()
             return None
         message = from_wire(unpack(body), self._tags)
-        count = descriptors_of(message)
-        if count > len(self._descriptors):
-            raise RemoteProtocolError(
-                f"{type(message).__name__} declares {count} descriptors, {len(self._descriptors)} came"
-            )
-        return message, [self._descriptors.popleft() for _ in range(count)]
+        return message, self._claim(message)
+
+    def _claim(self, message: Message) -> list[int]:
+        # A set of descriptors rides on the first byte of its frame, all in one control message, and no read
+        # goes on beyond bytes that came with a set (unix_stream_read_generic() in the kernel). So sets come
+        # in the order of the frames that declare them, one for each, and at most one in a read: the one that
+        # the read's MSG_CTRUNC is about. LOST stands at its end, where the frame that it belongs to stops,
+        # and later frames find their own sets behind it: the queue stays in step, whatever was dropped.
+        queue, count = self._descriptors, descriptors_of(message)
+        if LOST not in queue:
+            if count > len(queue):
+                name = type(message).__name__
+                raise RemoteProtocolError(f"{name} declares {count} descriptors, {len(queue)} came")
+            return [queue.popleft() for _ in range(count)]
+        claimed: list[int] = []
+        while len(claimed) < count and queue and (descriptor := queue.popleft()) != LOST:
+            claimed.append(descriptor)
+        return claimed
 
     def _take_frame(self) -> bytes | None:
         buffer = self._buffer

@@ -7,13 +7,12 @@ that are easy to forget. Knows no frame and no message.
 from __future__ import annotations
 
 import array
-import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
 
-from shmprotocol.errors import OutOfMemory, RemoteProtocolError
-from shmprotocol.messages import MAX_DESCRIPTORS
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.messages import LOST, MAX_DESCRIPTORS
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _READ = 16 * 1024  # bytes a read: nearly every reply fits, and the buffer costs little to make
@@ -40,9 +39,9 @@ def send(
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     """Read once; `b""` is the end. The descriptors are the caller's to close.
 
-    RemoteProtocolError when the peer sent more than 64 of them, and OutOfMemory with errno EMFILE when
-    this process had no room for them: both show as MSG_CTRUNC, and those that did arrive are closed. The
-    bytes are lost then, so either way the connection is of no more use.
+    When this process had no room for all of them (RLIMIT_NOFILE), those that did arrive come with LOST behind
+    them, for `Connection.receive`: the bytes are whole. RemoteProtocolError when the peer sent more than 64;
+    those that did arrive are closed. Both show as MSG_CTRUNC.
     """
     data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
     if not ancillary and not result & _CTRUNC:
@@ -53,8 +52,11 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
     descriptors = received.tolist()
     if result & _CTRUNC:
-        close_all(descriptors)
-        raise _cut_off(len(descriptors))
+        # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
+        if len(descriptors) >= MAX_DESCRIPTORS:
+            close_all(descriptors)
+            raise RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
+        descriptors.append(LOST)
     return data, descriptors
 
 
@@ -91,18 +93,6 @@ def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
     if result & _CTRUNC:
         raise RemoteProtocolError("descriptors came: no request has any")
     return sock.recv(len(data), flags) if data else data
-
-
-def _cut_off(count: int) -> RemoteProtocolError | OutOfMemory:
-    # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
-    if count >= MAX_DESCRIPTORS:
-        return RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
-    error = OutOfMemory(
-        f"the process has no room for the descriptors that were sent: it got {count} and is at its limit "
-        "of open files (raise it with ulimit -n, or close regions)"
-    )
-    error.errno = errno.EMFILE
-    return error
 
 
 def reopen(descriptor: int) -> int:

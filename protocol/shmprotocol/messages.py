@@ -15,6 +15,7 @@ from shmprotocol.records import Record, shown
 VERSION = 1
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
+LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 NAME_MAX = 255
 METADATA_MAX = 512 * 1024  # half a frame: what describes a region is not the place for its data
 SEALS = ("full", "writer")
