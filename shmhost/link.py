@@ -14,13 +14,13 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
-from typing import Any
 
 from shmhost.closing import Closer
 from shmhost.deadline import TICK_S, Deadline
 from shmhost.meter import Meter
 from shmhost.outbox import Outbox
 from shmhost.session import Session, Steps, Work
+from shmhost.workers import Outcome, attempt
 from shmprotocol import descriptors
 from shmprotocol.connection import Connection, pack
 from shmprotocol.errors import RemoteProtocolError
@@ -32,18 +32,9 @@ TURN_NS = 1_000_000  # for the requests of one client that have come already; th
 # For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
-INLINE_MAX = 16 * 1024 * 1024  # bytes: sealing or freeing this much takes about a millisecond
 
-Outcome = tuple[Any, BaseException | None]
-StartWork = Callable[["Link", Steps, Work], None]
-
-
-def attempt(work: Work) -> Outcome:
-    """Carry a Work out; return its result or its error."""
-    try:
-        return work.call(), None
-    except Exception as error:
-        return None, error
+# Has a thread carry a Work out and `resume` called; returns what takes it back if it has not begun.
+StartWork = Callable[["Link", Steps, Work], Callable[[], bool]]
 
 
 class Link:
@@ -72,7 +63,8 @@ class Link:
         self._on_closed = on_closed
         self._outbox = Outbox(sock, self._all_sent, self._end)
         self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
-        self._working = False
+        self._working = False  # a Work is in a thread, or waits for one
+        self._take_back: Callable[[], bool] = lambda: False
         self._closing = False
         self._is_finished = False
         try:
@@ -121,7 +113,7 @@ class Link:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(self._sock)
-        if not self._working:
+        if not self._working or self._take_back():
             self._finish()
 
     def _finish(self) -> None:
@@ -194,13 +186,13 @@ class Link:
             while True:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
-                if work.size > INLINE_MAX:
+                if not work.is_quick:
                     self._working = True
                     if not self._closing:
                         self._loop.remove_reader(self._sock)
-                    self._start_work(self, steps, work)
+                    self._take_back = self._start_work(self, steps, work)
                     return False
-                outcome = attempt(work)
+                outcome = attempt(work.call)
         except StopIteration:
             return True
         except RemoteProtocolError as error:

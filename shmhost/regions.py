@@ -57,6 +57,7 @@ class Region:
     window: Window
     charge: Charge
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
+    is_busy: bool = False  # a thread is at work on the object
     state: str = "creating"
     size: int = 0  # of the payload, known at publish
     generation: int = 0
@@ -197,7 +198,9 @@ class Registry:
             region.object = None
 
     def abort(self, region: Region) -> None:
-        """Undo a creation, abandoned or not."""
+        """Undo a creation, abandoned or not. No effect after `close`."""
+        if region.state == "freed":
+            return
         self._give_up_name(region)
         self._free(region)
 
@@ -298,7 +301,11 @@ class Registry:
         return tuple(found), False
 
     def close(self) -> None:
-        """Free everything, leases or not: the host ends."""
+        """Free everything, leases or not: the host ends.
+
+        An object that a thread is still at work on is left to the end of the process: the numbers of its
+        descriptors must not become those of other files meanwhile.
+        """
         for region in list(self.regions.values()):
             self._free(region)
         for table in (self.current, self.creating, self._names):
@@ -326,7 +333,7 @@ class Registry:
         del self.regions[region.id]
         self.allocator.give(region.span)
         region.charge.release()
-        if region.object is not None:
+        if region.object is not None and not region.is_busy:
             self.dispose(region.object)
 
     def _give_up_name(self, region: Region) -> None:

@@ -16,19 +16,18 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 
 from shmhost import metrics
 from shmhost.accounts import Budget
 from shmhost.closing import Closer
 from shmhost.config import Config
 from shmhost.leases import Peer
-from shmhost.link import INLINE_MAX, Link, attempt
+from shmhost.link import Link
 from shmhost.meter import Meter
 from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
@@ -36,6 +35,7 @@ from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
 from shmhost.socket_file import HostError, SocketFile
 from shmhost.window import Allocator
+from shmhost.workers import Outcome, Workers
 from shmprotocol import descriptors
 
 LOG = logging.getLogger("shmhost")
@@ -44,6 +44,8 @@ SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
 SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 ACCEPT_AT_ONCE = 64
 _LIBC = ctypes.CDLL(None, use_errno=True)
+FREE_INLINE_MAX = 16 * 1024 * 1024  # bytes: freeing this much takes about a millisecond
+END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
 
@@ -76,7 +78,7 @@ class Host:
         self._closer = Closer()
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
         self._stopped = anyio.Event()
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._workers: Workers | None = None  # while it serves
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
@@ -91,8 +93,6 @@ class Host:
                     self._count_start(place)
                     await self._serve(listener, task_status)
             finally:
-                # No task is left that could still give something back.
-                self._tasks = None
                 self._close_later()
                 self.registry.close()
         LOG.info("stopped")
@@ -123,9 +123,17 @@ class Host:
             LOG.warning("this start is not counted: %s", error.strerror)
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+        self._workers = workers = Workers()
+        try:
             await self._listen(listener, task_status)
+        finally:
+            # Steps must see the end of their work, or its object would be nobody's.
+            with anyio.move_on_after(END_S, shield=True) as scope:
+                await workers.drain()
+            if scope.cancelled_caught:
+                LOG.warning("calls that the kernel does not end are left behind")
+            workers.close()
+            self._workers = None
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
@@ -207,16 +215,18 @@ class Host:
             sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(sock)
 
-    def _start_work(self, link: Link, steps: Steps, work: Work) -> None:
-        if self._tasks is None:
-            link.resume(steps, attempt(work))
-        else:
-            self._tasks.start_soon(self._work, link, steps, work)
+    def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool]:
+        workers = self._workers
+        assert workers is not None  # links are closed before
+        job = workers.start(link.session.peer.uid, work.call, lambda outcome: link.resume(steps, outcome))
 
-    async def _work(self, link: Link, steps: Steps, work: Work) -> None:
-        # Shielded: the steps must see the end of their work, or its object would be nobody's.
-        with anyio.CancelScope(shield=True):
-            link.resume(steps, await anyio.to_thread.run_sync(attempt, work))
+        def take_back() -> bool:
+            if not workers.cancel(job):
+                return False
+            steps.close()
+            return True
+
+        return take_back
 
     def _make_object(self, backend: str, name: str, capacity: int) -> MemoryObject:
         if backend == "shm":
@@ -225,10 +235,11 @@ class Host:
 
     def _dispose(self, memory_object: MemoryObject) -> None:
         # Freeing pages takes 100 us a MiB: whoever made this one superfluous gets the reply first.
-        if self._tasks is None:
+        if self._workers is None:
             memory_object.close()
-        elif memory_object.capacity > INLINE_MAX:
-            self._tasks.start_soon(anyio.to_thread.run_sync, memory_object.close)
+        elif isinstance(memory_object, PosixShm) or memory_object.capacity > FREE_INLINE_MAX:
+            # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
+            self._workers.start(type(memory_object).__name__, memory_object.close, _note_outcome)
         else:
             self._later.append(memory_object)
             if len(self._later) == 1:
@@ -237,6 +248,11 @@ class Host:
     def _close_later(self) -> None:
         while self._later:
             self._later.pop().close()
+
+
+def _note_outcome(outcome: Outcome) -> None:
+    if outcome[1] is not None:
+        LOG.warning("an object could not be removed: %s", outcome[1])
 
 
 def _log_change(kind: str, region: Region) -> None:

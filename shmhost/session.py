@@ -1,7 +1,7 @@
 """One client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
 
-What may take a millisecond is not done here but yielded as a Work, which whoever waits carries out, in a
-thread where it is large. While a Work is under way the session gets no further message.
+Calls of the kernel are not made here but yielded as a Work, which the caller carries out: in a thread
+unless it is quick. While a Work is under way the session gets no further message.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A call that takes time in proportion to `size` bytes. Its result is sent into the generator."""
+    """A call whose result is sent into the generator. `is_quick`: no client can make it wait."""
 
     call: Callable[[], Any]
-    size: int
+    is_quick: bool
 
 
 Send = Callable[[m.Message, Sequence[int]], None]
@@ -194,11 +194,12 @@ class Session:
     def _create(self, request: m.Create) -> Steps:
         region = self._registry.create(request, self.peer)
         self._creations[region.id] = region
-        # shm reserves its space now, so it takes time; a memfd's pages come when they are touched.
-        size = region.capacity if region.backend == "shm" else 0
+        # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
+        # now, in a folder that others can make wait.
+        is_quick = region.backend == "memfd"
         try:
             region.object = yield Work(
-                lambda: self._hub.make_object(region.backend, region.name, region.capacity), size
+                lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
             )
             _check_pending(region)
         except BaseException:
@@ -213,8 +214,12 @@ class Session:
         header = self._header(region, request)
         memory_object = region.object
         assert memory_object is not None
-        # F_SEAL_WRITE looks at every page of the object.
-        yield Work(lambda: memory_object.publish(header.pack(), region.seal), region.capacity)
+        # The creator can make this wait, whatever the size: see `workers`.
+        region.is_busy = True
+        try:
+            yield Work(lambda: memory_object.publish(header.pack(), region.seal), is_quick=False)
+        finally:
+            region.is_busy = False
         _check_pending(region)
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns

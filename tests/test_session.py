@@ -14,6 +14,7 @@ from shmhost.objects import Memfd
 from shmhost.regions import Registry
 from shmhost.session import LISTEN_LIMIT, Hub, Session
 from shmhost.window import STEP, Allocator
+from shmhost.workers import attempt
 from shmprotocol import messages as m
 from shmprotocol.errors import RemoteProtocolError
 
@@ -57,7 +58,8 @@ class Talk:
             try:
                 work = next(steps)
                 while True:
-                    work = steps.send(work.call())
+                    result, error = attempt(work.call)
+                    work = steps.send(result) if error is None else steps.throw(error)
             except StopIteration:
                 pass
         return self.last()
