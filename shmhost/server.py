@@ -37,6 +37,7 @@ from shmhost.socket_file import HostError, SocketFile
 from shmhost.window import Allocator
 from shmhost.workers import Outcome, Workers
 from shmprotocol import descriptors
+from shmprotocol.errors import ShmError
 
 LOG = logging.getLogger("shmhost")
 
@@ -73,7 +74,8 @@ class Host:
             self._dispose,
             _log_change,
         )
-        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, Meter(time.time_ns()))
+        meter = Meter(time.time_ns())
+        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
         self._links: set[Link] = set()
         self._closer = Closer()
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
@@ -253,6 +255,10 @@ class Host:
 def _note_outcome(outcome: Outcome) -> None:
     if outcome[1] is not None:
         LOG.warning("an object could not be removed: %s", outcome[1])
+
+
+def _warn(peer: Peer, error: ShmError) -> None:
+    LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error)
 
 
 def _log_change(kind: str, region: Region) -> None:

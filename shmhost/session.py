@@ -13,16 +13,18 @@ from typing import Any
 
 from shmhost.leases import Peer
 from shmhost.meter import Meter
-from shmhost.objects import MemoryObject
+from shmhost.objects import MemoryObject, refusal_of
 from shmhost.regions import READ, Region, Registry
 from shmprotocol import messages as m
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
+    OutOfMemory,
     QuotaExceeded,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
+    Unsupported,
 )
 from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
@@ -57,6 +59,7 @@ class Hub:
     host: str
     make_object: MakeObject
     meter: Meter = field(default_factory=lambda: Meter(0))
+    warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: None  # hears of what the system refuses
     clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Session] = field(default_factory=set)  # those with a wait or a watch
 
@@ -171,11 +174,15 @@ class Session:
             yield from steps
         except ShmError as error:
             self._refuse(request, error)
+        except OSError as error:
+            self._refuse(request, refusal_of(error, "do it"))
 
     def _refuse(self, request: int, error: ShmError) -> None:
         if isinstance(error, RemoteProtocolError):
             raise error
         self._hub.meter.refusals[error.code] += 1
+        if isinstance(error, OutOfMemory | Unsupported):
+            self._hub.warn(self.peer, error)
         self._send(m.Refused(request, error.code, str(error)), ())
 
     def _hello(self, message: m.Message) -> None:

@@ -92,12 +92,14 @@ def test_others_are_answered_while_sealing_waits(
     assert [attacker.answer() for attacker in attackers]
 
 
-def test_creation_can_be_published_when_io_has_ended(attackers: list[Attacker]) -> None:
+def test_refusal_names_both_causes_and_creation_can_be_published_later(attackers: list[Attacker]) -> None:
     attacker = attackers[0]
     attacker.publish(2)
     reply = attacker.answer()
     assert isinstance(reply, m.Refused)
     assert reply.code == "busy"
+    assert "writable mapping" in reply.text
+    assert "vmsplice" in reply.text
     attacker.empty_pipe()
     attacker.publish(3)
     assert isinstance(attacker.answer(), m.Published)
