@@ -1,8 +1,7 @@
-"""What a fork, the exit and the end of a host mean for a connection; shared by both channels."""
+"""What a fork and the end of a host mean for a connection; shared by both channels."""
 
 from __future__ import annotations
 
-import atexit
 import socket
 import weakref
 from typing import Protocol
@@ -14,7 +13,7 @@ _PEEK = int(socket.MSG_PEEK) | int(socket.MSG_DONTWAIT)  # as a number: see shmp
 
 
 class Detachable(Protocol):
-    """What belongs to one process: a forked child, or the exit, lets go of it without a word to the host."""
+    """What belongs to one process: a forked child lets go of it without a word to the host."""
 
     def detach(self) -> None:
         """Close this process's copies; take no lock."""
@@ -31,13 +30,6 @@ def _after_fork_in_child() -> None:
     ADDRESS_SPACE.after_fork()  # last: what it gives up now finds its connection detached
 
 
-def _at_exit() -> None:
-    # Views that live until the very end keep their connections open; the kernel ends both anyway.
-    for one in list(DETACHABLES):
-        one.detach()
-
-
-atexit.register(_at_exit)
 at_fork(GATES, ADDRESS_SPACE.before_fork, ADDRESS_SPACE.after_fork, _after_fork_in_child)
 
 
