@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from shmhost.objects import Memfd
 from shmprotocol import _native, memory
 from shmprotocol.errors import BadRegion
 from shmprotocol.memory import Header, check_header
+from shmprotocol.messages import METADATA_MAX
 
 FOLDER = Path(shmprotocol.__file__).parent
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{FOLDER}"]
@@ -385,6 +388,45 @@ def test_header_is_refused_when_the_page_is_short(size: int) -> None:
         check_header(GOOD.pack()[:size], 4096)
 
 
+@pytest.mark.parametrize(("size", "is_taken"), [(METADATA_MAX, True), (METADATA_MAX + 1, False)])
+def test_header_is_refused_when_its_metadata_is_over_the_limit(size: int, is_taken: bool) -> None:
+    capacity = 4096 + (1 << 20)
+    header = GOOD._replace(capacity=capacity, size=capacity, metadata=BASE + 4096, metadata_size=size)
+    if is_taken:
+        assert check_header(header.pack(), capacity).metadata_size == size
+    else:
+        with pytest.raises(BadRegion):
+            check_header(header.pack(), capacity)
+
+
+def test_limit_of_metadata_is_that_of_the_wire() -> None:
+    assert _native.lib.SHM_METADATA_MAX == METADATA_MAX
+
+
+def test_header_is_what_was_checked_while_its_writer_changes_it() -> None:
+    """The page is read once: no value is returned that came after the check."""
+    with mmap.mmap(-1, 4096) as page:
+        page[:] = GOOD.pack()
+        writer = os.fork()
+        if writer == 0:
+            roots = [struct.pack("<QQ", BASE + 4096 + 8, 16), struct.pack("<QQ", 1, 1 << 60)]
+            while True:
+                page[64:80] = roots[0]
+                page[64:80] = roots[1]
+        try:
+            headers = list(filter(None, (_checked(page) for _ in range(20_000))))
+        finally:
+            os.kill(writer, signal.SIGKILL)
+            os.waitpid(writer, 0)
+    assert {(header.root, header.root_size) for header in headers} <= {(BASE + 4096 + 8, 16)}
+
+
+def _checked(page: mmap.mmap) -> Header | None:
+    with contextlib.suppress(BadRegion), memoryview(page) as view:
+        return check_header(view, CAPACITY)
+    return None
+
+
 @pytest.fixture
 def scribbled() -> Iterator[tuple[Memfd, mmap.mmap]]:
     """A region with a writer's seal whose creator kept a mapping of the header page."""
@@ -417,6 +459,19 @@ def test_unmap_leaves_other_memory_alone_when_the_writer_has_changed_the_header(
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.read() == f"a/b {CAPACITY}\n0 C\n"
+
+
+def test_map_refuses_metadata_that_the_writer_has_enlarged(probe: Path) -> None:
+    """The host has checked its size at publish; with a writer's seal that is no promise."""
+    capacity = 4096 + (1 << 20)
+    made = Memfd("x", capacity)
+    header = GOOD._replace(flags=memory.FLAG_SEAL_WRITER, capacity=capacity, size=capacity)
+    with mmap.mmap(made.writer(), 4096) as page:
+        made.publish(header.pack(), "writer")
+        assert not run(probe, made.reader(), fds=(made.reader(),)).startswith("-")
+        page[136:144] = struct.pack("<Q", METADATA_MAX + 1)
+        assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EBADMSG} -\n"
+    made.close()
 
 
 def test_map_refuses_a_full_seal_that_is_only_a_writers(

@@ -9,6 +9,7 @@ class _Lib:
     SHM_ABI_MINOR: int
     SHM_HEADER_SIZE: int
     SHM_NAME_MAX: int
+    SHM_METADATA_MAX: int
     SHM_KIND_DATA: int
     SHM_KIND_OBJECTS: int
     SHM_FLAG_SEAL_FULL: int

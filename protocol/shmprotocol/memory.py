@@ -82,6 +82,7 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
     """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
     if len(page) < HEADER_SIZE:
         raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
+    page = bytes(page[:HEADER_SIZE])  # once: its writer may change it between the check and the use
     native = ffi.from_buffer("struct shm_region_header *", page)
     _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
     _, _, _, _, *fields, name = _LAYOUT.unpack_from(page)

@@ -46,6 +46,7 @@ ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
 #define SHM_ABI_MINOR 0
 #define SHM_HEADER_SIZE 4096
 #define SHM_NAME_MAX 255
+#define SHM_METADATA_MAX 524288 /* bytes: what describes a region is small, and readers unpack all of it */
 
 /* What the payload is. */
 #define SHM_KIND_DATA 1    /* buffers and arrays, described by the metadata */
@@ -175,7 +176,8 @@ static inline int shm_header_check(const struct shm_region_header *header, uint6
         if ((uint64_t)(uintptr_t)header->data != base + SHM_HEADER_SIZE ||
             !shm_payload_holds(header, header->data, header->data_size) ||
             !shm_payload_holds(header, header->root, header->root_size) ||
-            !shm_payload_holds(header, header->metadata, header->metadata_size))
+            !shm_payload_holds(header, header->metadata, header->metadata_size) ||
+            header->metadata_size > SHM_METADATA_MAX)
                 return -EBADMSG;
         if (header->generation == 0 || header->name_size == 0 || header->name_size > SHM_NAME_MAX ||
             memchr(header->name, 0, sizeof(header->name)) != header->name + header->name_size)
