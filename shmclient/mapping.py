@@ -172,13 +172,18 @@ class AddressSpace:
                     found = self._map_new(function, elsewhere, descriptor)
             found.label = wanted.label
             found.is_published = found.is_published or wanted.is_published
-            return Buffer(found.address, self._hold(found, after))
+            return Buffer(found.address, self._hold(found, after, is_writable=wanted.is_writable))
 
-    def _hold(self, found: _Range, after: Callable[[], None]) -> Any:
-        """Return one more buffer over a range, whose end calls `after`. With the gate held."""
+    def _hold(self, found: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
+        """Return one more buffer over a range, whose end calls `after`. With the gate held.
+
+        A reader's buffer is read-only also where the mapping is a builder's, and writable.
+        """
         found.holds += 1
         hold = _Hold(found, after)
-        buffer = memory.bytes_at(found.address, found.capacity, lambda: self._gate.submit(hold))
+        buffer = memory.bytes_at(
+            found.address, found.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
+        )
         found.buffer = weakref.ref(buffer)
         return buffer
 

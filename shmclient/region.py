@@ -88,7 +88,7 @@ class Mapped:
     def view(self) -> memoryview:
         """Return a read-only view of the whole region; the mapping lives as long as it."""
         buffer: Any = self.buffer() if self.buffer is not None else None
-        return memoryview(buffer).toreadonly()
+        return memoryview(buffer)
 
     def data(self) -> memoryview:
         """Return a read-only view of the payload's data."""

@@ -210,7 +210,7 @@ def test_header_page_kills_the_writer_that_writes_to_it(reserved: None) -> None:
     made = Memfd("x", 8192)
     memory.map_writable(made.writer(), BASE, 8192, MAP_RESERVED)
     assert mappings()[:2] == [(0, 4096, "r--s"), (4096, 8192, "rw-s")]
-    view = memoryview(memory.bytes_at(BASE, 8192, lambda: None))
+    view = memoryview(memory.bytes_at(BASE, 8192, lambda: None, is_writable=True))
 
     def write_at(offset: int) -> None:
         view[offset] = 1

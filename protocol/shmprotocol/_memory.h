@@ -16,7 +16,7 @@
 /* cffi: begin */
 
 /* Objects of Python are passed as their id(); the caller holds them meanwhile. */
-int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, uint64_t on_release);
+int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, int is_writable, uint64_t on_release);
 int64_t shm_memory_exports(uint64_t memory);
 void shm_memory_disown(uint64_t memory);
 
@@ -28,6 +28,7 @@ struct shm_memory {
         PyObject *on_release; /* called at the end; NULL when disowned */
         void *address;
         Py_ssize_t size;
+        int is_writable;
         int64_t exports; /* buffers that were taken and not given back: changes with the GIL held */
 };
 
@@ -43,7 +44,7 @@ static int shm_memory_getbuffer(PyObject *self, Py_buffer *view, int flags)
                 PyErr_SetString(PyExc_BufferError, "the memory is unmapped");
                 return -1;
         }
-        error = PyBuffer_FillInfo(view, self, memory->address, memory->size, 0, flags);
+        error = PyBuffer_FillInfo(view, self, memory->address, memory->size, !memory->is_writable, flags);
         if (!error)
                 memory->exports++;
         return error;
@@ -92,7 +93,7 @@ static PyType_Slot shm_memory_slots[] = {
 static PyType_Spec shm_memory_spec = {"shmprotocol.Memory", sizeof(struct shm_memory), 0, Py_TPFLAGS_DEFAULT,
                                       shm_memory_slots};
 
-static PyObject *shm_memory_make(uint64_t address, uint64_t size, uint64_t on_release)
+static PyObject *shm_memory_make(uint64_t address, uint64_t size, int is_writable, uint64_t on_release)
 {
         struct shm_memory *memory;
 
@@ -105,16 +106,17 @@ static PyObject *shm_memory_make(uint64_t address, uint64_t size, uint64_t on_re
                 return NULL;
         memory->address = (void *)(uintptr_t)address;
         memory->size = (Py_ssize_t)size;
+        memory->is_writable = is_writable;
         memory->on_release = (PyObject *)(uintptr_t)on_release;
         Py_INCREF(memory->on_release);
         return (PyObject *)memory;
 }
 
-/* Append to a list an object whose buffer is raw memory, writable. -ENOMEM: there is none for the object. */
-int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, uint64_t on_release)
+/* Append to a list an object whose buffer is raw memory. -ENOMEM: there is none for the object. */
+int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, int is_writable, uint64_t on_release)
 {
         PyGILState_STATE state = PyGILState_Ensure();
-        PyObject *memory = shm_memory_make(address, size, on_release);
+        PyObject *memory = shm_memory_make(address, size, is_writable, on_release);
         int error = memory == NULL || PyList_Append((PyObject *)(uintptr_t)list, memory) < 0 ? -ENOMEM : 0;
 
         if (error)

@@ -103,7 +103,12 @@ def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object
     # Not from_buffer() of a view: in a cycle that is collected, a memoryview with exports ends the process
     # (CPython 3.11), and not ffi.gc(): its destructor is called before those of other objects in the cycle.
     size = user_ffi.sizeof(pointer_type.item)
-    return user_ffi.from_buffer(pointer_type, bytes_at(address, size, _Keeper(kept)))
+    return user_ffi.from_buffer(pointer_type, bytes_keeping(address, size, kept))
+
+
+def bytes_keeping(address: int, size: int, kept: object) -> Any:
+    """Return an object whose buffer is raw memory, read-only; it keeps an object alive while it lives."""
+    return bytes_at(address, size, _Keeper(kept))
 
 
 class _Keeper:
@@ -172,14 +177,17 @@ def unmap(address: int, capacity: int, flags: int) -> None:
     _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
 
 
-def bytes_at(address: int, size: int, on_release: Callable[[], None]) -> Any:
-    """Return an object whose buffer is raw memory, writable; `on_release` is called once, at its end.
+def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writable: bool = False) -> Any:
+    """Return an object whose buffer is raw memory; `on_release` is called once, at its end.
+
+    Read-only memory must be so here, not in a view of it: NumPy asks the object that a view comes from
+    whether `array.flags.writeable = True` is allowed (`_IsWriteable` in its flagsobject.c).
 
     That is when the last view of it is gone, on any thread, also inside the garbage collector, but never
     before the `__del__` of an object that is collected with it. The object can be referenced weakly.
     """
     made: list[Any] = []
-    if lib.shm_memory_new(id(made), address, size, id(on_release)):
+    if lib.shm_memory_new(id(made), address, size, is_writable, id(on_release)):
         on_release()
         raise OutOfMemory(f"no memory is left for a view of {size} bytes at {address:#x}")
     return made[0]

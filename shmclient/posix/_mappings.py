@@ -97,7 +97,9 @@ class Mapping:
     def __init__(self, found: Range) -> None:
         self.range = found
         gate = MAPPINGS.gate  # the destructor has no globals any more when the interpreter ends
-        self._memory = memory.bytes_at(found.address, found.length, lambda: gate.submit(found))
+        self._memory = memory.bytes_at(
+            found.address, found.length, lambda: gate.submit(found), is_writable=True
+        )
         found.memory = weakref.ref(self._memory)
 
     @property
@@ -135,7 +137,9 @@ class Mapping:
         view = self.range.hold()
         if not self.prot & (_mmap.PROT_READ | _mmap.PROT_WRITE):
             raise failure(errno.EACCES, f"{self!r} may not be read")
-        return view if self.range.is_writable else view.toreadonly()
+        if self.range.is_writable:
+            return view
+        return memoryview(memory.bytes_keeping(self.address, self.length, view))
 
     def __enter__(self) -> Mapping:
         return self
