@@ -7,19 +7,20 @@ import errno
 import json
 import mmap
 import os
+import re
 import shutil
 import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import rich_click as click
 
 import shmclient
 from shmclient import _progress
-from shmprotocol.command_line import SOCKET_HELP, manual
-from shmprotocol.errors import ShmError, exit_code
+from shmprotocol.command_line import SOCKET_HELP, manual, run
+from shmprotocol.errors import ShmError
 
 CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
@@ -27,6 +28,18 @@ socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HEL
 wait_option = click.option(
     "--wait", type=float, metavar="SECONDS", help="Wait so long for the name, and for a host."
 )
+
+
+class Octal(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
+    """The mode of a region, such as 640. A bad one is refused before any input is read."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        if isinstance(value, str) and re.fullmatch("0?[0-7]{1,3}", value):
+            return int(value, 8)
+        return self.fail(f"{value!r:.40} is not an octal number such as 640", param, ctx)
 
 
 @click.group(
@@ -51,9 +64,11 @@ def cli() -> None:
 )
 @click.argument("name")
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--mode", default="600", metavar="OCTAL", help="Who may read and replace it. Default: 600.")
+@click.option(
+    "--mode", type=Octal(), default="600", metavar="OCTAL", help="Who may read and replace it. Default: 600."
+)
 @socket_option
-def put(name: str, file: BinaryIO, mode: str, path: str | None) -> None:
+def put(name: str, file: BinaryIO, mode: int, path: str | None) -> None:
     """Store FILE, or standard input, as region NAME.
 
     A name that exists gets a new generation; who has the old one keeps it. A terminal shows progress.
@@ -61,7 +76,7 @@ def put(name: str, file: BinaryIO, mode: str, path: str | None) -> None:
     with shmclient.connect(path) as client:
         content = _content(file)
         with _progress.transferring(f"Storing {name}", len(content)) as progress:
-            region = _put(client, name, content, _parse_octal(mode), progress)
+            region = _put(client, name, content, mode, progress)
         print(f"{region.name} generation {region.generation}: {region.size} bytes")
 
 
@@ -180,23 +195,9 @@ def _pass_on(client: shmclient.Client, regions: Sequence[shmclient.Region]) -> N
     os.environ["SHM_REGIONS"] = "".join(f"{region.fileno()} {region.name}\n" for region in regions)
 
 
-def _parse_octal(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no octal number, as 640", param_hint="--mode") from None
-
-
 def main() -> None:
-    """Run the command; an error of the project is one line and an exit code."""
-    try:
-        cli()
-    except ShmError as error:
-        print(f"shmclient: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
-    except OSError as error:  # of a file that was named, or of the output
-        print(f"shmclient: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command; see `command_line.run` for how it ends."""
+    run(cli, "shmclient")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import rich_click as click
 
 from shmhost.commands import host, regions
-from shmprotocol.command_line import manual
-from shmprotocol.errors import ShmError, exit_code
+from shmprotocol.command_line import manual, run
 
 
 @click.group(
@@ -25,15 +22,8 @@ for command in (*host.COMMANDS, *regions.COMMANDS):
 
 
 def main() -> None:
-    """Run the command; an error of the project is one line and an exit code."""
-    try:
-        cli()
-    except ShmError as error:
-        print(f"shmhost: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
-    except OSError as error:  # of a file that was named, or of the output
-        print(f"shmhost: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command; see `command_line.run` for how it ends."""
+    run(cli, "shmhost")
 
 
 if __name__ == "__main__":

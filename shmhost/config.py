@@ -89,7 +89,7 @@ def parse_window(text: str) -> tuple[int, int]:
         colon = ""
         number = 0
     if not colon:
-        raise InvalidArgument(f"a window is BASE:SIZE, as 0x550000000000:256G, not {text!r:.60}")
+        raise InvalidArgument(f"a window is BASE:SIZE such as 0x550000000000:256G, not {text!r:.60}")
     return number, parse_size(size)
 
 
@@ -110,8 +110,8 @@ def metrics_place(text: str) -> str | tuple[str, int] | None:
     except ValueError:
         pass
     raise InvalidArgument(
-        f"metrics are served at a port of this machine, as 127.0.0.1:9464 or [::1]:9464, or at the path of a "
-        f"socket, not at {text!r:.60}"
+        f"metrics are served at a port of this machine, such as 127.0.0.1:9464 or [::1]:9464, or at the path "
+        f"of a socket, not at {text!r:.60}"
     )
 
 
@@ -131,16 +131,22 @@ def default_budget() -> int:
     return min([memory, *limits]) * 4 // 5
 
 
+def check_window(base: int, size: int) -> tuple[int, int]:
+    """Return a window that can be handed out of, or raise InvalidArgument."""
+    if base % STEP or size % STEP or size < STEP or base < STEP:
+        raise InvalidArgument(f"window {base:#x}, {size} bytes: both are multiples of {STEP}, over 0")
+    if base + size > ADDRESS_MAX:
+        raise InvalidArgument(f"window {base:#x}, {size} bytes, ends above {ADDRESS_MAX:#x}")
+    return base, size
+
+
 def check_windows(windows: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     """Return windows that can be handed out of, or raise InvalidArgument."""
     if not windows:
         raise InvalidArgument("a host needs at least one window")
     end = 0
     for base, size in sorted(windows):
-        if base % STEP or size % STEP or size < STEP or base < STEP:
-            raise InvalidArgument(f"window {base:#x}, {size} bytes: both are multiples of {STEP}, over 0")
-        if base + size > ADDRESS_MAX:
-            raise InvalidArgument(f"window {base:#x}, {size} bytes, ends above {ADDRESS_MAX:#x}")
+        check_window(base, size)
         if base < end:
             raise InvalidArgument(f"window {base:#x} overlaps the one before it, which ends at {end:#x}")
         end = base + size

@@ -1,145 +1,148 @@
-"""Where each setting of a host comes from, in this order: flag, environment, one TOML file, default.
+"""The settings of a host: one table, from which the options of the commands are made.
 
-The names are the same in all of them: `--socket-mode`, `$SHMHOST_SOCKET_MODE`, `socket_mode`. Values are text
-until they are parsed, whatever they come from, so that the same text means the same everywhere.
+A flag comes before the environment, the environment before one TOML file, the file before the default: the
+order is click's own. The names are the same in all of them: `--socket-mode`, `$SHMHOST_SOCKET_MODE`,
+`socket_mode`; and the same text means the same everywhere.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import rich_click as click
+
 from shmhost.config import (
-    WINDOWS,
     Config,
     check_budget,
     check_choice,
     check_metrics,
     check_mode,
-    check_windows,
-    default_budget,
+    check_window,
     parse_size,
     parse_window,
 )
 from shmhost.logs import FORMATS, LEVELS
+from shmhost.sources import Text, file_option, source_of
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.paths import socket_path
 
-NAMES = ("socket", "socket_mode", "window", "budget", "log_format", "log_level", "metrics")
-FILE_VARIABLE = "SHMHOST_CONFIG"
-FILE = Path("/etc/shmhost/shmhost.toml")
-
 
 class Setting(NamedTuple):
-    """A setting's text, several for windows, and where it was found. No text: the default."""
+    """A row of the table. `name` is that of the option, the variable and the key in the file.
+
+    `field` is the field of Config, which has the default; `parse` and `show` turn text into its value and
+    back. A setting that is `multiple` has a tuple of such values; one that `is_number` needs no quotes in
+    a file.
+    """
 
     name: str
-    text: tuple[str, ...]
-    source: str
-
-
-def collect(
-    flags: Mapping[str, tuple[str, ...]], environ: Mapping[str, str], file: Path | None
-) -> dict[str, Setting]:
-    """Return all settings by name. `file` is the one of `--config`; else $SHMHOST_CONFIG, else that in /etc.
-
-    InvalidArgument: the file cannot be read (that in /etc may be missing), or has an unknown name or a wrong
-    type.
-    """
-    path, content = _read_file(file, environ)
-    found: dict[str, Setting] = {}
-    for name in NAMES:
-        variable = f"SHMHOST_{name.upper()}"
-        if flags.get(name):
-            found[name] = Setting(name, flags[name], f"--{name.replace('_', '-')}")
-        elif environ.get(variable):
-            text = environ[variable]
-            found[name] = Setting(
-                name, tuple(text.split(",")) if name == "window" else (text,), f"${variable}"
-            )
-        elif name in content:
-            found[name] = Setting(name, content[name], str(path))
-        else:
-            found[name] = Setting(name, (), "default")
-    return found
-
-
-def to_config(found: Mapping[str, Setting]) -> Config:
-    """Return what the settings mean; InvalidArgument names the setting and its source."""
-    return Config(
-        socket_path=_parse(
-            found["socket"], lambda texts: socket_path(texts[0] if texts else None, os.environ)
-        ),
-        socket_mode=_parse(found["socket_mode"], lambda texts: _octal(texts[0]) if texts else 0o660),
-        windows=_parse(
-            found["window"], lambda texts: check_windows(tuple(map(parse_window, texts)) or WINDOWS)
-        ),
-        budget=_parse(
-            found["budget"], lambda texts: check_budget(parse_size(texts[0])) if texts else default_budget()
-        ),
-        log_format=_parse(found["log_format"], _choice("log format", FORMATS)),
-        log_level=_parse(found["log_level"], _choice("log level", LEVELS)),
-        metrics=_parse(found["metrics"], lambda texts: check_metrics(texts[0]) if texts else ""),
-    )
-
-
-def _choice(what: str, choices: Sequence[str]) -> Callable[[tuple[str, ...]], str]:
-    """Return a function that takes one of some choices; the first is the default."""
-    return lambda texts: check_choice(what, choices, texts[0]) if texts else choices[0]
-
-
-def shown(config: Config) -> dict[str, str]:
-    """Return the settings of a config as text that can be given again."""
-    return {
-        "socket": config.socket_path,
-        "socket_mode": f"{config.socket_mode:o}",
-        "window": ",".join(f"{base:#x}:{size}" for base, size in config.windows),
-        "budget": str(config.budget),
-        "log_format": config.log_format,
-        "log_level": config.log_level,
-        "metrics": config.metrics,
-    }
-
-
-def _parse(setting: Setting, parse: Any) -> Any:
-    try:
-        return parse(setting.text)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{setting.name}, from {setting.source}: {error}") from None
+    field: str
+    parse: Callable[[str], Any]
+    show: Callable[[Any], str]
+    metavar: str
+    help: str
+    multiple: bool = False
+    is_number: bool = False
 
 
 def _octal(text: str) -> int:
     try:
         mode = int(text, 8)
     except ValueError:
-        raise InvalidArgument(f"a socket mode is an octal number, as 660, not {text!r:.40}") from None
+        raise InvalidArgument(f"a socket mode is an octal number such as 660, not {text!r:.40}") from None
     return check_mode(mode)
 
 
-def _read_file(file: Path | None, environ: Mapping[str, str]) -> tuple[Path, dict[str, tuple[str, ...]]]:
-    named = file or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
-    path = named or FILE
+SETTINGS = (
+    Setting(
+        "socket",
+        "socket_path",
+        lambda text: socket_path(text, {}),
+        str,
+        "PATH",
+        "Where to listen. Default: as for all commands.",
+    ),
+    Setting("socket_mode", "socket_mode", _octal, "{:o}".format, "OCTAL", "Who may connect. Default: 660."),
+    Setting(
+        "window",
+        "windows",
+        lambda text: check_window(*parse_window(text)),
+        lambda window: f"{window[0]:#x}:{window[1]}",
+        "BASE:SIZE",
+        "Addresses to hand out, such as 0x550000000000:256G; the next one is used when one is full.",
+        multiple=True,
+    ),
+    Setting(
+        "budget",
+        "budget",
+        lambda text: check_budget(parse_size(text)),
+        str,
+        "SIZE",
+        "Memory to give out at most. Default: 80% of it.",
+        is_number=True,
+    ),
+    Setting(
+        "log_format",
+        "log_format",
+        lambda text: check_choice("log format", FORMATS, text),
+        str,
+        "text|json",
+        "How the log is written. Default: text.",
+    ),
+    Setting(
+        "log_level",
+        "log_level",
+        lambda text: check_choice("log level", LEVELS, text),
+        str,
+        "LEVEL",
+        "info (the default), warning, or debug.",
+    ),
+    Setting(
+        "metrics",
+        "metrics",
+        check_metrics,
+        str,
+        "ADDRESS",
+        "Serve Prometheus metrics here: 127.0.0.1:9464 or a path. Default: nowhere.",
+    ),
+)
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the settings of a host: one for each row of the table, and the file."""
+    for setting in reversed(SETTINGS):
+        option = click.option(
+            f"--{setting.name.replace('_', '-')}",
+            type=Text(setting.parse, is_number=setting.is_number),
+            envvar=f"SHMHOST_{setting.name.upper()}",
+            metavar=setting.metavar,
+            multiple=setting.multiple,
+            help=setting.help,
+        )
+        command = option(command)
+    return file_option(command)
+
+
+def to_config(options: Mapping[str, Any]) -> Config:
+    """Return the Config for parsed options. UsageError when they do not go together."""
+    given = {setting.field: options[setting.name] for setting in SETTINGS}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if named is None:
-            return path, {}
-        raise InvalidArgument(f"there is no settings file {path}") from None
-    except (OSError, ValueError, RecursionError) as error:  # of the parser: not only its own ValueErrors
-        raise InvalidArgument(f"the settings file {path} cannot be read: {error}") from None
-    unknown = sorted(set(content) - set(NAMES))
-    if unknown:
-        raise InvalidArgument(f"{path} has the unknown setting {unknown[0]!r}: there are {', '.join(NAMES)}")
-    return path, {name: _texts(path, name, value) for name, value in content.items()}
+        return Config(**{field: value for field, value in given.items() if value not in (None, ())})
+    except InvalidArgument as error:
+        raise click.UsageError(str(error)) from None
 
 
-def _texts(path: Path, name: str, value: object) -> tuple[str, ...]:
-    values = value if name == "window" and isinstance(value, list) else [value]
-    if name == "budget" and type(value) is int:
-        values = [str(value)]
-    if not all(isinstance(one, str) for one in values):
-        raise InvalidArgument(f"{path}: {name} is text in quotes, as in `shmhost config`, not {value!r:.60}")
-    return tuple(map(str, values))
+def shown(config: Config) -> dict[str, str]:
+    """Return the settings of a config as text that can be given again."""
+    values = {setting: getattr(config, setting.field) for setting in SETTINGS}
+    return {
+        setting.name: ",".join(map(setting.show, value)) if setting.multiple else setting.show(value)
+        for setting, value in values.items()
+    }
+
+
+def sources(context: click.Context) -> dict[str, str]:
+    """Return where each setting of a command came from: `--budget`, `$SHMHOST_BUDGET`, a file, `default`."""
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    return {setting.name: source_of(context, parameters[setting.name]) for setting in SETTINGS}

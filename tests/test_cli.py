@@ -258,6 +258,17 @@ def test_put_says_when_its_file_became_shorter(tmp_path: Path, monkeypatch: pyte
         assert bytes(shm.get("x")) == b"before"
 
 
+@pytest.mark.parametrize("mode", ["9x", "1000", "-1", "0o600", "", "00600"])
+def test_put_refuses_a_bad_mode_before_it_reads(mode: str, socket_path: str) -> None:
+    """Standard input stays open, so that a command that reads it would not end."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stdin:
+        result = run("shmclient", "put", "x", f"--mode={mode}", socket=socket_path, stdin=stdin)
+    os.close(writing)
+    assert result.returncode == 2
+    assert f"{mode!r} is not an octal number such as 640" in result.stderr
+
+
 # --- help
 
 

@@ -57,6 +57,5 @@ def test_host_is_started_as_the_command_line_takes_it() -> None:
     arguments = pods()[0]["containers"][0]["args"]
     assert arguments[:2] == ["shmhost", "serve"]
     with cli.commands["serve"].make_context("serve", arguments[2:]) as context:
-        given = {name: (value,) for name, value in context.params.items() if isinstance(value, str)}
-    config = settings.to_config(settings.collect(given, {}, None))
+        config = settings.to_config(context.params)
     assert (config.budget, config.metrics) == (4 << 30, "/run/shmhost/metrics.sock")

@@ -1,6 +1,11 @@
-"""What both commands say in their help: the socket, examples, exit codes. Loads no library."""
+"""The parts that both commands share: help texts, exit codes, and how a command ends. Loads no library."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from shmprotocol.errors import ShmError, exit_code
 
 SOCKET_HELP = (
     "The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
@@ -25,3 +30,15 @@ def manual(*examples: str) -> str:
     codes = ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
     lines = ["Examples:", *(f"$ {example}" for example in examples), "", f"Exit codes: {codes}."]
     return "\n\n".join(lines)
+
+
+def run(command: Callable[[], object], program: str) -> None:
+    """Run a command; an error of the project ends it with one line and an exit code."""
+    try:
+        command()
+    except ShmError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))
+    except OSError as error:  # of a file that was named, or of the output
+        print(f"{program}: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -11,18 +11,20 @@ from typing import Any
 
 import anyio
 import rich_click as click
+from click import get_current_context
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shmhost import logs, settings
-from shmhost.commands.options import json_option, print_json, read_config, read_settings, setting_options
+from shmhost.commands.options import json_option, print_json
 from shmhost.config import Config
 from shmhost.doctor import as_json as doctor_json
 from shmhost.doctor import doctor_table, examine, is_healthy
 from shmhost.notify import Notifier, take_listener
 from shmhost.server import Host, backend_options
+from shmhost.settings import setting_options, to_config
 from shmprotocol.command_line import manual
 
 
@@ -39,7 +41,7 @@ def serve(**options: Any) -> None:
 
     Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
     """
-    config = read_config(**options)
+    config = to_config(options)
     os.umask(0)  # each file of ours has a mode of its own, a socket from its first moment on
     logs.configure(config.log_format, config.log_level)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
@@ -66,14 +68,14 @@ def config_command(as_json: bool, **options: Any) -> None:
     $SHMHOST_LOG_FORMAT, $SHMHOST_LOG_LEVEL and $SHMHOST_METRICS, and these before the TOML file, which has
     the same names.
     """
-    found = read_settings(**options)
-    values = settings.shown(settings.to_config(found))
+    values = settings.shown(to_config(options))
+    sources = settings.sources(get_current_context())
     if as_json:
-        print_json({name: {"value": values[name], "source": found[name].source} for name in values})
+        print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})
         return
     table = Table("setting", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in values.items():
-        table.add_row(name, Text(value.replace(",", "\n")), Text(found[name].source))
+        table.add_row(name, Text(value.replace(",", "\n")), Text(sources[name]))
     Console().print(table)
 
 
@@ -88,7 +90,7 @@ def doctor(as_json: bool, **options: Any) -> None:
     Give it the settings of the host in question, and run it as the user, and in the container, that has the
     trouble. A note is no problem; the exit code is 1 if there is one.
     """
-    findings = examine(read_config(**options))
+    findings = examine(to_config(options))
     if as_json:
         print_json(doctor_json(findings))
     else:
