@@ -38,7 +38,7 @@ from shmprotocol.errors import (
 from shmprotocol.memory import HEADER_SIZE
 
 IOV_MAX = 1024  # of pwritev(2)
-METADATA_ROOM = 1024  # bytes that a builder adds for its metadata: a root's type name and some names
+METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
 PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
 
@@ -207,7 +207,8 @@ def create(
     """Return a builder, mapped read-write at its final address."""
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
-    request = _create_request(context, name, size + METADATA_ROOM, mode, seal, backend, replace)
+    whole_size = memory.page_up(size + METADATA_ROOM)
+    request = _create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = _whole(context, reply, owned, m.Created)
     return RegionBuilder(context.outbox, request, created, owned[0], size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 from shmclient import _codecs as codecs
 from shmclient._creation import Creation
@@ -19,11 +19,14 @@ from shmprotocol import messages as m
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
 from shmprotocol.memory import HEADER_SIZE
 
+ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
+
 
 class RegionBuilder:
     """A region under construction, mapped read-write at its final address.
 
-    Objects are made in place with `alloc`, `new` and `bytes`, or written through `data`. Leaving the
+    NumPy arrays are made in place with `array`, cffi objects with `alloc`, `new` and `bytes`, and bytes are
+    written through `data`. Leaving the
     `with` block of `create` publishes; an exception in it undoes everything, and the name is free at once.
 
     With `seal="full"` the memory becomes read-only where it is when the block ends, before the host is
@@ -53,6 +56,8 @@ class RegionBuilder:
         self._room = request.size - size
         self._root: tuple[int, int, Any] = (0, 0, None)
         self._lengths = NO_LENGTHS
+        self._arrays: dict[str | None, dict[str, Any]] = {}  # descriptions by name; None: the whole value
+        self._arrays_size = ARRAYS_OVERHEAD
         self._buffer = self.creation.map(created, f"region {self.name!r} under construction")
 
     @property
@@ -115,6 +120,35 @@ class RegionBuilder:
         memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
         return memory.char_pointer(address)
 
+    def array(self, shape: SupportsIndex | Sequence[int], dtype: Any, name: str | None = None) -> Any:
+        """Make a NumPy array of zeros in the region, at a multiple of 64, to be filled in place.
+
+        It is what `get` returns then, read-only and without a copy, as if it had been `put`. With a `name`
+        there can be several: `get` returns a dict of them. Where there is a root as well, the arrays are part
+        of what it leads to, and `get` returns the bytes. Allow 64 bytes for each in the builder's size.
+
+        InvalidArgument: it does not fit, its name is taken, a second one without a name, or an invalid shape.
+        TypeError: a dtype that cannot be stored. ImportError: there is no NumPy.
+        """
+        import numpy as np
+
+        self._check_array_name(name)
+        lengths = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(shape)
+        try:
+            description = codecs.describe_array(dtype, lengths)
+        except ValueError as error:
+            raise InvalidArgument(f"cannot make an array of shape {lengths!r:.80}: {error}") from None
+        address = self.alloc(description["size"], codecs.ALIGNMENT)
+        description["offset"] = address - self.data_address
+        taken = self._arrays_size + len(codecs.pack_metadata({name or "": description}))
+        if taken > self._room:
+            raise InvalidArgument(
+                f"{len(self._arrays)} arrays of {self.name!r} are described, and the {self._room} bytes for "
+                "that are full: make fewer and larger ones, or put() a dict"
+            )
+        self._arrays[name], self._arrays_size = description, taken
+        return np.ndarray(lengths, np.dtype(dtype), self.data, description["offset"])
+
     def set_root(self, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> None:
         """Choose what readers start from: a cffi pointer that lies in this region.
 
@@ -136,6 +170,27 @@ class RegionBuilder:
     def _place(self, ffi: Any, pointer_type: Any, item: Any, count: int) -> Any:
         address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
         return ffi.cast(pointer_type, address)
+
+    def _check_array_name(self, name: str | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"an array is named by a str, not {type(name).__name__}: {name!r:.40}")
+        if name in self._arrays or (self._arrays and None in (name, *self._arrays)):
+            raise InvalidArgument(
+                f"{self.name!r} has the array {name!r:.40}: give each a name of its own"
+                if name in self._arrays and name is not None
+                else f"{self.name!r} has an array already: where there are several, all have a name"
+            )
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what readers are told that the payload is."""
+        root, _, kind = self._root
+        if root:
+            return {"format": "objects", "root": kind.cname}
+        if None in self._arrays:
+            return self._arrays[None]
+        if self._arrays:
+            return {"format": "dict", "items": [list(item) for item in self._arrays.items()]}
+        return {"format": "bytes", "offset": 0, "size": self.size}
 
     def _mapped(self) -> Any:
         if self._buffer is None:
@@ -159,12 +214,8 @@ class RegionBuilder:
 
     def finish(self, request: int) -> m.Publish:
         """Write the metadata, freeze the memory for a full seal, and return what to ask of the host."""
-        root, root_size, kind = self._root
-        metadata = codecs.pack_metadata(
-            {"format": "objects", "root": kind.cname}
-            if root
-            else {"format": "bytes", "offset": 0, "size": self.size}
-        )
+        root, root_size, _ = self._root
+        metadata = codecs.pack_metadata(self._describe())
         start = HEADER_SIZE + self.size
         if len(metadata) <= self._room:
             memoryview(self._mapped())[start : start + len(metadata)] = metadata

@@ -144,3 +144,22 @@ async def test_closed_client_says_so(ashm: shmclient.aio.AsyncClient) -> None:
     await ashm.aclose()
     with pytest.raises(shmclient.RegionClosed):
         await ashm.list()
+
+
+async def test_array_stays_when_it_is_published_and_when_it_is_not(
+    host: WatchedHost, ashm: shmclient.aio.AsyncClient
+) -> None:
+    before = host.counts()
+    with pytest.raises(ZeroDivisionError):
+        async with ashm.create("x", 4096) as builder:
+            given_up = np.frombuffer(builder.data, "u1")
+            raise ZeroDivisionError
+    async with ashm.create("x", 4096) as builder:
+        array = builder.array(16, "u1")
+        array[:] = 7
+    given_up[:] = 3
+    assert (await ashm.get("x")).tolist() == array.tolist() == [7] * 16
+    await ashm.unlink("x")
+    del given_up, array, builder
+    gc.collect()
+    wait_until(lambda: host.counts() | {"threads": 0} == before | {"threads": 0})

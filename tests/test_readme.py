@@ -19,10 +19,10 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", README,
 
 
 def test_readme_has_the_examples_that_are_tested_here() -> None:
-    assert sorted(EXAMPLES) == ["build_list", "pins", "put_get", "words.c"]
+    assert sorted(EXAMPLES) == ["build_list", "fill_array", "pins", "put_get", "words.c"]
 
 
-@pytest.mark.parametrize("name", ["put_get", "build_list", "pins"])
+@pytest.mark.parametrize("name", ["put_get", "fill_array", "build_list", "pins"])
 def test_python_example_runs(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", EXAMPLES[name]], capture_output=True, text=True, timeout=50

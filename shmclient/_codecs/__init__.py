@@ -1,7 +1,16 @@
 """What `put` stores and `get` gives back, and how metadata describes it. Each codec is one kind of value."""
 
-from shmclient._codecs.layout import Encoded
+from shmclient._codecs.layout import ALIGNMENT, Encoded
 from shmclient._codecs.numpy import describe_array
 from shmclient._codecs.registry import can_encode, decode, encode, pack_metadata, unpack_metadata
 
-__all__ = ["Encoded", "can_encode", "decode", "describe_array", "encode", "pack_metadata", "unpack_metadata"]
+__all__ = [
+    "ALIGNMENT",
+    "Encoded",
+    "can_encode",
+    "decode",
+    "describe_array",
+    "encode",
+    "pack_metadata",
+    "unpack_metadata",
+]
