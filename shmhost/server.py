@@ -35,7 +35,7 @@ from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
 from shmhost.socket_file import HostError, SocketFile
 from shmhost.window import Allocator
-from shmhost.workers import Outcome, Workers
+from shmhost.workers import Outcome, Workers, attempt
 from shmprotocol import descriptors
 from shmprotocol.errors import ShmError
 
@@ -238,7 +238,7 @@ class Host:
     def _dispose(self, memory_object: MemoryObject) -> None:
         # Freeing pages takes 100 us a MiB: whoever made this one superfluous gets the reply first.
         if self._workers is None:
-            memory_object.close()
+            _note_outcome(attempt(memory_object.close))
         elif isinstance(memory_object, PosixShm) or memory_object.capacity > FREE_INLINE_MAX:
             # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
             self._workers.start(type(memory_object).__name__, memory_object.close, _note_outcome)
@@ -249,7 +249,7 @@ class Host:
 
     def _close_later(self) -> None:
         while self._later:
-            self._later.pop().close()
+            _note_outcome(attempt(self._later.pop().close))
 
 
 def _note_outcome(outcome: Outcome) -> None:

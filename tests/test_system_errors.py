@@ -22,7 +22,7 @@ from shmhost import objects
 from shmhost.objects import Memfd, PosixShm
 from shmprotocol import descriptors
 from shmprotocol import messages as m
-from support import RawPeer, WatchedHost, count_descriptors
+from support import RawPeer, WatchedHost, count_descriptors, watched_host
 from test_session import CREATE, World
 
 LIMIT = 128
@@ -202,3 +202,20 @@ def test_creator_cannot_make_a_later_open_wait(host: WatchedHost) -> None:
         with pytest.raises(BlockingIOError):
             fcntl.fcntl(fds[0], fcntl.F_SETLEASE, fcntl.F_WRLCK)
         descriptors.close_all(fds)
+
+
+def test_host_ends_when_an_object_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(objects, "SHM_FOLDER", tmp_path)
+
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with watched_host(str(tmp_path / "h.sock")) as host, shmclient.connect(host.socket_path) as shm:
+        shm.put("stuck", b"x", backend="shm")
+        shm.put("after", b"x")
+        kept = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
+        monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: missing_ok or refuse(self))
+    assert [memory_object.reader() for memory_object in kept] == [-1, -1]
+    assert "could not be removed: [Errno 30] Read-only file system" in caplog.text
