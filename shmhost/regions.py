@@ -58,6 +58,7 @@ class Region:
     charge: Charge
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
     is_busy: bool = False  # a thread is at work on the object
+    was_busy: bool = False  # a publish was refused because pages or a mapping were in use
     state: str = "creating"
     size: int = 0  # of the payload, known at publish
     generation: int = 0

@@ -220,7 +220,9 @@ class Host:
     def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool]:
         workers = self._workers
         assert workers is not None  # links are closed before
-        job = workers.start(link.session.peer.uid, work.call, lambda outcome: link.resume(steps, outcome))
+        # A client that tries in a loop what waits each time holds up nobody of its uid but its like.
+        lane = (link.session.peer.uid, work.is_retry)
+        job = workers.start(lane, work.call, lambda outcome: link.resume(steps, outcome))
 
         def take_back() -> bool:
             if not workers.cancel(job):

@@ -21,6 +21,7 @@ from shmprotocol.errors import (
     InvalidArgument,
     OutOfMemory,
     QuotaExceeded,
+    RegionBusy,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
@@ -40,10 +41,14 @@ PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A call whose result is sent into the generator. `is_quick`: no client can make it wait."""
+    """A call whose result is sent into the generator.
+
+    `is_quick`: no client can make it wait. `is_retry`: it waited in vain before, so first attempts go ahead.
+    """
 
     call: Callable[[], Any]
     is_quick: bool
+    is_retry: bool = False
 
 
 Send = Callable[[m.Message, Sequence[int]], None]
@@ -224,7 +229,14 @@ class Session:
         # The creator can make this wait, whatever the size: see `workers`.
         region.is_busy = True
         try:
-            yield Work(lambda: memory_object.publish(header.pack(), region.seal), is_quick=False)
+            yield Work(
+                lambda: memory_object.publish(header.pack(), region.seal),
+                is_quick=False,
+                is_retry=region.was_busy,
+            )
+        except RegionBusy:
+            region.was_busy = True
+            raise
         finally:
             region.is_busy = False
         _check_pending(region)

@@ -10,11 +10,12 @@ import select
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 import shmclient
+from shmhost.workers import WIDTH
 from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
@@ -151,6 +152,20 @@ def test_others_are_answered_while_creator_holds_object(host: WatchedHost, shm: 
         assert not attacker.has_answer()
     assert isinstance(attacker.answer(), m.Published)
     attacker.close()
+
+
+def test_retries_of_a_uid_leave_its_first_attempts_alone(
+    shm: shmclient.Client, attackers: list[Attacker]
+) -> None:
+    with ExitStack() as locks:
+        for attacker in attackers[:WIDTH]:
+            attacker.publish(2)
+            assert isinstance(attacker.answer(), m.Refused)
+            locks.enter_context(blocked_write(attacker.descriptor))
+            attacker.publish(3)
+        shm.put("x", b"of the same uid").close()
+        assert not any(attacker.has_answer() for attacker in attackers)
+    assert all(isinstance(attacker.answer(), m.Refused) for attacker in attackers[:WIDTH])
 
 
 def test_host_ends_while_creator_holds_object(tmp_path: object) -> None:
