@@ -13,7 +13,6 @@ the kernel does not give back delays no end of the process.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import threading
 from collections import Counter, deque
@@ -116,8 +115,10 @@ class Workers:
     def _run(self, inbox: Inbox) -> None:
         while (job := inbox.get()) is not None:
             outcome = attempt(job.call)
-            with contextlib.suppress(RuntimeError):  # the loop has ended without waiting for this
+            try:
                 self._loop.call_soon_threadsafe(self._finished, inbox, job, outcome)
+            except RuntimeError:  # the loop has ended without waiting for this, and nobody ends this thread
+                return
             del job, outcome  # what they hold may have to go before the next one comes
 
     def _finished(self, inbox: Inbox | None, job: Job, outcome: Outcome) -> None:

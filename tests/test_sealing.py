@@ -179,4 +179,5 @@ def test_host_ends_while_creator_holds_object(tmp_path: object) -> None:
         with RawPeer(host.socket_path) as bystander:
             assert isinstance(bystander.ask(m.Measure(3))[0], m.Measured)
     lock.__exit__(None, None, None)
+    wait_until(lambda: "shmhost worker" not in {thread.name for thread in threading.enumerate()})
     attacker.close()
