@@ -20,6 +20,7 @@ from shmhost.deadline import TICK_S, Deadline
 from shmhost.meter import Meter
 from shmhost.outbox import Outbox
 from shmhost.session import Session, Steps, Work
+from shmhost.unread import Share
 from shmhost.workers import Outcome, attempt
 from shmprotocol import descriptors
 from shmprotocol.connection import Connection, pack
@@ -48,6 +49,7 @@ class Link:
         make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
         start_work: StartWork,
         closer: Closer,
+        share: Share,
         on_closed: Callable[[Link], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -61,7 +63,7 @@ class Link:
         self._began_ns = 0
         self._start_work = start_work
         self._on_closed = on_closed
-        self._outbox = Outbox(sock, self._all_sent, self._end)
+        self._outbox = Outbox(sock, share, self._all_sent, self._end)
         self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
         self._take_back: Callable[[], bool] = lambda: False
@@ -104,7 +106,6 @@ class Link:
             return
         self._closing = True
         self._loop.remove_reader(self._sock)
-        self._outbox.close()
         self._deadline.stop()
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
@@ -112,7 +113,7 @@ class Link:
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._closer.close(self._sock)
+        self._outbox.close(lambda: self._closer.close(self._sock))
         if not self._working or self._take_back():
             self._finish()
 

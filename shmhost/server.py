@@ -34,6 +34,7 @@ from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
 from shmhost.socket_file import HostError, SocketFile
+from shmhost.unread import Flight, descriptors_in_flight_max
 from shmhost.window import Allocator
 from shmhost.workers import Outcome, Workers, attempt
 from shmprotocol import descriptors
@@ -78,6 +79,7 @@ class Host:
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
         self._links: set[Link] = set()
         self._closer = Closer()
+        self._flight = Flight(descriptors_in_flight_max())
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
@@ -152,6 +154,7 @@ class Host:
             loop.remove_reader(listener)
             for link in list(self._links):
                 link.close()
+            self._flight.close()
 
     def _snapshot(self) -> metrics.Snapshot:
         return metrics.Snapshot(
@@ -207,6 +210,7 @@ class Host:
             lambda send: Session(self._hub, peer, send),
             self._start_work,
             self._closer,
+            self._flight.share(peer.uid),
             self._links.discard,
         )
         self._links.add(link)

@@ -111,6 +111,7 @@ def serve(path: Path, first: str = "") -> subprocess.Popen[str]:
     for line in child.stderr:
         if "listening" in line:
             return child
+    child.stderr.close()
     raise AssertionError(f"the host ended with {child.wait()}")
 
 

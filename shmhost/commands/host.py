@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -45,8 +47,19 @@ def serve(**options: Any) -> None:
     os.umask(0)  # each file of ours has a mode of its own, a socket from its first moment on
     logs.configure(config.log_format, config.log_level)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
+    _raise_open_files()
     listener = take_listener(os.environ, os.getpid())
     anyio.run(_serve, config, listener, backend_options=backend_options())
+
+
+def _raise_open_files() -> None:
+    """Raise the soft limit to the hard one, as this process uses no select(2); regions take descriptors.
+
+    An embedded host leaves the limit to its program.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # over fs.nr_open, which was lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(config: Config, listener: socket.socket | None) -> None:
