@@ -347,7 +347,7 @@ class Registry:
         if rival is not None:
             raise RegionBusy(
                 f"{request.name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
-                "try again when that is published or given up"
+                "try again when that is published or given up, or end it by `shmhost rm`"
             )
         older = self.current.get(request.name)
         if older is None:

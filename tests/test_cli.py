@@ -119,6 +119,16 @@ def test_rm_unlinks(socket_path: str) -> None:
         assert shm.list() == []
 
 
+def test_rm_ends_a_creation_that_is_not_published(socket_path: str) -> None:
+    with shmclient.connect(socket_path) as creator, shmclient.connect(socket_path) as other:
+        with pytest.raises(shmclient.RegionNotFound, match="shmhost rm"), creator.create("one", 100):
+            with pytest.raises(shmclient.RegionBusy, match="shmhost rm"):
+                other.put("one", b"other")
+            assert run("shmhost", "rm", "one", socket=socket_path).returncode == 0
+            other.put("one", b"other").close()
+        assert bytes(creator.get("one")) == b"other"
+
+
 @pytest.mark.parametrize(
     ("package", "arguments", "code"),
     [

@@ -76,7 +76,10 @@ def _print_descriptor(fd: int, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @socket_option
 def remove(names: tuple[str, ...], path: str | None) -> None:
-    """Unlink regions: the names are gone at once, the memory with the last reader."""
+    """Unlink regions: the names are gone at once, the memory with the last reader.
+
+    A region that is being created and not published yet is given up; its creator is told when it publishes.
+    """
     with _query(path) as query:
         for name in names:
             query.ask(m.Unlink(2, m.check_name(name)), m.Done)
