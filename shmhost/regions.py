@@ -10,9 +10,9 @@ import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
 
 from shmhost.accounts import Budget, Charge, Tallies
+from shmhost.generations import Generations
 from shmhost.leases import Lease, Peer
 from shmhost.objects import MemoryObject
 from shmhost.window import Allocator, Span, Window
@@ -41,7 +41,7 @@ INSPECT_LIMIT = 500  # regions in one answer: of 500 bytes at most each
 MODE_MAX = 0o777
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
+@dataclass(eq=False, slots=True)
 class Region:
     """One shared memory object and all that the host knows of it. Sizes are bytes."""
 
@@ -129,10 +129,8 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     tallies: Tallies = field(default_factory=Tallies)
+    generations: Generations = field(default_factory=Generations)
     _names: list[str] = field(default_factory=list)  # of `current`, sorted
-    # The newest published region of each name, for as long as it lives, so that two living generations
-    # never share a number and a name that is gone for good costs nothing.
-    _newest: WeakValueDictionary[str, Region] = field(default_factory=WeakValueDictionary)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -172,12 +170,11 @@ class Registry:
 
     def next_generation(self, region: Region) -> int:
         """Return the generation that a region will be when it is published."""
-        newest = self._newest.get(region.name)
-        return newest.generation + 1 if newest is not None else 1
+        older = self.current.get(region.name)
+        return self.generations.next(older.generation if older is not None else None)
 
     def publish(self, region: Region) -> None:
         """Make a created region, which has its generation, the current one of its name."""
-        self._newest[region.name] = region
         del self.creating[region.name]
         older = self.current.get(region.name)
         self.current[region.name] = region
@@ -239,6 +236,7 @@ class Registry:
         region.check(peer, WRITE)
         del self.current[name]
         del self._names[bisect_left(self._names, name)]
+        self.generations.retire(region.generation)
         self.note("unlinked", region)
         self._retire(region, "unlinked")
         return region

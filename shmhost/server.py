@@ -26,6 +26,7 @@ from shmhost import metrics
 from shmhost.accounts import Budget
 from shmhost.closing import Closer
 from shmhost.config import Config
+from shmhost.generations import Generations
 from shmhost.leases import Peer
 from shmhost.link import Link
 from shmhost.meter import Meter
@@ -33,7 +34,7 @@ from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Region, Registry
 from shmhost.session import Hub, Session, Steps, Work
-from shmhost.socket_file import HostError, SocketFile
+from shmhost.socket_file import HostError, Lock, SocketFile
 from shmhost.unread import Flight, descriptors_in_flight_max
 from shmhost.window import Allocator
 from shmhost.workers import Outcome, Workers, attempt
@@ -74,6 +75,7 @@ class Host:
             time.time_ns,
             self._dispose,
             _log_change,
+            generations=Generations(self._store_ceiling),
         )
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
@@ -83,6 +85,7 @@ class Host:
         self._later: list[MemoryObject] = []  # to be closed when the loop comes round
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
+        self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
@@ -95,6 +98,7 @@ class Host:
             try:
                 async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
                     self._count_start(place)
+                    self._resume_generations(place.lock)
                     await self._serve(listener, task_status)
             finally:
                 self._close_later()
@@ -125,6 +129,23 @@ class Host:
             place.lock.count()
         except OSError as error:  # no lock, or no space: a figure less
             LOG.warning("this start is not counted: %s", error.strerror)
+
+    def _resume_generations(self, lock: Lock) -> None:
+        self._lock = lock
+        ceiling = lock.ceiling
+        if ceiling is None:
+            ceiling = int(time.time())  # above what hosts reach that begin at 1
+            LOG.warning("%s.lock is damaged: generations go on at %d", self.config.socket_path, ceiling)
+        self.registry.generations.resume(ceiling)
+
+    def _store_ceiling(self, ceiling: int) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.store_ceiling(ceiling)
+        except OSError as error:
+            self._lock = None
+            LOG.warning("after a restart generations will begin at a lower number: %s", error.strerror)
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import re
 import socket
 import stat
+import zlib
 from pathlib import Path
 
 from shmprotocol.errors import ShmError
@@ -16,6 +18,7 @@ LOG = logging.getLogger("shmhost")
 
 BACKLOG = 1024
 _DIGITS = 20  # of the count in a lock's file, which is overwritten in place
+_RECORD = 30  # bytes: a ceiling of generations in decimal, its CRC-32 in hexadecimal, and the end of the line
 
 
 class HostError(ShmError):
@@ -25,7 +28,12 @@ class HostError(ShmError):
 class Lock:
     """The lock beside a socket, `PATH.lock`. It dies with its process, however that ends; the file stays.
 
-    In the file is how often a host has started here. A file that holds anything else is left as it is.
+    In the file is how often a host has started here; then the ceiling of generations (see `generations`), in
+    two records with a checksum of which the larger counts. The smaller one is overwritten, so that a torn
+    write leaves the ceiling that was in force. A file that begins with anything else is left as it is.
+
+    Writes are small and not synced: a folder for sockets lies in memory (tmpfs), and on a disk the writes
+    are as safe, because what they are kept for (clients that compare generations) does not outlive a reboot.
     """
 
     def __init__(self, path: str, cure: str) -> None:
@@ -33,6 +41,8 @@ class Lock:
         self._cure = cure
         self._descriptor = -1  # -1: not held
         self.starts = 0  # before this one
+        self.ceiling: int | None = 0  # that was stored last; None: what is stored is damaged
+        self._records = [0, 0]
 
     def take(self) -> None:
         """Take the lock. HostError: another host has it, or the file is none of ours. OSError."""
@@ -44,15 +54,32 @@ class Lock:
             raise HostError(
                 f"another host serves {self._path}: use that one, end it, or {self._cure}"
             ) from None
-        text = os.pread(self._descriptor, _DIGITS + 1, 0).strip()
+        text = os.pread(self._descriptor, _DIGITS + 1, 0).strip(b" \n\0")
         if not re.fullmatch(rb"\d{0,19}", text):
             raise HostError(f"{self._path}.lock is no lock of a host: move it away, or {self._cure}")
         self.starts = int(text or b"0")
+        self._read_ceiling(os.pread(self._descriptor, 2 * _RECORD + 1, _DIGITS + 1))
 
     def count(self) -> None:
         """Note that a host has started, if the lock is held. OSError: there is no space for it."""
         if self._descriptor >= 0:
             os.pwrite(self._descriptor, b"%*d\n" % (_DIGITS, self.starts + 1), 0)
+
+    def store_ceiling(self, ceiling: int) -> None:
+        """Store a ceiling of generations. OSError: there is no lock, or no space."""
+        if self._descriptor < 0:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        index = self._records.index(min(self._records))
+        offset = _DIGITS + 1 + index * _RECORD
+        if os.pwrite(self._descriptor, _record(ceiling), offset) != _RECORD:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._records[index] = ceiling
+
+    def _read_ceiling(self, data: bytes) -> None:
+        records = [_read_record(data[:_RECORD]), _read_record(data[_RECORD : 2 * _RECORD])]
+        self._records = [record or 0 for record in records]
+        sound = [record for record in records if record is not None]
+        self.ceiling = max(sound) if sound else None if data else 0
 
     def release(self) -> None:
         """Give the lock back. May be called again."""
@@ -60,6 +87,16 @@ class Lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a forked child may have a copy of the descriptor
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _record(ceiling: int) -> bytes:
+    digits = b"%*d" % (_DIGITS, ceiling)
+    return b"%b %08x\n" % (digits, zlib.crc32(digits))
+
+
+def _read_record(data: bytes) -> int | None:
+    text = data[:_DIGITS].strip()
+    return int(text) if text.isdigit() and data == _record(int(text)) else None
 
 
 class SocketFile:

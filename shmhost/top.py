@@ -110,21 +110,20 @@ def _refusals(before: Sample | None, after: Sample, per_s: float) -> tuple[tuple
 
 
 def _published(before: Sample | None, after: Sample) -> dict[str, int]:
-    """Return how often each name was published. One whose regions were all gone began again at 1."""
+    """Return how often each name was published; a new one once, because it may begin at any number."""
     if before is None:
         return {}
     older = _newest(before.regions)
     found: dict[str, int] = {}
     for name, new in _newest(after.regions).items():
-        old = older.get(name, 0)
-        found[name] = new - old if new >= old else new
+        found[name] = new - older.get(name, new - 1)
     return found
 
 
 def _newest(regions: Iterable[m.RegionInfo]) -> dict[str, int]:
     newest: dict[str, int] = {}
     for info in regions:
-        if info.state != "creating":
+        if info.state not in ("creating", "aborted"):
             newest[info.name] = max(info.generation, newest.get(info.name, 0))
     return newest
 

@@ -79,17 +79,6 @@ def test_old_generation_is_freed_with_its_last_lease() -> None:
     assert world.freed == [old.object]
 
 
-def test_generations_go_on_while_one_of_them_lives() -> None:
-    world = World()
-    lease = world.registry.lease(old := world.publish("x"), OTHER)
-    world.registry.unlink("x", OWNER)
-    assert world.publish("x").generation == 2
-    world.registry.unlink("x", OWNER)
-    world.registry.release(old, lease.id)
-    del old
-    assert world.publish("x").generation in (1, 2)
-
-
 def test_unlinked_region_keeps_its_address_until_its_last_lease() -> None:
     world = World(size=STEP)
     region = world.publish("x")

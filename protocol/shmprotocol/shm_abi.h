@@ -83,7 +83,7 @@ struct shm_region_header {
         const void *root;   /* inside the payload; NULL, with size 0, when there is none */
         uint64_t root_size; /* bytes that lie there: compare with the type before following `root` */
 
-        uint64_t generation; /* 1 for the first published version of the name */
+        uint64_t generation; /* at least 1; higher than those of all earlier versions of the name */
         uint64_t created_ns; /* CLOCK_REALTIME at publish */
         uint32_t creator_uid;
         uint32_t creator_gid;

@@ -1,0 +1,38 @@
+"""The numbers of generations, which never go back for a name: while a host runs, and over its restarts.
+
+No list of names is kept. A name that is new, or new again, begins above all that any unlinked name ever had
+(the floor). Over restarts the same is done in blocks: before a number above the ceiling is given, a ceiling
+BLOCK higher is stored, and the next host takes what is stored as its floor. So a host that is killed at any
+moment costs at most BLOCK numbers. Pure but for `store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+BLOCK = 1000  # one write for a thousand publishes; 2**64 numbers are enough for 10**16 restarts
+
+
+class Generations:
+    """Gives numbers from 1, or from where `resume` says. `store` keeps a ceiling before it is reached."""
+
+    def __init__(self, store: Callable[[int], None] = lambda _ceiling: None) -> None:
+        self._store = store
+        self._floor = 0
+        self._ceiling = 0
+
+    def resume(self, ceiling: int) -> None:
+        """Begin above what an earlier host stored."""
+        self._floor = self._ceiling = ceiling
+
+    def next(self, current: int | None) -> int:
+        """Return the number that follows a name's current one; of a name without one, where it begins."""
+        number = (self._floor if current is None else current) + 1
+        if number > self._ceiling:
+            self._ceiling = number + BLOCK - 1
+            self._store(self._ceiling)
+        return number
+
+    def retire(self, number: int) -> None:
+        """Note the last number of a name that is unlinked: no name begins at it or below any more."""
+        self._floor = max(self._floor, number)
