@@ -27,13 +27,14 @@ from shmhost.accounts import Budget
 from shmhost.closing import Closer
 from shmhost.config import Config
 from shmhost.generations import Generations
+from shmhost.hub import Hub
 from shmhost.leases import Peer
 from shmhost.link import Link
 from shmhost.meter import Meter
 from shmhost.notify import Notifier
 from shmhost.objects import Memfd, MemoryObject, PosixShm
 from shmhost.regions import Region, Registry
-from shmhost.session import Hub, Session, Steps, Work
+from shmhost.session import Session, Steps, Work
 from shmhost.socket_file import HostError, Lock, SocketFile
 from shmhost.unread import Flight, descriptors_in_flight_max
 from shmhost.window import Allocator

@@ -6,15 +6,14 @@ unless it is quick. While a Work is under way the session gets no further messag
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from shmhost.hub import Hub
 from shmhost.leases import Peer
-from shmhost.meter import Meter
-from shmhost.objects import MemoryObject, refusal_of
-from shmhost.regions import READ, Region, Registry
+from shmhost.objects import refusal_of
+from shmhost.regions import READ, Region
 from shmprotocol import messages as m
 from shmprotocol.errors import (
     Cancelled,
@@ -29,7 +28,6 @@ from shmprotocol.errors import (
 )
 from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
-ACCOUNT_LIMIT = 4096  # of a Measured: what an array may have
 # Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
 # 500 KB at most, with names of 255 bytes.
 LISTEN_LIMIT = 1024
@@ -53,50 +51,6 @@ class Work:
 
 Send = Callable[[m.Message, Sequence[int]], None]
 Steps = Generator[Work, Any, None]
-MakeObject = Callable[[str, str, int], MemoryObject]
-
-
-@dataclass(slots=True)
-class Hub:
-    """What the sessions of a host share: the registry, and who wants to hear of its changes."""
-
-    registry: Registry
-    host: str
-    make_object: MakeObject
-    meter: Meter = field(default_factory=lambda: Meter(0))
-    warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: None  # hears of what the system refuses
-    clients: Counter[int] = field(default_factory=Counter)  # by uid
-    listeners: set[Session] = field(default_factory=set)  # those with a wait or a watch
-
-    def tell(self, kind: str, region: Region) -> None:
-        """Tell of a change to all who wait or watch."""
-        for session in list(self.listeners):
-            session.hear(kind, region)
-
-    def measure(self, request: int) -> m.Measured:
-        """Return the counters, as the reply to a request."""
-        meter, budget = self.meter, self.registry.budget
-        tallies, clients = self.registry.tallies, self.clients
-        sizes = tallies.users()
-        accounts = [
-            m.Account(uid, *sizes.get(uid, (0, 0)), clients[uid]) for uid in sizes.keys() | clients.keys()
-        ]
-        accounts.sort(key=lambda account: (-account.capacity, account.uid))
-        return m.Measured(
-            request,
-            meter.started_ns,
-            meter.restarts,
-            budget.limit,
-            budget.used,
-            clients.total(),
-            len(self.listeners),
-            meter.connections,
-            meter.dropped,
-            tuple(m.Total(state, *found) for state, found in sorted(tallies.states().items())),
-            tuple(accounts[:ACCOUNT_LIMIT]),
-            tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
-            tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
-        )
 
 
 class Session:

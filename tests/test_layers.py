@@ -73,7 +73,9 @@ def test_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
     assert imported(FOLDERS["shmprotocol"] / name) & WAITING == set()
 
 
-@pytest.mark.parametrize("name", ["session.py", "regions.py", "window.py", "leases.py"])
+@pytest.mark.parametrize(
+    "name", ["session.py", "hub.py", "generations.py", "regions.py", "window.py", "leases.py"]
+)
 def test_host_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
     assert imported(FOLDERS["shmhost"] / name) & WAITING == set()
 

@@ -10,8 +10,8 @@ import pytest
 
 import shmclient
 import shmhost
+from shmhost.hub import Hub
 from shmhost.meter import BOUNDS, Meter
-from shmhost.session import Hub
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
 from shmprotocol.query import Query

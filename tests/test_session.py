@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from shmhost.accounts import Budget
+from shmhost.hub import Hub
 from shmhost.leases import Peer
 from shmhost.objects import Memfd
 from shmhost.regions import Registry
-from shmhost.session import LISTEN_LIMIT, Hub, Session
+from shmhost.session import LISTEN_LIMIT, Session
 from shmhost.window import STEP, Allocator
 from shmhost.workers import attempt
 from shmprotocol import messages as m
