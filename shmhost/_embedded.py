@@ -162,7 +162,8 @@ def start(
     socket lies in a new private folder, in $XDG_RUNTIME_DIR or the folder for temporary files. A process that
     is killed leaves that folder behind, and so does one that a signal ends which it does not handle, such as
     SIGTERM. `budget` is how many bytes all regions may have, by default 80% of the machine's or cgroup's
-    memory; a window is (base, size); `metrics` is a port of this machine or the path of another socket.
+    memory less 32 MiB; a window is (base, size); `metrics` is a port of this machine or the path of another
+    socket.
 
     HostError: it cannot start. InvalidArgument: a setting is wrong.
     """

@@ -79,7 +79,7 @@ SETTINGS = (
         lambda text: check_budget(parse_size(text)),
         str,
         "SIZE",
-        "Memory to give out at most. Default: 80% of it.",
+        "Memory to give out at most. Default: 80% of what there is beside the host's own 32 MiB.",
         is_number=True,
     ),
     Setting(

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shmclient
+from shmhost.regions import REGION_OVERHEAD
 from shmhost.window import STEP
 from shmprotocol.memory import HEADER_SIZE
 from support import (
@@ -179,7 +180,7 @@ def test_create_refuses_what_no_window_holds(shm: shmclient.Client) -> None:
 
 def test_budget_is_kept_to_the_byte(tmp_path: Path) -> None:
     with (
-        watched_host(str(tmp_path / "h.sock"), budget=5 * 4096) as host,
+        watched_host(str(tmp_path / "h.sock"), budget=5 * 4096 + REGION_OVERHEAD) as host,
         shmclient.connect(host.socket_path) as shm,
     ):
         room = 5 * 4096 - HEADER_SIZE - 4096  # the builder's own room for metadata

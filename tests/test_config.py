@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from shmhost.accounts import Budget
-from shmhost.config import WINDOWS, Config, default_budget, parse_size, parse_window
+from shmhost.config import OWN_MEMORY, WINDOWS, Config, default_budget, parse_size, parse_window
 from shmhost.window import STEP
 from shmprotocol.errors import InvalidArgument, QuotaExceeded
 from shmprotocol.paths import socket_path
+
+MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,18 @@ def test_config_is_refused(settings: dict[str, Any]) -> None:
 def test_budget_is_below_what_the_machine_has() -> None:
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         total = int(meminfo.readline().split()[1]) * 1024
-    assert 0 < default_budget() <= total * 4 // 5
+    assert 0 < default_budget() <= (total - OWN_MEMORY) * 4 // 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget"),
+    [(64 * MIB, 32 * MIB * 4 // 5), (43 * MIB, 11 * MIB * 4 // 5), (40 * MIB, 8 * MIB), (1000, 200)],
+)
+def test_default_budget_leaves_the_host_its_own_memory(
+    limit: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmhost.config.memory_limits", lambda: [(limit, "x"), (1 << 50, "y")])
+    assert default_budget() == budget
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import shmclient
 import shmhost
 from shmhost.hub import Hub
 from shmhost.meter import BOUNDS, Meter
+from shmhost.regions import REGION_OVERHEAD
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
 from shmprotocol.query import Query
@@ -58,7 +59,8 @@ def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Clien
     assert found == {"current": (1, 0), "superseded": (1, 1)}
     (account,) = after.accounts
     assert (account.uid, account.regions, account.clients) == (os.getuid(), 2, 2)
-    assert account.capacity == after.used == sum(one.capacity for one in after.totals)
+    assert account.capacity == sum(one.capacity for one in after.totals)
+    assert after.used == account.capacity + 2 * REGION_OVERHEAD
     assert before.started_ns == after.started_ns
     assert len(old) == MIB
 

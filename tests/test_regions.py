@@ -9,7 +9,7 @@ import pytest
 
 from shmhost.accounts import Budget
 from shmhost.leases import Peer
-from shmhost.regions import READ, WRITE, Region, Registry
+from shmhost.regions import READ, REGION_OVERHEAD, WRITE, Region, Registry
 from shmhost.window import STEP, Allocator
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.messages import Create
@@ -127,11 +127,11 @@ def test_replacing_takes_the_right_to_write() -> None:
 
 
 def test_refused_creation_charges_nothing() -> None:
-    world = World(budget=3 * 4096)
+    world = World(budget=4 * 4096 + 2 * REGION_OVERHEAD - 1)
     world.publish("x")
     with pytest.raises(QuotaExceeded):
         world.create("y")
-    assert world.registry.budget.used == 2 * 4096
+    assert world.registry.budget.used == 2 * 4096 + REGION_OVERHEAD
     assert list(world.registry.creating) == []
 
 
