@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shmhost.headers import header_of
 from shmhost.hub import Hub
 from shmhost.leases import Peer
 from shmhost.objects import refusal_of
@@ -26,7 +27,6 @@ from shmprotocol.errors import (
     ShmError,
     Unsupported,
 )
-from shmprotocol.memory import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 
 # Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
 # 500 KB at most, with names of 255 bytes.
@@ -177,7 +177,8 @@ class Session:
 
     def _publish(self, request: m.Publish) -> Steps:
         region = self._creation(request.region)
-        header = self._header(region, request)
+        registry = self._registry
+        header = header_of(region, request, registry.next_generation(region), registry.clock())
         memory_object = region.object
         assert memory_object is not None
         # The creator can make this wait, whatever the size: see `workers`.
@@ -343,53 +344,10 @@ class Session:
         _check_pending(region)
         return region
 
-    def _header(self, region: Region, request: m.Publish) -> Header:
-        base = region.span.address
-        payload = range(base + HEADER_SIZE, base + HEADER_SIZE + region.room)
-        _check_inside("data", payload, payload.start, request.data_size)
-        _check_inside("root", payload, request.root, request.root_size)
-        _check_inside("metadata", payload, request.metadata, request.metadata_size)
-        if request.kind not in (KIND_DATA, KIND_OBJECTS):
-            raise InvalidArgument(f"a region's kind is {KIND_DATA} or {KIND_OBJECTS}, not {request.kind}")
-        if request.metadata_size > m.METADATA_MAX:
-            raise InvalidArgument(f"{request.metadata_size} bytes of metadata are over {m.METADATA_MAX}")
-        assert region.object is not None
-        return Header(
-            kind=request.kind,
-            flags=region.object.flag(region.seal),
-            base=base,
-            size=HEADER_SIZE + region.room,
-            capacity=region.capacity,
-            data=payload.start,
-            data_size=request.data_size,
-            root=request.root,
-            root_size=request.root_size,
-            generation=self._registry.next_generation(region),
-            created_ns=self._registry.clock(),
-            creator_uid=region.owner.uid,
-            creator_gid=region.owner.gid,
-            creator_pid=region.owner.pid,
-            window_base=region.window.base,
-            window_size=region.window.size,
-            metadata=request.metadata,
-            metadata_size=request.metadata_size,
-            name=region.name,
-        )
-
 
 def _check_pending(region: Region) -> None:
     if region.state == "aborted":
         raise RegionNotFound(
             f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
             "abort: create it again"
-        )
-
-
-def _check_inside(what: str, payload: range, address: int, size: int) -> None:
-    if address == 0 and size == 0:
-        return
-    if address < payload.start or address + size > payload.stop:
-        raise InvalidArgument(
-            f"{what} at {address:#x}, {size} bytes, is outside of the payload "
-            f"{payload.start:#x}-{payload.stop:#x}"
         )
