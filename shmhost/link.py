@@ -83,7 +83,10 @@ class Link:
         self._deadline.start()  # until Hello has come
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
-        """Send a message, or queue it where the client is slow. The descriptors stay the caller's."""
+        """Send a message, or queue it where the client is slow. The descriptors stay the caller's.
+
+        OSError when it has to be queued, and this process has no descriptors left for that.
+        """
         if self._closing:
             return
         self._outbox.send(pack(message), fds)

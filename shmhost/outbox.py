@@ -63,7 +63,10 @@ class Outbox:
         return not self._queue
 
     def send(self, frame: bytes, fds: Sequence[int]) -> None:
-        """Send a frame, or queue it where the client is slow. The descriptors stay the caller's."""
+        """Send a frame, or queue it where the client is slow. The descriptors stay the caller's.
+
+        OSError when it has to be queued and no descriptor is left for its copies; nothing is sent then.
+        """
         sent = 0 if self._queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
@@ -162,12 +165,7 @@ class Outbox:
         self._delay_s = RETRY_S
 
     def _add(self, rest: bytes, fds: Sequence[int]) -> None:
-        try:
-            # The region may be freed before its descriptor is sent: the outbox has its own copies.
-            copies = [os.dup(fd) for fd in fds]
-        except OSError as error:
-            self._end(f"its replies cannot be queued: {error.strerror}; see ulimit -n")
-            return
+        copies = _copies(fds)
         self._start_stall()
         self._queue.append((rest, copies))
         self._size += len(rest)
@@ -190,3 +188,14 @@ class Outbox:
 
     def _end(self, why: str) -> None:
         self._loop.call_soon(self._on_end, why)
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    """Return copies: a region may be freed before its descriptor is sent. All, or none and OSError."""
+    copies: list[int] = []
+    try:
+        copies.extend(os.dup(fd) for fd in fds)  # keeps those before the error
+    except OSError:
+        descriptors.close_all(copies)
+        raise
+    return copies

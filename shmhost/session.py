@@ -56,8 +56,9 @@ Steps = Generator[Work, Any, None]
 class Session:
     """The state of one connection: its leases, its unpublished regions, its waits and watches.
 
-    `send` takes a message and the descriptors that go with it, which stay their region's. `close` gives
-    everything back; it is called once, however the client went.
+    `send` takes a message and the descriptors that go with it, which stay their region's; it raises OSError
+    when they can neither be sent now nor kept for later. `close` gives everything back; it is called once,
+    however the client went.
     """
 
     def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
@@ -99,8 +100,8 @@ class Session:
             raise RemoteProtocolError("Hello came twice")
         try:
             steps = handler(message)
-        except ShmError as error:
-            self._refuse(message.id, error)
+        except (ShmError, OSError) as error:
+            self._fail(message.id, error)
             return None
         return self._guarded(message.id, steps) if steps is not None else None
 
@@ -131,10 +132,11 @@ class Session:
     def _guarded(self, request: int, steps: Steps) -> Steps:
         try:
             yield from steps
-        except ShmError as error:
-            self._refuse(request, error)
-        except OSError as error:
-            self._refuse(request, refusal_of(error, "do it"))
+        except (ShmError, OSError) as error:
+            self._fail(request, error)
+
+    def _fail(self, request: int, error: ShmError | OSError) -> None:
+        self._refuse(request, error if isinstance(error, ShmError) else refusal_of(error, "answer"))
 
     def _refuse(self, request: int, error: ShmError) -> None:
         if isinstance(error, RemoteProtocolError):
@@ -168,12 +170,12 @@ class Session:
                 lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
             )
             _check_pending(region)
+            reply = m.Created(request.id, region.id, region.span.address, region.capacity)
+            self._send(reply, (region.object.writer(),))
         except BaseException:
             del self._creations[region.id]
             self._registry.abort(region)
             raise
-        reply = m.Created(request.id, region.id, region.span.address, region.capacity)
-        self._send(reply, (region.object.writer(),))
 
     def _publish(self, request: m.Publish) -> Steps:
         region = self._creation(request.region)
@@ -197,10 +199,16 @@ class Session:
         _check_pending(region)
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
+        # The reply goes first: without it the creator would take for unpublished what others see.
+        try:
+            grant = region.grant(self._lease(region))
+            self._send_leases(m.Published(request.id, grant), (grant,), (memory_object.reader(),))
+        except OSError:
+            region.generation = 0
+            registry.abandon(region)
+            raise
         del self._creations[region.id]
-        lease = self._lease(region)
-        self._registry.publish(region)
-        self._send(m.Published(request.id, region.grant(lease)), (memory_object.reader(),))
+        registry.publish(region)
         self._hub.tell("published", region)
 
     def _abort(self, request: m.Abort) -> None:
@@ -251,17 +259,28 @@ class Session:
             assert region.object is not None
             grants.append(region.grant(self._lease(region)))
             descriptors.append(region.object.reader())
-        self._send(m.Opened(request.id, tuple(grants)), descriptors)
+        self._send_leases(m.Opened(request.id, tuple(grants)), grants, descriptors)
+
+    def _send_leases(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
+        """Send a reply with the leases that it gives, or take them back and raise OSError."""
+        try:
+            self._send(reply, descriptors)
+        except OSError:
+            self._give_back([grant.lease for grant in grants if grant.lease])
+            raise
 
     def _retry(self, request: m.Open) -> None:
         self._end_wait(request.id)
         try:
             self._open(request)
-        except ShmError as error:
-            self._refuse(request.id, error)
+        except (ShmError, OSError) as error:
+            self._fail(request.id, error)
 
     def _release(self, request: m.Release) -> None:
-        for lease in request.leases:
+        self._give_back(request.leases)
+
+    def _give_back(self, leases: Sequence[int]) -> None:
+        for lease in leases:
             region = self._leases.pop(lease, None)
             if region is None:
                 raise RemoteProtocolError(f"lease {lease} is not held by this connection")
