@@ -3,8 +3,8 @@
 A client that holds a descriptor of an object can make each call that takes the object's lock wait:
 F_SEAL_WRITE waits for pages that I/O holds (memfd_wait_for_pins in Linux mm/memfd.c: 150 ms), and a write
 of the client's whose buffer never becomes readable (a mapped FUSE file) holds the lock for ever. So these
-calls never run in the event loop, and each user has a lane of its own: WIDTH calls of one user run at
-once, the rest wait in order. A user that blocks its lane makes nobody else wait.
+calls never run in the event loop, and no two users share a lane: WIDTH calls of a lane run at once, the
+rest wait in order. A user that blocks its lanes makes nobody else wait.
 
 All but `_run` happens in the loop's thread, so that no lock is needed. The threads are daemons: one that
 the kernel does not give back delays no end of the process.
@@ -52,9 +52,9 @@ def attempt(call: Callable[[], Any]) -> Outcome:
 class Workers:
     """The threads of one event loop. Made and used in the loop's thread alone.
 
-    A lane has at most WIDTH threads and is forgotten when it is empty, so the number of threads is at
-    most WIDTH for each user that is connected. † A hop costs 20 us, and 45 us by anyio.to_thread, with loop
-    and thread on one CPU (2026-11).
+    A lane has at most WIDTH threads and is forgotten when it is empty; the host gives each user two lanes, so
+    that is the limit for each user that is connected. † A hop costs 20 us, and 45 us by anyio.to_thread, with
+    loop and thread on one CPU (2026-11).
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ import mmap
 import os
 import select
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,8 @@ from support import RawPeer, WatchedHost, wait_until, watched_host
 
 PAGES = 4
 PAYLOAD = (PAGES - 1) * mmap.PAGESIZE
-SYS_USERFAULTFD = 323  # asm/unistd_64.h
+SYS_SETRESUID, SYS_USERFAULTFD = 117, 323  # asm/unistd_64.h
+NOBODY = 65534
 UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE = 0xC018AA3F, 0xC020AA00, 0xC020AA04  # linux/userfaultfd.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -166,6 +168,39 @@ def test_retries_of_a_uid_leave_its_first_attempts_alone(
         shm.put("x", b"of the same uid").close()
         assert not any(attacker.has_answer() for attacker in attackers)
     assert all(isinstance(attacker.answer(), m.Refused) for attacker in attackers[:WIDTH])
+
+
+def attack_as_nobody(path: str, count: int) -> list[Attacker]:
+    """Connect attackers from a thread of another uid; the C library would change the uid of all threads."""
+    attackers: list[Attacker] = []
+
+    def connect() -> None:
+        assert _LIBC.syscall(SYS_SETRESUID, -1, NOBODY, -1) == 0
+        attackers.extend(Attacker(path, f"nobody/{number}") for number in range(count))
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    return attackers
+
+
+def test_uid_that_blocks_all_its_threads_leaves_others_alone() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root connects as another user")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        path = f"{folder}/h.sock"
+        stack.enter_context(watched_host(path, socket_mode=0o666))
+        attackers = attack_as_nobody(path, 2 * WIDTH)
+        assert len(attackers) == 2 * WIDTH
+        for attacker in attackers:
+            stack.callback(attacker.close)
+            attacker.empty_pipe()
+            stack.enter_context(blocked_write(attacker.descriptor))
+            attacker.publish(2)
+        with shmclient.connect(path) as shm:
+            shm.put("x", b"of another uid").close()
+        assert not any(attacker.has_answer() for attacker in attackers)
 
 
 def test_host_ends_while_creator_holds_object(tmp_path: object) -> None:
