@@ -24,6 +24,7 @@ import shmclient
 import shmhost
 from shmhost import metrics
 from shmhost.config import Config, metrics_place
+from shmhost.regions import REGION_OVERHEAD
 from shmprotocol.errors import InvalidArgument
 from support import RawPeer, count_descriptors, wait_until, watched_host
 
@@ -114,7 +115,9 @@ def test_scrape_shows_what_was_done(address: str, tmp_path: Path) -> None:
         assert found["shmhost_leases"][("current",)] == 0
         assert found["shmhost_user_regions"][uid] == 2
         assert found["shmhost_region_bytes"][("superseded",)] >= MIB
-        assert found["shmhost_user_bytes"][uid] == found["shmhost_memory_used_bytes"][()] > 3 * MIB
+        assert found["shmhost_user_bytes"][uid] > 3 * MIB
+        charged = found["shmhost_user_bytes"][uid] + 2 * REGION_OVERHEAD
+        assert found["shmhost_memory_used_bytes"][()] == charged
         assert found["shmhost_user_clients"][uid] == found["shmhost_clients"][()] == 1
         assert found["shmhost_memory_budget_bytes"][()] == 1 << 30
         assert found["shmhost_listeners"][()] == 1

@@ -14,7 +14,7 @@ import pytest
 from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
-from support import RawPeer, serve
+from support import RawPeer, serve, wait_until
 from test_session import CREATE, Talk, World
 
 NAMES = tuple(f"shared/{number}" for number in range(m.MAX_DESCRIPTORS))
@@ -103,11 +103,15 @@ def test_client_is_refused_and_not_dropped_when_host_cannot_queue_descriptors(tm
                 number += 1
             before = count_open(host.pid)
             slow.send(b"".join(pack(m.Open(request, NAMES, (), False)) for request in range(2, 12)))
+            wait_until(
+                lambda: count_requests(creator, "open") == 10
+            )  # so that they meet a client that reads none
             codes = [answer(slow) for _ in range(10)]
             assert "out-of-memory" in codes
             assert codes[0] == "opened"
             assert answer_to(slow, m.Open(20, NAMES[:1], (), False)) == "opened"
-            assert count_open(host.pid) == before
+            # A reply that waited goes out before its copies are closed.
+            wait_until(lambda: count_open(host.pid) == before)
     finally:
         host.terminate()
         _, log = host.communicate(timeout=20)
@@ -126,6 +130,12 @@ def creator_publishes(peer: RawPeer, name: str) -> bool:
 
 def count_open(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def count_requests(peer: RawPeer, operation: str) -> int:
+    measured, _ = peer.ask(m.Measure(9))
+    assert isinstance(measured, m.Measured)
+    return sum(one.requests for one in measured.timings if one.operation == operation)
 
 
 def answer(peer: RawPeer) -> str:
