@@ -87,8 +87,7 @@ class Outbox:
         try:
             return self._transmit(data, fds)
         except BlockingIOError:
-            self._wait_no_more()
-            self._loop.add_writer(self._sock, self._go_on)
+            self._wait_for_room()
             return 0
         except OSError as error:
             return self._fail(error, len(data))
@@ -124,6 +123,13 @@ class Outbox:
             self._is_held = True
             self._start_stall()
             self._try_later()
+
+    def _wait_for_room(self) -> None:
+        if self._is_held:  # who is held is looked at by the timer, however much room there is
+            self._try_later()
+            return
+        self._wait_no_more()
+        self._loop.add_writer(self._sock, self._go_on)
 
     def _try_later(self) -> None:
         if self._retry is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from shmhost.outbox import Outbox
+from shmhost.unread import Flight
 from shmprotocol import descriptors
 from shmprotocol import messages as m
 from shmprotocol.connection import pack
@@ -209,3 +213,32 @@ def test_serve_raises_its_soft_limit_of_open_files(tmp_path: Path) -> None:
     child.terminate()
     child.communicate()
     assert limits == (1234, 1234)
+
+
+def test_client_is_dropped_when_it_reads_but_not_all_that_others_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when its socket has room again for what needs no descriptors."""
+    monkeypatch.setattr("shmhost.deadline.TICK_S", 0.02)
+
+    async def converse(ours: socket.socket, theirs: socket.socket) -> str:
+        share, ended = Flight(1000).share(7), asyncio.get_running_loop().create_future()
+        outbox = Outbox(ours, share, lambda: None, ended.set_result)
+        outbox.send(bytes(170_000), [0] * 64)
+        outbox.send(b"small", [0] * 64)
+        share.press()
+        while outbox.is_empty:
+            outbox.send(bytes(5000), ())
+        rest = 170_000
+        while rest:
+            data, fds, _, _ = socket.recv_fds(theirs, rest, 64)
+            descriptors.close_all(fds)
+            rest -= len(data)
+        why: str = await asyncio.wait_for(ended, 20)
+        outbox.close(lambda: None)
+        return why
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert "left 128 descriptors unread" in asyncio.run(converse(ours, theirs))
