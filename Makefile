@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NATIVE := $(wildcard protocol/shmprotocol/*.h) protocol/shmprotocol/_native_build.py
+NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
 .PHONY: demo test fuzz lint bench clean
 
@@ -17,7 +17,7 @@ test: $(READY) lint
 	$(BIN)/python -m pytest
 
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/test_fuzz_*.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -35,4 +35,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info protocol/shmprotocol/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import shmclient
-from shmhost.demo import index as word_index
-from shmhost.demo.processes import memory_of, report_of, running
-from shmhost.demo.reader import lookups_per_s
+from shmhost.commands.demo import index as word_index
+from shmhost.commands.demo.processes import memory_of, report_of, running
+from shmhost.commands.demo.reader import lookups_per_s
 
 WORDS, ARRAY, REPORTS = "demo/words", "demo/array", "demo/reports/"
 ARRAY_SIZE = 96 << 20  # bytes: a container's /dev/shm has 64 MiB

@@ -7,12 +7,13 @@
 `shmclient.aio` has the same for asyncio and trio.
 """
 
-from shmclient import pinning, posix
-from shmclient.builder import RegionBuilder
+from shmclient import posix
+from shmclient._pins import pinner as pinning
+from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
+from shmclient._pins.pinner import Leak, Pinned, Pinner
+from shmclient._pointers.check import check_pointers, unchecked
+from shmclient._regions.builder import RegionBuilder
 from shmclient.client import Change, Client, Region, Watch, connect
-from shmclient.iovec import IoVec, preadv, pwritev, readv, writev
-from shmclient.pinning import Leak, Pinned, Pinner
-from shmclient.pointers import check_pointers, unchecked
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
@@ -35,7 +36,7 @@ from shmprotocol.errors import (
     Unsupported,
     WaitTimeout,
 )
-from shmprotocol.messages import RegionInfo
+from shmprotocol.wire.messages import RegionInfo
 
 __all__ = [
     "AccessDenied",

@@ -1,5 +1,5 @@
 """`python -m shmclient` is the command `shmclient`."""
 
-from shmclient.cli import main
+from shmclient._commands.cli import main
 
 main()

@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from shmclient import _operations as operations
-from shmclient._async_channel import AsyncChannel, open_channel
-from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import Attempts, Retry, is_final, no_wait
-from shmclient.builder import RegionBuilder
+from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
+from shmclient._connection.socket import DETACHABLES
+from shmclient._drivers import operations
+from shmclient._drivers.on_anyio import AsyncChannel, open_channel
+from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
+from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S, Change
-from shmclient.region import RegionHandle
-from shmprotocol import messages as m
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
-from shmprotocol.messages import RegionInfo
-from shmprotocol.paths import socket_path as choose_socket_path
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.messages import RegionInfo
+from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncClient", "AsyncRegion", "AsyncWatch", "connect"]
 

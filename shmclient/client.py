@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from shmclient import _operations as operations
-from shmclient._channel import Channel
-from shmclient._connect import DETACHABLES
-from shmclient._operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._retry import Attempts, Retry, is_final, no_wait
-from shmclient.builder import RegionBuilder
-from shmclient.region import RegionHandle
+from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
+from shmclient._connection.socket import DETACHABLES
+from shmclient._drivers import operations
+from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
+from shmclient._drivers.sync import Channel
+from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
-from shmprotocol.messages import RegionInfo
-from shmprotocol.paths import socket_path as choose_socket_path
+from shmprotocol.wire.messages import RegionInfo
+from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import rich_click as click
 
-from shmhost.commands import host, regions
-from shmprotocol.command_line import manual, run
+from shmhost.commands import regions
+from shmhost.commands import serve as host
+from shmprotocol.cli import manual, run
 
 
 @click.group(

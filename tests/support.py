@@ -18,11 +18,11 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from shmhost.config import Config
-from shmhost.server import Host, backend_options
-from shmprotocol import descriptors
-from shmprotocol import messages as m
-from shmprotocol.connection import Connection, pack
+from shmhost.serving.server import Host, backend_options
+from shmhost.settings.config import Config
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import Connection, pack
 
 WINDOW = range(0x550000000000, 0x550000000000 + 256 * 1024**3)
 

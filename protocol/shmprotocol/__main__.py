@@ -9,7 +9,7 @@ def main(arguments: list[str]) -> int:
     if arguments != ["--include"]:
         print("usage: python -m shmprotocol --include", file=sys.stderr)
         return 2
-    print(Path(__file__).resolve().parent)
+    print(Path(__file__).resolve().parent / "abi")
     return 0
 
 

@@ -15,7 +15,7 @@ import msgpack
 from shmclient._codecs import buffers, numpy
 from shmclient._codecs.layout import Encoded, Layout, slice_of
 from shmprotocol.errors import BadRegion, InvalidArgument
-from shmprotocol.messages import METADATA_MAX
+from shmprotocol.wire.messages import METADATA_MAX
 
 
 class Codec(Protocol):

@@ -16,7 +16,7 @@ from shmclient.posix._objects import close, ftruncate, memfd_create, shm_anonymo
 from shmclient.posix._protection import madvise, mlock, mlockall, mprotect, msync, munlock, munlockall
 from shmclient.posix._seals import add_seals, get_seals
 from shmclient.posix.constants import *  # noqa: F403
-from shmprotocol.status import Status, describe, permission_string
+from shmprotocol.kernel.status import Status, describe, permission_string
 
 __all__ = [  # noqa: PLE0604
     *constants.__all__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from shmclient.posix._errors import check_descriptor, failure
-from shmprotocol.native import lib
+from shmprotocol.native.binding import lib
 
 F_SEAL_SEAL = 0x1
 F_SEAL_SHRINK = 0x2

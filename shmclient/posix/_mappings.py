@@ -13,14 +13,14 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from shmclient._fork import GATES, at_fork
-from shmclient._gate import Gate
-from shmclient._intervals import Intervals
+from shmclient._process.fork import GATES, at_fork
+from shmclient._process.gate import Gate
+from shmclient._process.intervals import Intervals
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_result, failure
 from shmclient.posix._requests import Request, check_request
-from shmprotocol import memory
-from shmprotocol.native import lib
+from shmprotocol.kernel import address_space as memory
+from shmprotocol.native.binding import lib
 
 _PLACED = lib.MAP_FIXED | lib.MAP_FIXED_NOREPLACE
 

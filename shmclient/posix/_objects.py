@@ -11,7 +11,7 @@ import sys
 from shmclient.posix import _seals
 from shmclient.posix._emulation import F_SEAL_EXEC, F_SEAL_SEAL
 from shmclient.posix._errors import check_descriptor, check_flags, check_result, check_size, failure
-from shmprotocol.native import lib
+from shmprotocol.native.binding import lib
 
 NAME_MAX = 31 if sys.platform == "darwin" else lib.NAME_MAX
 MFD_CLOEXEC = getattr(os, "MFD_CLOEXEC", 0x1)

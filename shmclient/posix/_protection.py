@@ -8,7 +8,7 @@ from typing import Any
 
 from shmclient.posix._errors import check_flags, check_result, failure
 from shmclient.posix._mappings import MAPPINGS, Mapping, Range
-from shmprotocol.native import ffi, lib
+from shmprotocol.native.binding import ffi, lib
 
 
 def mprotect(target: Mapping | Any, prot: int) -> None:

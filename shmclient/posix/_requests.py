@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_flags, check_size, failure
-from shmprotocol.native import lib
+from shmprotocol.native.binding import lib
 
 
 class Request(NamedTuple):

@@ -115,8 +115,8 @@ from shmclient.posix._emulation import (
     F_SEAL_WRITE,
 )
 from shmclient.posix._objects import NAME_MAX
-from shmprotocol.native import lib
-from shmprotocol.status import FP_SPECIAL
+from shmprotocol.kernel.status import FP_SPECIAL
+from shmprotocol.native.binding import lib
 
 MADV_HWPOISON: int = lib.MADV_HWPOISON
 MADV_POPULATE_READ: int = lib.MADV_POPULATE_READ

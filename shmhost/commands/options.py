@@ -6,7 +6,7 @@ import json
 
 import rich_click as click
 
-from shmprotocol.command_line import SOCKET_HELP
+from shmprotocol.cli import SOCKET_HELP
 
 socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

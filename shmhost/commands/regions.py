@@ -9,14 +9,14 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
-from shmhost import views
+from shmhost.commands import views
 from shmhost.commands.options import json_option, print_json, socket_option
-from shmprotocol import messages as m
-from shmprotocol.command_line import manual
+from shmprotocol.cli import manual
 from shmprotocol.errors import ShmError
-from shmprotocol.paths import socket_path
-from shmprotocol.query import Query
-from shmprotocol.status import describe
+from shmprotocol.kernel.status import describe
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.paths import socket_path
+from shmprotocol.wire.query import Query
 
 
 def _query(path: str | None) -> Query:
@@ -137,7 +137,7 @@ def top(path: str | None, interval: float, sort: str, as_json: bool, once: bool)
     Keys: n, s, l, g, t sort by name, size, leases, generation, rate, and again reverse; h help, q quit.
     Rates are those of the last interval; --json and --once wait for one.
     """
-    from shmhost._live import run  # the one part that needs a terminal
+    from shmhost.commands.top.live import run
 
     run(socket_path(path, os.environ), interval, sort, as_json=as_json, once=once)
 

@@ -1,0 +1,1 @@
+"""The memory ABI: the C header and its Python view."""

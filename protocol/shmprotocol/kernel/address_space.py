@@ -1,0 +1,271 @@
+"""Regions in the address space: reserve, map, check, name conflicts; and the header's bytes.
+
+Knows no socket and no message.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
+from shmprotocol.native.binding import ffi, lib
+
+HEADER_SIZE = lib.SHM_HEADER_SIZE
+KIND_DATA = lib.SHM_KIND_DATA
+KIND_OBJECTS = lib.SHM_KIND_OBJECTS
+FLAG_SEAL_FULL = lib.SHM_FLAG_SEAL_FULL
+FLAG_SEAL_WRITER = lib.SHM_FLAG_SEAL_WRITER
+FLAG_UNSEALED = lib.SHM_FLAG_UNSEALED
+MAP_RESERVED = lib.SHM_MAP_RESERVED
+MAP_UNSEALED = lib.SHM_MAP_UNSEALED
+MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
+MAP_WRITABLE = lib.SHM_MAP_WRITABLE
+PAGE = 4096
+MAGIC = b"SHMHOST\0"
+
+
+def page_up(size: int) -> int:
+    """Return the size in whole pages, in bytes."""
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+class Header(NamedTuple):
+    """The values of a `struct shm_region_header`, in its order. Pointers are numbers; 0 is NULL."""
+
+    kind: int
+    flags: int
+    base: int
+    size: int
+    capacity: int
+    data: int
+    data_size: int
+    root: int
+    root_size: int
+    generation: int
+    created_ns: int
+    creator_uid: int
+    creator_gid: int
+    creator_pid: int
+    window_base: int
+    window_size: int
+    metadata: int
+    metadata_size: int
+    name: str
+
+    def pack(self) -> bytes:
+        """Return the 4096 bytes of the header page."""
+        name = self.name.encode()
+        if len(name) > lib.SHM_NAME_MAX:
+            raise InvalidArgument(f"a name has at most {lib.SHM_NAME_MAX} bytes, not {len(name)}")
+        return _LAYOUT.pack(
+            MAGIC,
+            lib.SHM_ABI_MAJOR,
+            lib.SHM_ABI_MINOR,
+            HEADER_SIZE,
+            *self[:_BEFORE_NAME_SIZE],
+            len(name),
+            *self[_BEFORE_NAME_SIZE:-1],
+            name,
+        )
+
+
+# The fields of struct shm_region_header in their order; a test compares it with the compiled structure.
+_LAYOUT = struct.Struct("<8sHHI II QQQ QQQQ QQ IIi I QQ QQ 256s 3696x")
+_BEFORE_NAME_SIZE = Header._fields.index("creator_pid") + 1
+
+
+def check_header(page: bytes | memoryview, object_size: int) -> Header:
+    """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
+    if len(page) < HEADER_SIZE:
+        raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
+    page = bytes(page[:HEADER_SIZE])  # once: its writer may change it between the check and the use
+    native = ffi.from_buffer("struct shm_region_header *", page)
+    _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
+    _, _, _, _, *fields, name = _LAYOUT.unpack_from(page)
+    name_size = fields.pop(_BEFORE_NAME_SIZE)
+    try:
+        return Header._make([*fields, name[:name_size].decode()])
+    except UnicodeDecodeError:
+        raise BadRegion("the name in the header is not UTF-8") from None
+
+
+def native_header(address: int, kept: object) -> Any:
+    """Return the `struct shm_region_header *` at an address; it keeps an object alive as long as it lives."""
+    return pointer_keeping(ffi, ffi.typeof("struct shm_region_header *"), address, kept)
+
+
+def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object) -> Any:
+    """Return a pointer of the caller's own cffi FFI that keeps an object alive as long as it lives."""
+    # Not from_buffer() of a view: in a cycle that is collected, a memoryview with exports ends the process
+    # (CPython 3.11), and not ffi.gc(): its destructor is called before those of other objects in the cycle.
+    size = user_ffi.sizeof(pointer_type.item)
+    return user_ffi.from_buffer(pointer_type, bytes_keeping(address, size, kept))
+
+
+def bytes_keeping(address: int, size: int, kept: object) -> Any:
+    """Return an object whose buffer is raw memory, read-only; it keeps an object alive while it lives."""
+    return bytes_at(address, size, _Keeper(kept))
+
+
+class _Keeper:
+    """Called at the end of what it keeps an object for; it is what refers to that object until then."""
+
+    def __init__(self, kept: object) -> None:
+        self._kept = kept
+
+    def __call__(self) -> None:
+        """Do nothing: the object goes with this."""
+
+
+def char_pointer(address: int) -> Any:
+    """Return a `char *`, which every cffi FFI takes."""
+    return ffi.cast("char *", address)
+
+
+def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
+    """Return address, size of what it points to, and type of a cffi pointer or array; or TypeError."""
+    kind = ffi.typeof(pointer)
+    if kind.kind not in ("pointer", "array"):
+        raise TypeError(f"expected a cffi pointer, got {kind.cname!r}")
+    if kind.kind == "pointer" and kind.item.kind in ("struct", "union") and kind.item.fields is None:
+        raise TypeError(f"{kind.cname!r} points to a type without a definition: its size is not known")
+    if kind.kind == "array":
+        size = ffi.sizeof(pointer)
+    else:
+        size = 1 if kind.item.kind == "void" else ffi.sizeof(kind.item)
+    return int(ffi.cast("uintptr_t", pointer)), size, kind
+
+
+def reserve(address: int, size: int) -> bool:
+    """Reserve a range of addresses. False when a limit forbids it; AddressConflict when it is taken."""
+    error = -lib.shm_reserve(address, size)
+    if error in (errno.ENOMEM, errno.EAGAIN):
+        return False
+    if error == errno.EEXIST:
+        raise conflict(address, size)
+    _raise_os_error(error, address, size)
+    return True
+
+
+def map_writable(descriptor: int, address: int, capacity: int, flags: int) -> int:
+    """Map a region under construction read-write (its header page read-only); return its address."""
+    return _map(lib.shm_map, descriptor, address, capacity, flags | MAP_WRITABLE)
+
+
+def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
+    """Map a published region read-only after checking it; return its address.
+
+    BadRegion: seals, size or header are not those of a published region. AddressConflict: something
+    lives at the address. OutOfMemory: a limit. The descriptor stays the caller's.
+    """
+    return _map(lib.shm_attach, descriptor, address, capacity, flags)
+
+
+def freeze(descriptor: int, address: int, capacity: int) -> None:
+    """Map an object read-only over a writable mapping of it; `descriptor` was opened O_RDONLY, and stays
+    the caller's. Views read on, and a write by one is SIGSEGV.
+    """
+    _raise_os_error(-lib.shm_freeze(descriptor, address, capacity), address, capacity)
+
+
+def unmap(address: int, capacity: int, flags: int) -> None:
+    """Give the range of a mapping back, to the reservation where there is one."""
+    _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
+
+
+def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writable: bool = False) -> Any:
+    """Return an object whose buffer is raw memory; `on_release` is called once, at its end.
+
+    Read-only memory must be so here, not in a view of it: NumPy asks the object that a view comes from
+    whether `array.flags.writeable = True` is allowed (`_IsWriteable` in its flagsobject.c).
+
+    That is when the last view of it is gone, on any thread, also inside the garbage collector, but never
+    before the `__del__` of an object that is collected with it. The object can be referenced weakly.
+    """
+    made: list[Any] = []
+    if lib.shm_memory_new(id(made), address, size, is_writable, id(on_release)):
+        on_release()
+        raise OutOfMemory(f"no memory is left for a view of {size} bytes at {address:#x}")
+    return made[0]
+
+
+def exports(made: Any) -> int:
+    """Return how many views of what `bytes_at` returned live: an array or a pin counts as its view."""
+    count: int = lib.shm_memory_exports(id(made))
+    return count
+
+
+def disown(made: Any) -> None:
+    """Have what `bytes_at` returned never call its `on_release`; it must have no views, and get none."""
+    lib.shm_memory_disown(id(made))
+
+
+def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
+    mapped: int = function(descriptor, address, capacity, flags)
+    if mapped < 0:
+        if mapped == -errno.EEXIST:
+            raise conflict(address, capacity)
+        if function is lib.shm_attach:  # EPERM has another meaning to shm_map: sealed, and so not writable
+            _raise_unless_region(mapped, f"the object for address {address:#x}")
+        _raise_os_error(-mapped, address, capacity)
+    return mapped
+
+
+_BROKEN = {
+    errno.EPERM: "is not sealed: anyone could cut it short under its readers",
+    errno.EBADMSG: "is not the region that was announced, or its header is broken",
+    errno.EPROTONOSUPPORT: "has another ABI version: use the same shmhost version on both sides",
+}
+
+
+def _raise_unless_region(result: int, what: str) -> None:
+    if -result in _BROKEN:
+        raise BadRegion(f"{what} {_BROKEN[-result]}")
+
+
+def _raise_os_error(error: int, address: int, size: int) -> None:
+    where = f"{size} bytes at {address:#x}"
+    if error in (errno.ENOMEM, errno.EAGAIN):
+        raise OutOfMemory(
+            f"cannot map {where}: {os.strerror(error)}; see RLIMIT_AS, RLIMIT_MEMLOCK with mlockall, "
+            "and vm.max_map_count"
+        )
+    if error:
+        raise OSError(error, f"{os.strerror(error)}, mapping {where}")
+
+
+def mapping_at(address: int) -> str | None:
+    """Return the line of /proc/self/maps (proc_pid_maps(5)) for an address, single-spaced, or None."""
+    return next((line for line in _maps() if _overlaps(line, address, address + 1)), None)
+
+
+def occupants(address: int, size: int) -> str:
+    """Say what of this process lies in a range of addresses: up to three lines of /proc/self/maps."""
+    try:
+        found = [line for line in _maps() if _overlaps(line, address, address + size)]
+    except OSError as error:
+        return f"a mapping that cannot be named: {error}"
+    return "; ".join(found[:3]) or "a mapping that is gone by now"
+
+
+def conflict(address: int, size: int) -> AddressConflict:
+    """Return the error that says what of this process lies in a range of addresses."""
+    return AddressConflict(
+        f"{address:#x}-{address + size:#x} is taken in this process by {occupants(address, size)}. Attach "
+        "before that is mapped, give the host another window (shmhost serve --window), or open with "
+        "anywhere=True"
+    )
+
+
+def _maps() -> list[str]:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        return [" ".join(line.split()) for line in maps]
+
+
+def _overlaps(line: str, start: int, end: int) -> bool:
+    low, _, high = line.split(" ", 1)[0].partition("-")
+    return int(low, 16) < end and int(high, 16) > start

@@ -1,0 +1,11 @@
+"""The compiled module, which nothing else imports: `ffi` and `lib`, or an error that says how to get them."""
+
+try:
+    from shmprotocol.native._native import ffi, lib
+except ImportError as error:
+    raise ImportError(
+        f"the compiled part of shmprotocol is missing or broken ({error}): install the wheel, or build it "
+        "from source with `pip install .`, which needs a C compiler"
+    ) from error
+
+__all__ = ["ffi", "lib"]

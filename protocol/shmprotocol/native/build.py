@@ -1,0 +1,43 @@
+"""Builds `shmprotocol._native`: the C headers, whose text between the cffi marks is the `cdef`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cffi
+
+FOLDER = Path(__file__).resolve().parent
+ABI = FOLDER.parent / "abi"
+SOURCES = (
+    ABI / "shm_abi.h",
+    *(FOLDER / name for name in ("address_space.c", "memory_object.c", "posix.c", "pinning.c", "pointers.c")),
+)
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+
+
+def declarations(source: Path) -> str:
+    """Return the text between the cffi marks of a source file."""
+    text = source.read_text(encoding="utf-8")
+    return "".join(part.split("/* cffi: end */")[0] for part in text.split("/* cffi: begin */")[1:])
+
+
+def make_ffi() -> cffi.FFI:
+    """Return the builder of the extension. `$SHM_CFLAGS` adds compiler and linker flags (sanitizers)."""
+    flags = os.environ.get("SHM_CFLAGS", "").split()
+    ffi = cffi.FFI()
+    for source in SOURCES:
+        ffi.cdef(declarations(source))
+    ffi.set_source(
+        "shmprotocol.native._native",
+        "".join(f'#include "{source.name}"\n' for source in SOURCES),
+        include_dirs=[str(ABI), str(FOLDER)],
+        # Py_buffer is in the stable ABI from 3.11 on; so one wheel serves every later version.
+        define_macros=[("Py_LIMITED_API", "0x030b0000")],
+        extra_compile_args=["-std=gnu11", "-O2", *WARNINGS, *flags],
+        extra_link_args=flags,
+    )
+    return ffi
+
+
+ffibuilder = make_ffi()

@@ -1,0 +1,1 @@
+"""The wire between a host and its clients: names, messages, frames and descriptors."""

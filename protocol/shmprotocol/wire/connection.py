@@ -1,0 +1,192 @@
+"""The wire without the wire: bytes and descriptors in, messages out, and back (sans-I/O).
+
+A frame is a u32 length (little-endian) and that many bytes of msgpack. Descriptors arrive ahead of the
+frame that declares them, or glued to the end of an earlier one, and so wait in a FIFO. Reads no socket,
+no clock, and closes no descriptor: what it still holds at the end is handed to the caller by `drain`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Literal, NoReturn
+
+import msgpack
+
+from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.wire.messages import (
+    LOST,
+    MAX_DESCRIPTORS,
+    REPLY_TAGS,
+    REQUEST_TAGS,
+    TAG_OF,
+    Message,
+    descriptors_of,
+    from_wire,
+    to_wire,
+)
+from shmprotocol.wire.records import MAX_ARRAY
+
+MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
+# Of a frame from a client, which a host must buffer for peers it does not know. The largest sensible request
+# is a Release of 4096 leases, 37 KB.
+MAX_REQUEST = 64 * 1024
+_LENGTH = struct.Struct("<I")
+_PREFIX = _LENGTH.size
+# Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
+# with half a frame would make the host keep them open.
+_UNCLAIMED_MAX = {"client": MAX_DESCRIPTORS, "host": 0}
+
+
+def pack(message: Message) -> bytes:
+    """Return the whole frame of a message; LocalProtocolError when it cannot be sent."""
+    try:
+        body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
+        raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from None
+    limit = MAX_REQUEST if TAG_OF[type(message)] in REQUEST_TAGS else MAX_FRAME
+    if len(body) > limit:
+        raise LocalProtocolError(f"{len(body)}-byte frame is over {limit}: it is a {type(message).__name__}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def unpack(body: bytes | memoryview) -> object:
+    """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none.
+
+    Maps and extensions are refused, empty ones too: an empty map is one byte here and 80 in memory. As
+    msgpack itself stops at 1024 nested arrays, unpacking takes no more than 64 times the size of the body.
+    """
+    try:
+        return msgpack.unpackb(
+            body,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_ARRAY,
+            max_map_len=0,
+            max_ext_len=0,
+            object_pairs_hook=_refuse,
+            ext_hook=_refuse,
+        )
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        why = str(error) or type(error).__name__
+        raise RemoteProtocolError(f"a {len(body)}-byte frame is no msgpack array: {why}") from None
+
+
+def _refuse(*_value: object) -> NoReturn:
+    raise ValueError("no message has maps or extensions")
+
+
+class Connection:
+    """One side of one connection. `role` is whose side: it decides which messages may come in.
+
+    An error is final: after a RemoteProtocolError every call raises it again.
+    """
+
+    def __init__(self, role: Literal["client", "host"]) -> None:
+        self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
+        self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST
+        self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._unclaimed_max = _UNCLAIMED_MAX[role]
+        self._broken: RemoteProtocolError | None = None
+
+    def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on.
+
+        LOST behind them says that the kernel dropped the rest of their set, MSG_CTRUNC.
+
+        They are even when this raises the error that ended the connection: `drain` has them.
+        """
+        self._descriptors.extend(descriptors)
+        self._raise_broken()
+        self._buffer += data
+
+    def messages(self) -> Iterator[tuple[Message, list[int]]]:
+        """Yield each whole message with its descriptors, which are the caller's from then on.
+
+        They are fewer than `descriptors_of` it when some were LOST: that message's alone.
+        """
+        while True:
+            self._raise_broken()
+            try:
+                item = self._next()
+            except RemoteProtocolError as error:
+                self._broken = error
+                raise
+            if item is None:
+                return
+            yield item
+
+    def receive_end(self) -> None:
+        """Take the end of the stream, after the last of `messages`.
+
+        RemoteProtocolError when it cuts a frame in two.
+        """
+        self._raise_broken()
+        if self._buffer:
+            self._broken = RemoteProtocolError(
+                f"the stream ended inside a frame, after {len(self._buffer)} bytes of it"
+            )
+            raise self._broken
+
+    @property
+    def is_inside_frame(self) -> bool:
+        """Whether a frame has begun and not ended, once `messages` has yielded all that are whole."""
+        return bool(self._buffer)
+
+    def drain(self) -> list[int]:
+        """Return the descriptors that no message has claimed; they are the caller's to close."""
+        left = [descriptor for descriptor in self._descriptors if descriptor != LOST]
+        self._descriptors.clear()
+        return left
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _next(self) -> tuple[Message, list[int]] | None:
+        body = self._take_frame()
+        if body is None:
+            self._check_unclaimed()
+            return None
+        message = from_wire(unpack(body), self._tags)
+        return message, self._claim(message)
+
+    def _claim(self, message: Message) -> list[int]:
+        # A set of descriptors rides on the first byte of its frame, all in one control message, and no read
+        # goes on beyond bytes that came with a set (unix_stream_read_generic() in the kernel). So sets come
+        # in the order of the frames that declare them, one for each, and at most one in a read: the one that
+        # the read's MSG_CTRUNC is about. LOST stands at its end, where the frame that it belongs to stops,
+        # and later frames find their own sets behind it: the queue stays in step, whatever was dropped.
+        queue, count = self._descriptors, descriptors_of(message)
+        if LOST not in queue:
+            if count > len(queue):
+                name = type(message).__name__
+                raise RemoteProtocolError(f"{name} declares {count} descriptors, {len(queue)} came")
+            return [queue.popleft() for _ in range(count)]
+        claimed: list[int] = []
+        while len(claimed) < count and queue and (descriptor := queue.popleft()) != LOST:
+            claimed.append(descriptor)
+        return claimed
+
+    def _take_frame(self) -> bytes | None:
+        buffer = self._buffer
+        if len(buffer) < _PREFIX:
+            return None
+        length: int = _LENGTH.unpack_from(buffer)[0]
+        if length > self._max_frame:
+            raise RemoteProtocolError(f"{length}-byte frame is over {self._max_frame}")
+        end = _PREFIX + length
+        if len(buffer) < end:
+            return None
+        body = bytes(buffer[_PREFIX:end])
+        del buffer[:end]
+        return body
+
+    def _check_unclaimed(self) -> None:
+        # Descriptors ride on the first byte of their frame. With no frame begun, nobody declares these.
+        unclaimed = len(self._descriptors)
+        if unclaimed > (self._unclaimed_max if self._buffer else 0):
+            raise RemoteProtocolError(f"{unclaimed} descriptors came that no frame declares")

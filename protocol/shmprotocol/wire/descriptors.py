@@ -1,0 +1,122 @@
+"""Descriptors over a Unix socket: the one place that calls `sendmsg` and `recvmsg`.
+
+Received descriptors are close-on-exec from the start, and a truncated list is an error: the two things
+that are easy to forget. Knows no frame and no message.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Iterable, Sequence
+
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire.messages import LOST, MAX_DESCRIPTORS
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_READ = 16 * 1024  # bytes a read: nearly every reply fits, and the buffer costs little to make
+# As plain numbers: an `|` of the socket module's enum members takes 2 us, more than the call itself.
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CTRUNC = int(socket.MSG_CTRUNC)
+_SOCKET, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_PEEK = int(socket.MSG_PEEK)
+DONTWAIT = int(socket.MSG_DONTWAIT)
+SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
+
+
+def send(
+    sock: socket.socket, data: bytes | bytearray | memoryview, descriptors: Sequence[int], flags: int
+) -> int:
+    """Send bytes, with descriptors on their first byte; return how many went. The descriptors stay ours."""
+    if not descriptors:
+        return sock.send(data, flags | _NOSIGNAL)
+    rights = (_SOCKET, _RIGHTS, array.array("i", descriptors))
+    return sock.sendmsg([data], [rights], flags | _NOSIGNAL)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Read once; `b""` is the end. The descriptors are the caller's to close.
+
+    When this process had no room for all of them (RLIMIT_NOFILE), those that did arrive come with LOST behind
+    them, for `Connection.receive`: the bytes are whole. RemoteProtocolError when the peer sent more than 64;
+    those that did arrive are closed. Both show as MSG_CTRUNC.
+    """
+    data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
+    if not ancillary and not result & _CTRUNC:
+        return data, []
+    received = array.array("i")
+    for level, kind, content in ancillary:
+        if level == _SOCKET and kind == _RIGHTS:
+            received.frombytes(content[: len(content) - len(content) % received.itemsize])
+    descriptors = received.tolist()
+    if result & _CTRUNC:
+        # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
+        if len(descriptors) >= MAX_DESCRIPTORS:
+            close_all(descriptors)
+            raise RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
+        descriptors.append(LOST)
+    return data, descriptors
+
+
+def refuse(listener: socket.socket) -> bool:
+    """Have the kernel refuse descriptors that are sent to a listener's connections; False: it cannot.
+
+    The sender gets EPERM. Those that connected earlier are not covered: `are_refused` tells them apart.
+    """
+    try:
+        listener.setsockopt(_SOCKET, SO_PASSRIGHTS, 0)
+    except OSError:  # ENOPROTOOPT: Linux before 6.16
+        return False
+    return True
+
+
+def are_refused(sock: socket.socket) -> bool:
+    """Whether a connection never took descriptors: it began with the listener's setting (connect(2))."""
+    try:
+        return sock.getsockopt(_SOCKET, SO_PASSRIGHTS) == 0
+    except OSError:
+        return False
+
+
+def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
+    """Read once from a peer that may not send descriptors, and take none; `b""` is the end.
+
+    Unless the kernel has `refused` them, RemoteProtocolError when some came. These stay in the socket and
+    are closed with it: that may block for as long as the peer likes, even here if they were taken.
+    """
+    if refused:
+        return sock.recv(_READ, flags)
+    # With no room for descriptors a peek shows whether there are any, and the queue keeps them.
+    data, _, result, _ = sock.recvmsg(_READ, 0, flags | _PEEK)
+    if result & _CTRUNC:
+        raise RemoteProtocolError("descriptors came: no request has any")
+    return sock.recv(len(data), flags) if data else data
+
+
+def reopen(descriptor: int) -> int:
+    """Return a new descriptor of the same object, read-only and with an offset and flags of its own.
+
+    The caller owns both. OSError: /proc is not mounted, the object's mode does not let this user, or a limit.
+    """
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def separate(descriptor: int) -> bool:
+    """Give a read-only descriptor an offset and flags of its own; its number stays. False: see `reopen`."""
+    try:
+        own = reopen(descriptor)
+    except OSError:
+        return False
+    try:
+        os.dup2(own, descriptor, inheritable=False)
+    finally:
+        os.close(own)
+    return True
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close each one."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,472 @@
+"""The messages of the wire: typed, frozen, checked on the way in and on the way out.
+
+A message is a msgpack array `[tag, descriptors, id, field...]`. A later minor version may append
+fields: what comes after the known ones is ignored. Knows no socket and no memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple, Protocol
+
+from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError
+from shmprotocol.wire.records import Record, shown
+
+VERSION = 1
+# SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
+MAX_DESCRIPTORS = 64
+LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
+NAME_MAX = 255
+METADATA_MAX = 512 * 1024  # half a frame: what describes a region is not the place for its data
+SEALS = ("full", "writer")
+BACKENDS = ("memfd", "shm")
+
+
+@functools.lru_cache(maxsize=4096)  # the same few names come again and again
+def check_name(name: str) -> str:
+    """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
+    if type(name) is not str:
+        raise InvalidArgument(f"a name is a str, not {type(name).__name__}: {name!r:.40}")
+    encoded = name.encode("utf-8", "surrogatepass")
+    if not 1 <= len(encoded) <= NAME_MAX:
+        raise InvalidArgument(f"a name has 1 to {NAME_MAX} bytes, not {len(encoded)}: {name[:40]!r}")
+    if not name.isprintable() and any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in name):
+        raise InvalidArgument(f"a name has no control characters: {name!r}")
+    if any(0xD800 <= ord(c) < 0xE000 for c in name):
+        raise InvalidArgument(f"a name is UTF-8: {name!r}")
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            raise InvalidArgument(
+                f"{name!r} has the part {part!r}: use non-empty parts between single slashes"
+            )
+    return name
+
+
+def check_part(what: str, text: str) -> str:
+    """Return the start of a name (or a name to go on after), or raise InvalidArgument: no name is longer."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > NAME_MAX:
+        raise InvalidArgument(f"{what} has at most {NAME_MAX} bytes, not {size}: {text[:40]!r}")
+    return text
+
+
+class Message(Protocol):
+    """What every message has beside its own fields: the id that ties a reply to its request.
+
+    Messages are named tuples: frozen, and an array for msgpack as they are. † A frozen dataclass costs
+    three times as much to make, and a host makes three messages for each attach.
+    """
+
+    @property
+    def id(self) -> int:
+        """The request's number, chosen by the client; 0 in what has no reply and is none."""
+
+
+class RegionInfo(NamedTuple):
+    """A region as `list` and `stat` tell of it. `created_ns` is CLOCK_REALTIME.
+
+    `size` is the bytes of its payload (until it is published: those asked for), `capacity` those of its
+    memory object, with header page and metadata: what is charged.
+    """
+
+    name: str
+    region: int
+    generation: int
+    state: str  # "creating", "aborted", "current", "superseded" or "unlinked"
+    address: int
+    size: int
+    capacity: int
+    uid: int
+    gid: int
+    mode: int
+    seal: str
+    backend: str
+    leases: int
+    created_ns: int
+    creator_pid: int
+
+
+class Holder(NamedTuple):
+    """One lease: who has the region, since when (CLOCK_REALTIME). `pid` is for people, see RegionInfo."""
+
+    lease: int
+    uid: int
+    gid: int
+    pid: int
+    since_ns: int
+
+
+class Inspection(NamedTuple):
+    """A region in any state, and who holds it: up to 4096 of them; `info.leases` is how many there are."""
+
+    info: RegionInfo
+    holders: tuple[Holder, ...]
+
+
+class Total(NamedTuple):
+    """All regions in one state: how many, the bytes of their objects, and the leases of them."""
+
+    state: str
+    regions: int
+    capacity: int
+    leases: int
+
+
+class Account(NamedTuple):
+    """What one user has: regions that are its own, the bytes of their objects, and connected clients."""
+
+    uid: int
+    regions: int
+    capacity: int
+    clients: int
+
+
+class Timing(NamedTuple):
+    """How often an operation was carried out since the host began, and the nanoseconds of all together."""
+
+    operation: str
+    requests: int
+    total_ns: int
+
+
+class Tally(NamedTuple):
+    """How often a code was given as a refusal since the host began."""
+
+    code: str
+    refusals: int
+
+
+class Grant(NamedTuple):
+    """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
+
+    Every other grant comes with one descriptor, in the order of the grants. `size` is the bytes of the
+    payload, `capacity` those of the object: what to map.
+    """
+
+    lease: int
+    region: int
+    generation: int
+    name: str
+    address: int
+    size: int
+    capacity: int
+    flags: int
+
+
+# --- from the client
+
+
+class Hello(NamedTuple):
+    """The first message: the versions that the client speaks, and what it calls itself."""
+
+    id: int
+    version_min: int
+    version_max: int
+    client: str
+
+
+class Create(NamedTuple):
+    """Ask for a new region of `size` payload bytes under `name`; the reply is Created."""
+
+    id: int
+    name: str
+    size: int
+    seal: str
+    backend: str
+    mode: int
+    replace: bool
+
+
+class Publish(NamedTuple):
+    """Make a created region visible. Addresses are absolute; 0 is none. The reply is Published."""
+
+    id: int
+    region: int
+    kind: int
+    data_size: int
+    root: int
+    root_size: int
+    metadata: int
+    metadata_size: int
+
+
+class Abort(NamedTuple):
+    """Undo a creation. Has no reply; one that is published already stays so.
+
+    The name is free at once. With `mapped`, the address and the charge stay taken until a second Abort
+    without it, or until the connection ends: the client still has a mapping at the address.
+    """
+
+    id: int
+    region: int
+    mapped: bool
+
+
+class Open(NamedTuple):
+    """Ask for leases of current regions. The reply is Opened, for all of them, or a refusal for all.
+
+    `held` is empty or names for each the region the client has mapped (0: none): what is still
+    current is not sent again. With `wait`, the host answers when all the names exist.
+    """
+
+    id: int
+    open_names: tuple[str, ...]
+    held: tuple[int, ...]
+    wait: bool
+
+
+class Release(NamedTuple):
+    """Give leases back. Has no reply."""
+
+    id: int
+    leases: tuple[int, ...]
+
+
+class Cancel(NamedTuple):
+    """Give up request or watch `target`. Has no reply of its own; the target gets its one reply."""
+
+    id: int
+    target: int
+
+
+class List(NamedTuple):
+    """Ask for the regions whose name starts with `prefix`, after name `after`; the reply is Listed."""
+
+    id: int
+    prefix: str
+    after: str
+
+
+class Stat(NamedTuple):
+    """Ask for one current region; the reply is Described."""
+
+    id: int
+    name: str
+
+
+class Unlink(NamedTuple):
+    """Hide a name at once; its memory goes with the last lease. The reply is Done."""
+
+    id: int
+    name: str
+
+
+class Chmod(NamedTuple):
+    """Set the mode of the current region; only its owner may. The reply is Done."""
+
+    id: int
+    name: str
+    mode: int
+
+
+class Watch(NamedTuple):
+    """Ask for an Event at each change of a name with this prefix; the reply is Done, events follow."""
+
+    id: int
+    prefix: str
+
+
+class Inspect(NamedTuple):
+    """Ask for regions in any state, with their leases, after region `after`; the reply is Inspected."""
+
+    id: int
+    prefix: str
+    after: int
+
+
+class Measure(NamedTuple):
+    """Ask for the counters of the host; the reply is Measured."""
+
+    id: int
+
+
+# --- from the host
+
+
+class Welcome(NamedTuple):
+    """The reply to Hello: the version both speak, and the ranges of addresses to reserve."""
+
+    id: int
+    version: int
+    host: str
+    windows: tuple[tuple[int, int], ...]
+    uid: int
+
+
+class Created(NamedTuple):
+    """The reply to Create, with one read-write descriptor: where the new region will be mapped."""
+
+    id: int
+    region: int
+    address: int
+    capacity: int
+
+
+class Published(NamedTuple):
+    """The reply to Publish: the creator's own grant, with a read-only descriptor."""
+
+    id: int
+    grant: Grant
+
+
+class Opened(NamedTuple):
+    """The reply to Open: a grant for each name, and a descriptor for each grant with a lease."""
+
+    id: int
+    grants: tuple[Grant, ...]
+
+
+class Listed(NamedTuple):
+    """The reply to List, in the order of the names; `more` says that another request will get more."""
+
+    id: int
+    regions: tuple[RegionInfo, ...]
+    more: bool
+
+
+class Described(NamedTuple):
+    """The reply to Stat."""
+
+    id: int
+    info: RegionInfo
+
+
+class Done(NamedTuple):
+    """The reply to what has nothing to tell."""
+
+    id: int
+
+
+class Refused(NamedTuple):
+    """The reply to what is not done: a code of `errors.REFUSALS` and a sentence for people."""
+
+    id: int
+    code: str
+    text: str
+
+
+class Event(NamedTuple):
+    """A push; `id` is the Watch's. `kind` is `published`, `unlinked` or `changed`."""
+
+    id: int
+    kind: str
+    info: RegionInfo
+
+
+class Inspected(NamedTuple):
+    """The reply to Inspect, in the order of the regions' numbers; `more` as in Listed."""
+
+    id: int
+    regions: tuple[Inspection, ...]
+    more: bool
+
+
+class Measured(NamedTuple):
+    """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; what counts never goes back.
+
+    `restarts` is how often a host was started at this socket before, `listeners` the clients that wait or
+    watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
+    most bytes.
+    """
+
+    id: int
+    started_ns: int
+    restarts: int
+    budget: int
+    used: int
+    clients: int
+    listeners: int
+    connections: int
+    dropped: int
+    totals: tuple[Total, ...]
+    accounts: tuple[Account, ...]
+    timings: tuple[Timing, ...]
+    refusals: tuple[Tally, ...]
+
+
+class Goodbye(NamedTuple):
+    """The last message of a host that drops a peer: why."""
+
+    id: int
+    text: str
+
+
+REQUESTS: tuple[type[Message], ...] = (
+    Hello,
+    Create,
+    Publish,
+    Abort,
+    Open,
+    Release,
+    Cancel,
+    List,
+    Stat,
+    Unlink,
+    Chmod,
+    Watch,
+    Inspect,
+    Measure,
+)
+REPLIES: tuple[type[Message], ...] = (
+    Welcome,
+    Created,
+    Published,
+    Opened,
+    Listed,
+    Described,
+    Done,
+    Refused,
+    Event,
+    Goodbye,
+    Inspected,
+    Measured,
+)
+
+
+# Tags are positions in these tables: a new message goes to the end of its table, never between.
+REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
+REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
+TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
+_SENT = {cls: Record(cls, sent=True) for cls in TAG_OF}
+_RECEIVED = {cls: Record(cls, sent=False) for cls in TAG_OF}
+
+
+def descriptors_of(message: Message) -> int:
+    """Return how many descriptors ride on the frame of a message."""
+    cls = type(message)
+    if isinstance(message, Opened):
+        return len([grant for grant in message.grants if grant.lease])
+    return 1 if cls is Created or cls is Published else 0
+
+
+def to_wire(message: Message) -> list[object]:
+    """Return the array that stands for a message; LocalProtocolError when a field is not of its type."""
+    cls = type(message)
+    try:
+        _SENT[cls](message)
+    except TypeError as error:
+        raise LocalProtocolError(f"cannot send this {cls.__name__}: {error}") from None
+    descriptors = descriptors_of(message)
+    if descriptors > MAX_DESCRIPTORS:
+        raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
+    return [TAG_OF[cls], descriptors, *message]  # type: ignore[misc]
+
+
+def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
+    """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong."""
+    if type(wire) is not tuple or len(wire) < 3:
+        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {shown(wire)}")
+    tag, descriptors = wire[0], wire[1]
+    cls = tags.get(tag) if type(tag) is int else None
+    if cls is None:
+        raise RemoteProtocolError(f"unknown message tag {shown(tag)}")
+    try:
+        message: Message = _RECEIVED[cls](wire[2:])
+    except TypeError as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
+    expected = descriptors_of(message)
+    if type(descriptors) is not int or descriptors != expected:
+        raise RemoteProtocolError(f"{cls.__name__} declares {shown(descriptors)} descriptors, not {expected}")
+    if descriptors > MAX_DESCRIPTORS:
+        raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
+    return message

@@ -1,0 +1,244 @@
+"""Connecting to a host, and one question to it: what every client and every command shares.
+
+Knows no mapping, lease or thread, and nothing of the event loops: an async caller takes `try_connect` and
+`pauses`, and sleeps in its own way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from shmprotocol.errors import (
+    AccessDenied,
+    HostGone,
+    HostTimeout,
+    OutOfMemory,
+    RemoteProtocolError,
+    ShmError,
+    refusal,
+)
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import Connection, pack
+
+Reply = TypeVar("Reply", bound=m.Message)
+TIMEOUT_S = 10.0  # a host answers in microseconds; one that takes so long is stopped
+PAUSE_MIN_S = 0.001  # a host that runs accepts a full queue within a millisecond
+PAUSE_MAX_S = 0.05
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+class HostSocket(socket.socket):
+    """A socket that closes without a ResourceWarning when it is collected.
+
+    Views keep a connection open past its client on purpose; the garbage collector may find both at once.
+    """
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # of one that was never made: no descriptor was left
+            self.close()
+
+
+def connect(path: str, timeout_s: float) -> HostSocket:
+    """Return a socket connected to a host, which never blocks until its timeout is set.
+
+    HostGone: nobody listens there. AccessDenied: the socket is not for this user. HostTimeout: the host's
+    queue was full for `timeout_s`. OutOfMemory: no descriptor or memory is left for a socket. A signal whose
+    handler raises, such as Ctrl-C, ends it at once.
+    """
+    pauses_s = pauses(timeout_s)
+    while (sock := try_connect(path)) is None:
+        pause_s = next(pauses_s, None)
+        if pause_s is None:
+            raise overloaded(path)
+        time.sleep(pause_s)
+    return sock
+
+
+def try_connect(path: str) -> HostSocket | None:
+    """Return a connected, non-blocking socket; None while the host's queue is full. Never waits.
+
+    A Unix socket that cannot connect now says EAGAIN, and gives no event when it can (unix(7)). A blocking
+    connect would sleep in the kernel instead, but CPython takes one that a signal interrupts for connected:
+    it polls the socket, which is writable. Hence attempts and pauses.
+    """
+    sock = None
+    try:
+        sock = HostSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.connect(path)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        if isinstance(error, OSError):
+            raise _explain(path, error) from None
+        raise
+    return sock
+
+
+def pauses(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:
+    """Yield the seconds to sleep before each further attempt; ends when the time is up.
+
+    The pauses double, with random jitter, so that clients do not come back in step. The last one ends with
+    the timeout, and one attempt follows it.
+    """
+    end, pause_s = clock() + timeout_s, PAUSE_MIN_S
+    while (left := end - clock()) > 0:
+        yield min(left, pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(pause_s * 2, PAUSE_MAX_S)
+
+
+def overloaded(path: str) -> HostTimeout:
+    """Return the error for a host whose queue of connections stays full."""
+    return HostTimeout(f"the host at {path} takes no connection: it is stopped or overloaded")
+
+
+def _explain(path: str, error: OSError) -> ShmError:
+    """Return the error that says why there is no connection, and what to do; it has the same errno."""
+    explained: ShmError
+    if isinstance(error, PermissionError):
+        explained = AccessDenied(
+            f"may not use the host at {path}: {_owner(path)}, and this is uid {os.geteuid()}; "
+            "`shmhost doctor` says more"
+        )
+    elif error.errno in _EXHAUSTED:
+        explained = OutOfMemory(f"no socket to reach the host at {path}: {error.strerror}")
+    else:
+        explained = HostGone(
+            f"no host at {path} ({error.strerror or error}). Start one with `shmhost serve --socket {path}`, "
+            "or name the socket of one that runs in $SHMHOST_SOCKET"
+        )
+    return _with_errno(explained, error.errno)
+
+
+def _owner(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "a folder above it is closed to others"
+    return (
+        f"it belongs to uid {status.st_uid}, gid {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o} "
+        "(its group may use it)"
+    )
+
+
+def _with_errno(error: ShmError, number: int | None) -> ShmError:
+    if number is not None:
+        setattr(error, "errno", number)  # noqa: B010 - an attribute of the OSErrors among them alone
+    return error
+
+
+class Query:
+    """A greeted connection for simple requests, one at a time. A context manager.
+
+    Entering raises what `connect` does; connecting and each request take `timeout_s` at most, by default
+    10 s, and raise HostTimeout after that. A refusal is raised.
+    """
+
+    def __init__(
+        self, path: str, timeout_s: float | None = None, client: str = "shmhost command line"
+    ) -> None:
+        self._path = path
+        self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+        self._client = client
+        self._windows: tuple[tuple[int, int], ...] = ()
+        self._connection = Connection("client")
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Query:
+        self._socket = connect(self._path, self._timeout_s)
+        try:
+            welcome = self.ask(m.Hello(1, m.VERSION, m.VERSION, self._client), m.Welcome)
+        except BaseException:
+            self.__exit__()
+            raise
+        self._windows = welcome.windows
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        descriptors.close_all(self._connection.drain())
+
+    def ask(self, request: m.Message, wanted: type[Reply]) -> Reply:
+        """Send a request and return its reply, which is of the wanted type.
+
+        HostTimeout: none came in time. HostGone, RemoteProtocolError: none will come. A refusal is raised.
+        """
+        assert self._socket is not None, "ask is for the inside of the `with` block"
+        try:
+            reply = self._exchange(self._socket, request)
+        except TimeoutError:
+            raise HostTimeout(
+                f"the host at {self._path} gave no answer in {self._timeout_s:g} s: is it stopped?"
+            ) from None
+        except OSError as error:
+            if isinstance(error, ShmError):
+                raise
+            gone = HostGone(f"the host at {self._path} went away: {error.strerror or error}")
+            raise _with_errno(gone, error.errno) from None
+        if isinstance(reply, m.Refused):
+            raise refusal(reply.code, reply.text)
+        if isinstance(reply, m.Goodbye):
+            raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
+        if not isinstance(reply, wanted):
+            raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+        return reply
+
+    def _exchange(self, sock: socket.socket, request: m.Message) -> m.Message:
+        end = time.monotonic() + self._timeout_s
+        sock.settimeout(self._timeout_s)
+        sock.sendall(pack(request))
+        while True:
+            for reply, owned in self._connection.messages():
+                descriptors.close_all(owned)
+                return reply
+            left = end - time.monotonic()
+            if left <= 0:  # bytes come, but no whole reply
+                raise TimeoutError
+            sock.settimeout(left)
+            data, owned = descriptors.receive(sock)
+            if not data:
+                gone = HostGone(f"the host at {self._path} closed the connection")
+                raise _with_errno(gone, errno.EPROTO)  # the kernel has no error for a peer that says nothing
+            self._connection.receive(data, owned)
+
+    def regions(self, prefix: str) -> Iterator[m.RegionInfo]:
+        """Yield the current regions with a prefix, sorted by name."""
+        after, more = "", True
+        while more:
+            reply = self.ask(m.List(2, prefix, after), m.Listed)
+            yield from reply.regions
+            more = reply.more and bool(reply.regions)
+            after = reply.regions[-1].name if reply.regions else ""
+
+    def inspect(self, prefix: str) -> Iterator[m.Inspection]:
+        """Yield the regions with a prefix, in any state, with who holds them, by number."""
+        after, more = 0, True
+        while more:
+            reply = self.ask(m.Inspect(2, prefix, after), m.Inspected)
+            yield from reply.regions
+            more = reply.more and bool(reply.regions)
+            after = reply.regions[-1].info.region if reply.regions else 0
+
+    def measure(self) -> m.Measured:
+        """Return the counters of the host."""
+        return self.ask(m.Measure(2), m.Measured)
+
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Return the windows that the host announced."""
+        return self._windows
+
+    def stat(self, name: str) -> m.RegionInfo:
+        """Return one current region."""
+        return self.ask(m.Stat(2, m.check_name(name)), m.Described).info

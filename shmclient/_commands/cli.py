@@ -1,0 +1,204 @@
+"""The command `shmclient`: store, fetch and watch regions, and start native programs that read them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+import rich_click as click
+
+import shmclient
+from shmclient._commands import progress as _progress
+from shmprotocol.cli import SOCKET_HELP, manual, run
+from shmprotocol.errors import ShmError
+
+CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
+
+socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
+wait_option = click.option(
+    "--wait", type=float, metavar="SECONDS", help="Wait so long for the name, and for a host."
+)
+
+
+class Octal(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
+    """The mode of a region, such as 640. A bad one is refused before any input is read."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        if isinstance(value, str) and re.fullmatch("0?[0-7]{1,3}", value):
+            return int(value, 8)
+        return self.fail(f"{value!r:.40} is not an octal number such as 640", param, ctx)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=manual(
+        "shmclient put config config.json",
+        "shmclient get config --wait 10 | jq .",
+        "shmclient exec --region words -- ./reader words",
+    ),
+)
+@click.version_option(package_name="shmhost")
+def cli() -> None:
+    """Use the memory regions of a shmhost from the shell."""
+
+
+@cli.command(
+    epilog=manual(
+        "shmclient put config config.json",
+        "shmclient put weights --mode 640 < weights.bin",
+        "zcat data.gz | shmclient put data",
+    )
+)
+@click.argument("name")
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option(
+    "--mode", type=Octal(), default="600", metavar="OCTAL", help="Who may read and replace it. Default: 600."
+)
+@socket_option
+def put(name: str, file: BinaryIO, mode: int, path: str | None) -> None:
+    """Store FILE, or standard input, as region NAME.
+
+    A name that exists gets a new generation; who has the old one keeps it. A terminal shows progress.
+    """
+    with shmclient.connect(path) as client:
+        content = _content(file)
+        with _progress.transferring(f"Storing {name}", len(content)) as progress:
+            region = _put(client, name, content, mode, progress)
+        print(f"{region.name} generation {region.generation}: {region.size} bytes")
+
+
+def _put(
+    client: shmclient.Client,
+    name: str,
+    content: bytearray | mmap.mmap,
+    mode: int,
+    progress: Callable[[int], None],
+) -> shmclient.Region:
+    try:
+        return client.put(name, content, mode=mode, progress=progress)
+    except OSError as error:
+        if error.errno == errno.EFAULT:  # mapped, and not there any more
+            raise ShmError(f"the file became shorter while it was stored: {name!r} is as it was") from None
+        raise
+
+
+def _content(file: BinaryIO) -> bytearray | mmap.mmap:
+    """Return all of a file: mapped where it is a regular one, so that it need not fit into memory."""
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size and file.tell() == 0:
+        with contextlib.suppress(OSError):  # some cannot be mapped, as those of /sys
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    content = bytearray()
+    with _progress.transferring("Reading", None) as progress:
+        while chunk := file.read(CHUNK):
+            content += chunk
+            progress(len(content))
+    return content
+
+
+@cli.command(epilog=manual("shmclient get config --wait 10 | jq .", "shmclient get weights -o weights.bin"))
+@click.argument("name")
+@click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="Default: stdout.")
+@wait_option
+@socket_option
+def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> None:
+    """Write the payload of region NAME to a file or to standard output."""
+    client, (region,) = _open(path, [name], wait)
+    with client:
+        data = region.data
+        with _progress.transferring(f"Fetching {name}", len(data)) as progress:
+            for start in range(0, len(data), CHUNK):
+                output.write(data[start : start + CHUNK])
+                progress(min(start + CHUNK, len(data)))
+        output.flush()
+
+
+@cli.command(epilog=manual("shmclient watch models/", "shmclient watch --json | jq -r .name"))
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@socket_option
+def watch(prefix: str, as_json: bool, path: str | None) -> None:
+    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the end of the host."""
+    with shmclient.connect(path) as client, client.watch(prefix) as changes:
+        for kind, info in changes:
+            if as_json:
+                print(json.dumps({"kind": kind, **info._asdict()}), flush=True)
+            else:
+                print(f"{kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True)
+
+
+@cli.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True},
+    epilog=manual(
+        "shmclient exec --region words -- ./reader words",
+        "shmclient exec --region a --region b --wait 60 -- ./join a b",
+    ),
+)
+@click.option("--region", "names", multiple=True, required=True, metavar="NAME", help="May be repeated.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@wait_option
+@socket_option
+def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None, path: str | None) -> None:
+    """Start PROGRAM with the descriptors of regions, named in $SHM_REGIONS.
+
+    The program takes this one's place and keeps its connection to the host, so that the leases last as
+    long as it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it. Use mmap or
+    pread on it, never read or lseek: its offset can be that of other readers, too.
+
+    The exit code is the program's; 126: it cannot be started, 127: there is none.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        print(f"shmclient: no program {command[0]!r} in $PATH", file=sys.stderr)
+        sys.exit(127)  # as env(1)
+    client, regions = _open(path, names, wait)
+    _pass_on(client, regions)
+    try:
+        os.execv(program, command)
+    except OSError as error:
+        print(f"shmclient: cannot start {program}: {error.strerror}", file=sys.stderr)
+        sys.exit(126)
+
+
+def _open(
+    path: str | None, names: Sequence[str], wait: float | None
+) -> tuple[shmclient.Client, list[shmclient.Region]]:
+    """Open regions; with a wait, for the host and for the names, say on a terminal that this waits."""
+    if wait is None:
+        client = shmclient.connect(path)
+        return client, client.open_many(names, anywhere=True)
+    end = time.monotonic() + wait
+    with _progress.waiting(f"Waiting for {', '.join(names)}"):
+        client = shmclient.connect(path, wait=wait)
+        return client, client.open_many(names, wait=max(end - time.monotonic(), 0), anywhere=True)
+
+
+def _pass_on(client: shmclient.Client, regions: Sequence[shmclient.Region]) -> None:
+    """Let the program inherit the descriptors, and the connection that holds the leases."""
+    os.set_inheritable(client.fileno(), True)
+    for region in regions:
+        os.set_inheritable(region.fileno(), True)
+    os.environ["SHM_REGIONS"] = "".join(f"{region.fileno()} {region.name}\n" for region in regions)
+
+
+def main() -> None:
+    """Run the command; see `command_line.run` for how it ends."""
+    run(cli, "shmclient")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One connection to a host: pending requests, outgoing messages, retries."""

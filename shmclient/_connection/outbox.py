@@ -1,0 +1,133 @@
+"""What goes out on a client's socket: requests from callers, leases from destructors.
+
+Both may happen on any thread at any moment, and a destructor must not wait. So every write is tried
+without waiting; what the socket does not take stays here, in order, and whoever writes next sends it
+first. A lease that is given back therefore reaches the host at once, unless the socket is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from collections.abc import Callable
+
+from shmclient._process.gate import Gate
+from shmprotocol.errors import HostGone
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
+
+
+class Outbox:
+    """The sending side of a socket, and the count of leases that keep it open after `close`.
+
+    `close_socket` is called once: when the outbox is closed and no lease lives any more.
+    """
+
+    def __init__(self, sock: socket.socket, close_socket: Callable[[], None]) -> None:
+        self._sock = sock
+        self._close_socket = close_socket
+        self._unsent = b""
+        self._holds = 0
+        self.host_id = ""  # said in the host's Welcome
+        self._ids = itertools.count(1)
+        self._gate: Gate[m.Message | None] = Gate(self._give_back)
+        self.is_broken = False  # the peer takes nothing any more
+        self._is_closing = False  # no new requests; the socket goes with the last lease
+        self._is_shut = False
+        self.is_detached = False
+
+    def next_id(self) -> int:
+        """Return a request id that this connection has not used."""
+        return next(self._ids)
+
+    def post(self, message: m.Message) -> bool:
+        """Send a message as far as the socket takes it; True when nothing is left to send.
+
+        HostGone when the peer has closed the socket.
+        """
+        frame = pack(message)
+        with self._gate:
+            self._write(frame)
+            if self.is_broken:
+                raise self._gone()
+            return not self._unsent
+
+    def flush(self) -> bool:
+        """Send what is left; True when nothing is left any more."""
+        with self._gate:
+            self._write(b"")
+            if self.is_broken:
+                raise self._gone()
+            return not self._unsent
+
+    def hold(self) -> None:
+        """Count one more lease, or one more creation, that keeps the connection open."""
+        with self._gate:
+            self._holds += 1
+
+    def give_back(self, message: m.Message | None) -> None:
+        """Give up what `hold` counted, with a Release or Abort if one is due. Safe in a destructor."""
+        if not self.is_detached:
+            self._gate.submit(message)
+
+    def close(self) -> None:
+        """Close the socket, or leave that to the last lease."""
+        if not self.is_detached:
+            with self._gate:
+                self._is_closing = True
+                if not self._holds:
+                    self._shut()
+
+    def shut(self) -> None:
+        """Close the socket now: the peer is gone, so that no lease means anything any more."""
+        with self._gate:
+            self._shut()
+
+    def detach(self) -> None:
+        """Forget everything without a word: this is the child of a fork, the connection the parent's.
+
+        Takes no lock: a thread that does not exist here may have held it.
+        """
+        self.is_detached = True
+        self._shut()
+
+    def _gone(self) -> HostGone:
+        if self.is_detached:
+            return HostGone("this connection belongs to the parent process: a fork does not share it")
+        return HostGone("the host closed the connection: it ended, or dropped this client")
+
+    def _give_back(self, message: m.Message | None) -> None:
+        self._holds -= 1
+        if self.is_detached:
+            return
+        if self._is_closing and not self._holds:
+            self._shut()  # tells the host as well as a message would
+            return
+        if message is not None:
+            self._write(pack(message))
+
+    def _shut(self) -> None:
+        self.is_broken = True
+        if not self._is_shut:
+            self._is_shut = True
+            self._unsent = b""
+            self._close_socket()
+
+    def _write(self, frame: bytes) -> None:
+        """Send what is left and then a frame; keep what the socket does not take."""
+        if self._unsent:
+            frame = self._unsent + frame
+        while frame and not self.is_broken:
+            try:
+                sent = descriptors.send(self._sock, frame, (), descriptors.DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
+                self.is_broken = True
+                with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                break
+            frame = frame[sent:]
+        self._unsent = frame

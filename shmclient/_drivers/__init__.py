@@ -1,0 +1,1 @@
+"""Operations as generators, and the two drivers that carry them out."""

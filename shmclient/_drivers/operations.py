@@ -1,0 +1,392 @@
+"""What a client can do, each as a generator: it yields steps and is sent their outcomes. Does no I/O.
+
+The sync and the async client are two drivers of these same generators. A step is a request to the host,
+whose reply comes back with its descriptors, or a call that takes time, which the async client makes in a
+thread. An error of a step is raised at its `yield`; so is a cancellation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
+
+from shmclient import _codecs as codecs
+from shmclient._connection.exchange import Slot
+from shmclient._connection.outbox import Outbox
+from shmclient._pins.pinner import check_unpinned
+from shmclient._process.limits import no_room
+from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.creation import Creation
+from shmclient._regions.region import Lease, Mapped, RegionHandle, attach
+from shmprotocol.errors import (
+    Cancelled,
+    InvalidArgument,
+    RegionNotFound,
+    RemoteProtocolError,
+    WaitTimeout,
+    again,
+    refusal,
+)
+from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel.address_space import HEADER_SIZE
+from shmprotocol.wire import descriptors as fds
+from shmprotocol.wire import messages as m
+
+IOV_MAX = 1024  # of pwritev(2)
+METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
+DEFAULT_MODE = 0o600
+PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
+
+
+class Ask(NamedTuple):
+    """A request; its outcome is (reply, descriptors), or the refusal raised.
+
+    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
+    None: as long as any other request.
+    """
+
+    request: m.Message
+    wait_s: float | None = None
+
+
+class Run(NamedTuple):
+    """A call that takes time in proportion to `size` bytes; its outcome is its result."""
+
+    call: Callable[[], Any]
+    size: int
+
+
+Outcome = tuple[Any, list[int]]  # a reply and its descriptors
+Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
+Progress = Callable[[int], None]  # is called with the bytes that are done
+T = TypeVar("T")
+R = TypeVar("R", bound=RegionHandle)
+Operation = Generator[Ask | Run, Any, T]
+
+
+@dataclass(slots=True)
+class Context:
+    """What the operations of one connection share: where messages go, and what is mapped by name."""
+
+    outbox: Outbox
+    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
+
+    def greeting(self) -> m.Hello:
+        """Return the first message of a connection."""
+        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
+
+
+def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
+    """Take the host's answer to the greeting; return the windows that it announces."""
+    welcome = _only(outcome[0], m.Welcome)
+    context.outbox.host_id = welcome.host
+    return welcome.windows
+
+
+def take(slot: Slot, wait_s: float | None) -> Outcome:
+    """Return what a slot that is done holds, or raise its failure or refusal."""
+    if slot.failure is not None:
+        raise again(slot.failure)
+    reply = slot.reply
+    if isinstance(reply, m.Refused):
+        error = refusal(reply.code, reply.text)
+        if isinstance(error, Cancelled) and isinstance(slot.request, m.Open):
+            names = ", ".join(repr(name) for name in slot.request.open_names[:3])
+            raise WaitTimeout(f"{names} did not appear within {wait_s:.3g} s")
+        raise error
+    return reply, slot.descriptors
+
+
+def nothing() -> Operation[None]:
+    """Do no more than to be connected."""
+    yield from ()
+
+
+def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
+    """Return the value of a name. What is mapped and current costs one short round trip."""
+    # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
+    known = context.mapped.get(name)
+    held = (known.grant.region,) if known is not None and known.is_mapped() else ()
+    grants, owned = yield from _open(context, (name,), held, wait_s())
+    if not grants[0].lease and known is not None:
+        kept = known.buffer() if known.buffer is not None else None
+        if kept is not None:  # and stays, whatever another thread lets go of
+            value = codecs.decode(known.metadata, known.data())
+            del kept  # the value's views keep it from here on
+            return value
+    if not grants[0].lease:  # the last view went while the host was asked
+        grants, owned = yield from _open(context, (name,), (), wait_s())
+    lease = Lease(context.outbox, grants[0].lease)
+    try:
+        known, buffer = attach(grants[0], lease, owned[0], anywhere=anywhere)
+    except BaseException:
+        lease.release()
+        raise
+    finally:
+        fds.close_all(owned)
+    context.mapped[name] = known
+    value = codecs.decode(known.metadata, known.data())
+    del buffer  # the value's views keep it from here on
+    return value
+
+
+def open_many(
+    context: Context, kind: type[R], names: Sequence[str], wait_s: Remaining, anywhere: bool
+) -> Operation[list[R]]:
+    """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
+    regions: list[R] = []
+    try:
+        for start in range(0, len(names), m.MAX_DESCRIPTORS):
+            batch = tuple(names[start : start + m.MAX_DESCRIPTORS])
+            grants, owned = yield from _open(context, batch, (), wait_s())
+            leases = [Lease(context.outbox, grant.lease) for grant in grants]
+            batch_regions = [
+                kind(grant, lease, descriptor, anywhere=anywhere)
+                for grant, lease, descriptor in zip(grants, leases, owned, strict=True)
+            ]
+            regions += batch_regions
+            for region in batch_regions:
+                region.attach()
+    except BaseException:
+        for region in regions:
+            region.close()
+        raise
+    return regions
+
+
+def put(
+    context: Context,
+    kind: type[R],
+    name: str,
+    obj: object,
+    mode: int,
+    backend: str,
+    replace: bool,
+    progress: Progress | None,
+) -> Operation[R]:
+    """Store an object as one sealed region: written with `pwritev`, never mapped.
+
+    On cancellation the name has its old value, or the new one if the host had published already.
+    """
+    encoded = codecs.encode(obj)
+    metadata_at = -(-encoded.size // 8) * 8
+    size = metadata_at + len(encoded.metadata)
+    create = _create_request(context, name, size, mode, "full", backend, replace)
+    reply, owned = yield Ask(create)
+    created = _whole(context, reply, owned, m.Created)
+    creation = Creation(context.outbox, created.region, owned[0])
+    try:
+        chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
+        descriptor = owned[0]
+        yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks, progress), size)
+        publish = m.Publish(
+            context.outbox.next_id(),
+            created.region,
+            memory.KIND_DATA,
+            encoded.size,
+            0,
+            0,
+            created.address + HEADER_SIZE + metadata_at,
+            len(encoded.metadata),
+        )
+        reply, owned = yield Ask(publish)
+        return _published(context, kind, creation, reply, owned)
+    except BaseException:
+        creation.abort()
+        raise
+
+
+def create(
+    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+) -> Operation[RegionBuilder]:
+    """Return a builder, mapped read-write at its final address."""
+    if type(size) is not int or size < 1:
+        raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
+    whole_size = memory.page_up(size + METADATA_ROOM)
+    request = _create_request(context, name, whole_size, mode, seal, backend, replace)
+    reply, owned = yield Ask(request)
+    created = _whole(context, reply, owned, m.Created)
+    return RegionBuilder(context.outbox, request, created, owned[0], size)
+
+
+def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
+    """Publish what a builder has built, or give it up."""
+    try:
+        yield Run(builder.check_pointers, builder.size)
+        if builder.is_to_be_sealed:
+            check_unpinned(builder)
+        reply, owned = yield Ask(builder.finish(context.outbox.next_id()))
+        region = _published(context, kind, builder.creation, reply, owned)
+        region.attach()
+        builder.published(region)
+        return region
+    except BaseException:
+        builder.abort()
+        raise
+
+
+def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]:
+    """Return all current regions whose name starts with the prefix, sorted by name."""
+    found: list[m.RegionInfo] = []
+    more = True
+    while more:
+        after = found[-1].name if found else ""
+        reply, _ = yield Ask(m.List(context.outbox.next_id(), prefix, after))
+        found += reply.regions
+        more = reply.more and bool(reply.regions)
+    return found
+
+
+def stat(context: Context, name: str) -> Operation[m.RegionInfo]:
+    """Return what the host knows of a current region."""
+    reply, _ = yield Ask(m.Stat(context.outbox.next_id(), m.check_name(name)))
+    return _only(reply, m.Described).info
+
+
+def unlink(context: Context, name: str) -> Operation[None]:
+    """Hide a name at once; its memory goes with the last lease."""
+    yield Ask(m.Unlink(context.outbox.next_id(), m.check_name(name)))
+
+
+def chmod(context: Context, name: str, mode: int) -> Operation[None]:
+    """Set who may open (read) and replace or unlink (write) the current region of a name."""
+    yield Ask(m.Chmod(context.outbox.next_id(), m.check_name(name), _check_mode(mode)))
+
+
+def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
+    """Whether a region is still what its name stands for."""
+    try:
+        info = yield from stat(context, region.name)
+    except RegionNotFound:
+        return False
+    return region.is_of(context.outbox.host_id, info.region)
+
+
+def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
+    """Undo what a reply granted that nobody waits for any more."""
+    fds.close_all(owned)
+    if isinstance(reply, m.Opened):
+        for grant in reply.grants:
+            if grant.lease:
+                Lease(context.outbox, grant.lease).release()
+    elif isinstance(reply, m.Published):
+        Lease(context.outbox, reply.grant.lease).release()
+    elif isinstance(reply, m.Created):
+        context.outbox.hold()
+        context.outbox.give_back(m.Abort(0, reply.region, False))
+
+
+def write_all(
+    descriptor: int,
+    start: int,
+    chunks: Sequence[tuple[int, memoryview]],
+    progress: Progress | None = None,
+) -> None:
+    """Write buffers at their offsets behind `start`; what lies between two of them stays zero.
+
+    `progress` is called with the bytes written so far, each time that a PIECE of them is done.
+    """
+    pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
+    if progress is not None:
+        pending = [piece for chunk in pending for piece in _pieces(*chunk)]
+    done = told = 0
+    while pending:
+        group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
+        position = group[0][0]
+        written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
+        done += written
+        if progress is not None and done >= told + PIECE:
+            told = done
+            progress(done)
+        while pending and written >= len(pending[0][1]):
+            written -= len(pending.pop(0)[1])
+        if written:
+            offset, buffer = pending[0]
+            pending[0] = (offset + written, buffer[written:])
+    if progress is not None and done > told:
+        progress(done)
+
+
+def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for start in range(0, max(len(buffer), 1), PIECE):
+        yield offset + start, buffer[start : start + PIECE]
+
+
+def _adjacent(pending: Sequence[tuple[int, memoryview]], limit: int) -> list[tuple[int, memoryview]]:
+    """Return the first buffers as long as each begins where the one before ends, of `limit` bytes at most."""
+    group = [pending[0]]
+    start = pending[0][0]
+    for offset, buffer in itertools.islice(pending, 1, IOV_MAX):
+        last_offset, last = group[-1]
+        if last_offset + len(last) != offset or offset + len(buffer) - start > limit:
+            break
+        group.append((offset, buffer))
+    return group
+
+
+def _open(
+    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
+) -> Operation[tuple[tuple[m.Grant, ...], list[int]]]:
+    for name in names:
+        m.check_name(name)
+    request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
+    reply, owned = yield Ask(request, wait_s)
+    grants = _whole(context, reply, owned, m.Opened).grants
+    if len(grants) != len(names) or len(owned) + len(held) < len(names):
+        dispose(context, reply, owned)
+        raise RemoteProtocolError(f"{len(grants)} grants came for {len(names)} names")
+    return grants, owned
+
+
+def _create_request(
+    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+) -> m.Create:
+    if seal not in m.SEALS or backend not in m.BACKENDS:
+        raise InvalidArgument(f"seal is one of {m.SEALS} and backend one of {m.BACKENDS}")
+    return m.Create(
+        context.outbox.next_id(), m.check_name(name), size, seal, backend, _check_mode(mode), replace
+    )
+
+
+def _published(
+    context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: Sequence[int]
+) -> R:
+    grant = _only(reply, m.Published).grant
+    lease = Lease(context.outbox, grant.lease)
+    creation.published(lease)  # before any error: what is mapped keeps it
+    if not owned:
+        lease.release()
+        raise no_room(reply, 0)
+    return kind(grant, lease, owned[0])
+
+
+def _whole(context: Context, reply: m.Message, owned: Sequence[int], wanted: type[T]) -> T:
+    """Return a reply that came with all its descriptors; else give back what it granted, and say why."""
+    if len(owned) < m.descriptors_of(reply):
+        dispose(context, reply, owned)
+        raise no_room(reply, len(owned))
+    return _only(reply, wanted)
+
+
+def _only(reply: m.Message, wanted: type[T]) -> T:
+    if not isinstance(reply, wanted):
+        raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+    return reply
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Return the time that a host may take; InvalidArgument unless it is a positive number of seconds."""
+    if not 0 < timeout_s < 1e9:
+        raise InvalidArgument(f"timeout_s is a positive number of seconds, not {timeout_s!r}")
+    return timeout_s
+
+
+def _check_mode(mode: int) -> int:
+    if type(mode) is not int or not 0 <= mode <= 0o777:
+        raise InvalidArgument(f"a mode is 0o000 to 0o777, not {mode!r:.40}")
+    return mode

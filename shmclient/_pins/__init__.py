@@ -1,0 +1,1 @@
+"""Pins: buffers that stay at their addresses."""

@@ -1,0 +1,1 @@
+"""Checks of the pointers in a region."""

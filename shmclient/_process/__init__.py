@@ -1,0 +1,1 @@
+"""State of this process that all clients share: address space, locks, fork."""

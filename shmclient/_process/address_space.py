@@ -1,0 +1,243 @@
+"""This process's address space: what is reserved, what is mapped where, and when it goes.
+
+The one module with state of the whole process, because an address space is one: two clients that open
+the same region share its one mapping. Knows no socket and no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from shmclient._process.gate import Gate
+from shmclient._process.intervals import Intervals
+from shmprotocol.errors import AddressConflict, OutOfMemory
+from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
+
+
+@dataclass(slots=True)
+class _Range:
+    """One mapping of this process; `holds` counts those who need it."""
+
+    address: int
+    capacity: int
+    flags: int
+    identity: tuple[str, int]  # the host's own id, and the region's number there
+    label: str
+    is_writable: bool
+    is_published: bool
+    holds: int = 0
+    buffer: weakref.ref[Any] | None = None  # the last one that was handed out
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """One need for a range. `after` is called when it is given up and no longer mapped for it."""
+
+    range: _Range
+    after: Callable[[], None]
+
+
+class Place(NamedTuple):
+    """A region that is mapped here; `memory` keeps it.
+
+    `is_lasting`: it is published, and others have it at this address. It is writable for who builds it until
+    it is frozen, with seal="writer" also after that.
+    """
+
+    address: int
+    capacity: int
+    label: str
+    is_writable: bool
+    is_lasting: bool
+    memory: Any
+
+
+class Buffer(NamedTuple):
+    """A mapping: its address, and the buffer that keeps it and can be referenced weakly."""
+
+    address: int
+    memory: Any
+
+
+class AddressSpace:
+    """Reservations and mappings. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._reserved: list[tuple[int, int]] = []
+        self._ranges: Intervals[_Range] = Intervals()
+        self._gate: Gate[_Hold] = Gate(self._give_up)
+
+    def reserve(self, windows: tuple[tuple[int, int], ...]) -> None:
+        """Reserve windows, as far as this process can.
+
+        A window that a limit forbids (RLIMIT_AS) or in which something lies already stays unreserved:
+        each of its regions is then mapped only if its own addresses are free.
+        """
+        with self._gate:
+            for base, size in windows:
+                if self._is_reserved(base, size):
+                    continue
+                with contextlib.suppress(AddressConflict):
+                    if memory.reserve(base, size):
+                        self._reserved.append((base, size))
+
+    def attach(
+        self,
+        identity: tuple[str, int],
+        descriptor: int,
+        address: int,
+        capacity: int,
+        after: Callable[[], None],
+        label: str,
+        *,
+        unsealed: bool = False,
+        anywhere: bool = False,
+    ) -> Buffer:
+        """Map a published region for reading and return a buffer over it, `capacity` bytes.
+
+        When the last view of the buffer goes, the region is unmapped (unless another buffer needs it),
+        and then `after` is called, on whatever thread that is. AddressConflict: something else lives
+        there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
+        stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
+        """
+        wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
+        return self._map(memory.attach, wanted, descriptor, after, anywhere)
+
+    def map_writable(
+        self,
+        identity: tuple[str, int],
+        descriptor: int,
+        address: int,
+        capacity: int,
+        after: Callable[[], None],
+        label: str,
+    ) -> Buffer:
+        """Map a region under construction and return a writable buffer, as `attach` does."""
+        wanted = _Range(address, capacity, 0, identity, label, True, False)
+        return self._map(memory.map_writable, wanted, descriptor, after, False)
+
+    def freeze(self, address: int, descriptor: int) -> None:
+        """Make what `map_writable` mapped at an address read-only, for all its views; they stay.
+
+        A write by a view is SIGSEGV from then on, also in another thread that is at it. `descriptor` was
+        opened O_RDONLY, or the object takes no seals; it stays the caller's.
+        """
+        with self._gate:
+            mapping = self._ranges.starting(address)
+            assert mapping is not None
+            memory.freeze(descriptor, address, mapping.capacity)
+            mapping.is_writable = False
+
+    def find(self, address: int) -> Place | None:
+        """Return the region of this process that an address lies in, or None."""
+        low, high = self._ranges.bounds
+        if not low <= address < high:
+            return None
+        with self._gate:
+            found = self._ranges.at(address)
+            if found is None or not found.holds:
+                return None
+            buffer = found.buffer() if found.buffer is not None else None
+            if buffer is None:  # another, older one is what keeps it
+                buffer = self._hold(found, lambda: None)
+            is_lasting = found.is_published and not found.flags & MAP_ANYWHERE
+            return Place(found.address, found.capacity, found.label, found.is_writable, is_lasting, buffer)
+
+    def is_reserved(self, address: int) -> bool:
+        """Whether an address lies in a window that is reserved here."""
+        return self._is_reserved(address, 1)
+
+    def _map(
+        self,
+        function: Callable[[int, int, int, int], int],
+        wanted: _Range,
+        descriptor: int,
+        after: Callable[[], None],
+        anywhere: bool,
+    ) -> Buffer:
+        with self._gate:
+            found = self._find(wanted)
+            if found is None:
+                try:
+                    found = self._map_new(function, wanted, descriptor)
+                except AddressConflict:
+                    if not anywhere:
+                        raise
+                    elsewhere = replace(wanted, address=0, flags=wanted.flags | MAP_ANYWHERE)
+                    found = self._map_new(function, elsewhere, descriptor)
+            found.label = wanted.label
+            found.is_published = found.is_published or wanted.is_published
+            return Buffer(found.address, self._hold(found, after, is_writable=wanted.is_writable))
+
+    def _hold(self, found: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
+        """Return one more buffer over a range, whose end calls `after`. With the gate held.
+
+        A reader's buffer is read-only also where the mapping is a builder's, and writable.
+        """
+        found.holds += 1
+        hold = _Hold(found, after)
+        buffer = memory.bytes_at(
+            found.address, found.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
+        )
+        found.buffer = weakref.ref(buffer)
+        return buffer
+
+    def _map_new(
+        self, function: Callable[[int, int, int, int], int], wanted: _Range, descriptor: int
+    ) -> _Range:
+        flags = wanted.flags
+        if not flags & MAP_ANYWHERE:
+            self._check_free(wanted.address, wanted.capacity)
+            if self._is_reserved(wanted.address, wanted.capacity):
+                flags |= MAP_RESERVED
+        mapped = function(descriptor, wanted.address, wanted.capacity, flags)
+        found = replace(wanted, address=mapped, flags=flags)
+        self._ranges.add(mapped, found.capacity, found)
+        return found
+
+    def _find(self, wanted: _Range) -> _Range | None:
+        found = self._ranges.starting(wanted.address)
+        if found is not None and found.identity == wanted.identity and found.capacity == wanted.capacity:
+            return found
+        return None
+
+    def _check_free(self, address: int, capacity: int) -> None:
+        # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
+        # the two apart, so it is looked up here. Two hosts with the same window meet here.
+        if self._ranges.overlapping(address, capacity):
+            raise memory.conflict(address, capacity)
+
+    def _is_reserved(self, address: int, size: int) -> bool:
+        return any(base <= address and address + size <= base + length for base, length in self._reserved)
+
+    def _give_up(self, hold: _Hold) -> None:
+        found = hold.range
+        found.holds -= 1
+        if found.holds == 0:
+            try:
+                memory.unmap(found.address, found.capacity, found.flags)
+            except (OSError, OutOfMemory):
+                return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
+            self._ranges.remove(found.address)
+        hold.after()
+
+    def settle(self) -> None:
+        """Return when what was given up before is unmapped: another thread may have been at it."""
+        with self._gate:
+            pass
+
+    def before_fork(self) -> None:
+        """Have no other thread inside while the process forks."""
+        self._gate.__enter__()
+
+    def after_fork(self) -> None:
+        """Go on, in parent and child; the child has the mappings too."""
+        self._gate.__exit__()
+
+
+ADDRESS_SPACE = AddressSpace()

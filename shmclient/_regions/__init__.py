@@ -1,0 +1,1 @@
+"""Regions: handles, mappings, leases, and how new ones are built."""

@@ -1,0 +1,278 @@
+"""A region under construction, as its maker sees it. Does no I/O: `_operations` asks the host."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+from shmclient import _codecs as codecs
+from shmclient._connection.outbox import Outbox
+from shmclient._pointers.check import NO_LENGTHS, Lengths, check_root, is_checking
+from shmclient._pointers.plan import Pointed
+from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._regions.creation import Creation
+from shmclient._regions.region import RegionHandle
+from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
+from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel.address_space import HEADER_SIZE
+from shmprotocol.wire import messages as m
+
+ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
+
+
+class RegionBuilder:
+    """A region under construction, mapped read-write at its final address.
+
+    NumPy arrays are made in place with `array`, cffi objects with `alloc`, `new` and `bytes`, and bytes are
+    written through `data`. Leaving the
+    `with` block of `create` publishes; an exception in it undoes everything, and the name is free at once.
+
+    With `seal="full"` the memory becomes read-only where it is when the block ends, before the host is
+    asked: views of `data`, arrays over them and pointers made here can be read from then on, for as long as
+    a view or `region` is held, and **a write through one ends the process by SIGSEGV**, whatever its flags
+    say and whichever thread it is on. So end what still writes before the block ends. Pins promise native
+    code that it may write: RegionBusy while one lives. After an error at the end of the block views are
+    read-only, or as before it; after an exception in the block they are private memory that can be written.
+     `size` is the bytes of the payload, `capacity` those of the
+    memory object.
+    """
+
+    def __init__(
+        self, outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
+    ) -> None:
+        self.name = request.name
+        self.address = created.address
+        self.size = size  # bytes of the payload
+        self.capacity = created.capacity  # bytes of the memory object
+        self.region: RegionHandle | None = None
+        self.is_to_be_sealed = request.seal == "full"
+        self._backend = request.backend
+        self._frozen: Any = None  # the buffer, from the freeze until the region is attached
+        self.creation = Creation(outbox, created.region, descriptor)
+        self._next = created.address + HEADER_SIZE
+        self._end = self._next + size
+        self._room = request.size - size
+        self._root: tuple[int, int, Any] = (0, 0, None)
+        self._lengths = NO_LENGTHS
+        self._arrays: dict[str | None, dict[str, Any]] = {}  # descriptions by name; None: the whole value
+        self._arrays_size = ARRAYS_OVERHEAD
+        self._buffer = self.creation.map(created, f"region {self.name!r} under construction")
+
+    @property
+    def data(self) -> memoryview:
+        """The payload, writable until it is published. RegionClosed after a full seal."""
+        return memoryview(self._mapped())[HEADER_SIZE : HEADER_SIZE + self.size]
+
+    @property
+    def data_address(self) -> int:
+        """The address of the payload, where `data` starts."""
+        return self.address + HEADER_SIZE
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor, which stays the builder's, until it is published.
+
+        Its offset is the host's as well: use pwrite(2) or mmap(2), never write(2) or lseek(2). A writable
+        mapping of it that lives at the end of the block is RegionBusy.
+        """
+        return self.creation.fileno()
+
+    def alloc(self, size: int, align: int = 16) -> int:
+        """Take `size` zeroed bytes at a multiple of `align`, a power of two; return their address."""
+        self._mapped()
+        if size < 0 or align < 1 or align & (align - 1):
+            raise InvalidArgument(f"cannot allocate {size} bytes at a multiple of {align}")
+        address = (self._next + align - 1) & -align
+        if address + size > self._end:
+            raise InvalidArgument(
+                f"{size} bytes do not fit: {max(self._end - address, 0)} of {self.size} are left in "
+                f"{self.name!r}; create it larger"
+            )
+        self._next = address + size
+        return address
+
+    def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
+        """Make an object in the region, as `ffi.new(ctype, init)` would in private memory.
+
+        `ctype` is a pointer (`"struct node *"`) or an array (`"int[8]"`, `"int[]"` with a length or a
+        sequence as init). The pointer does not keep the builder alive.
+        """
+        wanted = ffi.typeof(ctype)
+        if wanted.kind == "pointer":
+            pointer = self._place(ffi, wanted, wanted.item, 1)
+            if init is not None:
+                pointer[0] = init
+            return pointer
+        if wanted.kind != "array":
+            raise TypeError(f"expected a pointer or array type, got {ctype!r}")
+        length, values = _array_length(wanted, init)
+        pointer = self._place(ffi, ffi.typeof(ffi.getctype(wanted.item, "*")), wanted.item, length)
+        for index, value in enumerate(values):
+            pointer[index] = value
+        return ffi.cast(ffi.getctype(wanted.item, f"(*)[{length}]"), pointer)[0]
+
+    def bytes(self, content: Any) -> Any:
+        """Copy a bytes-like object in, with a zero byte behind it; return a cffi `char *` to it."""
+        size = memoryview(content).nbytes
+        address = self.alloc(size + 1, 1)
+        start = address - self.address
+        memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
+        return memory.char_pointer(address)
+
+    def array(self, shape: SupportsIndex | Sequence[int], dtype: Any, name: str | None = None) -> Any:
+        """Make a NumPy array of zeros in the region, at a multiple of 64, to be filled in place.
+
+        It is what `get` returns then, read-only and without a copy, as if it had been `put`. With a `name`
+        there can be several: `get` returns a dict of them. Where there is a root as well, the arrays are part
+        of what it leads to, and `get` returns the bytes. Allow 64 bytes for each in the builder's size.
+
+        InvalidArgument: it does not fit, its name is taken, a second one without a name, or an invalid shape.
+        TypeError: a dtype that cannot be stored. ImportError: there is no NumPy.
+        """
+        import numpy as np
+
+        self._check_array_name(name)
+        lengths = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(shape)
+        try:
+            description = codecs.describe_array(dtype, lengths)
+        except ValueError as error:
+            raise InvalidArgument(f"cannot make an array of shape {lengths!r:.80}: {error}") from None
+        address = self.alloc(description["size"], codecs.ALIGNMENT)
+        description["offset"] = address - self.data_address
+        taken = self._arrays_size + len(codecs.pack_metadata({name or "": description}))
+        if taken > self._room:
+            raise InvalidArgument(
+                f"{len(self._arrays)} arrays of {self.name!r} are described, and the {self._room} bytes for "
+                "that are full: make fewer and larger ones, or put() a dict"
+            )
+        self._arrays[name], self._arrays_size = description, taken
+        return np.ndarray(lengths, np.dtype(dtype), self.data, description["offset"])
+
+    def set_root(self, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> None:
+        """Choose what readers start from: a cffi pointer that lies in this region.
+
+        Publishing checks all pointers that its type leads to, unless `unchecked`: PointerEscapes then, and
+        nothing is published. `lengths` are as for `check_pointers`, and so is the time it takes.
+        """
+        address, size, kind = memory.describe_pointer(pointer)
+        start = self.address + HEADER_SIZE
+        if not start <= address <= address + size <= self._end:
+            raise InvalidArgument(
+                f"the root {address:#x}, {size} bytes, is not inside the payload {start:#x}-{self._end:#x}"
+            )
+        self._root = (address, size, kind)
+        self._lengths = lengths
+
+    def __repr__(self) -> str:
+        return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"
+
+    def _place(self, ffi: Any, pointer_type: Any, item: Any, count: int) -> Any:
+        address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
+        return ffi.cast(pointer_type, address)
+
+    def _check_array_name(self, name: str | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"an array is named by a str, not {type(name).__name__}: {name!r:.40}")
+        if name in self._arrays or (self._arrays and None in (name, *self._arrays)):
+            raise InvalidArgument(
+                f"{self.name!r} has the array {name!r:.40}: give each a name of its own"
+                if name in self._arrays and name is not None
+                else f"{self.name!r} has an array already: where there are several, all have a name"
+            )
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what readers are told that the payload is."""
+        root, _, kind = self._root
+        if root:
+            return {"format": "objects", "root": kind.cname}
+        if None in self._arrays:
+            return self._arrays[None]
+        if self._arrays:
+            return {"format": "dict", "items": [list(item) for item in self._arrays.items()]}
+        return {"format": "bytes", "offset": 0, "size": self.size}
+
+    def _mapped(self) -> Any:
+        if self._buffer is None:
+            raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
+        return self._buffer
+
+    def pointed(self) -> Pointed:
+        """Return what `check_pointers` looks at: the payload, and the root so far."""
+        address, size, kind = self._root
+        end = HEADER_SIZE + self.size
+        view = memoryview(self._mapped())[:end]
+        return Pointed(self.name, view, self.address, end, address, size, bool(kind and kind.kind == "array"))
+
+    # What `_operations` calls, in this order.
+
+    def check_pointers(self) -> None:
+        """Check what the root leads to by its cffi type, unless `unchecked`: some 0.1 us an object."""
+        address, _, kind = self._root
+        if address and is_checking():
+            check_root(self.pointed(), kind.item, self._lengths)
+
+    def finish(self, request: int) -> m.Publish:
+        """Write the metadata, freeze the memory for a full seal, and return what to ask of the host."""
+        root, root_size, _ = self._root
+        metadata = codecs.pack_metadata(self._describe())
+        start = HEADER_SIZE + self.size
+        if len(metadata) <= self._room:
+            memoryview(self._mapped())[start : start + len(metadata)] = metadata
+        else:
+            metadata = b""
+        if self.is_to_be_sealed:
+            self._freeze()
+        return m.Publish(
+            request,
+            self.creation.region,
+            memory.KIND_OBJECTS if root else memory.KIND_DATA,
+            self.size,
+            root,
+            root_size,
+            self.address + start if metadata else 0,
+            len(metadata),
+        )
+
+    def published(self, region: RegionHandle) -> None:
+        """Note that the host has published it; `region` is attached, so that the mapping stays."""
+        self.region = region
+        self._frozen = None
+
+    def abort(self) -> None:
+        """Give up: the name is free at once, the address when the last view of it is gone."""
+        self._buffer = self._frozen = None
+        self.creation.abort()
+
+    def _freeze(self) -> None:
+        if self.creation.freeze(is_sealed=self._backend != "shm"):
+            self._frozen = self._buffer  # keeps the mapping for the region
+            self._buffer = None
+        else:
+            self._unmap()
+
+    def _unmap(self) -> None:
+        # The way without /proc: nothing writable may be mapped when the host seals.
+        buffer = weakref.ref(self._buffer)
+        self._buffer = None
+        if buffer() is not None:
+            gc.collect()  # views in reference cycles
+        if buffer() is not None:
+            raise RegionBusy(
+                f"a writable view of {self.name!r} lives (of builder.data, or an array over it), and it "
+                f"cannot be made read-only, as /proc/self/fd/{self.creation.fileno()} cannot be opened (is "
+                "/proc mounted? is RLIMIT_NOFILE reached?): mend that, or delete the view before the block "
+                "ends, or create the region with seal='writer'"
+            )
+        ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
+
+
+def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:
+    """Return how many items an array type gets from `init`, as ffi.new has it, and their values."""
+    if isinstance(init, int) and array.length is None:
+        return init, ()
+    values = () if init is None else list(init)
+    length = len(values) if array.length is None else array.length
+    if len(values) > length:
+        raise InvalidArgument(f"{len(values)} values do not fit in {array.cname!r}")
+    return length, values

@@ -1,0 +1,111 @@
+"""An unpublished region as this process holds it, and what it owes the host at its end. Does no I/O."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+from shmclient._connection.outbox import Outbox
+from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._regions.region import Lease
+from shmprotocol.errors import RegionClosed
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+
+
+class Creation:
+    """An unpublished region: its read-write descriptor, and what the end of its mapping means."""
+
+    def __init__(self, outbox: Outbox, region: int, descriptor: int) -> None:
+        self.region = region
+        self._outbox = outbox
+        self._descriptor = descriptor
+        self._address = 0
+        self._state = "open"  # then "published" or "aborted"
+        self._is_mapped = False
+        self._lease: Lease | None = None
+        self._forgotten = itertools.count()
+        outbox.hold()
+
+    def map(self, created: m.Created, label: str) -> Any:
+        """Map it read-write and return the buffer; on an error everything is given back."""
+        try:
+            mapping = ADDRESS_SPACE.map_writable(
+                (self._outbox.host_id, self.region),
+                self._descriptor,
+                created.address,
+                created.capacity,
+                self._unmapped,
+                label,
+            )
+        except BaseException:
+            self.abort()
+            raise
+        self._is_mapped = True
+        self._address = mapping.address
+        return mapping.memory
+
+    def freeze(self, *, is_sealed: bool) -> bool:
+        """Make the mapping read-only in place: views stay, a write by one is SIGSEGV from then on.
+
+        `is_sealed`: the host is to seal it, so that no mapping of a read-write descriptor may be left. False
+        when there is no read-only one to be had (/proc is not mounted, RLIMIT_NOFILE): all is as before.
+        """
+        if not is_sealed:
+            ADDRESS_SPACE.freeze(self._address, self._descriptor)
+            return True
+        try:
+            reader = descriptors.reopen(self._descriptor)
+        except OSError:
+            return False
+        try:
+            ADDRESS_SPACE.freeze(self._address, reader)
+        finally:
+            os.close(reader)
+        return True
+
+    def fileno(self) -> int:
+        """Return the read-write descriptor; RegionClosed when the creation is over."""
+        if self._descriptor < 0:
+            raise RegionClosed("the region is published or given up: its read-write descriptor is closed")
+        return self._descriptor
+
+    def published(self, lease: Lease) -> None:
+        """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
+        self._end("published")
+        if self._is_mapped:
+            self._lease = lease.share()
+        self._outbox.give_back(None)
+
+    def abort(self) -> None:
+        """Give the name back now, and the address once no view of it lives any more. May be called again.
+
+        A view can live for long: a notebook keeps its variables, `sys.last_traceback` those of each frame.
+        """
+        if self._state == "open":
+            self._end("aborted")
+            if self._is_mapped:
+                self._outbox.hold()
+                self._outbox.give_back(m.Abort(0, self.region, True))
+            # Not `else`: the last view may have gone meanwhile, on another thread. Either its `_unmapped` saw
+            # "aborted", or this sees that nothing is mapped, or both: then `_forget` is called twice.
+            if not self._is_mapped:
+                self._forget()
+
+    def _end(self, state: str) -> None:
+        self._state = state
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _unmapped(self) -> None:
+        self._is_mapped = False
+        if self._state == "aborted":
+            self._forget()
+        elif self._lease is not None:
+            self._lease.release()
+
+    def _forget(self) -> None:
+        if next(self._forgotten) == 0:  # `next` is atomic
+            # After an Abort that said "mapped" and came later, on another thread, this has ended it all.
+            self._outbox.give_back(m.Abort(0, self.region, False))

@@ -1,0 +1,289 @@
+"""Published regions as this process holds them: the lease, the mapping, the handle. Does no I/O."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from shmclient import _codecs as codecs
+from shmclient._connection.outbox import Outbox
+from shmclient._pointers.plan import Pointed
+from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.fork import INNER, at_fork
+from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
+from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel.address_space import HEADER_SIZE, Header
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+
+# Held while a descriptor gets its own description, and while a handle is closed. One for the process: it is
+# held for 4 us, once a handle, by a thread that waits for nothing. A child of a fork gets it free.
+_SEPARATING = threading.RLock()
+at_fork(INNER, _SEPARATING.acquire, _SEPARATING.release)
+
+
+class Lease:
+    """A lease as this process holds it: given back when all that it was taken for is gone."""
+
+    def __init__(self, outbox: Outbox, number: int) -> None:
+        self._outbox = outbox
+        self._number = number
+        self._users = 1
+        self._released = itertools.count(1)
+        self.host_id = outbox.host_id
+        outbox.hold()
+
+    def share(self) -> Lease:
+        """Count one more user, who calls `release` as well; before any user can have released it."""
+        self._users += 1
+        return self
+
+    def release(self) -> None:
+        """Give it back as far as this user goes. Never waits; safe in a destructor."""
+        if next(self._released) == self._users:  # `next` is atomic: destructors run on any thread
+            self._outbox.give_back(m.Release(0, (self._number,)))
+
+
+class Mapped:
+    """What is known of a mapping while it lives. Refers to the buffer weakly: only views keep it."""
+
+    __slots__ = ("__weakref__", "_header", "_metadata", "address", "buffer", "grant")
+
+    # No functools.cached_property: before Python 3.12 it holds a lock of the whole process, and a child
+    # that is forked meanwhile would wait for it for ever. Two threads may read the same values twice.
+
+    def __init__(self, grant: m.Grant) -> None:
+        self.grant = grant
+        self.address = 0
+        self.buffer: weakref.ref[Any] | None = None
+        self._header: Header | None = None
+        self._metadata: dict[str, Any] | None = None
+
+    @property
+    def header(self) -> Header:
+        """The header's values, copied and checked when they are first needed."""
+        if self._header is None:
+            page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
+            self._header = memory.check_header(page, self.grant.capacity)
+        return self._header
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The unpacked metadata; BadRegion when it is no map."""
+        if self._metadata is None:
+            header, view = self.header, self.view()
+            start = header.metadata - header.base
+            raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
+            self._metadata = codecs.unpack_metadata(raw)
+        return self._metadata
+
+    def is_mapped(self) -> bool:
+        """Whether some view still keeps the mapping."""
+        return self.buffer is not None and self.buffer() is not None
+
+    def view(self) -> memoryview:
+        """Return a read-only view of the whole region; the mapping lives as long as it."""
+        buffer: Any = self.buffer() if self.buffer is not None else None
+        return memoryview(buffer)
+
+    def data(self) -> memoryview:
+        """Return a read-only view of the payload's data."""
+        return self.view()[HEADER_SIZE : HEADER_SIZE + self.grant.size]
+
+
+def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
+    """Map what was granted; return what is known of it, and the buffer that keeps it.
+
+    The lease is the mapping's from then on, unless there is an error. The descriptor stays the caller's.
+    """
+    mapped = Mapped(grant)
+
+    def after() -> None:
+        mapped.buffer = None  # and keeps `mapped` alive until now
+        lease.release()
+
+    mapping = ADDRESS_SPACE.attach(
+        (lease.host_id, grant.region),
+        descriptor,
+        grant.address,
+        grant.capacity,
+        after,
+        f"region {grant.name!r}, generation {grant.generation}",
+        unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
+        anywhere=anywhere,
+    )
+    mapped.buffer = weakref.ref(mapping.memory)
+    mapped.address = mapping.address
+    return mapped, mapping.memory
+
+
+class RegionHandle:
+    """A published region: what `Region` (sync) and `AsyncRegion` share.
+
+    The handle owns a descriptor and has its part in the mapping. Views, arrays and roots have theirs:
+    they stay valid after `close`, until the last of them goes. Addresses and sizes are bytes.
+    """
+
+    def __init__(self, grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> None:
+        self._grant = grant
+        self._lease: Lease | None = lease
+        self._host_id = lease.host_id
+        self._descriptor = descriptor
+        self._is_shared = True  # the open file description: the host sends the same one to everybody
+        self._anywhere = anywhere
+        self._mapped: Mapped | None = None
+        self._buffer: Any = None
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """The name it was published under."""
+        return self._grant.name
+
+    @property
+    def generation(self) -> int:
+        """Which published version of the name this is, from 1."""
+        return self._grant.generation
+
+    @property
+    def number(self) -> int:
+        """The host's number for this region, never used twice in a host's life. The next host begins at 1."""
+        return self._grant.region
+
+    def is_of(self, host_id: str, number: int) -> bool:
+        """Whether it is the region with this number of this host."""
+        return (self._host_id, self.number) == (host_id, number)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the payload: `len(region.data)`."""
+        return self._grant.size
+
+    @property
+    def capacity(self) -> int:
+        """The bytes of the memory object, in whole pages: header page, payload and metadata."""
+        return self._grant.capacity
+
+    @property
+    def address(self) -> int:
+        """Where the region is mapped here: its own address, unless it `is_relocated`."""
+        return self.attach().address
+
+    @property
+    def is_relocated(self) -> bool:
+        """Whether it is mapped at another address than its own, so that pointers need `translate`."""
+        return self.address != self._grant.address
+
+    @property
+    def header(self) -> Any:
+        """The pinned-pointer header: a cffi `struct shm_region_header *`, which keeps the mapping."""
+        mapped = self.attach()
+        return memory.native_header(mapped.address, mapped.view())
+
+    @property
+    def data(self) -> memoryview:
+        """The payload, read-only and not copied."""
+        return self.attach().data()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the publisher says that the payload is; a new dict at each call."""
+        return dict(self.attach().metadata)
+
+    def root(self, ffi: Any, ctype: str) -> Any:
+        """Return the root pointer as `ctype` of a cffi FFI; the region stays mapped as long as it lives.
+
+        Pointers read from it do not keep the mapping: hold the root, or this handle. BadRegion: there is
+        no root, or it is smaller than the type. AddressConflict: the region is relocated, so that its
+        pointers do not point into it.
+        """
+        mapped = self.attach()
+        header, wanted = mapped.header, ffi.typeof(ctype)
+        if self.is_relocated:
+            raise AddressConflict(
+                f"{self.name!r} is mapped at {mapped.address:#x}, its pointers are made for "
+                f"{header.base:#x}: follow them with translate(), or attach it at its own address"
+            )
+        if not header.root:
+            raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {mapped.metadata}")
+        if wanted.kind != "pointer":
+            raise TypeError(f"a root is a pointer, as 'struct node *', not {ctype!r}")
+        if ffi.sizeof(wanted.item) > header.root_size:
+            raise BadRegion(
+                f"{wanted.item.cname} has {ffi.sizeof(wanted.item)} bytes, the root of {self.name!r} "
+                f"{header.root_size}: it was published as {mapped.metadata.get('root', 'something else')}"
+            )
+        return memory.pointer_keeping(ffi, wanted, header.root, mapped.view())
+
+    def translate(self, pointer: int) -> int:
+        """Return where an address of the region is mapped here; InvalidArgument when it is not inside."""
+        offset = pointer - self._grant.address
+        if not 0 <= offset < self._grant.capacity:
+            raise InvalidArgument(f"{pointer:#x} is not in {self!r}")
+        return self.address + offset
+
+    def pointed(self) -> Pointed:
+        """Return what `check_pointers` looks at; BadRegion when the header is broken."""
+        mapped = self.attach()
+        header = mapped.header
+        is_array = str(mapped.metadata.get("root", "")).endswith("]")
+        sizes = (header.base, header.size, header.root, header.root_size)
+        return Pointed(self.name, mapped.view(), *sizes, is_array)
+
+    def fileno(self) -> int:
+        """Return the read-only descriptor; the handle closes it. RegionClosed after `close`.
+
+        Offset and flags (lseek(2), `F_SETFL`) are its own, so that read(2) is for this handle alone. **Not
+        always**: where /proc/self/fd cannot be opened (/proc is not mounted, RLIMIT_NOFILE is reached, the
+        backend is shm and the host another user) it shares them with every reader of the region, of every
+        user. What must work everywhere uses pread(2) or mmap(2), never read(2) or lseek(2).
+        """
+        with _SEPARATING:
+            descriptor = self._open_descriptor()
+            if self._is_shared:
+                self._is_shared = False  # or not, and then it stays so: the offset must not jump later
+                descriptors.separate(descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Give the handle up. Views live on. May be called again; never waits, never raises."""
+        with _SEPARATING:  # or another thread's `fileno` would put a descriptor where this one was
+            if self._is_closed:
+                return
+            self._is_closed = True
+        os.close(self._descriptor)
+        self._mapped = self._buffer = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_is_closed") and not is_finalizing():
+            self.close()
+
+    def __repr__(self) -> str:
+        grant = self._grant
+        return (
+            f"<{type(self).__name__} {grant.name!r} generation {grant.generation} "
+            f"at {grant.address:#x}, {grant.size} bytes{', closed' if self._is_closed else ''}>"
+        )
+
+    def _open_descriptor(self) -> int:
+        if self._is_closed:
+            raise RegionClosed(f"the handle of {self.name!r} is closed")
+        return self._descriptor
+
+    def attach(self) -> Mapped:
+        """Map it, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
+        if self._mapped is None:
+            descriptor = self._open_descriptor()
+            lease = self._lease
+            assert lease is not None
+            self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
+            self._lease = None  # the mapping's now
+        return self._mapped

@@ -1,0 +1,1 @@
+"""`shmhost doctor`: measure, judge, show."""

@@ -1,0 +1,330 @@
+"""What `doctor` makes of what it measured: numbers and text in, a Finding out. Opens nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shmhost.commands.views import format_size
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+MIB = 1024**2
+KERNEL_LEAST = (5, 10)
+# Regions that one process may want to hold: each takes 1 or 2 descriptors and 2 mappings of it.
+MANY, FEW = 4096, 256
+ADDRESSES_LEAST = 256 * MIB  # with less, not even a few regions of 100 MB fit beside the program itself
+LOCKED_SMALL = MIB  # 64 KiB before Linux 5.16, 8 MiB since
+NO_LIMIT = -1  # RLIM_INFINITY, as the resource module has it
+_ON_ITS_OWN = "the window cannot be reserved, so each region is mapped on its own: others can be first"
+_MAPPING = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4})(?: +\S+){3} *(.*)", re.ASCII)
+
+
+class Finding(NamedTuple):
+    """What one check found. `state` is ok, note or problem; `advice` is empty when it is ok."""
+
+    topic: str
+    state: str
+    found: str
+    advice: str
+
+
+class Identity(NamedTuple):
+    """Who this process is, as the kernel checks it: effective uid and gid, and the other groups."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+
+
+class SocketStatus(NamedTuple):
+    """What stat(2) says of a socket file, and the name of its group (the number where it has none)."""
+
+    mode: int
+    uid: int
+    gid: int
+    group: str
+
+
+def unchecked(topic: str, error: Exception) -> Finding:
+    """Return the note of a check that failed to run."""
+    why = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        why = f"{error.filename}: {error.strerror}"
+    advice = "this kernel, container or user cannot have it; the other checks do not need it"
+    return Finding(topic, NOTE, f"could not be checked: {why}", advice)
+
+
+def kernel(release: str, machine: str, bits: int) -> Finding:
+    """Judge the kernel's release and the width of this process's pointers."""
+    found = f"Linux {release:.60} on {machine:.20}, a {bits}-bit process"
+    version = re.match(r"(\d{1,4})\.(\d{1,4})", release, re.ASCII)
+    if version is None:
+        return Finding("kernel", NOTE, f"{found}: not a version", "Linux 5.10 or newer is needed")
+    if (int(version[1]), int(version[2])) < KERNEL_LEAST or bits != 64:
+        return Finding("kernel", PROBLEM, found, "use a 64-bit Python on Linux 5.10 or newer")
+    return Finding("kernel", OK, found, "")
+
+
+def memfd(with_seal: int, without: int) -> Finding:
+    """Judge the errnos (0: it worked) of memfd_create with MFD_NOEXEC_SEAL and without."""
+    if not with_seal:
+        return Finding("memfd", OK, "memfd_create works, with MFD_NOEXEC_SEAL", "")
+    if with_seal == errno.EINVAL and not without:
+        found = "memfd_create knows no MFD_NOEXEC_SEAL (Linux 6.3): regions are made without, and work"
+        return Finding("memfd", NOTE, found, "nothing has to be done")
+    return Finding(
+        "memfd",
+        PROBLEM,
+        f"memfd_create fails: {os.strerror(without or with_seal)}",
+        "allow memfd_create in the seccomp profile, see ulimit -n, and see the sysctl vm.memfd_noexec",
+    )
+
+
+def seals(error: int) -> Finding:
+    """Judge the errno (0: it worked) of adding F_SEAL_FUTURE_WRITE."""
+    if not error:
+        return Finding("seals", OK, "F_SEAL_FUTURE_WRITE works", "")
+    found = f"F_SEAL_FUTURE_WRITE (Linux 5.1) fails: {os.strerror(error)}"
+    return Finding("seals", NOTE, found, "seal='writer' is refused here: publish with seal='full'")
+
+
+def memfd_policy(value: int) -> Finding:
+    """Judge the sysctl vm.memfd_noexec."""
+    found = f"vm.memfd_noexec is {value}"
+    if value < 2:
+        return Finding("memfd policy", OK, found, "")
+    return Finding(
+        "memfd policy",
+        NOTE,
+        f"{found}: memfds without MFD_NOEXEC_SEAL are refused; the host's have it",
+        "programs that make memfds of their own must pass MFD_NOEXEC_SEAL",
+    )
+
+
+def peer_death(error: int) -> Finding:
+    """Judge the errno (0: it worked) of asking a socket for SO_PEERPIDFD."""
+    if not error:
+        return Finding("peer death", OK, "SO_PEERPIDFD works: a client's death is seen at once", "")
+    return Finding(
+        "peer death",
+        NOTE,
+        f"SO_PEERPIDFD (Linux 6.5) fails: {os.strerror(error)}. A client's death shows by EOF alone",
+        "a child that inherits a client's socket keeps its leases alive: close it there, or exec",
+    )
+
+
+def fixed_addresses(kept: bool) -> Finding:
+    """Judge whether a mapping stayed where another one was wanted with MAP_FIXED_NOREPLACE."""
+    if kept:
+        return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE replaces nothing", "")
+    found = "MAP_FIXED_NOREPLACE (Linux 4.17) replaced a mapping: attaching can destroy memory"
+    return Finding("fixed addresses", PROBLEM, found, "use Linux 5.10 or newer, not an emulation of it")
+
+
+def open_files(soft: int, hard: int) -> Finding:
+    """Judge RLIMIT_NOFILE, in descriptors."""
+    found = f"RLIMIT_NOFILE is {_limit(soft)}, its hard limit {_limit(hard)}"
+    advice = "raise it: `ulimit -n 65536`, LimitNOFILE=65536 under systemd, docker --ulimit nofile=65536"
+    if soft == NO_LIMIT or soft >= MANY:
+        return Finding("open files", OK, found, "")
+    found += ": a region takes 1 or 2 descriptors in the host, and as many in each client"
+    return Finding("open files", PROBLEM if soft < FEW else NOTE, found, advice)
+
+
+def address_space(soft: int, used: int, windows: int) -> Finding:
+    """Judge RLIMIT_AS against what this process has mapped and the size of the windows, all in bytes."""
+    if soft == NO_LIMIT:
+        return Finding("address space", OK, "RLIMIT_AS has no limit", "")
+    left = max(soft - used, 0)
+    found = (
+        f"RLIMIT_AS is {format_size(soft)}, {format_size(left)} are left, and the windows have "
+        f"{format_size(windows)}"
+    )
+    if left >= windows:
+        return Finding("address space", OK, found, "")
+    state = PROBLEM if left < ADDRESSES_LEAST else NOTE
+    advice = "remove it: `ulimit -v unlimited`, LimitAS=infinity; reserved addresses cost no memory"
+    return Finding("address space", state, f"{found}: {_ON_ITS_OWN}", advice)
+
+
+def locked_memory(soft: int) -> Finding:
+    """Judge RLIMIT_MEMLOCK, in bytes."""
+    if soft == NO_LIMIT or soft >= LOCKED_SMALL:
+        size = "no limit" if soft == NO_LIMIT else format_size(soft)
+        return Finding("locked memory", OK, f"RLIMIT_MEMLOCK is {size}", "")
+    return Finding(
+        "locked memory",
+        NOTE,
+        f"RLIMIT_MEMLOCK is {format_size(soft)}: mlock of a larger region fails",
+        "only if you lock regions: `ulimit -l`, LimitMEMLOCK=infinity, or docker's --ulimit memlock=-1",
+    )
+
+
+def mappings(limit: int, used: int) -> Finding:
+    """Judge vm.max_map_count, in mappings a process, against how many this one has."""
+    regions = max(limit - used, 0) // 2  # one mapping, and the gap behind it is another
+    found = f"vm.max_map_count is {limit}, {used} are in use: a process has room for {regions} regions"
+    if regions >= MANY:
+        return Finding("mappings", OK, found, "")
+    state = PROBLEM if regions < FEW else NOTE
+    return Finding("mappings", state, found, "raise it: sysctl vm.max_map_count=262144")
+
+
+def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) -> Finding:
+    """Judge the budget against the machine's memory and each (limit, where it is from), all in bytes."""
+    limit, source = min(limits, default=(total, ""))
+    found = f"the budget is {format_size(budget)}"
+    if limits and budget > limit:
+        found += f", over the limit of this cgroup, {format_size(limit)} ({source})"
+        advice = "lower --budget or raise the limit: what comes over it is SIGKILL, not QuotaExceeded"
+        return Finding("memory", PROBLEM, found, advice)
+    if budget > total:
+        found += f", and this machine has {format_size(total)}"
+        return Finding("memory", NOTE, found, "lower --budget, unless swap is meant to be used")
+    where = f"limit of this cgroup: {format_size(limit)}" if limits else "no cgroup limits this process"
+    return Finding("memory", OK, f"{found} of {format_size(total)}; {where}", "")
+
+
+def container(sign: str, limits: Sequence[tuple[int, str]]) -> Finding:
+    """Judge where this runs: `sign` is what shows a container, empty outside. Limits are bytes."""
+    if not sign:
+        return Finding("container", OK, "not in a container, as far as can be seen", "")
+    if limits:
+        size = format_size(min(limits)[0])
+        found = f"in a container ({sign}), with {size} of memory"
+        return Finding("container", NOTE, found, "keep the budget and all other memory in it below that")
+    advice = "set one (docker run --memory) if other containers must be safe from this one"
+    found = f"in a container ({sign}), without a memory limit of its own"
+    return Finding("container", NOTE, found, advice)
+
+
+def huge_pages(text: str) -> Finding:
+    """Judge the setting for shared memory: `always within_size advise [never] deny force`."""
+    match = re.search(r"\[(\w{1,20})\]", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"shmem_enabled says {text!r:.60}, and selects nothing")
+    found = f"transparent huge pages for shared memory: {match[1]}"
+    if match[1] in ("never", "deny"):
+        advice = (
+            "for large regions: echo within_size > /sys/kernel/mm/transparent_hugepage/shmem_enabled, "
+            "or advise, for programs that call madvise(MADV_HUGEPAGE)"
+        )
+        return Finding("huge pages", NOTE, found, advice)
+    if match[1] in ("always", "force"):
+        found += ": a small region takes 2 MiB of memory, which the budget does not count"
+        return Finding("huge pages", NOTE, found, "if regions are small: within_size instead")
+    return Finding("huge pages", OK, found, "")
+
+
+def occupants(maps: str, base: int, size: int) -> list[str]:
+    """Say what lies in a range, from the text of /proc/self/maps; ValueError when it has no mapping."""
+    found = [match for line in maps.splitlines() if (match := _MAPPING.match(line))]
+    if not found:
+        raise ValueError(f"/proc/self/maps says {maps!r:.40}, and that is no mapping")
+    return [
+        f"{match[4] or 'anonymous memory'} ({match[3]}) at 0x{match[1]}-0x{match[2]}"
+        for match in found
+        if int(match[1], 16) < base + size and int(match[2], 16) > base
+    ]
+
+
+def window(base: int, size: int, taken: Sequence[str], outcome: str) -> Finding:
+    """Judge a window: what lies in it, and how its reservation went (reserved, taken or limit)."""
+    found = f"{base:#x}-{base + size:#x} ({format_size(size)})"
+    if taken or outcome == "taken":
+        more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+        found += f" is taken in this process by {'; '.join(taken[:3]) or 'an unknown mapping'}{more}"
+        advice = "give the host another window (--window BASE:SIZE), or do not load what lies there"
+        return Finding("window", PROBLEM, found, advice)
+    if outcome == "limit":
+        advice = "see RLIMIT_AS (ulimit -v) and mlockall; where there are fewer addresses, use --window"
+        return Finding("window", NOTE, f"{found}: {_ON_ITS_OWN}", advice)
+    return Finding("window", OK, f"{found} is free, and can be reserved", "")
+
+
+def overcommit(value: int) -> Finding:
+    """Judge the sysctl vm.overcommit_memory."""
+    found = f"vm.overcommit_memory is {value}"
+    if value != 2:
+        return Finding("overcommit", OK, found, "")
+    return Finding(
+        "overcommit",
+        NOTE,
+        f"{found}: pages of regions count against CommitLimit: filling one can fail below the budget",
+        "keep the budget below CommitLimit less Committed_AS in /proc/meminfo",
+    )
+
+
+def socket_file(path: str, status: SocketStatus | None) -> Finding | None:
+    """Judge what lies at the socket's path, None when nothing does; return None for a socket."""
+    if status is None:
+        advice = f"start a host (shmhost serve --socket {path}), or name its socket in $SHMHOST_SOCKET"
+        return Finding("socket", NOTE, f"no host: there is no {path}", advice)
+    if not stat.S_ISSOCK(status.mode):
+        found = f"{path} is no socket: {stat.filemode(status.mode)}"
+        return Finding("socket", PROBLEM, found, "move it away, or choose another path (--socket)")
+    return None
+
+
+def connection(path: str, status: SocketStatus, who: Identity, error: int) -> Finding:
+    """Judge the errno of connecting to a socket, and of waiting for the answer."""
+    if error == errno.ECONNREFUSED:
+        advice = f"start a host: shmhost serve --socket {path} removes it"
+        return Finding("socket", PROBLEM, f"stale socket: no host listens at {path}", advice)
+    if error in (errno.EACCES, errno.EPERM):
+        return Finding("socket", PROBLEM, *_denied(path, status, who))
+    if error in (errno.EAGAIN, errno.ETIMEDOUT):
+        found = f"the host at {path} listens and does not answer"
+        return Finding("socket", PROBLEM, found, "it is stopped or overloaded: see its log")
+    found = f"connecting to {path} fails: {os.strerror(error)}"
+    return Finding("socket", PROBLEM, found, "see the host's log: it is no shmhost, or it ends")
+
+
+def answer(path: str, status: SocketStatus, windows: object, configured: object) -> Finding:
+    """Judge the windows that the host at a path announced against those of the settings."""
+    found = f"a host answers at {path} ({_access(status)})"
+    if windows == configured:
+        return Finding("socket", OK, found, "")
+    found += ", with other windows than those that were checked here"
+    return Finding("socket", NOTE, found, "give doctor the settings of that host (--window, --config)")
+
+
+def socket_folder(folder: str, mode: int) -> Finding | None:
+    """Judge a folder above the socket; None when nobody else can replace what is in it."""
+    if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
+        return None
+    found = f"{folder} ({stat.filemode(mode)}) is writable by all: anyone can replace the socket"
+    return Finding("socket folder", PROBLEM, found, f"chmod o-w {folder}")
+
+
+def _denied(path: str, status: SocketStatus, who: Identity) -> tuple[str, str]:
+    found = (
+        f"permission denied: {path} is {_access(status)}; this process is uid {who.uid}, gid {who.gid}, "
+        f"groups {', '.join(map(str, sorted(who.groups))) or 'none'}"
+    )
+    if status.mode & _needed(status, who):
+        return found, "the mode allows it: see the folders above, and the log of the security module"
+    if not status.mode & stat.S_IWGRP or who.uid == status.uid:
+        return found, "have the host started with another --socket-mode, as 660 (systemd: SocketMode=)"
+    if status.gid == 0:
+        return found, "give the socket a group of its own (systemd: SocketGroup=), and join that"
+    return found, f"join the group: usermod -aG {status.group} USER, and log in again"
+
+
+def _needed(status: SocketStatus, who: Identity) -> int:
+    """Return the bit of the mode that lets this process connect, unix(7)."""
+    if who.uid == status.uid:
+        return stat.S_IWUSR
+    return stat.S_IWGRP if status.gid == who.gid or status.gid in who.groups else stat.S_IWOTH
+
+
+def _access(status: SocketStatus) -> str:
+    return f"{stat.filemode(status.mode)}, uid {status.uid}, gid {status.gid} ({status.group})"
+
+
+def _limit(value: int) -> str:
+    return "no limit" if value == NO_LIMIT else str(value)

@@ -1,0 +1,127 @@
+"""The commands that are about the host itself: serve, config, doctor, demo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any
+
+import anyio
+import rich_click as click
+from click import get_current_context
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shmhost.commands.doctor.measure import as_json as doctor_json
+from shmhost.commands.doctor.measure import doctor_table, examine, is_healthy
+from shmhost.commands.options import json_option, print_json
+from shmhost.machine import logs
+from shmhost.serving.notify import Notifier, take_listener
+from shmhost.serving.server import Host, backend_options
+from shmhost.settings import settings
+from shmhost.settings.config import Config
+from shmhost.settings.settings import setting_options, to_config
+from shmprotocol.cli import manual
+
+
+@click.command(
+    epilog=manual(
+        "shmhost serve",
+        "shmhost serve --socket /tmp/shm.sock --budget 4G",
+        "shmhost serve --metrics 127.0.0.1:9464 --log-format json",
+    )
+)
+@setting_options
+def serve(**options: Any) -> None:
+    """Run a host until SIGTERM or Ctrl-C.
+
+    Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
+    """
+    config = to_config(options)
+    os.umask(0)  # each file of ours has a mode of its own, a socket from its first moment on
+    logs.configure(config.log_format, config.log_level)
+    # Before the loop opens descriptors: one of its own could pass for the inherited one.
+    _raise_open_files()
+    listener = take_listener(os.environ, os.getpid())
+    anyio.run(_serve, config, listener, backend_options=backend_options())
+
+
+def _raise_open_files() -> None:
+    """Raise the soft limit to the hard one, as this process uses no select(2); regions take descriptors.
+
+    An embedded host leaves the limit to its program.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # over fs.nr_open, which was lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(config: Config, listener: socket.socket | None) -> None:
+    host = Host(config, listener, Notifier(os.environ, os.getpid()))
+    for end in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(end, host.stop)
+    await host.serve()
+
+
+@click.command(
+    "config", epilog=manual("shmhost config --budget 4G", "SHMHOST_LOG_FORMAT=json shmhost config --json")
+)
+@setting_options
+@json_option
+def config_command(as_json: bool, **options: Any) -> None:
+    """Show the settings that `serve` would run with, and where each comes from.
+
+    A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET,
+    $SHMHOST_LOG_FORMAT, $SHMHOST_LOG_LEVEL and $SHMHOST_METRICS, and these before the TOML file, which has
+    the same names.
+    """
+    values = settings.shown(to_config(options))
+    sources = settings.sources(get_current_context())
+    if as_json:
+        print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})
+        return
+    table = Table("setting", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in values.items():
+        table.add_row(name, Text(value.replace(",", "\n")), Text(sources[name]))
+    Console().print(table)
+
+
+@click.command(
+    epilog=manual("shmhost doctor", "shmhost doctor --socket /run/shmhost/host.sock --budget 16G --json")
+)
+@setting_options
+@json_option
+def doctor(as_json: bool, **options: Any) -> None:
+    """Check what this machine, this process and the socket have for a host, and say what to do.
+
+    Give it the settings of the host in question, and run it as the user, and in the container, that has the
+    trouble. A note is no problem; the exit code is 1 if there is one.
+    """
+    findings = examine(to_config(options))
+    if as_json:
+        print_json(doctor_json(findings))
+    else:
+        Console().print(doctor_table(findings))
+    sys.exit(0 if is_healthy(findings) else 1)
+
+
+@click.command(epilog=manual("shmhost demo", "shmhost demo memoryview"))
+@click.argument("word", required=False)
+def demo(word: str | None) -> None:
+    """Index Python's standard library in a region and read it from Python and C, by the same pointers.
+
+    With WORD: print where it occurs; the exit code is 1 if it does not.
+    """
+    from shmhost.commands.demo.run import demo as run_demo
+
+    sys.exit(run_demo(word, Console()))
+
+
+COMMANDS = (serve, config_command, doctor, demo)

@@ -1,0 +1,1 @@
+"""`shmhost top`: a live view of the host."""

@@ -1,0 +1,346 @@
+"""What `top` shows of a host: rates, memory, users, regions. Pure: knows no clock, terminal or socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from shmhost.commands.views import COLORS, age, format_size, printable
+from shmprotocol.wire import messages as m
+
+NAME_CELLS = 12  # of a region's name, before columns are left out for it
+SORTS = {"n": "name", "s": "size", "l": "leases", "g": "generation", "t": "rate"}
+ENDS = ("q", "escape", "end")  # "end": the terminal is gone
+HINT = "h help  q quit"
+HELP = "n name, s size, l leases, g generation, t publishes/s (again: reverse); q quits"
+_NS = 10**9
+
+
+class Sample(NamedTuple):
+    """What a host said at one moment, by CLOCK_MONOTONIC (`taken_ns`) and CLOCK_REALTIME (`now_ns`)."""
+
+    measured: m.Measured
+    regions: tuple[m.RegionInfo, ...]
+    taken_ns: int
+    now_ns: int
+
+
+class Pace(NamedTuple):
+    """How often an operation was carried out in a second, and how long it took."""
+
+    operation: str
+    per_s: float
+    mean_us: float
+
+
+class Row(NamedTuple):
+    """A region, and how often in a second its name was published."""
+
+    info: m.RegionInfo
+    rate: float
+
+
+class View(NamedTuple):
+    """The figures of a sample. `interval_s` is 0.0 when there was none before it: no rate is known."""
+
+    measured: m.Measured
+    now_ns: int
+    interval_s: float
+    paces: tuple[Pace, ...]
+    refusals: tuple[tuple[str, float], ...]
+    users: tuple[m.Account, ...]
+    rows: tuple[Row, ...]
+
+
+class State(NamedTuple):
+    """What the user chose, and what there is to say (`notice`)."""
+
+    socket: str
+    sort: str = "name"
+    reverse: bool = False
+    help: bool = False
+    notice: str = ""
+
+
+# --- figures
+
+
+def compare(before: Sample | None, after: Sample) -> View:
+    """Return the figures of `after`, with rates since `before` if that was the same run of the host."""
+    if before is not None and before.measured.started_ns != after.measured.started_ns:
+        before = None  # the counters began again
+    interval_s = 0.0 if before is None else (after.taken_ns - before.taken_ns) / _NS
+    published = _published(before, after)
+    per_s = 1 / interval_s if interval_s else 0.0
+    return View(
+        after.measured,
+        after.now_ns,
+        interval_s,
+        _paces(before, after, per_s),
+        _refusals(before, after, per_s),
+        tuple(sorted(after.measured.accounts, key=lambda one: (-one.capacity, one.uid))),
+        tuple(Row(info, published.get(info.name, 0) * per_s) for info in after.regions),
+    )
+
+
+def _paces(before: Sample | None, after: Sample, per_s: float) -> tuple[Pace, ...]:
+    if before is None:
+        return ()
+    older = {one.operation: one for one in before.measured.timings}
+    found: list[Pace] = []
+    for new in after.measured.timings:
+        old = older.get(new.operation, m.Timing(new.operation, 0, 0))
+        requests = new.requests - old.requests
+        if requests > 0:
+            mean_us = (new.total_ns - old.total_ns) / requests / 1000
+            found.append(Pace(new.operation, requests * per_s, mean_us))
+    return tuple(sorted(found, key=lambda pace: (-pace.per_s, pace.operation)))
+
+
+def _refusals(before: Sample | None, after: Sample, per_s: float) -> tuple[tuple[str, float], ...]:
+    if before is None:
+        return ()
+    older = {one.code: one.refusals for one in before.measured.refusals}
+    more = [(one.code, one.refusals - older.get(one.code, 0)) for one in after.measured.refusals]
+    found = [(code, count * per_s) for code, count in more if count > 0]
+    return tuple(sorted(found, key=lambda one: (-one[1], one[0])))
+
+
+def _published(before: Sample | None, after: Sample) -> dict[str, int]:
+    """Return how often each name was published; a new one once, because it may begin at any number."""
+    if before is None:
+        return {}
+    older = _newest(before.regions)
+    found: dict[str, int] = {}
+    for name, new in _newest(after.regions).items():
+        found[name] = new - older.get(name, new - 1)
+    return found
+
+
+def _newest(regions: Iterable[m.RegionInfo]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for info in regions:
+        if info.state not in ("creating", "aborted"):
+            newest[info.name] = max(info.generation, newest.get(info.name, 0))
+    return newest
+
+
+def sort_rows(rows: Iterable[Row], key: str, reverse: bool) -> list[Row]:
+    """Return the rows sorted by name, size, leases, generation or rate; equal ones by name and age."""
+    keys: dict[str, Callable[[Row], object]] = {
+        "name": lambda row: (row.info.name, row.info.region),
+        "size": lambda row: row.info.size,
+        "leases": lambda row: row.info.leases,
+        "generation": lambda row: row.info.generation,
+        "rate": lambda row: row.rate,
+    }
+    by_name = sorted(rows, key=lambda row: (row.info.name, row.info.region))
+    return sorted(by_name, key=keys[key], reverse=reverse)  # type: ignore[arg-type]
+
+
+def choose(state: State, key: str) -> State:
+    """Return the state with another sort: numbers the largest first; the same again reverses."""
+    return state._replace(sort=key, reverse=not state.reverse if key == state.sort else key != "name")
+
+
+def press(state: State, key: str) -> State | None:
+    """Return what the state is after a key, or None when it ends the view."""
+    if key in ENDS:
+        return None
+    if key in SORTS:
+        return choose(state, SORTS[key])
+    return state._replace(help=not state.help) if key in ("h", "?") else state
+
+
+def as_dict(view: View, state: State) -> dict[str, object]:
+    """Return the figures as JSON has them: bytes, seconds, and times a second."""
+    told = view.measured
+    rows = sort_rows(view.rows, state.sort, state.reverse)
+    return {
+        "socket": state.socket,
+        "uptime_s": _uptime_ns(view) / _NS,
+        **{key: getattr(told, key) for key in ("restarts", "clients", "listeners", "budget", "used")},
+        "rates": {pace.operation: round(pace.per_s, 3) for pace in view.paces},
+        "mean_us": {pace.operation: round(pace.mean_us, 3) for pace in view.paces},
+        "refusals": {code: round(per_s, 3) for code, per_s in view.refusals},
+        "users": [user._asdict() for user in view.users],
+        "regions": [row.info._asdict() | {"rate": round(row.rate, 3)} for row in rows],
+    }
+
+
+def _uptime_ns(view: View) -> int:
+    return max(view.now_ns - view.measured.started_ns, 0)
+
+
+# --- screen
+
+
+def render(view: View, state: State, width: int, height: int | None) -> Text:
+    """Return the view in at most `width` cells and exactly `height` lines; None: as many as it needs."""
+    lines = [_head(view, state, width)]
+    if state.notice:
+        lines.append(Text(state.notice, style="bold reverse"))
+    figures = _figures(view, width)
+    foot = [Text(HELP)] if state.help else []
+    if height is None:
+        lines += [*figures, *_table(view, state, width, len(view.rows) + 2)]
+    else:
+        if not foot and height >= 12:
+            foot = [Text(HINT, style="dim")]
+        spare = height - len(lines) - len(foot) - 3  # a header, a region, how many more there are
+        lines += figures[: max(spare, 0)]
+        lines += _table(view, state, width, height - len(lines) - len(foot))
+        lines += [Text("")] * (height - len(lines) - len(foot))
+        lines = [*lines, *foot][:height]
+    shown = Text("\n", no_wrap=True, overflow="crop").join(_fitted(line, width) for line in lines)
+    shown.no_wrap = True
+    return shown
+
+
+def _fitted(line: Text, width: int) -> Text:
+    line.plain = printable(line.plain)
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _head(view: View, state: State, width: int) -> Text:
+    told = view.measured
+    regions = sum(total.regions for total in told.totals)
+    rest = (
+        f"  up {age(told.started_ns, view.now_ns)}  restarts {told.restarts}  clients {told.clients}"
+        f"  listeners {told.listeners}  regions {regions}"
+    )
+    title = "shmhost top"
+    socket = printable(state.socket)
+    room = max(width - len(title) - 2 - len(rest), 8)
+    while cell_len(socket) > room:
+        socket = "…" + socket[2:]  # the end says most
+    return Text.assemble((title, "bold"), "  ", socket, rest)
+
+
+def _figures(view: View, width: int) -> list[Text]:
+    """Return the lines between head and table, those that may go last when there is no room."""
+    paces = [f"{one.operation} {_number(one.per_s)}/s {one.mean_us:.0f} us" for one in view.paces]
+    if not view.interval_s:
+        paces = ["from the next sample on"]
+    users = [
+        f"uid {one.uid}: {format_size(one.capacity)}, {_count(one.regions, 'region')}, "
+        f"{_count(one.clients, 'client')}"
+        for one in view.users
+    ]
+    lines = [_memory(view.measured, width), _list("requests", paces, width)]
+    if view.refusals:
+        refusals = [f"{code} {_number(per_s)}/s" for code, per_s in view.refusals]
+        lines.append(_list("refusals", refusals, width))
+    return [*lines, _list("users", users, width)]
+
+
+def _memory(told: m.Measured, width: int) -> Text:
+    share = told.used / told.budget if told.budget else 0.0
+    text = f"{format_size(told.used)} of {format_size(told.budget)}, {share:.0%}"
+    line = Text.assemble((f"{'memory':<10}", "bold"))
+    room = width - 10 - len(text) - 2
+    if room >= 8:
+        full = min(max(round(room * share), told.used > 0), room)
+        line.append("█" * full, style="green" if share < 0.9 else "red")
+        line.append("░" * (room - full) + "  ", style="dim")
+    return line.append(text)
+
+
+def _list(title: str, parts: Sequence[str], width: int) -> Text:
+    """Return a line of as many parts as fit, and how many do not."""
+    line = Text.assemble((f"{title:<10}", "bold"), parts[0] if parts else "none")
+    for place, part in enumerate(parts[1:], 1):
+        rest = f"  +{len(parts) - place} more"
+        reserve = len(rest) if place < len(parts) - 1 else 0
+        if line.cell_len + 2 + cell_len(part) + reserve > width:
+            return line.append(rest)
+        line.append(f"  {part}")
+    return line
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+class Column(NamedTuple):
+    """A column of the table: `width` is the least, in cells; a longer text makes it wider."""
+
+    sort: str
+    title: str
+    width: int
+    is_right: bool
+    text: Callable[[Row, View], str]
+
+
+COLUMNS = (
+    Column("name", "name", 0, False, lambda row, _: printable(row.info.name)),
+    Column("generation", "gen", 5, True, lambda row, _: str(row.info.generation or "-")),
+    Column("size", "size", 10, True, lambda row, _: format_size(row.info.size)),
+    Column("leases", "leases", 8, True, lambda row, _: str(row.info.leases)),
+    Column("", "uid", 5, True, lambda row, _: str(row.info.uid)),
+    Column("", "state", 10, False, lambda row, _: printable(row.info.state)),
+    Column("", "age", 7, True, lambda row, view: _age(row, view)),
+    Column("rate", "rate", 6, True, lambda row, view: _number(row.rate) if view.interval_s else "-"),
+)
+# What a narrow screen leaves out, the first first.
+_LEAST = ("age", "uid", "state", "rate", "leases", "gen", "size")
+
+
+def _age(row: Row, view: View) -> str:
+    return age(row.info.created_ns, view.now_ns) if row.info.created_ns else "-"
+
+
+def _table(view: View, state: State, width: int, height: int) -> list[Text]:
+    """Return a header and the regions, in at most `height` lines."""
+    rows = sort_rows(view.rows, state.sort, state.reverse)
+    fit = height - 1 if len(rows) <= height - 1 else height - 2
+    shown = rows[: max(fit, 0)]
+    columns = _columns(shown, view, state, width)
+    lines = [_line(columns, [(_title(column, state), "bold reverse") for column, _ in columns])]
+    for row in shown:
+        styles = {"state": COLORS.get(row.info.state, "")}
+        texts = [(column.text(row, view), styles.get(column.title, "")) for column, _ in columns]
+        lines.append(_line(columns, texts))
+    if len(rows) > len(shown):
+        lines.append(Text(f"... and {len(rows) - len(shown)} more"))
+    elif not rows:
+        lines.append(Text("no regions", style="dim"))
+    return lines[: max(height, 0)]
+
+
+def _title(column: Column, state: State) -> str:
+    arrow = "▼" if state.reverse else "▲"
+    return f"{column.title} {arrow}" if column.sort == state.sort else column.title
+
+
+def _columns(rows: Sequence[Row], view: View, state: State, width: int) -> list[tuple[Column, int]]:
+    """Return the columns that there is room for, with their widths; the sorted one always stays."""
+    found = [
+        (column, max([column.width, *(cell_len(column.text(row, view)) for row in rows)]))
+        for column in COLUMNS[1:]
+    ]
+    for title in _LEAST:
+        if width - sum(cells + 1 for _, cells in found) >= NAME_CELLS:
+            break
+        found = [one for one in found if one[0].title != title or one[0].sort == state.sort]
+    name = width - sum(cells + 1 for _, cells in found)
+    return [(COLUMNS[0], max(name, 1)), *found]
+
+
+def _line(columns: Sequence[tuple[Column, int]], texts: Sequence[tuple[str, str]]) -> Text:
+    line = Text()
+    for (column, width), (text, style) in zip(columns, texts, strict=True):
+        cell = Text(text)
+        cell.truncate(width, overflow="ellipsis")
+        space = " " * (width - cell.cell_len)
+        line.append(" " if line else "", style)
+        line.append(space + cell.plain if column.is_right else cell.plain + space, style)
+    return line

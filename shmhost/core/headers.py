@@ -1,0 +1,57 @@
+"""The header page of a region, from what its creator asks for at publish. Pure; writes nothing."""
+
+from __future__ import annotations
+
+from shmhost.core.regions import Region
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.kernel.address_space import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
+from shmprotocol.wire import messages as m
+
+
+def header_of(region: Region, request: m.Publish, generation: int, now_ns: int) -> Header:
+    """Return the header of a region that has its object. InvalidArgument: the request points outside."""
+    base = region.span.address
+    payload = range(base + HEADER_SIZE, base + HEADER_SIZE + region.room)
+    _check(request, payload)
+    assert region.object is not None
+    return Header(
+        kind=request.kind,
+        flags=region.object.flag(region.seal),
+        base=base,
+        size=HEADER_SIZE + region.room,
+        capacity=region.capacity,
+        data=payload.start,
+        data_size=request.data_size,
+        root=request.root,
+        root_size=request.root_size,
+        generation=generation,
+        created_ns=now_ns,
+        creator_uid=region.owner.uid,
+        creator_gid=region.owner.gid,
+        creator_pid=region.owner.pid,
+        window_base=region.window.base,
+        window_size=region.window.size,
+        metadata=request.metadata,
+        metadata_size=request.metadata_size,
+        name=region.name,
+    )
+
+
+def _check(request: m.Publish, payload: range) -> None:
+    _check_inside("data", payload, payload.start, request.data_size)
+    _check_inside("root", payload, request.root, request.root_size)
+    _check_inside("metadata", payload, request.metadata, request.metadata_size)
+    if request.kind not in (KIND_DATA, KIND_OBJECTS):
+        raise InvalidArgument(f"a region's kind is {KIND_DATA} or {KIND_OBJECTS}, not {request.kind}")
+    if request.metadata_size > m.METADATA_MAX:
+        raise InvalidArgument(f"{request.metadata_size} bytes of metadata are over {m.METADATA_MAX}")
+
+
+def _check_inside(what: str, payload: range, address: int, size: int) -> None:
+    if address == 0 and size == 0:
+        return
+    if address < payload.start or address + size > payload.stop:
+        raise InvalidArgument(
+            f"{what} at {address:#x}, {size} bytes, is outside of the payload "
+            f"{payload.start:#x}-{payload.stop:#x}"
+        )

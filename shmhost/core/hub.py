@@ -1,0 +1,69 @@
+"""What the sessions of a host share. Knows no socket, clock or thread, and of a session that it listens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shmhost.core.meter import Meter
+from shmhost.core.objects import MemoryObject
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region, Registry
+from shmprotocol.errors import ShmError
+from shmprotocol.wire import messages as m
+
+ACCOUNT_LIMIT = 4096  # of a Measured: what an array may have
+
+MakeObject = Callable[[str, str, int], MemoryObject]
+
+
+class Listener(Protocol):
+    """A session with a wait or a watch."""
+
+    def hear(self, kind: str, region: Region) -> None:
+        """Take news of a change."""
+
+
+@dataclass(slots=True)
+class Hub:
+    """What the sessions of a host share: the registry, and who wants to hear of its changes."""
+
+    registry: Registry
+    host: str
+    make_object: MakeObject
+    meter: Meter = field(default_factory=lambda: Meter(0))
+    warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: None  # hears of what the system refuses
+    clients: Counter[int] = field(default_factory=Counter)  # by uid
+    listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
+
+    def tell(self, kind: str, region: Region) -> None:
+        """Tell of a change to all who wait or watch."""
+        for listener in list(self.listeners):
+            listener.hear(kind, region)
+
+    def measure(self, request: int) -> m.Measured:
+        """Return the counters, as the reply to a request."""
+        meter, budget = self.meter, self.registry.budget
+        tallies, clients = self.registry.tallies, self.clients
+        sizes = tallies.users()
+        accounts = [
+            m.Account(uid, *sizes.get(uid, (0, 0)), clients[uid]) for uid in sizes.keys() | clients.keys()
+        ]
+        accounts.sort(key=lambda account: (-account.capacity, account.uid))
+        return m.Measured(
+            request,
+            meter.started_ns,
+            meter.restarts,
+            budget.limit,
+            budget.used,
+            clients.total(),
+            len(self.listeners),
+            meter.connections,
+            meter.dropped,
+            tuple(m.Total(state, *found) for state, found in sorted(tallies.states().items())),
+            tuple(accounts[:ACCOUNT_LIMIT]),
+            tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
+            tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
+        )

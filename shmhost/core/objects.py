@@ -1,0 +1,219 @@
+"""Memory objects: the kernel's side of a region. Creates, seals, reopens and closes; knows no name rules.
+
+An object owns its descriptors until `close`: a read-only one, and until it is published a read-write one.
+Both are made before the creator has any, so that publishing needs no new descriptor, and so that no lease of
+the creator's (F_SETLEASE, fcntl(2)) can make an open wait. A read-only descriptor alone protects nothing
+(any process can reopen a memfd through /proc/self/fd as far as its mode allows): the seals do.
+What the system refuses is raised as a ShmError that says what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
+from shmprotocol.kernel import address_space as memory
+
+MFD_NOEXEC_SEAL = 0x08  # linux/memfd.h, Linux 6.3
+F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h, Linux 5.1; Python 3.11 has no name for it
+_SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_SEALS = {
+    "full": fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
+    "writer": F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
+}
+_FLAGS = {"full": memory.FLAG_SEAL_FULL, "writer": memory.FLAG_SEAL_WRITER}
+SHM_FOLDER = Path("/dev/shm")
+_CURES = {
+    errno.EMFILE: "give the host more descriptors (ulimit -n, LimitNOFILE=), or unlink regions",
+    errno.ENFILE: "the whole system has no descriptor left, see fs.file-max",
+    errno.ENOMEM: "free memory, or unlink regions",
+    errno.ENOSPC: "free space or inodes of /dev/shm, or unlink regions",
+    errno.EDQUOT: "raise the quota of the host's user, or unlink regions",
+    errno.EAGAIN: "give the host more threads (ulimit -u, TasksMax=), or try again",
+    errno.EFBIG: "raise the host's limit of file sizes (ulimit -f)",
+    errno.EROFS: "mount /dev/shm writable for the host, or use the memfd backend",
+    errno.ENOENT: "mount a tmpfs on /dev/shm and /proc for the host, or use the memfd backend",
+    errno.EACCES: "let the host's user write to /dev/shm, or use the memfd backend",
+}
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EFBIG)
+
+
+class Memfd:
+    """An anonymous object that only its descriptors reach (the default)."""
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.capacity = capacity
+        self._reader = self._writer = -1
+        try:
+            self._writer = _memfd("shmhost:" + name.encode()[:200].decode(errors="ignore"))
+            os.ftruncate(self._writer, capacity)
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
+            # Whoever has a read-only descriptor may open it once more, for an offset of its own or to map it
+            # when the creator's is read-write; nobody gets a writable one that way.
+            os.fchmod(self._writer, 0o444)
+            self._reader = _reopen(self._writer)
+        except OSError as error:
+            self.close()
+            raise refusal_of(error, f"make an object of {capacity} bytes") from None
+
+    def flag(self, seal: str) -> int:
+        """Return the header flag that says what protects this object."""
+        return _FLAGS[seal]
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, which stays the object's."""
+        return self._writer
+
+    def reader(self) -> int:
+        """Return the read-only descriptor, which stays the object's."""
+        return self._reader
+
+    def publish(self, header: bytes, seal: str) -> None:
+        """Write the header, add the seals, and close the read-write descriptor.
+
+        Not for the event loop: it waits while pages are in use by I/O, and while the creator holds the
+        object's lock. After any error the object is as unpublished as before. RegionBusy when pages are
+        in use or a writable mapping lives.
+        """
+        try:
+            _write_header(self._writer, header)
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
+        except OSError as error:
+            raise _not_sealed(error) from None
+        _check_header(self._reader, header)
+        os.close(self._writer)
+        self._writer = -1
+
+    def close(self) -> None:
+        """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
+        for descriptor in (self._writer, self._reader):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writer = self._reader = -1
+
+
+class PosixShm:
+    """A named object in /dev/shm, for programs that know only shm_open(3).
+
+    tmpfs files take no seals: whoever holds the creator's descriptor can write and shrink it for ever.
+    Its space is reserved here, so that a full tmpfs is an error now and not SIGBUS later.
+    """
+
+    def __init__(self, name: str, capacity: int, prefix: str) -> None:
+        self.capacity = capacity
+        self._reader = self._writer = -1
+        self._final = SHM_FOLDER / f"{prefix}.{quote(name, safe='')}"
+        if len(self._final.name.encode()) > 255:
+            raise InvalidArgument(f"{name[:40]!r}... is too long for the shm backend: {self._final.name}")
+        self._path = SHM_FOLDER / f"{prefix}-new.{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._writer = os.open(self._path, flags, 0o600)
+            os.posix_fallocate(self._writer, 0, capacity)
+            self._reader = _reopen(self._writer)
+        except OSError as error:
+            self.close()
+            raise refusal_of(error, f"make a file of {capacity} bytes in {SHM_FOLDER}") from None
+
+    def flag(self, seal: str) -> int:
+        """Return the header flag that says that nothing protects this object."""
+        return memory.FLAG_UNSEALED
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, which stays the object's."""
+        return self._writer
+
+    def reader(self) -> int:
+        """Return the read-only descriptor, which stays the object's."""
+        return self._reader
+
+    def publish(self, header: bytes, seal: str) -> None:
+        """Write the header and give the object its name, in place of an older generation's.
+
+        Not for the event loop: the folder's lock and the object's can be held by others.
+        """
+        try:
+            _write_header(self._writer, header)
+            _check_header(self._reader, header)
+            os.rename(self._path, self._final)
+        except OSError as error:
+            raise refusal_of(error, f"publish in {SHM_FOLDER}") from None
+        self._path = self._final
+        os.close(self._writer)
+        self._writer = -1
+
+    def close(self) -> None:
+        """Remove the name, if it is still this object's, and close what is open."""
+        descriptors = [descriptor for descriptor in (self._writer, self._reader) if descriptor >= 0]
+        self._writer = self._reader = -1
+        try:
+            if descriptors and _same_file(self._path, descriptors[0]):
+                self._path.unlink()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+MemoryObject = Memfd | PosixShm
+
+
+def _memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)  # Linux before 6.3
+
+
+def _write_header(descriptor: int, header: bytes) -> None:
+    if os.pwrite(descriptor, header, 0) != len(header):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def _check_header(descriptor: int, header: bytes) -> None:
+    # The creator could write until the seals were on, and O_APPEND, which it can set on the description
+    # that the host writes through, moves a pwrite to the end: what counts is what is there now.
+    if os.pread(descriptor, len(header), 0) != header:
+        raise InvalidArgument(
+            "the creator wrote over the header page while it was published: create it again"
+        )
+
+
+def _reopen(descriptor: int) -> int:
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def refusal_of(error: OSError, what: str) -> ShmError:
+    """Return the refusal for a client whose request met this error of the system."""
+    kind = OutOfMemory if error.errno in _SCARCE else Unsupported
+    cure = _CURES.get(error.errno or 0, "see the log of the host")
+    return kind(f"the host cannot {what}: {error.strerror or error}; {cure}")
+
+
+def _not_sealed(error: OSError) -> ShmError:
+    if error.errno == errno.EBUSY:
+        return RegionBusy(
+            "a writable mapping of the region lives, in its creator or in a child that was forked "
+            "meanwhile, or I/O still holds its pages (a pipe filled by vmsplice, a direct read or write): "
+            "close it, end the child or the I/O, and publish again; seal='writer' waits for neither"
+        )
+    if error.errno == errno.EPERM:
+        return InvalidArgument(
+            "the creator has sealed the object itself, or set O_APPEND on its descriptor: the host writes "
+            "the header and seals; create it again"
+        )
+    return refusal_of(error, "seal the object")

@@ -1,0 +1,372 @@
+"""One client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
+
+Calls of the kernel are not made here but yielded as a Work, which the caller carries out: in a thread
+unless it is quick. While a Work is under way the session gets no further message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shmhost.core.headers import header_of
+from shmhost.core.hub import Hub
+from shmhost.core.objects import refusal_of
+from shmhost.core.peers import Peer
+from shmhost.core.regions import READ, Region
+from shmprotocol.errors import (
+    Cancelled,
+    InvalidArgument,
+    OutOfMemory,
+    QuotaExceeded,
+    RegionBusy,
+    RegionNotFound,
+    RemoteProtocolError,
+    ShmError,
+    Unsupported,
+)
+from shmprotocol.wire import messages as m
+
+# Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
+# 500 KB at most, with names of 255 bytes.
+LISTEN_LIMIT = 1024
+# Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
+LEASE_LIMIT = 65_536
+HOLDER_LIMIT = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
+PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A call whose result is sent into the generator.
+
+    `is_quick`: no client can make it wait. `is_retry`: it waited in vain before, so first attempts go ahead.
+    """
+
+    call: Callable[[], Any]
+    is_quick: bool
+    is_retry: bool = False
+
+
+Send = Callable[[m.Message, Sequence[int]], None]
+Steps = Generator[Work, Any, None]
+
+
+class Session:
+    """The state of one connection: its leases, its unpublished regions, its waits and watches.
+
+    `send` takes a message and the descriptors that go with it, which stay their region's; it raises OSError
+    when they can neither be sent now nor kept for later. `close` gives everything back; it is called once,
+    however the client went.
+    """
+
+    def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
+        self.peer = peer
+        self.client = ""
+        self._hub = hub
+        hub.clients[peer.uid] += 1
+        self._registry = hub.registry
+        self._send = send
+        self._greeted = False
+        self._leases: dict[int, Region] = {}
+        self._creations: dict[int, Region] = {}
+        self._waits: dict[int, m.Open] = {}
+        self._watches: dict[int, str] = {}
+        self._listening = 0  # names that are waited for, and watches: what LISTEN_LIMIT limits
+        self._handlers: dict[type[m.Message], Callable[[Any], Steps | None]] = {
+            m.Create: self._create,
+            m.Publish: self._publish,
+            m.Abort: self._abort,
+            m.Open: self._open,
+            m.Release: self._release,
+            m.Cancel: self._cancel,
+            m.List: self._list,
+            m.Stat: self._stat,
+            m.Unlink: self._unlink,
+            m.Chmod: self._chmod,
+            m.Watch: self._watch,
+            m.Inspect: self._inspect,
+            m.Measure: self._measure,
+        }
+
+    def handle(self, message: m.Message) -> Steps | None:
+        """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
+        if not self._greeted:
+            self._hello(message)
+            return None
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise RemoteProtocolError("Hello came twice")
+        try:
+            steps = handler(message)
+        except (ShmError, OSError) as error:
+            self._fail(message.id, error)
+            return None
+        return self._guarded(message.id, steps) if steps is not None else None
+
+    def close(self) -> None:
+        """Give back all leases and undo all creations."""
+        self._hub.clients[self.peer.uid] -= 1
+        if not self._hub.clients[self.peer.uid]:
+            del self._hub.clients[self.peer.uid]
+        self._hub.listeners.discard(self)
+        self._waits.clear()
+        self._watches.clear()
+        self._listening = 0
+        while self._creations:
+            self._registry.abort(self._creations.popitem()[1])
+        while self._leases:
+            lease, region = self._leases.popitem()
+            self._registry.release(region, lease)
+
+    def hear(self, kind: str, region: Region) -> None:
+        """Take news of a change: push it to the watches, and try again what waits for the name."""
+        for watch, prefix in self._watches.items():
+            if region.name.startswith(prefix):
+                self._send(m.Event(watch, kind, region.info()), ())
+        if kind == "published" and self._waits:
+            for wait in [w for w in self._waits.values() if region.name in w.open_names]:
+                self._retry(wait)
+
+    def _guarded(self, request: int, steps: Steps) -> Steps:
+        try:
+            yield from steps
+        except (ShmError, OSError) as error:
+            self._fail(request, error)
+
+    def _fail(self, request: int, error: ShmError | OSError) -> None:
+        self._refuse(request, error if isinstance(error, ShmError) else refusal_of(error, "answer"))
+
+    def _refuse(self, request: int, error: ShmError) -> None:
+        if isinstance(error, RemoteProtocolError):
+            raise error
+        self._hub.meter.refusals[error.code] += 1
+        if isinstance(error, OutOfMemory | Unsupported):
+            self._hub.warn(self.peer, error)
+        self._send(m.Refused(request, error.code, str(error)), ())
+
+    def _hello(self, message: m.Message) -> None:
+        if type(message) is not m.Hello:
+            raise RemoteProtocolError(f"{type(message).__name__} came before Hello")
+        if not message.version_min <= m.VERSION <= message.version_max:
+            raise RemoteProtocolError(
+                f"this host speaks version {m.VERSION}, the client {message.version_min} to "
+                f"{message.version_max}: use the same shmhost version on both sides"
+            )
+        self._greeted = True
+        self.client = message.client[:80]
+        windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
+        self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
+
+    def _create(self, request: m.Create) -> Steps:
+        region = self._registry.create(request, self.peer)
+        self._creations[region.id] = region
+        # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
+        # now, in a folder that others can make wait.
+        is_quick = region.backend == "memfd"
+        try:
+            region.object = yield Work(
+                lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
+            )
+            _check_pending(region)
+            reply = m.Created(request.id, region.id, region.span.address, region.capacity)
+            self._send(reply, (region.object.writer(),))
+        except BaseException:
+            del self._creations[region.id]
+            self._registry.abort(region)
+            raise
+
+    def _publish(self, request: m.Publish) -> Steps:
+        region = self._creation(request.region)
+        registry = self._registry
+        header = header_of(region, request, registry.next_generation(region), registry.clock())
+        memory_object = region.object
+        assert memory_object is not None
+        # The creator can make this wait, whatever the size: see `workers`.
+        region.is_busy = True
+        try:
+            yield Work(
+                lambda: memory_object.publish(header.pack(), region.seal),
+                is_quick=False,
+                is_retry=region.was_busy,
+            )
+        except RegionBusy:
+            region.was_busy = True
+            raise
+        finally:
+            region.is_busy = False
+        _check_pending(region)
+        region.size = header.data_size
+        region.generation, region.created_ns = header.generation, header.created_ns
+        # The reply goes first: without it the creator would take for unpublished what others see.
+        try:
+            grant = region.grant(self._lease(region))
+            self._send_leases(m.Published(request.id, grant), (grant,), (memory_object.reader(),))
+        except OSError:
+            region.generation = 0
+            registry.abandon(region)
+            raise
+        del self._creations[region.id]
+        registry.publish(region)
+        self._hub.tell("published", region)
+
+    def _abort(self, request: m.Abort) -> None:
+        region = self._creations.get(request.region)
+        if region is None:  # it was published meanwhile: the two messages crossed
+            return
+        if request.mapped:
+            self._registry.abandon(region)
+        else:
+            del self._creations[region.id]
+            self._registry.abort(region)
+
+    def _open(self, request: m.Open) -> None:
+        if not 1 <= len(request.open_names) <= m.MAX_DESCRIPTORS:
+            raise InvalidArgument(
+                f"a request opens 1 to {m.MAX_DESCRIPTORS} names, not {len(request.open_names)}"
+            )
+        if request.held and len(request.held) != len(request.open_names):
+            raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
+        if request.id in self._waits:
+            raise RemoteProtocolError(f"request id {request.id} is in use by a wait")
+        try:
+            regions = [self._registry.find(name) for name in request.open_names]
+        except RegionNotFound:
+            for name in request.open_names:
+                m.check_name(name)
+            if not request.wait:
+                raise
+            self._listen(len(request.open_names))
+            self._waits[request.id] = request
+            return
+        for region in regions:
+            region.check(self.peer, READ)
+        if len(self._leases) + len(regions) > LEASE_LIMIT:
+            raise QuotaExceeded(
+                f"one connection has at most {LEASE_LIMIT} leases, and this one has {len(self._leases)}: "
+                "close regions that are not needed"
+            )
+        self._grant(request, regions)
+
+    def _grant(self, request: m.Open, regions: list[Region]) -> None:
+        grants, descriptors = [], []
+        held = request.held or (0,) * len(regions)
+        for region, has in zip(regions, held, strict=True):
+            if region.id == has:
+                grants.append(region.grant(0))
+                continue
+            assert region.object is not None
+            grants.append(region.grant(self._lease(region)))
+            descriptors.append(region.object.reader())
+        self._send_leases(m.Opened(request.id, tuple(grants)), grants, descriptors)
+
+    def _send_leases(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
+        """Send a reply with the leases that it gives, or take them back and raise OSError."""
+        try:
+            self._send(reply, descriptors)
+        except OSError:
+            self._give_back([grant.lease for grant in grants if grant.lease])
+            raise
+
+    def _retry(self, request: m.Open) -> None:
+        self._end_wait(request.id)
+        try:
+            self._open(request)
+        except (ShmError, OSError) as error:
+            self._fail(request.id, error)
+
+    def _release(self, request: m.Release) -> None:
+        self._give_back(request.leases)
+
+    def _give_back(self, leases: Sequence[int]) -> None:
+        for lease in leases:
+            region = self._leases.pop(lease, None)
+            if region is None:
+                raise RemoteProtocolError(f"lease {lease} is not held by this connection")
+            self._registry.release(region, lease)
+
+    def _end_wait(self, request: int) -> bool:
+        """Forget a wait; False when there is none with this number."""
+        wait = self._waits.pop(request, None)
+        if wait is not None:
+            self._listening -= len(wait.open_names)
+        return wait is not None
+
+    def _cancel(self, request: m.Cancel) -> None:
+        # A target that was answered meanwhile is no error: the two messages crossed.
+        if self._watches.pop(request.target, None) is not None:
+            self._listening -= 1
+        if self._end_wait(request.target):
+            gave_up = Cancelled("the client gave the wait up")
+            self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
+        if not self._waits and not self._watches:
+            self._hub.listeners.discard(self)
+
+    def _list(self, request: m.List) -> None:
+        m.check_part("prefix", request.prefix)
+        m.check_part("after", request.after)
+        regions, more = self._registry.page(request.prefix, request.after, PAGE_LIMIT)
+        self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
+
+    def _inspect(self, request: m.Inspect) -> None:
+        m.check_part("prefix", request.prefix)
+        regions, more = self._registry.inspect(request.prefix, request.after, self.peer, HOLDER_LIMIT)
+        self._send(m.Inspected(request.id, regions, more), ())
+
+    def _measure(self, request: m.Measure) -> None:
+        self._send(self._hub.measure(request.id), ())
+
+    def _stat(self, request: m.Stat) -> None:
+        self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())
+
+    def _unlink(self, request: m.Unlink) -> None:
+        name = m.check_name(request.name)
+        if name not in self._registry.current and self._registry.end_creation(name, self.peer):
+            self._send(m.Done(request.id), ())
+            return
+        region = self._registry.unlink(name, self.peer)
+        self._send(m.Done(request.id), ())
+        self._hub.tell("unlinked", region)
+
+    def _chmod(self, request: m.Chmod) -> None:
+        region = self._registry.chmod(m.check_name(request.name), request.mode, self.peer)
+        self._send(m.Done(request.id), ())
+        self._hub.tell("changed", region)
+
+    def _watch(self, request: m.Watch) -> None:
+        if request.id in self._watches:
+            raise RemoteProtocolError(f"request id {request.id} is in use by a watch")
+        m.check_part("prefix", request.prefix)
+        self._listen(1)
+        self._watches[request.id] = request.prefix
+        self._send(m.Done(request.id), ())
+
+    def _listen(self, count: int) -> None:
+        if self._listening + count > LISTEN_LIMIT:
+            raise QuotaExceeded(
+                f"one connection has at most {LISTEN_LIMIT} watches and names that it waits for, and this "
+                f"one has {self._listening}: cancel some"
+            )
+        self._listening += count
+        self._hub.listeners.add(self)
+
+    def _lease(self, region: Region) -> int:
+        lease = self._registry.lease(region, self.peer)
+        self._leases[lease.id] = region
+        return lease.id
+
+    def _creation(self, number: int) -> Region:
+        region = self._creations.get(number)
+        if region is None:
+            raise InvalidArgument(f"region {number} is not being created by this connection")
+        _check_pending(region)
+        return region
+
+
+def _check_pending(region: Region) -> None:
+    if region.state == "aborted":
+        raise RegionNotFound(
+            f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
+            "abort: create it again"
+        )

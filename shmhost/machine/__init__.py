@@ -1,0 +1,1 @@
+"""The machine around the host: socket files, kernel files, logs."""

@@ -1,0 +1,42 @@
+"""The memory limits that a process is under, as its cgroups say (cgroups(7), versions 1 and 2)."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+from shmhost.machine.kernel import read_text, to_number
+
+_UNLIMITED = 2**62  # version 1 has no "max": it says 2**63 less a page
+
+
+def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
+    """Return (bytes, file) for each memory limit of this process's cgroup and those above it.
+
+    The files are read below `root`. OSError: there is no /proc. ValueError: a file has no number in it.
+    """
+    limits: list[tuple[int, str]] = []
+    for line in read_text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if line.startswith("0::"):
+            base, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = base.joinpath(*(part for part in path.split("/") if part not in ("", ".", "..")))
+        limits += _limits_above(folder, base, name)
+    return limits
+
+
+def _limits_above(folder: Path, base: Path, name: str) -> list[tuple[int, str]]:
+    found = []
+    for above in chain([folder], folder.parents):  # never all at once: a line can be all slashes
+        if above.is_relative_to(base):
+            try:
+                text = read_text(above / name).strip()
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # the root has none, nor has version 1's folder under version 2
+            limit = _UNLIMITED if text == "max" else to_number(text, above / name)
+            found += [(limit, str(above / name))] if limit < _UNLIMITED else []
+    return found

@@ -1,0 +1,1 @@
+"""The waiting part of the host: sockets, threads, metrics and notifications."""

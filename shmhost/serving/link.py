@@ -1,0 +1,232 @@
+"""One connected socket of the host: frames in, frames out, never waiting for either.
+
+A link owns its socket; what a slow client has not taken is its outbox's. It reads by callbacks of the loop,
+not by awaiting: † a task that waits for readability anew for each request costs 12-15 us a round trip
+more (asyncio and uvloop alike, 2026-11), and a host does little else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+
+from shmhost.core.meter import Meter
+from shmhost.core.session import Session, Steps, Work
+from shmhost.serving.closing import Closer
+from shmhost.serving.deadline import TICK_S, Deadline
+from shmhost.serving.outbox import Outbox
+from shmhost.serving.unread import Share
+from shmhost.serving.workers import Outcome, attempt
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import descriptors
+from shmprotocol.wire.connection import Connection, pack
+from shmprotocol.wire.messages import Goodbye, Message
+
+LOG = logging.getLogger("shmhost")
+
+TURN_NS = 1_000_000  # for the requests of one client that have come already; then the others have a turn
+# For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
+# sends either at once; so long is for machines that swap.
+FRAME_TICKS = 10
+
+# Has a thread carry a Work out and `resume` called; returns what takes it back if it has not begun.
+StartWork = Callable[["Link", Steps, Work], Callable[[], bool]]
+
+
+class Link:
+    """The socket of one session. `on_closed` is called once, when the session has given all back."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pidfd: int | None,
+        meter: Meter,
+        make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
+        start_work: StartWork,
+        closer: Closer,
+        share: Share,
+        on_closed: Callable[[Link], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._refused = descriptors.are_refused(sock)
+        self._closer = closer
+        self._pidfd = pidfd
+        self._connection = Connection("host")
+        self._meter = meter
+        self._operation = ""  # the request that is being carried out, and since when
+        self._began_ns = 0
+        self._start_work = start_work
+        self._on_closed = on_closed
+        self._outbox = Outbox(sock, share, self._all_sent, self._end)
+        self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
+        self._working = False  # a Work is in a thread, or waits for one
+        self._take_back: Callable[[], bool] = lambda: False
+        self._closing = False
+        self._is_finished = False
+        try:
+            self._loop.add_reader(sock, self._readable)
+            if pidfd is not None:
+                # The process is gone even if a child that it forked still holds the socket.
+                self._loop.add_reader(pidfd, self.close)
+        except OSError:  # the kernel has no room to watch one more: the socket stays the caller's
+            self._loop.remove_reader(sock)
+            if pidfd is not None:
+                os.close(pidfd)
+            raise
+        self.session = make_session(self.send)
+        self._deadline.start()  # until Hello has come
+
+    def send(self, message: Message, fds: Sequence[int]) -> None:
+        """Send a message, or queue it where the client is slow. The descriptors stay the caller's.
+
+        OSError when it has to be queued, and this process has no descriptors left for that.
+        """
+        if self._closing:
+            return
+        self._outbox.send(pack(message), fds)
+
+    def resume(self, steps: Steps, outcome: Outcome) -> None:
+        """Go on with a session's steps after their Work was carried out elsewhere."""
+        self._working = False
+        if self._drive(steps, outcome):
+            if self._closing:
+                self._finish()
+                return
+            self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
+            if self._outbox.is_empty:
+                self._loop.add_reader(self._sock, self._readable)
+                self._pump()
+
+    def close(self) -> None:
+        """Close the socket and give back what the session holds, at once or after its Work."""
+        if self._closing:
+            return
+        self._closing = True
+        self._loop.remove_reader(self._sock)
+        self._deadline.stop()
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        # A forked child of this process may hold a copy: only shutdown reaches the client then.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._outbox.close(lambda: self._closer.close(self._sock))
+        if not self._working or self._take_back():
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._is_finished:  # closed by what its own Work came to, and by whoever resumed it
+            return
+        self._is_finished = True
+        self.session.close()
+        self._on_closed(self)
+
+    def _readable(self) -> None:
+        try:
+            data = descriptors.receive_data(self._sock, descriptors.DONTWAIT, refused=self._refused)
+        except BlockingIOError:
+            return
+        except RemoteProtocolError as error:
+            self._drop(error)
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        self._connection.receive(data)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Handle what has come, until a Work or a slow client makes the rest wait."""
+        turn_ends_ns = perf_counter_ns() + TURN_NS
+        try:
+            for message, _none in self._connection.messages():
+                self._deadline.stop()
+                self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
+                steps = self.session.handle(message)
+                if steps is not None and not self._drive(steps, (None, None)):
+                    return
+                if self._closing:
+                    return
+                now_ns = perf_counter_ns()
+                self._meter.add(self._operation, now_ns - self._began_ns)
+                if not self._outbox.is_empty:
+                    self._loop.remove_reader(self._sock)
+                    return
+                if now_ns > turn_ends_ns:  # it asks faster than it is answered: now the others
+                    self._loop.remove_reader(self._sock)
+                    self._loop.call_soon(self._take_turn)
+                    return
+            # All is handled, so the rest of a frame is the client's to send. A later byte of it gives no
+            # more time, and the first of the stream does not either: its deadline runs already.
+            if self._connection.is_inside_frame and not self._deadline.is_running:
+                self._deadline.start()
+        except RemoteProtocolError as error:
+            self._drop(error)
+        except Exception:
+            self._fault()
+
+    def _overdue(self) -> None:
+        what = "the rest of its frame" if self._connection.is_inside_frame else "its Hello"
+        self._drop(RemoteProtocolError(f"{what} did not come within {FRAME_TICKS * TICK_S:.0f} s"))
+
+    def _take_turn(self) -> None:
+        # With something in the outbox, or a Work under way, their end goes on reading.
+        if self._outbox.is_empty and not (self._closing or self._working):
+            self._loop.add_reader(self._sock, self._readable)
+            self._pump()
+
+    def _drive(self, steps: Steps, outcome: Outcome) -> bool:
+        """Run the steps on; False when their next Work has gone to a thread and reading is paused."""
+        try:
+            while True:
+                result, error = outcome
+                work = steps.send(result) if error is None else steps.throw(error)
+                if not work.is_quick:
+                    self._working = True
+                    if not self._closing:
+                        self._loop.remove_reader(self._sock)
+                    self._take_back = self._start_work(self, steps, work)
+                    return False
+                outcome = attempt(work.call)
+        except StopIteration:
+            return True
+        except RemoteProtocolError as error:
+            self._drop(error)
+        except Exception:
+            self._fault()
+        return True
+
+    def _fault(self) -> None:
+        """A bug or a broken system: it costs this client its connection, and nobody else."""
+        LOG.exception("fault while serving uid %d", self.session.peer.uid)
+        self.close()
+
+    def _drop(self, error: RemoteProtocolError) -> None:
+        """Tell the peer what it did wrong, as far as it listens, and close."""
+        self._note_drop(error)
+        self.send(Goodbye(0, str(error)), ())
+        self.close()
+
+    def _end(self, why: str) -> None:
+        """Close the connection: the peer is gone, or would not read a word about `why` it is dropped."""
+        if why and not self._closing:
+            self._note_drop(why)
+        self.close()
+
+    def _note_drop(self, why: object) -> None:
+        self._meter.dropped += 1
+        LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, why)
+
+    def _all_sent(self) -> None:
+        if not self._working:
+            self._loop.add_reader(self._sock, self._readable)
+            self._pump()

@@ -1,0 +1,266 @@
+"""The counters of a host as Prometheus metrics, and the small HTTP server that they are scraped from.
+
+The server has one thread and answers one scrape at a time. It never touches the host's state: it asks the
+event loop for a snapshot and waits for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import importlib.metadata
+import logging
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import anyio
+import anyio.to_thread
+
+from shmhost.core.meter import BOUNDS
+from shmhost.machine.socket_file import HostError, SocketFile
+from shmhost.settings.config import metrics_place
+from shmprotocol.wire.messages import Measured, Total
+
+LOG = logging.getLogger("shmhost")
+
+PATIENCE_S = 5.0  # for the event loop to give a snapshot
+SCRAPE_S = 6.0  # for a whole scrape, however slowly its request comes
+RETRY_S = 0.2  # while this process has no descriptor left
+STATES = ("creating", "aborted", "current", "superseded", "unlinked")
+
+
+class Snapshot(NamedTuple):
+    """What one scrape shows. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
+    in nanoseconds; `windows`: base, size and free bytes of each.
+    """
+
+    measured: Measured
+    latencies: dict[str, tuple[list[int], int]]
+    windows: list[tuple[int, int, int]]
+
+
+class Collector:
+    """Gives prometheus_client the metrics of a snapshot that is taken at each scrape."""
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+        self._version = importlib.metadata.version("shmhost")  # read off the disk
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metric families."""
+        snapshot = self._take()
+        yield from _host_families(snapshot.measured, self._version)
+        yield from _region_families(snapshot)
+        yield from _request_families(snapshot)
+
+
+def _host_families(measured: Measured, version: str) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+    yield InfoMetricFamily("shmhost", "The host that answers", value={"version": version})
+    for name, text, value in (
+        ("start_time_seconds", "When the host was started, since the epoch", measured.started_ns / 1e9),
+        ("memory_budget_bytes", "Memory that the host gives out at most", measured.budget),
+        ("memory_used_bytes", "Memory that regions take of the budget", measured.used),
+        ("clients", "Connected clients", measured.clients),
+        ("listeners", "Clients that wait for a name or watch a prefix", measured.listeners),
+    ):
+        yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
+    for name, text, value in (
+        ("restarts", "How often a host was started at this socket before", measured.restarts),
+        ("connections", "Connections that were taken", measured.connections),
+        ("dropped_clients", "Clients that were dropped for breaking the protocol", measured.dropped),
+    ):
+        yield CounterMetricFamily(f"shmhost_{name}", text, value=value)
+
+
+def _region_families(snapshot: Snapshot) -> Iterator[Any]:
+    totals = {total.state: total for total in snapshot.measured.totals}
+    states = [totals.get(state, Total(state, 0, 0, 0)) for state in STATES]
+    users = snapshot.measured.accounts
+    windows = snapshot.windows
+    yield _gauges("regions", "Regions", "state", [(one.state, one.regions) for one in states])
+    text = "Bytes of regions, as whole objects"
+    yield _gauges("region_bytes", text, "state", [(one.state, one.capacity) for one in states])
+    text = "Leases: regions that clients may have mapped"
+    yield _gauges("leases", text, "state", [(one.state, one.leases) for one in states])
+    yield _gauges("user_regions", "Regions of a user", "uid", [(one.uid, one.regions) for one in users])
+    text = "Bytes of a user's regions, as whole objects"
+    yield _gauges("user_bytes", text, "uid", [(one.uid, one.capacity) for one in users])
+    text = "Connected clients of a user"
+    yield _gauges("user_clients", text, "uid", [(one.uid, one.clients) for one in users])
+    text = "Addresses of a window"
+    yield _gauges("window_bytes", text, "window", [(hex(base), size) for base, size, _ in windows])
+    text = "Addresses of a window that are free"
+    yield _gauges("window_free_bytes", text, "window", [(hex(base), free) for base, _, free in windows])
+
+
+def _request_families(snapshot: Snapshot) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    text = "Time that the host spent on requests, by operation"
+    durations = HistogramMetricFamily("shmhost_request_duration_seconds", text, labels=["operation"])
+    for operation, (counts, total_ns) in sorted(snapshot.latencies.items()):
+        buckets, below = [], 0
+        for bound, count in zip([*(f"{bound / 1e9:g}" for bound in BOUNDS), "+Inf"], counts, strict=True):
+            below += count
+            buckets.append((bound, below))
+        durations.add_metric([operation], buckets, total_ns / 1e9)
+    yield durations
+    refusals = CounterMetricFamily("shmhost_refusals", "Requests that were refused, by code", labels=["code"])
+    for code, count in snapshot.measured.refusals:
+        refusals.add_metric([code], count)
+    yield refusals
+
+
+def _gauges(name: str, text: str, label: str, values: Iterable[tuple[object, int]]) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"shmhost_{name}", text, labels=[label])
+    for value, number in values:
+        family.add_metric([str(value)], number)
+    return family
+
+
+@contextlib.asynccontextmanager
+async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> AsyncIterator[None]:
+    """Serve the metrics at an address while the block runs; not at all where the address is empty.
+
+    `mode` is that of a socket file; `snapshot` is called in the event loop. HostError: prometheus_client is
+    missing, or the address cannot be had.
+    """
+    if not address:
+        yield
+        return
+    with _listening(address, mode) as listener:
+        server = _Server(listener, _application(asyncio.get_running_loop(), snapshot))
+        thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        thread.start()
+        LOG.info("metrics at %s", address)
+        try:
+            yield
+        finally:
+            # Not in the loop: a scrape under way waits for its snapshot.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(server.stop)
+                await anyio.to_thread.run_sync(thread.join)
+
+
+@contextlib.contextmanager
+def _listening(address: str, mode: int) -> Iterator[socket.socket]:
+    place = metrics_place(address)
+    assert place is not None
+    if isinstance(place, str):
+        with SocketFile(place, mode, "choose another --metrics") as listener:
+            yield listener
+        return
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    try:
+        listener = socket.create_server(place, family=family)
+    except OSError as error:
+        raise HostError(
+            f"cannot serve metrics at {address}: {error.strerror}; choose another --metrics"
+        ) from error
+    with listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapshot]) -> Any:
+    try:
+        from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+    except ImportError:
+        raise HostError("--metrics needs prometheus_client: pip install 'shmhost[metrics]'") from None
+
+    def take() -> Snapshot:
+        future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
+
+        def give() -> None:
+            try:
+                future.set_result(snapshot())
+            except Exception as error:
+                future.set_exception(error)
+
+        loop.call_soon_threadsafe(give)
+        return future.result(PATIENCE_S)
+
+    registry = CollectorRegistry()
+    registry.register(Collector(take))
+    ProcessCollector(registry=registry)
+    application = make_wsgi_app(registry)
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        environ["QUERY_STRING"] = ""  # a choice of metrics would find none: they are made when asked for
+        try:
+            return application(environ, start_response)
+        except (TimeoutError, RuntimeError):  # the loop is busy for seconds, or has ended
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+            return [b"the host is too busy, or ends\n"]
+        except Exception:  # of the library: a header that it cannot read, for one
+            LOG.debug("a scrape failed", exc_info=True)
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"the request is not understood\n"]
+
+    return answer
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Log no requests."""
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Server(WSGIServer):
+    """The WSGI server of the standard library, on a socket that listens already and stays its owner's."""
+
+    def __init__(self, listener: socket.socket, application: Any) -> None:
+        socketserver.BaseServer.__init__(self, ("", 0), _Handler)
+        self.socket = listener
+        self.server_name, self.server_port = "shmhost", 0
+        self.setup_environ()
+        self.set_app(application)
+        self._active: socket.socket | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """End the scrape that is under way, if there is one, and `serve_forever`."""
+        self._is_stopping = True
+        if (active := self._active) is not None:
+            _cut_off(active)
+        self.shutdown()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            connection, _ = self.socket.accept()
+        except BlockingIOError:
+            raise
+        except OSError:  # no descriptor is left: it would be tried again at once, for ever
+            time.sleep(RETRY_S)
+            raise
+        return connection, ("local", 0)  # a Unix socket has no address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a scrape, in SCRAPE_S: a scraper that is slower than that keeps the others waiting."""
+        self._active = request
+        deadline = threading.Timer(0 if self._is_stopping else SCRAPE_S, _cut_off, [request])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request(request, client_address)
+        finally:
+            self._active = None
+            deadline.cancel()
+
+    def handle_error(self, *_: object) -> None:
+        """Take it that the scraper went away; the next one is served."""
+        LOG.debug("a scrape failed", exc_info=True)

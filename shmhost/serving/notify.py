@@ -1,0 +1,185 @@
+"""The service manager's side of a host: sd_notify(3) and sd_listen_fds(3), written to their protocols.
+
+The functions parse an environment and wait for nothing; `Notifier` sends, and neither waits nor raises.
+It knows no region and no session. It needs no libsystemd: sd_notify(3) promises that the protocol is stable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.wire.paths import PATH_MAX
+
+LOG = logging.getLogger("shmhost")
+
+LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+# All that sd_listen_fds(3) removes; LISTEN_PIDFDID since systemd 258.
+_LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+_NUMBER_MAX = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is no interval, sd_watchdog_enabled(3)
+_INTERVAL_MIN_S = 0.001  # the resolution of uvloop's timers: 0 would be a loop that does nothing else
+
+
+def notify_address(environ: Mapping[str, str]) -> bytes | None:
+    """Return where to send, as `sendto` takes it, or None without $NOTIFY_SOCKET.
+
+    InvalidArgument when it is neither an absolute path nor an abstract `@name`.
+    """
+    text = environ.get("NOTIFY_SOCKET")
+    if text is None:
+        return None
+    address = os.fsencode(text)
+    if not 2 <= len(address) <= PATH_MAX or address[:1] not in (b"/", b"@") or b"\0" in address:
+        raise InvalidArgument(
+            f"$NOTIFY_SOCKET is an absolute path or @name of 2 to {PATH_MAX} bytes, not {text!r:.120}: unset "
+            "it, or let the service manager set it"
+        )
+    return b"\0" + address[1:] if address[:1] == b"@" else address
+
+
+def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
+    """Return half of $WATCHDOG_USEC in seconds, or None when nobody watches this process.
+
+    InvalidArgument when $WATCHDOG_USEC or $WATCHDOG_PID is no number over 0.
+    """
+    usec = _number(environ, "WATCHDOG_USEC")
+    watched = _number(environ, "WATCHDOG_PID")
+    if usec is None or watched not in (None, pid):
+        return None
+    return max(usec / 2_000_000, _INTERVAL_MIN_S)
+
+
+def take_listener(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
+    """Return the listening socket that a service manager passed to this process, or None.
+
+    The caller owns it; it is non-blocking and close-on-exec. $LISTEN_FDS and its like are removed in any
+    case. InvalidArgument when they are bad, or when what was passed is not one listening AF_UNIX stream
+    socket; the descriptor is then left as it was.
+    """
+    given = {name: environ.pop(name) for name in _LISTEN_VARIABLES if name in environ}
+    count = _number(given, "LISTEN_FDS")
+    if _number(given, "LISTEN_PID") != pid or count is None:
+        return None
+    if count != 1:
+        raise InvalidArgument(f"a host serves one socket, not $LISTEN_FDS={count}: keep one ListenStream=")
+    try:
+        listener = socket.socket(fileno=LISTEN_FDS_START)
+    except OSError as error:
+        raise _refusal(f"no socket ({error.strerror})") from None
+    if wrong := _what_is_wrong(listener):
+        listener.detach()
+        raise _refusal(wrong)
+    listener.set_inheritable(False)
+    listener.setblocking(False)
+    return listener
+
+
+def _what_is_wrong(listener: socket.socket) -> str | None:
+    if listener.family != socket.AF_UNIX:
+        return f"a socket of family {listener.family}"
+    if listener.type != socket.SOCK_STREAM:
+        return f"a socket of type {listener.type}"
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "a socket that does not listen (Accept=yes?)"
+    return None
+
+
+def _refusal(found: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"descriptor {LISTEN_FDS_START}, passed with $LISTEN_FDS, is {found}: pass one listening AF_UNIX "
+        "stream socket, ListenStream=/a/path with Accept=no, or unset $LISTEN_FDS"
+    )
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if text is None:
+        return None
+    # 20 digits hold 2**64; int() of many more would be slow.
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= _NUMBER_MAX):
+        raise InvalidArgument(f"${name} is a number from 1 to {_NUMBER_MAX}, not {text!r:.40}: unset it")
+    return int(text)
+
+
+class Notifier:
+    """Tells the service manager how a host is doing; says nothing when no manager asked."""
+
+    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
+        self._pid = pid
+        self._address: bytes | None = None
+        self._interval_s: float | None = None
+        self._socket: socket.socket | None = None
+        self._failed = False
+        # Each on its own: a bad watchdog must not keep READY from being said.
+        with _logged():
+            self._address = notify_address(environ)
+        with _logged():
+            self._interval_s = watchdog_interval_s(environ, pid)
+
+    @contextlib.contextmanager
+    def serving(self, loop: asyncio.AbstractEventLoop, status: str) -> Iterator[None]:
+        """Say READY, then WATCHDOG from the loop's own timer, and STOPPING at the end of the block.
+
+        A loop that hangs says nothing: that is what the watchdog is for.
+        """
+        if self._address is None:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                # Kept open: a host that runs out of descriptors must not also look as if it hung.
+                self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                self._socket.setblocking(False)
+            except OSError as error:
+                self._log_once(error)
+            self._send(f"READY=1\nSTATUS={' '.join(status.splitlines())}\nMAINPID={self._pid}")
+            if self._interval_s is not None:
+                timer = _Timer(loop, self._interval_s, lambda: self._send("WATCHDOG=1"))
+                stack.callback(timer.cancel)
+            try:
+                yield
+            finally:
+                self._send("STOPPING=1")
+
+    def _send(self, message: str) -> None:
+        if self._socket is None or self._address is None:
+            return
+        try:
+            self._socket.sendto(os.fsencode(message), socket.MSG_NOSIGNAL, self._address)
+        except OSError as error:  # nobody reads, or nobody is there: no reason to end a host
+            self._log_once(error)
+
+    def _log_once(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            LOG.error("cannot notify the service manager at $NOTIFY_SOCKET: %s", error.strerror or error)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except InvalidArgument as error:
+        LOG.error("ignored: %s", error)
+
+
+class _Timer:
+    """Calls a function again and again from the loop, first at once, until it is cancelled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._interval_s = interval_s
+        self._call = call
+        self._tick()
+
+    def _tick(self) -> None:
+        self._handle = self._loop.call_later(self._interval_s, self._tick)
+        self._call()
+
+    def cancel(self) -> None:
+        self._handle.cancel()

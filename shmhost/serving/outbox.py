@@ -1,0 +1,207 @@
+"""Frames on their way to one client: sent at once, or queued while the client is slow. Never waits.
+
+Knows no message and no session. It owns copies of the descriptors that are queued; the socket is its link's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from shmhost.serving.deadline import TICK_S, Deadline
+from shmhost.serving.unread import Share, Unread
+from shmprotocol.wire import descriptors
+
+LOG = logging.getLogger("shmhost")
+
+OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
+STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
+# While descriptors are unread: no event of the socket tells when they are read.
+RETRY_S, RETRY_MAX_S = 0.001, 0.05
+LATER = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))  # nothing of it is this client's doing
+GONE = frozenset((errno.EPIPE, errno.ECONNRESET))
+
+
+class Outbox:
+    """The sending side of one socket.
+
+    `on_emptied` is called when all that was queued is sent. `on_end` is called, perhaps more than once, when
+    the connection must go, with the reason, or with "" when the peer has gone; the loop calls it, not `send`.
+
+    A client that does not read its descriptors is held: none are sent to it, nor what is queued behind
+    them, until it has read all, or until it is dropped.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        share: Share,
+        on_emptied: Callable[[], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._share = share
+        self._unread = Unread(sock, share, self._hold)
+        self._on_emptied = on_emptied
+        self._on_end = on_end
+        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._size = 0  # bytes
+        self._is_held = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._delay_s = RETRY_S
+        self._stall = Deadline(self._loop, STALL_TICKS, self._stalled)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is queued."""
+        return not self._queue
+
+    def send(self, frame: bytes, fds: Sequence[int]) -> None:
+        """Send a frame, or queue it where the client is slow. The descriptors stay the caller's.
+
+        OSError when it has to be queued and no descriptor is left for its copies; nothing is sent then.
+        """
+        sent = 0 if self._queue else self._attempt(frame, fds)
+        if sent < len(frame):
+            self._add(frame[sent:], fds if sent == 0 else ())
+
+    def close(self, close_socket: Callable[[], None]) -> None:
+        """Forget what is queued, watch the socket no more, and have it closed when that frees descriptors."""
+        self._wait_no_more()
+        self._stall.stop()
+        while self._queue:
+            descriptors.close_all(self._queue.popleft()[1])
+        self._unread.close(close_socket)
+
+    def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
+        """Send what goes now; return how many bytes. When it is none, the rest is tried again in time."""
+        if fds and not self._may_send(len(fds)):
+            self._try_later()
+            return 0
+        try:
+            return self._transmit(data, fds)
+        except BlockingIOError:
+            self._wait_for_room()
+            return 0
+        except OSError as error:
+            return self._fail(error, len(data))
+
+    def _fail(self, error: OSError, size: int) -> int:
+        if error.errno in LATER:
+            self._share.flight.press()
+            self._try_later()
+            return 0
+        self._end("" if error.errno in GONE else f"nothing can be sent to it: {error.strerror}")
+        return size  # nobody is there to take it
+
+    def _transmit(self, data: bytes, fds: Sequence[int]) -> int:
+        if not fds:
+            return self._unread.send_behind(
+                lambda: descriptors.send(self._sock, data, (), descriptors.DONTWAIT)
+            )
+        sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
+        self._unread.add(len(fds))
+        return sent
+
+    def _may_send(self, count: int) -> bool:
+        if self._is_held:
+            return False
+        if self._unread.admits(count) or self._unread.make_room(count):
+            return True
+        self._is_held = self._unread.count > 0  # else it waits for the others of its uid
+        return False
+
+    def _hold(self) -> None:
+        """Have the client read all its descriptors, because others wait for that."""
+        if not self._is_held:
+            self._is_held = True
+            self._start_stall()
+            self._try_later()
+
+    def _wait_for_room(self) -> None:
+        if self._is_held:  # who is held is looked at by the timer, however much room there is
+            self._try_later()
+            return
+        self._wait_no_more()
+        self._loop.add_writer(self._sock, self._go_on)
+
+    def _try_later(self) -> None:
+        if self._retry is None:
+            self._loop.remove_writer(self._sock)
+            self._retry = self._loop.call_later(self._delay_s, self._try_again)
+            self._delay_s = min(2 * self._delay_s, RETRY_MAX_S)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._is_held = self._is_held and not self._unread.settle()
+        if self._is_held:
+            self._try_later()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        had_queued = bool(self._queue)
+        while self._queue:
+            data, fds = self._queue[0]
+            sent = self._attempt(data, fds)
+            if sent == 0:
+                return
+            self._size -= sent
+            self._queue.popleft()
+            descriptors.close_all(fds)
+            if sent < len(data):
+                self._queue.appendleft((data[sent:], []))
+            self._stall.start()
+        self._wait_no_more()
+        self._stall.stop()
+        if had_queued:
+            self._on_emptied()
+
+    def _wait_no_more(self) -> None:
+        self._loop.remove_writer(self._sock)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._delay_s = RETRY_S
+
+    def _add(self, rest: bytes, fds: Sequence[int]) -> None:
+        copies = _copies(fds)
+        self._start_stall()
+        self._queue.append((rest, copies))
+        self._size += len(rest)
+        if self._size > OUTBOX_MAX:
+            self._end("it does not read, and asks on")
+
+    def _start_stall(self) -> None:
+        if not self._stall.is_running:
+            self._stall.start()
+
+    def _stalled(self) -> None:
+        if self._retry is not None and self._unread.settle():
+            LOG.warning(
+                "a client waits: its uid has %d unread descriptors, or the host's user", self._share.count
+            )
+            self._stall.start()
+            return
+        what = f"it left {self._unread.count} descriptors unread" if self._unread.count else "it read nothing"
+        self._on_end(f"{what} for {STALL_TICKS * TICK_S:.0f} s")
+
+    def _end(self, why: str) -> None:
+        self._loop.call_soon(self._on_end, why)
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    """Return copies: a region may be freed before its descriptor is sent. All, or none and OSError."""
+    copies: list[int] = []
+    try:
+        copies.extend(os.dup(fd) for fd in fds)  # keeps those before the error
+    except OSError:
+        descriptors.close_all(copies)
+        raise
+    return copies

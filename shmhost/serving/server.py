@@ -1,0 +1,331 @@
+"""The host itself: the listening socket, who connects, threads for long work, a clean end.
+
+It waits and decides nothing: what a message means is `session`'s, what a region is `regions`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from shmhost.core.accounts import Budget
+from shmhost.core.generations import Generations
+from shmhost.core.hub import Hub
+from shmhost.core.meter import Meter
+from shmhost.core.objects import Memfd, MemoryObject, PosixShm
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region, Registry
+from shmhost.core.session import Session, Steps, Work
+from shmhost.core.window import Allocator
+from shmhost.machine.socket_file import HostError, Lock, SocketFile
+from shmhost.serving import metrics
+from shmhost.serving.closing import Closer
+from shmhost.serving.link import Link
+from shmhost.serving.notify import Notifier
+from shmhost.serving.unread import Flight, descriptors_in_flight_max
+from shmhost.serving.workers import Outcome, Workers, attempt
+from shmhost.settings.config import Config
+from shmprotocol.errors import ShmError
+from shmprotocol.wire import descriptors
+
+LOG = logging.getLogger("shmhost")
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
+SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
+ACCEPT_AT_ONCE = 64
+_LIBC = ctypes.CDLL(None, use_errno=True)
+FREE_INLINE_MAX = 16 * 1024 * 1024  # bytes: freeing this much takes about a millisecond
+END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
+RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
+
+
+def backend_options() -> dict[str, Any]:
+    """Return the options for anyio's asyncio backend: uvloop where it is installed."""
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+
+
+class Host:
+    """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks.
+
+    With a `listener` that was inherited it serves that one, closes it, and leaves its file alone.
+    """
+
+    def __init__(
+        self, config: Config, listener: socket.socket | None = None, notifier: Notifier | None = None
+    ) -> None:
+        self.config = config
+        self._listener = listener
+        self._notifier = notifier or Notifier({}, os.getpid())
+        self.registry = Registry(
+            Allocator(config.windows, secrets.randbelow),
+            Budget(config.budget),
+            time.time_ns,
+            self._dispose,
+            _log_change,
+            generations=Generations(self._store_ceiling),
+        )
+        meter = Meter(time.time_ns())
+        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
+        self._links: set[Link] = set()
+        self._closer = Closer()
+        self._flight = Flight(descriptors_in_flight_max())
+        self._later: list[MemoryObject] = []  # to be closed when the loop comes round
+        self._stopped = anyio.Event()
+        self._workers: Workers | None = None  # while it serves
+        self._lock: Lock | None = None  # until its file could not be written
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
+
+        HostError when the socket cannot be had: another host has it, or something else lies there.
+        """
+        cure = "choose another place with --socket or $SHMHOST_SOCKET"
+        place = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
+        with self._inherited(place) if self._listener else place as listener:
+            try:
+                async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
+                    self._count_start(place)
+                    self._resume_generations(place.lock)
+                    await self._serve(listener, task_status)
+            finally:
+                self._close_later()
+                self.registry.close()
+        LOG.info("stopped")
+
+    @contextlib.contextmanager
+    def _inherited(self, place: SocketFile) -> Iterator[socket.socket]:
+        """Give the inherited listener; take the lock of its path where that can be had.
+
+        So a host that is started by hand at the same path finds that it is taken.
+        """
+        assert self._listener is not None
+        with self._listener as listener:
+            try:
+                place.lock.take()
+            except (OSError, HostError) as error:
+                LOG.warning("there is no lock: %s", error)
+                place.lock.release()
+            try:
+                yield listener
+            finally:
+                place.lock.release()
+
+    def _count_start(self, place: SocketFile) -> None:
+        self._hub.meter.restarts = place.lock.starts
+        try:
+            place.lock.count()
+        except OSError as error:  # no lock, or no space: a figure less
+            LOG.warning("this start is not counted: %s", error.strerror)
+
+    def _resume_generations(self, lock: Lock) -> None:
+        self._lock = lock
+        ceiling = lock.ceiling
+        if ceiling is None:
+            ceiling = int(time.time())  # above what hosts reach that begin at 1
+            LOG.warning("%s.lock is damaged: generations go on at %d", self.config.socket_path, ceiling)
+        self.registry.generations.resume(ceiling)
+
+    def _store_ceiling(self, ceiling: int) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.store_ceiling(ceiling)
+        except OSError as error:
+            self._lock = None
+            LOG.warning("after a restart generations will begin at a lower number: %s", error.strerror)
+
+    async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
+        self._workers = workers = Workers()
+        try:
+            await self._listen(listener, task_status)
+        finally:
+            # Steps must see the end of their work, or its object would be nobody's.
+            with anyio.move_on_after(END_S, shield=True) as scope:
+                await workers.drain()
+            if scope.cancelled_caught:
+                LOG.warning("calls that the kernel does not end are left behind")
+            workers.close()
+            self._workers = None
+
+    async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
+        loop = asyncio.get_running_loop()
+        # No request has descriptors. The first one that does (clients that hand theirs back to a new host)
+        # has to take this away, and to receive them where closing them cannot block the loop.
+        descriptors.refuse(listener)
+        loop.add_reader(listener, self._accept, listener)
+        LOG.info("listening on %s", self.config.socket_path)
+        task_status.started(self)
+        try:
+            with self._notifier.serving(loop, f"listening on {self.config.socket_path}"):
+                await self._stopped.wait()
+        finally:
+            loop.remove_reader(listener)
+            for link in list(self._links):
+                link.close()
+            self._flight.close()
+
+    def _snapshot(self) -> metrics.Snapshot:
+        return metrics.Snapshot(
+            self._hub.measure(0),
+            {name: (list(one.counts), one.total_ns) for name, one in self._hub.meter.latencies.items()},
+            [(window.base, window.size, window.free()) for window in self.registry.allocator.windows],
+        )
+
+    def stop(self) -> None:
+        """Make `serve` return. To be called in the loop's thread."""
+        self._stopped.set()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            if self._closer.is_full:
+                self._pause(listener, "too many closed ones keep descriptors that block")
+                return
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_later(listener, error)
+                return
+            try:
+                self._add_link(sock)
+            except OSError as error:  # the peer is gone already, or no descriptor is left
+                LOG.warning("refused a connection: %s", error)
+                self._shut(sock)
+
+    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            return  # this one connection failed, accept(2)
+        self._pause(listener, f"{error.strerror}; see ulimit -n")
+
+    def _pause(self, listener: socket.socket, why: str) -> None:
+        LOG.warning("cannot accept connections: %s", why)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(RETRY_ACCEPT_S, self._accept_again, listener)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if not self._stopped.is_set():
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _add_link(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        peer = peer_of(sock)
+        link = Link(
+            sock,
+            _peer_pidfd(sock),
+            self._hub.meter,
+            lambda send: Session(self._hub, peer, send),
+            self._start_work,
+            self._closer,
+            self._flight.share(peer.uid),
+            self._links.discard,
+        )
+        self._links.add(link)
+        self._hub.meter.connections += 1
+
+    def _shut(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the peer is gone already
+            sock.shutdown(socket.SHUT_RDWR)
+        self._closer.close(sock)
+
+    def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool]:
+        workers = self._workers
+        assert workers is not None  # links are closed before
+        # A client that tries in a loop what waits each time holds up nobody of its uid but its like.
+        lane = (link.session.peer.uid, work.is_retry)
+        job = workers.start(lane, work.call, lambda outcome: link.resume(steps, outcome))
+
+        def take_back() -> bool:
+            if not workers.cancel(job):
+                return False
+            steps.close()
+            return True
+
+        return take_back
+
+    def _make_object(self, backend: str, name: str, capacity: int) -> MemoryObject:
+        if backend == "shm":
+            return PosixShm(name, capacity, f"shmhost-{self.config.windows[0][0]:x}")
+        return Memfd(name, capacity)
+
+    def _dispose(self, memory_object: MemoryObject) -> None:
+        # Freeing pages takes 100 us a MiB: whoever made this one superfluous gets the reply first.
+        if self._workers is None:
+            _note_outcome(attempt(memory_object.close))
+        elif isinstance(memory_object, PosixShm) or memory_object.capacity > FREE_INLINE_MAX:
+            # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
+            self._workers.start(type(memory_object).__name__, memory_object.close, _note_outcome)
+        else:
+            self._later.append(memory_object)
+            if len(self._later) == 1:
+                asyncio.get_running_loop().call_soon(self._close_later)
+
+    def _close_later(self) -> None:
+        while self._later:
+            _note_outcome(attempt(self._later.pop().close))
+
+
+def _note_outcome(outcome: Outcome) -> None:
+    if outcome[1] is not None:
+        LOG.warning("an object could not be removed: %s", outcome[1])
+
+
+def _warn(peer: Peer, error: ShmError) -> None:
+    LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error)
+
+
+def _log_change(kind: str, region: Region) -> None:
+    # Names come and go; generations follow each other as often as requests do.
+    LOG.log(
+        logging.DEBUG if kind == "replaced" or region.state == "superseded" else logging.INFO,
+        "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
+        kind,
+        region.name,  # quoted: a name may have spaces, and characters that move others
+        region.generation,
+        region.size,
+        region.span.address,
+        region.owner.uid,
+        region.mode,
+    )
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return who the kernel says is at the other end (unix(7))."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(uid, gid, pid, frozenset(_groups_of(sock)))
+
+
+def _groups_of(sock: socket.socket) -> tuple[int, ...]:
+    # Not by socket.getsockopt: it takes 1,024 bytes at most, and users can have 65,536 groups.
+    buffer = (ctypes.c_uint32 * 32)()
+    for _ in range(2):
+        size = ctypes.c_uint32(ctypes.sizeof(buffer))
+        result = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(size))
+        if result == 0:
+            return tuple(buffer[: size.value // 4])
+        if ctypes.get_errno() != errno.ERANGE:
+            return ()  # Linux before 4.13, or the peer has gone
+        buffer = (ctypes.c_uint32 * (size.value // 4))()  # as many as the kernel says that there are
+    return ()
+
+
+def _peer_pidfd(sock: socket.socket) -> int | None:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return None  # Linux before 6.5, or the peer is gone and reaped: EOF tells

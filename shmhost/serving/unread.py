@@ -1,0 +1,161 @@
+"""Descriptors that were sent to clients and, as far as is known, not read. Sends nothing.
+
+The kernel counts descriptors in flight against the user that sent them, which is the host for all its
+clients, and refuses more with ETOOMANYREFS when there are more than RLIMIT_NOFILE (unix(7)). So each
+connection and each uid has a limit here. A connection that is closed counts on: what was sent stays in
+the queue of the peer, until that reads it or closes its socket.
+
+How much is unread is asked of the kernel (SIOCOUTQ, † 1.1 us) only near a limit: until then all that was
+sent counts, and one look that finds an empty queue clears it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import resource
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from shmprotocol.wire.messages import MAX_DESCRIPTORS
+
+CONNECTION_MAX = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
+LINGER_S = 0.5  # between looks at sockets that are closed but for what their peers have not read
+_NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
+
+
+class Flight:
+    """All unread descriptors of a host: the shares of the uids, and sockets that wait to be closed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
+        self._lingering: list[tuple[Unread, Callable[[], None]]] = []
+
+    def share(self, uid: int) -> Share:
+        """Return the share of a uid, which all of its connections have in common."""
+        share = self._shares.get(uid)
+        if share is None:
+            share = self._shares[uid] = Share(self, self._limit)
+        return share
+
+    def press(self) -> None:
+        """Have every connection that may have unread descriptors show that it has none."""
+        for share in list(self._shares.values()):
+            share.press()
+
+    def linger(self, unread: Unread, close: Callable[[], None]) -> None:
+        """Call `close` when all is read, or at the end of the host."""
+        self._lingering.append((unread, close))
+        if len(self._lingering) == 1:
+            asyncio.get_running_loop().call_later(LINGER_S, self._look)
+
+    def close(self) -> None:
+        """Close the sockets that linger."""
+        while self._lingering:
+            self._lingering.pop()[1]()
+
+    def _look(self) -> None:
+        lingering, self._lingering = self._lingering, []
+        for unread, close in lingering:
+            if unread.settle():
+                close()
+            else:
+                self._lingering.append((unread, close))
+        if self._lingering:
+            asyncio.get_running_loop().call_later(LINGER_S, self._look)
+
+
+class Share:
+    """What the connections of one uid have not read, in descriptors."""
+
+    def __init__(self, flight: Flight, limit: int) -> None:
+        self.flight = flight
+        self.limit = limit
+        self.count = 0
+        self.debtors: set[Unread] = set()
+
+    def press(self) -> None:
+        """Clear the debtors that have read all; the others hear of it."""
+        for debtor in list(self.debtors):
+            if not debtor.settle():
+                debtor.on_pressure()
+
+
+class Unread:
+    """What the peer of one socket has not read. `on_pressure` hears that others wait for that."""
+
+    def __init__(self, sock: socket.socket, share: Share, on_pressure: Callable[[], None]) -> None:
+        self.count = 0
+        self.on_pressure = on_pressure
+        self._sock = sock
+        self._share = share
+        self._behind = 0  # of the queue at most: bytes behind the last descriptor, as the kernel counts them
+
+    def admits(self, more: int) -> bool:
+        """Whether so many descriptors can be sent within the limits, as far as is known."""
+        share = self._share
+        return self.count + more <= CONNECTION_MAX and share.count + more <= share.limit
+
+    def make_room(self, more: int) -> bool:
+        """Whether so many can be sent after a look at the kernel's queues."""
+        if not self.settle():
+            return False
+        if not self.admits(more):  # it is for the others of this uid to read
+            self._share.press()
+        return self.admits(more)
+
+    def add(self, count: int) -> None:
+        """Count descriptors that were sent."""
+        self.count += count
+        self._share.count += count
+        self._share.debtors.add(self)
+        self._behind = 0
+
+    def settle(self) -> bool:
+        """Whether all descriptors are read, which clears the count. Those in doubt count as unread."""
+        if self.count and _queued(self._sock) <= self._behind:
+            self._share.count -= self.count
+            self._share.debtors.discard(self)
+            self.count = 0
+        return not self.count
+
+    def send_behind(self, send: Callable[[], int]) -> int:
+        """Send bytes without descriptors, which may stay unread without blame; return what `send` does.
+
+        A client that reads no events for now must not look as if it read no descriptors. What it reads
+        meanwhile makes the difference smaller and the judgement stricter, for a queue that moves.
+        """
+        if self.settle():
+            return send()
+        before = _queued(self._sock)
+        sent = send()
+        self._behind += max(0, _queued(self._sock) - before)
+        return sent
+
+    def close(self, close: Callable[[], None]) -> None:
+        """Call `close`, which closes the socket, now or when all is read: the uid is charged until then."""
+        self.on_pressure = _do_nothing
+        if self.settle():
+            close()
+        else:
+            self._share.flight.linger(self, close)
+
+
+def descriptors_in_flight_max() -> int:
+    """Return how many unread descriptors one uid may have: half of what the kernel lets this process have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(MAX_DESCRIPTORS, (_NO_LIMIT if limit == resource.RLIM_INFINITY else limit) // 2)
+
+
+def _queued(sock: socket.socket) -> int:
+    """Return the bytes of what was sent and is not read to its end, with the kernel's overhead."""
+    size: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]  # SIOCOUTQ, unix(7)
+    return size
+
+
+def _do_nothing() -> None:
+    pass

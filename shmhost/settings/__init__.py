@@ -1,0 +1,1 @@
+"""The settings of a host and their sources."""

@@ -1,0 +1,708 @@
+"""The pointer check: what leads out of shared memory is found, by its path, and nothing else is blamed."""
+
+from __future__ import annotations
+
+import random
+import re
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import cffi
+import numpy as np
+import pytest
+
+import shmclient
+from shmclient import BadRegion, InvalidArgument, Pinner, PointerEscapes, check_pointers, posix, unchecked
+from shmclient._pointers.check import is_checking
+from shmhost.core.window import STEP
+from support import WatchedHost, count_descriptors, in_child, wait_until, watched_host
+
+FFI = cffi.FFI()
+FFI.cdef(
+    """
+    struct node { struct node *next; const char *word; int number; };
+    struct pair { struct node left, right; };
+    struct table {
+        struct node *buckets[32];
+        struct pair pairs[3];
+        struct node *grid[2][3];
+        char **words;
+        void *anything;
+        int (*call)(int);
+        struct opaque *opaque;
+        union { void *pointer; long number; } either;
+        unsigned bits : 3;
+        int count;
+        struct node *nodes;
+        struct { struct node *inner; } nested;
+        struct node *tail[];
+    };
+    struct small { char a; char b; };
+    struct links { struct small *small; short *shorts; };
+    """
+)
+FFI.cdef("struct packed { char tag; struct node *node; };", packed=True)
+PRIVATE = FFI.new("char[]", b"private")
+
+
+@pytest.fixture
+def builder(shm: shmclient.Client) -> Iterator[shmclient.RegionBuilder]:
+    """A builder whose region is given up in the end."""
+    with pytest.raises(ZeroDivisionError), shm.create("table", 64 * 1024) as made:
+        yield made
+        1 / 0
+
+
+def new_node(builder: shmclient.RegionBuilder, **values: Any) -> Any:
+    return builder.new(FFI, "struct node *", values)
+
+
+def root_of(builder: shmclient.RegionBuilder) -> Any:
+    table = builder.new(FFI, "struct table *")
+    builder.set_root(table)
+    return table
+
+
+def check(builder: shmclient.RegionBuilder, **settings: Any) -> int:
+    return check_pointers(builder, FFI, "struct table *", **settings)
+
+
+def reason(builder: shmclient.RegionBuilder, **settings: Any) -> str:
+    with pytest.raises(PointerEscapes) as caught:
+        check(builder, **settings)
+    return str(caught.value)
+
+
+# --- the walk
+
+
+def test_path_leads_from_the_root_to_the_bad_pointer(builder: shmclient.RegionBuilder) -> None:
+    table = root_of(builder)
+    last = new_node(builder, word=PRIVATE)
+    table.buckets[17] = new_node(builder, next=last, word=builder.bytes(b"good"))
+    slot = int(FFI.cast("uintptr_t", FFI.addressof(last, "word")))
+    address = int(FFI.cast("uintptr_t", PRIVATE))
+    assert reason(builder).startswith(
+        f"root.buckets[17].next.word in region 'table' (the slot {slot:#x}) holds {address:#x}, which is "
+        "private memory of this process"
+    )
+
+
+BAD: dict[str, Callable[[Any, Any], None]] = {
+    "root.pairs[2].right.next": lambda table, bad: setattr(
+        table.pairs[2].right, "next", bad("struct node *")
+    ),
+    "root.grid[1][2]": lambda table, bad: table.grid[1].__setitem__(2, bad("struct node *")),
+    "root.words": lambda table, bad: setattr(table, "words", bad("char **")),
+    "root.anything": lambda table, bad: setattr(table, "anything", bad("void *")),
+    "root.call": lambda table, bad: setattr(table, "call", bad("int (*)(int)")),
+    "root.opaque": lambda table, bad: setattr(table, "opaque", bad("struct opaque *")),
+    "root.nested.inner": lambda table, bad: setattr(table.nested, "inner", bad("struct node *")),
+    "root.buckets[0]": lambda table, bad: table.buckets.__setitem__(0, bad("struct node *")),
+}
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_every_place_of_a_pointer_is_looked_at(path: str, builder: shmclient.RegionBuilder) -> None:
+    table = root_of(builder)
+    check(builder)
+    BAD[path](table, lambda ctype: FFI.cast(ctype, 0x1000))
+    assert reason(builder).startswith(f"{path} in region")
+
+
+def test_pointers_behind_pointers_are_followed(builder: shmclient.RegionBuilder) -> None:
+    table = root_of(builder)
+    words = builder.new(FFI, "char *[3]", [builder.bytes(b"a"), FFI.NULL, PRIVATE])
+    table.words = words
+    assert check(builder) > 0  # what lies behind the first is not known
+    assert reason(builder, lengths={"struct table.words": 3}).startswith("root.words[2][0] in region")
+
+
+def test_unions_bits_and_arrays_without_a_length_are_not_looked_at(builder: shmclient.RegionBuilder) -> None:
+    table = root_of(builder)
+    FFI.cast("long *", FFI.addressof(table, "either"))[0] = 0x1000
+    table.bits = 5
+    tail = builder.alloc(8, 8)
+    FFI.cast("long *", tail)[0] = 0x1000
+    assert check(builder) > 0
+
+
+def test_every_object_is_counted_once_however_it_is_reached(builder: shmclient.RegionBuilder) -> None:
+    """The root, 3 pairs with 2 nodes each and the nested structure are parts; 5 nodes make a ring."""
+    table = root_of(builder)
+    parts = check(builder)
+    nodes = [new_node(builder) for _ in range(5)]
+    for index, node in enumerate(nodes):
+        node.next = nodes[(index + 1) % 5]
+        table.buckets[index] = node
+    assert check(builder) == parts + 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_walk_agrees_with_a_plain_one(seed: int, shm: shmclient.Client) -> None:
+    """Random graphs of nodes, some with one bad pointer: found when it can be reached, and only then."""
+    chance = random.Random(seed)
+    with pytest.raises(ZeroDivisionError), shm.create("graph", 64 * 1024) as builder:
+        nodes = [new_node(builder) for _ in range(200)]
+        for node in nodes:
+            node.next = chance.choice([*nodes, FFI.NULL, FFI.NULL])
+        table = root_of(builder)
+        for index in range(32):
+            table.buckets[index] = chance.choice([*nodes[:100], FFI.NULL])
+        bad = chance.choice(nodes)
+        bad.word = PRIVATE
+        reached: set[Any] = set()
+        pending = [node for node in table.buckets if node]
+        while pending:
+            node = pending.pop()
+            if node not in reached:
+                reached.add(node)
+                pending += [node.next] if node.next else []
+        if bad in reached:
+            assert ".word in region" in reason(builder)
+        else:
+            assert check(builder) == len(reached) + check_empty(shm)
+        1 / 0
+
+
+def check_empty(shm: shmclient.Client) -> int:
+    with shm.create("empty", 4096) as builder:
+        root_of(builder)
+        return check(builder)
+
+
+def test_long_path_is_shown_by_its_ends(shm: shmclient.Client) -> None:
+    with pytest.raises(PointerEscapes) as caught, shm.create("chain", 1 << 20) as builder:
+        node = new_node(builder, word=PRIVATE)
+        for _ in range(9999):
+            node = new_node(builder, next=node)
+        builder.set_root(node)
+    path = str(caught.value).split(" in region")[0]
+    assert path == "root" + ".next" * 12 + " ... 9,976 steps ... " + ".next" * 11 + ".word"
+
+
+@pytest.mark.parametrize("depth", [23, 24, 25])
+def test_path_is_whole_up_to_its_limit(depth: int, builder: shmclient.RegionBuilder) -> None:
+    node = new_node(builder, word=PRIVATE)
+    for _ in range(depth - 1):
+        node = new_node(builder, next=node)
+    builder.set_root(node)
+    with pytest.raises(PointerEscapes) as caught:
+        check_pointers(builder, FFI, "struct node *")
+    path = str(caught.value).split(" in region")[0]
+    assert ("..." in path) == (depth > 24)
+    assert path.count(".next") == min(depth, 24) - 1
+
+
+@pytest.mark.parametrize("offset", [0, -1, 1, 4, 8])
+def test_pointer_to_the_end_must_leave_room_for_the_object(
+    offset: int, builder: shmclient.RegionBuilder
+) -> None:
+    table = root_of(builder)
+    end = builder.data_address + builder.size
+    last = end - FFI.sizeof("struct node")
+    table.nodes = FFI.cast("struct node *", last + offset)
+    if offset:
+        assert "not aligned, or too near to its end" in reason(builder)
+    else:
+        assert check(builder) > 0
+    table.nodes = FFI.NULL
+    table.anything = FFI.cast("void *", end - 1 + offset)
+    if offset > 0:
+        assert "root.anything" in reason(builder)
+    else:
+        assert check(builder) > 0
+
+
+@pytest.mark.parametrize("address", [1, 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFF0, 1 << 63])
+def test_any_address_is_looked_up_and_none_is_followed(
+    address: int, builder: shmclient.RegionBuilder
+) -> None:
+    root_of(builder).nodes = FFI.cast("struct node *", address)
+    assert "nothing: no memory of this process" in reason(builder)
+
+
+def test_misaligned_object_is_found_unless_its_type_is_packed(builder: shmclient.RegionBuilder) -> None:
+    node = new_node(builder)
+    links = builder.new(FFI, "struct links *")
+    links.small = FFI.cast("struct small *", builder.alloc(5, 8) + 1)
+    builder.set_root(links)
+    assert check_pointers(builder, FFI, "struct links *") == 1
+    links.shorts = FFI.cast("short *", builder.alloc(5, 8) + 1)
+    with pytest.raises(PointerEscapes, match=r"root.shorts"):
+        check_pointers(builder, FFI, "struct links *")
+    packed = FFI.cast("struct packed *", builder.alloc(32, 8) + 3)
+    packed.node = node
+    builder.set_root(packed)
+    assert check_pointers(builder, FFI, "struct packed *") == 2
+    packed.node = FFI.cast("struct node *", 0x1000)
+    with pytest.raises(PointerEscapes, match=r"root.node"):
+        check_pointers(builder, FFI, "struct packed *")
+
+
+def test_lengths_are_fields_or_numbers(builder: shmclient.RegionBuilder) -> None:
+    table = root_of(builder)
+    parts = check(builder)
+    nodes = builder.new(FFI, "struct node[10]")
+    table.nodes, table.count = nodes, 10
+    nodes[9].word = PRIVATE
+    assert check(builder) == parts + 1
+    assert reason(builder, lengths={"struct table.nodes": "count"}).startswith("root.nodes[9].word in")
+    assert check(builder, lengths={"struct table.nodes": 9}) == parts + 9
+    table.count = 9
+    assert check(builder, lengths={"struct table.nodes": "count"}) == parts + 9
+    table.count = 0
+    table.nodes = FFI.cast("struct node *", 0x1000)
+    assert check(builder, lengths={"struct table.nodes": "count"}) == parts
+    table.count, table.nodes = -1, nodes
+    assert "root.nodes in region" in reason(builder, lengths={"struct table.nodes": "count"})
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {"struct table.missing": 3},
+        {"struct other.nodes": 3},
+        {"struct table.buckets": 3},
+        {"struct table.nodes": "missing"},
+        {"struct table.nodes": "words"},
+        {"struct table.nodes": "bits"},
+    ],
+)
+def test_lengths_of_what_is_not_there_are_refused(
+    lengths: dict[str, Any], builder: shmclient.RegionBuilder
+) -> None:
+    root_of(builder)
+    with pytest.raises(InvalidArgument):
+        check(builder, lengths=lengths)
+
+
+def make_ffi(text: str, **settings: Any) -> cffi.FFI:
+    ffi = cffi.FFI()
+    ffi.cdef("struct node { struct node *next; const char *word; int number; };" + text, **settings)
+    return ffi
+
+
+def test_anonymous_union_is_not_looked_at(shm: shmclient.Client) -> None:
+    """cffi shows its fields as if they were the structure's own."""
+    ffi = make_ffi("struct tag { int tag; union { struct node *p; long v; }; struct node *after; };")
+    with shm.create("x", 4096) as builder:
+        tag: Any = builder.new(ffi, "struct tag *", {"tag": 1})
+        tag.v = 42
+        builder.set_root(tag)
+    with pytest.raises(PointerEscapes, match=r"root\.after "), shm.create("y", 4096) as builder:
+        tag = builder.new(ffi, "struct tag *", {"after": ffi.cast("struct node *", 0x1000)})
+        tag.v = 42
+        builder.set_root(tag)
+
+
+@pytest.mark.parametrize("ctype", ["struct node[]", "struct node[3]"])
+def test_every_object_of_a_root_array_is_checked(ctype: str, shm: shmclient.Client) -> None:
+    values = [{}, {}, {"word": PRIVATE}]
+    with pytest.raises(PointerEscapes, match=r"root\[2\]\.word in"), shm.create("x", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, values))
+    with unchecked(), shm.create("x", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, values))
+    with pytest.raises(PointerEscapes, match=r"root\[2\]\.word in"):
+        check_pointers(shm.open("x"), FFI, "struct node *")
+    with shm.create("good", 4096) as builder:
+        builder.set_root(builder.new(FFI, ctype, [{"word": builder.bytes(b"a")}] * 3))
+    assert check_pointers(shm.open("good"), FFI, "struct node *") == 3
+
+
+def test_root_array_without_a_length_is_checked(shm: shmclient.Client) -> None:
+    with pytest.raises(PointerEscapes, match=r"root\[1\]\.word in"), shm.create("x", 4096) as builder:
+        start = builder.alloc(48, 8) - builder.data_address
+        nodes = FFI.from_buffer("struct node[]", builder.data[start : start + 48])
+        nodes[1].word = PRIVATE
+        builder.set_root(nodes)
+        del nodes
+
+
+def test_many_rows_may_share_one_table(shm: shmclient.Client) -> None:
+    ffi = make_ffi(
+        "struct row { long count; struct node *nodes; }; struct rows { long count; struct row *rows; };"
+    )
+    lengths = {"struct row.nodes": "count", "struct rows.rows": "count"}
+    with shm.create("x", 1 << 20) as builder:
+        nodes: Any = builder.new(ffi, "struct node[2000]")
+        rows: Any = builder.new(ffi, "struct row[2000]", [{"count": 2000, "nodes": nodes}] * 2000)
+        root: Any = builder.new(ffi, "struct rows *", {"count": 2000, "rows": rows})
+        builder.set_root(root, lengths=lengths)
+    assert check_pointers(shm.open("x"), ffi, "struct rows *", lengths=lengths) == 4001
+
+
+def test_part_of_a_packed_structure_hides_no_other_object(shm: shmclient.Client) -> None:
+    """Two objects a byte apart, one of them a part that no alignment holds for."""
+    ffi = make_ffi("")
+    ffi.cdef("struct wrapped { char tag; struct node node; };", packed=True)
+    ffi.cdef("struct both { struct node *first; struct wrapped *second; };")
+    with pytest.raises(PointerEscapes, match=r"root\.second\.node\.word"), shm.create("x", 4096) as builder:
+        good: Any = builder.new(ffi, "struct node *")
+        second: Any = ffi.cast("struct wrapped *", ffi.cast("uintptr_t", good))
+        root: Any = builder.new(ffi, "struct both *", {"first": good, "second": second})
+        good.number = 0x7F  # the highest byte of second.node.word, and no byte of good.word
+        builder.set_root(root)
+
+
+@pytest.mark.parametrize("kind", ["float", "double", "long double"])
+def test_length_is_a_whole_number(kind: str, shm: shmclient.Client) -> None:
+    ffi = make_ffi(f"enum few {{ NONE, ONE }}; struct odd {{ {kind} n; enum few few; struct node *nodes; }};")
+    with pytest.raises(ZeroDivisionError), shm.create("x", 4096) as builder:
+        odd: Any = builder.new(ffi, "struct odd *", {"few": 1, "nodes": builder.new(ffi, "struct node *")})
+        builder.set_root(odd)
+        with pytest.raises(InvalidArgument, match="no number 'n'"):
+            check_pointers(builder, ffi, "struct odd *", lengths={"struct odd.nodes": "n"})
+        assert check_pointers(builder, ffi, "struct odd *", lengths={"struct odd.nodes": "few"}) == 2
+        1 / 0
+
+
+def test_root_of_unknown_size_is_a_type_error(builder: shmclient.RegionBuilder) -> None:
+    root_of(builder)
+    for ctype in ("void *", "struct opaque *"):
+        with pytest.raises(TypeError, match="known size"):
+            check_pointers(builder, FFI, ctype)
+
+
+def test_bad_pointer_is_told_also_when_no_descriptor_is_left(builder: shmclient.RegionBuilder) -> None:
+    root_of(builder).anything = FFI.cast("void *", 0x1000)
+
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        assert "memory that cannot be named" in reason(builder)
+
+    assert in_child(child) == 0
+
+
+def test_hostile_tables_end_the_walk(builder: shmclient.RegionBuilder) -> None:
+    """Each node claims the rest of the region as its table: N * N steps without a limit."""
+    rows_ffi = cffi.FFI()
+    rows_ffi.cdef("struct row { unsigned long count; struct row *rows; };")
+    rows = builder.new(rows_ffi, "struct row[3000]")
+    for index in range(3000):
+        rows[index].count = 3000 - index
+        rows[index].rows = rows + index
+    builder.set_root(rows_ffi.cast("struct row *", rows))
+    with pytest.raises(BadRegion, match=r"over and over|overlap"):
+        check_pointers(builder, rows_ffi, "struct row *", lengths={"struct row.rows": "count"})
+
+
+def test_overlapping_objects_end_the_walk(shm: shmclient.Client) -> None:
+    """A node at every eighth byte: more than can lie side by side, and so no program's."""
+    with unchecked(), shm.create("x", 4096) as builder:
+        start = builder.alloc(4000, 8)
+        for address in range(start, start + 4000 - 8, 8):
+            FFI.cast("long *", address)[0] = address + 8
+        FFI.cast("long *", start + 3992)[0] = 0
+        builder.set_root(FFI.cast("struct node *", start))
+    with pytest.raises((BadRegion, PointerEscapes)):
+        check_pointers(shm.open("x"), FFI, "struct node *")
+
+
+# --- what lives there
+
+
+def test_another_region_is_named_since_it_may_go_first(
+    shm: shmclient.Client, builder: shmclient.RegionBuilder
+) -> None:
+    shm.put("other", b"x" * 100).close()
+    other = shm.open("other")
+    table = root_of(builder)
+    table.anything = FFI.cast("void *", other.address + 5000 - 1000)
+    assert "which is region 'other', generation 1:" in reason(builder)
+    address = other.address
+    other.close()
+    table.anything = FFI.cast("void *", address)
+    assert "an address of the window where no region is mapped here" in reason(builder)
+
+
+def test_region_under_construction_and_mappings_are_named(
+    shm: shmclient.Client, builder: shmclient.RegionBuilder
+) -> None:
+    table = root_of(builder)
+    with pytest.raises(ZeroDivisionError), shm.create("unfinished", 100) as other:
+        table.anything = FFI.cast("void *", other.data_address)
+        assert "region 'unfinished' under construction" in reason(builder)
+        1 / 0
+    fd = posix.memfd_create("x")
+    posix.ftruncate(fd, 4096)
+    with posix.mmap(0, 4096, posix.PROT_RDWR, posix.MAP_SHARED, fd) as mapping:
+        table.anything = FFI.cast("void *", mapping.address + 5)
+        assert f"which is <Mapping 4096 bytes at {mapping.address:#x}, shared" in reason(builder)
+    posix.close(fd)
+    private = np.zeros(1 << 22, np.uint8)
+    table.anything = FFI.cast("void *", private.ctypes.data)
+    assert re.search(r"private memory of this process \((anonymous|\[heap\])\)", reason(builder))
+
+
+# --- published regions
+
+
+def test_published_region_is_checked_by_whoever_opens_it(shm: shmclient.Client) -> None:
+    with unchecked(), shm.create("bad", 4096) as builder:
+        builder.set_root(new_node(builder, word=PRIVATE))
+    with shm.create("good", 4096) as builder:
+        builder.set_root(new_node(builder, word=builder.bytes(b"good")))
+    with shm.open("good") as good, shm.open("bad") as bad:
+        assert check_pointers(good, FFI, "struct node *") == 1
+        with pytest.raises(PointerEscapes, match=r"root.word in region 'bad'"):
+            check_pointers(bad, FFI, "struct node *")
+
+
+def test_relocated_region_is_checked_by_its_own_addresses(shm: shmclient.Client, tmp_path: Path) -> None:
+    """Two hosts with one window: the second one's region does not get its address here."""
+    taken = shm.put("taken", bytes(8192))
+    with watched_host(str(tmp_path / "second.sock"), windows=((taken.address, STEP),)) as second:
+        taken_address = taken.address
+        code = f"""
+import cffi, sys, shmclient
+ffi = cffi.FFI()
+ffi.cdef("struct node {{ struct node *next; const char *word; int number; }};")
+with shmclient.connect({second.socket_path!r}) as shm, shm.create("x", 8192) as builder:
+    builder.set_root(builder.new(ffi, "struct node *", {{"next": builder.new(ffi, "struct node *")}}))
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+        with shmclient.connect(second.socket_path) as other, other.open("x", anywhere=True) as region:
+            assert region.header.base == FFI.cast("void *", taken_address)
+            assert region.is_relocated
+            assert check_pointers(region, FFI, "struct node *") == 2
+
+
+def test_region_without_a_root_or_with_a_smaller_one_is_refused(shm: shmclient.Client) -> None:
+    shm.put("data", b"abc").close()
+    with shm.create("small", 100) as builder:
+        builder.set_root(builder.new(FFI, "int *"))
+    with pytest.raises(BadRegion, match="'data' has no root"):
+        check_pointers(shm.open("data"), FFI, "struct node *")
+    with pytest.raises(BadRegion, match=r"no root of the 24 bytes of 'struct node': its root has 4"):
+        check_pointers(shm.open("small"), FFI, "struct node *")
+    with pytest.raises(TypeError, match="a root is a pointer"):
+        check_pointers(shm.open("small"), FFI, "struct node")
+
+
+def test_root_that_is_not_aligned_is_refused(builder: shmclient.RegionBuilder) -> None:
+    builder.set_root(FFI.cast("struct node *", builder.alloc(64, 8) + 4))
+    with pytest.raises(BadRegion, match="not aligned for 'struct node'"):
+        check_pointers(builder, FFI, "struct node *")
+
+
+# --- publishing
+
+
+def test_publish_refuses_an_escaping_pointer_and_leaves_nothing(
+    host: WatchedHost, shm: shmclient.Client
+) -> None:
+    shm.put("x", b"the old one").close()
+    before = host.counts()
+    with pytest.raises(PointerEscapes, match=r"root.buckets\[3\].word"), shm.create("x", 4096) as builder:
+        root_of(builder).buckets[3] = new_node(builder, word=PRIVATE)
+    del builder
+    assert bytes(shm.get("x")) == b"the old one"
+    wait_until(lambda: host.counts() == before)
+    assert count_descriptors() == before["descriptors"]
+
+
+def test_publish_checks_the_lengths_of_the_root(shm: shmclient.Client) -> None:
+    with pytest.raises(PointerEscapes, match=r"root.nodes\[1\].word"), shm.create("x", 4096) as builder:
+        nodes = builder.new(FFI, "struct node[]", [{}, {"word": PRIVATE}])
+        table = builder.new(FFI, "struct table *", {"nodes": nodes, "count": 2})
+        builder.set_root(table, lengths={"struct table.nodes": "count"})
+
+
+@pytest.mark.parametrize("ctype", ["void *", "char *", "int *", "struct opaque *", "int[4]"])
+def test_publish_takes_roots_that_have_no_pointers(ctype: str, shm: shmclient.Client) -> None:
+    with shm.create("x", 100) as builder:
+        address = builder.alloc(16)
+        root = builder.new(FFI, ctype) if "[" in ctype else FFI.cast(ctype, address)
+        if "opaque" in ctype:
+            with pytest.raises(TypeError, match="without a definition"):
+                builder.set_root(root)
+        else:
+            builder.set_root(root)
+    assert shm.stat("x").generation == 1
+
+
+@pytest.mark.anyio
+async def test_async_publish_checks_too_and_can_be_unchecked(host: WatchedHost) -> None:
+    from shmclient import aio
+
+    async with await aio.connect(host.socket_path) as shm:
+        with pytest.raises(PointerEscapes):
+            async with shm.create("x", 4096) as builder:
+                builder.set_root(new_node(builder, word=PRIVATE))
+        with unchecked():
+            async with shm.create("x", 4096) as builder:
+                builder.set_root(new_node(builder, word=PRIVATE))
+        assert (await shm.stat("x")).generation == 1
+
+
+# --- stores
+
+
+def test_store_into_a_region_takes_what_lasts_as_long(
+    shm: shmclient.Client, builder: shmclient.RegionBuilder
+) -> None:
+    shm.put("other", b"lasting").close()
+    slots = builder.new(FFI, "void *[2]")
+    with Pinner() as pinner:
+        inside, other = pinner.pin(builder.data[1000:1010]), pinner.pin(shm.open("other").data)
+        inside.store(FFI.addressof(slots, 0))
+        other.store(int(FFI.cast("uintptr_t", FFI.addressof(slots, 1))))
+        pinner.pin(b"").store(FFI.addressof(slots, 1))
+        other.store(FFI.addressof(slots, 1))
+        assert [int(FFI.cast("uintptr_t", slot)) for slot in slots] == [inside.address, other.address]
+    assert list(slots) == [FFI.NULL, FFI.NULL]
+
+
+def test_store_of_what_does_not_last_escapes_and_writes_nothing(
+    shm: shmclient.Client, builder: shmclient.RegionBuilder
+) -> None:
+    slots = builder.new(FFI, "void *[1]")
+    slot = FFI.addressof(slots, 0)
+    with Pinner() as pinner:
+        pinned = pinner.pin(bytearray(b"private"))
+        where = f"the slot {int(FFI.cast('uintptr_t', slot)):#x} in region 'table' under construction"
+        with pytest.raises(PointerEscapes, match=f"{where} would hold {pinned.address:#x}, which is private"):
+            pinned.store(slot)
+        with pytest.raises(ZeroDivisionError), shm.create("unfinished", 100) as other:
+            with pytest.raises(PointerEscapes, match="region 'unfinished' under construction"):
+                pinner.pin(other.data).store(slot)
+            1 / 0
+        assert slots[0] == FFI.NULL
+        with unchecked():
+            pinned.store(slot)
+        assert int(FFI.cast("uintptr_t", slots[0])) == pinned.address
+    assert slots[0] == FFI.NULL
+
+
+def test_store_into_a_shared_mapping_is_checked_and_into_a_private_one_is_not() -> None:
+    fd = posix.memfd_create("x")
+    posix.ftruncate(fd, 4096)
+    with (
+        posix.mmap(0, 4096, posix.PROT_RDWR, posix.MAP_SHARED, fd) as shared,
+        posix.mmap(0, 4096, posix.PROT_RDWR, posix.MAP_PRIVATE, fd) as private,
+        Pinner() as pinner,
+    ):
+        pinned = pinner.pin(bytearray(b"private"))
+        pinned.store(FFI.cast("void **", private.address))
+        with pytest.raises(PointerEscapes, match="<Mapping 4096 bytes"):
+            pinned.store(FFI.cast("void **", shared.address))
+        pinner.pin(shared.buffer[100:200]).store(FFI.cast("void **", shared.address))
+        with pytest.raises(BufferError):
+            posix.munmap(shared)
+        pinner.unpin()
+    posix.close(fd)
+
+
+def test_store_where_nothing_may_be_written_is_refused(
+    shm: shmclient.Client, builder: shmclient.RegionBuilder
+) -> None:
+    shm.put("other", b"x" * 64).close()
+    region = shm.open("other")
+    with Pinner() as pinner:
+        pinned = pinner.pin(builder.data[100:110])
+        for address in (region.address + 4096, builder.address, builder.address + 4088):
+            with pytest.raises(InvalidArgument, match="cannot be written"):
+                pinned.store(address)
+
+
+def test_region_with_a_stored_slot_is_not_published_before_unpin(shm: shmclient.Client) -> None:
+    pinner = Pinner()
+    with pytest.raises(shmclient.RegionBusy), shm.create("x", 4096) as builder:
+        slots = builder.new(FFI, "void *[1]")
+        pinned = pinner.pin(shm.put("other", b"lasting"))
+        pinned.store(FFI.addressof(slots, 0))
+    pinner.unpin()
+
+
+def test_store_of_a_relocated_region_escapes(shm: shmclient.Client, tmp_path: Path) -> None:
+    """Its address is of this process alone."""
+    taken = shm.put("taken", bytes(8192))
+    with watched_host(str(tmp_path / "second.sock"), windows=((taken.address, STEP),)) as second:
+        command = [
+            sys.executable,
+            "-m",
+            "shmclient",
+            "put",
+            "--socket",
+            second.socket_path,
+            "x",
+            __file__,
+        ]
+        subprocess.run(command, check=True, timeout=30)
+        assert taken.address
+        with (
+            shmclient.connect(second.socket_path) as other,
+            other.open("x", anywhere=True) as region,
+            Pinner() as pinner,
+            pytest.raises(PointerEscapes, match="region 'x'"),
+            shm.create("slots", 4096) as builder,
+        ):
+            assert region.is_relocated
+            pinner.pin(region).store(builder.alloc(8, 8))
+
+
+def test_writer_goes_on_storing_and_its_readers_go_on_pinning(shm: shmclient.Client) -> None:
+    with shm.create("w", 4096, seal="writer") as writer:
+        slot = writer.alloc(8, 8)
+    with Pinner() as pinner:
+        shm.open("w").close()  # the last who mapped the same range, and gone
+        pinner.pin(writer.data[100:200]).store(slot)
+        pinner.unpin()
+        reader = shm.open("w")
+        writer_address = writer.address
+        writer.region = None
+        del writer
+        with pytest.raises(ZeroDivisionError), shm.create("slots", 4096) as builder:
+            pinner.pin(reader).store(builder.alloc(8, 8))
+            assert reader.address == writer_address
+            pinner.unpin()
+            1 / 0
+
+
+# --- unchecked
+
+
+def test_unchecked_blocks_nest_and_end_with_an_exception() -> None:
+    for _ in range(2):
+        assert is_checking()
+        with pytest.raises(ZeroDivisionError), unchecked():
+            with unchecked():
+                assert not is_checking()
+            assert not is_checking()
+            1 / 0
+        assert is_checking()
+
+
+def test_unchecked_holds_in_no_other_thread() -> None:
+    seen: list[bool] = []
+    with unchecked():
+        thread = threading.Thread(target=lambda: seen.append(is_checking()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+@pytest.mark.anyio
+async def test_unchecked_holds_in_no_other_task() -> None:
+    inside, outside = anyio.Event(), anyio.Event()
+    seen: list[bool] = []
+
+    async def other() -> None:
+        await inside.wait()
+        seen.append(is_checking())
+        outside.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        with unchecked():
+            inside.set()
+            await outside.wait()
+            assert not is_checking()
+    assert seen == [True]

@@ -1,0 +1,338 @@
+"""`shmhost top` against real hosts: once, as JSON, and live in a real terminal (tmux)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+import shmclient
+from shmhost.commands.top import live as _live
+from shmhost.commands.top import view as top
+from shmprotocol.errors import HostGone, HostTimeout
+from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
+
+COMMAND = [sys.executable, "-m", "shmhost", "top"]
+
+
+# --- once
+
+
+def shown_once(host: WatchedHost, shm: shmclient.Client, *arguments: str) -> str:
+    """Return what a command prints while there is something to see."""
+    command = [*COMMAND, "--socket", host.socket_path, "--interval", "0.3", *arguments]
+    environment = os.environ | {"COLUMNS": "200"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment
+    ) as child:
+        while child.poll() is None:
+            shm.put("busy", b"x").close()
+            with contextlib.suppress(shmclient.RegionNotFound):
+                shm.get("none")
+        assert child.stdout is not None
+        assert child.returncode == 0
+        return child.stdout.read().decode()
+
+
+def test_json_is_one_object_with_rates(host: WatchedHost, shm: shmclient.Client) -> None:
+    held = [shm.put("quiet", bytes(1 << 20)), shm.open("quiet")]
+    found = json.loads(shown_once(host, shm, "--json", "--sort", "size"))
+    assert found["regions"][0]["name"] == "quiet"
+    quiet, busy = (
+        {region["name"]: region for region in found["regions"]}[name] for name in ("quiet", "busy")
+    )
+    assert (quiet["rate"], quiet["leases"], quiet["size"]) == (0.0, 2, 1 << 20)
+    assert busy["rate"] > 1
+    assert 0.5 < busy["rate"] / found["rates"]["publish"] < 2
+    assert found["rates"].keys() == found["mean_us"].keys() >= {"create", "publish", "open", "measure"}
+    assert min(found["mean_us"].values()) > 0
+    assert found["refusals"]["not-found"] > 1
+    assert (found["socket"], found["clients"], found["restarts"]) == (host.socket_path, 2, 0)
+    (user,) = found["users"]
+    assert (user["uid"], user["capacity"], user["clients"]) == (os.getuid(), found["used"], 2)
+    assert 0 < found["uptime_s"] < 60
+    assert len(held) == 2
+
+
+@pytest.mark.parametrize("flags", [["--once"], []])
+def test_plain_view_has_80_columns_and_no_controls(
+    flags: list[str], host: WatchedHost, shm: shmclient.Client
+) -> None:
+    for number in range(40):
+        shm.put(f"long/{number:02}/" + "名" * 80, b"x").close()
+    output = shown_once(host, shm, *flags)
+    lines = output.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert "\x1b" not in output
+    assert len([line for line in lines if line.startswith("long/")]) == 40
+    titles = ["shmhost", "memory", "requests", "refusals", "users"]
+    assert [line.split()[0] for line in lines[:5]] == titles
+
+
+def test_command_ends_with_3_when_there_is_no_host(tmp_path: Path) -> None:
+    command = [*COMMAND, "--socket", str(tmp_path / "none.sock")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith("shmhost: no host at ")
+
+
+@pytest.mark.parametrize("interval", ["0.09", "inf", "3601", "x"])
+def test_command_takes_no_interval_that_is_too_short_or_too_long(interval: str) -> None:
+    ended = subprocess.run([*COMMAND, "--interval", interval], capture_output=True, timeout=30)
+    assert ended.returncode == 2
+
+
+# --- samples
+
+
+def test_feed_goes_on_with_the_next_host(tmp_path: Path) -> None:
+    path = str(tmp_path / "h.sock")
+    descriptors = count_descriptors()
+    with _live.Feed(path) as feed:
+        with watched_host(path):
+            first = feed.take()
+            assert feed.take().measured.connections == first.measured.connections
+        for _ in range(2):
+            with pytest.raises(HostGone):
+                feed.take()
+        with watched_host(path):
+            assert feed.take().measured.started_ns > first.measured.started_ns
+    assert count_descriptors() == descriptors
+
+
+def test_feed_says_that_a_stopped_host_gives_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmprotocol.wire.query.TIMEOUT_S", 0.2)
+    child = serve(tmp_path / "h.sock")
+    try:
+        with _live.Feed(str(tmp_path / "h.sock")) as feed:
+            feed.take()
+            child.send_signal(signal.SIGSTOP)
+            with pytest.raises(HostTimeout):
+                feed.take()
+            child.send_signal(signal.SIGCONT)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+# --- live
+
+
+class Tmux:
+    """A shell in a private tmux server."""
+
+    def __init__(self) -> None:
+        self._command = ["tmux", "-u", "-L", f"shmhost-{uuid.uuid4().hex}", "-f", "/dev/null"]
+        # The shell is sh itself, with nobody's settings.
+        self.tmux("new-session", "-d", "-x", "80", "-y", "24", "env PS1='shell> ' LC_ALL=C.UTF-8 sh")
+        self.wait_for("shell>")
+        self.run("echo earlier text; stty -g")
+        self.wait_for("earlier text\n", "\nshell>")
+        self.mode = self.lines()[2]
+
+    def tmux(self, *arguments: str) -> str:
+        command = [*self._command, *arguments]
+        return subprocess.check_output(command, text=True, timeout=20, stderr=subprocess.STDOUT)
+
+    def run(self, command: str) -> None:
+        self.tmux("send-keys", "-l", command + "\n")
+
+    def press(self, *keys: str) -> None:
+        self.tmux("send-keys", *keys)
+
+    def screen(self) -> str:
+        return self.tmux("capture-pane", "-p")
+
+    def lines(self) -> list[str]:
+        return self.screen().splitlines()
+
+    def wait_for(self, *texts: str) -> None:
+        wait_until(lambda: all(text in self.screen() for text in texts), shown=self.screen)
+
+    def names(self) -> list[str]:
+        """Return the first words of the table."""
+        lines = self.lines()
+        header = next((place for place, line in enumerate(lines) if line.startswith("name")), len(lines))
+        return [line.split()[0] for line in lines[header + 1 :] if " current " in line]
+
+    def wait_for_names(self, *found: str) -> None:
+        wait_until(lambda: self.names() == list(found), shown=self.screen)
+
+    def ends_with(self, code: int) -> None:
+        """Wait for the end of the command; the screen and the terminal's settings are as before then."""
+        self.wait_for("earlier text\n", f"code={code}\n")
+        assert "restarts" not in self.screen()
+        self.run("clear; stty -g")
+        self.wait_for(self.mode + "\n")
+        assert self.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["1", "0"]
+
+    def close(self) -> None:
+        socket = Path(self.tmux("display", "-p", "#{socket_path}").strip())
+        self.tmux("kill-server")
+        socket.unlink(missing_ok=True)  # tmux leaves it there
+
+
+@pytest.fixture
+def tmux() -> Iterator[Tmux]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed: the live view is not looked at")
+    with contextlib.closing(Tmux()) as running:
+        yield running
+
+
+def start(tmux: Tmux, path: str, *arguments: str, shown: str = "/s ") -> None:
+    command = [*COMMAND, "--socket", path, "--interval", "0.2", *arguments]
+    tmux.run(f"{shlex.join(command)}; echo code=$?")
+    tmux.wait_for("shmhost top", shown)  # by default what the second sample brings
+
+
+@pytest.fixture
+def regions(shm: shmclient.Client) -> Iterator[None]:
+    """Three regions, in another order by size, leases and generation each."""
+    for _ in range(3):
+        shm.put("b-two", b"x").close()
+    for _ in range(2):
+        shm.put("a-one", bytes(5000)).close()
+    shm.put("c-three", bytes(2000)).close()
+    held = [shm.open(name) for name in ("c-three", "c-three", "b-two")]
+    yield
+    for region in held:
+        region.close()
+
+
+def test_live_view_sorts_at_keys_and_ends_at_q(host: WatchedHost, regions: None, tmux: Tmux) -> None:
+    start(tmux, host.socket_path)
+    tmux.wait_for_names("a-one", "b-two", "c-three")
+    assert "earlier text" not in tmux.screen()
+    assert tmux.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["0", "1"]
+    for key, title, order in [
+        ("n", "name ▼", "cba"),
+        ("s", "size ▼", "acb"),
+        ("s", "size ▲", "bca"),
+        ("l", "leases ▼", "cba"),
+        ("g", "gen ▼", "bac"),
+        ("g", "gen ▲", "cab"),
+        ("t", "rate ▼", "abc"),
+    ]:
+        tmux.press(key)
+        tmux.wait_for(title)
+        assert "".join(name[0] for name in tmux.names()) == order
+    tmux.press("q")
+    tmux.ends_with(0)
+
+
+def test_live_view_follows_what_happens(host: WatchedHost, shm: shmclient.Client, tmux: Tmux) -> None:
+    start(tmux, host.socket_path, "--sort", "rate")
+    tmux.wait_for("no regions")
+    shm.put("a-quiet", b"x").close()
+
+    def is_first() -> bool:
+        shm.put("z-busy", b"x").close()
+        return tmux.names() == ["z-busy", "a-quiet"]
+
+    wait_until(is_first, shown=tmux.screen)
+    tmux.press("Escape")
+    tmux.ends_with(0)
+
+
+def test_live_view_shows_help_and_ignores_the_rest(host: WatchedHost, regions: None, tmux: Tmux) -> None:
+    start(tmux, host.socket_path)
+    tmux.press("Up", "F5", "C-z", "x", "M-q", "h")
+    tmux.wait_for(top.HELP)
+    tmux.press("?")
+    wait_until(lambda: top.HELP not in tmux.screen() and top.HINT in tmux.screen(), shown=tmux.screen)
+    tmux.press("C-c")
+    tmux.ends_with(0)
+
+
+def test_live_view_fits_a_terminal_that_changes_its_size(
+    host: WatchedHost, shm: shmclient.Client, tmux: Tmux
+) -> None:
+    for number in range(40):
+        shm.put(f"r{number:02}/" + "名" * 30, b"x").close()
+    start(tmux, host.socket_path, "--interval", "3600", shown="next sample")  # drawn for the size alone
+    for width, height, count in [(40, 10, 4), (120, 30, 23), (20, 3, 0), (80, 24, 17)]:
+        tmux.tmux("resize-window", "-x", str(width), "-y", str(height))
+        tmux.wait_for(f"\n... and {40 - count} more\n")
+        lines = tmux.lines()
+        assert lines[0].startswith("shmhost top")
+        assert len([line for line in lines if line.startswith("r") and line[1:3].isdigit()]) == count
+        assert len(lines) == height
+    tmux.press("q")
+    tmux.ends_with(0)
+
+
+def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> None:
+    path = tmp_path / "h.sock"
+    hosts = [serve(path)]
+    try:
+        with shmclient.connect(str(path)) as shm:
+            shm.put("kept", b"x").close()
+        start(tmux, str(path))
+        tmux.wait_for_names("kept")
+        hosts[0].kill()
+        tmux.wait_for("no host: waiting for it", "kept", "restarts 0")
+        tmux.press("s")
+        tmux.wait_for("size ▼")
+        hosts.append(serve(path))
+        tmux.wait_for("restarts 1", "no regions", "/s ")
+        assert "no host" not in tmux.screen()
+        assert "-" not in tmux.lines()[2]
+        tmux.press("q")
+        tmux.ends_with(0)
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_live_view_puts_the_terminal_back_at_a_signal(
+    number: signal.Signals, host: WatchedHost, tmux: Tmux, tmp_path: Path
+) -> None:
+    command = shlex.join([*COMMAND, "--socket", host.socket_path, "--interval", "0.2"])
+    tmux.run(f"sh -c 'echo $$ > {tmp_path}/pid; exec {command}'; echo code=$?")
+    tmux.wait_for("shmhost top", "/s ")
+    os.kill(int((tmp_path / "pid").read_text()), number)
+    tmux.ends_with(0)
+
+
+def test_live_view_puts_the_terminal_back_after_a_fault(
+    host: WatchedHost, tmux: Tmux, tmp_path: Path
+) -> None:
+    (tmp_path / "fault.py").write_text(
+        "import sys\nfrom shmhost.commands.top import live as _live\n"
+        "def press(state, key): raise ZeroDivisionError('a fault')\n"
+        "_live.press = press\n"
+        "try:\n"
+        "    _live.run(sys.argv[1], 0.2, 'name', as_json=False, once=False)\n"
+        "except ZeroDivisionError as fault:\n"
+        "    sys.exit(str(fault))\n"
+    )
+    command = shlex.join([sys.executable, str(tmp_path / "fault.py"), host.socket_path])
+    tmux.run(f"{command}; echo code=$?")
+    tmux.wait_for("shmhost top", "/s ")
+    tmux.press("x")
+    tmux.wait_for("a fault\n")
+    tmux.ends_with(1)
+
+
+def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: Tmux) -> None:
+    start(tmux, host.socket_path)
+    wait_until(lambda: host.counts()["links"] == 1)
+    tmux.tmux("new-window", "sh")  # the server stays
+    tmux.tmux("kill-window", "-t", "0")
+    wait_until(lambda: host.counts()["links"] == 0)

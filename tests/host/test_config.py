@@ -1,0 +1,116 @@
+"""Settings: every form that is documented, and a clear error for every other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shmhost.core.accounts import Budget
+from shmhost.core.window import STEP
+from shmhost.settings.config import OWN_MEMORY, WINDOWS, Config, default_budget, parse_size, parse_window
+from shmprotocol.errors import InvalidArgument, QuotaExceeded
+from shmprotocol.wire.paths import socket_path
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("123", 123),
+        ("1K", 1024),
+        ("2m", 2 << 20),
+        ("1.5G", 3 << 29),
+        ("1GiB", 1 << 30),
+        ("1T", 1 << 40),
+    ],
+)
+def test_size_is_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "K", "-1", "1X", "1e3", "1 G G", "٣"])
+def test_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_size(text)
+
+
+def test_window_is_read() -> None:
+    assert parse_window("0x550000000000:256G") == WINDOWS[0]
+
+
+@pytest.mark.parametrize("text", ["", "0x1000", ":1G", "here:1G", "0x1000:", "0x1000:1X"])
+def test_window_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_window(text)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"windows": ()},
+        {"windows": ((STEP + 1, STEP),)},
+        {"windows": ((STEP, STEP - 1),)},
+        {"windows": ((0, STEP),)},
+        {"windows": ((2**47 - STEP, 2 * STEP),)},
+        {"windows": ((STEP, 2 * STEP), (2 * STEP, STEP))},
+        {"budget": 0},
+        {"socket_mode": 0o1000},
+    ],
+)
+def test_config_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        Config(socket_path="/tmp/x", **settings)
+
+
+def test_budget_is_below_what_the_machine_has() -> None:
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        total = int(meminfo.readline().split()[1]) * 1024
+    assert 0 < default_budget() <= (total - OWN_MEMORY) * 4 // 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget"),
+    [(64 * MIB, 32 * MIB * 4 // 5), (43 * MIB, 11 * MIB * 4 // 5), (40 * MIB, 8 * MIB), (1000, 200)],
+)
+def test_default_budget_leaves_the_host_its_own_memory(
+    limit: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmhost.settings.config.memory_limits", lambda: [(limit, "x"), (1 << 50, "y")])
+    assert default_budget() == budget
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "path"),
+    [
+        ("/a", {"SHMHOST_SOCKET": "/b"}, "/a"),
+        (None, {"SHMHOST_SOCKET": "/b", "XDG_RUNTIME_DIR": "/c"}, "/b"),
+        (None, {"XDG_RUNTIME_DIR": "/c"}, "/c/shmhost/host.sock"),
+        (None, {}, "/run/shmhost/host.sock"),
+        (None, {"XDG_RUNTIME_DIR": ""}, "/run/shmhost/host.sock"),
+        ("/" + "x" * 106, {}, "/" + "x" * 106),
+    ],
+)
+def test_socket_path_is_chosen(given: str | None, environ: dict[str, str], path: str) -> None:
+    assert socket_path(given, environ) == path
+
+
+@pytest.mark.parametrize("given", ["", "/" + "x" * 107, "/a\0b"])
+def test_socket_path_is_refused_that_no_socket_can_have(given: str) -> None:
+    with pytest.raises(InvalidArgument, match="1 to 107 bytes"):
+        socket_path(given, {})
+    with pytest.raises(InvalidArgument):
+        socket_path(None, {"SHMHOST_SOCKET": given})
+
+
+def test_charge_is_taken_to_the_byte_and_given_back_once() -> None:
+    budget = Budget(100)
+    charge = budget.charge(60)
+    with pytest.raises(QuotaExceeded, match="60 of 100"):
+        budget.charge(41)
+    budget.charge(40).release()
+    charge.release()
+    charge.release()
+    assert budget.used == 0

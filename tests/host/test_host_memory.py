@@ -1,0 +1,101 @@
+"""What a host needs for itself is charged or bounded: "too much" is a refusal, and not its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from shmhost.core.regions import REGION_OVERHEAD
+from shmprotocol.kernel.address_space import PAGE
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import MAX_REQUEST, pack
+from support import Machine, RawPeer, serve, wait_until
+
+MIB = 1 << 20
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@contextlib.contextmanager
+def cgroup(limit: int) -> Iterator[Path]:
+    """Give a memory cgroup with this limit in bytes, of either version; skip where there can be none."""
+    group, setting = CGROUPS / "memory" / f"shmhost-test-{os.getpid()}", "memory.limit_in_bytes"
+    if not group.parent.is_dir():
+        group, setting = CGROUPS / group.name, "memory.max"
+    try:
+        group.mkdir()
+        (group / setting).write_text(str(limit))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no memory cgroup can be made: {error}")
+    try:
+        yield group
+    finally:
+        wait_until(lambda: _is_removed(group))
+
+
+def _is_removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:  # its processes are about to end
+        return False
+    return True
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Machine]:
+    """A host with the default budget in 64 MiB."""
+    machine = Machine(tmp_path / "h.sock")
+    with cgroup(64 * MIB) as group:
+        enter = f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()))"
+        machine.child = serve(Path(machine.path), enter)
+        yield machine
+        machine.kill()
+
+
+def test_host_refuses_before_it_is_killed_when_its_cgroup_is_small(small: Machine) -> None:
+    """Its limits hold together: regions up to the budget, half requests, and the longest prefixes."""
+    with contextlib.ExitStack() as stack:
+        shm = stack.enter_context(shmclient.connect(small.path))
+        with pytest.raises(shmclient.QuotaExceeded):
+            for number in range(9999):
+                shm.put(f"{number}/" + "x" * 200, b"1").close()
+        assert number > 1000
+        for _ in range(200):
+            peer = stack.enter_context(RawPeer(small.path))
+            peer.send(MAX_REQUEST.to_bytes(4, "little") + bytes(MAX_REQUEST - 1))
+        watcher = stack.enter_context(RawPeer(small.path))
+        for request in range(2, 1026):
+            assert watcher.ask(m.Watch(request, "y" * 255))[0] == m.Done(request)
+        with pytest.raises(shmclient.QuotaExceeded):
+            shm.put("one more", b"1")
+        shm.unlink(shm.list()[0].name)
+        shm.put("in its place", b"1").close()
+
+
+def test_watches_of_a_megabyte_each_end_the_connection(small: Machine) -> None:
+    with RawPeer(small.path) as peer:
+        frame = pack(m.Watch(2, "")).replace(b"\xa0", b"\xdb" + MIB.to_bytes(4, "big"))
+        peer.send((len(frame) - 4 + MIB).to_bytes(4, "little") + frame[4:])
+        assert peer.is_dropped()
+    with shmclient.connect(small.path) as shm:
+        shm.put("x", b"1").close()
+
+
+def test_region_takes_no_more_of_the_host_than_is_charged(machine: Machine) -> None:
+    """Resident memory alone: a third of the charge is left to the kernel's own part."""
+    assert machine.child is not None
+    count, statm = 2000, Path(f"/proc/{machine.child.pid}/statm")
+    with shmclient.connect(machine.path) as shm:
+        for number in range(200):  # buffers and code that come with the first regions
+            shm.put(f"warm/{number}", b"1").close()
+        before = int(statm.read_text().split()[1])
+        for number in range(count):
+            shm.put(f"{number}/" + "x" * 200, b"1").close()
+        taken = (int(statm.read_text().split()[1]) - before) * PAGE
+    assert taken < count * REGION_OVERHEAD * 2 // 3

@@ -1,0 +1,154 @@
+"""The registry: rights, generations and leases, with objects that are only told when they are freed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from shmhost.core.accounts import Budget
+from shmhost.core.peers import Peer
+from shmhost.core.regions import READ, REGION_OVERHEAD, WRITE, Region, Registry
+from shmhost.core.window import STEP, Allocator
+from shmprotocol.errors import AccessDenied, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
+from shmprotocol.wire.messages import Create
+
+OWNER, GROUP, OTHER, ROOT = Peer(7, 70), Peer(8, 70), Peer(9, 90), Peer(0, 0)
+
+
+class World:
+    """A registry, and the objects that it disposed of."""
+
+    def __init__(self, budget: int = 1 << 30, size: int = 64 * STEP) -> None:
+        self.freed: list[Any] = []
+        clock = itertools.count(1)
+        self.registry = Registry(
+            Allocator(((1 << 40, size),)), Budget(budget), lambda: next(clock), self.freed.append
+        )
+
+    def create(self, name: str, peer: Peer = OWNER, **changes: Any) -> Region:
+        request = Create(1, name, 100, "full", "memfd", 0o640, True)._replace(**changes)
+        region = self.registry.create(request, peer)
+        region.object = object()  # type: ignore[assignment]
+        return region
+
+    def publish(self, name: str, peer: Peer = OWNER, **changes: Any) -> Region:
+        region = self.create(name, peer, **changes)
+        region.generation = self.registry.next_generation(region)
+        self.registry.publish(region)
+        return region
+
+
+@pytest.mark.parametrize(
+    ("mode", "peer", "reads", "writes"),
+    [
+        (0o600, OWNER, True, True),
+        (0o000, OWNER, False, False),
+        (0o660, GROUP, True, True),
+        (0o640, GROUP, True, False),
+        (0o606, GROUP, False, False),
+        (0o666, OTHER, True, True),
+        (0o660, OTHER, False, False),
+        (0o604, OTHER, True, False),
+        (0o000, ROOT, True, True),
+        (0o040, Peer(9, 90, 0, frozenset({70})), True, False),
+    ],
+)
+def test_mode_gives_rights_as_for_a_file(mode: int, peer: Peer, reads: bool, writes: bool) -> None:
+    region = World().publish("x", mode=mode)
+    assert (region.allows(peer, READ), region.allows(peer, WRITE)) == (reads, writes)
+
+
+def test_new_generation_frees_the_old_one_when_nobody_has_it() -> None:
+    world = World()
+    old, new = world.publish("x"), world.publish("x")
+    assert (old.generation, new.generation) == (1, 2)
+    assert world.freed == [old.object]
+    assert world.registry.find("x") is new
+
+
+def test_old_generation_is_freed_with_its_last_lease() -> None:
+    world = World()
+    old = world.publish("x")
+    leases = [world.registry.lease(old, OTHER).id for _ in range(2)]
+    world.publish("x")
+    world.registry.release(old, leases[0])
+    assert world.freed == []
+    world.registry.release(old, leases[1])
+    assert world.freed == [old.object]
+
+
+def test_unlinked_region_keeps_its_address_until_its_last_lease() -> None:
+    world = World(size=STEP)
+    region = world.publish("x")
+    lease = world.registry.lease(region, OTHER)
+    world.registry.unlink("x", OWNER)
+    with pytest.raises(RegionNotFound):
+        world.registry.find("x")
+    with pytest.raises(QuotaExceeded, match="window"):
+        world.create("y")
+    world.registry.release(region, lease.id)
+    assert world.create("y").span == region.span
+
+
+def test_aborted_creation_leaves_nothing() -> None:
+    world = World()
+    free = world.registry.allocator.windows[0].free()
+    region = world.create("x")
+    world.registry.abort(region)
+    assert world.freed == [region.object]
+    assert (world.registry.budget.used, world.registry.allocator.windows[0].free()) == (0, free)
+    assert not world.registry.regions
+
+
+def test_name_is_busy_while_another_creates_it() -> None:
+    world = World()
+    first = world.create("x")
+    with pytest.raises(RegionBusy, match="uid 7"):
+        world.create("x", OTHER)
+    world.registry.abort(first)
+    world.create("x", OTHER)
+
+
+def test_replacing_takes_the_right_to_write() -> None:
+    world = World()
+    world.publish("x", mode=0o644)
+    with pytest.raises(AccessDenied, match="uid 9 may not replace"):
+        world.create("x", OTHER)
+    with pytest.raises(RegionExists):
+        world.create("x", OWNER, replace=False)
+    with pytest.raises(AccessDenied):
+        world.registry.unlink("x", OTHER)
+    with pytest.raises(AccessDenied):
+        world.registry.chmod("x", 0o666, OTHER)
+    world.registry.chmod("x", 0o666, OWNER)
+    assert world.publish("x", OTHER).owner == OTHER
+
+
+def test_refused_creation_charges_nothing() -> None:
+    world = World(budget=4 * 4096 + 2 * REGION_OVERHEAD - 1)
+    world.publish("x")
+    with pytest.raises(QuotaExceeded):
+        world.create("y")
+    assert world.registry.budget.used == 2 * 4096 + REGION_OVERHEAD
+    assert list(world.registry.creating) == []
+
+
+def test_pages_are_sorted_and_complete() -> None:
+    world = World()
+    for name in ("b/2", "a", "b/1", "b", "c", "b/3"):
+        world.publish(name)
+    found, more = world.registry.page("b", "", 2)
+    assert ([region.name for region in found], more) == (["b", "b/1"], True)
+    found, more = world.registry.page("b", "b/1", 2)
+    assert ([region.name for region in found], more) == (["b/2", "b/3"], False)
+
+
+def test_close_frees_everything() -> None:
+    world = World()
+    world.registry.lease(world.publish("x"), OTHER)
+    world.create("y")
+    world.registry.close()
+    assert len(world.freed) == 2
+    assert world.registry.budget.used == 0

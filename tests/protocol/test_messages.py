@@ -1,0 +1,240 @@
+"""Names, and the checks of fields on the way out and on the way in."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.records import MAX_ARRAY
+
+INFO = m.RegionInfo("a", 1, 1, "current", 4096, 1, 4096, 0, 0, 0o600, "full", "memfd", 0, 1, 1)
+
+
+def grants(count: int, lease: int = 1) -> tuple[m.Grant, ...]:
+    return tuple(m.Grant(lease, 1, 1, "a", 4096, 4097, 8192, 1) for _ in range(count))
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "a/b/c",
+        "...",
+        ".a",
+        "a.",
+        "a b",
+        "é/ü",
+        "x" * 255,
+        "é" * 127 + "x",
+        "\U0001f600" * 63 + "xyz",
+        "/".join("x" * 128),
+        "\u00a0",
+        "\u2028",
+    ],
+)
+def test_name_is_returned_when_it_keeps_the_rules(name: str) -> None:
+    assert m.check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("x" * 256, id="256 bytes"),
+        pytest.param("é" * 128, id="128 characters of 256 bytes"),
+        pytest.param("\U0001f600" * 64, id="64 characters of 256 bytes"),
+        pytest.param(".", id="dot"),
+        pytest.param("..", id="two dots"),
+        pytest.param("a/./b", id="dot inside"),
+        pytest.param("a/../b", id="two dots inside"),
+        pytest.param("a/..", id="two dots at the end"),
+        pytest.param("/", id="slash"),
+        pytest.param("/a", id="leading slash"),
+        pytest.param("a/", id="trailing slash"),
+        pytest.param("a//b", id="double slash"),
+        pytest.param("\0", id="zero byte"),
+        pytest.param("a\0b", id="zero byte inside"),
+        pytest.param("a\n", id="newline"),
+        pytest.param("\x1f", id="last of C0"),
+        pytest.param("\x7f", id="delete"),
+        pytest.param("\x80", id="first of C1"),
+        pytest.param("\x9f", id="last of C1"),
+        pytest.param("\ud800", id="first surrogate"),
+        pytest.param("a\udfff", id="last surrogate"),
+    ],
+)
+def test_name_is_refused_when_it_breaks_a_rule(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        m.check_name(name)
+
+
+# --- the tables
+
+
+def test_tags_are_the_published_numbers() -> None:
+    """The tags are the wire: a change here breaks every other program."""
+    assert {cls.__name__: tag for tag, cls in m.REQUEST_TAGS.items()} == {
+        "Hello": 1,
+        "Create": 2,
+        "Publish": 3,
+        "Abort": 4,
+        "Open": 5,
+        "Release": 6,
+        "Cancel": 7,
+        "List": 8,
+        "Stat": 9,
+        "Unlink": 10,
+        "Chmod": 11,
+        "Watch": 12,
+        "Inspect": 13,
+        "Measure": 14,
+    }
+    assert {cls.__name__: tag for tag, cls in m.REPLY_TAGS.items()} == {
+        "Welcome": 129,
+        "Created": 130,
+        "Published": 131,
+        "Opened": 132,
+        "Listed": 133,
+        "Described": 134,
+        "Done": 135,
+        "Refused": 136,
+        "Event": 137,
+        "Goodbye": 138,
+        "Inspected": 139,
+        "Measured": 140,
+    }
+
+
+def test_refusal_is_the_error_of_its_code() -> None:
+    assert type(refusal("invalid", "why")) is InvalidArgument
+
+
+def test_refusal_is_the_base_class_when_its_code_is_unknown() -> None:
+    assert type(refusal("of a later version", "why")) is ShmError
+
+
+# --- fields on the way out
+
+
+@pytest.mark.parametrize("number", [0, 2**64 - 1])
+def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
+    assert pack(m.Cancel(1, number))[4:] == msgpack.packb([7, 0, 1, number])
+
+
+@pytest.mark.parametrize(
+    "number", [-1, 2**64, pytest.param(10**5000, id="huge"), True, False, 1.0, "1", None]
+)
+def test_number_is_not_sent_when_it_is_none_of_64_bits(number: object) -> None:
+    with pytest.raises(LocalProtocolError):
+        pack(m.Cancel(1, number))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(m.Stat(1, b"bytes"), id="bytes for a string"),  # type: ignore[arg-type]
+        pytest.param(m.Release(1, [1]), id="list for a tuple"),  # type: ignore[arg-type]
+        pytest.param(m.Release(1, ("1",)), id="string in a tuple of numbers"),  # type: ignore[arg-type]
+        pytest.param(m.Release(1, (2**64,)), id="65 bits in a tuple of numbers"),
+        pytest.param(m.Release(1, (True,)), id="boolean in a tuple of numbers"),
+        pytest.param(m.Welcome(1, 1, "host", ((1,),), 0), id="short pair"),  # type: ignore[arg-type]
+        pytest.param(m.Welcome(1, 1, "host", ((1, -1),), 0), id="negative in a pair"),
+        pytest.param(m.Opened(1, (None,)), id="nothing for a grant"),  # type: ignore[arg-type]
+        pytest.param(m.Opened(1, ((1, 1, 1, "a", 1, 1, 1, 1),)), id="tuple for a grant"),  # type: ignore[arg-type]
+        pytest.param(m.Open(1, ("a",), (), 1), id="number for a boolean"),  # type: ignore[arg-type]
+        pytest.param(m.Described(1, None), id="nothing for a region"),  # type: ignore[arg-type]
+    ],
+)
+def test_message_is_not_sent_when_a_field_has_another_type(message: m.Message) -> None:
+    with pytest.raises(LocalProtocolError):
+        m.to_wire(message)
+
+
+def test_array_is_sent_when_it_is_at_the_limit() -> None:
+    assert len(m.to_wire(m.Release(1, (1,) * MAX_ARRAY))) == 4
+
+
+def test_array_is_not_sent_when_it_is_over_the_limit() -> None:
+    with pytest.raises(LocalProtocolError, match="4097"):
+        m.to_wire(m.Release(1, (1,) * (MAX_ARRAY + 1)))
+
+
+def test_opened_is_sent_when_it_has_64_descriptors() -> None:
+    assert m.to_wire(m.Opened(1, grants(64)))[1] == 64
+
+
+def test_opened_is_not_sent_when_it_has_65_descriptors() -> None:
+    with pytest.raises(LocalProtocolError, match="65 descriptors"):
+        m.to_wire(m.Opened(1, grants(65)))
+
+
+# --- fields on the way in
+
+
+def test_opened_is_refused_when_it_declares_65_descriptors() -> None:
+    plain = (1, 1, 1, "a", 4096, 4097, 8192, 1)
+    with pytest.raises(RemoteProtocolError, match="65 descriptors"):
+        m.from_wire((132, 65, 1, (plain,) * 65), m.REPLY_TAGS)
+
+
+def test_opened_needs_no_descriptor_when_all_is_current() -> None:
+    assert m.descriptors_of(m.Opened(1, grants(65, lease=0))) == 0
+
+
+def test_boolean_is_no_number_when_it_comes_in() -> None:
+    with pytest.raises(RemoteProtocolError, match="True is not an integer"):
+        m.from_wire((7, 0, 1, True), m.REQUEST_TAGS)
+
+
+def test_number_is_no_boolean_when_it_comes_in() -> None:
+    with pytest.raises(RemoteProtocolError, match="1 is not a bool"):
+        m.from_wire((5, 0, 1, ("a",), (), 1), m.REQUEST_TAGS)
+
+
+@pytest.mark.parametrize("tag", [0, 100, 129, -1, True, 1.0, "1", None, (1,)])
+def test_tag_is_refused_when_it_is_unknown(tag: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="unknown message tag"):
+        m.from_wire((tag, 0, 1), m.REQUEST_TAGS)
+
+
+@pytest.mark.parametrize("declared", [1, True, False, None, "0", -1])
+def test_message_is_refused_when_it_declares_other_descriptors(declared: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="descriptors, not 0"):
+        m.from_wire((9, declared, 1, "a"), m.REQUEST_TAGS)
+
+
+def test_message_is_refused_when_a_field_is_missing() -> None:
+    with pytest.raises(RemoteProtocolError, match="Stat has 2 fields, not 1"):
+        m.from_wire((9, 0, 1), m.REQUEST_TAGS)
+
+
+def test_later_fields_are_ignored_when_the_message_is_whole() -> None:
+    assert m.from_wire((9, 0, 1, "a", None, ((1, 2),)), m.REQUEST_TAGS) == m.Stat(1, "a")
+
+
+def test_later_fields_are_ignored_when_they_are_in_a_record() -> None:
+    record = (*m.to_wire(m.Described(1, INFO))[3], "later", None)  # type: ignore[misc]
+    assert m.from_wire((134, 0, 1, record), m.REPLY_TAGS) == m.Described(1, INFO)
+
+
+def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
+    welcome = m.from_wire((129, 0, 1, 1, "host", ((1, 2, "later", None),), 0), m.REPLY_TAGS)
+    assert welcome == m.Welcome(1, 1, "host", ((1, 2),), 0)
+
+
+def test_record_is_refused_when_it_is_short() -> None:
+    record = m.to_wire(m.Described(1, INFO))[3][:-1]  # type: ignore[index]
+    with pytest.raises(RemoteProtocolError, match="RegionInfo has 15 fields"):
+        m.from_wire((134, 0, 1, record), m.REPLY_TAGS)
+
+
+def test_error_stays_short_when_the_value_is_huge() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        m.from_wire((4, 0, 1, b"\xff" * 1_000_000), m.REQUEST_TAGS)
+    assert len(str(caught.value)) < 300

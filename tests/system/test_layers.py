@@ -1,0 +1,116 @@
+"""Who may import whom, read from the source; and what `import shmclient` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {
+    "shmprotocol": ROOT / "protocol" / "shmprotocol",
+    "shmclient": ROOT / "shmclient",
+    "shmhost": ROOT / "shmhost",
+}
+# What waits or looks at the world: not for the pure modules.
+WAITING = {"socket", "os", "time", "threading", "logging", "asyncio", "anyio", "select", "subprocess"}
+
+
+def modules(package: str) -> list[Path]:
+    """Return the modules of a package; there must be some, or the test would prove nothing."""
+    found = sorted(FOLDERS[package].rglob("*.py"))
+    assert found, f"no modules in {FOLDERS[package]}"
+    return found
+
+
+def imported(module: Path) -> set[str]:
+    """Return the top-level names that a module imports anywhere, `shmhost.demo` counted as `shmhost`."""
+    return {name.split(".")[0] for name in _import_names(ast.parse(module.read_text("utf-8")))}
+
+
+def _import_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            yield node.module or ""
+
+
+def offenders(package: str, forbidden: set[str], *, but: str = "-") -> dict[str, set[str]]:
+    """Return the modules of a package that import what they must not, except below a subfolder."""
+    folder = FOLDERS[package]
+    return {
+        str(module.relative_to(folder)): wrong
+        for module in modules(package)
+        if (wrong := imported(module) & forbidden) and not str(module.relative_to(folder)).startswith(but)
+    }
+
+
+def test_imports_are_seen_when_they_are_inside_of_a_function() -> None:
+    tree = ast.parse("import a.b\ndef f():\n    from c.d import e\n    import g as h")
+    assert set(_import_names(tree)) == {"a.b", "c.d", "g"}
+
+
+def test_shmprotocol_imports_neither_client_nor_host() -> None:
+    assert offenders("shmprotocol", {"shmclient", "shmhost"}) == {}
+
+
+def test_shmclient_never_imports_the_host() -> None:
+    assert offenders("shmclient", {"shmhost"}) == {}
+
+
+def test_shmhost_imports_the_client_in_its_demo_alone() -> None:
+    assert offenders("shmhost", {"shmclient"}, but="commands/demo") == {}
+
+
+@pytest.mark.parametrize("name", ["wire/connection.py", "wire/messages.py", "wire/records.py", "errors.py"])
+def test_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
+    assert imported(FOLDERS["shmprotocol"] / name) & WAITING == set()
+
+
+def test_core_of_the_host_imports_nothing_that_waits() -> None:
+    """Only the memory objects call the kernel, in threads that the server starts."""
+    modules = (FOLDERS["shmhost"] / "core").glob("*.py")
+    waiting = {module.name: wrong for module in modules if (wrong := imported(module) & WAITING)}
+    assert waiting == {"objects.py": {"os"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("_connection/exchange.py", set()), ("_drivers/operations.py", {"os"})]
+)
+def test_client_module_imports_nothing_that_waits_when_it_is_pure(name: str, allowed: set[str]) -> None:
+    """The operations close and write descriptors, which does not wait."""
+    assert imported(FOLDERS["shmclient"] / name) & WAITING == allowed
+
+
+def users(name: str) -> set[str]:
+    """Return the modules that import a module, without those of `shmclient.posix`, as file names."""
+    return {
+        module.name
+        for package in FOLDERS
+        for module in modules(package)
+        if module.parent.name != "posix" and name in set(_import_names(ast.parse(module.read_text("utf-8"))))
+    }
+
+
+def test_binary_is_wrapped_by_one_module() -> None:
+    assert users("shmprotocol.native._native") == {"binding.py"}
+
+
+def test_c_is_called_by_memory_pinning_and_posix_alone() -> None:
+    pinning = {"buffers.py", "slots.py", "plan.py", "iovec.py", "pinner.py"}
+    assert users("shmprotocol.native.binding") == {"address_space.py"} | pinning
+
+
+def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported() -> None:
+    script = "import shmclient, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", script]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    unwanted = {"anyio", "asyncio", "trio", "numpy", "pyarrow", "rich", "click", "rich_click", "shmhost"}
+    assert unwanted & set(loaded) == set()
+    assert "msgpack" in loaded

@@ -1,0 +1,54 @@
+"""The wheel: one for every Python from 3.11 on, with all that its users need, and no compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+USE = """
+import shmclient, shmhost
+with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
+    shm.put("x", b"from a wheel")
+    print(bytes(shm.get("x")).decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT).decode().split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, copy]
+    subprocess.run(command, check=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.timeout(180)
+def test_wheel_is_of_the_stable_abi(wheel: Path) -> None:
+    assert "-cp311-abi3-linux" in wheel.name
+
+
+@pytest.mark.timeout(180)
+def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"shmprotocol/abi/shm_abi.h", "shmprotocol/py.typed", "shmclient/py.typed", "shmhost/py.typed"}
+    assert wanted <= names
+    assert any(name.startswith("shmprotocol/native/_native") and name.endswith(".so") for name in names)
+    assert not any(name.startswith("tests/") for name in names)
+
+
+@pytest.mark.timeout(300)
+def test_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
+    assert subprocess.check_output([python, "-c", USE], cwd=tmp_path, text=True) == "from a wheel\n"
