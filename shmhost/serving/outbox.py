@@ -20,6 +20,7 @@ from shmprotocol.wire import descriptors
 LOG = logging.getLogger("shmhost")
 
 OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
+FRAME_OVERHEAD = 200  # bytes of a queued frame beside its own: a tuple, a list, and the object of its bytes
 STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
 # While descriptors are unread: no event of the socket tells when they are read.
 RETRY_S, RETRY_MAX_S = 0.001, 0.05
@@ -77,6 +78,7 @@ class Outbox:
         self._stall.stop()
         while self._queue:
             descriptors.close_all(self._queue.popleft()[1])
+        self._grow(-self._size)
         self._unread.close(close_socket)
 
     def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
@@ -152,11 +154,13 @@ class Outbox:
             sent = self._attempt(data, fds)
             if sent == 0:
                 return
-            self._size -= sent
             self._queue.popleft()
             descriptors.close_all(fds)
             if sent < len(data):
                 self._queue.appendleft((data[sent:], []))
+                self._grow(-sent)
+            else:
+                self._grow(-sent - FRAME_OVERHEAD)
             self._stall.start()
         self._wait_no_more()
         self._stall.stop()
@@ -174,9 +178,13 @@ class Outbox:
         copies = _copies(fds)
         self._start_stall()
         self._queue.append((rest, copies))
-        self._size += len(rest)
+        self._grow(len(rest) + FRAME_OVERHEAD)
         if self._size > OUTBOX_MAX:
             self._end("it does not read, and asks on")
+
+    def _grow(self, change: int) -> None:
+        self._size += change
+        self._share.note_backlog(self._size, self._end)
 
     def _start_stall(self) -> None:
         if not self._stall.is_running:

@@ -1,4 +1,4 @@
-"""Descriptors that were sent to clients and, as far as is known, not read. Sends nothing.
+"""Descriptors that were sent to clients and, as far as is known, not read; bytes that wait. Sends nothing.
 
 The kernel counts descriptors in flight against the user that sent them, which is the host for all its
 clients, and refuses more with ETOOMANYREFS when there are more than RLIMIT_NOFILE (unix(7)). So each
@@ -22,6 +22,8 @@ from weakref import WeakValueDictionary
 
 from shmprotocol.wire.messages import MAX_DESCRIPTORS
 
+# Bytes that wait in the host for all connections of a uid: they are in no budget, see OWN_MEMORY in `config`.
+BACKLOG_MAX = 8 * 1024 * 1024
 CONNECTION_MAX = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at sockets that are closed but for what their peers have not read
 _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
@@ -70,19 +72,32 @@ class Flight:
 
 
 class Share:
-    """What the connections of one uid have not read, in descriptors."""
+    """What the connections of one uid have not read: descriptors in the kernel, bytes in the host."""
 
     def __init__(self, flight: Flight, limit: int) -> None:
         self.flight = flight
         self.limit = limit
         self.count = 0
         self.debtors: set[Unread] = set()
+        self._backlogs: dict[
+            Callable[[str], None], int
+        ] = {}  # bytes that wait in the host, by who can end it
+        self._backlog = 0
 
     def press(self) -> None:
         """Clear the debtors that have read all; the others hear of it."""
         for debtor in list(self.debtors):
             if not debtor.settle():
                 debtor.on_pressure()
+
+    def note_backlog(self, size: int, end: Callable[[str], None]) -> None:
+        """Note that `size` bytes wait in the host for one connection; over the limit, `end` the largest."""
+        self._backlog += size - self._backlogs.pop(end, 0)
+        if size:
+            self._backlogs[end] = size
+        if self._backlog > BACKLOG_MAX:
+            end_largest = max(self._backlogs, key=self._backlogs.__getitem__)
+            end_largest(f"it does not read, and {self._backlog} bytes wait for its uid in the host")
 
 
 class Unread:

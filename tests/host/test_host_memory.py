@@ -99,3 +99,17 @@ def test_region_takes_no_more_of_the_host_than_is_charged(machine: Machine) -> N
             shm.put(f"{number}/" + "x" * 200, b"1").close()
         taken = (int(statm.read_text().split()[1]) - before) * PAGE
     assert taken < count * REGION_OVERHEAD * 2 // 3
+
+
+def test_events_that_nobody_reads_do_not_end_a_host_in_a_small_cgroup(small: Machine) -> None:
+    """Each change is told 1,024 times to each of twelve connections, which read nothing."""
+    with contextlib.ExitStack() as stack:
+        shm = stack.enter_context(shmclient.connect(small.path))
+        peers = [stack.enter_context(RawPeer(small.path)) for _ in range(12)]
+        for peer in peers:
+            peer.send(b"".join(pack(m.Watch(request, "")) for request in range(2, 1026)))
+            for request in range(2, 1026):
+                assert peer.receive()[0] == m.Done(request)
+        for number in range(40):
+            shm.put(f"{number}/" + "x" * 200, b"1").close()
+        assert len(shm.list()) == 40

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmhost.serving.unread import CONNECTION_MAX, Flight, Unread
+from shmhost.serving.unread import BACKLOG_MAX, CONNECTION_MAX, Flight, Unread
 from shmprotocol.wire import descriptors
 
 
@@ -147,3 +147,18 @@ def test_connection_is_closed_at_once_when_all_is_read(wires: list[Wire]) -> Non
     assert wire.ours.fileno() == -1
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(wire.ours.fileno())
+
+
+def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit() -> None:
+    flight = Flight(1000)
+    share, ended = flight.share(7), []
+    small, large = (lambda why: ended.append(("small", why))), (lambda why: ended.append(("large", why)))
+    flight.share(8).note_backlog(BACKLOG_MAX, small)
+    share.note_backlog(BACKLOG_MAX - 10, large)
+    share.note_backlog(10, small)
+    assert ended == []
+    share.note_backlog(11, small)
+    assert ended == [("large", f"it does not read, and {BACKLOG_MAX + 1} bytes wait for its uid in the host")]
+    share.note_backlog(0, large)
+    share.note_backlog(BACKLOG_MAX, small)
+    assert len(ended) == 1
