@@ -30,7 +30,7 @@ NOBODY = 65534
 # All is imported first: that user may not be able to read the folders of Python.
 AS_NOBODY = f"""
 import os, resource
-import anyio._backends._asyncio, encodings.idna, shmhost.cli, shmhost.server, uvloop
+import anyio._backends._asyncio, encodings.idna, shmhost.cli, shmhost.serving.server, uvloop
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
@@ -115,7 +115,7 @@ def test_bystander_attaches_when_three_clients_read_nothing(limited: Limited) ->
     assert log.count("descriptors unread for 5 s") == log.count("dropped uid") == 3, log
 
 
-@pytest.mark.parametrize("first", ["import shmhost.deadline; shmhost.deadline.TICK_S = 0.05"])
+@pytest.mark.parametrize("first", ["import shmhost.serving.deadline as d; d.TICK_S = 0.05"])
 def test_uid_cannot_take_more_by_connections_that_were_dropped(limited: Limited) -> None:
     """Until it closes its socket, a client that was dropped keeps what it has not read."""
 

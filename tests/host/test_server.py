@@ -182,7 +182,7 @@ def test_client_that_is_silent_between_its_frames_stays(
 def test_client_stays_when_it_was_the_host_that_was_stopped(tmp_path: Path) -> None:
     """The deadline is over when the host goes on, and the rest of the frame has come meanwhile."""
     path = tmp_path / "h.sock"
-    child = serve(path, "import shmhost.deadline; shmhost.deadline.TICK_S = 0.05")
+    child = serve(path, "import shmhost.serving.deadline as d; d.TICK_S = 0.05")
     with RawPeer(str(path), greet=False) as peer, RawPeer(str(path)) as silent:
         peer.send(HELLO[:9])
         child.send_signal(signal.SIGSTOP)
@@ -246,7 +246,8 @@ def pause(name):
 shm = shmclient.connect(sys.argv[1])
 pause("connected")
 if step == "created":
-    shm._channel.ask(shmclient._operations.Ask(m.Create(77, "victim", 100, "full", "memfd", 0o600, True)))
+    from shmclient._drivers.operations import Ask
+    shm._channel.ask(Ask(m.Create(77, "victim", 100, "full", "memfd", 0o600, True)))
     pause("created")
 with shm.create("victim", 1 << 20) as builder:
     pause("mapped")
