@@ -23,6 +23,7 @@ from shmclient._process.limits import no_room
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import Lease, Mapped, RegionHandle, attach
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
@@ -32,8 +33,6 @@ from shmprotocol.errors import (
     again,
     refusal,
 )
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import HEADER_SIZE
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 
@@ -187,7 +186,7 @@ def put(
         publish = m.Publish(
             context.outbox.next_id(),
             created.region,
-            memory.KIND_DATA,
+            KIND_DATA,
             encoded.size,
             0,
             0,
@@ -207,7 +206,7 @@ def create(
     """Return a builder, mapped read-write at its final address."""
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
-    whole_size = memory.page_up(size + METADATA_ROOM)
+    whole_size = page_up(size + METADATA_ROOM)
     request = _create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = _whole(context, reply, owned, m.Created)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient.posix._mappings import MAPPINGS
-from shmprotocol.kernel import address_space as memory
+from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.kernel import address_space
 
 
 class SharedPlace(NamedTuple):
@@ -29,7 +30,7 @@ def shared_place(address: int) -> SharedPlace | None:
     region = ADDRESS_SPACE.find(address)
     if region is not None:
         end = region.address + region.capacity
-        first = region.address + memory.HEADER_SIZE if region.is_writable else end
+        first = region.address + HEADER_SIZE if region.is_writable else end
         return SharedPlace(region.address, end, region.label, region.is_lasting, first, region.memory)
     mapping = MAPPINGS.find(address)
     if mapping is None or not mapping.is_shared:
@@ -51,7 +52,7 @@ def describe(address: int) -> str:
     if ADDRESS_SPACE.is_reserved(address):
         return "nothing: an address of the window where no region is mapped here"
     try:
-        line = memory.mapping_at(address)
+        line = address_space.mapping_at(address)
     except OSError as error:
         return f"memory that cannot be named ({error})"
     if line is None:

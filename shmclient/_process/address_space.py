@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shmclient._process.gate import Gate
 from shmclient._process.intervals import Intervals
 from shmprotocol.errors import AddressConflict, OutOfMemory
-from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel import address_space
 from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
 
 
@@ -83,7 +83,7 @@ class AddressSpace:
                 if self._is_reserved(base, size):
                     continue
                 with contextlib.suppress(AddressConflict):
-                    if memory.reserve(base, size):
+                    if address_space.reserve(base, size):
                         self._reserved.append((base, size))
 
     def attach(
@@ -106,7 +106,7 @@ class AddressSpace:
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
         wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
-        return self._map(memory.attach, wanted, descriptor, after, anywhere)
+        return self._map(address_space.attach, wanted, descriptor, after, anywhere)
 
     def map_writable(
         self,
@@ -119,7 +119,7 @@ class AddressSpace:
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
         wanted = _Range(address, capacity, 0, identity, label, True, False)
-        return self._map(memory.map_writable, wanted, descriptor, after, False)
+        return self._map(address_space.map_writable, wanted, descriptor, after, False)
 
     def freeze(self, address: int, descriptor: int) -> None:
         """Make what `map_writable` mapped at an address read-only, for all its views; they stay.
@@ -130,7 +130,7 @@ class AddressSpace:
         with self._gate:
             mapping = self._ranges.starting(address)
             assert mapping is not None
-            memory.freeze(descriptor, address, mapping.capacity)
+            address_space.freeze(descriptor, address, mapping.capacity)
             mapping.is_writable = False
 
     def find(self, address: int) -> Place | None:
@@ -181,7 +181,7 @@ class AddressSpace:
         """
         found.holds += 1
         hold = _Hold(found, after)
-        buffer = memory.bytes_at(
+        buffer = address_space.bytes_at(
             found.address, found.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
         )
         found.buffer = weakref.ref(buffer)
@@ -210,7 +210,7 @@ class AddressSpace:
         # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
         # the two apart, so it is looked up here. Two hosts with the same window meet here.
         if self._ranges.overlapping(address, capacity):
-            raise memory.conflict(address, capacity)
+            raise address_space.conflict(address, capacity)
 
     def _is_reserved(self, address: int, size: int) -> bool:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)
@@ -220,7 +220,7 @@ class AddressSpace:
         found.holds -= 1
         if found.holds == 0:
             try:
-                memory.unmap(found.address, found.capacity, found.flags)
+                address_space.unmap(found.address, found.capacity, found.flags)
             except (OSError, OutOfMemory):
                 return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
             self._ranges.remove(found.address)

@@ -14,9 +14,9 @@ from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import HEADER_SIZE
+from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
 
 ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
@@ -118,7 +118,7 @@ class RegionBuilder:
         address = self.alloc(size + 1, 1)
         start = address - self.address
         memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
-        return memory.char_pointer(address)
+        return address_space.char_pointer(address)
 
     def array(self, shape: SupportsIndex | Sequence[int], dtype: Any, name: str | None = None) -> Any:
         """Make a NumPy array of zeros in the region, at a multiple of 64, to be filled in place.
@@ -155,7 +155,7 @@ class RegionBuilder:
         Publishing checks all pointers that its type leads to, unless `unchecked`: PointerEscapes then, and
         nothing is published. `lengths` are as for `check_pointers`, and so is the time it takes.
         """
-        address, size, kind = memory.describe_pointer(pointer)
+        address, size, kind = address_space.describe_pointer(pointer)
         start = self.address + HEADER_SIZE
         if not start <= address <= address + size <= self._end:
             raise InvalidArgument(
@@ -226,7 +226,7 @@ class RegionBuilder:
         return m.Publish(
             request,
             self.creation.region,
-            memory.KIND_OBJECTS if root else memory.KIND_DATA,
+            KIND_OBJECTS if root else KIND_DATA,
             self.size,
             root,
             root_size,

@@ -15,9 +15,9 @@ from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.fork import INNER, at_fork
+from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import HEADER_SIZE, Header
+from shmprotocol.kernel import address_space
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
@@ -69,7 +69,7 @@ class Mapped:
         """The header's values, copied and checked when they are first needed."""
         if self._header is None:
             page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
-            self._header = memory.check_header(page, self.grant.capacity)
+            self._header = check_header(page, self.grant.capacity)
         return self._header
 
     @property
@@ -114,7 +114,7 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
         grant.capacity,
         after,
         f"region {grant.name!r}, generation {grant.generation}",
-        unsealed=bool(grant.flags & memory.FLAG_UNSEALED),
+        unsealed=bool(grant.flags & FLAG_UNSEALED),
         anywhere=anywhere,
     )
     mapped.buffer = weakref.ref(mapping.memory)
@@ -183,7 +183,7 @@ class RegionHandle:
     def header(self) -> Any:
         """The pinned-pointer header: a cffi `struct shm_region_header *`, which keeps the mapping."""
         mapped = self.attach()
-        return memory.native_header(mapped.address, mapped.view())
+        return address_space.native_header(mapped.address, mapped.view())
 
     @property
     def data(self) -> memoryview:
@@ -218,7 +218,7 @@ class RegionHandle:
                 f"{wanted.item.cname} has {ffi.sizeof(wanted.item)} bytes, the root of {self.name!r} "
                 f"{header.root_size}: it was published as {mapped.metadata.get('root', 'something else')}"
             )
-        return memory.pointer_keeping(ffi, wanted, header.root, mapped.view())
+        return address_space.pointer_keeping(ffi, wanted, header.root, mapped.view())
 
     def translate(self, pointer: int) -> int:
         """Return where an address of the region is mapped here; InvalidArgument when it is not inside."""

@@ -19,7 +19,7 @@ from shmclient._process.intervals import Intervals
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_result, failure
 from shmclient.posix._requests import Request, check_request
-from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel import address_space
 from shmprotocol.native.binding import lib
 
 _PLACED = lib.MAP_FIXED | lib.MAP_FIXED_NOREPLACE
@@ -63,7 +63,7 @@ class Range:
         made = self.memory() if self.memory is not None else None
         if made is None or not self.is_mapped:
             raise failure(errno.EINVAL, f"{self!r} is unmapped already")
-        if memory.exports(made):
+        if address_space.exports(made):
             raise BufferError(f"views of {self!r} live: delete them before it is {purpose}")
 
     def become_reserved(self, start: int, end: int) -> None:
@@ -72,13 +72,13 @@ class Range:
         Where the system cannot, at vm.max_map_count, the memory stays, and nobody can reach it any more.
         """
         if self.prot or self.is_shared:
-            lib.shm_unmap(self.address, start - self.address, memory.MAP_RESERVED)
-            lib.shm_unmap(end, self.address + self.length - end, memory.MAP_RESERVED)
+            lib.shm_unmap(self.address, start - self.address, address_space.MAP_RESERVED)
+            lib.shm_unmap(end, self.address + self.length - end, address_space.MAP_RESERVED)
         self.prot, self.is_shared, self.object, self.may_write = 0, False, None, True
 
     def reserve(self) -> int:
         """Put reserved address space here; return 0 or -errno."""
-        result: int = lib.shm_unmap(self.address, self.length, memory.MAP_RESERVED)
+        result: int = lib.shm_unmap(self.address, self.length, address_space.MAP_RESERVED)
         return result
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class Mapping:
     def __init__(self, found: Range) -> None:
         self.range = found
         gate = MAPPINGS.gate  # the destructor has no globals any more when the interpreter ends
-        self._memory = memory.bytes_at(
+        self._memory = address_space.bytes_at(
             found.address, found.length, lambda: gate.submit(found), is_writable=True
         )
         found.memory = weakref.ref(self._memory)
@@ -139,7 +139,7 @@ class Mapping:
             raise failure(errno.EACCES, f"{self!r} may not be read")
         if self.range.is_writable:
             return view
-        return memoryview(memory.bytes_keeping(self.address, self.length, view))
+        return memoryview(address_space.bytes_keeping(self.address, self.length, view))
 
     def __enter__(self) -> Mapping:
         return self
@@ -185,7 +185,7 @@ class Mappings:
             if inside:
                 raise BufferError(f"{inside} mappings are inside of {mapping!r}: unmap them first")
             self._give_back(mapping.range)
-            memory.disown(mapping._memory)
+            address_space.disown(mapping._memory)
 
     def find(self, address: int) -> Range | None:
         """Return the innermost mapping that an address lies in, or None."""
@@ -302,7 +302,7 @@ def _destroy(request: Request, destroys: Range, *, is_mapped: bool) -> None:
 
 
 def _explain(request: Request, code: int) -> OSError:
-    there = f" ({memory.occupants(request.address, request.length)})" if code == errno.EEXIST else ""
+    there = f" ({address_space.occupants(request.address, request.length)})" if code == errno.EEXIST else ""
     return failure(code, f"{request}{there}")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shmhost.core.regions import Region
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 from shmprotocol.errors import InvalidArgument
-from shmprotocol.kernel.address_space import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 from shmprotocol.wire import messages as m
 
 

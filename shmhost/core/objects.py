@@ -16,8 +16,8 @@ import secrets
 from pathlib import Path
 from urllib.parse import quote
 
+from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
-from shmprotocol.kernel import address_space as memory
 
 MFD_NOEXEC_SEAL = 0x08  # linux/memfd.h, Linux 6.3
 F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h, Linux 5.1; Python 3.11 has no name for it
@@ -26,7 +26,7 @@ _SEALS = {
     "full": fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
     "writer": F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
 }
-_FLAGS = {"full": memory.FLAG_SEAL_FULL, "writer": memory.FLAG_SEAL_WRITER}
+_FLAGS = {"full": FLAG_SEAL_FULL, "writer": FLAG_SEAL_WRITER}
 SHM_FOLDER = Path("/dev/shm")
 _CURES = {
     errno.EMFILE: "give the host more descriptors (ulimit -n, LimitNOFILE=), or unlink regions",
@@ -122,7 +122,7 @@ class PosixShm:
 
     def flag(self, seal: str) -> int:
         """Return the header flag that says that nothing protects this object."""
-        return memory.FLAG_UNSEALED
+        return FLAG_UNSEALED
 
     def writer(self) -> int:
         """Return the read-write descriptor, which stays the object's."""

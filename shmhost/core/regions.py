@@ -16,6 +16,7 @@ from shmhost.core.generations import Generations
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Lease, Peer
 from shmhost.core.window import Allocator, Span, Window
+from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
     AccessDenied,
     InvalidArgument,
@@ -24,7 +25,6 @@ from shmprotocol.errors import (
     RegionExists,
     RegionNotFound,
 )
-from shmprotocol.kernel.address_space import HEADER_SIZE, page_up
 from shmprotocol.wire.messages import (
     BACKENDS,
     SEALS,

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 import shmclient
 from shmhost.core.regions import REGION_OVERHEAD
 from shmhost.core.window import STEP
-from shmprotocol.kernel.address_space import HEADER_SIZE
+from shmprotocol.abi.header import HEADER_SIZE
 from support import (
     WatchedHost,
     count_descriptors,

@@ -24,7 +24,7 @@ from shmhost.commands.doctor import judge
 from shmhost.commands.doctor import measure as doctor
 from shmhost.machine.cgroups import memory_limits
 from shmhost.settings.config import GIB, Config
-from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel import address_space
 from support import WatchedHost, count_descriptors, in_child, wait_until
 
 # Windows that no other test uses, outside of the default ones: those can still be reserved in a long run.
@@ -223,19 +223,19 @@ def test_window_is_a_problem_when_something_lies_in_it(tmp_path: Path) -> None:
     config = settings(tmp_path / "host.sock")
 
     def child() -> None:
-        assert memory.reserve(base + 5 * MIB, 4096)
+        assert address_space.reserve(base + 5 * MIB, 4096)
         found = find("window", doctor.examine(config))
         assert found.state == "problem"
         assert f"anonymous memory (---p) at {base + 5 * MIB:#x}-{base + 5 * MIB + 4096:#x}" in found.found
         assert "--window" in found.advice
-        assert memory.mapping_at(base + 5 * MIB) is not None  # it was not replaced, and not unmapped
+        assert address_space.mapping_at(base + 5 * MIB) is not None  # it was not replaced, and not unmapped
 
     assert in_child(child) == 0
 
 
 def test_window_is_a_problem_when_what_lies_in_it_is_not_listed(tree: Path, tmp_path: Path) -> None:
     def child() -> None:
-        assert memory.reserve(WINDOWS[0][0], 4096)
+        assert address_space.reserve(WINDOWS[0][0], 4096)
         found = find("window", doctor.examine(settings(tmp_path / "host.sock"), tree))
         assert found.state == "problem"
         assert "an unknown mapping" in found.found
@@ -245,7 +245,7 @@ def test_window_is_a_problem_when_what_lies_in_it_is_not_listed(tree: Path, tmp_
 
 def test_only_the_window_that_is_taken_is_a_problem(tmp_path: Path) -> None:
     def child() -> None:
-        assert memory.reserve(WINDOWS[1][0], 4096)
+        assert address_space.reserve(WINDOWS[1][0], 4096)
         findings = doctor.examine(settings(tmp_path / "host.sock"))
         assert [finding.state for finding in findings if finding.topic == "window"] == ["ok", "problem"]
 

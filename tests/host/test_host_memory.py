@@ -11,7 +11,7 @@ import pytest
 
 import shmclient
 from shmhost.core.regions import REGION_OVERHEAD
-from shmprotocol.kernel.address_space import PAGE
+from shmprotocol.abi.header import PAGE
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import MAX_REQUEST, pack
 from support import Machine, RawPeer, serve, wait_until

@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 
 import shmprotocol
 from shmhost.core.objects import Memfd
+from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import BadRegion
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import Header, check_header
 from shmprotocol.native import _native
 from shmprotocol.wire.messages import METADATA_MAX
 
@@ -39,7 +38,7 @@ BASE = 0x550000000000
 CAPACITY = 8192
 GOOD = Header(
     kind=1,
-    flags=memory.FLAG_SEAL_FULL,
+    flags=FLAG_SEAL_FULL,
     base=BASE,
     size=4096 + 100,
     capacity=CAPACITY,
@@ -434,7 +433,7 @@ def scribbled() -> Iterator[tuple[Memfd, mmap.mmap]]:
     """A region with a writer's seal whose creator kept a mapping of the header page."""
     made = Memfd("x", CAPACITY)
     with mmap.mmap(made.writer(), 4096) as page:
-        made.publish(GOOD._replace(flags=memory.FLAG_SEAL_WRITER).pack(), "writer")
+        made.publish(GOOD._replace(flags=FLAG_SEAL_WRITER).pack(), "writer")
         yield made, page
     made.close()
 
@@ -467,7 +466,7 @@ def test_map_refuses_metadata_that_the_writer_has_enlarged(probe: Path) -> None:
     """The host has checked its size at publish; with a writer's seal that is no promise."""
     capacity = 4096 + (1 << 20)
     made = Memfd("x", capacity)
-    header = GOOD._replace(flags=memory.FLAG_SEAL_WRITER, capacity=capacity, size=capacity)
+    header = GOOD._replace(flags=FLAG_SEAL_WRITER, capacity=capacity, size=capacity)
     with mmap.mmap(made.writer(), 4096) as page:
         made.publish(header.pack(), "writer")
         assert not run(probe, made.reader(), fds=(made.reader(),)).startswith("-")
@@ -481,7 +480,7 @@ def test_map_refuses_a_full_seal_that_is_only_a_writers(
 ) -> None:
     """A flag in the header proves nothing: the creator can write it there."""
     made, page = scribbled
-    page[20:24] = struct.pack("<I", memory.FLAG_SEAL_FULL)
+    page[20:24] = struct.pack("<I", FLAG_SEAL_FULL)
     assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EPERM} -\n"
 
 

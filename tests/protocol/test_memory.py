@@ -14,9 +14,10 @@ import pytest
 from shmclient._process.address_space import AddressSpace
 from shmclient._process.gate import Gate
 from shmhost.core.objects import Memfd
+from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, Header
+from shmprotocol.kernel import address_space
+from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED
 from support import in_child
 
 BASE = 0x6A0000000000  # outside of the windows that other tests reserve, and of a sanitizer's heap
@@ -26,7 +27,7 @@ ME = ("a host", 1)
 
 def region(address: int, capacity: int = 8192) -> Memfd:
     made = Memfd("x", capacity)
-    made.publish(header_of(address, capacity, memory.FLAG_SEAL_FULL), "full")
+    made.publish(header_of(address, capacity, FLAG_SEAL_FULL), "full")
     return made
 
 
@@ -57,7 +58,7 @@ def space() -> Iterator[AddressSpace]:
     made.reserve(((BASE, SIZE),))
     assert mappings() == WHOLE
     yield made
-    memory.unmap(BASE, SIZE, 0)
+    address_space.unmap(BASE, SIZE, 0)
     assert mappings() == []
 
 
@@ -132,7 +133,7 @@ def test_window_stays_unreserved_when_something_lies_in_it() -> None:
     buffer = space.attach(ME, made.reader(), BASE + 65536, 8192, lambda: None, "a region")
     assert mappings() == [(8192, 12288, "---p"), (65536, 73728, "r--s")]
     del buffer
-    memory.unmap(BASE + 8192, 4096, 0)
+    address_space.unmap(BASE + 8192, 4096, 0)
     assert mappings() == []
     made.close()
 
@@ -174,9 +175,9 @@ def test_gate_loses_nothing_between_threads() -> None:
 
 @pytest.fixture
 def reserved() -> Iterator[None]:
-    assert memory.reserve(BASE, SIZE)
+    assert address_space.reserve(BASE, SIZE)
     yield
-    memory.unmap(BASE, SIZE, 0)
+    address_space.unmap(BASE, SIZE, 0)
     assert mappings() == []
 
 
@@ -188,19 +189,19 @@ def reserved() -> Iterator[None]:
 def test_conflict_names_what_lies_there_when_a_part_of_it_is_taken(start: int, size: int) -> None:
     there, capacity = BASE + 65536, 3 * 4096
     made = region(there, capacity)
-    memory.attach(made.reader(), there, capacity, 0)
+    address_space.attach(made.reader(), there, capacity, 0)
     before = mappings()
     with pytest.raises(AddressConflict, match=f"{there:x}-{there + capacity:x} r--s .*memfd:shmhost:x"):
-        memory.reserve(there + start, size)
+        address_space.reserve(there + start, size)
     assert mappings() == before
-    memory.unmap(there, capacity, 0)
+    address_space.unmap(there, capacity, 0)
     made.close()
 
 
 def test_reserve_is_false_when_a_limit_forbids_it() -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-        assert memory.reserve(BASE, 256 << 30) is False
+        assert address_space.reserve(BASE, 256 << 30) is False
         assert mappings() == []
 
     assert in_child(limited) == 0
@@ -208,16 +209,16 @@ def test_reserve_is_false_when_a_limit_forbids_it() -> None:
 
 def test_header_page_kills_the_writer_that_writes_to_it(reserved: None) -> None:
     made = Memfd("x", 8192)
-    memory.map_writable(made.writer(), BASE, 8192, MAP_RESERVED)
+    address_space.map_writable(made.writer(), BASE, 8192, MAP_RESERVED)
     assert mappings()[:2] == [(0, 4096, "r--s"), (4096, 8192, "rw-s")]
-    view = memoryview(memory.bytes_at(BASE, 8192, lambda: None, is_writable=True))
+    view = memoryview(address_space.bytes_at(BASE, 8192, lambda: None, is_writable=True))
 
     def write_at(offset: int) -> None:
         view[offset] = 1
 
     assert in_child(lambda: write_at(4096)) == 0
     assert in_child(lambda: write_at(4095)) == -signal.SIGSEGV
-    memory.unmap(BASE, 8192, MAP_RESERVED)
+    address_space.unmap(BASE, 8192, MAP_RESERVED)
     assert mappings() == WHOLE
     made.close()
 
@@ -226,7 +227,7 @@ def test_reservation_is_as_before_when_a_published_region_is_mapped_writable(res
     made = region(BASE)
     descriptor = os.open(f"/proc/self/fd/{made.reader()}", os.O_RDWR)
     with pytest.raises(PermissionError, match="Operation not permitted"):
-        memory.map_writable(descriptor, BASE, 8192, MAP_RESERVED)
+        address_space.map_writable(descriptor, BASE, 8192, MAP_RESERVED)
     assert mappings() == WHOLE
     os.close(descriptor)
     made.close()
@@ -237,7 +238,7 @@ def test_map_refuses_address_0(flags: int) -> None:
     """Root may map there, and every NULL pointer of the process would then be a valid one."""
     made = Memfd("x", 8192)
     with pytest.raises(OSError, match="Invalid argument"):
-        memory.map_writable(made.writer(), 0, 8192, flags)
+        address_space.map_writable(made.writer(), 0, 8192, flags)
     made.close()
 
 
@@ -245,25 +246,25 @@ def test_map_refuses_address_0(flags: int) -> None:
 def test_header_stays_as_it_was_checked_when_its_writer_changes_it(flags: int) -> None:
     made = Memfd("x", 8192)
     with mmap.mmap(made.writer(), 8192) as creator:
-        made.publish(header_of(BASE, 8192, memory.FLAG_SEAL_WRITER), "writer")
-        there = memory.attach(made.reader(), BASE, 8192, flags)
-        view = memoryview(memory.bytes_at(there, 8192, lambda: None))
+        made.publish(header_of(BASE, 8192, FLAG_SEAL_WRITER), "writer")
+        there = address_space.attach(made.reader(), BASE, 8192, flags)
+        view = memoryview(address_space.bytes_at(there, 8192, lambda: None))
         creator[64:72] = b"\xff" * 8
         creator[4096] = 7
-        assert memory.check_header(view[:4096], 8192).root == 0
+        assert check_header(view[:4096], 8192).root == 0
         assert view[4096] == 7
-    memory.unmap(there, 8192, flags)
+    address_space.unmap(there, 8192, flags)
     assert mappings() == []
     made.close()
 
 
 def test_attach_refuses_a_full_seal_that_is_only_a_writers() -> None:
     made = Memfd("x", 8192)
-    made.publish(header_of(BASE, 8192, memory.FLAG_SEAL_FULL), "writer")
+    made.publish(header_of(BASE, 8192, FLAG_SEAL_FULL), "writer")
     with pytest.raises(BadRegion):
-        memory.attach(made.reader(), BASE, 8192, 0)
+        address_space.attach(made.reader(), BASE, 8192, 0)
     with pytest.raises(BadRegion):
-        memory.attach(made.reader(), BASE, 8192, memory.MAP_UNSEALED)
+        address_space.attach(made.reader(), BASE, 8192, address_space.MAP_UNSEALED)
     assert mappings() == []
     made.close()
 
@@ -272,18 +273,18 @@ def test_attach_refuses_a_full_seal_that_is_only_a_writers() -> None:
 def test_attach_refuses_a_region_of_another_capacity(capacity: int) -> None:
     made = region(BASE)
     with pytest.raises(BadRegion):
-        memory.attach(made.reader(), BASE, capacity, 0)
+        address_space.attach(made.reader(), BASE, capacity, 0)
     assert mappings() == []
     made.close()
 
 
 def test_bytes_at_tells_once_when_the_last_view_is_gone() -> None:
     told: list[int] = []
-    memory.reserve(BASE, 8192)
-    buffer = memory.bytes_at(BASE, 8192, lambda: told.append(1))
+    address_space.reserve(BASE, 8192)
+    buffer = address_space.bytes_at(BASE, 8192, lambda: told.append(1))
     view = memoryview(buffer)[10:20]
     del buffer
     assert told == []
     del view
     assert told == [1]
-    memory.unmap(BASE, 8192, 0)
+    address_space.unmap(BASE, 8192, 0)

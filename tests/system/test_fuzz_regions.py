@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 import shmprotocol
 from fuzzing import Reader, Started, forked
 from shmhost.core.objects import Memfd
+from shmprotocol.abi.header import FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
-from shmprotocol.kernel import address_space as memory
-from shmprotocol.kernel.address_space import Header
+from shmprotocol.kernel import address_space
 from shmprotocol.wire.messages import METADATA_MAX
 
 BASE = 0x550000000000
 CAPACITY = 4096 + (1 << 20)
 HEADER = Header(
     kind=1,
-    flags=memory.FLAG_SEAL_WRITER,
+    flags=FLAG_SEAL_WRITER,
     base=BASE,
     size=CAPACITY - 100,
     capacity=CAPACITY,
@@ -85,16 +85,18 @@ def attached(request: bytes) -> str:
 
 
 def attach_and_check(descriptor: int, address: int) -> str:
-    for flags, unsealed in itertools.product([0, memory.MAP_ANYWHERE], [0, memory.MAP_UNSEALED]):
+    for flags, unsealed in itertools.product(
+        [0, address_space.MAP_ANYWHERE], [0, address_space.MAP_UNSEALED]
+    ):
         try:
-            there = memory.attach(descriptor, address, CAPACITY, flags | unsealed)
+            there = address_space.attach(descriptor, address, CAPACITY, flags | unsealed)
         except (BadRegion, AddressConflict, OutOfMemory, OSError):
             continue
-        view = memoryview(memory.bytes_at(there, CAPACITY, lambda: None))
+        view = memoryview(address_space.bytes_at(there, CAPACITY, lambda: None))
         with contextlib.suppress(BadRegion):  # its name can be anything else than UTF-8
-            check_pointers(memory.check_header(view, CAPACITY))
+            check_pointers(check_header(view, CAPACITY))
         view.release()
-        memory.unmap(there, CAPACITY, flags)
+        address_space.unmap(there, CAPACITY, flags)
     return "done"
 
 

@@ -1,4 +1,4 @@
-"""Regions in the address space: reserve, map, check, name conflicts; and the header's bytes.
+"""Regions in the address space: reserve, map, check, and tell what is in the way.
 
 Knows no socket and no message.
 """
@@ -7,90 +7,17 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, OutOfMemory
+from shmprotocol.abi.header import raise_unless_region
+from shmprotocol.errors import AddressConflict, OutOfMemory
 from shmprotocol.native.binding import ffi, lib
 
-HEADER_SIZE = lib.SHM_HEADER_SIZE
-KIND_DATA = lib.SHM_KIND_DATA
-KIND_OBJECTS = lib.SHM_KIND_OBJECTS
-FLAG_SEAL_FULL = lib.SHM_FLAG_SEAL_FULL
-FLAG_SEAL_WRITER = lib.SHM_FLAG_SEAL_WRITER
-FLAG_UNSEALED = lib.SHM_FLAG_UNSEALED
 MAP_RESERVED = lib.SHM_MAP_RESERVED
 MAP_UNSEALED = lib.SHM_MAP_UNSEALED
 MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
 MAP_WRITABLE = lib.SHM_MAP_WRITABLE
-PAGE = 4096
-MAGIC = b"SHMHOST\0"
-
-
-def page_up(size: int) -> int:
-    """Return the size in whole pages, in bytes."""
-    return (size + PAGE - 1) // PAGE * PAGE
-
-
-class Header(NamedTuple):
-    """The values of a `struct shm_region_header`, in its order. Pointers are numbers; 0 is NULL."""
-
-    kind: int
-    flags: int
-    base: int
-    size: int
-    capacity: int
-    data: int
-    data_size: int
-    root: int
-    root_size: int
-    generation: int
-    created_ns: int
-    creator_uid: int
-    creator_gid: int
-    creator_pid: int
-    window_base: int
-    window_size: int
-    metadata: int
-    metadata_size: int
-    name: str
-
-    def pack(self) -> bytes:
-        """Return the 4096 bytes of the header page."""
-        name = self.name.encode()
-        if len(name) > lib.SHM_NAME_MAX:
-            raise InvalidArgument(f"a name has at most {lib.SHM_NAME_MAX} bytes, not {len(name)}")
-        return _LAYOUT.pack(
-            MAGIC,
-            lib.SHM_ABI_MAJOR,
-            lib.SHM_ABI_MINOR,
-            HEADER_SIZE,
-            *self[:_BEFORE_NAME_SIZE],
-            len(name),
-            *self[_BEFORE_NAME_SIZE:-1],
-            name,
-        )
-
-
-# The fields of struct shm_region_header in their order; a test compares it with the compiled structure.
-_LAYOUT = struct.Struct("<8sHHI II QQQ QQQQ QQ IIi I QQ QQ 256s 3696x")
-_BEFORE_NAME_SIZE = Header._fields.index("creator_pid") + 1
-
-
-def check_header(page: bytes | memoryview, object_size: int) -> Header:
-    """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
-    if len(page) < HEADER_SIZE:
-        raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
-    page = bytes(page[:HEADER_SIZE])  # once: its writer may change it between the check and the use
-    native = ffi.from_buffer("struct shm_region_header *", page)
-    _raise_unless_region(lib.shm_header_check(native, object_size), "the header page")
-    _, _, _, _, *fields, name = _LAYOUT.unpack_from(page)
-    name_size = fields.pop(_BEFORE_NAME_SIZE)
-    try:
-        return Header._make([*fields, name[:name_size].decode()])
-    except UnicodeDecodeError:
-        raise BadRegion("the name in the header is not UTF-8") from None
 
 
 def native_header(address: int, kept: object) -> Any:
@@ -210,21 +137,9 @@ def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int
         if mapped == -errno.EEXIST:
             raise conflict(address, capacity)
         if function is lib.shm_attach:  # EPERM has another meaning to shm_map: sealed, and so not writable
-            _raise_unless_region(mapped, f"the object for address {address:#x}")
+            raise_unless_region(mapped, f"the object for address {address:#x}")
         _raise_os_error(-mapped, address, capacity)
     return mapped
-
-
-_BROKEN = {
-    errno.EPERM: "is not sealed: anyone could cut it short under its readers",
-    errno.EBADMSG: "is not the region that was announced, or its header is broken",
-    errno.EPROTONOSUPPORT: "has another ABI version: use the same shmhost version on both sides",
-}
-
-
-def _raise_unless_region(result: int, what: str) -> None:
-    if -result in _BROKEN:
-        raise BadRegion(f"{what} {_BROKEN[-result]}")
 
 
 def _raise_os_error(error: int, address: int, size: int) -> None:

@@ -30,8 +30,9 @@ from shmhost.machine.cgroups import memory_limits
 from shmhost.machine.kernel import read_text, to_number
 from shmhost.serving.server import SO_PEERPIDFD
 from shmhost.settings.config import Config
+from shmprotocol.abi.header import PAGE
 from shmprotocol.errors import AddressConflict, InvalidArgument, ShmError
-from shmprotocol.kernel import address_space as memory
+from shmprotocol.kernel import address_space
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
@@ -241,10 +242,10 @@ def _try_peer_pidfd() -> None:
 
 def _keeps_mapping() -> bool:
     """Try to reserve the place of a page of our own; return whether that page stayed."""
-    with mmap.mmap(-1, memory.PAGE) as page:
+    with mmap.mmap(-1, PAGE) as page:
         address = ctypes.addressof(ctypes.c_char.from_buffer(page))
         try:
-            if not memory.reserve(address, memory.PAGE):
+            if not address_space.reserve(address, PAGE):
                 raise OSError(errno.ENOMEM, "no address space is left")
         except AddressConflict:
             return True
@@ -254,11 +255,11 @@ def _keeps_mapping() -> bool:
 def _try_reserve(base: int, size: int) -> str:
     """Reserve a range and give it back: `reserved`, `taken`, or `limit` when a limit forbids it."""
     try:
-        if not memory.reserve(base, size):
+        if not address_space.reserve(base, size):
             return "limit"
     except AddressConflict:
         return "taken"
-    memory.unmap(base, size, 0)
+    address_space.unmap(base, size, 0)
     return "reserved"
 
 
