@@ -66,6 +66,8 @@ def _named(name: str) -> Any:
     import numpy as np
 
     if _NAME.fullmatch(name):
+        if name[1] in "SUV":  # NumPy 1 lets these overflow: |V2147483648 has -2147483648 bytes
+            _length(int(name[2:]), SIZE_MAX // 4 if name[1] == "U" else SIZE_MAX)
         return np.dtype(name)
     if not _ML_NAME.fullmatch(name):
         raise ValueError(f"{name!r:.40} is not the name of a dtype")
@@ -97,6 +99,8 @@ def _structure(description: Mapping[str, Any], depth: int) -> Any:
     if any(title is not None for title in titles):
         columns["titles"] = list(titles)
     dtype: Any = np.dtype(columns, align=_flag(description, "align"))  # type: ignore[call-overload]
+    if dtype.alignment < 1:  # by which NumPy 1 divides when the structure is a field
+        raise ValueError("NumPy 1 cannot align a structure without fields")
     return np.dtype((np.record, dtype)) if _flag(description, "record") else dtype
 
 
