@@ -191,7 +191,7 @@ def c_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("reader")
     source, program = folder / "reader.c", folder / "reader"
     source.write_text(PROGRAM)
-    include = Path(shmprotocol.__file__).parent
+    include = Path(shmprotocol.__file__).parent / "abi"
     command = ["cc", "-std=gnu11", "-g", "-O1", f"-I{include}", str(source), "-o", str(program)]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, *sanitizers], capture_output=True, check=False).returncode:
