@@ -65,7 +65,7 @@ class AsyncChannel:
 
     async def watch(self, prefix: str) -> tuple[int, deque[m.Event]]:
         """Start a watch; return its id and the queue of its events."""
-        request = m.Watch(self.outbox.next_id(), prefix)
+        request = m.Watch(self.outbox.next_id(), m.check_part("a prefix", prefix))
         events = self._exchange.watch(request.id)
         try:
             await self.ask(Ask(request))

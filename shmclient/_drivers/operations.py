@@ -231,6 +231,7 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
 
 def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]:
     """Return all current regions whose name starts with the prefix, sorted by name."""
+    m.check_part("a prefix", prefix)
     found: list[m.RegionInfo] = []
     more = True
     while more:
@@ -348,7 +349,7 @@ def _create_request(
     if seal not in m.SEALS or backend not in m.BACKENDS:
         raise InvalidArgument(f"seal is one of {m.SEALS} and backend one of {m.BACKENDS}")
     return m.Create(
-        context.outbox.next_id(), m.check_name(name), size, seal, backend, _check_mode(mode), replace
+        context.outbox.next_id(), m.check_name(name), size, seal, backend, _check_mode(mode), bool(replace)
     )
 
 

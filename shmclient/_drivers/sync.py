@@ -86,7 +86,7 @@ class Channel:
 
     def watch(self, prefix: str) -> tuple[int, Callable[[], m.Event]]:
         """Start a watch; return its id, and a function that waits for the next event."""
-        request = m.Watch(self.outbox.next_id(), prefix)
+        request = m.Watch(self.outbox.next_id(), m.check_part("a prefix", prefix))
         with self._lock:
             events = self._exchange.watch(request.id)
         try:

@@ -798,3 +798,15 @@ def test_handle_has_one_descriptor_and_closes_it(shm: shmclient.Client) -> None:
         os.fstat(number)
     with pytest.raises(shmclient.RegionClosed):
         region.fileno()
+
+
+@pytest.mark.parametrize("prefix", [5, None, b"bytes", "x" * 256, "\udc80"])
+def test_prefix_that_no_name_has_is_refused_and_the_connection_lives(
+    prefix: Any, shm: shmclient.Client
+) -> None:
+    shm.put("x", b"1")
+    with pytest.raises(shmclient.InvalidArgument, match="a prefix"):
+        shm.list(prefix)
+    with pytest.raises(shmclient.InvalidArgument, match="a prefix"):
+        shm.watch(prefix)
+    assert bytes(shm.get("x")) == b"1"

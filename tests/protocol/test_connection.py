@@ -284,24 +284,20 @@ def test_pack_raises_when_a_string_is_not_unicode() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 8))
-def test_end_is_an_error_when_it_cuts_a_frame(size: int) -> None:
+def test_connection_is_inside_a_frame_until_it_is_whole(size: int) -> None:
     connection = Connection("client")
+    assert not connection.is_inside_frame
     connection.receive(pack(DONE)[:size])
     assert read(connection) == []
-    with pytest.raises(RemoteProtocolError, match=f"after {size} bytes"):
-        connection.receive_end()
-
-
-def test_end_is_no_error_when_it_is_between_frames() -> None:
-    connection = Connection("client")
-    connection.receive(pack(DONE))
+    assert connection.is_inside_frame
+    connection.receive(pack(DONE)[size:])
     assert read(connection) == [item(DONE)]
-    connection.receive_end()
+    assert not connection.is_inside_frame
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x93\x87\x00", pack(DONE)[4:] + b"\x00"])
 def test_frame_is_refused_when_it_is_not_one_value(body: bytes) -> None:
-    with pytest.raises(RemoteProtocolError, match="no msgpack array"):
+    with pytest.raises(RemoteProtocolError, match="not a msgpack array"):
         parse("client", frame(body))
 
 
@@ -347,11 +343,6 @@ def test_messages_raises_again_when_the_connection_is_broken(broken: Connection)
 def test_receive_raises_again_when_the_connection_is_broken(broken: Connection) -> None:
     with pytest.raises(RemoteProtocolError, match="unknown message tag 0"):
         broken.receive(pack(DONE))
-
-
-def test_end_raises_again_when_the_connection_is_broken(broken: Connection) -> None:
-    with pytest.raises(RemoteProtocolError, match="unknown message tag 0"):
-        broken.receive_end()
 
 
 def test_drain_has_the_descriptors_when_the_connection_is_broken(broken: Connection) -> None:

@@ -8,7 +8,6 @@ import pytest
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
-from shmprotocol.wire.records import MAX_ARRAY
 
 INFO = m.RegionInfo("a", 1, 1, "current", 4096, 1, 4096, 0, 0, 0o600, "full", "memfd", 0, 1, 1)
 
@@ -127,42 +126,10 @@ def test_number_is_sent_when_it_is_at_a_limit(number: int) -> None:
     assert pack(m.Cancel(1, number))[4:] == msgpack.packb([7, 0, 1, number])
 
 
-@pytest.mark.parametrize(
-    "number", [-1, 2**64, pytest.param(10**5000, id="huge"), True, False, 1.0, "1", None]
-)
-def test_number_is_not_sent_when_it_is_none_of_64_bits(number: object) -> None:
+@pytest.mark.parametrize("number", [2**64, pytest.param(10**5000, id="huge")])
+def test_number_is_not_sent_when_it_has_more_than_64_bits(number: int) -> None:
     with pytest.raises(LocalProtocolError):
-        pack(m.Cancel(1, number))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        pytest.param(m.Stat(1, b"bytes"), id="bytes for a string"),  # type: ignore[arg-type]
-        pytest.param(m.Release(1, [1]), id="list for a tuple"),  # type: ignore[arg-type]
-        pytest.param(m.Release(1, ("1",)), id="string in a tuple of numbers"),  # type: ignore[arg-type]
-        pytest.param(m.Release(1, (2**64,)), id="65 bits in a tuple of numbers"),
-        pytest.param(m.Release(1, (True,)), id="boolean in a tuple of numbers"),
-        pytest.param(m.Welcome(1, 1, "host", ((1,),), 0), id="short pair"),  # type: ignore[arg-type]
-        pytest.param(m.Welcome(1, 1, "host", ((1, -1),), 0), id="negative in a pair"),
-        pytest.param(m.Opened(1, (None,)), id="nothing for a grant"),  # type: ignore[arg-type]
-        pytest.param(m.Opened(1, ((1, 1, 1, "a", 1, 1, 1, 1),)), id="tuple for a grant"),  # type: ignore[arg-type]
-        pytest.param(m.Open(1, ("a",), (), 1), id="number for a boolean"),  # type: ignore[arg-type]
-        pytest.param(m.Described(1, None), id="nothing for a region"),  # type: ignore[arg-type]
-    ],
-)
-def test_message_is_not_sent_when_a_field_has_another_type(message: m.Message) -> None:
-    with pytest.raises(LocalProtocolError):
-        m.to_wire(message)
-
-
-def test_array_is_sent_when_it_is_at_the_limit() -> None:
-    assert len(m.to_wire(m.Release(1, (1,) * MAX_ARRAY))) == 4
-
-
-def test_array_is_not_sent_when_it_is_over_the_limit() -> None:
-    with pytest.raises(LocalProtocolError, match="4097"):
-        m.to_wire(m.Release(1, (1,) * (MAX_ARRAY + 1)))
+        pack(m.Cancel(1, number))
 
 
 def test_opened_is_sent_when_it_has_64_descriptors() -> None:

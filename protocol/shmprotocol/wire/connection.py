@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgpack
 
@@ -22,7 +22,6 @@ from shmprotocol.wire.messages import (
     REQUEST_TAGS,
     TAG_OF,
     Message,
-    descriptors_of,
     from_wire,
     to_wire,
 )
@@ -51,8 +50,8 @@ def pack(message: Message) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def unpack(body: bytes | memoryview) -> object:
-    """Return the value of a frame's body, arrays as tuples; RemoteProtocolError when it is none.
+def unpack(body: bytes | bytearray | memoryview) -> Any:
+    """Return the value of a frame's body, arrays as tuples; or RemoteProtocolError.
 
     Maps and extensions are refused, empty ones too: an empty map is one byte here and 80 in memory. As
     msgpack itself stops at 1024 nested arrays, unpacking takes no more than 64 times the size of the body.
@@ -71,7 +70,7 @@ def unpack(body: bytes | memoryview) -> object:
         )
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         why = str(error) or type(error).__name__
-        raise RemoteProtocolError(f"a {len(body)}-byte frame is no msgpack array: {why}") from None
+        raise RemoteProtocolError(f"a {len(body)}-byte frame is not a msgpack array: {why}") from None
 
 
 def _refuse(*_value: object) -> NoReturn:
@@ -87,7 +86,8 @@ class Connection:
     def __init__(self, role: Literal["client", "host"]) -> None:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
         self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
+        self._start = 0  # of what no message was made of yet
         self._descriptors: deque[int] = deque()
         self._unclaimed_max = _UNCLAIMED_MAX[role]
         self._broken: RemoteProtocolError | None = None
@@ -101,6 +101,13 @@ class Connection:
         """
         self._descriptors.extend(descriptors)
         self._raise_broken()
+        if self._start == len(self._buffer):
+            self._buffer, self._start = data, 0  # as it is: nearly every read is one whole frame
+            return
+        if not isinstance(self._buffer, bytearray):
+            self._buffer = bytearray(self._buffer)
+        del self._buffer[: self._start]
+        self._start = 0
         self._buffer += data
 
     def messages(self) -> Iterator[tuple[Message, list[int]]]:
@@ -119,22 +126,10 @@ class Connection:
                 return
             yield item
 
-    def receive_end(self) -> None:
-        """Take the end of the stream, after the last of `messages`.
-
-        RemoteProtocolError when it cuts a frame in two.
-        """
-        self._raise_broken()
-        if self._buffer:
-            self._broken = RemoteProtocolError(
-                f"the stream ended inside a frame, after {len(self._buffer)} bytes of it"
-            )
-            raise self._broken
-
     @property
     def is_inside_frame(self) -> bool:
         """Whether a frame has begun and not ended, once `messages` has yielded all that are whole."""
-        return bool(self._buffer)
+        return self._start < len(self._buffer)
 
     def drain(self) -> list[int]:
         """Return the descriptors that no message has claimed; they are the caller's to close."""
@@ -151,16 +146,17 @@ class Connection:
         if body is None:
             self._check_unclaimed()
             return None
-        message = from_wire(unpack(body), self._tags)
-        return message, self._claim(message)
+        wire = unpack(body)
+        message = from_wire(wire, self._tags)
+        return message, self._claim(message, wire[1])
 
-    def _claim(self, message: Message) -> list[int]:
+    def _claim(self, message: Message, count: int) -> list[int]:
         # A set of descriptors rides on the first byte of its frame, all in one control message, and no read
         # goes on beyond bytes that came with a set (unix_stream_read_generic() in the kernel). So sets come
         # in the order of the frames that declare them, one for each, and at most one in a read: the one that
         # the read's MSG_CTRUNC is about. LOST stands at its end, where the frame that it belongs to stops,
         # and later frames find their own sets behind it: the queue stays in step, whatever was dropped.
-        queue, count = self._descriptors, descriptors_of(message)
+        queue = self._descriptors
         if LOST not in queue:
             if count > len(queue):
                 name = type(message).__name__
@@ -171,22 +167,20 @@ class Connection:
             claimed.append(descriptor)
         return claimed
 
-    def _take_frame(self) -> bytes | None:
-        buffer = self._buffer
-        if len(buffer) < _PREFIX:
+    def _take_frame(self) -> bytes | bytearray | None:
+        buffer, start = self._buffer, self._start + _PREFIX
+        if len(buffer) < start:
             return None
-        length: int = _LENGTH.unpack_from(buffer)[0]
+        length: int = _LENGTH.unpack_from(buffer, self._start)[0]
         if length > self._max_frame:
             raise RemoteProtocolError(f"{length}-byte frame is over {self._max_frame}")
-        end = _PREFIX + length
-        if len(buffer) < end:
+        if len(buffer) < start + length:
             return None
-        body = bytes(buffer[_PREFIX:end])
-        del buffer[:end]
-        return body
+        self._start = start + length
+        return buffer[start : self._start]
 
     def _check_unclaimed(self) -> None:
         # Descriptors ride on the first byte of their frame. With no frame begun, nobody declares these.
         unclaimed = len(self._descriptors)
-        if unclaimed > (self._unclaimed_max if self._buffer else 0):
+        if unclaimed > (self._unclaimed_max if self.is_inside_frame else 0):
             raise RemoteProtocolError(f"{unclaimed} descriptors came that no frame declares")

@@ -1,4 +1,4 @@
-"""The messages of the wire: typed, frozen, checked on the way in and on the way out.
+"""The messages of the wire: typed, frozen, and checked on the way in.
 
 A message is a msgpack array `[tag, descriptors, id, field...]`. A later minor version may append
 fields: what comes after the known ones is ignored. Knows no socket and no memory.
@@ -44,7 +44,12 @@ def check_name(name: str) -> str:
 
 def check_part(what: str, text: str) -> str:
     """Return the start of a name (or a name to go on after), or raise InvalidArgument: no name is longer."""
-    size = len(text.encode("utf-8", "surrogatepass"))
+    if type(text) is not str:
+        raise InvalidArgument(f"{what} is a str, not {type(text).__name__}: {text!r:.40}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what} is UTF-8, without surrogates: {text[:40]!r}") from None
     if size > NAME_MAX:
         raise InvalidArgument(f"{what} has at most {NAME_MAX} bytes, not {size}: {text[:40]!r}")
     return text
@@ -427,8 +432,7 @@ REPLIES: tuple[type[Message], ...] = (
 REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
 REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
-_SENT = {cls: Record(cls, sent=True) for cls in TAG_OF}
-_RECEIVED = {cls: Record(cls, sent=False) for cls in TAG_OF}
+_RECORDS = {cls: Record(cls) for cls in TAG_OF}
 
 
 def descriptors_of(message: Message) -> int:
@@ -440,20 +444,18 @@ def descriptors_of(message: Message) -> int:
 
 
 def to_wire(message: Message) -> list[object]:
-    """Return the array that stands for a message; LocalProtocolError when a field is not of its type."""
-    cls = type(message)
-    try:
-        _SENT[cls](message)
-    except TypeError as error:
-        raise LocalProtocolError(f"cannot send this {cls.__name__}: {error}") from None
+    """Return the array that stands for a message of ours, whose fields are of their types."""
     descriptors = descriptors_of(message)
     if descriptors > MAX_DESCRIPTORS:
         raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
-    return [TAG_OF[cls], descriptors, *message]  # type: ignore[misc]
+    return [TAG_OF[type(message)], descriptors, *message]  # type: ignore[misc]
 
 
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
-    """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong."""
+    """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong.
+
+    The frame's second item is then the number of descriptors that ride on it.
+    """
     if type(wire) is not tuple or len(wire) < 3:
         raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {shown(wire)}")
     tag, descriptors = wire[0], wire[1]
@@ -461,7 +463,7 @@ def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
     if cls is None:
         raise RemoteProtocolError(f"unknown message tag {shown(tag)}")
     try:
-        message: Message = _RECEIVED[cls](wire[2:])
+        message: Message = _RECORDS[cls](wire[2:])
     except TypeError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
     expected = descriptors_of(message)

@@ -33,18 +33,17 @@ class Record:
     """The check of one kind of array: a named tuple's fields, their types, and no number out of range.
 
     Whole fields are compared at once, in C; only what fails is looked at one by one, for the message.
-    What is `sent` holds named tuples where what is received has plain ones.
     """
 
-    def __init__(self, cls: Any, *, sent: bool) -> None:
+    def __init__(self, cls: Any) -> None:
         hints = typing.get_type_hints(cls)
         self.name: str = cls.__name__
         self.fields: tuple[str, ...] = cls._fields
         self._make = cls._make
         kinds = [hints[name] for name in self.fields]
-        self._types = tuple([_type_of(hint, sent) for hint in kinds])
+        self._types = tuple([_type_of(hint) for hint in kinds])
         self._integers = _picker([i for i, hint in enumerate(kinds) if hint is int])
-        checks = [(i, _check_for(hint, sent)) for i, hint in enumerate(kinds)]
+        checks = [(i, _check_for(hint)) for i, hint in enumerate(kinds)]
         self._nested = [(i, check) for i, check in checks if check is not None]
 
     def __call__(self, value: Any) -> Any:
@@ -82,34 +81,34 @@ def _picker(indexes: list[int]) -> Callable[[Any], tuple[int, ...]]:
     return (lambda value: value[indexes[0] : indexes[0] + 1]) if indexes else (lambda _value: (0,))
 
 
-def _type_of(hint: Any, sent: bool) -> type:
-    """Return the exact type that a value of this annotation has."""
-    if not isinstance(hint, type) or (hasattr(hint, "_fields") and not sent):
+def _type_of(hint: Any) -> type:
+    """Return the exact type that an unpacked value of this annotation has."""
+    if not isinstance(hint, type) or hasattr(hint, "_fields"):
         return tuple
     return hint
 
 
-def _check_for(hint: Any, sent: bool) -> Check | None:
+def _check_for(hint: Any) -> Check | None:
     """Return the check for a field that is an array, None for one whose type says all."""
     if hasattr(hint, "_fields"):
-        return Record(hint, sent=sent)
+        return Record(hint)
     if not isinstance(hint, types.GenericAlias):
         return None
     arguments = hint.__args__
-    return _sequence(arguments[0], sent) if arguments[-1] is Ellipsis else _integers(len(arguments))
+    return _sequence(arguments[0]) if arguments[-1] is Ellipsis else _integers(len(arguments))
 
 
-def _sequence(item: Any, sent: bool) -> Check:
-    check, kind = _check_for(item, sent), _type_of(item, sent)
+def _sequence(item: Any) -> Check:
+    check, kind = _check_for(item), _type_of(item)
     kinds = {kind}
 
     def check_sequence(value: Any) -> object:
         if len(value) > MAX_ARRAY:
             raise TypeError(f"{len(value)} items are over the {MAX_ARRAY} of an array")
         if value and set(map(type, value)) != kinds:
-            raise TypeError(f"{shown(value)} has items that are no {kind.__name__}")
+            raise TypeError(f"{shown(value)} has items that are not a {kind.__name__}")
         if item is int and value and not _in_range(value):
-            raise TypeError(f"{shown(value)} has items that are no integers from 0 to 2**64 - 1")
+            raise TypeError(f"{shown(value)} has items that are not integers from 0 to 2**64 - 1")
         return value if check is None else tuple([check(one) for one in value])
 
     return check_sequence
