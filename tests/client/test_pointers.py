@@ -395,11 +395,12 @@ def test_hostile_tables_end_the_walk(builder: shmclient.RegionBuilder) -> None:
 
 def test_overlapping_objects_end_the_walk(shm: shmclient.Client) -> None:
     """A node at every eighth byte: more than can lie side by side, and so no program's."""
-    with unchecked(), shm.create("x", 4096) as builder:
-        start = builder.alloc(4000, 8)
-        for address in range(start, start + 4000 - 8, 8):
+    size = 64 * 1024  # far more than the room for metadata, which counts as well
+    with unchecked(), shm.create("x", size) as builder:
+        start = builder.alloc(size, 8)
+        for address in range(start, start + size - 8, 8):
             FFI.cast("long *", address)[0] = address + 8
-        FFI.cast("long *", start + 3992)[0] = 0
+        FFI.cast("long *", start + size - 8)[0] = 0
         builder.set_root(FFI.cast("struct node *", start))
     with pytest.raises((BadRegion, PointerEscapes)):
         check_pointers(shm.open("x"), FFI, "struct node *")
