@@ -15,7 +15,7 @@ import msgpack
 from shmclient._codecs import buffers, numpy
 from shmclient._codecs.layout import Encoded, Layout, slice_of
 from shmprotocol.errors import BadRegion, InvalidArgument
-from shmprotocol.wire.messages import METADATA_MAX
+from shmprotocol.wire.names import MAX_METADATA
 
 
 class Codec(Protocol):
@@ -83,9 +83,9 @@ def pack_metadata(description: dict[str, Any]) -> bytes:
         metadata: bytes = msgpack.packb(description, use_bin_type=True)
     except UnicodeEncodeError as error:
         raise InvalidArgument(f"a name is not UTF-8: {error}") from None
-    if len(metadata) > METADATA_MAX:
+    if len(metadata) > MAX_METADATA:
         raise InvalidArgument(
-            f"the description takes {len(metadata)} bytes, over {METADATA_MAX}: use fewer keys"
+            f"the description takes {len(metadata)} bytes, over {MAX_METADATA}: use fewer keys"
         )
     return metadata
 

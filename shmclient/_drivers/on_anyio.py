@@ -20,6 +20,7 @@ from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, again
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_part
 
 
 class AsyncChannel:
@@ -65,7 +66,7 @@ class AsyncChannel:
 
     async def watch(self, prefix: str) -> tuple[int, deque[m.Event]]:
         """Start a watch; return its id and the queue of its events."""
-        request = m.Watch(self.outbox.next_id(), m.check_part("a prefix", prefix))
+        request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
         events = self._exchange.watch(request.id)
         try:
             await self.ask(Ask(request))

@@ -35,6 +35,7 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import BACKENDS, MAX_DESCRIPTORS, SEALS, check_name, check_part
 
 IOV_MAX = 1024  # of pwritev(2)
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
@@ -140,8 +141,8 @@ def open_many(
     """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
     regions: list[R] = []
     try:
-        for start in range(0, len(names), m.MAX_DESCRIPTORS):
-            batch = tuple(names[start : start + m.MAX_DESCRIPTORS])
+        for start in range(0, len(names), MAX_DESCRIPTORS):
+            batch = tuple(names[start : start + MAX_DESCRIPTORS])
             grants, owned = yield from _open(context, batch, (), wait_s())
             leases = [Lease(context.outbox, grant.lease) for grant in grants]
             batch_regions = [
@@ -231,7 +232,7 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
 
 def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]:
     """Return all current regions whose name starts with the prefix, sorted by name."""
-    m.check_part("a prefix", prefix)
+    check_part("a prefix", prefix)
     found: list[m.RegionInfo] = []
     more = True
     while more:
@@ -244,18 +245,18 @@ def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]
 
 def stat(context: Context, name: str) -> Operation[m.RegionInfo]:
     """Return what the host knows of a current region."""
-    reply, _ = yield Ask(m.Stat(context.outbox.next_id(), m.check_name(name)))
+    reply, _ = yield Ask(m.Stat(context.outbox.next_id(), check_name(name)))
     return _only(reply, m.Described).info
 
 
 def unlink(context: Context, name: str) -> Operation[None]:
     """Hide a name at once; its memory goes with the last lease."""
-    yield Ask(m.Unlink(context.outbox.next_id(), m.check_name(name)))
+    yield Ask(m.Unlink(context.outbox.next_id(), check_name(name)))
 
 
 def chmod(context: Context, name: str, mode: int) -> Operation[None]:
     """Set who may open (read) and replace or unlink (write) the current region of a name."""
-    yield Ask(m.Chmod(context.outbox.next_id(), m.check_name(name), _check_mode(mode)))
+    yield Ask(m.Chmod(context.outbox.next_id(), check_name(name), _check_mode(mode)))
 
 
 def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
@@ -333,7 +334,7 @@ def _open(
     context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
 ) -> Operation[tuple[tuple[m.Grant, ...], list[int]]]:
     for name in names:
-        m.check_name(name)
+        check_name(name)
     request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
     reply, owned = yield Ask(request, wait_s)
     grants = _whole(context, reply, owned, m.Opened).grants
@@ -346,10 +347,10 @@ def _open(
 def _create_request(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> m.Create:
-    if seal not in m.SEALS or backend not in m.BACKENDS:
-        raise InvalidArgument(f"seal is one of {m.SEALS} and backend one of {m.BACKENDS}")
+    if seal not in SEALS or backend not in BACKENDS:
+        raise InvalidArgument(f"seal is one of {SEALS} and backend one of {BACKENDS}")
     return m.Create(
-        context.outbox.next_id(), m.check_name(name), size, seal, backend, _check_mode(mode), bool(replace)
+        context.outbox.next_id(), check_name(name), size, seal, backend, _check_mode(mode), bool(replace)
     )
 
 

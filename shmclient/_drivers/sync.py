@@ -23,6 +23,7 @@ from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, ShmError, again
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_part
 from shmprotocol.wire.query import connect
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
@@ -86,7 +87,7 @@ class Channel:
 
     def watch(self, prefix: str) -> tuple[int, Callable[[], m.Event]]:
         """Start a watch; return its id, and a function that waits for the next event."""
-        request = m.Watch(self.outbox.next_id(), m.check_part("a prefix", prefix))
+        request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
         with self._lock:
             events = self._exchange.watch(request.id)
         try:

@@ -15,6 +15,7 @@ from shmprotocol.cli import manual
 from shmprotocol.errors import ShmError
 from shmprotocol.kernel.status import describe
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_name
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
@@ -82,7 +83,7 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
     """
     with _query(path) as query:
         for name in names:
-            query.ask(m.Unlink(2, m.check_name(name)), m.Done)
+            query.ask(m.Unlink(2, check_name(name)), m.Done)
 
 
 @click.command(epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'"))

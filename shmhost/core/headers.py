@@ -6,6 +6,7 @@ from shmhost.core.regions import Region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import MAX_METADATA
 
 
 def header_of(region: Region, request: m.Publish, generation: int, now_ns: int) -> Header:
@@ -43,8 +44,8 @@ def _check(request: m.Publish, payload: range) -> None:
     _check_inside("metadata", payload, request.metadata, request.metadata_size)
     if request.kind not in (KIND_DATA, KIND_OBJECTS):
         raise InvalidArgument(f"a region's kind is {KIND_DATA} or {KIND_OBJECTS}, not {request.kind}")
-    if request.metadata_size > m.METADATA_MAX:
-        raise InvalidArgument(f"{request.metadata_size} bytes of metadata are over {m.METADATA_MAX}")
+    if request.metadata_size > MAX_METADATA:
+        raise InvalidArgument(f"{request.metadata_size} bytes of metadata are over {MAX_METADATA}")
 
 
 def _check_inside(what: str, payload: range, address: int, size: int) -> None:

@@ -14,7 +14,7 @@ from shmhost.core.regions import Region, Registry
 from shmprotocol.errors import ShmError
 from shmprotocol.wire import messages as m
 
-ACCOUNT_LIMIT = 4096  # of a Measured: what an array may have
+MAX_ACCOUNTS = 4096  # of a Measured: what an array may have
 
 MakeObject = Callable[[str, str, int], MemoryObject]
 
@@ -63,7 +63,7 @@ class Hub:
             meter.connections,
             meter.dropped,
             tuple(m.Total(state, *found) for state, found in sorted(tallies.states().items())),
-            tuple(accounts[:ACCOUNT_LIMIT]),
+            tuple(accounts[:MAX_ACCOUNTS]),
             tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
             tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
         )

@@ -26,19 +26,17 @@ from shmprotocol.errors import (
     RegionNotFound,
 )
 from shmprotocol.wire.messages import (
-    BACKENDS,
-    SEALS,
     Create,
     Grant,
     Holder,
     Inspection,
     RegionInfo,
-    check_name,
 )
+from shmprotocol.wire.names import BACKENDS, SEALS, check_name
 
 READ, WRITE = 0o4, 0o2
-INSPECT_LIMIT = 500  # regions in one answer: of 500 bytes at most each
-MODE_MAX = 0o777
+MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
+MAX_MODE = 0o777
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
 REGION_OVERHEAD = 4096
@@ -292,7 +290,7 @@ class Registry:
         for region in self.regions.values():  # in the order of their numbers: each is larger than all before
             if region.id <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
                 continue
-            if found and (len(region.leases) > room or len(found) == INSPECT_LIMIT):
+            if found and (len(region.leases) > room or len(found) == MAX_INSPECTED):
                 return tuple(found), True
             leases = itertools.islice(region.leases.values(), limit)
             holders = tuple(
@@ -372,5 +370,5 @@ def _check_create(request: Create) -> None:
 
 
 def _check_mode(mode: int) -> None:
-    if not 0 <= mode <= MODE_MAX:
-        raise InvalidArgument(f"a mode is 0 to {MODE_MAX:o} (octal), not {mode:o}")
+    if not 0 <= mode <= MAX_MODE:
+        raise InvalidArgument(f"a mode is 0 to {MAX_MODE:o} (octal), not {mode:o}")

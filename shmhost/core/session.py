@@ -27,14 +27,15 @@ from shmprotocol.errors import (
     Unsupported,
 )
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import MAX_DESCRIPTORS, check_name, check_part
 
 # Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
 # 500 KB at most, with names of 255 bytes.
-LISTEN_LIMIT = 1024
+MAX_LISTENING = 1024
 # Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
-LEASE_LIMIT = 65_536
-HOLDER_LIMIT = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
-PAGE_LIMIT = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
+MAX_LEASES = 65_536
+MAX_HOLDERS = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
+MAX_PAGE = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Session:
         self._creations: dict[int, Region] = {}
         self._waits: dict[int, m.Open] = {}
         self._watches: dict[int, str] = {}
-        self._listening = 0  # names that are waited for, and watches: what LISTEN_LIMIT limits
+        self._listening = 0  # names that are waited for, and watches: what MAX_LISTENING limits
         self._handlers: dict[type[m.Message], Callable[[Any], Steps | None]] = {
             m.Create: self._create,
             m.Publish: self._publish,
@@ -222,9 +223,9 @@ class Session:
             self._registry.abort(region)
 
     def _open(self, request: m.Open) -> None:
-        if not 1 <= len(request.open_names) <= m.MAX_DESCRIPTORS:
+        if not 1 <= len(request.open_names) <= MAX_DESCRIPTORS:
             raise InvalidArgument(
-                f"a request opens 1 to {m.MAX_DESCRIPTORS} names, not {len(request.open_names)}"
+                f"a request opens 1 to {MAX_DESCRIPTORS} names, not {len(request.open_names)}"
             )
         if request.held and len(request.held) != len(request.open_names):
             raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
@@ -234,7 +235,7 @@ class Session:
             regions = [self._registry.find(name) for name in request.open_names]
         except RegionNotFound:
             for name in request.open_names:
-                m.check_name(name)
+                check_name(name)
             if not request.wait:
                 raise
             self._listen(len(request.open_names))
@@ -242,9 +243,9 @@ class Session:
             return
         for region in regions:
             region.check(self.peer, READ)
-        if len(self._leases) + len(regions) > LEASE_LIMIT:
+        if len(self._leases) + len(regions) > MAX_LEASES:
             raise QuotaExceeded(
-                f"one connection has at most {LEASE_LIMIT} leases, and this one has {len(self._leases)}: "
+                f"one connection has at most {MAX_LEASES} leases, and this one has {len(self._leases)}: "
                 "close regions that are not needed"
             )
         self._grant(request, regions)
@@ -304,24 +305,24 @@ class Session:
             self._hub.listeners.discard(self)
 
     def _list(self, request: m.List) -> None:
-        m.check_part("prefix", request.prefix)
-        m.check_part("after", request.after)
-        regions, more = self._registry.page(request.prefix, request.after, PAGE_LIMIT)
+        check_part("prefix", request.prefix)
+        check_part("after", request.after)
+        regions, more = self._registry.page(request.prefix, request.after, MAX_PAGE)
         self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
 
     def _inspect(self, request: m.Inspect) -> None:
-        m.check_part("prefix", request.prefix)
-        regions, more = self._registry.inspect(request.prefix, request.after, self.peer, HOLDER_LIMIT)
+        check_part("prefix", request.prefix)
+        regions, more = self._registry.inspect(request.prefix, request.after, self.peer, MAX_HOLDERS)
         self._send(m.Inspected(request.id, regions, more), ())
 
     def _measure(self, request: m.Measure) -> None:
         self._send(self._hub.measure(request.id), ())
 
     def _stat(self, request: m.Stat) -> None:
-        self._send(m.Described(request.id, self._registry.find(m.check_name(request.name)).info()), ())
+        self._send(m.Described(request.id, self._registry.find(check_name(request.name)).info()), ())
 
     def _unlink(self, request: m.Unlink) -> None:
-        name = m.check_name(request.name)
+        name = check_name(request.name)
         if name not in self._registry.current and self._registry.end_creation(name, self.peer):
             self._send(m.Done(request.id), ())
             return
@@ -330,22 +331,22 @@ class Session:
         self._hub.tell("unlinked", region)
 
     def _chmod(self, request: m.Chmod) -> None:
-        region = self._registry.chmod(m.check_name(request.name), request.mode, self.peer)
+        region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
         self._send(m.Done(request.id), ())
         self._hub.tell("changed", region)
 
     def _watch(self, request: m.Watch) -> None:
         if request.id in self._watches:
             raise RemoteProtocolError(f"request id {request.id} is in use by a watch")
-        m.check_part("prefix", request.prefix)
+        check_part("prefix", request.prefix)
         self._listen(1)
         self._watches[request.id] = request.prefix
         self._send(m.Done(request.id), ())
 
     def _listen(self, count: int) -> None:
-        if self._listening + count > LISTEN_LIMIT:
+        if self._listening + count > MAX_LISTENING:
             raise QuotaExceeded(
-                f"one connection has at most {LISTEN_LIMIT} watches and names that it waits for, and this "
+                f"one connection has at most {MAX_LISTENING} watches and names that it waits for, and this "
                 f"one has {self._listening}: cancel some"
             )
         self._listening += count

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FILE_MAX = 64 * 1024  # bytes; most of them have far fewer
+MAX_FILE = 64 * 1024  # bytes; most of them have far fewer
 
 
-def read_text(path: Path, size: int = FILE_MAX) -> str:
+def read_text(path: Path, size: int = MAX_FILE) -> str:
     """Return the first `size` bytes of a file as text, whatever they are. OSError."""
     with open(path, "rb") as file:
         return file.read(size).decode(errors="replace")

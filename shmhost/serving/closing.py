@@ -17,8 +17,8 @@ from collections import deque
 
 LOG = logging.getLogger("shmhost")
 
-THREADS_MAX = 8  # an honest client that leaves unread bytes behind needs one for microseconds
-PENDING_MAX = 64  # sockets, each with a descriptor of this process: a small part of the usual 1,024
+MAX_THREADS = 8  # an honest client that leaves unread bytes behind needs one for microseconds
+MAX_PENDING = 64  # sockets, each with a descriptor of this process: a small part of the usual 1,024
 
 
 class Closer:
@@ -36,7 +36,7 @@ class Closer:
     @property
     def is_full(self) -> bool:
         """Whether so many closes block that no further connection may be accepted."""
-        return self.pending >= PENDING_MAX
+        return self.pending >= MAX_PENDING
 
     def close(self, sock: socket.socket) -> None:
         """Close a socket that is shut down, so that nothing more can come: now, or in a thread."""
@@ -46,7 +46,7 @@ class Closer:
         with self._lock:
             self.pending += 1
             self._waiting.append(sock)
-            if len(self._threads) < THREADS_MAX:
+            if len(self._threads) < MAX_THREADS:
                 self._start()
 
     def _start(self) -> None:

@@ -14,14 +14,14 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
 from shmprotocol.errors import InvalidArgument
-from shmprotocol.wire.paths import PATH_MAX
+from shmprotocol.wire.paths import MAX_SOCKET_PATH
 
 LOG = logging.getLogger("shmhost")
 
 LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 # All that sd_listen_fds(3) removes; LISTEN_PIDFDID since systemd 258.
 _LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-_NUMBER_MAX = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is no interval, sd_watchdog_enabled(3)
+_MAX_NUMBER = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is no interval, sd_watchdog_enabled(3)
 _INTERVAL_MIN_S = 0.001  # the resolution of uvloop's timers: 0 would be a loop that does nothing else
 
 
@@ -34,10 +34,10 @@ def notify_address(environ: Mapping[str, str]) -> bytes | None:
     if text is None:
         return None
     address = os.fsencode(text)
-    if not 2 <= len(address) <= PATH_MAX or address[:1] not in (b"/", b"@") or b"\0" in address:
+    if not 2 <= len(address) <= MAX_SOCKET_PATH or address[:1] not in (b"/", b"@") or b"\0" in address:
         raise InvalidArgument(
-            f"$NOTIFY_SOCKET is an absolute path or @name of 2 to {PATH_MAX} bytes, not {text!r:.120}: unset "
-            "it, or let the service manager set it"
+            f"$NOTIFY_SOCKET is an absolute path or @name of 2 to {MAX_SOCKET_PATH} bytes, "
+            f"not {text!r:.120}: unset it, or let the service manager set it"
         )
     return b"\0" + address[1:] if address[:1] == b"@" else address
 
@@ -101,8 +101,8 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     # 20 digits hold 2**64; int() of many more would be slow.
-    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= _NUMBER_MAX):
-        raise InvalidArgument(f"${name} is a number from 1 to {_NUMBER_MAX}, not {text!r:.40}: unset it")
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= _MAX_NUMBER):
+        raise InvalidArgument(f"${name} is a number from 1 to {_MAX_NUMBER}, not {text!r:.40}: unset it")
     return int(text)
 
 

@@ -19,11 +19,11 @@ from shmprotocol.wire import descriptors
 
 LOG = logging.getLogger("shmhost")
 
-OUTBOX_MAX = 4 * 1024 * 1024  # bytes: a few of the largest replies
+MAX_OUTBOX = 4 * 1024 * 1024  # bytes: a few of the largest replies
 FRAME_OVERHEAD = 200  # bytes of a queued frame beside its own: a tuple, a list, and the object of its bytes
 STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
 # While descriptors are unread: no event of the socket tells when they are read.
-RETRY_S, RETRY_MAX_S = 0.001, 0.05
+RETRY_S, MAX_RETRY_S = 0.001, 0.05
 LATER = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))  # nothing of it is this client's doing
 GONE = frozenset((errno.EPIPE, errno.ECONNRESET))
 
@@ -137,7 +137,7 @@ class Outbox:
         if self._retry is None:
             self._loop.remove_writer(self._sock)
             self._retry = self._loop.call_later(self._delay_s, self._try_again)
-            self._delay_s = min(2 * self._delay_s, RETRY_MAX_S)
+            self._delay_s = min(2 * self._delay_s, MAX_RETRY_S)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -179,7 +179,7 @@ class Outbox:
         self._start_stall()
         self._queue.append((rest, copies))
         self._grow(len(rest) + FRAME_OVERHEAD)
-        if self._size > OUTBOX_MAX:
+        if self._size > MAX_OUTBOX:
             self._end("it does not read, and asks on")
 
     def _grow(self, change: int) -> None:

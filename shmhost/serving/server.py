@@ -48,7 +48,7 @@ SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
 SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 ACCEPT_AT_ONCE = 64
 _LIBC = ctypes.CDLL(None, use_errno=True)
-FREE_INLINE_MAX = 16 * 1024 * 1024  # bytes: freeing this much takes about a millisecond
+MAX_FREED_INLINE = 16 * 1024 * 1024  # bytes: freeing this much takes about a millisecond
 END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
@@ -267,7 +267,7 @@ class Host:
         # Freeing pages takes 100 us a MiB: whoever made this one superfluous gets the reply first.
         if self._workers is None:
             _note_outcome(attempt(memory_object.close))
-        elif isinstance(memory_object, PosixShm) or memory_object.capacity > FREE_INLINE_MAX:
+        elif isinstance(memory_object, PosixShm) or memory_object.capacity > MAX_FREED_INLINE:
             # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
             self._workers.start(type(memory_object).__name__, memory_object.close, _note_outcome)
         else:

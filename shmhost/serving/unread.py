@@ -20,11 +20,11 @@ import termios
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-from shmprotocol.wire.messages import MAX_DESCRIPTORS
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 # Bytes that wait in the host for all connections of a uid: they are in no budget, see OWN_MEMORY in `config`.
-BACKLOG_MAX = 8 * 1024 * 1024
-CONNECTION_MAX = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
+MAX_BACKLOG = 8 * 1024 * 1024
+MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at sockets that are closed but for what their peers have not read
 _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
 
@@ -95,7 +95,7 @@ class Share:
         self._backlog += size - self._backlogs.pop(end, 0)
         if size:
             self._backlogs[end] = size
-        if self._backlog > BACKLOG_MAX:
+        if self._backlog > MAX_BACKLOG:
             end_largest = max(self._backlogs, key=self._backlogs.__getitem__)
             end_largest(f"it does not read, and {self._backlog} bytes wait for its uid in the host")
 
@@ -113,7 +113,7 @@ class Unread:
     def admits(self, more: int) -> bool:
         """Whether so many descriptors can be sent within the limits, as far as is known."""
         share = self._share
-        return self.count + more <= CONNECTION_MAX and share.count + more <= share.limit
+        return self.count + more <= MAX_PER_CONNECTION and share.count + more <= share.limit
 
     def make_room(self, more: int) -> bool:
         """Whether so many can be sent after a look at the kernel's queues."""

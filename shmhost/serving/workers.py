@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 
 WIDTH = 2  # so that one blocked call of a user leaves room for one that is not
-IDLE_MAX = 2  # threads that wait for work: starting one costs more than the call it is for
+MAX_IDLE = 2  # threads that wait for work: starting one costs more than the call it is for
 
 Outcome = tuple[Any, BaseException | None]
 
@@ -143,7 +143,7 @@ class Workers:
     def _release(self, inbox: Inbox | None) -> None:
         if inbox is None:
             return
-        if self._is_closed or len(self._idle) >= IDLE_MAX:
+        if self._is_closed or len(self._idle) >= MAX_IDLE:
             inbox.put(None)
         else:
             self._idle.append(inbox)

@@ -18,7 +18,7 @@ from shmprotocol.wire.records import shown
 GIB = 1024**3
 # Free in C, Python with numpy, ASan, MSan, Go, JVM and Node (the first under TSan too); see DESIGN 4.
 WINDOWS = ((0x550000000000, 256 * GIB), (0x510000000000, 4096 * GIB))
-ADDRESS_MAX = 2**47  # user space of x86-64 with four-level page tables
+MAX_ADDRESS = 2**47  # user space of x86-64 with four-level page tables
 # For a host without regions, † 22 MiB in its cgroup (2026-11), and for its clients' requests and replies.
 OWN_MEMORY = 32 * 1024**2
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GIB, "T": 1024 * GIB}
@@ -138,8 +138,8 @@ def check_window(base: int, size: int) -> tuple[int, int]:
     """Return a window that can be handed out of, or raise InvalidArgument."""
     if base % STEP or size % STEP or size < STEP or base < STEP:
         raise InvalidArgument(f"window {base:#x}, {size} bytes: both are multiples of {STEP}, over 0")
-    if base + size > ADDRESS_MAX:
-        raise InvalidArgument(f"window {base:#x}, {size} bytes, ends above {ADDRESS_MAX:#x}")
+    if base + size > MAX_ADDRESS:
+        raise InvalidArgument(f"window {base:#x}, {size} bytes, ends above {MAX_ADDRESS:#x}")
     return base, size
 
 

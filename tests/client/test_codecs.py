@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 
 import shmclient
 from shmclient import _codecs
-from shmprotocol.wire.messages import METADATA_MAX
+from shmprotocol.wire.names import MAX_METADATA
 from support import in_child
 
 README = Path(__file__).parents[2] / "protocol" / "README.md"
@@ -482,4 +482,4 @@ def test_copy_of_a_value_is_writable_and_pickles() -> None:
 
 def test_description_is_limited_to_what_a_reader_takes() -> None:
     with pytest.raises(shmclient.InvalidArgument, match="fewer keys"):
-        _codecs.encode({"x" * METADATA_MAX: b""})
+        _codecs.encode({"x" * MAX_METADATA: b""})

@@ -13,7 +13,8 @@ import pytest
 import shmclient
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.connection import MAX_FRAME, Connection, pack
+from shmprotocol.wire.connection import Connection, pack
+from shmprotocol.wire.names import MAX_FRAME
 from support import count_descriptors, wait_until
 
 GRANT = m.Grant(1, 1, 1, "x", 0x550000000000, 5000, 8192, 1)

@@ -15,7 +15,7 @@ import pytest
 
 import shmclient
 from shmclient import posix
-from shmprotocol.wire.messages import METADATA_MAX
+from shmprotocol.wire.names import MAX_METADATA
 from support import WatchedHost
 
 ARRAYS = {
@@ -86,7 +86,7 @@ def test_metadata_that_its_writer_enlarges_is_a_bad_region(host: WatchedHost, sh
     with shm.create("x", 2 << 20, seal="writer") as builder:
         page = mmap.mmap(builder.fileno(), 4096)
     with page, shmclient.connect(host.socket_path) as other:
-        page[128:144] = struct.pack("<QQ", builder.data_address, METADATA_MAX + 1)
+        page[128:144] = struct.pack("<QQ", builder.data_address, MAX_METADATA + 1)
         del builder
         gc.collect()  # or this process would map it no second time
         with pytest.raises(shmclient.BadRegion):

@@ -192,7 +192,7 @@ def test_demo_prints_source_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     code, output = show(tmp_path, monkeypatch, "word")
     assert code == 0
     assert f"[x].py:1  word = '[/] [bold]'\n[x].py:2  {long}\n" in output  # whole, since it is no terminal
-    assert len(re.findall(r"^\[x\]\.py:", output, re.MULTILINE)) == run.PLACES_MAX
+    assert len(re.findall(r"^\[x\]\.py:", output, re.MULTILINE)) == run.MAX_PLACES
     assert output.splitlines()[-2:] == ["... and 22 more", "'word' occurs in 62 lines"]
 
 
@@ -314,5 +314,5 @@ def test_demo_prints_the_places_of_a_word(tmp_path: Path) -> None:
     expected = plain_places("memfd_create", folder, files)
     shown = re.findall(r"^(\S+\.py):(\d+)  ", result.stdout, re.MULTILINE)
     assert result.returncode == (0 if expected else 1)
-    assert [(name, int(line)) for name, line in shown] == expected[: run.PLACES_MAX]
+    assert [(name, int(line)) for name, line in shown] == expected[: run.MAX_PLACES]
     assert f"occurs in {len(expected)} lines" in result.stdout

@@ -17,7 +17,7 @@ import pytest
 
 import shmclient
 from shmhost.commands import views
-from shmhost.core.session import HOLDER_LIMIT
+from shmhost.core.session import MAX_HOLDERS
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -108,13 +108,13 @@ def test_inspection_has_a_bounded_number_of_holders(host: WatchedHost, shm: shmc
     shm.put("many", b"x").close()
     shm.put("next", b"x").close()
     with RawPeer(host.socket_path) as peer:
-        for number in range(0, HOLDER_LIMIT + 10, 50):
+        for number in range(0, MAX_HOLDERS + 10, 50):
             _, fds = peer.ask(m.Open(number + 2, ("many",) * 50, (), False))
             for fd in fds:
                 os.close(fd)
         with Query(host.socket_path) as query:
             many, after = list(query.inspect(""))
-    assert (len(many.holders), many.info.leases >= HOLDER_LIMIT + 10) == (HOLDER_LIMIT, True)
+    assert (len(many.holders), many.info.leases >= MAX_HOLDERS + 10) == (MAX_HOLDERS, True)
     assert after.info.name == "next"
 
 

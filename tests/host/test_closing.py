@@ -137,7 +137,7 @@ def test_sender_is_told_why_it_is_dropped(old_host: WatchedHost, bystander: Call
 def test_more_blocking_closes_than_threads_wait_for_one(
     old_host: WatchedHost, bystander: Callable[[], None]
 ) -> None:
-    count = closing.THREADS_MAX + 2
+    count = closing.MAX_THREADS + 2
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             lingering = stack.enter_context(Lingering())
@@ -147,13 +147,13 @@ def test_more_blocking_closes_than_threads_wait_for_one(
         wait_until(lambda: old_host.counts()["links"] == 1)
         bystander()
         assert old_host.host._closer.pending == count
-        assert sum(thread.name == "shmhost closer" for thread in threading.enumerate()) == closing.THREADS_MAX
+        assert sum(thread.name == "shmhost closer" for thread in threading.enumerate()) == closing.MAX_THREADS
 
 
 def test_no_connection_is_accepted_while_as_many_closes_block_as_may(
     old_host: WatchedHost, bystander: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closing, "PENDING_MAX", 1)
+    monkeypatch.setattr(closing, "MAX_PENDING", 1)
     with Lingering() as lingering:
         with RawPeer(old_host.socket_path) as peer:
             attack(old_host, peer, lingering)

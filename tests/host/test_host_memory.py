@@ -13,7 +13,8 @@ import shmclient
 from shmhost.core.regions import REGION_OVERHEAD
 from shmprotocol.abi.header import PAGE
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.connection import MAX_REQUEST, pack
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import MAX_REQUEST
 from support import Machine, RawPeer, serve, wait_until
 
 MIB = 1 << 20

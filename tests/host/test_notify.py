@@ -27,9 +27,9 @@ from shmprotocol.errors import InvalidArgument
 from support import wait_until
 
 PID = os.getpid()
-NUMBER_MAX = 2**64 - 2
+MAX_NUMBER = 2**64 - 2
 VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
-BAD_NUMBERS = ["", "0", "-1", "x", "1.5", " 1", "1_0", "\u0661", str(NUMBER_MAX + 1), "9" * 5000]
+BAD_NUMBERS = ["", "0", "-1", "x", "1.5", " 1", "1_0", "\u0661", str(MAX_NUMBER + 1), "9" * 5000]
 # Puts the descriptor at 3 and sets LISTEN_PID, as a manager does between fork and exec.
 LAUNCHER = """
 import os, sys
@@ -336,7 +336,7 @@ def test_address_is_refused_when_it_is_no_unix_socket(text: str) -> None:
         ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(PID)}, 1.5),
         ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(PID + 1)}, None),
         ({"WATCHDOG_USEC": "1"}, 0.001),  # never a loop that does nothing else
-        ({"WATCHDOG_USEC": str(NUMBER_MAX)}, NUMBER_MAX / 2_000_000),
+        ({"WATCHDOG_USEC": str(MAX_NUMBER)}, MAX_NUMBER / 2_000_000),
     ],
 )
 def test_watchdog_interval(environ: dict[str, str], interval_s: float | None) -> None:

@@ -23,9 +23,10 @@ from shmhost.serving.unread import Flight
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 from support import RawPeer, WatchedHost, in_child, serve, wait_until
 
-NAMES = tuple(f"shared/{number}" for number in range(m.MAX_DESCRIPTORS))
+NAMES = tuple(f"shared/{number}" for number in range(MAX_DESCRIPTORS))
 NOBODY = 65534
 # All is imported first: that user may not be able to read the folders of Python.
 AS_NOBODY = f"""

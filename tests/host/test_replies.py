@@ -15,9 +15,10 @@ from test_session import CREATE, Talk, World
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 from support import RawPeer, serve, wait_until
 
-NAMES = tuple(f"shared/{number}" for number in range(m.MAX_DESCRIPTORS))
+NAMES = tuple(f"shared/{number}" for number in range(MAX_DESCRIPTORS))
 LIMIT = 256
 
 

@@ -23,7 +23,8 @@ from shmhost.core.peers import Peer
 from shmhost.machine.socket_file import SocketFile
 from shmhost.serving.server import peer_of
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.connection import MAX_REQUEST, pack
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import MAX_REQUEST
 from support import RawPeer, WatchedHost, in_child, serve, wait_until
 
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "raw"))

@@ -13,11 +13,12 @@ from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Registry
-from shmhost.core.session import LISTEN_LIMIT, Session
+from shmhost.core.session import MAX_LISTENING, Session
 from shmhost.core.window import STEP, Allocator
 from shmhost.serving.workers import attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 CREATE = m.Create(1, "x", 100, "full", "memfd", 0o600, True)
 
@@ -187,7 +188,7 @@ def test_watch_gets_events_of_its_prefix_until_it_is_cancelled(world: World) -> 
 
 def test_waits_and_watches_have_a_limit(world: World) -> None:
     talk = world.client()
-    for number in range(LISTEN_LIMIT):
+    for number in range(MAX_LISTENING):
         talk.say(m.Watch(100 + number, ""))
     assert talk.say(m.Watch(99, "")).code == "quota-exceeded"
     assert talk.say(m.Open(98, ("never",), (), True)).code == "quota-exceeded"
@@ -196,8 +197,8 @@ def test_waits_and_watches_have_a_limit(world: World) -> None:
 
 
 def test_wait_counts_for_as_many_as_it_has_names(world: World) -> None:
-    talk, names = world.client(), tuple(f"never/{number}" for number in range(m.MAX_DESCRIPTORS))
-    for number in range(LISTEN_LIMIT // len(names) - 1):
+    talk, names = world.client(), tuple(f"never/{number}" for number in range(MAX_DESCRIPTORS))
+    for number in range(MAX_LISTENING // len(names) - 1):
         talk.say(m.Open(100 + number, names, (), True))
     talk.say(m.Open(98, names[1:], (), True))
     assert talk.say(m.Open(99, ("a", "b"), (), True)).code == "quota-exceeded"
@@ -208,7 +209,7 @@ def test_wait_counts_for_as_many_as_it_has_names(world: World) -> None:
 
 
 def test_leases_of_a_connection_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmhost.core.session.LEASE_LIMIT", 3)
+    monkeypatch.setattr("shmhost.core.session.MAX_LEASES", 3)
     talk = world.client()
     grant = talk.publish("x").grant
     assert isinstance(talk.say(m.Open(5, ("x", "x"), (), False)), m.Opened)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmhost.serving.unread import BACKLOG_MAX, CONNECTION_MAX, Flight, Unread
+from shmhost.serving.unread import MAX_BACKLOG, MAX_PER_CONNECTION, Flight, Unread
 from shmprotocol.wire import descriptors
 
 
@@ -42,7 +42,7 @@ class Wire:
 @pytest.fixture
 def wires() -> Iterator[list[Wire]]:
     """Three connections of one uid and one of another, where a uid may have 256."""
-    flight = Flight(2 * CONNECTION_MAX)
+    flight = Flight(2 * MAX_PER_CONNECTION)
     every = [Wire(flight), Wire(flight), Wire(flight), Wire(flight, uid=8)]
     yield every
     for wire in every:
@@ -153,12 +153,12 @@ def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit(
     flight = Flight(1000)
     share, ended = flight.share(7), []
     small, large = (lambda why: ended.append(("small", why))), (lambda why: ended.append(("large", why)))
-    flight.share(8).note_backlog(BACKLOG_MAX, small)
-    share.note_backlog(BACKLOG_MAX - 10, large)
+    flight.share(8).note_backlog(MAX_BACKLOG, small)
+    share.note_backlog(MAX_BACKLOG - 10, large)
     share.note_backlog(10, small)
     assert ended == []
     share.note_backlog(11, small)
-    assert ended == [("large", f"it does not read, and {BACKLOG_MAX + 1} bytes wait for its uid in the host")]
+    assert ended == [("large", f"it does not read, and {MAX_BACKLOG + 1} bytes wait for its uid in the host")]
     share.note_backlog(0, large)
-    share.note_backlog(BACKLOG_MAX, small)
+    share.note_backlog(MAX_BACKLOG, small)
     assert len(ended) == 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shmhost.serving.workers import IDLE_MAX, WIDTH, Workers
+from shmhost.serving.workers import MAX_IDLE, WIDTH, Workers
 from support import wait_until
 
 
@@ -137,7 +137,7 @@ def test_threads_end_when_they_are_not_needed() -> None:
         for gate in gates:
             gate.opened.set()
         await workers.drain()
-        wait_until(lambda: count() <= before + IDLE_MAX)
+        wait_until(lambda: count() <= before + MAX_IDLE)
 
     before = count()
     run(test)

@@ -24,7 +24,7 @@ from shmhost.core.objects import Memfd
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import BadRegion
 from shmprotocol.native import _native
-from shmprotocol.wire.messages import METADATA_MAX
+from shmprotocol.wire.names import MAX_METADATA
 
 FOLDER = Path(shmprotocol.__file__).parent
 ABI = FOLDER / "abi"
@@ -389,7 +389,7 @@ def test_header_is_refused_when_the_page_is_short(size: int) -> None:
         check_header(GOOD.pack()[:size], 4096)
 
 
-@pytest.mark.parametrize(("size", "is_taken"), [(METADATA_MAX, True), (METADATA_MAX + 1, False)])
+@pytest.mark.parametrize(("size", "is_taken"), [(MAX_METADATA, True), (MAX_METADATA + 1, False)])
 def test_header_is_refused_when_its_metadata_is_over_the_limit(size: int, is_taken: bool) -> None:
     capacity = 4096 + (1 << 20)
     header = GOOD._replace(capacity=capacity, size=capacity, metadata=BASE + 4096, metadata_size=size)
@@ -401,7 +401,7 @@ def test_header_is_refused_when_its_metadata_is_over_the_limit(size: int, is_tak
 
 
 def test_limit_of_metadata_is_that_of_the_wire() -> None:
-    assert _native.lib.SHM_METADATA_MAX == METADATA_MAX
+    assert _native.lib.SHM_METADATA_MAX == MAX_METADATA
 
 
 def test_header_is_what_was_checked_while_its_writer_changes_it() -> None:
@@ -470,7 +470,7 @@ def test_map_refuses_metadata_that_the_writer_has_enlarged(probe: Path) -> None:
     with mmap.mmap(made.writer(), 4096) as page:
         made.publish(header.pack(), "writer")
         assert not run(probe, made.reader(), fds=(made.reader(),)).startswith("-")
-        page[136:144] = struct.pack("<Q", METADATA_MAX + 1)
+        page[136:144] = struct.pack("<Q", MAX_METADATA + 1)
         assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EBADMSG} -\n"
     made.close()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import MAX_FRAME, MAX_REQUEST, Connection, pack, unpack
-from shmprotocol.wire.records import MAX_ARRAY
+from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_NAME
 from strategies import ANY_VALUE, record
 
 Role = Literal["client", "host"]
@@ -272,7 +272,7 @@ def test_pack_raises_when_a_request_is_over_its_limit() -> None:
 def test_largest_requests_that_make_sense_fit() -> None:
     for request in (
         m.Release(0, (2**64 - 1,) * MAX_ARRAY),
-        m.Open(2**64 - 1, ("x" * m.NAME_MAX,) * m.MAX_DESCRIPTORS, (2**64 - 1,) * m.MAX_DESCRIPTORS, True),
+        m.Open(2**64 - 1, ("x" * MAX_NAME,) * MAX_DESCRIPTORS, (2**64 - 1,) * MAX_DESCRIPTORS, True),
     ):
         assert len(pack(request)) < MAX_REQUEST
 

@@ -14,7 +14,7 @@ import pytest
 
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.messages import MAX_DESCRIPTORS
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -8,6 +8,7 @@ import pytest
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import check_name
 
 INFO = m.RegionInfo("a", 1, 1, "current", 4096, 1, 4096, 0, 0, 0o600, "full", "memfd", 0, 1, 1)
 
@@ -38,7 +39,7 @@ def grants(count: int, lease: int = 1) -> tuple[m.Grant, ...]:
     ],
 )
 def test_name_is_returned_when_it_keeps_the_rules(name: str) -> None:
-    assert m.check_name(name) == name
+    assert check_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_name_is_returned_when_it_keeps_the_rules(name: str) -> None:
 )
 def test_name_is_refused_when_it_breaks_a_rule(name: str) -> None:
     with pytest.raises(InvalidArgument):
-        m.check_name(name)
+        check_name(name)
 
 
 # --- the tables

@@ -21,7 +21,7 @@ from shmhost.core.objects import Memfd
 from shmprotocol.abi.header import FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
 from shmprotocol.kernel import address_space
-from shmprotocol.wire.messages import METADATA_MAX
+from shmprotocol.wire.names import MAX_METADATA
 
 BASE = 0x550000000000
 CAPACITY = 4096 + (1 << 20)
@@ -102,7 +102,7 @@ def attach_and_check(descriptor: int, address: int) -> str:
 
 def check_pointers(header: Header) -> None:
     assert header.capacity == CAPACITY
-    assert header.metadata_size <= METADATA_MAX
+    assert header.metadata_size <= MAX_METADATA
     for pointer, size in (
         (header.data, header.data_size),
         (header.root, header.root_size),

@@ -17,7 +17,6 @@ import msgpack
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
 from shmprotocol.wire.messages import (
     LOST,
-    MAX_DESCRIPTORS,
     REPLY_TAGS,
     REQUEST_TAGS,
     TAG_OF,
@@ -25,17 +24,13 @@ from shmprotocol.wire.messages import (
     from_wire,
     to_wire,
 )
-from shmprotocol.wire.records import MAX_ARRAY
+from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_REQUEST
 
-MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
-# Of a frame from a client, which a host must buffer for peers it does not know. The largest sensible request
-# is a Release of 4096 leases, 37 KB.
-MAX_REQUEST = 64 * 1024
 _LENGTH = struct.Struct("<I")
 _PREFIX = _LENGTH.size
 # Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
 # with half a frame would make the host keep them open.
-_UNCLAIMED_MAX = {"client": MAX_DESCRIPTORS, "host": 0}
+_MAX_UNCLAIMED = {"client": MAX_DESCRIPTORS, "host": 0}
 
 
 def pack(message: Message) -> bytes:
@@ -89,7 +84,7 @@ class Connection:
         self._buffer: bytes | bytearray = b""
         self._start = 0  # of what no message was made of yet
         self._descriptors: deque[int] = deque()
-        self._unclaimed_max = _UNCLAIMED_MAX[role]
+        self._unclaimed_max = _MAX_UNCLAIMED[role]
         self._broken: RemoteProtocolError | None = None
 
     def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:

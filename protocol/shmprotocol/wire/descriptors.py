@@ -12,7 +12,8 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from shmprotocol.errors import RemoteProtocolError
-from shmprotocol.wire.messages import LOST, MAX_DESCRIPTORS
+from shmprotocol.wire.messages import LOST
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _READ = 16 * 1024  # bytes a read: nearly every reply fits, and the buffer costs little to make

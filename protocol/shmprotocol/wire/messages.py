@@ -6,53 +6,14 @@ fields: what comes after the known ones is ignored. Knows no socket and no memor
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple, Protocol
 
-from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError
+from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 from shmprotocol.wire.records import Record, shown
 
 VERSION = 1
-# SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
-MAX_DESCRIPTORS = 64
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
-NAME_MAX = 255
-METADATA_MAX = 512 * 1024  # half a frame: what describes a region is not the place for its data
-SEALS = ("full", "writer")
-BACKENDS = ("memfd", "shm")
-
-
-@functools.lru_cache(maxsize=4096)  # the same few names come again and again
-def check_name(name: str) -> str:
-    """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
-    if type(name) is not str:
-        raise InvalidArgument(f"a name is a str, not {type(name).__name__}: {name!r:.40}")
-    encoded = name.encode("utf-8", "surrogatepass")
-    if not 1 <= len(encoded) <= NAME_MAX:
-        raise InvalidArgument(f"a name has 1 to {NAME_MAX} bytes, not {len(encoded)}: {name[:40]!r}")
-    if not name.isprintable() and any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in name):
-        raise InvalidArgument(f"a name has no control characters: {name!r}")
-    if any(0xD800 <= ord(c) < 0xE000 for c in name):
-        raise InvalidArgument(f"a name is UTF-8: {name!r}")
-    for part in name.split("/"):
-        if part in ("", ".", ".."):
-            raise InvalidArgument(
-                f"{name!r} has the part {part!r}: use non-empty parts between single slashes"
-            )
-    return name
-
-
-def check_part(what: str, text: str) -> str:
-    """Return the start of a name (or a name to go on after), or raise InvalidArgument: no name is longer."""
-    if type(text) is not str:
-        raise InvalidArgument(f"{what} is a str, not {type(text).__name__}: {text!r:.40}")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"{what} is UTF-8, without surrogates: {text[:40]!r}") from None
-    if size > NAME_MAX:
-        raise InvalidArgument(f"{what} has at most {NAME_MAX} bytes, not {size}: {text[:40]!r}")
-    return text
 
 
 class Message(Protocol):

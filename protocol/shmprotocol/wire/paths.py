@@ -9,7 +9,7 @@ from shmprotocol.errors import InvalidArgument
 
 SOCKET_VARIABLE = "SHMHOST_SOCKET"
 # sun_path of unix(7) has 108 bytes, with its terminating zero.
-PATH_MAX = 107
+MAX_SOCKET_PATH = 107
 
 
 def socket_path(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
@@ -22,8 +22,8 @@ def socket_path(given: str | os.PathLike[str] | None, environ: Mapping[str, str]
         runtime = environ.get("XDG_RUNTIME_DIR") or "/run"
         path = os.path.join(runtime, "shmhost", "host.sock")
     length = len(os.fsencode(path))
-    if not 1 <= length <= PATH_MAX or "\0" in path:
+    if not 1 <= length <= MAX_SOCKET_PATH or "\0" in path:
         raise InvalidArgument(
-            f"a socket path has 1 to {PATH_MAX} bytes and no zero byte, not {length}: {path!r:.120}"
+            f"a socket path has 1 to {MAX_SOCKET_PATH} bytes and no zero byte, not {length}: {path!r:.120}"
         )
     return path

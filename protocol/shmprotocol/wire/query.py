@@ -28,6 +28,7 @@ from shmprotocol.errors import (
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
+from shmprotocol.wire.names import check_name
 
 Reply = TypeVar("Reply", bound=m.Message)
 TIMEOUT_S = 10.0  # a host answers in microseconds; one that takes so long is stopped
@@ -241,4 +242,4 @@ class Query:
 
     def stat(self, name: str) -> m.RegionInfo:
         """Return one current region."""
-        return self.ask(m.Stat(2, m.check_name(name)), m.Described).info
+        return self.ask(m.Stat(2, check_name(name)), m.Described).info

@@ -11,9 +11,9 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from shmprotocol.wire.names import MAX_ARRAY
+
 U64_MAX = 2**64 - 1
-# No message has longer arrays; without it, a few nested headers would claim gigabytes.
-MAX_ARRAY = 4096
 
 Check = Callable[[Any], Any]
 

@@ -36,7 +36,7 @@ from shmhost.commands.demo.reader import lookups_per_s
 NAME = "demo/words"
 BENCH_S = 1.0
 FILES_MIN = 1500  # a standard library with its tests has more: 1,790 in CPython 3.11
-PLACES_MAX = 40  # of a word, on the screen
+MAX_PLACES = 40  # of a word, on the screen
 MIB = 1024 * 1024
 LEGEND = """\
 MiB: private  its own memory: interpreter, heap, stack; not the region
@@ -104,14 +104,14 @@ def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
     folder, _ = word_index.standard_library()
     root = region.root(ffi, "struct word_index *")
     found = list(word_index.places(ffi, root, os.fsencode(word)))
-    for name, line in found[:PLACES_MAX]:
+    for name, line in found[:MAX_PLACES]:
         content = (folder / name).read_bytes().split(b"\n")[line - 1].decode(errors="replace")
         text = Text.assemble((f"{name}:{line}", "bold"), "  ", content.strip())
         # A terminal gets one row for each; a pipe the whole line.
         overflow: OverflowMethod = "ellipsis" if console.is_terminal else "ignore"
         console.print(text, no_wrap=True, overflow=overflow, crop=console.is_terminal)
-    if len(found) > PLACES_MAX:
-        console.print(f"... and {len(found) - PLACES_MAX:,} more", highlight=False)
+    if len(found) > MAX_PLACES:
+        console.print(f"... and {len(found) - MAX_PLACES:,} more", highlight=False)
     lines = "line" if len(found) == 1 else "lines"
     console.print(f"{word!r} occurs in {len(found):,} {lines}", markup=False, highlight=False)
     return 0 if found else 1

@@ -40,7 +40,7 @@ __all__ = ["Finding", "as_json", "doctor_table", "examine", "is_healthy"]
 
 COLORS = {judge.OK: "green", judge.NOTE: "yellow", judge.PROBLEM: "bold red"}
 TIMEOUT_S = 2.0  # a host answers in microseconds; an activated one has to be started first
-_MAPS_MAX = 64 * 1024**2  # bytes: 65530 mappings, the default limit, with paths of 1000 bytes
+_MAX_MAPS = 64 * 1024**2  # bytes: 65530 mappings, the default limit, with paths of 1000 bytes
 _CONTAINERS = r"docker|containerd|kubepods|libpod|lxc|crio|machine\.slice"
 
 
@@ -128,7 +128,7 @@ def _locked_memory(config: Config, root: Path) -> list[Finding]:
 
 
 def _mappings(config: Config, root: Path) -> list[Finding]:
-    used = len(read_text(root / "proc/self/maps", _MAPS_MAX).splitlines())
+    used = len(read_text(root / "proc/self/maps", _MAX_MAPS).splitlines())
     return [judge.mappings(_number(root, "proc/sys/vm/max_map_count"), used)]
 
 
@@ -157,7 +157,7 @@ def _overcommit(config: Config, root: Path) -> list[Finding]:
 
 
 def _windows(config: Config, root: Path) -> list[Finding]:
-    maps = read_text(root / "proc/self/maps", _MAPS_MAX)
+    maps = read_text(root / "proc/self/maps", _MAX_MAPS)
     return [
         judge.window(base, size, judge.occupants(maps, base, size), _try_reserve(base, size))
         for base, size in config.windows
