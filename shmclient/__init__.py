@@ -11,8 +11,9 @@ from shmclient import posix
 from shmclient._pins import pinner as pinning
 from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
 from shmclient._pins.pinner import Leak, Pinned, Pinner
-from shmclient._pointers.check import check_pointers, unchecked
+from shmclient._pointers.check import unchecked
 from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.pointers import check_pointers
 from shmclient.client import Change, Client, Region, Watch, connect
 from shmprotocol.errors import (
     AccessDenied,

@@ -17,11 +17,11 @@ import anyio
 import anyio.to_thread
 
 from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
-from shmclient._connection.socket import DETACHABLES
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
-from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S, Change
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
@@ -74,7 +74,7 @@ class AsyncClient:
         self._is_closed = False
         self._attempts = Attempts(self._timeout_s)
         self._connecting = anyio.Lock()
-        DETACHABLES.add(self)
+        detach_after_fork(self, AsyncClient._detach)
 
     async def put(
         self,
@@ -135,7 +135,7 @@ class AsyncClient:
         try:
             yield builder
         except BaseException:
-            builder.abort()
+            abort(builder)
             raise
         self._adopt(await _drive(channel, operations.publish(channel.context, AsyncRegion, builder)))
 
@@ -163,8 +163,7 @@ class AsyncClient:
         """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
         self._close()
 
-    def detach(self) -> None:
-        """In the child of a fork: start without the parent's connection."""
+    def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
         self._channel = None
         self._connecting = anyio.Lock()
 

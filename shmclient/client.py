@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
-from shmclient._connection.socket import DETACHABLES
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
 from shmclient._drivers.sync import Channel
-from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
 from shmprotocol.wire.messages import RegionInfo
@@ -71,7 +71,7 @@ class Client:
         self._timeout_s = operations.check_timeout(timeout_s)
         self._attempts = Attempts(self._timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
-        DETACHABLES.add(self)
+        detach_after_fork(self, Client._detach)
         self._run_waiting(lambda context, remaining: operations.nothing(), wait)
 
     def put(
@@ -152,7 +152,7 @@ class Client:
         try:
             yield builder
         except BaseException:
-            builder.abort()
+            abort(builder)
             raise
         self._adopt(_drive(channel, operations.publish(channel.context, Region, builder)))
 
@@ -187,8 +187,7 @@ class Client:
         if channel is not None:
             channel.close()
 
-    def detach(self) -> None:
-        """In the child of a fork: start without the parent's connection."""
+    def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
         self._lock = threading.Lock()
         self._channel = None
 

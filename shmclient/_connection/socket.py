@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.fork import GATES, at_fork
@@ -12,21 +13,24 @@ from shmclient._process.fork import GATES, at_fork
 _PEEK = int(socket.MSG_PEEK) | int(socket.MSG_DONTWAIT)  # as a number: see shmprotocol.descriptors
 
 
-class Detachable(Protocol):
-    """What belongs to one process: a forked child lets go of it without a word to the host."""
+T = TypeVar("T")
 
-    def detach(self) -> None:
-        """Close this process's copies; take no lock."""
+# Connections and clients of this process, and how a child of a fork lets go of each.
+_DETACHABLES: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-# Connections and clients of this process; each child starts without them.
-DETACHABLES: weakref.WeakSet[Detachable] = weakref.WeakSet()
+def detach_after_fork(owner: T, detach: Callable[[T], None]) -> None:
+    """Have a forked child let go of its copy of an object, if it still lives then.
+
+    `detach` closes the copy's descriptors, says nothing to the host, and takes no lock.
+    """
+    _DETACHABLES[owner] = detach
 
 
 def _after_fork_in_child() -> None:
-    for one in list(DETACHABLES):
-        one.detach()
-    DETACHABLES.clear()
+    for owner, detach in list(_DETACHABLES.items()):
+        detach(owner)
+    _DETACHABLES.clear()
     ADDRESS_SPACE.after_fork()  # last: what it gives up now finds its connection detached
 
 

@@ -14,7 +14,7 @@ import anyio
 
 from shmclient._connection.exchange import Exchange, Slot
 from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import DETACHABLES, has_ended
+from shmclient._connection.socket import detach_after_fork, has_ended
 from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, again
@@ -35,7 +35,7 @@ class AsyncChannel:
         self._is_reading = False
         self._is_ending = False  # its end is there to be read, or it was closed while it was read
         self._news = anyio.Event()  # set when something was read, or the reader left
-        DETACHABLES.add(self)
+        detach_after_fork(self, AsyncChannel.detach)
 
     @property
     def is_broken(self) -> bool:

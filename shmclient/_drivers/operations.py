@@ -20,9 +20,10 @@ from shmclient._connection.exchange import Slot
 from shmclient._connection.outbox import Outbox
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
+from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation
-from shmclient._regions.region import Lease, Mapped, RegionHandle, attach
+from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attached, is_region_of, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
@@ -146,12 +147,12 @@ def open_many(
             grants, owned = yield from _open(context, batch, (), wait_s())
             leases = [Lease(context.outbox, grant.lease) for grant in grants]
             batch_regions = [
-                kind(grant, lease, descriptor, anywhere=anywhere)
+                make_region(kind, grant, lease, descriptor, anywhere=anywhere)
                 for grant, lease, descriptor in zip(grants, leases, owned, strict=True)
             ]
             regions += batch_regions
             for region in batch_regions:
-                region.attach()
+                attached(region)
     except BaseException:
         for region in regions:
             region.close()
@@ -211,22 +212,22 @@ def create(
     request = _create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = _whole(context, reply, owned, m.Created)
-    return RegionBuilder(context.outbox, request, created, owned[0], size)
+    return building.make_builder(context.outbox, request, created, owned[0], size)
 
 
 def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
     """Publish what a builder has built, or give it up."""
     try:
-        yield Run(builder.check_pointers, builder.size)
-        if builder.is_to_be_sealed:
+        yield Run(lambda: building.check_built(builder), builder.size)
+        if building.is_to_be_sealed(builder):
             check_unpinned(builder)
-        reply, owned = yield Ask(builder.finish(context.outbox.next_id()))
-        region = _published(context, kind, builder.creation, reply, owned)
-        region.attach()
-        builder.published(region)
+        reply, owned = yield Ask(building.finish(builder, context.outbox.next_id()))
+        region = _published(context, kind, building.creation_of(builder), reply, owned)
+        attached(region)
+        building.published(builder, region)
         return region
     except BaseException:
-        builder.abort()
+        building.abort(builder)
         raise
 
 
@@ -265,7 +266,7 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
         info = yield from stat(context, region.name)
     except RegionNotFound:
         return False
-    return region.is_of(context.outbox.host_id, info.region)
+    return is_region_of(region, context.outbox.host_id, info.region)
 
 
 def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
@@ -363,7 +364,7 @@ def _published(
     if not owned:
         lease.release()
         raise no_room(reply, 0)
-    return kind(grant, lease, owned[0])
+    return make_region(kind, grant, lease, owned[0])
 
 
 def _whole(context: Context, reply: m.Message, owned: Sequence[int], wanted: type[T]) -> T:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from shmclient._connection.exchange import Exchange, Slot
 from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import DETACHABLES, has_ended
+from shmclient._connection.socket import detach_after_fork, has_ended
 from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, ShmError, again
@@ -47,7 +47,7 @@ class Channel:
         self._is_reading = False
         self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
         self._sleepers = 0  # threads that wait for the one that reads
-        DETACHABLES.add(self)
+        detach_after_fork(self, Channel.detach)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
             self._set_timeout(timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shmclient._regions.builder import RegionBuilder
-from shmclient._regions.region import RegionHandle
+from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.native.binding import ffi, lib
 
 # Not zeroed: both arrays are written in full before they are read.
@@ -56,7 +56,7 @@ class Buffers:
 def _as_buffer(obj: object) -> object:
     """Return an object that has the buffer that this one stands for; it keeps this one."""
     if isinstance(obj, RegionHandle):
-        return obj.attach().view()
+        return attached(obj).view()
     if isinstance(obj, RegionBuilder):
         return obj.data
     if isinstance(obj, ffi.CData):

@@ -91,8 +91,8 @@ class IoVec:
         if self not in self._owner:
             raise PinReleased(f"the pins of {self!r} are released: make it again, or unpin later")
 
-    def begin_use(self) -> Buffers:
-        """Have `unpin` refused until `end_use`; PinReleased."""
+    def _begin_use(self) -> Buffers:
+        """Have `unpin` refused until `_end_use`; PinReleased."""
         with _USES:
             self._check()
             process = os.getpid()
@@ -100,8 +100,7 @@ class IoVec:
             self._process = process
         return self._buffers
 
-    def end_use(self) -> None:
-        """Take `begin_use` back."""
+    def _end_use(self) -> None:
         with _USES:
             self._uses -= 1
 
@@ -144,11 +143,11 @@ def pwritev(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int)
 def _transfer(fd: int | HasFileno, buffers: IoVec | Sequence[object], offset: int, flags: int) -> int:
     number = fd if isinstance(fd, int) else fd.fileno()
     if isinstance(buffers, IoVec):
-        pinned = buffers.begin_use()
+        pinned = buffers._begin_use()
         try:
             return _move(number, pinned, offset, flags)
         finally:
-            buffers.end_use()
+            buffers._end_use()
     pinned = Buffers(tuple(buffers))
     try:
         return _move(number, pinned, offset, flags)

@@ -10,21 +10,12 @@ import contextlib
 import errno
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 from shmclient._pointers import lookup as _places
 from shmclient._pointers.lookup import SharedPlace
-from shmclient._pointers.plan import Plan, Pointed, Stray, is_complete, root_count
+from shmclient._pointers.plan import Plan, Pointed, Stray, root_count
 from shmprotocol.errors import BadRegion, InvalidArgument, OutOfMemory, PointerEscapes
-
-
-class HasPointers(Protocol):
-    """A region, or a builder."""
-
-    def pointed(self) -> Pointed:
-        """Return its memory and its root."""
-        ...
-
 
 # Of arrays behind pointers: {"struct table.rows": "row_count"}, a field of the same structure or a number.
 Lengths = Mapping[str, str | int]
@@ -79,29 +70,6 @@ def _lasts(address: int, size: int, place: SharedPlace) -> bool:
         return True
     target = _places.shared_place(address)
     return target is not None and target.is_lasting
-
-
-def check_pointers(region: HasPointers, ffi: Any, ctype: str, *, lengths: Lengths = NO_LENGTHS) -> int:
-    """Walk all that can be reached from the root of a region by its cffi types; return the count of objects.
-
-    Takes a region, or a builder with a root. `ctype` is what the root is, as `"struct node *"`. Each pointer
-    must be NULL or lead to a whole, aligned object in the same region: another region may be gone before it.
-    The first that does not raises PointerEscapes, with its path from the root. Behind a pointer lies one
-    object, or as many as `lengths` says, as `{"struct table.rows": "row_count"}`: a field of the same
-    structure or a number; where it is 0, the pointer is not looked at. Unions are not followed, nor an array
-    without a length at the end of a structure; of an anonymous union of structures, name the union.
-    BadRegion: no root, or objects of one type overlap. InvalidArgument: a length of what is not reached.
-    Takes some 0.1 us, and up to 96 bytes meanwhile, for each object.
-    """
-    wanted, pointed = ffi.typeof(ctype), region.pointed()
-    if wanted.kind != "pointer" or not is_complete(wanted.item):
-        raise TypeError(f"a root is a pointer to a type of known size, as 'struct node *', not {ctype!r}")
-    if not pointed.root or pointed.root_size < ffi.sizeof(wanted.item):
-        raise BadRegion(
-            f"{pointed.name!r} has no root of the {ffi.sizeof(wanted.item)} bytes of {wanted.item.cname!r}: "
-            f"its root has {pointed.root_size}"
-        )
-    return check_root(pointed, wanted.item, lengths)
 
 
 def check_root(pointed: Pointed, item: Any, lengths: Lengths) -> int:

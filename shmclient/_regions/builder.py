@@ -26,8 +26,9 @@ class RegionBuilder:
     """A region under construction, mapped read-write at its final address.
 
     NumPy arrays are made in place with `array`, cffi objects with `alloc`, `new` and `bytes`, and bytes are
-    written through `data`. Leaving the
-    `with` block of `create` publishes; an exception in it undoes everything, and the name is free at once.
+    written through `data`. Leaving the `with` block of `create` publishes; an exception in it undoes
+    everything, and the name is free at once. `size` is the bytes of the payload, `capacity` those of the
+    memory object.
 
     With `seal="full"` the memory becomes read-only where it is when the block ends, before the host is
     asked: views of `data`, arrays over them and pointers made here can be read from then on, for as long as
@@ -35,11 +36,12 @@ class RegionBuilder:
     say and whichever thread it is on. So end what still writes before the block ends. Pins promise native
     code that it may write: RegionBusy while one lives. After an error at the end of the block views are
     read-only, or as before it; after an exception in the block they are private memory that can be written.
-     `size` is the bytes of the payload, `capacity` those of the
-    memory object.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        raise TypeError("a RegionBuilder is made by the client: `with client.create(name, size) as builder`")
+
+    def _start(
         self, outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
     ) -> None:
         self.name = request.name
@@ -47,10 +49,10 @@ class RegionBuilder:
         self.size = size  # bytes of the payload
         self.capacity = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
-        self.is_to_be_sealed = request.seal == "full"
+        self._is_to_be_sealed = request.seal == "full"
         self._backend = request.backend
         self._frozen: Any = None  # the buffer, from the freeze until the region is attached
-        self.creation = Creation(outbox, created.region, descriptor)
+        self._creation = Creation(outbox, created.region, descriptor)
         self._next = created.address + HEADER_SIZE
         self._end = self._next + size
         self._room = request.size - size
@@ -58,7 +60,7 @@ class RegionBuilder:
         self._lengths = NO_LENGTHS
         self._arrays: dict[str | None, dict[str, Any]] = {}  # descriptions by name; None: the whole value
         self._arrays_size = ARRAYS_OVERHEAD
-        self._buffer = self.creation.map(created, f"region {self.name!r} under construction")
+        self._buffer = self._creation.map(created, f"region {self.name!r} under construction")
 
     @property
     def data(self) -> memoryview:
@@ -76,7 +78,7 @@ class RegionBuilder:
         Its offset is the host's as well: use pwrite(2) or mmap(2), never write(2) or lseek(2). A writable
         mapping of it that lives at the end of the block is RegionBusy.
         """
-        return self.creation.fileno()
+        return self._creation.fileno()
 
     def alloc(self, size: int, align: int = 16) -> int:
         """Take `size` zeroed bytes at a multiple of `align`, a power of two; return their address."""
@@ -197,23 +199,9 @@ class RegionBuilder:
             raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
         return self._buffer
 
-    def pointed(self) -> Pointed:
-        """Return what `check_pointers` looks at: the payload, and the root so far."""
-        address, size, kind = self._root
-        end = HEADER_SIZE + self.size
-        view = memoryview(self._mapped())[:end]
-        return Pointed(self.name, view, self.address, end, address, size, bool(kind and kind.kind == "array"))
+    # The end of the block: see the functions below, which `_drivers/operations` calls in this order.
 
-    # What `_operations` calls, in this order.
-
-    def check_pointers(self) -> None:
-        """Check what the root leads to by its cffi type, unless `unchecked`: some 0.1 us an object."""
-        address, _, kind = self._root
-        if address and is_checking():
-            check_root(self.pointed(), kind.item, self._lengths)
-
-    def finish(self, request: int) -> m.Publish:
-        """Write the metadata, freeze the memory for a full seal, and return what to ask of the host."""
+    def _finish(self, request: int) -> m.Publish:
         root, root_size, _ = self._root
         metadata = codecs.pack_metadata(self._describe())
         start = HEADER_SIZE + self.size
@@ -221,11 +209,11 @@ class RegionBuilder:
             memoryview(self._mapped())[start : start + len(metadata)] = metadata
         else:
             metadata = b""
-        if self.is_to_be_sealed:
+        if self._is_to_be_sealed:
             self._freeze()
         return m.Publish(
             request,
-            self.creation.region,
+            self._creation.region,
             KIND_OBJECTS if root else KIND_DATA,
             self.size,
             root,
@@ -234,18 +222,8 @@ class RegionBuilder:
             len(metadata),
         )
 
-    def published(self, region: RegionHandle) -> None:
-        """Note that the host has published it; `region` is attached, so that the mapping stays."""
-        self.region = region
-        self._frozen = None
-
-    def abort(self) -> None:
-        """Give up: the name is free at once, the address when the last view of it is gone."""
-        self._buffer = self._frozen = None
-        self.creation.abort()
-
     def _freeze(self) -> None:
-        if self.creation.freeze(is_sealed=self._backend != "shm"):
+        if self._creation.freeze(is_sealed=self._backend != "shm"):
             self._frozen = self._buffer  # keeps the mapping for the region
             self._buffer = None
         else:
@@ -260,11 +238,67 @@ class RegionBuilder:
         if buffer() is not None:
             raise RegionBusy(
                 f"a writable view of {self.name!r} lives (of builder.data, or an array over it), and it "
-                f"cannot be made read-only, as /proc/self/fd/{self.creation.fileno()} cannot be opened (is "
+                f"cannot be made read-only, as /proc/self/fd/{self._creation.fileno()} cannot be opened (is "
                 "/proc mounted? is RLIMIT_NOFILE reached?): mend that, or delete the view before the block "
                 "ends, or create the region with seal='writer'"
             )
         ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
+
+
+# What the operations and the pins do with a builder. Functions, so that `help(RegionBuilder)` shows users
+# none of it.
+
+
+def make_builder(
+    outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
+) -> RegionBuilder:
+    """Return a builder of `size` payload bytes, mapped; it owns the descriptor from then on."""
+    builder = RegionBuilder.__new__(RegionBuilder)
+    builder._start(outbox, request, created, descriptor, size)
+    return builder
+
+
+def pointed_in_builder(builder: RegionBuilder) -> Pointed:
+    """Return what `check_pointers` looks at: the payload, and the root so far."""
+    address, size, kind = builder._root
+    end = HEADER_SIZE + builder.size
+    view = memoryview(builder._mapped())[:end]
+    is_array = bool(kind and kind.kind == "array")
+    return Pointed(builder.name, view, builder.address, end, address, size, is_array)
+
+
+def check_built(builder: RegionBuilder) -> None:
+    """Check what the root leads to by its cffi type, unless `unchecked`: some 0.1 us an object."""
+    address, _, kind = builder._root
+    if address and is_checking():
+        check_root(pointed_in_builder(builder), kind.item, builder._lengths)
+
+
+def is_to_be_sealed(builder: RegionBuilder) -> bool:
+    """Whether nobody may write to it once it is published."""
+    return builder._is_to_be_sealed
+
+
+def finish(builder: RegionBuilder, request: int) -> m.Publish:
+    """Write the metadata, freeze the memory for a full seal, and return what to ask of the host."""
+    return builder._finish(request)
+
+
+def creation_of(builder: RegionBuilder) -> Creation:
+    """Return what a builder owes the host."""
+    return builder._creation
+
+
+def published(builder: RegionBuilder, region: RegionHandle) -> None:
+    """Note that the host has published it; `region` is attached, so that the mapping stays."""
+    builder.region = region
+    builder._frozen = None
+
+
+def abort(builder: RegionBuilder) -> None:
+    """Give up: the name is free at once, the address when the last view of it is gone."""
+    builder._buffer = builder._frozen = None
+    builder._creation.abort()
 
 
 def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:

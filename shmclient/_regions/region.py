@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from shmclient import _codecs as codecs
 from shmclient._connection.outbox import Outbox
@@ -129,7 +129,10 @@ class RegionHandle:
     they stay valid after `close`, until the last of them goes. Addresses and sizes are bytes.
     """
 
-    def __init__(self, grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> None:
+    def __init__(self) -> None:
+        raise TypeError(f"a {type(self).__name__} has no constructor: use client.open() or client.put()")
+
+    def _start(self, grant: m.Grant, lease: Lease, descriptor: int, anywhere: bool) -> None:
         self._grant = grant
         self._lease: Lease | None = lease
         self._host_id = lease.host_id
@@ -155,10 +158,6 @@ class RegionHandle:
         """The host's number for this region, never used twice in a host's life. The next host begins at 1."""
         return self._grant.region
 
-    def is_of(self, host_id: str, number: int) -> bool:
-        """Whether it is the region with this number of this host."""
-        return (self._host_id, self.number) == (host_id, number)
-
     @property
     def size(self) -> int:
         """The bytes of the payload: `len(region.data)`."""
@@ -172,7 +171,7 @@ class RegionHandle:
     @property
     def address(self) -> int:
         """Where the region is mapped here: its own address, unless it `is_relocated`."""
-        return self.attach().address
+        return self._attach().address
 
     @property
     def is_relocated(self) -> bool:
@@ -182,18 +181,18 @@ class RegionHandle:
     @property
     def header(self) -> Any:
         """The pinned-pointer header: a cffi `struct shm_region_header *`, which keeps the mapping."""
-        mapped = self.attach()
+        mapped = self._attach()
         return address_space.native_header(mapped.address, mapped.view())
 
     @property
     def data(self) -> memoryview:
         """The payload, read-only and not copied."""
-        return self.attach().data()
+        return self._attach().data()
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the publisher says that the payload is; a new dict at each call."""
-        return dict(self.attach().metadata)
+        return dict(self._attach().metadata)
 
     def root(self, ffi: Any, ctype: str) -> Any:
         """Return the root pointer as `ctype` of a cffi FFI; the region stays mapped as long as it lives.
@@ -202,7 +201,7 @@ class RegionHandle:
         no root, or it is smaller than the type. AddressConflict: the region is relocated, so that its
         pointers do not point into it.
         """
-        mapped = self.attach()
+        mapped = self._attach()
         header, wanted = mapped.header, ffi.typeof(ctype)
         if self.is_relocated:
             raise AddressConflict(
@@ -226,14 +225,6 @@ class RegionHandle:
         if not 0 <= offset < self._grant.capacity:
             raise InvalidArgument(f"{pointer:#x} is not in {self!r}")
         return self.address + offset
-
-    def pointed(self) -> Pointed:
-        """Return what `check_pointers` looks at; BadRegion when the header is broken."""
-        mapped = self.attach()
-        header = mapped.header
-        is_array = str(mapped.metadata.get("root", "")).endswith("]")
-        sizes = (header.base, header.size, header.root, header.root_size)
-        return Pointed(self.name, mapped.view(), *sizes, is_array)
 
     def fileno(self) -> int:
         """Return the read-only descriptor; the handle closes it. RegionClosed after `close`.
@@ -278,8 +269,7 @@ class RegionHandle:
             raise RegionClosed(f"the handle of {self.name!r} is closed")
         return self._descriptor
 
-    def attach(self) -> Mapped:
-        """Map it, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
+    def _attach(self) -> Mapped:
         if self._mapped is None:
             descriptor = self._open_descriptor()
             lease = self._lease
@@ -287,3 +277,34 @@ class RegionHandle:
             self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
             self._lease = None  # the mapping's now
         return self._mapped
+
+
+# What the rest of the client does with a handle. Functions, so that `help(Region)` shows users none of it.
+
+R = TypeVar("R", bound=RegionHandle)
+
+
+def make_region(kind: type[R], grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> R:
+    """Return a handle, which owns the descriptor and one share of the lease from then on."""
+    region = kind.__new__(kind)
+    region._start(grant, lease, descriptor, anywhere)
+    return region
+
+
+def attached(region: RegionHandle) -> Mapped:
+    """Map a region, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
+    return region._attach()
+
+
+def is_region_of(region: RegionHandle, host_id: str, number: int) -> bool:
+    """Whether it is the region with this number of this host."""
+    return (region._host_id, region.number) == (host_id, number)
+
+
+def pointed_in(region: RegionHandle) -> Pointed:
+    """Return what `check_pointers` looks at; BadRegion when the header is broken."""
+    mapped = attached(region)
+    header = mapped.header
+    is_array = str(mapped.metadata.get("root", "")).endswith("]")
+    sizes = (header.base, header.size, header.root, header.root_size)
+    return Pointed(region.name, mapped.view(), *sizes, is_array)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import shmclient
+from shmclient._regions.builder import abort
 from support import WatchedHost, in_child, wait_until
 
 
@@ -96,7 +97,7 @@ def test_child_cannot_publish_what_the_parent_builds(host: WatchedHost, shm: shm
             signal.alarm(30)
             code = 1
             try:
-                builder.abort()
+                abort(builder)
                 code = 0
             finally:
                 os._exit(code)
