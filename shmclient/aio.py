@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
+from shmclient._connection.exchange import Subscription
+from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
@@ -25,7 +25,6 @@ from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S, Change
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
-from shmprotocol.wire import messages as m
 from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -174,8 +173,9 @@ class AsyncClient:
         self._close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_channel") and not is_finalizing():
-            self._close()
+        channel = getattr(self, "_channel", None)
+        if channel is not None and not is_finalizing():
+            channel.outbox.close()  # no task can wait: whichever does keeps the client
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self.socket_path}{', closed' if self._is_closed else ''}>"
@@ -191,16 +191,29 @@ class AsyncClient:
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
-        over = self._attempts.over
-        async with self._connecting:
+        over, end = self._attempts.over, anyio.current_time() + (limit_s or 0)
+        async with self._turn_to_connect(limit_s):
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                with self._attempts.next(limit_s, over) as connect_s:
+                left = None if limit_s is None else end - anyio.current_time()
+                with self._attempts.next(left, over) as connect_s:
                     self._channel = await open_channel(self.socket_path, self._timeout_s, connect_s)
             channel = self._channel
             self._close_if_closed()
             return channel
+
+    @contextlib.asynccontextmanager
+    async def _turn_to_connect(self, limit_s: float | None) -> AsyncIterator[None]:
+        lock, limit_s = self._connecting, self._attempts.limit(limit_s)
+        with anyio.move_on_after(limit_s) as scope:
+            await lock.acquire()
+        if scope.cancelled_caught:
+            raise others_connect(self.socket_path, limit_s)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _close_if_closed(self) -> None:
         if self._is_closed:  # meanwhile, by who did not see the new connection
@@ -257,7 +270,7 @@ async def _call(step: operations.Run) -> Any:
 
 
 class AsyncWatch:
-    """The changes of names, as they happen. HostGone when the host goes.
+    """The changes of names, as they happen. HostGone: the host went. RegionClosed: the client was closed.
 
     `async with client.watch("prefix/") as changes` has started when the block begins.
     """
@@ -265,14 +278,22 @@ class AsyncWatch:
     def __init__(self, client: AsyncClient, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
-        self._started: tuple[AsyncChannel, int, deque[m.Event]] | None = None
+        self._started: tuple[AsyncChannel, Subscription] | None = None
+        self._is_closed = False
 
     def __aiter__(self) -> AsyncWatch:
         return self
 
     async def __anext__(self) -> Change:
-        channel, _, events = await self._start()
-        event = await channel.next_event(events)
+        if self._is_closed:
+            raise StopAsyncIteration
+        channel, subscription = await self._start()
+        try:
+            event = await channel.next_event(subscription)
+        except RegionClosed:
+            if self._is_closed:
+                raise StopAsyncIteration from None
+            raise
         return Change(event.kind, event.info)
 
     async def __aenter__(self) -> AsyncWatch:
@@ -283,20 +304,22 @@ class AsyncWatch:
         self.close()
 
     def close(self) -> None:
-        """End the watch. May be called again; never waits."""
+        """End the watch, and a loop over it in another task. May be called again; never waits."""
+        self._is_closed = True
         if self._started is not None:
-            channel, request, _ = self._started
-            self._started = None
-            channel.unwatch(request)
+            channel, subscription = self._started
+            channel.unwatch(subscription)
+            channel.wake()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():
-            self.close()
+        if (started := getattr(self, "_started", None)) and not is_finalizing():
+            channel, subscription = started
+            channel.unwatch(subscription)
 
-    async def _start(self) -> tuple[AsyncChannel, int, deque[m.Event]]:
+    async def _start(self) -> tuple[AsyncChannel, Subscription]:
         if self._started is None:
             channel = await self._client._connected()
-            self._started = (channel, *await channel.watch(self._prefix))
+            self._started = (channel, await channel.watch(self._prefix))
         return self._started
 
 

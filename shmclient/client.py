@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from shmclient._connection.retry import Attempts, Retry, is_final, no_wait
+from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
@@ -198,8 +198,9 @@ class Client:
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_channel") and not is_finalizing():
-            self.close()
+        channel = getattr(self, "_channel", None)
+        if channel is not None and not is_finalizing():
+            channel.outbox.close()  # nobody can wait: whoever does keeps the client
 
     def __repr__(self) -> str:
         return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
@@ -209,16 +210,27 @@ class Client:
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
-        over = self._attempts.over
-        with self._lock:
+        over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
+        with self._turn_to_connect(limit_s):
             if self._is_closed:
                 raise RegionClosed("the client is closed")
             if self._channel is None or not self._channel.is_alive():
-                with self._attempts.next(limit_s, over) as connect_s:
+                left = None if limit_s is None else end - time.monotonic()
+                with self._attempts.next(left, over) as connect_s:
                     self._channel = Channel(self.socket_path, self._timeout_s, connect_s)
             channel = self._channel
             self._close_if_closed()
             return channel
+
+    @contextlib.contextmanager
+    def _turn_to_connect(self, limit_s: float | None) -> Iterator[None]:
+        lock, limit_s = self._lock, self._attempts.limit(limit_s)
+        if not lock.acquire(timeout=limit_s):
+            raise others_connect(self.socket_path, limit_s)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _close_if_closed(self) -> None:
         if self._is_closed:  # meanwhile, by who did not see the new connection
@@ -268,28 +280,35 @@ def _drive(channel: Channel, operation: Operation[T]) -> T:
 
 class Watch:
     """The changes of names, as they happen: `for change in client.watch("prefix/")`. It never ends by
-    itself; HostGone when the host goes. `close`, or the end of a `with` block, ends it.
+    itself; HostGone when the host goes. `close`, or the end of a `with` block, ends it, on any thread;
+    RegionClosed when the client is closed.
     """
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client = client  # which must not be collected meanwhile
-        self._channel: Channel | None = client._connected()
-        self._id, self._next_event = self._channel.watch(prefix)
+        self._channel = client._connected()
+        self._subscription = self._channel.watch(prefix)
+        self._is_closed = False
 
     def __iter__(self) -> Watch:
         return self
 
     def __next__(self) -> Change:
-        if self._channel is None:
+        if self._is_closed:
             raise StopIteration
-        event = self._next_event()
+        try:
+            event = self._channel.next_event(self._subscription)
+        except RegionClosed:
+            if self._is_closed:
+                raise StopIteration from None
+            raise
         return Change(event.kind, event.info)
 
     def close(self) -> None:
-        """End the watch. May be called again."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.unwatch(self._id)
+        """End the watch, and a loop over it in another thread. May be called again."""
+        self._is_closed = True
+        self._channel.unwatch(self._subscription)
+        self._channel.wake()
 
     def __enter__(self) -> Watch:
         return self
@@ -298,8 +317,8 @@ class Watch:
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_id") and not is_finalizing():
-            self.close()
+        if hasattr(self, "_subscription") and not is_finalizing():
+            self._channel.unwatch(self._subscription)
 
 
 def connect(

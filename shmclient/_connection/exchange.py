@@ -6,8 +6,9 @@ A caller with threads serialises the calls.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError, again
 from shmprotocol.wire import messages as m
@@ -29,18 +30,44 @@ class Slot:
         """Whether there is a reply, or there never will be one."""
         return self.reply is not None or self.failure is not None
 
+    def is_wait(self) -> bool:
+        """Whether the host may take as long as it likes."""
+        return isinstance(self.request, m.Open) and self.request.wait
+
+
+class Subscription:
+    """The events of one watch that nobody has taken yet; with a filter, those that pass it."""
+
+    __slots__ = ("_passes", "events", "failure", "id")
+
+    def __init__(self, number: int, passes: Callable[[m.Event], bool] | None = None) -> None:
+        self.id = number
+        self.events: deque[m.Event] = deque()
+        self.failure: ShmError | None = None
+        self._passes = passes
+
+    def add(self, event: m.Event) -> None:
+        """Take an event that came."""
+        if self._passes is None or self._passes(event):
+            self.events.append(event)
+
+    def is_done(self) -> bool:
+        """Whether there is an event, or there never will be one."""
+        return bool(self.events) or self.failure is not None
+
 
 Orphan = tuple[m.Message, list[int]]
 
 
 class Exchange:
-    """The client's side of a connection: slots by request id, events by watch id."""
+    """The client's side of a connection: slots by request id, subscriptions by watch id."""
 
     def __init__(self) -> None:
         self._connection = Connection("client")
         self._slots: dict[int, Slot] = {}
         self._abandoned: set[int] = set()
-        self._events: dict[int, deque[m.Event]] = {}
+        self._watches: dict[int, Subscription] = {}
+        self._closed: ShmError | None = None
         self.failure: ShmError | None = None
 
     def open(self, request: m.Message) -> Slot:
@@ -59,13 +86,34 @@ class Exchange:
             return slot.reply, slot.descriptors
         return None
 
-    def watch(self, request: int) -> deque[m.Event]:
-        """Start to keep the events of a watch, and return the queue they will be in."""
-        return self._events.setdefault(request, deque())
+    def watch(self, subscription: Subscription) -> None:
+        """Start to give a watch its events."""
+        subscription.failure = self.failure or self._closed
+        if subscription.failure is None:
+            self._watches[subscription.id] = subscription
 
-    def unwatch(self, request: int) -> None:
-        """Drop the events of a watch, those to come as well."""
-        self._events.pop(request, None)
+    def unwatch(self, subscription: Subscription, error: ShmError) -> bool:
+        """End a watch: whoever waits for an event gets the error. False when it has ended before.
+
+        Needs no serialising: a destructor calls it, on any thread.
+        """
+        subscription.failure = subscription.failure or error
+        return self._watches.pop(subscription.id, None) is not None
+
+    def end_waits(self, error: ShmError) -> list[int]:
+        """End what may wait for long, for its end is nobody's any more; return the ids to cancel.
+
+        Requests that are answered at once are still in flight. They, too, get the error when the connection
+        ends now.
+        """
+        self._closed = error
+        waits = [
+            slot for slot in self._slots.values() if isinstance(slot.request, m.Open) and slot.request.wait
+        ]
+        for slot in waits:
+            slot.failure = error
+            self.abandon(slot)
+        return [slot.request.id for slot in waits] + self._end_watches(error)
 
     def receive(self, data: bytes, descriptors: Sequence[int]) -> list[Orphan]:
         """Take what one read gave, `b""` for the end; fill slots; return the replies that nobody wants.
@@ -88,10 +136,11 @@ class Exchange:
     def fail(self, error: ShmError) -> None:
         """Fail every slot, now and later. The first error stays."""
         if self.failure is None:
-            self.failure = again(error)
+            self.failure = again(self._closed or error)
         for slot in self._slots.values():
             slot.failure = self.failure
         self._slots.clear()
+        self._end_watches(self.failure)
 
     def drain(self) -> list[int]:
         """Return the descriptors that came with no whole message; they are the caller's to close."""
@@ -101,9 +150,9 @@ class Exchange:
         if type(message) is m.Goodbye:
             raise RemoteProtocolError(f"the host dropped this client: {message.text}")
         if type(message) is m.Event:
-            events = self._events.get(message.id)
-            if events is not None:
-                events.append(message)
+            subscription = self._watches.get(message.id)
+            if subscription is not None:
+                subscription.add(message)
             return None
         slot = self._slots.pop(message.id, None)
         if slot is not None:
@@ -114,3 +163,12 @@ class Exchange:
             self.fail(RemoteProtocolError(f"{name} answers no request ({message.id})"))
         self._abandoned.discard(message.id)
         return message, descriptors
+
+    def _end_watches(self, error: ShmError) -> list[int]:
+        ended = []
+        with contextlib.suppress(KeyError):  # that none is left; a destructor may take some meanwhile
+            while True:
+                number, subscription = self._watches.popitem()
+                subscription.failure = error
+                ended.append(number)
+        return ended

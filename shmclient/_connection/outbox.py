@@ -2,7 +2,12 @@
 
 Both may happen on any thread at any moment, and a destructor must not wait. So every write is tried
 without waiting; what the socket does not take stays here, in order, and whoever writes next sends it
-first. A lease that is given back therefore reaches the host at once, unless the socket is full.
+first, as does whoever reads. A lease that is given back therefore reaches the host at once, unless the
+socket is full.
+
+A sender that is cancelled leaves its frame here, for the next one to send. It never leaves half of it on
+the wire, which the host would wait for: each frame goes by a send of its own, and the kernel takes up to
+32 KiB in one piece or not at all (unix_stream_sendmsg; the longest request has 17 KiB).
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from shmclient._process.gate import Gate
@@ -28,7 +34,8 @@ class Outbox:
     def __init__(self, sock: socket.socket, close_socket: Callable[[], None]) -> None:
         self._sock = sock
         self._close_socket = close_socket
-        self._unsent = b""
+        self._unsent: deque[bytes] = deque()  # frames; of the first one, what is left
+        self._posted = 0  # frames since the connection began
         self._holds = 0
         self.host_id = ""  # said in the host's Welcome
         self._ids = itertools.count(1)
@@ -42,25 +49,31 @@ class Outbox:
         """Return a request id that this connection has not used."""
         return next(self._ids)
 
-    def post(self, message: m.Message) -> bool:
-        """Send a message as far as the socket takes it; True when nothing is left to send.
+    def post(self, message: m.Message) -> int:
+        """Send a message, or queue it; return 0 when it is sent, else its number for `is_sent`.
 
         HostGone when the peer has closed the socket.
         """
         frame = pack(message)
         with self._gate:
-            self._write(frame)
-            if self.is_broken:
-                raise self._gone()
-            return not self._unsent
+            self._put(frame)
+            self._check()
+            return self._posted if self._unsent else 0
 
-    def flush(self) -> bool:
-        """Send what is left; True when nothing is left any more."""
-        with self._gate:
-            self._write(b"")
-            if self.is_broken:
-                raise self._gone()
-            return not self._unsent
+    def is_sent(self, number: int) -> bool:
+        """Whether the message that `post` gave this number has left. Takes no lock: at worst it is late."""
+        return number <= self._posted - len(self._unsent)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something waits for room in the socket."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Try to send what is left. Never waits, and raises nothing: whoever reads learns of an end."""
+        if self._unsent:
+            with self._gate:
+                self._write()
 
     def hold(self) -> None:
         """Count one more lease, or one more creation, that keeps the connection open."""
@@ -93,10 +106,11 @@ class Outbox:
         self.is_detached = True
         self._shut()
 
-    def _gone(self) -> HostGone:
+    def _check(self) -> None:
         if self.is_detached:
-            return HostGone("this connection belongs to the parent process: a fork does not share it")
-        return HostGone("the host closed the connection: it ended, or dropped this client")
+            raise HostGone("this connection belongs to the parent process: a fork does not share it")
+        if self.is_broken:
+            raise HostGone("the host closed the connection: it ended, or dropped this client")
 
     def _give_back(self, message: m.Message | None) -> None:
         self._holds -= 1
@@ -106,28 +120,37 @@ class Outbox:
             self._shut()  # tells the host as well as a message would
             return
         if message is not None:
-            self._write(pack(message))
+            self._put(pack(message))
 
     def _shut(self) -> None:
         self.is_broken = True
         if not self._is_shut:
             self._is_shut = True
-            self._unsent = b""
+            self._unsent.clear()
             self._close_socket()
 
-    def _write(self, frame: bytes) -> None:
-        """Send what is left and then a frame; keep what the socket does not take."""
-        if self._unsent:
-            frame = self._unsent + frame
-        while frame and not self.is_broken:
+    def _put(self, frame: bytes) -> None:
+        if self.is_broken:
+            return
+        self._unsent.append(frame)
+        self._posted += 1
+        self._write()
+
+    def _write(self) -> None:
+        """Send what the socket takes; keep the rest."""
+        while self._unsent and not self.is_broken:
+            frame = self._unsent[0]
             try:
                 sent = descriptors.send(self._sock, frame, (), descriptors.DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
                 self.is_broken = True
+                self._unsent.clear()
                 with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
                     self._sock.shutdown(socket.SHUT_RDWR)
                 break
-            frame = frame[sent:]
-        self._unsent = frame
+            if sent == len(frame):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = frame[sent:]

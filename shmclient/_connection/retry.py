@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from shmprotocol.errors import InvalidArgument, ShmError, WaitTimeout, again
+from shmprotocol.errors import HostTimeout, InvalidArgument, ShmError, WaitTimeout, again
 
 PAUSE_MIN_S = 0.01  # a host that is restarted listens again after some 200 ms
 PAUSE_MAX_S = 1.0
@@ -32,13 +32,17 @@ class Attempts:
         self._refused: ShmError | None = None  # how the last one failed, and in how many seconds
         self._refused_s = 0.0
 
+    def limit(self, limit_s: float | None) -> float:
+        """Return the seconds that an attempt may take: `limit_s`, as far as the timeout goes."""
+        return self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
+
     @contextlib.contextmanager
     def next(self, limit_s: float | None, over: int) -> Iterator[float]:
         """Give the seconds that an attempt in the block may take: `limit_s`, as far as the timeout goes.
 
         `over` is what it was before the lock was waited for: what an attempt since then was told is raised.
         """
-        connect_s = self._timeout_s if limit_s is None else min(self._timeout_s, max(limit_s, CONNECT_MIN_S))
+        connect_s = self.limit(limit_s)
         if self._refused is not None and self.over != over and connect_s <= self._refused_s:
             raise again(self._refused)
         self._refused = None  # an attempt that is cancelled leaves nothing to be told
@@ -49,6 +53,11 @@ class Attempts:
             raise
         finally:
             self.over += 1
+
+
+def others_connect(path: str, limit_s: float) -> HostTimeout:
+    """Return the error of one who waited for the lock for so long."""
+    return HostTimeout(f"the host at {path} gave no answer to another thread or task in {limit_s:.3g} s")
 
 
 def no_wait() -> None:

@@ -1,17 +1,13 @@
-"""What a fork and the end of a host mean for a connection; shared by both channels."""
+"""What a fork means for connections; shared by both clients."""
 
 from __future__ import annotations
 
-import socket
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.fork import GATES, at_fork
-
-_PEEK = int(socket.MSG_PEEK) | int(socket.MSG_DONTWAIT)  # as a number: see shmprotocol.descriptors
-
 
 T = TypeVar("T")
 
@@ -35,13 +31,3 @@ def _after_fork_in_child() -> None:
 
 
 at_fork(GATES, ADDRESS_SPACE.before_fork, ADDRESS_SPACE.after_fork, _after_fork_in_child)
-
-
-def has_ended(sock: socket.socket) -> bool:
-    """Whether the host has closed a connection, and all that it said before has been read. Never waits."""
-    try:
-        return not sock.recv(1, _PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:  # reset, or closed by another thread
-        return True

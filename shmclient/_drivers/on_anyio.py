@@ -6,21 +6,31 @@ The counterpart of `_channel`: of the tasks that wait for a reply one reads, for
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Exchange, Slot, Subscription
+from shmclient._connection.line import has_ended
 from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import detach_after_fork, has_ended
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
-from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, again
+from shmprotocol.errors import (
+    HostGone,
+    HostTimeout,
+    RegionClosed,
+    RemoteProtocolError,
+    WaitTimeout,
+    again,
+)
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_part
+
+GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
 
 class AsyncChannel:
@@ -32,9 +42,17 @@ class AsyncChannel:
         self._exchange = Exchange()
         self.outbox = Outbox(sock, self._close_socket)
         self.context = Context(self.outbox)
+        self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
+        # One task reads, one sends what the socket did not take, the others sleep. Cancelling its scope makes
+        # any of them look again at what it waits for, and at what there is to be done.
         self._is_reading = False
-        self._is_ending = False  # its end is there to be read, or it was closed while it was read
-        self._news = anyio.Event()  # set when something was read, or the reader left
+        self._is_writing = False
+        self._waits: dict[anyio.CancelScope, Callable[[], bool]] = {}
+        self._sleepers: dict[anyio.CancelScope, Callable[[], bool]] = {}  # some of them, in order
+        # Tasks that wait on the socket: the last one closes it, since a closed socket wakes nobody.
+        # A task enters and then looks at `_is_closing`; a destructor, on any thread, does the opposite.
+        self._users = 0
+        self._is_closing = False
         detach_after_fork(self, AsyncChannel.detach)
 
     @property
@@ -57,42 +75,53 @@ class AsyncChannel:
         """Send a request and wait for its reply; the refusal is raised."""
         slot = self._exchange.open(step.request)
         try:
-            await self._send(step.request)
-            await self._await(slot, step.wait_s)
+            number = self.outbox.post(step.request)
+            await self._await(slot, step.wait_s, number)
         except BaseException:
             self._abandon(slot)
             raise
         return take(slot, step.wait_s)
 
-    async def watch(self, prefix: str) -> tuple[int, deque[m.Event]]:
-        """Start a watch; return its id and the queue of its events."""
+    async def watch(self, prefix: str, passes: Callable[[m.Event], bool] | None = None) -> Subscription:
+        """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
         request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
-        events = self._exchange.watch(request.id)
+        subscription = Subscription(request.id, passes)
+        self._exchange.watch(subscription)
         try:
             await self.ask(Ask(request))
         except BaseException:
-            self.unwatch(request.id)
+            self.unwatch(subscription)
             raise
-        return request.id, events
+        return subscription
 
-    async def next_event(self, events: deque[m.Event]) -> m.Event:
-        """Wait for an event of a watch."""
-        await self._read_until(lambda: bool(events) or self._exchange.failure is not None)
-        if events:
-            return events.popleft()
-        assert self._exchange.failure is not None
-        raise again(self._exchange.failure)
+    async def next_event(self, subscription: Subscription) -> m.Event:
+        """Wait for the next event of a watch, without end. RegionClosed: `close` or `unwatch` was called."""
+        await self._wait_until(subscription.is_done, math.inf)
+        if subscription.events:
+            return subscription.events.popleft()
+        assert subscription.failure is not None
+        raise again(subscription.failure)
 
-    def unwatch(self, request: int) -> None:
-        """End a watch. Never waits."""
-        self._exchange.unwatch(request)
-        if not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, request))
+    def unwatch(self, subscription: Subscription) -> None:
+        """End a watch. Never waits: safe in a destructor."""
+        if self._exchange.unwatch(subscription, RegionClosed("the watch is closed")):
+            self._cancel(subscription.id)
+
+    def wake(self) -> None:
+        """Have those who wait look again: a watch was ended under them."""
+        self._announce()
 
     def close(self) -> None:
-        """Close the connection; what is mapped keeps it open until its last view goes."""
+        """Close the connection; what is mapped keeps it open until its last view goes.
+
+        Waits and watches of other tasks end with RegionClosed.
+        """
+        targets = self._exchange.end_waits(RegionClosed("the client is closed"))
+        for target in targets:
+            self._cancel(target)
         self.outbox.close()
+        if targets:
+            self.wake()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
@@ -100,72 +129,136 @@ class AsyncChannel:
         self.outbox.detach()
 
     def _close_socket(self) -> None:
-        if not self.outbox.is_detached:
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)
-            if self._is_reading:  # the shutdown wakes it; nothing would wake who waits for a closed socket
-                self._is_ending = True
-                return
-        self._sock.close()
+        self._is_closing = True
+        if self.outbox.is_detached:
+            self._sock.close()
+            return
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if not self._users:
+            self._sock.close()
 
-    async def _send(self, request: m.Message) -> None:
-        is_sent = self.outbox.post(request)
-        with anyio.move_on_after(self.timeout_s):
-            while not is_sent:
-                await anyio.wait_writable(self._sock)
-                is_sent = self.outbox.flush()
-        if not is_sent:
-            raise HostTimeout(f"the host took no request for {self.timeout_s} s: is it stopped?")
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self._users += 1
+        try:
+            if not self._is_closing:
+                await wait(self._sock)
+        finally:
+            self._users -= 1
+            if self._is_closing and not self._users:
+                self._sock.close()
 
-    async def _await(self, slot: Slot, wait_s: float | None) -> None:
+    def _cancel(self, target: int) -> None:
+        if not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, target))
+
+    async def _await(self, slot: Slot, wait_s: float | None, number: int) -> None:
+        limit_s = self.timeout_s if wait_s is None else wait_s
+        if await self._wait_until(slot.is_done, limit_s):
+            return
         if wait_s is not None:
-            with anyio.move_on_after(wait_s):
-                await self._read_until(slot.is_done)
-            if slot.is_done():
+            self._cancel(slot.request.id)  # the one reply still comes: the refusal, or what arrived in time
+            if await self._wait_until(slot.is_done, GRACE_S):
                 return
-            # The one reply still comes: the refusal, or what arrived in time.
-            self.outbox.post(m.Cancel(0, slot.request.id))
-        with anyio.move_on_after(self.timeout_s):
-            await self._read_until(slot.is_done)
-        if not slot.is_done():
-            name = type(slot.request).__name__
-            raise HostTimeout(f"the host did not answer {name} for {self.timeout_s} s: is it stopped?")
+            raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
+        if not self.outbox.is_sent(number):
+            raise HostTimeout(f"the host took no request for {limit_s} s: is it stopped?")
+        name = type(slot.request).__name__
+        raise HostTimeout(f"the host did not answer {name} for {limit_s} s: is it stopped?")
 
     def _abandon(self, slot: Slot) -> None:
         orphan = self._exchange.abandon(slot)
         if orphan is not None:
             dispose(self.context, *orphan)
-        elif isinstance(slot.request, m.Open) and slot.request.wait and not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, slot.request.id))
+        elif slot.is_wait():
+            self._cancel(slot.request.id)
 
-    async def _read_until(self, is_ready: Callable[[], bool]) -> None:
-        while not is_ready():
-            if self._is_reading:
-                await self._news.wait()
-                continue
-            self._is_reading = True
-            try:
-                while not is_ready():
-                    await anyio.wait_readable(self._sock)
-                    self._receive()
-                    self._announce()
-            finally:
-                self._is_reading = False
-                if self._is_ending:
-                    self._receive_to_the_end()
+    async def _wait_until(self, is_ready: Callable[[], bool], limit_s: float) -> bool:
+        """Wait, and do meanwhile what nobody else does, until `is_ready`. False when the time is over."""
+        deadline = anyio.current_time() + limit_s
+        try:
+            while not is_ready():
+                if anyio.current_time() >= deadline:
+                    return False
+                with anyio.CancelScope(deadline=deadline) as scope:
+                    await self._take_part(scope, is_ready)
+            return True
+        finally:
+            self._pass_on()
+
+    async def _take_part(self, scope: anyio.CancelScope, is_ready: Callable[[], bool]) -> None:
+        self._waits[scope] = is_ready
+        try:
+            if not self._is_reading:
+                await self._read(is_ready)
+            elif self.outbox.has_unsent and not self._is_writing:
+                await self._write()
+            else:
+                self._sleepers[scope] = is_ready
+                await anyio.sleep_forever()
+        finally:
+            del self._waits[scope]
+            self._sleepers.pop(scope, None)
+
+    def _announce(self) -> None:
+        """Wake all who have what they wait for."""
+        for scope, is_ready in self._waits.items():
+            if is_ready():
+                scope.cancel()
+
+    def _pass_on(self) -> None:
+        """Wake one more, who does what nobody does now; called by whoever leaves."""
+        if self._is_reading and (self._is_writing or not self.outbox.has_unsent):
+            return
+        # Without sleepers it is the one that reads, who waits for room to send from then on as well.
+        for scope, is_ready in (self._sleepers or self._waits).items():
+            if not is_ready():
+                scope.cancel()
+                return
+
+    async def _read(self, is_ready: Callable[[], bool]) -> None:
+        self._is_reading = True
+        try:
+            while not is_ready():
+                if self.outbox.has_unsent and not self._is_writing:
+                    await self._wait_for_either()
+                else:
+                    await self._wait(anyio.wait_readable)
+                self._receive()
                 self._announce()
+        finally:
+            self._is_reading = False
+            if self._is_ending:
+                self._receive_to_the_end()
+                self._announce()
+
+    async def _write(self) -> None:
+        self._is_writing = True
+        try:
+            while self.outbox.has_unsent:
+                await self._wait(anyio.wait_writable)
+                self.outbox.flush()
+        finally:
+            self._is_writing = False
+
+    async def _wait_for_either(self) -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def write() -> None:
+                if not self._is_writing:  # by a task that began before this one did
+                    await self._write()
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(write)
+            await self._wait(anyio.wait_readable)
+            tasks.cancel_scope.cancel()
 
     def _receive_to_the_end(self) -> None:
         while self._exchange.failure is None:
             if not self._receive():
                 self._exchange.fail(HostGone("the connection to the host is broken"))
         self.outbox.shut()
-        self._sock.close()
-
-    def _announce(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
 
     def _receive(self) -> bool:
         """Read once; False when there was nothing to be read."""
@@ -173,6 +266,7 @@ class AsyncChannel:
         try:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:
+            self.outbox.flush()
             return False
         except RemoteProtocolError as error:
             self._exchange.fail(error)
@@ -180,6 +274,7 @@ class AsyncChannel:
             pass  # ECONNRESET: the end
         for orphan in self._exchange.receive(data, owned):
             dispose(self.context, *orphan)
+        self.outbox.flush()
         if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import math
-import select
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Exchange, Slot, Subscription
+from shmclient._connection.line import Line
 from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import detach_after_fork, has_ended
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
-from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError, ShmError, again
+from shmprotocol.errors import (
+    HostGone,
+    HostTimeout,
+    RegionClosed,
+    RemoteProtocolError,
+    ShmError,
+    WaitTimeout,
+    again,
+)
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_part
 from shmprotocol.wire.query import connect
 
-POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
+LOOK_AGAIN_S = 0.05  # for who would send and cannot
+GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
 
 class Channel:
@@ -36,11 +43,11 @@ class Channel:
     """
 
     def __init__(self, path: str, timeout_s: float, connect_s: float) -> None:
-        self._sock = connect(path, connect_s)
-        self._sock.settimeout(None)
-        self._set_timeout(connect_s)
+        sock = connect(path, connect_s)
+        self._line = Line(sock, connect_s)
+        self._timeout_s = connect_s
         self._exchange = Exchange()
-        self.outbox = Outbox(self._sock, self._close_socket)
+        self.outbox = Outbox(sock, self._close_socket)
         self.context = Context(self.outbox)
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
@@ -50,7 +57,8 @@ class Channel:
         detach_after_fork(self, Channel.detach)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
-            self._set_timeout(timeout_s)
+            self._line.set_timeout(timeout_s)
+            self._timeout_s = timeout_s
         except BaseException:
             self.outbox.shut()
             raise
@@ -64,10 +72,10 @@ class Channel:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
         if self._exchange.failure is not None:
             return False
-        if not self.outbox.is_broken and not has_ended(self._sock):
+        if not self.outbox.is_broken and not self._line.has_ended():
             return True
         self._is_ending = True
-        self._read_until(lambda: False, time.monotonic())
+        self._read_until(lambda: False, time.monotonic(), is_long=True)
         return False
 
     def ask(self, step: Ask) -> Outcome:
@@ -78,143 +86,173 @@ class Channel:
         with self._lock:
             slot = self._exchange.open(step.request)
         try:
-            self._send(step.request)
+            number = self.outbox.post(step.request)
+            if number:
+                self._await_sent(slot, number)
             self._await(slot, step.wait_s)
         except BaseException:
             self._abandon(slot)
             raise
         return take(slot, step.wait_s)
 
-    def watch(self, prefix: str) -> tuple[int, Callable[[], m.Event]]:
-        """Start a watch; return its id, and a function that waits for the next event."""
+    def watch(self, prefix: str, passes: Callable[[m.Event], bool] | None = None) -> Subscription:
+        """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
         request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
+        subscription = Subscription(request.id, passes)
         with self._lock:
-            events = self._exchange.watch(request.id)
+            self._exchange.watch(subscription)
         try:
             self.ask(Ask(request))
         except BaseException:
-            self._exchange.unwatch(request.id)
+            self.unwatch(subscription)
             raise
+        return subscription
 
-        def next_event() -> m.Event:
-            self._read_until(lambda: bool(events) or self._exchange.failure is not None, math.inf)
-            if events:
-                return events.popleft()
-            assert self._exchange.failure is not None
-            raise again(self._exchange.failure)
+    def next_event(self, subscription: Subscription) -> m.Event:
+        """Wait for the next event of a watch, without end. RegionClosed: `close` or `unwatch` was called."""
+        self._read_until(subscription.is_done, math.inf, is_long=True)
+        if subscription.events:
+            return subscription.events.popleft()
+        assert subscription.failure is not None
+        raise again(subscription.failure)
 
-        return request.id, next_event
+    def unwatch(self, subscription: Subscription) -> None:
+        """End a watch. Never waits, and takes no lock: safe in a destructor."""
+        if self._exchange.unwatch(subscription, RegionClosed("the watch is closed")):
+            self._cancel(subscription.id)
 
-    def unwatch(self, request: int) -> None:
-        """End a watch. Never waits."""
-        self._exchange.unwatch(request)
-        if not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, request))
+    def wake(self) -> None:
+        """Have those who wait look again: a watch was ended under them."""
+        with self._lock:
+            self._wake_sleepers()
+        self._line.wake()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
-        return self._sock.fileno()
+        return self._line.fileno()
 
     def close(self) -> None:
-        """Close the connection; what is mapped keeps it open until its last view goes."""
+        """Close the connection; what is mapped keeps it open until its last view goes.
+
+        Waits and watches of other threads end with RegionClosed.
+        """
+        with self._lock:
+            targets = self._exchange.end_waits(RegionClosed("the client is closed"))
+        for target in targets:
+            self._cancel(target)
         self.outbox.close()
+        if targets:
+            self.wake()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
         self._exchange.fail(HostGone("this connection belongs to the parent process"))
         self.outbox.detach()
 
-    def _set_timeout(self, timeout_s: float) -> None:
-        # A blocking read with the kernel's own timeout: no poll before each (socket(7)).
-        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._timeout_s = timeout_s
-
     def _close_socket(self) -> None:
-        if not self.outbox.is_detached:
-            # Ends a read in another thread, which would keep the connection open.
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
+        if self.outbox.is_detached:
+            self._line.detach()
+        else:
+            self._line.close()
 
-    def _send(self, request: m.Message) -> None:
-        is_sent = self.outbox.post(request)
-        while not is_sent:
-            if not _is_ready(self._sock, select.POLLOUT, self._timeout_s):
+    def _cancel(self, target: int) -> None:
+        if not self.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, target))
+
+    def _await_sent(self, slot: Slot, number: int) -> None:
+        """Wait until a request has left; the socket was full.
+
+        The host takes no more requests while its replies are not read. So somebody reads meanwhile: another
+        thread, or else this one, which looks again for the other one now and then.
+        """
+
+        def is_over() -> bool:
+            return slot.is_done() or self.outbox.is_sent(number)
+
+        end = time.monotonic() + self._timeout_s
+        while not is_over():
+            now = time.monotonic()
+            if now >= end:
                 raise HostTimeout(f"the host took no request for {self._timeout_s} s: is it stopped?")
-            is_sent = self.outbox.flush()
+            if self._is_reading:
+                self._line.wait_writable(min(end - now, LOOK_AGAIN_S))
+                self.outbox.flush()
+            else:
+                self._read_until(is_over, min(end, now + LOOK_AGAIN_S), is_long=True)
 
     def _await(self, slot: Slot, wait_s: float | None) -> None:
-        if wait_s is not None:
-            if self._read_until(slot.is_done, time.monotonic() + wait_s):
-                return
+        now = time.monotonic()
+        if wait_s is None:
+            if not self._read_until(slot.is_done, now + self._timeout_s):
+                name = type(slot.request).__name__
+                raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+        elif not self._read_until(slot.is_done, now + wait_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
-            self.outbox.post(m.Cancel(0, slot.request.id))
-        if not self._read_until(slot.is_done, None):
-            name = type(slot.request).__name__
-            raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+            self._cancel(slot.request.id)
+            if not self._read_until(slot.is_done, time.monotonic() + GRACE_S, is_long=True):
+                raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
 
     def _abandon(self, slot: Slot) -> None:
         with self._lock:
             orphan = self._exchange.abandon(slot)
         if orphan is not None:
             dispose(self.context, *orphan)
-        elif isinstance(slot.request, m.Open) and slot.request.wait and not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, slot.request.id))
+        elif slot.is_wait():
+            self._cancel(slot.request.id)
 
-    def _read_until(self, is_ready: Callable[[], bool], deadline: float | None) -> bool:
+    def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).
 
-        Without a deadline each read has the channel's timeout.
+        A long wait polls, for a time of its own, and can be woken. Any other has the line's timeout for each
+        read, so that it may last up to twice that when something else comes meanwhile.
         """
-        with self._lock:
-            while not is_ready():
-                if not self._is_reading:
-                    self._is_reading = True
-                    break
-                if not self._sleep(deadline):
-                    return is_ready()
-            else:
-                return True
+        if not self._take_turn(is_ready, deadline):
+            return is_ready()
         try:
             while not is_ready() or self._is_ending:
                 if self._exchange.failure is not None:
                     break
-                if not self._receive(deadline):
+                left = deadline - time.monotonic()
+                if left <= 0 and not self._is_ending:
                     return is_ready()
+                self._receive(max(left, 0) if is_long else None)
             return True
         finally:
             with self._lock:
                 self._is_reading = False
-                if self._sleepers:
-                    self._turn.notify_all()
+                self._wake_sleepers()
 
-    def _sleep(self, deadline: float | None) -> bool:
-        self._sleepers += 1
-        try:
-            left = self._remaining(deadline)
-            return self._turn.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
-        finally:
-            self._sleepers -= 1
+    def _take_turn(self, is_ready: Callable[[], bool], deadline: float) -> bool:
+        """Wait until nobody reads, and become the one who does. False: no need any more, or no time."""
+        with self._lock:
+            while not is_ready():
+                if not self._is_reading:
+                    self._is_reading = True
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._sleepers += 1
+                try:
+                    self._turn.wait(min(left, threading.TIMEOUT_MAX))
+                finally:
+                    self._sleepers -= 1
+        return False
 
-    def _remaining(self, deadline: float | None) -> float | None:
-        if deadline is None:
-            return self._timeout_s
-        return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
+    def _wake_sleepers(self) -> None:
+        if self._sleepers:  # notify_all costs half a microsecond even without any
+            self._turn.notify_all()
 
-    def _receive(self, deadline: float | None) -> bool:
-        if deadline is not None:
-            left = self._remaining(deadline)
-            if not _is_ready(self._sock, select.POLLIN, left):
-                return left is None or left > POLL_MAX_S
+    def _receive(self, wait_s: float | None) -> None:
+        """Read once and hand out what came; nothing may come in time."""
         data, owned = b"", list[int]()
         failure: ShmError | None = None
         try:
-            data, owned = descriptors.receive(self._sock)
+            data, owned = self._line.receive(wait_s, or_writable=self.outbox.has_unsent)
         except BlockingIOError:
-            return False
+            self.outbox.flush()
+            return
         except RemoteProtocolError as error:
             failure = error
         except OSError:
@@ -223,21 +261,10 @@ class Channel:
             if failure is not None:
                 self._exchange.fail(failure)
             orphans = self._exchange.receive(data, owned)
-            if self._sleepers:
-                self._turn.notify_all()
+            self._wake_sleepers()
         for orphan in orphans:
             dispose(self.context, *orphan)
+        self.outbox.flush()
         if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
-        return True
-
-
-def _is_ready(sock: socket.socket, event: int, timeout_s: float | None) -> bool:
-    """Wait for an event of the socket; False after the time, or after POLL_MAX_S."""
-    descriptor = sock.fileno()
-    if descriptor < 0:
-        return True  # closed by another thread: the read will tell
-    poll = select.poll()
-    poll.register(descriptor, event)
-    return bool(poll.poll(None if timeout_s is None else math.ceil(min(timeout_s, POLL_MAX_S) * 1000)))

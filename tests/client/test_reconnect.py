@@ -18,7 +18,6 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from shmclient._connection import socket as _connect
 from shmclient._connection.retry import PAUSE_MAX_S, PAUSE_MIN_S, Retry
 from support import Machine, WatchedHost, count_descriptors, wait_until, watched_host
 
@@ -86,7 +85,7 @@ def test_wait_may_be_for_ever(wait: float, host: WatchedHost, shm: shmclient.Cli
 def test_wait_goes_on_after_the_longest_poll(
     host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmclient._drivers.sync.POLL_MAX_S", 0.001)
+    monkeypatch.setattr("shmclient._connection.line.POLL_MAX_S", 0.001)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(shm.get, "late", wait=60)
         wait_until(lambda: host.counts()["listeners"] == 1)
@@ -137,7 +136,7 @@ def test_idle_connection_that_lives_is_kept(host: WatchedHost, shm: shmclient.Cl
     first = shm.fileno()
     shm.put("x", b"1").close()
     assert shm.fileno() == first
-    assert not _connect.has_ended(shm._connected()._sock)
+    assert not shm._connected()._line.has_ended()
 
 
 async def test_async_wait_outlives_its_host(machine: Machine, anyio_backend: str) -> None:

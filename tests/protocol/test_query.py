@@ -141,11 +141,15 @@ def test_interrupt_ends_a_wait_for_a_full_queue(full: FullHost, monkeypatch: pyt
         wait_until(lambda: len(attempts) > 2)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        shmclient.connect(full.path, wait=50)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shmclient.connect(full.path, wait=50)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     assert count_descriptors() == descriptors
 
 

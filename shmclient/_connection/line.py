@@ -1,0 +1,154 @@
+"""The socket of a sync channel: threads or greenlets wait on it, and the last of them closes it.
+
+A descriptor must not be closed while somebody waits on it: a thread could go on waiting for whatever file
+gets the number next, and a greenlet would never wake. So `close` shuts the socket down, which wakes them
+all, and the descriptor goes with the last of them.
+
+Greenlets: in a program that gevent has patched, sockets are gevent's own, and poll(2) lets other greenlets
+run. Every call on such a socket must return at once, because a second greenlet that waits in one is an
+error there; whoever has to wait polls. A socket of the standard library waits in the kernel instead, with
+the kernel's timeout, which saves a poll for each request.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import itertools
+import math
+import os
+import select
+import socket
+import struct
+
+from shmprotocol.errors import OutOfMemory
+from shmprotocol.wire import descriptors
+
+POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
+_PEEK = int(socket.MSG_PEEK) | int(socket.MSG_DONTWAIT)  # as a number: see shmprotocol.wire.descriptors
+
+
+class Line:
+    """A connected socket and an eventfd that wakes its reader; owns both. One thread at a time receives."""
+
+    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        self._sock = sock
+        self._waits_in_kernel = isinstance(sock, _socket.socket)
+        self._waker = _open_waker(sock)
+        # Who is in a system call. Each enters and then looks at `_is_closing`, which the closer sets before
+        # it looks here: one of the two sees the other. Adding and discarding are atomic.
+        self._users: set[object] = set()
+        self._is_closing = False
+        self._closings = itertools.count()  # the last two users may leave at once; `next` is atomic
+        sock.settimeout(None if self._waits_in_kernel else 0)
+        self.set_timeout(timeout_s)
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """Set the time of a `receive` that has no other."""
+        self._timeout_s = timeout_s
+        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)  # socket(7)
+
+    def receive(self, wait_s: float | None, *, or_writable: bool = False) -> tuple[bytes, list[int]]:
+        """Read once, as `descriptors.receive`. `wait_s` None: in the usual time, and not to be woken.
+
+        BlockingIOError: nothing came in time, `wake` was called, or there is room to send, if that is of
+        use. Other OSErrors are the end.
+        """
+        user = self._enter()
+        try:
+            if wait_s is None and self._waits_in_kernel and not or_writable:
+                return descriptors.receive(self._sock)
+            events = select.POLLIN | (select.POLLOUT if or_writable else 0)
+            self._poll(events, self._timeout_s if wait_s is None else wait_s)
+            return descriptors.receive(self._sock, descriptors.DONTWAIT)
+        finally:
+            self._leave(user)
+
+    def wait_writable(self, wait_s: float) -> None:
+        """Return when a send may succeed, or fail for good, or the time is over."""
+        with contextlib.suppress(OSError):
+            user = self._enter()
+            try:
+                self._poll(select.POLLOUT, wait_s)
+            finally:
+                self._leave(user)
+
+    def wake(self) -> None:
+        """End a `receive` that has a time of its own, or the next one."""
+        with contextlib.suppress(OSError):
+            user = self._enter()
+            try:
+                os.eventfd_write(self._waker, 1)
+            finally:
+                self._leave(user)
+
+    def has_ended(self) -> bool:
+        """Whether the host has closed it, and all that it said before has been read. Never waits."""
+        return has_ended(self._sock)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, which stays the line's; -1 when it is closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """End all waiting; close when nobody is in a system call any more. Never waits."""
+        self._is_closing = True
+        with contextlib.suppress(OSError):  # of a peer that is gone already
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if not self._users:
+            self._close()
+
+    def detach(self) -> None:
+        """Close this process's copies after a fork: the connection, and who waits on it, are the parent's."""
+        self._is_closing = True
+        self._close()
+
+    def _enter(self) -> object:
+        user = object()
+        self._users.add(user)
+        if self._is_closing:
+            self._leave(user)
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return user
+
+    def _leave(self, user: object) -> None:
+        self._users.discard(user)
+        if self._is_closing and not self._users:
+            self._close()
+
+    def _close(self) -> None:
+        if next(self._closings) == 0:
+            self._sock.close()
+            os.close(self._waker)
+
+    def _poll(self, events: int, wait_s: float) -> None:
+        """Wait for an event of the socket, for the time or POLL_MAX_S; a reader can be woken."""
+        poll = select.poll()
+        poll.register(self._sock.fileno(), events)
+        if events & select.POLLIN:
+            poll.register(self._waker, select.POLLIN)
+        ready = poll.poll(math.ceil(min(wait_s, POLL_MAX_S) * 1000))
+        if any(descriptor == self._waker for descriptor, _ in ready):
+            os.eventfd_read(self._waker)
+
+
+def _open_waker(sock: socket.socket) -> int:
+    try:
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except OSError as error:
+        sock.close()
+        refused = OutOfMemory(f"no descriptor is left to wait for the host: {error.strerror}")
+        refused.errno = error.errno
+        raise refused from None
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the host has closed a connection, and all that it said before has been read. Never waits."""
+    try:
+        return not sock.recv(1, _PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:  # reset, or closed by another thread
+        return True
