@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -272,7 +272,8 @@ async def _call(step: operations.Run) -> Any:
 class AsyncWatch:
     """The changes of names, as they happen. HostGone: the host went. RegionClosed: the client was closed.
 
-    `async with client.watch("prefix/") as changes` has started when the block begins.
+    `async with client.watch("prefix/") as changes` has started when the block begins, and so has
+    `changes = await client.watch("prefix/")`.
     """
 
     def __init__(self, client: AsyncClient, prefix: str) -> None:
@@ -280,6 +281,9 @@ class AsyncWatch:
         self._prefix = prefix
         self._started: tuple[AsyncChannel, Subscription] | None = None
         self._is_closed = False
+
+    def __await__(self) -> Generator[Any, Any, AsyncWatch]:
+        return self.__aenter__().__await__()
 
     def __aiter__(self) -> AsyncWatch:
         return self
@@ -310,6 +314,10 @@ class AsyncWatch:
             channel, subscription = self._started
             channel.unwatch(subscription)
             channel.wake()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, for `contextlib.aclosing`."""
+        self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if (started := getattr(self, "_started", None)) and not is_finalizing():

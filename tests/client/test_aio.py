@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 from collections.abc import AsyncIterator
@@ -163,3 +164,34 @@ async def test_array_stays_when_it_is_published_and_when_it_is_not(
     del given_up, array, builder
     gc.collect()
     wait_until(lambda: host.counts() | {"threads": 0} == before | {"threads": 0})
+
+
+async def test_watch_is_awaited_entered_or_just_iterated(ashm: shmclient.aio.AsyncClient) -> None:
+    async def publish() -> None:
+        (await ashm.put("x", b"1")).close()
+
+    awaited = await ashm.watch("x")  # has started: what is published now is not missed
+    async with ashm.watch("x") as entered, contextlib.aclosing(await ashm.watch("x")) as closing:
+        await publish()
+        for changes in (awaited, entered, closing):
+            assert (await anext(changes)).info.name == "x"
+    awaited.close()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(publish_again_and_again, ashm, tasks.cancel_scope)
+        async for change in ashm.watch("x"):
+            assert change.kind == "published"
+            break
+        tasks.cancel_scope.cancel()
+
+
+async def publish_again_and_again(ashm: shmclient.aio.AsyncClient, scope: anyio.CancelScope) -> None:
+    while not scope.cancel_called:
+        (await ashm.put("x", b"1")).close()
+
+
+async def test_closed_watch_is_over(host: WatchedHost, ashm: shmclient.aio.AsyncClient) -> None:
+    changes = await ashm.watch()
+    assert host.counts()["listeners"] == 1
+    await changes.aclose()
+    assert [change async for change in changes] == []
+    wait_until(lambda: host.counts()["listeners"] == 0)

@@ -216,7 +216,7 @@ def test_close_of_a_watch_ends_the_loop_of_another_thread(host: WatchedHost, shm
 @pytest.mark.anyio
 async def test_close_of_a_watch_ends_the_loop_of_another_task(host: WatchedHost, anyio_backend: str) -> None:
     async with await shmclient.aio.connect(host.socket_path) as ashm:
-        changes, names = ashm.watch(), []
+        changes, names = await ashm.watch(), []
 
         async def loop() -> None:
             async for change in changes:
