@@ -36,7 +36,7 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import BACKENDS, MAX_DESCRIPTORS, SEALS, check_name, check_part
+from shmprotocol.wire.names import MAX_DESCRIPTORS, check_backend, check_name, check_part, check_seal
 
 IOV_MAX = 1024  # of pwritev(2)
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
@@ -348,8 +348,8 @@ def _open(
 def _create_request(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> m.Create:
-    if seal not in SEALS or backend not in BACKENDS:
-        raise InvalidArgument(f"seal is one of {SEALS} and backend one of {BACKENDS}")
+    check_seal(seal)
+    check_backend(backend)
     return m.Create(
         context.outbox.next_id(), check_name(name), size, seal, backend, _check_mode(mode), bool(replace)
     )

@@ -18,6 +18,7 @@ from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import Backend, Seal
 
 ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
 
@@ -49,7 +50,7 @@ class RegionBuilder:
         self.size = size  # bytes of the payload
         self.capacity = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
-        self._is_to_be_sealed = request.seal == "full"
+        self._is_to_be_sealed = request.seal == Seal.FULL
         self._backend = request.backend
         self._frozen: Any = None  # the buffer, from the freeze until the region is attached
         self._creation = Creation(outbox, created.region, descriptor)
@@ -223,7 +224,7 @@ class RegionBuilder:
         )
 
     def _freeze(self) -> None:
-        if self._creation.freeze(is_sealed=self._backend != "shm"):
+        if self._creation.freeze(is_sealed=self._backend != Backend.SHM):
             self._frozen = self._buffer  # keeps the mapping for the region
             self._buffer = None
         else:

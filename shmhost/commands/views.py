@@ -18,20 +18,21 @@ from rich.text import Text
 
 from shmhost.core.window import GUARD, span_size
 from shmprotocol.wire.messages import Holder, Inspection, RegionInfo
+from shmprotocol.wire.names import State
 
-COLORS = {
-    "current": "green",
-    "creating": "yellow",
-    "aborted": "magenta",
-    "superseded": "cyan",
-    "unlinked": "red",
+COLORS: dict[str, str] = {
+    State.CURRENT: "green",
+    State.CREATING: "yellow",
+    State.ABORTED: "magenta",
+    State.SUPERSEDED: "cyan",
+    State.UNLINKED: "red",
 }
-SVG_COLORS = {
-    "current": "#2e8b57",
-    "creating": "#d4a017",
-    "aborted": "#8e5a9b",
-    "superseded": "#4a90a4",
-    "unlinked": "#b5443c",
+SVG_COLORS: dict[str, str] = {
+    State.CURRENT: "#2e8b57",
+    State.CREATING: "#d4a017",
+    State.ABORTED: "#8e5a9b",
+    State.SUPERSEDED: "#4a90a4",
+    State.UNLINKED: "#b5443c",
 }
 SVG_WIDTH = 900
 SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name is in the tooltip
@@ -134,8 +135,8 @@ def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
             column, justify="left" if column in ("process", "container") else "right", no_wrap=True
         )
     for row in rows:
-        name = Text(printable(str(row["name"])), style="" if row["state"] == "current" else "dim")
-        if row["state"] != "current":
+        name = Text(printable(str(row["name"])), style="" if row["state"] == State.CURRENT else "dim")
+        if row["state"] != State.CURRENT:
             name.append(f" ({row['state']})")
         if "uid" not in row:
             table.add_row(name, str(row["generation"]), "", "", "nobody", "", "")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from shmprotocol.errors import QuotaExceeded
+from shmprotocol.wire.names import State
 
 Key = TypeVar("Key")
 
@@ -33,19 +34,19 @@ class Tallies:
     """
 
     def __init__(self) -> None:
-        self._states: dict[str, list[int]] = {}
+        self._states: dict[State, list[int]] = {}
         self._users: dict[int, list[int]] = {}
 
-    def add(self, state: str, uid: int, regions: int, capacity: int, leases: int) -> None:
+    def add(self, state: State, uid: int, regions: int, capacity: int, leases: int) -> None:
         """Count regions, bytes and leases in, or out where they are negative."""
         _change(self._states, state, (regions, capacity, leases))
         _change(self._users, uid, (regions, capacity))
 
-    def lease(self, state: str, change: int) -> None:
+    def lease(self, state: State, change: int) -> None:
         """Count leases in, or out where they are negative, of regions that are counted."""
         self._states[state][2] += change
 
-    def states(self) -> dict[str, tuple[int, int, int]]:
+    def states(self) -> dict[State, tuple[int, int, int]]:
         """Return regions, bytes and leases by state, of the states that there are."""
         return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}
 

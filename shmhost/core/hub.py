@@ -13,16 +13,17 @@ from shmhost.core.peers import Peer
 from shmhost.core.regions import Region, Registry
 from shmprotocol.errors import ShmError
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import Backend, ChangeKind
 
 MAX_ACCOUNTS = 4096  # of a Measured: what an array may have
 
-MakeObject = Callable[[str, str, int], MemoryObject]
+MakeObject = Callable[[Backend, str, int], MemoryObject]
 
 
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
-    def hear(self, kind: str, region: Region) -> None:
+    def hear(self, kind: ChangeKind, region: Region) -> None:
         """Take news of a change."""
 
 
@@ -38,7 +39,7 @@ class Hub:
     clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
 
-    def tell(self, kind: str, region: Region) -> None:
+    def tell(self, kind: ChangeKind, region: Region) -> None:
         """Tell of a change to all who wait or watch."""
         for listener in list(self.listeners):
             listener.hear(kind, region)

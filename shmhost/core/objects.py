@@ -18,15 +18,16 @@ from urllib.parse import quote
 
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
+from shmprotocol.wire.names import Seal
 
 MFD_NOEXEC_SEAL = 0x08  # linux/memfd.h, Linux 6.3
 F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h, Linux 5.1; Python 3.11 has no name for it
 _SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _SEALS = {
-    "full": fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
-    "writer": F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
+    Seal.FULL: fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
+    Seal.WRITER: F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
 }
-_FLAGS = {"full": FLAG_SEAL_FULL, "writer": FLAG_SEAL_WRITER}
+_FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER}
 SHM_FOLDER = Path("/dev/shm")
 _CURES = {
     errno.EMFILE: "give the host more descriptors (ulimit -n, LimitNOFILE=), or unlink regions",
@@ -61,7 +62,7 @@ class Memfd:
             self.close()
             raise refusal_of(error, f"make an object of {capacity} bytes") from None
 
-    def flag(self, seal: str) -> int:
+    def flag(self, seal: Seal) -> int:
         """Return the header flag that says what protects this object."""
         return _FLAGS[seal]
 
@@ -73,7 +74,7 @@ class Memfd:
         """Return the read-only descriptor, which stays the object's."""
         return self._reader
 
-    def publish(self, header: bytes, seal: str) -> None:
+    def publish(self, header: bytes, seal: Seal) -> None:
         """Write the header, add the seals, and close the read-write descriptor.
 
         Not for the event loop: it waits while pages are in use by I/O, and while the creator holds the
@@ -120,7 +121,7 @@ class PosixShm:
             self.close()
             raise refusal_of(error, f"make a file of {capacity} bytes in {SHM_FOLDER}") from None
 
-    def flag(self, seal: str) -> int:
+    def flag(self, seal: Seal) -> int:
         """Return the header flag that says that nothing protects this object."""
         return FLAG_UNSEALED
 
@@ -132,7 +133,7 @@ class PosixShm:
         """Return the read-only descriptor, which stays the object's."""
         return self._reader
 
-    def publish(self, header: bytes, seal: str) -> None:
+    def publish(self, header: bytes, seal: Seal) -> None:
         """Write the header and give the object its name, in place of an older generation's.
 
         Not for the event loop: the folder's lock and the object's can be held by others.

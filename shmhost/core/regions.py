@@ -32,7 +32,7 @@ from shmprotocol.wire.messages import (
     Inspection,
     RegionInfo,
 )
-from shmprotocol.wire.names import BACKENDS, SEALS, check_name
+from shmprotocol.wire.names import Backend, Seal, State, check_backend, check_name, check_seal
 
 READ, WRITE = 0o4, 0o2
 MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
@@ -50,8 +50,8 @@ class Region:
     name: str
     owner: Peer
     mode: int
-    seal: str
-    backend: str
+    seal: Seal
+    backend: Backend
     room: int  # what the creator asked for: its payload and its metadata
     capacity: int  # of the memory object: what is charged
     span: Span
@@ -60,7 +60,7 @@ class Region:
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
     is_busy: bool = False  # a thread is at work on the object
     was_busy: bool = False  # a publish was refused because pages or a mapping were in use
-    state: str = "creating"
+    state: State = State.CREATING
     size: int = 0  # of the payload, known at publish
     generation: int = 0
     created_ns: int = 0
@@ -137,7 +137,7 @@ class Registry:
 
     def create(self, request: Create, peer: Peer) -> Region:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
-        _check_create(request)
+        seal, backend = _check_create(request)
         self._check_replace(request, peer)
         capacity = page_up(HEADER_SIZE + request.size)
         if capacity > self.allocator.largest():
@@ -157,8 +157,8 @@ class Registry:
             name=request.name,
             owner=peer,
             mode=request.mode,
-            seal=request.seal if request.backend != "shm" else "none",  # tmpfs files take none
-            backend=request.backend,
+            seal=seal if backend is not Backend.SHM else Seal.NONE,  # tmpfs files take none
+            backend=backend,
             room=request.size,
             capacity=capacity,
             span=place[0],
@@ -179,12 +179,12 @@ class Registry:
         del self.creating[region.name]
         older = self.current.get(region.name)
         self.current[region.name] = region
-        self._move(region, "current")
+        self._move(region, State.CURRENT)
         if older is None:
             insort(self._names, region.name)
         self.note("published" if older is None else "replaced", region)
         if older is not None:
-            self._retire(older, "superseded")
+            self._retire(older, State.SUPERSEDED)
 
     def abandon(self, region: Region) -> None:
         """Give up a creation whose creator may still have it mapped: its name and object go.
@@ -198,7 +198,7 @@ class Registry:
 
     def abort(self, region: Region) -> None:
         """Undo a creation, abandoned or not. No effect after `close`."""
-        if region.state == "freed":
+        if region.state is State.FREED:
             return
         self._give_up_name(region)
         self._free(region)
@@ -239,7 +239,7 @@ class Registry:
         del self._names[bisect_left(self._names, name)]
         self.generations.retire(region.generation)
         self.note("unlinked", region)
-        self._retire(region, "unlinked")
+        self._retire(region, State.UNLINKED)
         return region
 
     def chmod(self, name: str, mode: int, peer: Peer) -> Region:
@@ -265,7 +265,7 @@ class Registry:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         del region.leases[lease]
         self.tallies.lease(region.state, -1)
-        if not region.leases and region.state in ("superseded", "unlinked"):
+        if not region.leases and region.state in (State.SUPERSEDED, State.UNLINKED):
             self._free(region)
 
     def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
@@ -315,12 +315,12 @@ class Registry:
         leases = sign * len(region.leases)
         self.tallies.add(region.state, region.owner.uid, sign, sign * region.capacity, leases)
 
-    def _move(self, region: Region, state: str) -> None:
+    def _move(self, region: Region, state: State) -> None:
         self._count(region, -1)
         region.state = state
         self._count(region, 1)
 
-    def _retire(self, region: Region, state: str) -> None:
+    def _retire(self, region: Region, state: State) -> None:
         self._move(region, state)
         if not region.leases:
             self._free(region)
@@ -329,7 +329,7 @@ class Registry:
         if region.generation:  # what was never published has never been seen
             self.note("freed", region)
         self._count(region, -1)
-        region.state = "freed"
+        region.state = State.FREED
         del self.regions[region.id]
         self.allocator.give(region.span)
         region.charge.release()
@@ -337,9 +337,9 @@ class Registry:
             self.dispose(region.object)
 
     def _give_up_name(self, region: Region) -> None:
-        if region.state == "creating":
+        if region.state is State.CREATING:
             del self.creating[region.name]
-            self._move(region, "aborted")
+            self._move(region, State.ABORTED)
 
     def _check_replace(self, request: Create, peer: Peer) -> None:
         rival = self.creating.get(request.name)
@@ -358,15 +358,12 @@ class Registry:
         older.check(peer, WRITE)
 
 
-def _check_create(request: Create) -> None:
+def _check_create(request: Create) -> tuple[Seal, Backend]:
     check_name(request.name)
     _check_mode(request.mode)
     if request.size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
-    if request.seal not in SEALS:
-        raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {request.seal!r:.40}")
-    if request.backend not in BACKENDS:
-        raise InvalidArgument(f"backend is one of {', '.join(BACKENDS)}, not {request.backend!r:.40}")
+    return check_seal(request.seal), check_backend(request.backend)
 
 
 def _check_mode(mode: int) -> None:

@@ -27,7 +27,7 @@ from shmprotocol.errors import (
     Unsupported,
 )
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import MAX_DESCRIPTORS, check_name, check_part
+from shmprotocol.wire.names import MAX_DESCRIPTORS, Backend, ChangeKind, State, check_name, check_part
 
 # Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
 # 500 KB at most, with names of 255 bytes.
@@ -121,12 +121,12 @@ class Session:
             lease, region = self._leases.popitem()
             self._registry.release(region, lease)
 
-    def hear(self, kind: str, region: Region) -> None:
+    def hear(self, kind: ChangeKind, region: Region) -> None:
         """Take news of a change: push it to the watches, and try again what waits for the name."""
         for watch, prefix in self._watches.items():
             if region.name.startswith(prefix):
                 self._send(m.Event(watch, kind, region.info()), ())
-        if kind == "published" and self._waits:
+        if kind is ChangeKind.PUBLISHED and self._waits:
             for wait in [w for w in self._waits.values() if region.name in w.open_names]:
                 self._retry(wait)
 
@@ -165,7 +165,7 @@ class Session:
         self._creations[region.id] = region
         # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
         # now, in a folder that others can make wait.
-        is_quick = region.backend == "memfd"
+        is_quick = region.backend is Backend.MEMFD
         try:
             region.object = yield Work(
                 lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
@@ -210,7 +210,7 @@ class Session:
             raise
         del self._creations[region.id]
         registry.publish(region)
-        self._hub.tell("published", region)
+        self._hub.tell(ChangeKind.PUBLISHED, region)
 
     def _abort(self, request: m.Abort) -> None:
         region = self._creations.get(request.region)
@@ -328,12 +328,12 @@ class Session:
             return
         region = self._registry.unlink(name, self.peer)
         self._send(m.Done(request.id), ())
-        self._hub.tell("unlinked", region)
+        self._hub.tell(ChangeKind.UNLINKED, region)
 
     def _chmod(self, request: m.Chmod) -> None:
         region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
         self._send(m.Done(request.id), ())
-        self._hub.tell("changed", region)
+        self._hub.tell(ChangeKind.CHANGED, region)
 
     def _watch(self, request: m.Watch) -> None:
         if request.id in self._watches:
@@ -366,7 +366,7 @@ class Session:
 
 
 def _check_pending(region: Region) -> None:
-    if region.state == "aborted":
+    if region.state is State.ABORTED:
         raise RegionNotFound(
             f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
             "abort: create it again"

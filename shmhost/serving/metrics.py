@@ -26,13 +26,14 @@ from shmhost.core.meter import BOUNDS
 from shmhost.machine.socket_file import HostError, SocketFile
 from shmhost.settings.config import metrics_place
 from shmprotocol.wire.messages import Measured, Total
+from shmprotocol.wire.names import State
 
 LOG = logging.getLogger("shmhost")
 
 PATIENCE_S = 5.0  # for the event loop to give a snapshot
 SCRAPE_S = 6.0  # for a whole scrape, however slowly its request comes
 RETRY_S = 0.2  # while this process has no descriptor left
-STATES = ("creating", "aborted", "current", "superseded", "unlinked")
+STATES = [state for state in State if state is not State.FREED]
 
 
 class Snapshot(NamedTuple):

@@ -41,6 +41,7 @@ from shmhost.serving.workers import Outcome, Workers, attempt
 from shmhost.settings.config import Config
 from shmprotocol.errors import ShmError
 from shmprotocol.wire import descriptors
+from shmprotocol.wire.names import Backend, State
 
 LOG = logging.getLogger("shmhost")
 
@@ -258,8 +259,8 @@ class Host:
 
         return take_back
 
-    def _make_object(self, backend: str, name: str, capacity: int) -> MemoryObject:
-        if backend == "shm":
+    def _make_object(self, backend: Backend, name: str, capacity: int) -> MemoryObject:
+        if backend is Backend.SHM:
             return PosixShm(name, capacity, f"shmhost-{self.config.windows[0][0]:x}")
         return Memfd(name, capacity)
 
@@ -292,7 +293,7 @@ def _warn(peer: Peer, error: ShmError) -> None:
 def _log_change(kind: str, region: Region) -> None:
     # Names come and go; generations follow each other as often as requests do.
     LOG.log(
-        logging.DEBUG if kind == "replaced" or region.state == "superseded" else logging.INFO,
+        logging.DEBUG if kind == "replaced" or region.state is State.SUPERSEDED else logging.INFO,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
         region.name,  # quoted: a name may have spaces, and characters that move others

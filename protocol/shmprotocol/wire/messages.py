@@ -38,7 +38,7 @@ class RegionInfo(NamedTuple):
     name: str
     region: int
     generation: int
-    state: str  # "creating", "aborted", "current", "superseded" or "unlinked"
+    state: str  # of names.State
     address: int
     size: int
     capacity: int
@@ -312,7 +312,7 @@ class Refused(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A push; `id` is the Watch's. `kind` is `published`, `unlinked` or `changed`."""
+    """A push; `id` is the Watch's. `kind` is of names.ChangeKind."""
 
     id: int
     kind: str

@@ -6,6 +6,7 @@ Knows no message and no socket. The words here are the strings that stand on the
 from __future__ import annotations
 
 import functools
+from enum import StrEnum
 
 from shmprotocol.errors import InvalidArgument
 
@@ -19,8 +20,60 @@ MAX_METADATA = MAX_FRAME // 2  # bytes: what describes a region is not the place
 MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
-SEALS = ("full", "writer")
-BACKENDS = ("memfd", "shm")
+
+
+class Seal(StrEnum):
+    """What the kernel forbids once a region is published."""
+
+    FULL = "full"  # nobody can write, the creator included
+    WRITER = "writer"  # nobody but the creator, through a mapping that it has
+    NONE = "none"  # the backend takes no seals: only the host gives it, no request asks for it
+
+
+SEALS = (Seal.FULL, Seal.WRITER)  # what a Create may ask for
+
+
+class Backend(StrEnum):
+    """What a region's memory object is made of."""
+
+    MEMFD = "memfd"  # reached by its descriptors alone, memfd_create(2)
+    SHM = "shm"  # a file of /dev/shm, for programs that know only shm_open(3)
+
+
+BACKENDS = tuple(Backend)
+
+
+class State(StrEnum):
+    """Where a region is in its life. The host's `regions` has the table of what may follow what."""
+
+    CREATING = "creating"  # its creator fills it
+    ABORTED = "aborted"  # never published, and its creator may still have it mapped
+    CURRENT = "current"  # what its name leads to
+    SUPERSEDED = "superseded"  # a newer generation has the name, and someone still holds this one
+    UNLINKED = "unlinked"  # the name is gone, and someone still holds the region
+    FREED = "freed"  # gone: known to the host's log alone, no message has it
+
+
+class ChangeKind(StrEnum):
+    """What happened to a name, as its watchers hear it."""
+
+    PUBLISHED = "published"  # a generation, the first of the name or a further one
+    CHANGED = "changed"  # the mode
+    UNLINKED = "unlinked"
+
+
+def check_seal(seal: str) -> Seal:
+    """Return the seal that a Create may ask for, or raise InvalidArgument."""
+    if seal not in SEALS:
+        raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {seal!r:.40}")
+    return Seal(seal)
+
+
+def check_backend(backend: str) -> Backend:
+    """Return the backend, or raise InvalidArgument."""
+    if backend not in BACKENDS:
+        raise InvalidArgument(f"backend is one of {', '.join(BACKENDS)}, not {backend!r:.40}")
+    return Backend(backend)
 
 
 @functools.lru_cache(maxsize=4096)  # the same few names come again and again

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from shmhost.commands.views import COLORS, age, format_size, printable
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import State as RegionState
 
 NAME_CELLS = 12  # of a region's name, before columns are left out for it
 SORTS = {"n": "name", "s": "size", "l": "leases", "g": "generation", "t": "rate"}
@@ -123,7 +124,7 @@ def _published(before: Sample | None, after: Sample) -> dict[str, int]:
 def _newest(regions: Iterable[m.RegionInfo]) -> dict[str, int]:
     newest: dict[str, int] = {}
     for info in regions:
-        if info.state not in ("creating", "aborted"):
+        if info.state not in (RegionState.CREATING, RegionState.ABORTED):
             newest[info.name] = max(info.generation, newest.get(info.name, 0))
     return newest
 
