@@ -66,6 +66,7 @@ class Link:
         self._outbox = Outbox(sock, share, self._all_sent, self._end)
         self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
+        self._is_paused = False  # the loop does not watch the socket for what comes
         self._take_back: Callable[[], bool] = lambda: False
         self._closing = False
         self._is_finished = False
@@ -100,8 +101,7 @@ class Link:
                 return
             self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
             if self._outbox.is_empty:
-                self._loop.add_reader(self._sock, self._readable)
-                self._pump()
+                self._go_on()
 
     def close(self) -> None:
         """Close the socket and give back what the session holds, at once or after its Work."""
@@ -127,7 +127,21 @@ class Link:
         self.session.close()
         self._on_closed(self)
 
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self._loop.remove_reader(self._sock)
+
+    def _go_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._loop.add_reader(self._sock, self._readable)
+        self._pump()
+
     def _readable(self) -> None:
+        if self._working:  # rare, as clients wait for the reply: so only now, and what came stays there
+            self._pause()
+            return
         try:
             data = descriptors.receive_data(self._sock, descriptors.DONTWAIT, refused=self._refused)
         except BlockingIOError:
@@ -159,10 +173,10 @@ class Link:
                 now_ns = perf_counter_ns()
                 self._meter.add(self._operation, now_ns - self._began_ns)
                 if not self._outbox.is_empty:
-                    self._loop.remove_reader(self._sock)
+                    self._pause()
                     return
                 if now_ns > turn_ends_ns:  # it asks faster than it is answered: now the others
-                    self._loop.remove_reader(self._sock)
+                    self._pause()
                     self._loop.call_soon(self._take_turn)
                     return
             # All is handled, so the rest of a frame is the client's to send. A later byte of it gives no
@@ -181,19 +195,16 @@ class Link:
     def _take_turn(self) -> None:
         # With something in the outbox, or a Work under way, their end goes on reading.
         if self._outbox.is_empty and not (self._closing or self._working):
-            self._loop.add_reader(self._sock, self._readable)
-            self._pump()
+            self._go_on()
 
     def _drive(self, steps: Steps, outcome: Outcome) -> bool:
-        """Run the steps on; False when their next Work has gone to a thread and reading is paused."""
+        """Run the steps on; False when their next Work has gone to a thread and the rest waits for it."""
         try:
             while True:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
                 if not work.is_quick:
                     self._working = True
-                    if not self._closing:
-                        self._loop.remove_reader(self._sock)
                     self._take_back = self._start_work(self, steps, work)
                     return False
                 outcome = attempt(work.call)
@@ -228,5 +239,4 @@ class Link:
 
     def _all_sent(self) -> None:
         if not self._working:
-            self._loop.add_reader(self._sock, self._readable)
-            self._pump()
+            self._go_on()
