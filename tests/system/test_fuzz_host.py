@@ -22,6 +22,7 @@ from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
+from shmprotocol.wire.names import BACKENDS, SEALS
 from strategies import ANY_VALUE, record
 from support import Lingering, RawPeer, WatchedHost, wait_until, watched_host
 
@@ -180,8 +181,8 @@ def sensible() -> st.SearchStrategy[m.Message]:
             ids(),
             names(),
             sizes(),
-            st.sampled_from(m.SEALS),
-            st.sampled_from(m.BACKENDS),
+            st.sampled_from(SEALS),
+            st.sampled_from(BACKENDS),
             st.sampled_from([0, 0o600, 0o777]),
             st.booleans(),
         ),
@@ -225,8 +226,8 @@ def published() -> st.SearchStrategy[list[m.Message]]:
             m.Open(6, (name,), (), False),
         ],
         names(),
-        st.sampled_from(m.SEALS),
-        st.sampled_from(m.BACKENDS),
+        st.sampled_from(SEALS),
+        st.sampled_from(BACKENDS),
     )
 
 
