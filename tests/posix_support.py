@@ -1,13 +1,12 @@
-"""What the tests of `shmclient.posix` share: objects, places, and what the kernel says of pages."""
+"""What the tests of `shmclient.posix` share: mappings, and what the kernel says of pages."""
 
 from __future__ import annotations
 
 import faulthandler
-import itertools
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,7 @@ from support import in_child
 PAGE = posix.getpagesize()
 ANONYMOUS = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS
 CONTENT = b"".join(bytes([number]) * PAGE for number in (1, 2, 3, 4))
-# Above the window of the hosts of other tests and the heap of AddressSanitizer, below what the kernel gives.
-PLACES = itertools.count(0x680000000000, 1 << 30)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-
-
-@pytest.fixture
-def place() -> int:
-    """An address that nothing has had before."""
-    return next(PLACES)
-
-
-@pytest.fixture(params=["memfd", "shm"])
-def fd(request: pytest.FixtureRequest) -> Iterator[int]:
-    """An object of four pages, each full of its number."""
-    made = posix.memfd_create("test", backend=request.param)
-    os.pwrite(made, CONTENT, 0)
-    yield made
-    posix.close(made)
 
 
 def refused(code: int) -> Any:

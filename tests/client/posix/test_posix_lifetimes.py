@@ -16,17 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posix_support import (
-    CONTENT,
-    PAGE,
-    anonymous,
-    dies_of,
-    fd,
-    permissions,
-    place,
-    reserved,
-    shared,
-)
+from posix_support import CONTENT, PAGE, anonymous, dies_of, permissions, reserved, shared
 from shmclient import posix
 from shmclient.posix._mappings import MAPPINGS
 from support import in_child, wait_until

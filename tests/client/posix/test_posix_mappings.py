@@ -12,18 +12,7 @@ from typing import Any
 
 import pytest
 
-from posix_support import (
-    ANONYMOUS,
-    CONTENT,
-    PAGE,
-    anonymous,
-    fd,
-    permissions,
-    place,
-    refused,
-    reserved,
-    shared,
-)
+from posix_support import ANONYMOUS, CONTENT, PAGE, anonymous, permissions, refused, reserved, shared
 from shmclient import posix
 
 # --- where: F20

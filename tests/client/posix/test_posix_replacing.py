@@ -11,19 +11,7 @@ from typing import Any
 
 import pytest
 
-from posix_support import (
-    ANONYMOUS,
-    CALLS,
-    CONTENT,
-    PAGE,
-    anonymous,
-    fd,
-    permissions,
-    place,
-    refused,
-    reserved,
-    shared,
-)
+from posix_support import ANONYMOUS, CALLS, CONTENT, PAGE, anonymous, permissions, refused, reserved, shared
 from shmclient import posix
 from support import in_child
 
