@@ -13,8 +13,9 @@ from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
 from shmclient._pins.pinner import Leak, Pinned, Pinner
 from shmclient._pointers.check import unchecked
 from shmclient._regions.builder import RegionBuilder
+from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.pointers import check_pointers
-from shmclient.client import Change, Client, Region, Watch, connect
+from shmclient.client import Client, Region, Watch, connect
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
@@ -37,7 +38,6 @@ from shmprotocol.errors import (
     Unsupported,
     WaitTimeout,
 )
-from shmprotocol.wire.messages import RegionInfo
 
 __all__ = [
     "AccessDenied",

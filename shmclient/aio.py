@@ -22,10 +22,10 @@ from shmclient._drivers import operations
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
 from shmclient._regions.builder import RegionBuilder, abort
+from shmclient._regions.info import Change, RegionInfo, change_of
 from shmclient._regions.region import RegionHandle
-from shmclient.client import TIMEOUT_S, Change
+from shmclient.client import TIMEOUT_S
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
-from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncClient", "AsyncRegion", "AsyncWatch", "connect"]
@@ -298,7 +298,7 @@ class AsyncWatch:
             if self._is_closed:
                 raise StopAsyncIteration from None
             raise
-        return Change(event.kind, event.info)
+        return change_of(event)
 
     async def __aenter__(self) -> AsyncWatch:
         await self._start()

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, others_connect
 from shmclient._connection.socket import detach_after_fork
@@ -16,20 +16,13 @@ from shmclient._drivers import operations
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
 from shmclient._drivers.sync import Channel
 from shmclient._regions.builder import RegionBuilder, abort
+from shmclient._regions.info import Change, RegionInfo, change_of
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
-from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
-
-
-class Change(NamedTuple):
-    """What a watch tells: `kind` is `published`, `unlinked` or `changed`."""
-
-    kind: str
-    info: RegionInfo
 
 
 class Region(RegionHandle):
@@ -302,7 +295,7 @@ class Watch:
             if self._is_closed:
                 raise StopIteration from None
             raise
-        return Change(event.kind, event.info)
+        return change_of(event)
 
     def close(self) -> None:
         """End the watch, and a loop over it in another thread. May be called again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import mmap
@@ -133,11 +134,14 @@ def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> No
 def watch(prefix: str, as_json: bool, path: str | None) -> None:
     """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the end of the host."""
     with shmclient.connect(path) as client, client.watch(prefix) as changes:
-        for kind, info in changes:
+        for change in changes:
+            info = change.info
             if as_json:
-                print(json.dumps({"kind": kind, **info._asdict()}), flush=True)
+                print(json.dumps({"kind": change.kind, **dataclasses.asdict(info)}), flush=True)
             else:
-                print(f"{kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True)
+                print(
+                    f"{change.kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True
+                )
 
 
 @cli.command(

@@ -23,6 +23,7 @@ from shmclient._process.limits import no_room
 from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation
+from shmclient._regions.info import RegionInfo, info_of
 from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attached, is_region_of, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
@@ -231,23 +232,23 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
         raise
 
 
-def list_regions(context: Context, prefix: str) -> Operation[list[m.RegionInfo]]:
+def list_regions(context: Context, prefix: str) -> Operation[list[RegionInfo]]:
     """Return all current regions whose name starts with the prefix, sorted by name."""
     check_part("a prefix", prefix)
-    found: list[m.RegionInfo] = []
+    infos: list[RegionInfo] = []
     more = True
     while more:
-        after = found[-1].name if found else ""
+        after = infos[-1].name if infos else ""
         reply, _ = yield Ask(m.List(context.outbox.next_id(), prefix, after))
-        found += reply.regions
+        infos += map(info_of, reply.regions)
         more = reply.more and bool(reply.regions)
-    return found
+    return infos
 
 
-def stat(context: Context, name: str) -> Operation[m.RegionInfo]:
+def stat(context: Context, name: str) -> Operation[RegionInfo]:
     """Return what the host knows of a current region."""
     reply, _ = yield Ask(m.Stat(context.outbox.next_id(), check_name(name)))
-    return _only(reply, m.Described).info
+    return info_of(_only(reply, m.Described).info)
 
 
 def unlink(context: Context, name: str) -> Operation[None]:
@@ -266,7 +267,7 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
         info = yield from stat(context, region.name)
     except RegionNotFound:
         return False
-    return is_region_of(region, context.outbox.host_id, info.region)
+    return is_region_of(region, context.outbox.host_id, info.number)
 
 
 def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:

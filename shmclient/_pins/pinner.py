@@ -13,7 +13,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from weakref import WeakValueDictionary
 
 from shmclient._pins.buffers import Buffers
@@ -121,7 +122,8 @@ class Pinned:
         return f"<Pinned {self._size} bytes at {self._address:#x}{state}>"
 
 
-class Leak(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Leak:
     """A Pinner that was collected while it held pins, and where it was made."""
 
     filename: str

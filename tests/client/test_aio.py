@@ -64,7 +64,7 @@ async def test_watch_starts_with_its_block(ashm: shmclient.aio.AsyncClient) -> N
         (await ashm.put("w/x", b"1")).close()
         await ashm.unlink("w/x")
         told = [await anext(changes) for _ in range(2)]
-    assert [(kind, info.name) for kind, info in told] == [("published", "w/x"), ("unlinked", "w/x")]
+    assert [(change.kind, change.info.name) for change in told] == [("published", "w/x"), ("unlinked", "w/x")]
 
 
 async def test_many_tasks_share_a_client(host: WatchedHost, ashm: shmclient.aio.AsyncClient) -> None:

@@ -355,7 +355,7 @@ def test_watch_tells_of_each_change(shm: shmclient.Client) -> None:
         shm.chmod("w/x", 0o644)
         shm.unlink("w/x")
         told = [next(changes) for _ in range(3)]
-    assert [(kind, info.name) for kind, info in told] == [
+    assert [(change.kind, change.info.name) for change in told] == [
         ("published", "w/x"),
         ("changed", "w/x"),
         ("unlinked", "w/x"),

@@ -20,7 +20,7 @@ NAMES = {
     shmclient.aio.AsyncRegion: HANDLE,
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
     shmclient.Watch: "close",
-    shmclient.aio.AsyncWatch: "close",
+    shmclient.aio.AsyncWatch: "aclose close",
     shmclient.Pinner: "iovec pin pin_graph unpin",
     shmclient.Pinned: "address overlaps readonly size store unpin",
     shmclient.IoVec: "address nbytes overlaps unpin",
