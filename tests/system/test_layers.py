@@ -16,6 +16,15 @@ FOLDERS = {
     "shmclient": ROOT / "shmclient",
     "shmhost": ROOT / "shmhost",
 }
+# The rooms of each package, from the ground up: a room imports only from rooms before it.
+ROOMS = {
+    "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "__main__"],
+    "shmclient": [
+        *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_pins", "_drivers"),
+        *("client", "aio", "_commands", "__main__"),
+    ],
+    "shmhost": ["core", "machine", "settings", "serving", "commands", "cli", "__main__"],
+}
 # What waits or looks at the world: not for the pure modules.
 WAITING = {"socket", "os", "time", "threading", "logging", "asyncio", "anyio", "select", "subprocess"}
 
@@ -96,6 +105,36 @@ def users(name: str) -> set[str]:
         for module in modules(package)
         if module.parent.name != "posix" and name in set(_import_names(ast.parse(module.read_text("utf-8"))))
     }
+
+
+def room_of(package: str, module: Path) -> str:
+    """Return the folder, or the module itself, that lies directly in the package."""
+    return module.relative_to(FOLDERS[package]).parts[0].removesuffix(".py")
+
+
+def rooms_imported(package: str, module: Path) -> set[str]:
+    """Return the rooms of its own package that a module imports from."""
+    tree = ast.parse(module.read_text("utf-8"))
+    names = [
+        *_import_names(tree),
+        *(f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names),
+    ]
+    parts = [name.split(".") for name in names if name.startswith(f"{package}.")]
+    return {part[1] for part in parts if part[1] in ROOMS[package]}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_from_rooms_below(package: str) -> None:
+    order = ROOMS[package]
+    assert {room_of(package, module) for module in modules(package)} == {*order, "__init__"}
+    upward = [
+        (str(module.relative_to(FOLDERS[package])), room)
+        for module in modules(package)
+        if (own := room_of(package, module)) != "__init__"
+        for room in rooms_imported(package, module)
+        if order.index(room) > order.index(own)
+    ]
+    assert upward == []
 
 
 def test_binary_is_wrapped_by_one_module() -> None:
