@@ -20,7 +20,8 @@ from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, othe
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
-from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Progress, Remaining
+from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Remaining
+from shmclient._drivers.transfer import Progress
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo, change_of
 from shmclient._regions.region import RegionHandle

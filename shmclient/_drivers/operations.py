@@ -7,10 +7,7 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
-import itertools
-import os
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -18,6 +15,7 @@ from weakref import WeakValueDictionary
 from shmclient import _codecs as codecs
 from shmclient._connection.exchange import Slot
 from shmclient._connection.outbox import Outbox
+from shmclient._drivers.transfer import Progress, write_all
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
 from shmclient._regions import builder as building
@@ -39,10 +37,8 @@ from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_DESCRIPTORS, check_backend, check_name, check_part, check_seal
 
-IOV_MAX = 1024  # of pwritev(2)
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
-PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
 
 
 class Ask(NamedTuple):
@@ -65,7 +61,6 @@ class Run(NamedTuple):
 
 Outcome = tuple[Any, list[int]]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
-Progress = Callable[[int], None]  # is called with the bytes that are done
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 Operation = Generator[Ask | Run, Any, T]
@@ -282,54 +277,6 @@ def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
     elif isinstance(reply, m.Created):
         context.outbox.hold()
         context.outbox.give_back(m.Abort(0, reply.region, False))
-
-
-def write_all(
-    descriptor: int,
-    start: int,
-    chunks: Sequence[tuple[int, memoryview]],
-    progress: Progress | None = None,
-) -> None:
-    """Write buffers at their offsets behind `start`; what lies between two of them stays zero.
-
-    `progress` is called with the bytes written so far, each time that a PIECE of them is done.
-    """
-    pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
-    if progress is not None:
-        pending = [piece for chunk in pending for piece in _pieces(*chunk)]
-    done = told = 0
-    while pending:
-        group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
-        position = group[0][0]
-        written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
-        done += written
-        if progress is not None and done >= told + PIECE:
-            told = done
-            progress(done)
-        while pending and written >= len(pending[0][1]):
-            written -= len(pending.pop(0)[1])
-        if written:
-            offset, buffer = pending[0]
-            pending[0] = (offset + written, buffer[written:])
-    if progress is not None and done > told:
-        progress(done)
-
-
-def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    for start in range(0, max(len(buffer), 1), PIECE):
-        yield offset + start, buffer[start : start + PIECE]
-
-
-def _adjacent(pending: Sequence[tuple[int, memoryview]], limit: int) -> list[tuple[int, memoryview]]:
-    """Return the first buffers as long as each begins where the one before ends, of `limit` bytes at most."""
-    group = [pending[0]]
-    start = pending[0][0]
-    for offset, buffer in itertools.islice(pending, 1, IOV_MAX):
-        last_offset, last = group[-1]
-        if last_offset + len(last) != offset or offset + len(buffer) - start > limit:
-            break
-        group.append((offset, buffer))
-    return group
 
 
 def _open(

@@ -137,7 +137,7 @@ def test_put_tells_its_progress(shm: shmclient.Client) -> None:
 def test_put_with_progress_writes_what_put_writes(
     shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmclient._drivers.operations.PIECE", 1000)
+    monkeypatch.setattr("shmclient._drivers.transfer.PIECE", 1000)
     content = {"a": os.urandom(12345), "b": b"", "c": os.urandom(999), "d": os.urandom(1000)}
     shm.put("x", content, progress=lambda _: None).close()
     assert {key: bytes(value) for key, value in shm.get("x").items()} == content

@@ -1,0 +1,61 @@
+"""Write the buffers of a value to a descriptor with `pwritev`. Knows no region and no message."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+IOV_MAX = 1024  # of pwritev(2)
+PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
+
+Progress = Callable[[int], None]  # is called with the bytes that are done
+
+
+def write_all(
+    descriptor: int,
+    start: int,
+    chunks: Sequence[tuple[int, memoryview]],
+    progress: Progress | None = None,
+) -> None:
+    """Write buffers at their offsets behind `start`; what lies between two of them stays zero.
+
+    `progress` is called with the bytes written so far, each time that a PIECE of them is done.
+    """
+    pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
+    if progress is not None:
+        pending = [piece for chunk in pending for piece in _pieces(*chunk)]
+    done = told = 0
+    while pending:
+        group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
+        position = group[0][0]
+        written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
+        done += written
+        if progress is not None and done >= told + PIECE:
+            told = done
+            progress(done)
+        while pending and written >= len(pending[0][1]):
+            written -= len(pending.pop(0)[1])
+        if written:
+            offset, buffer = pending[0]
+            pending[0] = (offset + written, buffer[written:])
+    if progress is not None and done > told:
+        progress(done)
+
+
+def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for start in range(0, max(len(buffer), 1), PIECE):
+        yield offset + start, buffer[start : start + PIECE]
+
+
+def _adjacent(pending: Sequence[tuple[int, memoryview]], limit: int) -> list[tuple[int, memoryview]]:
+    """Return the first buffers as long as each begins where the one before ends, of `limit` bytes at most."""
+    group = [pending[0]]
+    start = pending[0][0]
+    for offset, buffer in itertools.islice(pending, 1, IOV_MAX):
+        last_offset, last = group[-1]
+        if last_offset + len(last) != offset or offset + len(buffer) - start > limit:
+            break
+        group.append((offset, buffer))
+    return group
