@@ -90,10 +90,11 @@ def test_core_of_the_host_imports_nothing_that_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("_connection/exchange.py", set()), ("_drivers/operations.py", {"os"})]
+    ("name", "allowed"),
+    [("_connection/exchange.py", set()), ("_drivers/operations.py", set()), ("_drivers/transfer.py", {"os"})],
 )
 def test_client_module_imports_nothing_that_waits_when_it_is_pure(name: str, allowed: set[str]) -> None:
-    """The operations close and write descriptors, which does not wait."""
+    """Transfers write to memory files, which does not wait."""
     assert imported(FOLDERS["shmclient"] / name) & WAITING == allowed
 
 
