@@ -24,8 +24,8 @@ from rich.table import Table
 from timing import Row, paired
 
 import shmclient
+from shmprotocol.kernel.constants import MIB
 
-MIB = 1024 * 1024
 ROUNDS, SAMPLES = 10, 1000
 PUT_ROUNDS, PUT_SAMPLES = 10, 60
 ADDRESS = 0x600000000000  # of the yardstick, outside of our windows

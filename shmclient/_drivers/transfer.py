@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-IOV_MAX = 1024  # of pwritev(2)
+from shmprotocol.kernel.constants import IOV_MAX
+
 PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
 
 Progress = Callable[[int], None]  # is called with the bytes that are done

@@ -5,13 +5,7 @@ There is one account for the whole host so far; accounts for each uid go here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
-
 from shmprotocol.errors import QuotaExceeded
-from shmprotocol.wire.names import State
-
-Key = TypeVar("Key")
 
 
 class Charge:
@@ -25,42 +19,6 @@ class Charge:
         """Give the bytes back."""
         self._budget.used -= self.size
         self.size = 0
-
-
-class Tallies:
-    """How many regions there are by state and by uid, with the bytes of their objects; and leases by state.
-
-    Kept as they change: a scrape must not look at every region.
-    """
-
-    def __init__(self) -> None:
-        self._states: dict[State, list[int]] = {}
-        self._users: dict[int, list[int]] = {}
-
-    def add(self, state: State, uid: int, regions: int, capacity: int, leases: int) -> None:
-        """Count regions, bytes and leases in, or out where they are negative."""
-        _change(self._states, state, (regions, capacity, leases))
-        _change(self._users, uid, (regions, capacity))
-
-    def lease(self, state: State, change: int) -> None:
-        """Count leases in, or out where they are negative, of regions that are counted."""
-        self._states[state][2] += change
-
-    def states(self) -> dict[State, tuple[int, int, int]]:
-        """Return regions, bytes and leases by state, of the states that there are."""
-        return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}
-
-    def users(self) -> dict[int, tuple[int, int]]:
-        """Return regions and bytes by uid, of those who have any."""
-        return {uid: (row[0], row[1]) for uid, row in self._users.items()}
-
-
-def _change(table: dict[Key, list[int]], key: Key, changes: Sequence[int]) -> None:
-    row = table.setdefault(key, [0] * len(changes))
-    for place, change in enumerate(changes):
-        row[place] += change
-    if not any(row):
-        del table[key]
 
 
 class Budget:

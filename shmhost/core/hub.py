@@ -10,7 +10,8 @@ from typing import Protocol
 from shmhost.core.meter import Meter
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Region, Registry
+from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
 from shmprotocol.errors import ShmError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind

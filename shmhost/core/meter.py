@@ -1,4 +1,4 @@
-"""What a host has done since it began: counts and latencies. Pure; who calls has a clock.
+"""What a host has done since it started, and what it has: counts and latencies. Pure; callers have a clock.
 
 A request costs two looks at the clock and one `add`, so that measuring is always on.
 """
@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+from shmprotocol.wire.names import State
+
+Key = TypeVar("Key")
 
 # Upper bounds in nanoseconds, 10 us to 1 s: an answer takes some 10 us, sealing a GiB a tenth of a second.
 BOUNDS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 100_000_000, 1_000_000_000)
@@ -45,3 +51,39 @@ class Meter:
             latency = self.latencies[operation] = Latency()
         latency.counts[bisect_left(BOUNDS, duration_ns)] += 1
         latency.total_ns += duration_ns
+
+
+class Tallies:
+    """How many regions there are by state and by uid, with the bytes of their objects; and leases by state.
+
+    Kept as they change: a scrape must not look at every region.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[State, list[int]] = {}
+        self._users: dict[int, list[int]] = {}
+
+    def add(self, state: State, uid: int, regions: int, capacity: int, leases: int) -> None:
+        """Count regions, bytes and leases in, or out where they are negative."""
+        _change(self._states, state, (regions, capacity, leases))
+        _change(self._users, uid, (regions, capacity))
+
+    def lease(self, state: State, change: int) -> None:
+        """Count leases in, or out where they are negative, of regions that are counted."""
+        self._states[state][2] += change
+
+    def states(self) -> dict[State, tuple[int, int, int]]:
+        """Return regions, bytes and leases by state, of the states that there are."""
+        return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}
+
+    def users(self) -> dict[int, tuple[int, int]]:
+        """Return regions and bytes by uid, of those who have any."""
+        return {uid: (row[0], row[1]) for uid, row in self._users.items()}
+
+
+def _change(table: dict[Key, list[int]], key: Key, changes: Sequence[int]) -> None:
+    row = table.setdefault(key, [0] * len(changes))
+    for place, change in enumerate(changes):
+        row[place] += change
+    if not any(row):
+        del table[key]

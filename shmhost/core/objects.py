@@ -18,10 +18,9 @@ from urllib.parse import quote
 
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
+from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmprotocol.wire.names import Seal
 
-MFD_NOEXEC_SEAL = 0x08  # linux/memfd.h, Linux 6.3
-F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h, Linux 5.1; Python 3.11 has no name for it
 _SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _SEALS = {
     Seal.FULL: fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,

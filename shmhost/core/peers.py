@@ -1,9 +1,8 @@
-"""Leases: the host's record that a client may have a region mapped. Pure."""
+"""Who a client is, for rights and the log. Pure; `machine.peers` asks the kernel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +16,3 @@ class Peer:
     gid: int
     pid: int = 0
     groups: frozenset[int] = field(default_factory=frozenset)
-
-
-class Lease(NamedTuple):
-    """One client's hold on one region, until it says so or goes. `id` is unique in the host's life."""
-
-    id: int
-    peer: Peer
-    since_ns: int

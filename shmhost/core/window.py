@@ -10,7 +10,9 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-STEP = 2 * 1024 * 1024  # the size of a huge page: a region can be backed by them without moving
+from shmprotocol.kernel.constants import MIB
+
+STEP = 2 * MIB  # the size of a huge page: a region can be backed by them without moving
 GUARD = 4096  # one page, the least that the kernel can leave unmapped
 
 

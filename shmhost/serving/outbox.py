@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.unread import Share, Unread
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
 
 LOG = logging.getLogger("shmhost")
 
-MAX_OUTBOX = 4 * 1024 * 1024  # bytes: a few of the largest replies
+MAX_OUTBOX = 4 * MIB  # bytes: a few of the largest replies
 FRAME_OVERHEAD = 200  # bytes of a queued frame beside its own: a tuple, a list, and the object of its bytes
 STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
 # While descriptors are unread: no event of the socket tells when they are read.

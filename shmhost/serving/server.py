@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import importlib.util
 import logging
 import os
 import secrets
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,9 +26,11 @@ from shmhost.core.hub import Hub
 from shmhost.core.meter import Meter
 from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Region, Registry
+from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
 from shmhost.core.session import Session, Steps, Work
 from shmhost.core.window import Allocator
+from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import HostError, Lock, SocketFile
 from shmhost.serving import metrics
 from shmhost.serving.closing import Closer
@@ -40,16 +40,14 @@ from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers, attempt
 from shmhost.settings.config import Config
 from shmprotocol.errors import ShmError
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend, State
 
 LOG = logging.getLogger("shmhost")
 
-SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
-SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 ACCEPT_AT_ONCE = 64
-_LIBC = ctypes.CDLL(None, use_errno=True)
-MAX_FREED_INLINE = 16 * 1024 * 1024  # bytes: freeing this much takes about a millisecond
+MAX_FREED_INLINE = 16 * MIB  # bytes: freeing this much takes about a millisecond
 END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
@@ -228,7 +226,7 @@ class Host:
         peer = peer_of(sock)
         link = Link(
             sock,
-            _peer_pidfd(sock),
+            peer_pidfd(sock),
             self._hub.meter,
             lambda send: Session(self._hub, peer, send),
             self._start_work,
@@ -303,30 +301,3 @@ def _log_change(kind: str, region: Region) -> None:
         region.owner.uid,
         region.mode,
     )
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """Return who the kernel says is at the other end (unix(7))."""
-    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(uid, gid, pid, frozenset(_groups_of(sock)))
-
-
-def _groups_of(sock: socket.socket) -> tuple[int, ...]:
-    # Not by socket.getsockopt: it takes 1,024 bytes at most, and users can have 65,536 groups.
-    buffer = (ctypes.c_uint32 * 32)()
-    for _ in range(2):
-        size = ctypes.c_uint32(ctypes.sizeof(buffer))
-        result = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(size))
-        if result == 0:
-            return tuple(buffer[: size.value // 4])
-        if ctypes.get_errno() != errno.ERANGE:
-            return ()  # Linux before 4.13, or the peer has gone
-        buffer = (ctypes.c_uint32 * (size.value // 4))()  # as many as the kernel says that there are
-    return ()
-
-
-def _peer_pidfd(sock: socket.socket) -> int | None:
-    try:
-        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError:
-        return None  # Linux before 6.5, or the peer is gone and reaped: EOF tells

@@ -20,10 +20,11 @@ import termios
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 # Bytes that wait in the host for all connections of a uid: they are in no budget, see OWN_MEMORY in `config`.
-MAX_BACKLOG = 8 * 1024 * 1024
+MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at sockets that are closed but for what their peers have not read
 _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shmhost.core.window import STEP
-from shmhost.machine.cgroups import memory_limits
+from shmhost.machine.kernel import memory_limits
 from shmhost.machine.logs import FORMATS, LEVELS
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.kernel.constants import GIB, KIB, MIB, TIB
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.records import shown
 
-GIB = 1024**3
 # Free in C, Python with numpy, ASan, MSan, Go, JVM and Node (the first under TSan too); see DESIGN 4.
 WINDOWS = ((0x550000000000, 256 * GIB), (0x510000000000, 4096 * GIB))
 MAX_ADDRESS = 2**47  # user space of x86-64 with four-level page tables
 # For a host without regions, † 22 MiB in its cgroup (2026-11), and for its clients' requests and replies.
-OWN_MEMORY = 32 * 1024**2
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GIB, "T": 1024 * GIB}
+OWN_MEMORY = 32 * MIB
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 @dataclass(frozen=True, slots=True)

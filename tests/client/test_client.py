@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shmclient
-from shmhost.core.regions import REGION_OVERHEAD
+from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.core.window import STEP
 from shmprotocol.abi.header import HEADER_SIZE
 from support import (

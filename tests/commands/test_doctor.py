@@ -22,7 +22,7 @@ from rich.console import Console
 
 from shmhost.commands.doctor import judge
 from shmhost.commands.doctor import measure as doctor
-from shmhost.machine.cgroups import memory_limits
+from shmhost.machine.kernel import memory_limits
 from shmhost.settings.config import GIB, Config
 from shmprotocol.kernel import address_space
 from support import WatchedHost, count_descriptors, in_child, wait_until

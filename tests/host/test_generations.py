@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_regions import OWNER, World
+from test_registry import OWNER, World
 
 import shmclient
 from shmhost.core.generations import BLOCK, Generations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shmclient
-from shmhost.core.regions import REGION_OVERHEAD
+from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import PAGE
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack

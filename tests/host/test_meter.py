@@ -12,7 +12,7 @@ import shmclient
 import shmhost
 from shmhost.core.hub import Hub
 from shmhost.core.meter import BOUNDS, Meter
-from shmhost.core.regions import REGION_OVERHEAD
+from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.query import Query

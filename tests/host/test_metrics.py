@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import shmclient
 import shmhost
-from shmhost.core.regions import REGION_OVERHEAD
+from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.serving import metrics
 from shmhost.settings.config import Config, metrics_place
 from shmprotocol.errors import InvalidArgument

@@ -20,8 +20,8 @@ import pytest
 
 import shmclient
 from shmhost.core.peers import Peer
+from shmhost.machine.peers import peer_of
 from shmhost.machine.socket_file import SocketFile
-from shmhost.serving.server import peer_of
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.names import MAX_REQUEST

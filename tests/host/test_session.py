@@ -12,7 +12,7 @@ from shmhost.core.accounts import Budget
 from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Registry
+from shmhost.core.registry import Registry
 from shmhost.core.session import MAX_LISTENING, Session
 from shmhost.core.window import STEP, Allocator
 from shmhost.serving.workers import attempt

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from shmprotocol.kernel.constants import F_SEAL_EXEC, F_SEAL_FUTURE_WRITE
+
 FP_SPECIAL = 1  # the flag of `permission_string` that shows setuid, setgid and sticky
 
 _TYPE_BITS = 0o170000  # S_IFMT of inode(7); the stat module has it as a function alone
@@ -25,7 +27,14 @@ _TYPES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISSOCK, "socket"),
 )
 # include/uapi/linux/fcntl.h. The fcntl module of Python 3.11 has only the first four.
-_SEALS = {"SEAL": 0x1, "SHRINK": 0x2, "GROW": 0x4, "WRITE": 0x8, "FUTURE_WRITE": 0x10, "EXEC": 0x20}
+_SEALS = {
+    "SEAL": 0x1,
+    "SHRINK": 0x2,
+    "GROW": 0x4,
+    "WRITE": 0x8,
+    "FUTURE_WRITE": F_SEAL_FUTURE_WRITE,
+    "EXEC": F_SEAL_EXEC,
+}
 _ACCESS = {os.O_RDONLY: "read-only", os.O_WRONLY: "write-only", os.O_RDWR: "read-write"}
 _BLOCK = 512  # bytes: the unit of st_blocks on Linux and macOS, whatever the file system's own is
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.kernel.constants import SO_PASSRIGHTS
 from shmprotocol.wire.messages import LOST
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -24,7 +25,6 @@ _CTRUNC = int(socket.MSG_CTRUNC)
 _SOCKET, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 _PEEK = int(socket.MSG_PEEK)
 DONTWAIT = int(socket.MSG_DONTWAIT)
-SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 
 
 def send(

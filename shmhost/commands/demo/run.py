@@ -32,12 +32,12 @@ from shmhost.commands.demo.processes import (
     running,
 )
 from shmhost.commands.demo.reader import lookups_per_s
+from shmprotocol.kernel.constants import MIB
 
 NAME = "demo/words"
 BENCH_S = 1.0
 FILES_MIN = 1500  # a standard library with its tests has more: 1,790 in CPython 3.11
 MAX_PLACES = 40  # of a word, on the screen
-MIB = 1024 * 1024
 LEGEND = """\
 MiB: private  its own memory: interpreter, heap, stack; not the region
      region   the pages of the region that it has read

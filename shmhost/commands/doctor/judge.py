@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shmhost.commands.views import format_size
+from shmprotocol.kernel.constants import MIB
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
-MIB = 1024**2
 KERNEL_LEAST = (5, 10)
 # Regions that one process may want to hold: each takes 1 or 2 descriptors and 2 mappings of it.
 MANY, FEW = 4096, 256

@@ -25,14 +25,12 @@ from rich.text import Text
 from shmhost.commands.doctor import judge
 from shmhost.commands.doctor.judge import Finding, Identity, SocketStatus
 from shmhost.commands.views import printable
-from shmhost.core.objects import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
-from shmhost.machine.cgroups import memory_limits
-from shmhost.machine.kernel import read_text, to_number
-from shmhost.serving.server import SO_PEERPIDFD
+from shmhost.machine.kernel import memory_limits, read_text, to_number
 from shmhost.settings.config import Config
 from shmprotocol.abi.header import PAGE
 from shmprotocol.errors import AddressConflict, InvalidArgument, ShmError
 from shmprotocol.kernel import address_space
+from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL, MIB, SO_PEERPIDFD
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
@@ -40,7 +38,7 @@ __all__ = ["Finding", "as_json", "doctor_table", "examine", "is_healthy"]
 
 COLORS = {judge.OK: "green", judge.NOTE: "yellow", judge.PROBLEM: "bold red"}
 TIMEOUT_S = 2.0  # a host answers in microseconds; an activated one has to be started first
-_MAX_MAPS = 64 * 1024**2  # bytes: 65530 mappings, the default limit, with paths of 1000 bytes
+_MAX_MAPS = 64 * MIB  # 65530 mappings, the default limit, with paths of 1000 bytes
 _CONTAINERS = r"docker|containerd|kubepods|libpod|lxc|crio|machine\.slice"
 
 

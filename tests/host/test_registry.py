@@ -9,7 +9,8 @@ import pytest
 
 from shmhost.core.accounts import Budget
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, REGION_OVERHEAD, WRITE, Region, Registry
+from shmhost.core.regions import READ, WRITE, Region
+from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.window import STEP, Allocator
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.wire.messages import Create

@@ -1,0 +1,299 @@
+"""The registry: which regions there are, who may do what, and when one is freed.
+
+Knows names, addresses, charges and leases. Waits for nothing and knows no socket; the memory itself is
+made and closed by the functions it is given.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shmhost.core.accounts import Budget
+from shmhost.core.generations import Generations
+from shmhost.core.meter import Tallies
+from shmhost.core.objects import MemoryObject
+from shmhost.core.peers import Peer
+from shmhost.core.regions import READ, WRITE, Lease, Region
+from shmhost.core.window import Allocator
+from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.errors import (
+    AccessDenied,
+    InvalidArgument,
+    QuotaExceeded,
+    RegionBusy,
+    RegionExists,
+    RegionNotFound,
+)
+from shmprotocol.wire.messages import (
+    Create,
+    Holder,
+    Inspection,
+)
+from shmprotocol.wire.names import Backend, Seal, State, check_backend, check_name, check_seal
+
+MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
+MAX_MODE = 0o777
+# Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
+# name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
+REGION_OVERHEAD = 4096
+
+
+@dataclass(slots=True)
+class Registry:
+    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs.
+
+    `note` hears of each change: `published` (the name is new), `replaced` (it has a
+    new generation), `changed` (its mode), `unlinked`, `freed`.
+    """
+
+    allocator: Allocator
+    budget: Budget
+    clock: Callable[[], int]
+    dispose: Callable[[MemoryObject], None]
+    note: Callable[[str, Region], None] = lambda _kind, _region: None
+    current: dict[str, Region] = field(default_factory=dict)
+    creating: dict[str, Region] = field(default_factory=dict)
+    regions: dict[int, Region] = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=Tallies)
+    generations: Generations = field(default_factory=Generations)
+    _names: list[str] = field(default_factory=list)  # of `current`, sorted
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def create(self, request: Create, peer: Peer) -> Region:
+        """Take name, bytes and address for a new region, which has no object yet; or refuse."""
+        seal, backend = _check_create(request)
+        self._check_replace(request, peer)
+        capacity = page_up(HEADER_SIZE + request.size)
+        if capacity > self.allocator.largest():
+            raise QuotaExceeded(
+                f"{request.size} bytes do not fit in a window: {self.allocator.largest()} bytes at most"
+            )
+        charge = self.budget.charge(capacity + REGION_OVERHEAD)
+        place = self.allocator.take(capacity)
+        if place is None:
+            charge.release()
+            raise QuotaExceeded(
+                f"no window has {capacity} bytes of addresses free: close views of old generations, or "
+                "give the host another --window"
+            )
+        region = Region(
+            id=next(self._numbers),
+            name=request.name,
+            owner=peer,
+            mode=request.mode,
+            seal=seal if backend is not Backend.SHM else Seal.NONE,  # tmpfs files take none
+            backend=backend,
+            room=request.size,
+            capacity=capacity,
+            span=place[0],
+            window=place[1],
+            charge=charge,
+        )
+        self.creating[region.name] = self.regions[region.id] = region
+        self._count(region, 1)
+        return region
+
+    def next_generation(self, region: Region) -> int:
+        """Return the generation that a region will be when it is published."""
+        older = self.current.get(region.name)
+        return self.generations.next(older.generation if older is not None else None)
+
+    def publish(self, region: Region) -> None:
+        """Make a created region, which has its generation, the current one of its name."""
+        del self.creating[region.name]
+        older = self.current.get(region.name)
+        self.current[region.name] = region
+        self._move(region, State.CURRENT)
+        if older is None:
+            insort(self._names, region.name)
+        self.note("published" if older is None else "replaced", region)
+        if older is not None:
+            self._retire(older, State.SUPERSEDED)
+
+    def abandon(self, region: Region) -> None:
+        """Give up a creation whose creator may still have it mapped: its name and object go.
+
+        Its address and its charge stay until `abort`. May be called again.
+        """
+        self._give_up_name(region)
+        if region.object is not None:
+            self.dispose(region.object)
+            region.object = None
+
+    def abort(self, region: Region) -> None:
+        """Undo a creation, abandoned or not. No effect after `close`."""
+        if region.state is State.FREED:
+            return
+        self._give_up_name(region)
+        self._free(region)
+
+    def end_creation(self, name: str, peer: Peer) -> bool:
+        """Take a name from whoever is creating it; False if nobody is. Its owner and uid 0 may.
+
+        Object, address and charge stay until `abort`: a thread may be at work on the object, and the
+        creator may have it mapped.
+        """
+        region = self.creating.get(name)
+        if region is None:
+            return False
+        if peer.uid not in (0, region.owner.uid):
+            raise AccessDenied(
+                f"uid {peer.uid} may not end the creation of {name!r}: uid {region.owner.uid}, pid "
+                f"{region.owner.pid} is creating it"
+            )
+        self._give_up_name(region)
+        return True
+
+    def find(self, name: str) -> Region:
+        """Return the current region of a name, or raise RegionNotFound."""
+        try:
+            return self.current[name]
+        except KeyError:
+            known = len(self.current)
+            raise RegionNotFound(
+                f"no region is named {name!r} ({known} others are). `shmhost ls` shows them; "
+                "wait=SECONDS waits for it"
+            ) from None
+
+    def unlink(self, name: str, peer: Peer) -> Region:
+        """Hide a name; its region is freed with its last lease."""
+        region = self.find(name)
+        region.check(peer, WRITE)
+        del self.current[name]
+        del self._names[bisect_left(self._names, name)]
+        self.generations.retire(region.generation)
+        self.note("unlinked", region)
+        self._retire(region, State.UNLINKED)
+        return region
+
+    def chmod(self, name: str, mode: int, peer: Peer) -> Region:
+        """Set the mode; only the owner and uid 0 may."""
+        region = self.find(name)
+        _check_mode(mode)
+        if peer.uid not in (0, region.owner.uid):
+            raise AccessDenied(
+                f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
+            )
+        region.mode = mode
+        self.note("changed", region)
+        return region
+
+    def lease(self, region: Region, peer: Peer) -> Lease:
+        """Record that a peer may have a region mapped."""
+        lease = Lease(next(self._lease_numbers), peer, self.clock())
+        region.leases[lease.id] = lease
+        self.tallies.lease(region.state, 1)
+        return lease
+
+    def release(self, region: Region, lease: int) -> None:
+        """Forget a lease; the last one of a region that is no longer current frees it."""
+        del region.leases[lease]
+        self.tallies.lease(region.state, -1)
+        if not region.leases and region.state in (State.SUPERSEDED, State.UNLINKED):
+            self._free(region)
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
+        """Return the current regions with this prefix after a name, and whether there are more."""
+        start = bisect_left(self._names, prefix)
+        if after:
+            start = max(start, bisect_right(self._names, after))
+        names: list[str] = []
+        for name in itertools.islice(self._names, start, None):
+            if not name.startswith(prefix) or len(names) > limit:
+                break
+            names.append(name)
+        return [self.current[name] for name in names[:limit]], len(names) > limit
+
+    def inspect(self, prefix: str, after: int, peer: Peer, limit: int) -> tuple[tuple[Inspection, ...], bool]:
+        """Return regions in any state, after a number, that a peer may read, with `limit` leases in all.
+
+        The second value says whether there are more. At least one region is returned when there is one.
+        """
+        found: list[Inspection] = []
+        room = limit
+        for region in self.regions.values():  # in the order of their numbers: each is larger than all before
+            if region.id <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
+                continue
+            if found and (len(region.leases) > room or len(found) == MAX_INSPECTED):
+                return tuple(found), True
+            leases = itertools.islice(region.leases.values(), limit)
+            holders = tuple(
+                Holder(one.id, one.peer.uid, one.peer.gid, one.peer.pid, one.since_ns) for one in leases
+            )
+            found.append(Inspection(region.info(), holders))
+            room -= len(holders)
+        return tuple(found), False
+
+    def close(self) -> None:
+        """Free everything, leases or not: the host ends.
+
+        An object that a thread is still at work on is left to the end of the process: the numbers of its
+        descriptors must not become those of other files meanwhile.
+        """
+        for region in list(self.regions.values()):
+            self._free(region)
+        for table in (self.current, self.creating, self._names):
+            table.clear()
+
+    def _count(self, region: Region, sign: int) -> None:
+        leases = sign * len(region.leases)
+        self.tallies.add(region.state, region.owner.uid, sign, sign * region.capacity, leases)
+
+    def _move(self, region: Region, state: State) -> None:
+        self._count(region, -1)
+        region.state = state
+        self._count(region, 1)
+
+    def _retire(self, region: Region, state: State) -> None:
+        self._move(region, state)
+        if not region.leases:
+            self._free(region)
+
+    def _free(self, region: Region) -> None:
+        if region.generation:  # what was never published has never been seen
+            self.note("freed", region)
+        self._count(region, -1)
+        region.state = State.FREED
+        del self.regions[region.id]
+        self.allocator.give(region.span)
+        region.charge.release()
+        if region.object is not None and not region.is_busy:
+            self.dispose(region.object)
+
+    def _give_up_name(self, region: Region) -> None:
+        if region.state is State.CREATING:
+            del self.creating[region.name]
+            self._move(region, State.ABORTED)
+
+    def _check_replace(self, request: Create, peer: Peer) -> None:
+        rival = self.creating.get(request.name)
+        if rival is not None:
+            raise RegionBusy(
+                f"{request.name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
+                "try again when that is published or given up, or end it by `shmhost rm`"
+            )
+        older = self.current.get(request.name)
+        if older is None:
+            return
+        if not request.replace:
+            raise RegionExists(
+                f"{request.name!r} exists (generation {older.generation}): choose another name, or replace it"
+            )
+        older.check(peer, WRITE)
+
+
+def _check_create(request: Create) -> tuple[Seal, Backend]:
+    check_name(request.name)
+    _check_mode(request.mode)
+    if request.size < 1:
+        raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
+    return check_seal(request.seal), check_backend(request.backend)
+
+
+def _check_mode(mode: int) -> None:
+    if not 0 <= mode <= MAX_MODE:
+        raise InvalidArgument(f"a mode is 0 to {MAX_MODE:o} (octal), not {mode:o}")

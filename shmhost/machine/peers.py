@@ -1,0 +1,41 @@
+"""Who is at the other end of a socket, as the kernel tells it. Decides nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+
+from shmhost.core.peers import Peer
+from shmprotocol.kernel.constants import SO_PEERGROUPS, SO_PEERPIDFD
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return who the kernel says is at the other end (unix(7))."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(uid, gid, pid, frozenset(_groups_of(sock)))
+
+
+def _groups_of(sock: socket.socket) -> tuple[int, ...]:
+    # Not by socket.getsockopt: it takes 1,024 bytes at most, and users can have 65,536 groups.
+    buffer = (ctypes.c_uint32 * 32)()
+    for _ in range(2):
+        size = ctypes.c_uint32(ctypes.sizeof(buffer))
+        result = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(size))
+        if result == 0:
+            return tuple(buffer[: size.value // 4])
+        if ctypes.get_errno() != errno.ERANGE:
+            return ()  # Linux before 4.13, or the peer has gone
+        buffer = (ctypes.c_uint32 * (size.value // 4))()  # as many as the kernel says that there are
+    return ()
+
+
+def peer_pidfd(sock: socket.socket) -> int | None:
+    """Return a descriptor that is readable once the peer is dead, the caller's to close; None: EOF tells."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return None  # Linux before 6.5, or the peer is gone and reaped
