@@ -46,6 +46,7 @@ class Region:
     size: int = 0  # of the payload, known at publish
     generation: int = 0
     created_ns: int = 0
+    is_successor: bool = False  # its name had an older generation when it was published
     leases: dict[int, Lease] = field(default_factory=dict)
 
     def allows(self, peer: Peer, right: int) -> bool:

@@ -32,7 +32,7 @@ from shmprotocol.wire.messages import (
     Holder,
     Inspection,
 )
-from shmprotocol.wire.names import Backend, Seal, State, check_backend, check_name, check_seal
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_backend, check_name, check_seal
 
 MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
 MAX_MODE = 0o777
@@ -45,15 +45,14 @@ REGION_OVERHEAD = 4096
 class Registry:
     """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs.
 
-    `note` hears of each change: `published` (the name is new), `replaced` (it has a
-    new generation), `changed` (its mode), `unlinked`, `freed`.
+    `note` hears of each change as watchers do, and of FREED.
     """
 
     allocator: Allocator
     budget: Budget
     clock: Callable[[], int]
     dispose: Callable[[MemoryObject], None]
-    note: Callable[[str, Region], None] = lambda _kind, _region: None
+    note: Callable[[ChangeKind | State, Region], None] = lambda _kind, _region: None
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
@@ -110,7 +109,8 @@ class Registry:
         self._move(region, State.CURRENT)
         if older is None:
             insort(self._names, region.name)
-        self.note("published" if older is None else "replaced", region)
+        region.is_successor = older is not None
+        self.note(ChangeKind.PUBLISHED, region)
         if older is not None:
             self._retire(older, State.SUPERSEDED)
 
@@ -166,7 +166,7 @@ class Registry:
         del self.current[name]
         del self._names[bisect_left(self._names, name)]
         self.generations.retire(region.generation)
-        self.note("unlinked", region)
+        self.note(ChangeKind.UNLINKED, region)
         self._retire(region, State.UNLINKED)
         return region
 
@@ -179,7 +179,7 @@ class Registry:
                 f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
             )
         region.mode = mode
-        self.note("changed", region)
+        self.note(ChangeKind.CHANGED, region)
         return region
 
     def lease(self, region: Region, peer: Peer) -> Lease:
@@ -255,7 +255,7 @@ class Registry:
 
     def _free(self, region: Region) -> None:
         if region.generation:  # what was never published has never been seen
-            self.note("freed", region)
+            self.note(State.FREED, region)
         self._count(region, -1)
         region.state = State.FREED
         del self.regions[region.id]

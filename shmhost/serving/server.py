@@ -42,7 +42,7 @@ from shmhost.settings.config import Config
 from shmprotocol.errors import ShmError
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.names import Backend, State
+from shmprotocol.wire.names import Backend, ChangeKind, State
 
 LOG = logging.getLogger("shmhost")
 
@@ -288,10 +288,11 @@ def _warn(peer: Peer, error: ShmError) -> None:
     LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error)
 
 
-def _log_change(kind: str, region: Region) -> None:
+def _log_change(kind: ChangeKind | State, region: Region) -> None:
     # Names come and go; generations follow each other as often as requests do.
+    is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
     LOG.log(
-        logging.DEBUG if kind == "replaced" or region.state is State.SUPERSEDED else logging.INFO,
+        logging.DEBUG if is_routine else logging.INFO,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
         region.name,  # quoted: a name may have spaces, and characters that move others

@@ -22,7 +22,7 @@ from shmhost.machine.logs import JsonFormatter
 from support import serve
 
 INFO = ["listening", "published", "changed", "unlinked", "freed", "dropped", "stopped"]
-DEBUG = ["listening", "published", "replaced", "freed", *INFO[2:]]  # a second generation, for the first one
+DEBUG = ["listening", "published", "published", "freed", *INFO[2:]]  # a second generation, for the first one
 
 
 def log_of_a_host(tmp_path: Path, log_format: str, level: str = "info") -> list[str]:
