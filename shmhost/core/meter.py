@@ -63,10 +63,18 @@ class Tallies:
         self._states: dict[State, list[int]] = {}
         self._users: dict[int, list[int]] = {}
 
-    def add(self, state: State, uid: int, regions: int, capacity: int, leases: int) -> None:
-        """Count regions, bytes and leases in, or out where they are negative."""
-        _change(self._states, state, (regions, capacity, leases))
-        _change(self._users, uid, (regions, capacity))
+    def add(self, state: State, uid: int, capacity: int) -> None:
+        """Count a new region, which has no lease."""
+        _change(self._states, state, (1, capacity, 0))
+        _change(self._users, uid, (1, capacity))
+
+    def move(self, before: State, after: State, uid: int, capacity: int, leases: int) -> None:
+        """Count a region in its next state, and no more once it is FREED."""
+        _change(self._states, before, (-1, -capacity, -leases))
+        if after is State.FREED:
+            _change(self._users, uid, (-1, -capacity))
+        else:
+            _change(self._states, after, (1, capacity, leases))
 
     def lease(self, state: State, change: int) -> None:
         """Count leases in, or out where they are negative, of regions that are counted."""
@@ -83,7 +91,7 @@ class Tallies:
 
 def _change(table: dict[Key, list[int]], key: Key, changes: Sequence[int]) -> None:
     row = table.setdefault(key, [0] * len(changes))
-    for place, change in enumerate(changes):
-        row[place] += change
+    for column, change in enumerate(changes):
+        row[column] += change
     if not any(row):
         del table[key]

@@ -15,20 +15,34 @@ from shmprotocol.wire.names import Backend, Seal, State
 
 READ, WRITE = 0o4, 0o2
 
+# A region's life: what may follow each state. FREED may follow each of them, for a host that ends frees all.
+LIFE: dict[State, frozenset[State]] = {
+    State.CREATING: frozenset({State.CURRENT, State.ABORTED, State.FREED}),
+    State.ABORTED: frozenset({State.FREED}),
+    State.CURRENT: frozenset({State.SUPERSEDED, State.UNLINKED, State.FREED}),
+    State.SUPERSEDED: frozenset({State.FREED}),
+    State.UNLINKED: frozenset({State.FREED}),
+    State.FREED: frozenset(),
+}
+RETIRED = (State.SUPERSEDED, State.UNLINKED)  # freed with the last lease
+
 
 class Lease(NamedTuple):
-    """One client's hold on one region, until it says so or goes. `id` is unique in the host's life."""
+    """One client's hold on one region, until it says so or goes. `number` is unique in the host's life."""
 
-    id: int
+    number: int
     peer: Peer
     since_ns: int
 
 
 @dataclass(eq=False, slots=True)
 class Region:
-    """One shared memory object and all that the host knows of it. Sizes are bytes."""
+    """One shared memory object and all that the host knows of it. Sizes are bytes.
 
-    id: int
+    `number` is unique in the host's life.
+    """
+
+    number: int
     name: str
     owner: Peer
     mode: int
@@ -48,6 +62,11 @@ class Region:
     created_ns: int = 0
     is_successor: bool = False  # its name had an older generation when it was published
     leases: dict[int, Lease] = field(default_factory=dict)
+
+    def move(self, state: State) -> None:
+        """Go on in its life. Only the registry calls this, which counts regions by state."""
+        assert state in LIFE[self.state], f"{self.name!r} was {self.state} and cannot become {state}"
+        self.state = state
 
     def allows(self, peer: Peer, right: int) -> bool:
         """Whether the mode gives a peer this right, as for a file; uid 0 may do everything."""
@@ -72,7 +91,7 @@ class Region:
         """Return what `list` and `stat` tell."""
         return RegionInfo(
             name=self.name,
-            region=self.id,
+            region=self.number,
             generation=self.generation,
             state=self.state,
             address=self.span.address,
@@ -92,5 +111,5 @@ class Region:
         """Return what a client needs to map it; lease 0 says that the client has it already."""
         flags = self.object.flag(self.seal) if self.object is not None else 0
         return Grant(
-            lease, self.id, self.generation, self.name, self.span.address, self.size, self.capacity, flags
+            lease, self.number, self.generation, self.name, self.span.address, self.size, self.capacity, flags
         )

@@ -16,7 +16,7 @@ from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, WRITE, Lease, Region
+from shmhost.core.regions import READ, RETIRED, WRITE, Lease, Region
 from shmhost.core.window import Allocator
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
@@ -27,11 +27,7 @@ from shmprotocol.errors import (
     RegionExists,
     RegionNotFound,
 )
-from shmprotocol.wire.messages import (
-    Create,
-    Holder,
-    Inspection,
-)
+from shmprotocol.wire.messages import Create, Holder, Inspection
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_backend, check_name, check_seal
 
 MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
@@ -80,7 +76,7 @@ class Registry:
                 "give the host another --window"
             )
         region = Region(
-            id=next(self._numbers),
+            number=next(self._numbers),
             name=request.name,
             owner=peer,
             mode=request.mode,
@@ -92,8 +88,8 @@ class Registry:
             window=place[1],
             charge=charge,
         )
-        self.creating[region.name] = self.regions[region.id] = region
-        self._count(region, 1)
+        self.creating[region.name] = self.regions[region.number] = region
+        self.tallies.add(region.state, peer.uid, capacity)
         return region
 
     def next_generation(self, region: Region) -> int:
@@ -185,7 +181,7 @@ class Registry:
     def lease(self, region: Region, peer: Peer) -> Lease:
         """Record that a peer may have a region mapped."""
         lease = Lease(next(self._lease_numbers), peer, self.clock())
-        region.leases[lease.id] = lease
+        region.leases[lease.number] = lease
         self.tallies.lease(region.state, 1)
         return lease
 
@@ -193,7 +189,7 @@ class Registry:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         del region.leases[lease]
         self.tallies.lease(region.state, -1)
-        if not region.leases and region.state in (State.SUPERSEDED, State.UNLINKED):
+        if not region.leases and region.state in RETIRED:
             self._free(region)
 
     def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
@@ -216,13 +212,13 @@ class Registry:
         found: list[Inspection] = []
         room = limit
         for region in self.regions.values():  # in the order of their numbers: each is larger than all before
-            if region.id <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
+            if region.number <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
                 continue
             if found and (len(region.leases) > room or len(found) == MAX_INSPECTED):
                 return tuple(found), True
             leases = itertools.islice(region.leases.values(), limit)
             holders = tuple(
-                Holder(one.id, one.peer.uid, one.peer.gid, one.peer.pid, one.since_ns) for one in leases
+                Holder(one.number, one.peer.uid, one.peer.gid, one.peer.pid, one.since_ns) for one in leases
             )
             found.append(Inspection(region.info(), holders))
             room -= len(holders)
@@ -239,14 +235,10 @@ class Registry:
         for table in (self.current, self.creating, self._names):
             table.clear()
 
-    def _count(self, region: Region, sign: int) -> None:
-        leases = sign * len(region.leases)
-        self.tallies.add(region.state, region.owner.uid, sign, sign * region.capacity, leases)
-
     def _move(self, region: Region, state: State) -> None:
-        self._count(region, -1)
-        region.state = state
-        self._count(region, 1)
+        before = region.state
+        region.move(state)
+        self.tallies.move(before, state, region.owner.uid, region.capacity, len(region.leases))
 
     def _retire(self, region: Region, state: State) -> None:
         self._move(region, state)
@@ -256,9 +248,8 @@ class Registry:
     def _free(self, region: Region) -> None:
         if region.generation:  # what was never published has never been seen
             self.note(State.FREED, region)
-        self._count(region, -1)
-        region.state = State.FREED
-        del self.regions[region.id]
+        self._move(region, State.FREED)
+        del self.regions[region.number]
         self.allocator.give(region.span)
         region.charge.release()
         if region.object is not None and not region.is_busy:

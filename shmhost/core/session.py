@@ -162,7 +162,7 @@ class Session:
 
     def _create(self, request: m.Create) -> Steps:
         region = self._registry.create(request, self.peer)
-        self._creations[region.id] = region
+        self._creations[region.number] = region
         # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
         # now, in a folder that others can make wait.
         is_quick = region.backend is Backend.MEMFD
@@ -171,10 +171,10 @@ class Session:
                 lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
             )
             _check_pending(region)
-            reply = m.Created(request.id, region.id, region.span.address, region.capacity)
+            reply = m.Created(request.id, region.number, region.span.address, region.capacity)
             self._send(reply, (region.object.writer(),))
         except BaseException:
-            del self._creations[region.id]
+            del self._creations[region.number]
             self._registry.abort(region)
             raise
 
@@ -208,7 +208,7 @@ class Session:
             region.generation = 0
             registry.abandon(region)
             raise
-        del self._creations[region.id]
+        del self._creations[region.number]
         registry.publish(region)
         self._hub.tell(ChangeKind.PUBLISHED, region)
 
@@ -219,7 +219,7 @@ class Session:
         if request.mapped:
             self._registry.abandon(region)
         else:
-            del self._creations[region.id]
+            del self._creations[region.number]
             self._registry.abort(region)
 
     def _open(self, request: m.Open) -> None:
@@ -254,7 +254,7 @@ class Session:
         grants, descriptors = [], []
         held = request.held or (0,) * len(regions)
         for region, has in zip(regions, held, strict=True):
-            if region.id == has:
+            if region.number == has:
                 grants.append(region.grant(0))
                 continue
             assert region.object is not None
@@ -354,8 +354,8 @@ class Session:
 
     def _lease(self, region: Region) -> int:
         lease = self._registry.lease(region, self.peer)
-        self._leases[lease.id] = region
-        return lease.id
+        self._leases[lease.number] = region
+        return lease.number
 
     def _creation(self, number: int) -> Region:
         region = self._creations.get(number)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shmhost.core.accounts import Budget
 from shmhost.core.peers import Peer
@@ -14,6 +17,7 @@ from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.window import STEP, Allocator
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.wire.messages import Create
+from shmprotocol.wire.names import State
 
 OWNER, GROUP, OTHER, ROOT = Peer(7, 70), Peer(8, 70), Peer(9, 90), Peer(0, 0)
 
@@ -39,6 +43,54 @@ class World:
         region.generation = self.registry.next_generation(region)
         self.registry.publish(region)
         return region
+
+    def take(self, step: str, name: str) -> None:
+        """Do one step of a region's life to a name, if it can be done now."""
+        registry = self.registry
+        creation, region = registry.creating.get(name), registry.current.get(name)
+        if step == "create" and creation is None:
+            self.create(name)
+        elif step == "publish" and creation is not None:
+            creation.generation = registry.next_generation(creation)
+            registry.publish(creation)
+        elif step == "abandon" and creation is not None:
+            registry.abandon(creation)
+        elif step == "lease" and region is not None:
+            registry.lease(region, OTHER)
+        elif step == "unlink" and region is not None:
+            registry.unlink(name, OWNER)
+        elif step == "end":
+            for old in [old for old in registry.regions.values() if old.name == name]:
+                self.end(old)
+
+    def end(self, region: Region) -> None:
+        if not region.generation:
+            self.registry.abort(region)
+        for lease in list(region.leases):
+            self.registry.release(region, lease)
+
+
+STEPS = st.sampled_from(["create", "publish", "abandon", "lease", "unlink", "end"])
+
+
+def counted(regions: Iterable[Region]) -> dict[State, tuple[int, int, int]]:
+    table: dict[State, tuple[int, int, int]] = {}
+    for region in regions:
+        count, capacity, leases = table.get(region.state, (0, 0, 0))
+        table[region.state] = (count + 1, capacity + region.capacity, leases + len(region.leases))
+    return table
+
+
+@given(st.lists(st.tuples(STEPS, st.sampled_from("ab"))))
+def test_tallies_are_what_a_count_of_all_regions_gives(steps: list[tuple[str, str]]) -> None:
+    world = World()
+    registry = world.registry
+    for step, name in steps:
+        world.take(step, name)
+        assert registry.tallies.states() == counted(registry.regions.values())
+        assert sum(count for count, _ in registry.tallies.users().values()) == len(registry.regions)
+    registry.close()
+    assert (registry.tallies.states(), registry.tallies.users()) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +124,7 @@ def test_new_generation_frees_the_old_one_when_nobody_has_it() -> None:
 def test_old_generation_is_freed_with_its_last_lease() -> None:
     world = World()
     old = world.publish("x")
-    leases = [world.registry.lease(old, OTHER).id for _ in range(2)]
+    leases = [world.registry.lease(old, OTHER).number for _ in range(2)]
     world.publish("x")
     world.registry.release(old, leases[0])
     assert world.freed == []
@@ -89,7 +141,7 @@ def test_unlinked_region_keeps_its_address_until_its_last_lease() -> None:
         world.registry.find("x")
     with pytest.raises(QuotaExceeded, match="window"):
         world.create("y")
-    world.registry.release(region, lease.id)
+    world.registry.release(region, lease.number)
     assert world.create("y").span == region.span
 
 

@@ -82,7 +82,7 @@ def test_publish_leaves_the_older_generation_when_its_reply_cannot_be_sent(world
     publish = m.Publish(2, created.region, 1, 100, 0, 0, 0, 0)
     fail_next_reply(talk)
     assert is_refusal(talk.say(publish))
-    assert world.hub.registry.current["x"].id == older.region
+    assert world.hub.registry.current["x"].number == older.region
     again = talk.say(publish)
     assert (again.code, "create it again" in again.text) == ("not-found", True)
     talk.say(m.Abort(5, created.region, False))
