@@ -15,7 +15,7 @@ from shmclient._pointers.check import unchecked
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.pointers import check_pointers
-from shmclient.client import Client, Region, Watch, connect
+from shmclient.client import Client, Follow, Region, Watch, connect
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
@@ -45,6 +45,7 @@ __all__ = [
     "BadRegion",
     "Change",
     "Client",
+    "Follow",
     "HostGone",
     "HostTimeout",
     "InvalidArgument",

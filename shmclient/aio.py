@@ -7,29 +7,30 @@ back), and the connection stays usable.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from shmclient._connection.exchange import Subscription
-from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, others_connect
+from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
+from shmclient._drivers.following import Changes, Values, once_after
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
-from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Remaining
+from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
 from shmclient._drivers.transfer import Progress
 from shmclient._regions.builder import RegionBuilder, abort
-from shmclient._regions.info import Change, RegionInfo, change_of
+from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
-__all__ = ["AsyncClient", "AsyncRegion", "AsyncWatch", "connect"]
+__all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
 
 T = TypeVar("T")
 INLINE_MAX = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
@@ -96,22 +97,36 @@ class AsyncClient:
         )
         return self._adopt(region)
 
-    async def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:
+    async def get(
+        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+    ) -> Any:
         """Return what was put, read-only and without a copy. A cancelled wait is over for the host too."""
-        return await self._run_waiting(
-            lambda context, remaining: operations.get(context, name, remaining, anywhere), wait
-        )
 
-    async def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> AsyncRegion:
+        def start(context: Context, retry: Retry) -> Operation[Any]:
+            value = operations.get(context, name, retry.remaining, anywhere)
+            return value if after is None else once_after(context, name, after, retry, value)
+
+        return await self._run_waiting(start, wait)
+
+    async def open(
+        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+    ) -> AsyncRegion:
         """Return a handle of the current region of a name, mapped."""
-        return (await self.open_many([name], wait=wait, anywhere=anywhere))[0]
+
+        def start(context: Context, retry: Retry) -> Operation[Sequence[AsyncRegion]]:
+            regions = operations.open_many(context, AsyncRegion, (name,), retry.remaining, anywhere)
+            return regions if after is None else once_after(context, name, after, retry, regions)
+
+        return self._adopt((await self._run_waiting(start, wait))[0])
 
     async def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> Sequence[AsyncRegion]:
         """Return handles of several regions, all or none."""
         regions = await self._run_waiting(
-            lambda context, remaining: operations.open_many(context, AsyncRegion, names, remaining, anywhere),
+            lambda context, retry: operations.open_many(
+                context, AsyncRegion, names, retry.remaining, anywhere
+            ),
             wait,
         )
         return [self._adopt(region) for region in regions]
@@ -155,9 +170,13 @@ class AsyncClient:
         """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
         await self._run(lambda context: operations.chmod(context, name, mode))
 
-    def watch(self, prefix: str = "") -> AsyncWatch:
-        """Return an async iterator of changes: from `async with` on, or from the first `async for` step."""
-        return AsyncWatch(self, prefix)
+    def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
+        """Return an async iterator of changes: from `await` or `async with` on, or from the first step."""
+        return AsyncWatch(self, Changes(prefix, resumes=wait is not None), wait)
+
+    def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
+        """Return an async iterator of the value of a name: the one there is now, then each newer one."""
+        return AsyncFollow(self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
         """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
@@ -226,17 +245,23 @@ class AsyncClient:
         return await _drive(channel, start(channel.context))
 
     async def _run_waiting(
-        self, start: Callable[[Context, Remaining], Operation[T]], wait_s: float | None
+        self,
+        start: Callable[[Context, Retry], Operation[T]],
+        wait_s: float | None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> T:
-        """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
-        if wait_s is None:
-            return await self._run(lambda context: start(context, no_wait))
+        """Run an operation that may wait; a wait outlives its host and goes on with the next one.
+
+        `is_over` is asked before each attempt; RegionClosed when it is.
+        """
         retry = Retry(wait_s)
         while True:
+            if is_over():
+                raise RegionClosed("it was closed")
             try:
                 channel = await self._connected(retry.remaining())
                 retry.connected()
-                return await _drive(channel, start(channel.context, retry.remaining))
+                return await _drive(channel, start(channel.context, retry))
             except (HostGone, HostTimeout) as error:
                 if is_final(self.socket_path):
                     raise
@@ -254,7 +279,7 @@ async def _drive(channel: AsyncChannel, operation: Operation[T]) -> T:
         step = next(operation)
         while True:
             try:
-                outcome = await (channel.ask(step) if isinstance(step, Ask) else _call(step))
+                outcome = await _carry_out(channel, step)
             except BaseException as error:
                 step = operation.throw(error)
             else:
@@ -264,72 +289,75 @@ async def _drive(channel: AsyncChannel, operation: Operation[T]) -> T:
         return result
 
 
-async def _call(step: operations.Run) -> Any:
+async def _carry_out(channel: AsyncChannel, step: Step) -> object:
+    if isinstance(step, Ask):
+        return await channel.ask(step)
+    if isinstance(step, Next):
+        return await channel.next_event(step)
     if step.size <= INLINE_MAX:
         return step.call()
     return await anyio.to_thread.run_sync(step.call)  # waits for the thread even when cancelled
 
 
-class AsyncWatch:
-    """The changes of names, as they happen. HostGone: the host went. RegionClosed: the client was closed.
+class AsyncStream(Generic[T]):
+    """What `watch` and `follow` return: awaited or entered, it has started; iterated, it starts by itself."""
 
-    `async with client.watch("prefix/") as changes` has started when the block begins, and so has
-    `changes = await client.watch("prefix/")`.
-    """
-
-    def __init__(self, client: AsyncClient, prefix: str) -> None:
+    def __init__(self, client: AsyncClient, source: Changes | Values, wait: float | None) -> None:
         self._client = client
-        self._prefix = prefix
-        self._started: tuple[AsyncChannel, Subscription] | None = None
-        self._is_closed = False
+        self._source: Any = source
+        self._wait = wait
+        self._turn = anyio.Lock()  # one task drives the source at a time
 
-    def __await__(self) -> Generator[Any, Any, AsyncWatch]:
+    def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
 
-    def __aiter__(self) -> AsyncWatch:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Change:
-        if self._is_closed:
-            raise StopAsyncIteration
-        channel, subscription = await self._start()
-        try:
-            event = await channel.next_event(subscription)
-        except RegionClosed:
-            if self._is_closed:
-                raise StopAsyncIteration from None
-            raise
-        return change_of(event)
+    async def __anext__(self) -> T:
+        async with self._turn:
+            try:
+                pending = None if self._is_closed() else self._source.pending()
+                return pending or await self._run(self._source.next)
+            except RegionClosed:
+                if self._is_closed():
+                    raise StopAsyncIteration from None
+                raise
 
-    async def __aenter__(self) -> AsyncWatch:
-        await self._start()
+    async def __aenter__(self) -> Self:
+        async with self._turn:
+            await self._run(self._source.start)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the watch, and a loop over it in another task. May be called again; never waits."""
-        self._is_closed = True
-        if self._started is not None:
-            channel, subscription = self._started
-            channel.unwatch(subscription)
-            channel.wake()
+        """End it, and a loop over it in another task. May be called again; never waits."""
+        self._source.listener.close()
 
     async def aclose(self) -> None:
         """Do what `close` does, for `contextlib.aclosing`."""
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if (started := getattr(self, "_started", None)) and not is_finalizing():
-            channel, subscription = started
-            channel.unwatch(subscription)
+        if hasattr(self, "_source") and not is_finalizing():
+            self._source.listener.give_up()
 
-    async def _start(self) -> tuple[AsyncChannel, Subscription]:
-        if self._started is None:
-            channel = await self._client._connected()
-            self._started = (channel, await channel.watch(self._prefix))
-        return self._started
+    async def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
+        return await self._client._run_waiting(start, self._wait, self._is_closed)
+
+    def _is_closed(self) -> bool:
+        is_closed: bool = self._source.listener.is_closed
+        return is_closed
+
+
+class AsyncWatch(AsyncStream[Change]):
+    """The changes of names, as they happen; see `shmclient.Client.watch`."""
+
+
+class AsyncFollow(AsyncStream[Any]):
+    """The value of a name, and each newer one; see `shmclient.Client.follow`."""
 
 
 async def connect(
@@ -344,5 +372,5 @@ async def connect(
     AccessDenied: its socket is not for this user.
     """
     client = AsyncClient(socket_path, timeout_s=timeout_s)
-    await client._run_waiting(lambda context, remaining: operations.nothing(), wait)
+    await client._run_waiting(lambda context, retry: operations.nothing(), wait)
     return client

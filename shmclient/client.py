@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from shmclient._connection.retry import Attempts, Retry, is_final, no_wait, others_connect
+from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
-from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Operation, Remaining
+from shmclient._drivers.following import Changes, Values, once_after
+from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._regions.builder import RegionBuilder, abort
-from shmclient._regions.info import Change, RegionInfo, change_of
+from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
 from shmprotocol.wire.paths import socket_path as choose_socket_path
@@ -66,7 +68,7 @@ class Client:
         self._attempts = Attempts(self._timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
         detach_after_fork(self, Client._detach)
-        self._run_waiting(lambda context, remaining: operations.nothing(), wait)
+        self._run_waiting(lambda context, retry: operations.nothing(), wait)
 
     def put(
         self,
@@ -94,29 +96,43 @@ class Client:
         )
         return self._adopt(region)
 
-    def get(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Any:
+    def get(
+        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+    ) -> Any:
         """Return what was put: an ndarray, a memoryview or a dict, read-only and without a copy.
 
         The memory stays mapped as long as the value or any view of it lives. `wait` is how many seconds
         to wait for the name, and for a host that is gone to be back; WaitTimeout after that
-        (`math.inf`: never).
+        (`math.inf`: never). `after`: only a generation that is greater than this one (`stat` and `open`
+        tell a value's); the others are as if there were none.
         RegionNotFound: no such name. AddressConflict: its address is taken in this process;
         `anywhere=True` maps it elsewhere then. BadRegion: it is not what its metadata says.
         """
-        return self._run_waiting(
-            lambda context, remaining: operations.get(context, name, remaining, anywhere), wait
-        )
 
-    def open(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> Region:
-        """Return a handle of the current region of a name, mapped; errors as for `get`."""
-        return self.open_many((name,), wait=wait, anywhere=anywhere)[0]
+        def start(context: Context, retry: Retry) -> Operation[Any]:
+            value = operations.get(context, name, retry.remaining, anywhere)
+            return value if after is None else once_after(context, name, after, retry, value)
+
+        return self._run_waiting(start, wait)
+
+    def open(
+        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+    ) -> Region:
+        """Return a handle of the current region of a name, mapped; `after` and errors as for `get`."""
+
+        def start(context: Context, retry: Retry) -> Operation[list[Region]]:
+            regions = operations.open_many(context, Region, (name,), retry.remaining, anywhere)
+            return regions if after is None else once_after(context, name, after, retry, regions)
+
+        return self._adopt(self._run_waiting(start, wait)[0])
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> list[Region]:
         """Return handles of several regions, all or none, with one round trip for each 64 of them."""
         regions = self._run_waiting(
-            lambda context, remaining: operations.open_many(context, Region, names, remaining, anywhere), wait
+            lambda context, retry: operations.open_many(context, Region, names, retry.remaining, anywhere),
+            wait,
         )
         return [self._adopt(region) for region in regions]
 
@@ -166,9 +182,28 @@ class Client:
         """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
         self._run(lambda context: operations.chmod(context, name, mode))
 
-    def watch(self, prefix: str = "") -> Watch:
-        """Return an iterator of the changes of all names with a prefix, from now on."""
-        return Watch(self, prefix)
+    def watch(self, prefix: str = "", *, wait: float | None = None) -> Watch:
+        """Return an iterator of the changes of all names with a prefix, from now on.
+
+        It never ends by itself. When the host goes, it raises HostGone; with a `wait`, it goes on at the
+        next host, and WaitTimeout is raised if there is none for so many seconds (`math.inf`: never). What
+        changed meanwhile is told then: `unlinked` for each name that is gone, with what was known of it,
+        `published` for each name whose region is another, `changed` for another mode. Of several
+        generations that passed in between, only the last is told. `close`, or the end of a `with` block,
+        ends it, on any thread; closing the client ends it with RegionClosed.
+        """
+        return Watch(self, prefix, wait)
+
+    def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> Follow:
+        """Return an iterator of the value of a name: the one there is now, then each newer one.
+
+        It never ends by itself, and goes on at the next host when the host goes. Of several generations
+        that passed in between, only the newest is given, and never one that is older than the last. A name
+        that is unlinked is waited for. `wait` is how long the name or the host may be absent, in seconds,
+        each time; then WaitTimeout is raised, and the next step waits anew. None: not at all, so that
+        RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
+        """
+        return Follow(self, name, wait, anywhere)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which stays the client's; it holds the leases."""
@@ -235,16 +270,24 @@ class Client:
         channel = self._connected()
         return _drive(channel, start(channel.context))
 
-    def _run_waiting(self, start: Callable[[Context, Remaining], Operation[T]], wait_s: float | None) -> T:
-        """Run an operation that may wait; a wait outlives its host and goes on with the next one."""
-        if wait_s is None:
-            return self._run(lambda context: start(context, no_wait))
+    def _run_waiting(
+        self,
+        start: Callable[[Context, Retry], Operation[T]],
+        wait_s: float | None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> T:
+        """Run an operation that may wait; a wait outlives its host and goes on with the next one.
+
+        `is_over` is asked before each attempt; RegionClosed when it is.
+        """
         retry = Retry(wait_s)
         while True:
+            if is_over():
+                raise RegionClosed("it was closed")
             try:
                 channel = self._connected(retry.remaining())
                 retry.connected()
-                return _drive(channel, start(channel.context, retry.remaining))
+                return _drive(channel, start(channel.context, retry))
             except (HostGone, HostTimeout) as error:
                 if is_final(self.socket_path):
                     raise
@@ -262,7 +305,7 @@ def _drive(channel: Channel, operation: Operation[T]) -> T:
         step = next(operation)
         while True:
             try:
-                outcome = channel.ask(step) if isinstance(step, Ask) else step.call()
+                outcome = _carry_out(channel, step)
             except BaseException as error:
                 step = operation.throw(error)
             else:
@@ -272,47 +315,74 @@ def _drive(channel: Channel, operation: Operation[T]) -> T:
         return result
 
 
-class Watch:
-    """The changes of names, as they happen: `for change in client.watch("prefix/")`. It never ends by
-    itself; HostGone when the host goes. `close`, or the end of a `with` block, ends it, on any thread;
-    RegionClosed when the client is closed.
-    """
+def _carry_out(channel: Channel, step: Step) -> object:
+    if isinstance(step, Ask):
+        return channel.ask(step)
+    return channel.next_event(step) if isinstance(step, Next) else step.call()
 
-    def __init__(self, client: Client, prefix: str) -> None:
+
+class Stream(Generic[T]):
+    """What `watch` and `follow` return. An iterator, and a context manager that closes it."""
+
+    def __init__(self, client: Client, source: Changes | Values, wait: float | None) -> None:
         self._client = client  # which must not be collected meanwhile
-        self._channel = client._connected()
-        self._subscription = self._channel.watch(prefix)
-        self._is_closed = False
+        self._source: Any = source
+        self._wait = wait
+        self._turn = threading.Lock()  # one thread drives the source at a time
+        detach_after_fork(self, Stream._detach)
 
-    def __iter__(self) -> Watch:
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Change:
-        if self._is_closed:
-            raise StopIteration
-        try:
-            event = self._channel.next_event(self._subscription)
-        except RegionClosed:
-            if self._is_closed:
-                raise StopIteration from None
-            raise
-        return change_of(event)
+    def __next__(self) -> T:
+        with self._turn:
+            try:
+                pending = None if self._is_closed() else self._source.pending()
+                return pending or self._run(self._source.next)
+            except RegionClosed:
+                if self._is_closed():
+                    raise StopIteration from None
+                raise
 
     def close(self) -> None:
-        """End the watch, and a loop over it in another thread. May be called again."""
-        self._is_closed = True
-        self._channel.unwatch(self._subscription)
-        self._channel.wake()
+        """End it, and a loop over it in another thread. May be called again."""
+        self._source.listener.close()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_subscription") and not is_finalizing():
-            self._channel.unwatch(self._subscription)
+        if hasattr(self, "_source") and not is_finalizing():
+            self._source.listener.give_up()
+
+    def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
+        return self._client._run_waiting(start, self._wait, self._is_closed)
+
+    def _is_closed(self) -> bool:
+        is_closed: bool = self._source.listener.is_closed
+        return is_closed
+
+    def _detach(self) -> None:  # in the child of a fork: the thread that had the turn is not here
+        self._turn = threading.Lock()
+
+
+class Watch(Stream[Change]):
+    """The changes of names, as they happen; see `Client.watch`."""
+
+    def __init__(self, client: Client, prefix: str, wait: float | None) -> None:
+        source = Changes(prefix, resumes=wait is not None)
+        super().__init__(client, source, wait)
+        self._run(source.start)  # type: ignore[arg-type]
+
+
+class Follow(Stream[Any]):
+    """The value of a name, and each newer one; see `Client.follow`."""
+
+    def __init__(self, client: Client, name: str, wait: float | None, anywhere: bool) -> None:
+        super().__init__(client, Values(name, anywhere=anywhere), wait)
 
 
 def connect(

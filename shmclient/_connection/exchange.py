@@ -87,10 +87,12 @@ class Exchange:
         return None
 
     def watch(self, subscription: Subscription) -> None:
-        """Start to give a watch its events."""
-        subscription.failure = self.failure or self._closed
-        if subscription.failure is None:
-            self._watches[subscription.id] = subscription
+        """Start to give a watch its events. Needs no serialising."""
+        self._watches[subscription.id] = subscription
+        if (
+            failure := self.failure or self._closed
+        ):  # set before the watches are ended, so one of us sees the other
+            self.unwatch(subscription, failure)
 
     def unwatch(self, subscription: Subscription, error: ShmError) -> bool:
         """End a watch: whoever waits for an event gets the error. False when it has ended before.

@@ -60,10 +60,6 @@ def others_connect(path: str, limit_s: float) -> HostTimeout:
     return HostTimeout(f"the host at {path} gave no answer to another thread or task in {limit_s:.3g} s")
 
 
-def no_wait() -> None:
-    """Return what is left of a wait where there is none."""
-
-
 def is_final(socket_path: str) -> bool:
     """Whether no host will be back: the main thread has ended, and with it the private host of the program.
 
@@ -88,6 +84,11 @@ class Retry:
     def remaining(self) -> float | None:
         """Return how many seconds are left, at least 0; None when there is no wait."""
         return None if self._wait_s is None else max(self._end - self._clock(), 0.0)
+
+    def renew(self) -> None:
+        """Give the whole time again: what is waited for was there until now."""
+        self._end = self._clock() + (self._wait_s or 0)
+        self._pause_s = PAUSE_MIN_S
 
     def connected(self) -> None:
         """Note that there is a host: the next pause is a short one again."""

@@ -6,17 +6,16 @@ The counterpart of `_channel`: of the tasks that wait for a reply one reads, for
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 from collections.abc import Awaitable, Callable
 
 import anyio
 
-from shmclient._connection.exchange import Exchange, Slot, Subscription
+from shmclient._connection.exchange import Exchange, Slot
 from shmclient._connection.line import has_ended
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
+from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
     HostGone,
@@ -28,7 +27,6 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import check_part
 
 GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
@@ -41,7 +39,7 @@ class AsyncChannel:
         self.timeout_s = timeout_s
         self._exchange = Exchange()
         self.outbox = Outbox(sock, self._close_socket)
-        self.context = Context(self.outbox)
+        self.context = Context(self.outbox, self._exchange, self._announce)
         self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
         # One task reads, one sends what the socket did not take, the others sleep. Cancelling its scope makes
         # any of them look again at what it waits for, and at what there is to be done.
@@ -82,34 +80,15 @@ class AsyncChannel:
             raise
         return take(slot, step.wait_s)
 
-    async def watch(self, prefix: str, passes: Callable[[m.Event], bool] | None = None) -> Subscription:
-        """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
-        request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
-        subscription = Subscription(request.id, passes)
-        self._exchange.watch(subscription)
-        try:
-            await self.ask(Ask(request))
-        except BaseException:
-            self.unwatch(subscription)
-            raise
-        return subscription
-
-    async def next_event(self, subscription: Subscription) -> m.Event:
-        """Wait for the next event of a watch, without end. RegionClosed: `close` or `unwatch` was called."""
-        await self._wait_until(subscription.is_done, math.inf)
+    async def next_event(self, step: Next) -> m.Event | None:
+        """Wait for the next event of a watch; None when the time is over. RegionClosed: it was ended."""
+        subscription = step.subscription
+        if not await self._wait_until(subscription.is_done, step.wait_s):
+            return None
         if subscription.events:
             return subscription.events.popleft()
         assert subscription.failure is not None
         raise again(subscription.failure)
-
-    def unwatch(self, subscription: Subscription) -> None:
-        """End a watch. Never waits: safe in a destructor."""
-        if self._exchange.unwatch(subscription, RegionClosed("the watch is closed")):
-            self._cancel(subscription.id)
-
-    def wake(self) -> None:
-        """Have those who wait look again: a watch was ended under them."""
-        self._announce()
 
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes.
@@ -118,10 +97,10 @@ class AsyncChannel:
         """
         targets = self._exchange.end_waits(RegionClosed("the client is closed"))
         for target in targets:
-            self._cancel(target)
+            self.context.cancel(target)
         self.outbox.close()
         if targets:
-            self.wake()
+            self._announce()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
@@ -148,17 +127,14 @@ class AsyncChannel:
             if self._is_closing and not self._users:
                 self._sock.close()
 
-    def _cancel(self, target: int) -> None:
-        if not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, target))
-
     async def _await(self, slot: Slot, wait_s: float | None, number: int) -> None:
         limit_s = self.timeout_s if wait_s is None else wait_s
         if await self._wait_until(slot.is_done, limit_s):
             return
         if wait_s is not None:
-            self._cancel(slot.request.id)  # the one reply still comes: the refusal, or what arrived in time
+            self.context.cancel(
+                slot.request.id
+            )  # the one reply still comes: the refusal, or what arrived in time
             if await self._wait_until(slot.is_done, GRACE_S):
                 return
             raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
@@ -172,7 +148,7 @@ class AsyncChannel:
         if orphan is not None:
             dispose(self.context, *orphan)
         elif slot.is_wait():
-            self._cancel(slot.request.id)
+            self.context.cancel(slot.request.id)
 
     async def _wait_until(self, is_ready: Callable[[], bool], limit_s: float) -> bool:
         """Wait, and do meanwhile what nobody else does, until `is_ready`. False when the time is over."""

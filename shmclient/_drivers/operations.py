@@ -7,13 +7,15 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from shmclient import _codecs as codecs
-from shmclient._connection.exchange import Slot
+from shmclient._connection.exchange import Exchange, Slot, Subscription
 from shmclient._connection.outbox import Outbox
 from shmclient._drivers.transfer import Progress, write_all
 from shmclient._pins.pinner import check_unpinned
@@ -26,7 +28,9 @@ from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attac
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
+    HostGone,
     InvalidArgument,
+    RegionClosed,
     RegionNotFound,
     RemoteProtocolError,
     WaitTimeout,
@@ -59,23 +63,47 @@ class Run(NamedTuple):
     size: int
 
 
+class Next(NamedTuple):
+    """The next event of a watch; its outcome is the Event, or None after `wait_s`."""
+
+    subscription: Subscription
+    wait_s: float = math.inf
+
+
+Step = Ask | Run | Next
 Outcome = tuple[Any, list[int]]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
-Operation = Generator[Ask | Run, Any, T]
+Operation = Generator[Step, Any, T]
 
 
 @dataclass(slots=True)
 class Context:
-    """What the operations of one connection share: where messages go, and what is mapped by name."""
+    """What the operations of one connection share: where messages go, and what is mapped by name.
+
+    `wake` has those who wait for events look again.
+    """
 
     outbox: Outbox
+    exchange: Exchange
+    wake: Callable[[], None]
     mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
 
     def greeting(self) -> m.Hello:
         """Return the first message of a connection."""
         return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
+
+    def cancel(self, target: int) -> None:
+        """Tell the host that nobody waits for a request or watch any more. Never waits, never raises."""
+        if self.exchange.failure is None and not self.outbox.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, target))
+
+    def unlisten(self, subscription: Subscription) -> None:
+        """End a watch. Never waits, and takes no lock: safe in a destructor."""
+        if self.exchange.unwatch(subscription, RegionClosed("the watch is closed")):
+            self.cancel(subscription.id)
 
 
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
@@ -118,16 +146,28 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
-    lease = Lease(context.outbox, grants[0].lease)
+    return _map_value(context, grants[0], owned, anywhere)
+
+
+def get_other(context: Context, name: str, held: int, anywhere: bool) -> Operation[tuple[Any, int] | None]:
+    """Return the value of a name and its region's number, unless that is `held`: then None."""
+    grants, owned = yield from _open(context, (name,), (held,), None)
+    if not grants[0].lease:
+        return None
+    return _map_value(context, grants[0], owned, anywhere), grants[0].region
+
+
+def _map_value(context: Context, grant: m.Grant, owned: Sequence[int], anywhere: bool) -> Any:
+    lease = Lease(context.outbox, grant.lease)
     try:
-        known, buffer = attach(grants[0], lease, owned[0], anywhere=anywhere)
+        mapped, buffer = attach(grant, lease, owned[0], anywhere=anywhere)
     except BaseException:
         lease.release()
         raise
     finally:
         fds.close_all(owned)
-    context.mapped[name] = known
-    value = codecs.decode(known.metadata, known.data())
+    context.mapped[grant.name] = mapped
+    value = codecs.decode(mapped.metadata, mapped.data())
     del buffer  # the value's views keep it from here on
     return value
 
@@ -244,6 +284,20 @@ def stat(context: Context, name: str) -> Operation[RegionInfo]:
     """Return what the host knows of a current region."""
     reply, _ = yield Ask(m.Stat(context.outbox.next_id(), check_name(name)))
     return info_of(_only(reply, m.Described).info)
+
+
+def listen(
+    context: Context, prefix: str, passes: Callable[[m.Event], bool] | None = None
+) -> Operation[Subscription]:
+    """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
+    subscription = Subscription(context.outbox.next_id(), passes)
+    context.exchange.watch(subscription)
+    try:
+        yield Ask(m.Watch(subscription.id, check_part("a prefix", prefix)))
+    except BaseException:
+        context.unlisten(subscription)
+        raise
+    return subscription
 
 
 def unlink(context: Context, name: str) -> Operation[None]:

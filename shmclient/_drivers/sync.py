@@ -6,17 +6,15 @@ until the reader leaves and one of them takes over. No lock is held while readin
 
 from __future__ import annotations
 
-import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Exchange, Slot, Subscription
+from shmclient._connection.exchange import Exchange, Slot
 from shmclient._connection.line import Line
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import Ask, Context, Outcome, dispose, greeted, take
+from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
     HostGone,
@@ -29,7 +27,6 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import check_part
 from shmprotocol.wire.query import connect
 
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
@@ -48,7 +45,7 @@ class Channel:
         self._timeout_s = connect_s
         self._exchange = Exchange()
         self.outbox = Outbox(sock, self._close_socket)
-        self.context = Context(self.outbox)
+        self.context = Context(self.outbox, self._exchange, self._wake)
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._is_reading = False
@@ -95,37 +92,15 @@ class Channel:
             raise
         return take(slot, step.wait_s)
 
-    def watch(self, prefix: str, passes: Callable[[m.Event], bool] | None = None) -> Subscription:
-        """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
-        request = m.Watch(self.outbox.next_id(), check_part("a prefix", prefix))
-        subscription = Subscription(request.id, passes)
-        with self._lock:
-            self._exchange.watch(subscription)
-        try:
-            self.ask(Ask(request))
-        except BaseException:
-            self.unwatch(subscription)
-            raise
-        return subscription
-
-    def next_event(self, subscription: Subscription) -> m.Event:
-        """Wait for the next event of a watch, without end. RegionClosed: `close` or `unwatch` was called."""
-        self._read_until(subscription.is_done, math.inf, is_long=True)
+    def next_event(self, step: Next) -> m.Event | None:
+        """Wait for the next event of a watch; None when the time is over. RegionClosed: it was ended."""
+        subscription = step.subscription
+        if not self._read_until(subscription.is_done, time.monotonic() + step.wait_s, is_long=True):
+            return None
         if subscription.events:
             return subscription.events.popleft()
         assert subscription.failure is not None
         raise again(subscription.failure)
-
-    def unwatch(self, subscription: Subscription) -> None:
-        """End a watch. Never waits, and takes no lock: safe in a destructor."""
-        if self._exchange.unwatch(subscription, RegionClosed("the watch is closed")):
-            self._cancel(subscription.id)
-
-    def wake(self) -> None:
-        """Have those who wait look again: a watch was ended under them."""
-        with self._lock:
-            self._wake_sleepers()
-        self._line.wake()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
@@ -139,10 +114,10 @@ class Channel:
         with self._lock:
             targets = self._exchange.end_waits(RegionClosed("the client is closed"))
         for target in targets:
-            self._cancel(target)
+            self.context.cancel(target)
         self.outbox.close()
         if targets:
-            self.wake()
+            self._wake()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
@@ -154,11 +129,6 @@ class Channel:
             self._line.detach()
         else:
             self._line.close()
-
-    def _cancel(self, target: int) -> None:
-        if not self.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, target))
 
     def _await_sent(self, slot: Slot, number: int) -> None:
         """Wait until a request has left; the socket was full.
@@ -189,7 +159,7 @@ class Channel:
                 raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
         elif not self._read_until(slot.is_done, now + wait_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
-            self._cancel(slot.request.id)
+            self.context.cancel(slot.request.id)
             if not self._read_until(slot.is_done, time.monotonic() + GRACE_S, is_long=True):
                 raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
 
@@ -199,7 +169,7 @@ class Channel:
         if orphan is not None:
             dispose(self.context, *orphan)
         elif slot.is_wait():
-            self._cancel(slot.request.id)
+            self.context.cancel(slot.request.id)
 
     def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).
@@ -239,6 +209,11 @@ class Channel:
                 finally:
                     self._sleepers -= 1
         return False
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._wake_sleepers()
+        self._line.wake()
 
     def _wake_sleepers(self) -> None:
         if self._sleepers:  # notify_all costs half a microsecond even without any

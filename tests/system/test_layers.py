@@ -91,7 +91,12 @@ def test_core_of_the_host_imports_nothing_that_waits() -> None:
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [("_connection/exchange.py", set()), ("_drivers/operations.py", set()), ("_drivers/transfer.py", {"os"})],
+    [
+        ("_connection/exchange.py", set()),
+        ("_drivers/following.py", set()),
+        ("_drivers/operations.py", set()),
+        ("_drivers/transfer.py", {"os"}),
+    ],
 )
 def test_client_module_imports_nothing_that_waits_when_it_is_pure(name: str, allowed: set[str]) -> None:
     """Transfers write to memory files, which does not wait."""

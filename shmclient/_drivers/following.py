@@ -1,0 +1,279 @@
+"""Watches and followed names, over any number of connections and hosts. Does no I/O: yields steps.
+
+A source belongs to one iterator, which drives it one step at a time; `close` may come from anywhere. What a
+host tells is compared with what the one before it told: a region is the same if host and number are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from shmclient._connection.exchange import Subscription
+from shmclient._connection.retry import Retry
+from shmclient._drivers import operations
+from shmclient._drivers.operations import Context, Next, Operation
+from shmclient._regions.info import Change, RegionInfo, change_of
+from shmprotocol.errors import HostGone, InvalidArgument, RegionClosed, RegionNotFound, WaitTimeout, again
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_name, check_part
+
+T = TypeVar("T")
+
+
+class Listener:
+    """A watch at whichever host there is: started anew on each connection."""
+
+    def __init__(self, prefix: str, passes: Callable[[m.Event], bool] | None = None) -> None:
+        self._prefix = prefix
+        self._passes = passes
+        self._context: Context | None = None
+        self._subscription: Subscription | None = None
+        self.is_closed = False
+
+    def is_on(self, context: Context) -> bool:
+        """Whether it listens on this connection."""
+        return self._context is context
+
+    def host_id(self) -> str:
+        """Return the id of the host that it listens to, or did."""
+        return self._context.outbox.host_id if self._context is not None else ""
+
+    def listen(self, context: Context) -> Operation[Subscription]:
+        """Listen on a connection from now on."""
+        subscription = yield from operations.listen(context, self._prefix, self._passes)
+        self._context, self._subscription = context, subscription
+        if self.is_closed:  # meanwhile, by who saw the subscription before
+            self.give_up()
+            raise RegionClosed("the watch is closed")
+        return subscription
+
+    def next(self, retry: Retry) -> Operation[m.Event]:
+        """Wait for the next event, without end. Whatever is absent afterwards is absent since then."""
+        assert self._subscription is not None
+        try:
+            event: m.Event = yield Next(self._subscription)
+        finally:
+            retry.renew()
+        return event
+
+    def next_within(self, wait_s: float) -> Operation[m.Event | None]:
+        """Wait for the next event; None when the time is over."""
+        assert self._subscription is not None
+        event: m.Event | None = yield Next(self._subscription, wait_s)
+        return event
+
+    def take(self) -> list[m.Event]:
+        """Return the events that have come and not been taken, also those of a connection that is gone."""
+        events = list(self._subscription.events) if self._subscription is not None else []
+        for _ in events:
+            assert self._subscription is not None
+            self._subscription.events.popleft()
+        return events
+
+    def failure(self) -> HostGone | None:
+        """Return why a connection that it listened on is not the current one any more; None without one."""
+        if self._subscription is None:
+            return None
+        failure = self._subscription.failure
+        gone = again(failure) if failure is not None else None
+        return gone if isinstance(gone, HostGone) else HostGone("the host of this watch is gone")
+
+    def give_up(self) -> None:
+        """End it at the host. Never waits; safe in a destructor."""
+        if self._context is not None and self._subscription is not None:
+            self._context.unlisten(self._subscription)
+
+    def reset(self) -> None:
+        """End it for now: the next `listen` starts anew."""
+        self.give_up()
+        self._context = self._subscription = None
+
+    def close(self) -> None:
+        """End it, and whoever waits for its events."""
+        self.is_closed = True
+        self.give_up()
+        if self._context is not None:
+            self._context.wake()
+
+
+class Changes:
+    """The changes of all names with a prefix. With `resumes`, they go on at the next host.
+
+    The changes that nobody saw are found by comparing: `unlinked` for each name that is gone, by name, then
+    `published` for each whose region is another, then `changed` for another mode.
+    """
+
+    def __init__(self, prefix: str, *, resumes: bool) -> None:
+        self.listener = Listener(check_part("a prefix", prefix))
+        self._prefix = prefix
+        self._resumes = resumes
+        self._seen: dict[str, tuple[str, RegionInfo]] | None = (
+            None  # host and region of each name, if it resumes
+        )
+        self._pending: deque[Change] = deque()
+
+    def start(self, context: Context, retry: Retry) -> Operation[None]:
+        """Listen on a connection, unless that is so already."""
+        if self.listener.is_on(context):
+            return
+        failure = self.listener.failure()
+        if failure is not None and not self._resumes:
+            raise failure
+        self._take(self.listener.take())  # the last that the host before has told
+        yield from self.listener.listen(context)
+        if not self._resumes:
+            return
+        try:
+            infos = yield from operations.list_regions(context, self._prefix)
+        except BaseException:
+            self.listener.reset()
+            raise
+        now = {info.name: (context.outbox.host_id, info) for info in infos}
+        if self._seen is None:
+            # What came since the watch began is told, though the list has it already.
+            events = self.listener.take()
+            changes = [change_of(event) for event in events]
+            self._pending += changes
+            self._seen = now
+            for change in changes:
+                self._is_news(change)
+        else:
+            self._pending += _differences(self._seen, now)
+            self._seen = now
+
+    def pending(self) -> Change | None:
+        """Return a change that needs no waiting; None without one."""
+        if not self._pending:
+            self._take(self.listener.take())
+        return self._pending.popleft() if self._pending else None
+
+    def next(self, context: Context, retry: Retry) -> Operation[Change]:
+        """Return the next change."""
+        yield from self.start(context, retry)
+        while not self._pending:
+            event = yield from self.listener.next(retry)
+            self._take([event])
+        return self._pending.popleft()
+
+    def _take(self, events: Iterable[m.Event]) -> None:
+        self._pending += filter(self._is_news, map(change_of, events))
+
+    def _is_news(self, change: Change) -> bool:
+        """Note a change. False: the list that was made meanwhile had it already."""
+        if self._seen is None:
+            return True
+        host, info = self.listener.host_id(), change.info
+        known = self._seen.get(info.name)
+        known_number = known[1].number if known is not None and known[0] == host else 0
+        if change.kind == "unlinked":
+            if known_number != info.number:
+                return False
+            del self._seen[info.name]
+            return True
+        if info.number < known_number or (change.kind == "published" and info.number == known_number):
+            return False
+        self._seen[info.name] = (host, info)
+        return True
+
+
+def _differences(
+    before: dict[str, tuple[str, RegionInfo]], now: dict[str, tuple[str, RegionInfo]]
+) -> list[Change]:
+    changes = [
+        Change(kind="unlinked", info=info) for name, (_, info) in sorted(before.items()) if name not in now
+    ]
+    for name, (host, info) in now.items():
+        old_host, old = before.get(name, ("", None))
+        if old is None or (old_host, old.number) != (host, info.number):
+            changes.append(Change(kind="published", info=info))
+        elif old.mode != info.mode:
+            changes.append(Change(kind="changed", info=info))
+    return changes
+
+
+class Values:
+    """The value of one name, and each newer one: of those that came meanwhile, the newest."""
+
+    def __init__(self, name: str, *, anywhere: bool) -> None:
+        self._name = check_name(name)
+        self._anywhere = anywhere
+        self._last = ("", 0)  # the host and the number of the region that was given last
+        self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
+
+    def start(self, context: Context, retry: Retry) -> Operation[None]:
+        """Listen on a connection, unless that is so already."""
+        if not self.listener.is_on(context):
+            yield from self.listener.listen(context)
+
+    def pending(self) -> None:
+        """Return None: a value is always asked for, so that it is the newest."""
+
+    def next(self, context: Context, retry: Retry) -> Operation[Any]:
+        """Return the current value, once it is another than the last one."""
+        yield from self.start(context, retry)
+        host = context.outbox.host_id
+        while True:
+            self.listener.take()  # the answer to what is asked now is newer than all of them
+            last_host, number = self._last
+            held = number if last_host == host else 0
+            try:
+                other = yield from operations.get_other(context, self._name, held, self._anywhere)
+            except RegionNotFound:
+                yield from self._wait_for_name(retry)
+                continue
+            if other is not None:
+                value, number = other
+                self._last = (host, number)
+                return value
+            yield from self.listener.next(retry)
+
+    def _wait_for_name(self, retry: Retry) -> Operation[None]:
+        left = retry.remaining()
+        if left is None:
+            raise RegionNotFound(f"there is no region {self._name!r}, and no wait for it")
+        if (yield from self.listener.next_within(left)) is None:
+            raise WaitTimeout(f"{self._name!r} did not appear within {left:.3g} s")
+
+
+def once_after(
+    context: Context, name: str, after: int, retry: Retry, operation: Operation[T]
+) -> Operation[T]:
+    """Carry out an operation once a name has a generation after the given one.
+
+    RegionNotFound: there is none, and no wait. WaitTimeout: there was none in time.
+    """
+    if type(after) is not int:
+        raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
+    yield from _wait_after(context, name, after, retry)
+    return (yield from operation)
+
+
+def _wait_after(context: Context, name: str, after: int, retry: Retry) -> Operation[None]:
+    generation = yield from _generation(context, name)
+    if generation > after:
+        return
+    if retry.remaining() is None:
+        raise RegionNotFound(f"{name!r} has no generation after {after}: {_now(generation)}")
+    subscription = yield from operations.listen(
+        context, name, lambda event: event.info.name == name and event.info.generation > after
+    )
+    try:
+        generation = yield from _generation(context, name)  # one may have come before the watch
+        if generation <= after and (yield Next(subscription, retry.remaining() or 0)) is None:
+            raise WaitTimeout(f"{name!r} had no generation after {after} in time: {_now(generation)}")
+    finally:
+        context.unlisten(subscription)
+
+
+def _generation(context: Context, name: str) -> Operation[int]:
+    try:
+        info = yield from operations.stat(context, name)
+    except RegionNotFound:
+        return 0
+    return info.generation
+
+
+def _now(generation: int) -> str:
+    return f"the current one is {generation}" if generation else "there is no such name"
