@@ -20,7 +20,7 @@ from rich.cells import cell_len
 import shmclient
 from shmhost.commands.top import live as _live
 from shmhost.commands.top import view as top
-from shmhost.core.regions import REGION_OVERHEAD
+from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.errors import HostGone, HostTimeout
 from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
 
