@@ -248,21 +248,21 @@ class AsyncClient:
         self,
         start: Callable[[Context, Retry], Operation[T]],
         wait_s: float | None,
-        is_over: Callable[[], bool] = lambda: False,
+        ready: Callable[[], T | None] = lambda: None,
     ) -> T:
         """Run an operation that may wait; a wait outlives its host and goes on with the next one.
 
-        `is_over` is asked before each attempt; RegionClosed when it is.
+        `ready` is asked after each attempt that failed: what it returns, or raises, ends the wait.
         """
         retry = Retry(wait_s)
         while True:
-            if is_over():
-                raise RegionClosed("it was closed")
             try:
                 channel = await self._connected(retry.remaining())
                 retry.connected()
                 return await _drive(channel, start(channel.context, retry))
             except (HostGone, HostTimeout) as error:
+                if (result := ready()) is not None:
+                    return result
                 if is_final(self.socket_path):
                     raise
                 pause_s = retry.pause(error)
@@ -317,16 +317,15 @@ class AsyncStream(Generic[T]):
     async def __anext__(self) -> T:
         async with self._turn:
             try:
-                pending = None if self._is_closed() else self._source.pending()
-                return pending or await self._run(self._source.next)
+                return self._ready() or await self._run(self._source.next)
             except RegionClosed:
-                if self._is_closed():
+                if self._source.listener.is_closed:
                     raise StopAsyncIteration from None
                 raise
 
     async def __aenter__(self) -> Self:
         async with self._turn:
-            await self._run(self._source.start)
+            await self._client._run_waiting(self._source.start, self._wait)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -345,11 +344,14 @@ class AsyncStream(Generic[T]):
             self._source.listener.give_up()
 
     async def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
-        return await self._client._run_waiting(start, self._wait, self._is_closed)
+        return await self._client._run_waiting(start, self._wait, self._ready)
 
-    def _is_closed(self) -> bool:
-        is_closed: bool = self._source.listener.is_closed
-        return is_closed
+    def _ready(self) -> T | None:
+        """Return what needs no host; RegionClosed when it was closed."""
+        if self._source.listener.is_closed:
+            raise RegionClosed("the watch is closed")
+        pending: T | None = self._source.pending()
+        return pending
 
 
 class AsyncWatch(AsyncStream[Change]):

@@ -274,21 +274,21 @@ class Client:
         self,
         start: Callable[[Context, Retry], Operation[T]],
         wait_s: float | None,
-        is_over: Callable[[], bool] = lambda: False,
+        ready: Callable[[], T | None] = lambda: None,
     ) -> T:
         """Run an operation that may wait; a wait outlives its host and goes on with the next one.
 
-        `is_over` is asked before each attempt; RegionClosed when it is.
+        `ready` is asked after each attempt that failed: what it returns, or raises, ends the wait.
         """
         retry = Retry(wait_s)
         while True:
-            if is_over():
-                raise RegionClosed("it was closed")
             try:
                 channel = self._connected(retry.remaining())
                 retry.connected()
                 return _drive(channel, start(channel.context, retry))
             except (HostGone, HostTimeout) as error:
+                if (result := ready()) is not None:
+                    return result
                 if is_final(self.socket_path):
                     raise
                 pause_s = retry.pause(error)
@@ -337,10 +337,9 @@ class Stream(Generic[T]):
     def __next__(self) -> T:
         with self._turn:
             try:
-                pending = None if self._is_closed() else self._source.pending()
-                return pending or self._run(self._source.next)
+                return self._ready() or self._run(self._source.next)
             except RegionClosed:
-                if self._is_closed():
+                if self._source.listener.is_closed:
                     raise StopIteration from None
                 raise
 
@@ -359,11 +358,14 @@ class Stream(Generic[T]):
             self._source.listener.give_up()
 
     def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
-        return self._client._run_waiting(start, self._wait, self._is_closed)
+        return self._client._run_waiting(start, self._wait, self._ready)
 
-    def _is_closed(self) -> bool:
-        is_closed: bool = self._source.listener.is_closed
-        return is_closed
+    def _ready(self) -> T | None:
+        """Return what needs no host; RegionClosed when it was closed."""
+        if self._source.listener.is_closed:
+            raise RegionClosed("the watch is closed")
+        pending: T | None = self._source.pending()
+        return pending
 
     def _detach(self) -> None:  # in the child of a fork: the thread that had the turn is not here
         self._turn = threading.Lock()
@@ -375,7 +377,7 @@ class Watch(Stream[Change]):
     def __init__(self, client: Client, prefix: str, wait: float | None) -> None:
         source = Changes(prefix, resumes=wait is not None)
         super().__init__(client, source, wait)
-        self._run(source.start)  # type: ignore[arg-type]
+        client._run_waiting(source.start, wait)
 
 
 class Follow(Stream[Any]):

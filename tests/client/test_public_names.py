@@ -14,13 +14,15 @@ HANDLE = (
     "size translate"
 )
 NAMES = {
-    shmclient.Client: "chmod close create fileno get list open open_many put stat unlink watch",
-    shmclient.aio.AsyncClient: "aclose chmod create get list open open_many put stat unlink watch",
+    shmclient.Client: "chmod close create fileno follow get list open open_many put stat unlink watch",
+    shmclient.aio.AsyncClient: "aclose chmod create follow get list open open_many put stat unlink watch",
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
     shmclient.Watch: "close",
+    shmclient.Follow: "close",
     shmclient.aio.AsyncWatch: "aclose close",
+    shmclient.aio.AsyncFollow: "aclose close",
     shmclient.Pinner: "iovec pin pin_graph unpin",
     shmclient.Pinned: "address overlaps readonly size store unpin",
     shmclient.IoVec: "address nbytes overlaps unpin",
