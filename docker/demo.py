@@ -175,10 +175,10 @@ def read_on(name: str, index: shmclient.Region, array: shmclient.Region) -> None
         except (shmclient.HostGone, shmclient.HostTimeout):
             is_there = False
         if is_there != was_there:
-            say(name, "the host is back" if is_there else "the host is gone: reading on")
+            say(name, "the host is back" if is_there else "the host is gone: still reading")
             was_there = is_there
         if found_in(index, array) != before:
-            sys.exit(f"{name}: what was sealed has changed")
+            sys.exit(f"{name}: sealed data has changed")
         time.sleep(0.3 if is_current else 0)
     found = [f"generation {before[key]['generation']}" for key in ("words", "array")]
     say(name, f"{', '.join(found)}: replaced, and unchanged")

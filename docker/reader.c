@@ -14,7 +14,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* CRC-32 as zlib has it, a byte at a time. */
+/* The CRC-32 of zlib, a byte at a time. */
 static uint32_t crc32_of(const unsigned char *data, uint64_t size)
 {
         static uint32_t table[256];
@@ -63,7 +63,7 @@ int main(int argc, char **argv)
         words = map_or_exit(argv[1]);
         array = map_or_exit(argv[2]);
         if (words->root == NULL || words->root_size < sizeof(*index)) {
-                fprintf(stderr, "region-reader: %s holds no word index\n", argv[1]);
+                fprintf(stderr, "region-reader: %s does not hold a word index\n", argv[1]);
                 return 3;
         }
         index = (const struct word_index *)words->root;

@@ -35,7 +35,7 @@ def main() -> None:
         with shm.create("read", 1024) as builder, shmclient.Pinner() as pinner:
             iov = pinner.iovec(parts(builder, 0))  # in private memory; what it points to is in the region
             if libc.readv(file.fileno(), ffi.cast("void *", iov.address), len(iov)) != iov.nbytes:
-                raise OSError(ffi.errno, "readv came short")
+                raise OSError(ffi.errno, "readv was short")
             shmclient.readv(file, pinner.iovec(parts(builder, 512)))
         for line in bytes(shm.open("read").data).replace(b"\0", b" ").split():
             print(line.decode())

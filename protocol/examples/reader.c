@@ -6,7 +6,7 @@
  *         shmclient exec --region words -- ./reader words import yield
  *
  *     reader NAME WORD...          print the address of the region, and where each word occurs
- *     reader NAME --bench SECONDS  look up every word in turn, for so long; then wait for the end of stdin
+ *     reader NAME --bench SECONDS  look up every word in turn, for that long; then wait for EOF on stdin
  *     reader NAME --write          try to write to the region: the kernel ends this process
  *
  * The last two print a line of JSON. Exit codes: 0 all words found, 1 one is missing or the region could
@@ -65,7 +65,7 @@ static int bench(const struct shm_region_header *header, const struct word_index
         return 0;
 }
 
-/* Write where the index is: no return from here, unless something is wrong. */
+/* Write to the index. Returns only if the region is not protected. */
 static int scribble(const struct shm_region_header *header)
 {
         printf("{\"pid\": %d, \"address\": %" PRIu64 "}\n", (int)getpid(), (uint64_t)(uintptr_t)header);

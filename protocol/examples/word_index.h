@@ -3,7 +3,7 @@
  * word_index.h - a pointer-linked word index in a region: hash table -> entries -> postings.
  *
  * Written once by `shmhost demo` (shmhost/commands/demo/index.py), before the region is published and sealed; read by
- * anyone, without locks, since nothing changes after that. The region's root is a struct word_index. The
+ * any process, without locks, because it never changes after that. The region's root is a struct word_index. The
  * text between the marks is also the cffi declaration of the Python side.
  */
 #ifndef WORD_INDEX_H

@@ -1,1 +1,1 @@
-"""What host, clients and third parties agree on: errors, messages, the connection, the memory."""
+"""The contract between host, clients and third parties: errors, messages, the connection, the memory."""

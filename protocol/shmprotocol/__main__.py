@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
-    """Print the include folder; anything but `--include` gets the usage and exit code 2."""
+    """Print the include folder; any other argument prints the usage, with exit code 2."""
     if arguments != ["--include"]:
         print("usage: python -m shmprotocol --include", file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ EXIT_CODES = {
 def manual(*examples: str) -> str:
     """Return the end of a help text: a line for each example, and the exit codes.
 
-    The blank lines between them are what keeps rich-click from filling the lines.
+    The blank lines between them keep rich-click from reflowing the lines.
     """
     codes = ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
     lines = ["Examples:", *(f"$ {example}" for example in examples), "", f"Exit codes: {codes}."]
@@ -39,6 +39,6 @@ def run(command: Callable[[], object], program: str) -> None:
     except ShmError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
-    except OSError as error:  # of a file that was named, or of the output
-        print(f"{program}: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+    except OSError as error:  # of a file argument, or of the output
+        print(f"{program}: {error.filename or 'cannot continue'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

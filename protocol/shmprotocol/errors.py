@@ -7,9 +7,9 @@ from typing import ClassVar
 
 
 class ShmError(Exception):
-    """Anything this project refuses or fails at. `code` is the word that stands for it on the wire.
+    """The base class of all errors of this project. `code` identifies the class on the wire.
 
-    Each subclass is also the built-in error that a user would catch; where that is an `OSError`,
+    Each subclass is also the built-in error that a user would catch; if that is an `OSError`,
     `errno` is set.
     """
 
@@ -19,18 +19,18 @@ class ShmError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         if self._errno is not None:
-            setattr(self, "errno", self._errno)  # noqa: B010 - an attribute of the OSErrors among us alone
+            setattr(self, "errno", self._errno)  # noqa: B010 - only subclasses that are OSErrors have it
 
 
 def again(error: ShmError) -> ShmError:
     """Return a new error like this one, without its traceback.
 
-    What is kept and raised to many must be new each time: a traceback keeps the frames of all its callers,
-    and with them what their variables hold, a region for one.
+    An error that is stored and raised to many callers must be new each time: a traceback keeps the frames of
+    all its callers alive, and with them their local variables, such as a region.
     """
     new = type(error)(str(error))
     if (number := getattr(error, "errno", None)) is not None:
-        setattr(new, "errno", number)  # noqa: B010 - as in __init__; some have one of their own
+        setattr(new, "errno", number)  # noqa: B010 - as in __init__; some errors have their own
     return new
 
 
@@ -48,14 +48,14 @@ class RegionNotFound(ShmError, FileNotFoundError):
 
 
 class WaitTimeout(RegionNotFound, TimeoutError):
-    """The name was still missing, or there was still no host, when the time to wait was over."""
+    """The name was still missing, or there was still no host, when the wait timed out."""
 
     code = "wait-timeout"
     _errno = errno.ETIMEDOUT
 
 
 class RegionExists(ShmError, FileExistsError):
-    """The name is taken, and replacing it was not asked for."""
+    """The name is taken, and the request does not replace it."""
 
     code = "exists"
     _errno = errno.EEXIST
@@ -69,13 +69,13 @@ class AccessDenied(ShmError, PermissionError):
 
 
 class QuotaExceeded(ShmError, MemoryError):
-    """More bytes or addresses than the host has left to give."""
+    """More bytes or addresses than the host has left."""
 
     code = "quota-exceeded"
 
 
 class RegionBusy(ShmError, BlockingIOError):
-    """Someone else is creating the name, or a writable mapping still lives."""
+    """Another client is creating the name, or the region still has a writable mapping."""
 
     code = "busy"
     _errno = errno.EBUSY
@@ -95,48 +95,48 @@ class Unsupported(ShmError, NotImplementedError):
 
 
 class Cancelled(ShmError):
-    """The peer gave the request up before it was answered."""
+    """The peer cancelled the request before the reply."""
 
     code = "cancelled"
 
 
 class ProtocolError(ShmError, ConnectionError):
-    """Somebody broke the rules of `protocol/README.md`; see the two subclasses for who."""
+    """A violation of `protocol/README.md`, by this side or by the peer; see the two subclasses."""
 
     code = "protocol"
 
 
 class LocalProtocolError(ProtocolError):
-    """We did: a bug in this program, or an object that cannot be put on the wire."""
+    """This side broke the protocol: a bug in this program, or an object that cannot be sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer did: the connection is of no more use."""
+    """The peer broke the protocol: the connection cannot be used any more."""
 
 
 class HostGone(ShmError, ConnectionError):
-    """No host answers at the socket, or it went away. What is mapped stays mapped and readable."""
+    """No host answers at the socket, or it stopped. Mapped regions stay mapped and readable."""
 
     code = "host-gone"
     _errno = errno.ECONNREFUSED
 
 
 class HostTimeout(ShmError, TimeoutError):
-    """The host is there and does not answer."""
+    """The host is running but does not answer."""
 
     code = "host-timeout"
     _errno = errno.ETIMEDOUT
 
 
 class AddressConflict(ShmError, OSError):
-    """Something else in this process lives at the region's address."""
+    """Another mapping of this process occupies the region's address."""
 
     code = "address-conflict"
     _errno = errno.EEXIST
 
 
 class BadRegion(ShmError, ValueError):
-    """A descriptor that is no region, or one whose header, seals or metadata are broken."""
+    """A descriptor that is not a region's, or a region whose header, seals or metadata are corrupt."""
 
     code = "bad-region"
 
@@ -159,7 +159,7 @@ class PointerEscapes(ShmError, ValueError):
     code = "pointer-escapes"
 
 
-# What a host can answer with. The rest of the tree is raised by whoever notices it, and never sent.
+# The refusals that a host can send. All other errors are raised by the side that detects them, never sent.
 REFUSALS: dict[str, type[ShmError]] = {
     refusal.code: refusal
     for refusal in (
@@ -177,14 +177,14 @@ REFUSALS: dict[str, type[ShmError]] = {
 
 
 def refusal(code: str, message: str) -> ShmError:
-    """Return the error that a refusal of the host stands for; an unknown code gives the base class."""
+    """Return the error for a refusal of the host; an unknown code gives the base class."""
     return REFUSALS.get(code, ShmError)(message)
 
 
 def exit_code(error: ShmError) -> int:
-    """Return the exit code of a command that ends with this error; 2 is left for wrong usage.
+    """Return the exit code of a command that ends with this error; 2 is reserved for wrong usage.
 
-    3: no host. 4: no such region. 5: access denied. 6: a time to wait was over. 1: anything else.
+    3: no host. 4: no such region. 5: access denied. 6: timed out. 1: any other error.
     """
     codes: tuple[tuple[type[ShmError], int], ...] = (
         (WaitTimeout, 6),

@@ -1,4 +1,4 @@
-"""What `put` stores and `get` gives back, and how metadata describes it. Each codec is one kind of value."""
+"""The values that `put` stores and `get` returns, and their metadata: a codec for each kind of value."""
 
 from shmclient._codecs.layout import ALIGNMENT, Encoded
 from shmclient._codecs.numpy import describe_array

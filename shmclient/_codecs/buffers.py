@@ -1,4 +1,4 @@
-"""Bytes-like objects: stored as they lie, and given back as read-only memoryviews."""
+"""Bytes-like objects: stored unchanged, and returned as read-only memoryviews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shmclient._codecs.dtypes import check_shape
 from shmclient._codecs.layout import Layout, slice_of
 
 FORMAT = "bytes"
-_ITEM_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")  # what memoryview.cast() takes, everywhere
+_ITEM_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")  # the formats that memoryview.cast() accepts
 _ORDERS = tuple("@=<>!")  # as in `struct`
 
 
@@ -24,7 +24,7 @@ def can_encode(obj: Any) -> bool:
 
 
 def encode(obj: Any, layout: Layout) -> dict[str, Any]:
-    """Place the bytes, in C order; contiguous buffers are not copied. TypeError: items of a foreign kind."""
+    """Add the bytes, in C order; contiguous buffers are not copied. TypeError: an unsupported format."""
     view = memoryview(obj)
     description: dict[str, Any] = {"format": FORMAT}
     if view.format != "B" or view.ndim != 1:
@@ -45,7 +45,7 @@ def decode(item: Mapping[str, Any], data: memoryview) -> Any:
 
 
 def _item_format(view: memoryview) -> str:
-    """Return the format of the items without a byte order, which is this machine's; or TypeError."""
+    """Return the format of the items without the byte order, which must be native; or TypeError."""
     order, code = ("", view.format) if view.format[:1] not in _ORDERS else (view.format[0], view.format[1:])
     is_foreign = order in (">", "!") and view.itemsize > 1
     if is_foreign or code not in _ITEM_FORMATS or struct.calcsize(code) != view.itemsize:
@@ -55,13 +55,13 @@ def _item_format(view: memoryview) -> str:
         )
     if not view.nbytes and view.ndim != 1:
         raise TypeError(
-            f"an empty buffer of shape {view.shape} would come back flat: np.asarray(x) keeps its shape"
+            f"an empty buffer of shape {view.shape} would come back flat: use np.asarray(x) keeps its shape"
         )
     return code
 
 
 def _cast(view: memoryview, form: str, shape: tuple[int, ...]) -> Any:
-    # memoryview.cast takes no shape with a zero in it.
+    # memoryview.cast refuses a shape with a zero in it.
     if 0 not in shape:
         return view.cast(form, shape=shape)  # type: ignore[call-overload]
     if view.nbytes or len(shape) != 1:

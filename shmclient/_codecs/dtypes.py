@@ -1,8 +1,8 @@
-"""How metadata says what the items of an array are: a name, or a map of fields. Makes nothing but dtypes.
+"""The description of a dtype in metadata: a name, or a map of fields. Makes only dtypes.
 
 A description is untrusted. NumPy's own parser of names is a small language with room for surprises (commas,
 repeats, Python literals, objects), so a name must match one pattern, and structures are built field by field
-from numbers that were checked. What is described comes back the same, or is refused when it is described.
+from checked numbers. A dtype either survives the round trip unchanged, or `describe` refuses it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-DIMENSIONS_MAX = 64  # NumPy 2's own limit; NumPy 1 takes 32, and says so
-DEPTH_MAX = 16  # structures in structures; people stop at three
+DIMENSIONS_MAX = 64  # the limit of NumPy 2; NumPy 1 accepts 32 and raises above
+DEPTH_MAX = 16  # nested structures; real ones have up to three levels
 SIZE_MAX = 2**31 - 1  # bytes of an item: a C int in NumPy 1
 
 _NAME = re.compile(
@@ -26,7 +26,7 @@ _ML_NAME = re.compile(r"bfloat16|float[4-8]_e[0-9a-z]{2,12}|u?int[1-7]|b?complex
 
 
 def describe(dtype: Any) -> str | dict[str, Any]:
-    """Return the description of a dtype; TypeError when it would not come back the same."""
+    """Return the description of a dtype; TypeError if it would not survive the round trip."""
     if dtype.isbuiltin == 1 and dtype.kind in "biufc" and _named(dtype.str) is dtype:
         return str(dtype.str)  # one of NumPy's own objects: 1 us instead of 4
     description = _describe(dtype, 0)
@@ -35,14 +35,14 @@ def describe(dtype: Any) -> str | dict[str, Any]:
     except (ImportError, TypeError, ValueError):
         is_same = False
     if not is_same:
-        raise TypeError(f"an array of dtype {dtype!r:.200} cannot be stored and come back the same")
+        raise TypeError(f"an array of dtype {dtype!r:.200} cannot be stored without loss")
     return description
 
 
 def parse(description: object, depth: int = 0) -> Any:
-    """Return the dtype; ValueError or TypeError when nothing that `describe` returns is like this.
+    """Return the dtype; ValueError or TypeError if this is not a description that `describe` returns.
 
-    ImportError: it is one of the package ml_dtypes, which is missing.
+    ImportError: the dtype is from the package ml_dtypes, which is missing.
     """
     if type(description) is str:
         return _named(description)
@@ -99,7 +99,7 @@ def _structure(description: Mapping[str, Any], depth: int) -> Any:
     if any(title is not None for title in titles):
         columns["titles"] = list(titles)
     dtype: Any = np.dtype(columns, align=_flag(description, "align"))  # type: ignore[call-overload]
-    if dtype.alignment < 1:  # by which NumPy 1 divides when the structure is a field
+    if dtype.alignment < 1:  # NumPy 1 divides by this size when the structure is a field
         raise ValueError("NumPy 1 cannot align a structure without fields")
     return np.dtype((np.record, dtype)) if _flag(description, "record") else dtype
 
@@ -129,13 +129,15 @@ def _length(value: object, limit: int) -> int:
 def _flag(description: Mapping[str, Any], name: str) -> bool:
     value = description.get(name, False)
     if type(value) is not bool:
-        raise ValueError(f"{name} is true or false, not {value!r:.40}")
+        raise ValueError(f"{name} must be true or false, not {value!r:.40}")
     return value
 
 
 def _describe(dtype: Any, depth: int) -> str | dict[str, Any]:
     if dtype.kind == "T":
-        raise TypeError(f"{dtype} keeps its text outside of the array: array.astype('U') stores it inside")
+        raise TypeError(
+            f"{dtype} keeps its text outside of the array: use array.astype('U'), which stores it"
+        )
     if dtype.hasobject:
         raise TypeError(
             f"dtype {dtype} holds pointers to Python objects of this process: convert the array to numbers "
@@ -178,7 +180,7 @@ def _describe_field(
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two dtypes are the same in what `==` does not compare, too: flags, metadata, records."""
+    """Whether two dtypes are equal, including details that `==` ignores: flags, metadata, records."""
     if one != other or (one.kind == "V" and one.type is not other.type):
         return False
     if one.isalignedstruct != other.isalignedstruct or other.metadata:

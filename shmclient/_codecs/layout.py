@@ -1,4 +1,4 @@
-"""Where the bytes of a payload lie: each item at a multiple of 64. Knows no format."""
+"""The layout of a payload: each item at a multiple of 64. Knows no format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALIGNMENT = 64  # a cache line, and the widest vector loads
 
 @dataclass(slots=True)
 class Encoded:
-    """A payload to be written: buffers with their offsets, in bytes, and what they are."""
+    """A payload to be written: buffers with their offsets, in bytes, and their description."""
 
     metadata: bytes
     size: int = 0
@@ -19,14 +19,14 @@ class Encoded:
 
 
 class Layout:
-    """Gives each buffer its place."""
+    """Assigns each buffer its offset."""
 
     def __init__(self) -> None:
         self.size = 0
         self.chunks: list[tuple[int, memoryview]] = []
 
     def place(self, buffer: memoryview) -> dict[str, int]:
-        """Add a buffer of bytes behind the others; return its offset and size."""
+        """Append a buffer of bytes; return its offset and size."""
         offset = -(-self.size // ALIGNMENT) * ALIGNMENT
         self.size = offset + buffer.nbytes
         if buffer.nbytes:
@@ -35,7 +35,7 @@ class Layout:
 
 
 def slice_of(item: Mapping[str, Any], data: memoryview) -> memoryview:
-    """Return the bytes that a description means; ValueError unless they lie inside the payload."""
+    """Return the bytes that a description refers to; ValueError unless they lie inside the payload."""
     offset, size = item["offset"], item["size"]
     if type(offset) is not int or type(size) is not int or not 0 <= offset <= offset + size <= len(data):
         raise ValueError(f"{size!r} bytes at {offset!r} are not inside of {len(data)}")

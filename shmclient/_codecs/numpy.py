@@ -1,7 +1,7 @@
-"""NumPy arrays: stored with dtype, shape and order, and given back as arrays over the same bytes.
+"""NumPy arrays: stored with dtype, shape and order, and returned as arrays over the same bytes.
 
-An array of a class of its own may hold more than its data, such as a mask or a unit: it is refused, unless
-the class is one of two of NumPy's, which a description can name.
+An instance of a subclass of ndarray may hold more than its data, such as a mask or a unit: it is refused,
+except for two of NumPy's own subclasses, which a description can name.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from shmclient._codecs.layout import Layout, slice_of
 
 FORMAT = "ndarray"
 _BYTES_MAX = 2**63 - 1  # NumPy's npy_intp
-_CLASSES = ("matrix", "recarray")  # of NumPy's, without state of their own beside the dtype
+_CLASSES = ("matrix", "recarray")  # NumPy's own subclasses, without state besides the dtype
 
 
 def can_encode(obj: object) -> bool:
-    """Whether the object is an array or a NumPy scalar. No import of NumPy: without it there are none."""
+    """Whether the object is an array or a NumPy scalar. Does not import NumPy: without it there are none."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or isinstance(obj, bytes):  # as np.bytes_ is, which would lose zero bytes at its end
+    if numpy is None or isinstance(obj, bytes):  # such as np.bytes_, which would lose zero bytes at its end
         return False
     return isinstance(obj, (numpy.ndarray, numpy.generic))
 
 
 def encode(array: Any, layout: Layout) -> dict[str, Any]:
-    """Place the array's bytes in its own order, F or else C; contiguous arrays are not copied.
+    """Add the array's bytes in its own order, F or else C; contiguous arrays are not copied.
 
-    A scalar becomes an array without dimensions. TypeError: it would not come back the same.
+    A scalar becomes an array without dimensions. TypeError: it would not survive the round trip.
     """
     import numpy as np
 
@@ -45,10 +45,10 @@ def encode(array: Any, layout: Layout) -> dict[str, Any]:
 
 
 def describe_array(dtype: Any, shape: Sequence[int], order: str = "C", offset: int = 0) -> dict[str, Any]:
-    """Return the description of an array that lies, or will, `offset` bytes into the payload.
+    """Return the description of an array at `offset` bytes into the payload, written already or later.
 
-    `dtype` is whatever NumPy takes for one; the bytes of the array are `size` in the description.
-    ValueError: shape or order are not valid. TypeError: the dtype would not come back the same.
+    `dtype` is anything that NumPy accepts as a dtype; `size` in the description is the bytes of the array.
+    ValueError: shape or order are not valid. TypeError: the dtype would not survive the round trip.
     """
     import numpy as np
 
@@ -67,11 +67,11 @@ def describe_array(dtype: Any, shape: Sequence[int], order: str = "C", offset: i
 
 
 def decode(item: Mapping[str, Any], data: memoryview) -> Any:
-    """Return an array over the bytes, read-only as they are; ImportError when there is no NumPy."""
+    """Return an array over the bytes, read-only if they are; ImportError if NumPy is missing."""
     np = sys.modules.get("numpy") or _import_numpy()
     raw = slice_of(item, data)
     dtype, shape, order = parse(item["dtype"]), check_shape(item["shape"]), item["order"]
-    # NumPy divides by the size of an item where a shape says -1, and trusts sums that overflow.
+    # NumPy divides by the item size if a shape has -1, and does not check sums for overflow.
     if math.prod(shape) * dtype.itemsize != raw.nbytes:
         raise ValueError(f"{shape} items of {dtype.itemsize} bytes are not {raw.nbytes} bytes")
     if not raw.nbytes:
@@ -94,17 +94,17 @@ def _import_numpy() -> Any:
 
 
 def _check_empty(shape: tuple[int, ...], itemsize: int) -> None:
-    """Check what a size of 0 says nothing about: NumPy counts strides of empty arrays, too."""
+    """Check the shape of an empty array: its size of 0 is no bound, and NumPy computes its strides, too."""
     if math.prod(length or 1 for length in shape) * (itemsize or 1) > _BYTES_MAX:
-        raise ValueError(f"an array of shape {shape} is too large, even when it is empty")
+        raise ValueError(f"an array of shape {shape} is too large, even if it is empty")
 
 
 def _class_of(array: Any) -> str | None:
-    """Return what an array's class is called in its description, None for a plain one; or TypeError."""
+    """Return the name of an array's class for its description, None for ndarray; or TypeError."""
     import numpy as np
 
     kind = type(array)
-    if kind is np.ndarray or kind is np.memmap:  # which is one whose bytes lie in a file
+    if kind is np.ndarray or kind is np.memmap:  # an array whose bytes are in a file
         return None
     if kind.__name__ in _CLASSES and kind is getattr(np, kind.__name__):
         return str(kind.__name__)
@@ -114,7 +114,7 @@ def _class_of(array: Any) -> str | None:
             "{'data': x.data, 'mask': np.ma.getmaskarray(x)} keeps both"
         )
     raise TypeError(
-        f"a {kind.__module__}.{kind.__qualname__} can hold more than its data: np.asarray(x) is that alone"
+        f"a {kind.__module__}.{kind.__qualname__} can hold more than its data: pass np.asarray(x)"
     )
 
 

@@ -1,7 +1,7 @@
-"""What `put` stores and `get` gives back: a value of some codec, or a dict of such. Pure; maps nothing.
+"""The codecs of `put` and `get`: a value of one codec, or a dict of such values. Pure; maps no memory.
 
-The payload holds the bytes as they are. The metadata, a msgpack map behind them, says what they are;
-`protocol/README.md` describes it. Metadata is as untrusted as any other input: all offsets are checked, and
+The payload holds the unchanged bytes. The metadata, a msgpack map behind them, describes them;
+see `protocol/README.md`. Metadata is as untrusted as any other input: all offsets are checked, and
 no dtype that holds pointers to Python objects is ever made from it.
 """
 
@@ -19,34 +19,34 @@ from shmprotocol.wire.names import MAX_METADATA
 
 
 class Codec(Protocol):
-    """One kind of value: a module with these names. `FORMAT` is the `format` of its descriptions."""
+    """A codec: a module with these names. `FORMAT` is the `format` of its descriptions."""
 
     FORMAT: str
 
     def can_encode(self, obj: object) -> bool:
-        """Whether the object is of this kind: no codec after this one is asked then."""
+        """Whether the object is of this kind. If so, later codecs are not asked."""
 
     def encode(self, obj: Any, layout: Layout) -> dict[str, Any]:
-        """Place the object's bytes and return its description; TypeError when it cannot be stored whole."""
+        """Add the object's bytes, return its description; TypeError if it cannot be stored without loss."""
 
     def decode(self, item: Mapping[str, Any], data: memoryview) -> Any:
-        """Return the value over the bytes of the payload; ValueError when the description is broken."""
+        """Return the value over the bytes of the payload; ValueError if the description is corrupt."""
 
 
-CODECS: tuple[Codec, ...] = (numpy, buffers)  # the first that can encode an object does
+CODECS: tuple[Codec, ...] = (numpy, buffers)  # the first that can encode an object is used
 _BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
 
 
 def can_encode(obj: object) -> bool:
-    """Whether `encode` takes an object of this kind; what it holds can still be refused."""
+    """Whether `encode` takes an object of this kind; its content can still be refused."""
     return isinstance(obj, Mapping) or any(codec.can_encode(obj) for codec in CODECS)
 
 
 def encode(obj: object) -> Encoded:
-    """Return what to write for a bytes-like object, an ndarray, or a dict from str to these.
+    """Return the payload for a bytes-like object, an ndarray, or a dict from str to such values.
 
-    Contiguous buffers are not copied. TypeError: any other type, or it would come back with less than it
-    has; the text says what to do. InvalidArgument: a dict whose index is over the limit of the metadata.
+    Contiguous buffers are not copied. TypeError: any other type, or the object would lose data; the text says
+    what to do. InvalidArgument: a dict whose index is over the limit of the metadata.
     """
     layout = Layout()
     if isinstance(obj, Mapping):
@@ -78,7 +78,7 @@ def _encode_item(obj: object, layout: Layout) -> dict[str, Any]:
 
 
 def pack_metadata(description: dict[str, Any]) -> bytes:
-    """Return the bytes of a metadata map; InvalidArgument when they are over the limit."""
+    """Return the bytes of a metadata map; InvalidArgument if they are over the limit."""
     try:
         metadata: bytes = msgpack.packb(description, use_bin_type=True)
     except UnicodeEncodeError as error:
@@ -91,12 +91,12 @@ def pack_metadata(description: dict[str, Any]) -> bytes:
 
 
 def unpack_metadata(raw: bytes) -> dict[str, Any]:
-    """Return the map in a region's metadata, an empty one for none; BadRegion when it is something else."""
+    """Return the map in a region's metadata, an empty one for none; BadRegion if it is not a map."""
     if not raw:
         return {}
     try:
         value = msgpack.unpackb(raw, strict_map_key=True, max_ext_len=0)
-    except Exception as error:  # whatever it is, the bytes are the cause
+    except Exception as error:  # of any class: the bytes are the cause
         raise BadRegion(f"the metadata is not a msgpack map: {error!r:.200}") from None
     if not isinstance(value, dict):
         raise BadRegion(f"the metadata is not a msgpack map: {value!r:.60}")
@@ -104,7 +104,7 @@ def unpack_metadata(raw: bytes) -> dict[str, Any]:
 
 
 def decode(metadata: Mapping[str, Any], data: memoryview) -> Any:
-    """Return what a region holds: views of `data` in the form that was put. BadRegion: broken metadata.
+    """Return the value in a region: views of `data`, in the form that was put. BadRegion: corrupt metadata.
 
     A region of a format that this version does not know comes back as its bytes.
     """
@@ -114,7 +114,7 @@ def decode(metadata: Mapping[str, Any], data: memoryview) -> Any:
         return _decode_item(metadata, data)
     except (BadRegion, ImportError, MemoryError):
         raise
-    except Exception as error:  # of any class: the codecs hand untrusted values to NumPy and to memoryview
+    except Exception as error:  # of any class: the codecs pass untrusted values to NumPy and to memoryview
         raise BadRegion(f"the metadata does not fit the data: {error!r:.200}") from error
 
 

@@ -27,7 +27,7 @@ CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
 socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 wait_option = click.option(
-    "--wait", type=float, metavar="SECONDS", help="Wait so long for the name, and for a host."
+    "--wait", type=float, metavar="SECONDS", help="Wait this long for the name, and for a host."
 )
 
 
@@ -66,13 +66,17 @@ def cli() -> None:
 @click.argument("name")
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option(
-    "--mode", type=Octal(), default="600", metavar="OCTAL", help="Who may read and replace it. Default: 600."
+    "--mode",
+    type=Octal(),
+    default="600",
+    metavar="OCTAL",
+    help="Permission bits of the region. Default: 600.",
 )
 @socket_option
 def put(name: str, file: BinaryIO, mode: int, path: str | None) -> None:
     """Store FILE, or standard input, as region NAME.
 
-    A name that exists gets a new generation; who has the old one keeps it. A terminal shows progress.
+    An existing name gets a new generation; readers of the old one keep it. A terminal shows progress.
     """
     with shmclient.connect(path) as client:
         content = _content(file)
@@ -92,15 +96,15 @@ def _put(
         return client.put(name, content, mode=mode, progress=progress)
     except OSError as error:
         if error.errno == errno.EFAULT:  # mapped, and not there any more
-            raise ShmError(f"the file became shorter while it was stored: {name!r} is as it was") from None
+            raise ShmError(f"the file was truncated while it was read: {name!r} is unchanged") from None
         raise
 
 
 def _content(file: BinaryIO) -> bytearray | mmap.mmap:
-    """Return all of a file: mapped where it is a regular one, so that it need not fit into memory."""
+    """Return the content of a file: mapped if it is a regular file, so that it need not fit into memory."""
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and status.st_size and file.tell() == 0:
-        with contextlib.suppress(OSError):  # some cannot be mapped, as those of /sys
+        with contextlib.suppress(OSError):  # some cannot be mapped, such as those in /sys
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     content = bytearray()
     with _progress.transferring("Reading", None) as progress:
@@ -129,10 +133,10 @@ def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> No
 
 @cli.command(epilog=manual("shmclient watch models/", "shmclient watch --json | jq -r .name"))
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @socket_option
 def watch(prefix: str, as_json: bool, path: str | None) -> None:
-    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the end of the host."""
+    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the host stops."""
     with shmclient.connect(path) as client, client.watch(prefix) as changes:
         for change in changes:
             info = change.info
@@ -159,9 +163,9 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
 def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None, path: str | None) -> None:
     """Start PROGRAM with the descriptors of regions, named in $SHM_REGIONS.
 
-    The program takes this one's place and keeps its connection to the host, so that the leases last as
-    long as it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it. Use mmap or
-    pread on it, never read or lseek: its offset can be that of other readers, too.
+    The program replaces this process and keeps the connection to the host, so the leases last
+    while it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it. Use mmap or
+    pread on it, never read or lseek: other readers may share its offset.
 
     The exit code is the program's; 126: it cannot be started, 127: there is none.
     """

@@ -125,7 +125,7 @@ class Exchange:
         orphans = []
         try:
             if not data:  # in the middle of a frame, too: a host that is killed ends anywhere
-                raise HostGone("the host closed the connection: it ended, or dropped this client")
+                raise HostGone("the host closed the connection: it stopped, or dropped this client")
             self._connection.receive(data, descriptors)
             for message, owned in self._connection.messages():
                 orphan = self._dispatch(message, owned)

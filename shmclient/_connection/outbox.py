@@ -110,7 +110,7 @@ class Outbox:
         if self.is_detached:
             raise HostGone("this connection belongs to the parent process: a fork does not share it")
         if self.is_broken:
-            raise HostGone("the host closed the connection: it ended, or dropped this client")
+            raise HostGone("the host closed the connection: it stopped, or dropped this client")
 
     def _give_back(self, message: m.Message | None) -> None:
         self._holds -= 1

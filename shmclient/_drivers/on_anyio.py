@@ -139,7 +139,7 @@ class AsyncChannel:
                 return
             raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
         if not self.outbox.is_sent(number):
-            raise HostTimeout(f"the host took no request for {limit_s} s: is it stopped?")
+            raise HostTimeout(f"the host accepted no request for {limit_s} s: is it stopped?")
         name = type(slot.request).__name__
         raise HostTimeout(f"the host did not answer {name} for {limit_s} s: is it stopped?")
 

@@ -343,7 +343,7 @@ def _open(
     grants = _whole(context, reply, owned, m.Opened).grants
     if len(grants) != len(names) or len(owned) + len(held) < len(names):
         dispose(context, reply, owned)
-        raise RemoteProtocolError(f"{len(grants)} grants came for {len(names)} names")
+        raise RemoteProtocolError(f"{len(grants)} grants arrived for {len(names)} names")
     return grants, owned
 
 
@@ -379,7 +379,7 @@ def _whole(context: Context, reply: m.Message, owned: Sequence[int], wanted: typ
 
 def _only(reply: m.Message, wanted: type[T]) -> T:
     if not isinstance(reply, wanted):
-        raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+        raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {wanted.__name__}")
     return reply
 
 

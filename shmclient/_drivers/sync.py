@@ -144,7 +144,7 @@ class Channel:
         while not is_over():
             now = time.monotonic()
             if now >= end:
-                raise HostTimeout(f"the host took no request for {self._timeout_s} s: is it stopped?")
+                raise HostTimeout(f"the host accepted no request for {self._timeout_s} s: is it stopped?")
             if self._is_reading:
                 self._line.wait_writable(min(end - now, LOOK_AGAIN_S))
                 self.outbox.flush()

@@ -70,7 +70,7 @@ def _buffer_of_cdata(cdata: Any) -> object:
         cdata = ffi.addressof(cdata)
     elif kind.kind not in ("pointer", "array") or cdata == ffi.NULL:
         raise TypeError(
-            f"cannot pin the cffi object {cdata!r}: it is no pointer, array or structure, or NULL"
+            f"cannot pin the cffi object {cdata!r}: it is NULL, or not a pointer, array or structure"
         )
     return ffi.buffer(cdata)  # which keeps the cdata, and so what that owns
 
@@ -87,5 +87,5 @@ def _explain(obj: object) -> Exception:
         return error
     return BufferError(
         f"cannot pin a {type(obj).__name__} that is not contiguous: its bytes have no single address. "
-        "Copy it, as with numpy.ascontiguousarray"
+        "Copy it, e.g. with numpy.ascontiguousarray"
     )

@@ -80,7 +80,7 @@ class IoVec:
         with _USES:
             if self._uses and self._process == os.getpid():
                 raise BufferError(
-                    f"{self!r} is in use by a readv or writev of another thread: let that end first"
+                    f"{self!r} is in use by a readv or writev of another thread: wait for it to finish"
                 )
             released = self._owner.pop(self, self) is None
         if released:
@@ -89,7 +89,7 @@ class IoVec:
 
     def _check(self) -> None:
         if self not in self._owner:
-            raise PinReleased(f"the pins of {self!r} are released: make it again, or unpin later")
+            raise PinReleased(f"the pins of {self!r} are released: make a new one, or unpin later")
 
     def _begin_use(self) -> Buffers:
         """Have `unpin` refused until `_end_use`; PinReleased."""

@@ -36,8 +36,8 @@ def _cffi_slot(slot: Any, part: str | int | None) -> int:
         return _cffi_element(slot, kind, part)
     if kind.kind != "pointer" or not _is_data_pointer(kind.item):
         raise TypeError(
-            f"a {kind.cname!r} is no slot: it takes a pointer to a pointer, as ffi.new('void **'), an array "
-            "of pointers and an index, or a structure and the name of a field"
+            f"a {kind.cname!r} is not a slot: pass a pointer to a pointer, such as ffi.new('void **'), "
+            "an array of pointers and an index, or a structure and the name of a field"
         )
     return int(ffi.cast("uintptr_t", slot))
 
@@ -67,7 +67,7 @@ def _is_data_pointer(kind: Any) -> bool:
 def _ctypes_slot(slot: Any, part: str | int | None) -> int:
     ctypes = sys.modules.get("ctypes")  # who has an object of it has imported it
     if ctypes is None or not isinstance(slot, ctypes.c_int.__mro__[-2]):
-        raise TypeError(f"a {type(slot).__name__} is no slot: see Pinned.store for what is")
+        raise TypeError(f"a {type(slot).__name__} is not a slot: see Pinned.store for the types that are")
     pointers = (ctypes._Pointer, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p)
     if isinstance(part, str):
         return _ctypes_field(ctypes, pointers, slot, part)
@@ -75,7 +75,7 @@ def _ctypes_slot(slot: Any, part: str | int | None) -> int:
         return _ctypes_element(ctypes, pointers, slot, part)
     if not isinstance(slot, pointers):
         raise TypeError(
-            f"a {type(slot).__name__} is no slot: it is no pointer. For a structure, name the field"
+            f"a {type(slot).__name__} is not a slot: it is not a pointer. For a structure, name the field"
         )
     if isinstance(slot, ctypes._Pointer) and issubclass(slot._type_, pointers):
         if not slot:

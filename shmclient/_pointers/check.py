@@ -58,7 +58,7 @@ def check_store(slot: int, address: int, size: int) -> SharedPlace | None:
     if is_checking() and address and not _lasts(address, size, place):
         raise PointerEscapes(
             f"the slot {slot:#x} in {place.label} would hold {address:#x}, which is "
-            f"{_places.describe(address)}: other processes would find something else there, or nothing. "
+            f"{_places.describe(address)}: in other processes this address has other memory, or none. "
             "Pin a part of the same region or of a published one, or store it under unchecked() if no other "
             "process follows it"
         )
@@ -79,15 +79,15 @@ def check_root(pointed: Pointed, item: Any, lengths: Lengths) -> int:
         raise PointerEscapes(
             f"{outcome.path} in region {pointed.name!r} (the slot {outcome.slot:#x}) holds "
             f"{outcome.address:#x}, which is {_what(outcome.address, pointed)}: each pointer must lead to a "
-            "whole object of the same region, so that other processes have it too, for as long"
+            "whole object of the same region, which all its readers have mapped"
         )
     if outcome == -errno.ELOOP:
-        raise BadRegion(f"objects of one type overlap in {pointed.name!r}: some pointer leads into an object")
+        raise BadRegion(f"objects of one type overlap in {pointed.name!r}: a pointer leads into an object")
     if outcome == -errno.EINVAL:
         raise BadRegion(f"the root of {pointed.name!r} is not aligned for {item.cname!r}, or not inside")
     if outcome == -errno.E2BIG:
         raise BadRegion(
-            f"the pointers of {pointed.name!r} lead to the same objects over and over again, 64 times on the "
+            f"the pointers of {pointed.name!r} lead to the same objects again and again, 64 times on "
             "average: if that is right, publish it under unchecked()"
         )
     if outcome < 0:

@@ -50,15 +50,15 @@ def describe(address: int) -> str:
     if place is not None:
         return place.label
     if ADDRESS_SPACE.is_reserved(address):
-        return "nothing: an address of the window where no region is mapped here"
+        return "nothing: an address of the window where this process has no region mapped"
     try:
         line = address_space.mapping_at(address)
     except OSError as error:
-        return f"memory that cannot be named ({error})"
+        return f"memory of unknown kind ({error})"
     if line is None:
-        return "nothing: no memory of this process"
+        return "nothing: this process has no memory there"
     _, protection, *_, path = f"{line} ".split(" ", 5)
     what = path.strip() or "anonymous"
     if protection.endswith("s"):
-        return f"memory that is shared, but is no region ({what})"
+        return f"shared memory outside of any region ({what})"
     return f"private memory of this process ({what})"

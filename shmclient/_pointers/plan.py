@@ -119,7 +119,7 @@ def _length(kind: Any, length: str | int) -> tuple[int, int]:
         return length, 0
     field = dict(kind.fields or ()).get(length) if kind.kind == "struct" else None
     if field is None or field.bitsize >= 0 or not _is_whole_number(field.type):
-        raise InvalidArgument(f"{kind.cname!r} has no number {length!r}, which is to be a length")
+        raise InvalidArgument(f"{kind.cname!r} has no number {length!r}, needed as a length")
     return field.offset, ffi.sizeof(field.type)
 
 

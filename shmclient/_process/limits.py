@@ -14,8 +14,8 @@ def no_room(reply: m.Message, received: int) -> OutOfMemory:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     declared = m.descriptors_of(reply)
     error = OutOfMemory(
-        f"there was no room for {declared - received} of {declared} descriptors: this process is at its "
-        f"limit of {limit} open files. Close regions, or raise it (ulimit -n, RLIMIT_NOFILE)"
+        f"cannot receive {declared - received} of {declared} descriptors: this process is at its "
+        f"limit of {limit} open files. Close regions, or raise the limit (ulimit -n, RLIMIT_NOFILE)"
     )
     error.errno = errno.EMFILE
     return error

@@ -179,9 +179,9 @@ class RegionBuilder:
             raise TypeError(f"an array is named by a str, not {type(name).__name__}: {name!r:.40}")
         if name in self._arrays or (self._arrays and None in (name, *self._arrays)):
             raise InvalidArgument(
-                f"{self.name!r} has the array {name!r:.40}: give each a name of its own"
+                f"{self.name!r} has the array {name!r:.40}: use another name"
                 if name in self._arrays and name is not None
-                else f"{self.name!r} has an array already: where there are several, all have a name"
+                else f"{self.name!r} has an array already: if there are several, name each"
             )
 
     def _describe(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class RegionBuilder:
 
     def _mapped(self) -> Any:
         if self._buffer is None:
-            raise RegionClosed(f"{self.name!r} is published or given up: nothing can be built in it any more")
+            raise RegionClosed(f"{self.name!r} is published or given up: it cannot be changed any more")
         return self._buffer
 
     # The end of the block: see the functions below, which `_drivers/operations` calls in this order.
@@ -238,10 +238,10 @@ class RegionBuilder:
             gc.collect()  # views in reference cycles
         if buffer() is not None:
             raise RegionBusy(
-                f"a writable view of {self.name!r} lives (of builder.data, or an array over it), and it "
-                f"cannot be made read-only, as /proc/self/fd/{self._creation.fileno()} cannot be opened (is "
-                "/proc mounted? is RLIMIT_NOFILE reached?): mend that, or delete the view before the block "
-                "ends, or create the region with seal='writer'"
+                f"{self.name!r} still has a writable view (of builder.data, or an array over it), which "
+                f"cannot be made read-only, because /proc/self/fd/{self._creation.fileno()} cannot be opened "
+                "(is /proc mounted? is RLIMIT_NOFILE reached?): fix that, or delete the view before the "
+                "block ends, or create the region with seal='writer'"
             )
         ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
 

@@ -28,7 +28,9 @@ def check_pointers(
     """
     wanted = ffi.typeof(ctype)
     if wanted.kind != "pointer" or not is_complete(wanted.item):
-        raise TypeError(f"a root is a pointer to a type of known size, e.g. 'struct node *', not {ctype!r}")
+        raise TypeError(
+            f"a root is a pointer to a type of known size, such as 'struct node *', not {ctype!r}"
+        )
     pointed = pointed_in_builder(region) if isinstance(region, RegionBuilder) else pointed_in(region)
     if not pointed.root or pointed.root_size < ffi.sizeof(wanted.item):
         raise BadRegion(

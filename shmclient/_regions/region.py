@@ -211,7 +211,7 @@ class RegionHandle:
         if not header.root:
             raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {mapped.metadata}")
         if wanted.kind != "pointer":
-            raise TypeError(f"a root is a pointer, as 'struct node *', not {ctype!r}")
+            raise TypeError(f"a root is a pointer such as 'struct node *', not {ctype!r}")
         if ffi.sizeof(wanted.item) > header.root_size:
             raise BadRegion(
                 f"{wanted.item.cname} has {ffi.sizeof(wanted.item)} bytes, the root of {self.name!r} "

@@ -25,7 +25,7 @@ def errno_names(code: int) -> tuple[str, ...]:
     known = _EXTRA | vars(errno)
     names = [name for name, value in known.items() if name.startswith("E") and value == code]
     if not names:
-        raise ValueError(f"{code!r} is no error code of this system: pass the errno of an OSError")
+        raise ValueError(f"{code!r} is not an error code of this system: pass the errno of an OSError")
     return tuple(sorted(names, key=lambda name: (name not in _USUAL, name)))
 
 

@@ -257,7 +257,7 @@ def mmap(
         return MAPPINGS.map(request._replace(flags=request.flags | lib.MAP_FIXED), destroys.range)
     request = check_request(address, length, prot, flags, fd, offset, exact=not hint)
     if flags & lib.MAP_FIXED:
-        where = f"MAP_FIXED at {request.address:#x} replaces whatever is there"
+        where = f"MAP_FIXED at {request.address:#x} replaces the mappings there"
         raise failure(errno.EINVAL, f"{where}: name it in destroys=, or leave MAP_FIXED out")
     return MAPPINGS.map(request, None)
 
@@ -269,7 +269,7 @@ def munmap(mapping: Mapping) -> None:
     live, or mappings inside of it.
     """
     if not isinstance(mapping, Mapping):
-        raise failure(errno.EINVAL, f"munmap of a {type(mapping).__name__}, which is not what mmap returned")
+        raise failure(errno.EINVAL, f"munmap of a {type(mapping).__name__}, which is not a result of mmap")
     MAPPINGS.unmap(mapping)
 
 

@@ -92,12 +92,12 @@ def _own(target: Any, call: str) -> tuple[int, int, Range, Any]:
     end = address + length
     if mapping is None or end > mapping.address + mapping.length:
         raise failure(
-            errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which mmap of this package did not map"
+            errno.EINVAL, f"{call} of {length} bytes at {address:#x}, not mapped by shmclient.posix"
         )
     if mapping.inside.overlapping(address, length):
-        raise failure(errno.EINVAL, f"{call} of {mapping!r}, of which other mappings have a part: name those")
+        raise failure(errno.EINVAL, f"{call} of {mapping!r}, which contains other mappings: name those")
     if (
         end % _mmap.PAGESIZE and end != mapping.address + mapping.length
     ):  # the system would take the rest of the page too
-        raise failure(errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which is a part of a page")
+        raise failure(errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which is not whole pages")
     return address, length, mapping, kept

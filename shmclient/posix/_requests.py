@@ -53,7 +53,7 @@ def check_request(
     if place and exact:
         flags |= lib.MAP_FIXED_NOREPLACE
     if flags & lib.MAP_FIXED_NOREPLACE and not place:
-        raise failure(errno.EINVAL, "mmap at page 0, where every null pointer would lead")
+        raise failure(errno.EINVAL, "mmap at page 0, the target of every null pointer")
     if flags & _mmap.MAP_ANONYMOUS:
         return Request(place, length, prot, flags, _ignored(fd), offset, None, True)
     which = emulation.identity(fd)

@@ -44,7 +44,7 @@ def list_command(prefix: str, path: str | None, as_json: bool) -> None:
 @socket_option
 @json_option
 def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> None:
-    """Show all that the host knows of region NAME, or the kernel of descriptor N, which needs no host."""
+    """Show all that the host knows about region NAME, or the kernel about descriptor N (without a host)."""
     if fd is not None and name is None:
         _print_descriptor(fd, as_json)
     elif name is not None and fd is None:
@@ -77,9 +77,9 @@ def _print_descriptor(fd: int, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @socket_option
 def remove(names: tuple[str, ...], path: str | None) -> None:
-    """Unlink regions: the names are gone at once, the memory with the last reader.
+    """Unlink regions: names are gone at once, memory is freed with the last reader.
 
-    A region that is being created and not published yet is given up; its creator is told when it publishes.
+    For a region that is not published yet, the creation ends; its creator gets an error when it publishes.
     """
     with _query(path) as query:
         for name in names:
@@ -93,7 +93,7 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
 def who(prefix: str, path: str | None, as_json: bool) -> None:
     """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
 
-    All generations that still live are shown, of regions that you may read. The pid of a process in another
+    The table has all generations in use of the regions that you may read. The pid of a process in another
     container is 0.
     """
     with _query(path) as query:
@@ -107,9 +107,11 @@ def who(prefix: str, path: str | None, as_json: bool) -> None:
 @click.command("map", epilog=manual("shmhost map", "shmhost map --svg window.svg"))
 @socket_option
 @json_option
-@click.option("--svg", "svg", type=click.Path(dir_okay=False, writable=True), help="Write a picture here.")
+@click.option(
+    "--svg", "svg", type=click.Path(dir_okay=False, writable=True), help="Write an SVG to this file."
+)
 def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
-    """Show what lies where in the host's windows: all generations, to scale, and free addresses."""
+    """Show the layout of the host's windows: all generations, to scale, and free addresses."""
     with _query(path) as query:
         regions = [found.info for found in query.inspect("")]
         windows = query.windows()
@@ -131,12 +133,12 @@ def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
 )
 @click.option("--sort", type=click.Choice(["name", "size", "leases", "generation", "rate"]), default="name")
 @json_option
-@click.option("--once", is_flag=True, help="Print the view once, as without a terminal.")
+@click.option("--once", is_flag=True, help="Print the view once and exit, as without a terminal.")
 def top(path: str | None, interval: float, sort: str, as_json: bool, once: bool) -> None:
-    """Show what happens in a host, live: requests, memory, users and regions.
+    """Show the activity of a host, live: requests, memory, users and regions.
 
-    Keys: n, s, l, g, t sort by name, size, leases, generation, rate, and again reverse; h help, q quit.
-    Rates are those of the last interval; --json and --once wait for one.
+    Keys: n, s, l, g, t sort by name, size, leases, generation, rate; the same key again reverses the order.
+    h shows help, q quits. Rates cover the last interval; --json and --once wait for one interval.
     """
     from shmhost.commands.top.live import run
 

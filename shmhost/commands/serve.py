@@ -76,7 +76,7 @@ async def _serve(config: Config, listener: socket.socket | None) -> None:
 @setting_options
 @json_option
 def config_command(as_json: bool, **options: Any) -> None:
-    """Show the settings that `serve` would run with, and where each comes from.
+    """Show the settings that `serve` would use, and the source of each.
 
     A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET,
     $SHMHOST_LOG_FORMAT, $SHMHOST_LOG_LEVEL and $SHMHOST_METRICS, and these before the TOML file, which has
@@ -99,10 +99,10 @@ def config_command(as_json: bool, **options: Any) -> None:
 @setting_options
 @json_option
 def doctor(as_json: bool, **options: Any) -> None:
-    """Check what this machine, this process and the socket have for a host, and say what to do.
+    """Check whether this machine, process and socket can serve a host, and say how to fix each problem.
 
-    Give it the settings of the host in question, and run it as the user, and in the container, that has the
-    trouble. A note is no problem; the exit code is 1 if there is one.
+    Pass the settings of the host in question, and run it as the affected user, in the affected container.
+    The exit code is 1 if there is a problem; notes do not count.
     """
     findings = examine(to_config(options))
     if as_json:
@@ -117,7 +117,7 @@ def doctor(as_json: bool, **options: Any) -> None:
 def demo(word: str | None) -> None:
     """Index Python's standard library in a region and read it from Python and C, by the same pointers.
 
-    With WORD: print where it occurs; the exit code is 1 if it does not.
+    With WORD: print where it occurs; the exit code is 1 if it does not occur.
     """
     from shmhost.commands.demo.run import demo as run_demo
 

@@ -37,7 +37,7 @@ class Budget:
         if size > self.limit - self.used:
             raise QuotaExceeded(
                 f"{size} bytes are over the host's budget: {self.used} of {self.limit} are in use. "
-                "Unlink what is not needed, or start the host with a larger --budget"
+                "Unlink regions that you do not need, or start the host with a larger --budget"
             )
         self.used += size
         return Charge(self, size)

@@ -207,9 +207,9 @@ def refusal_of(error: OSError, what: str) -> ShmError:
 def _not_sealed(error: OSError) -> ShmError:
     if error.errno == errno.EBUSY:
         return RegionBusy(
-            "a writable mapping of the region lives, in its creator or in a child that was forked "
-            "meanwhile, or I/O still holds its pages (a pipe filled by vmsplice, a direct read or write): "
-            "close it, end the child or the I/O, and publish again; seal='writer' waits for neither"
+            "the region still has a writable mapping, in its creator or in a forked "
+            "child, or I/O still holds its pages (a pipe filled by vmsplice, a direct read or write): "
+            "close it, end the child or the I/O, and publish again; seal='writer' allows both"
         )
     if error.errno == errno.EPERM:
         return InvalidArgument(

@@ -98,7 +98,7 @@ class Session:
             return None
         handler = self._handlers.get(type(message))
         if handler is None:
-            raise RemoteProtocolError("Hello came twice")
+            raise RemoteProtocolError("Hello arrived twice")
         try:
             steps = handler(message)
         except (ShmError, OSError) as error:
@@ -149,7 +149,7 @@ class Session:
 
     def _hello(self, message: m.Message) -> None:
         if type(message) is not m.Hello:
-            raise RemoteProtocolError(f"{type(message).__name__} came before Hello")
+            raise RemoteProtocolError(f"{type(message).__name__} arrived before Hello")
         if not message.version_min <= m.VERSION <= message.version_max:
             raise RemoteProtocolError(
                 f"this host speaks version {m.VERSION}, the client {message.version_min} to "
@@ -299,7 +299,7 @@ class Session:
         if self._watches.pop(request.target, None) is not None:
             self._listening -= 1
         if self._end_wait(request.target):
-            gave_up = Cancelled("the client gave the wait up")
+            gave_up = Cancelled("the client cancelled the wait")
             self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
         if not self._waits and not self._watches:
             self._hub.listeners.discard(self)

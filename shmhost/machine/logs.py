@@ -75,7 +75,7 @@ class PatientHandler(logging.Handler):
             lost, self._lost = self._lost, 0
             self.release()
             if lost:
-                text = "%d lines of the log are lost: nobody read them"
+                text = "%d log lines dropped: the reader of stderr is too slow"
                 told = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
                 self._write_line(self._line(told))
 

@@ -56,7 +56,7 @@ class Lock:
             ) from None
         text = os.pread(self._descriptor, _DIGITS + 1, 0).strip(b" \n\0")
         if not re.fullmatch(rb"\d{0,19}", text):
-            raise HostError(f"{self._path}.lock is no lock of a host: move it away, or {self._cure}")
+            raise HostError(f"{self._path}.lock is not a host's lock file: move it away, or {self._cure}")
         self.starts = int(text or b"0")
         self._read_ceiling(os.pread(self._descriptor, 2 * _RECORD + 1, _DIGITS + 1))
 
@@ -143,7 +143,7 @@ class SocketFile:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(mode):
-            raise HostError(f"{self._path} exists and is no socket ({stat.filemode(mode)}): move it away")
+            raise HostError(f"{self._path} exists and is not a socket ({stat.filemode(mode)}): move it away")
         LOG.info("removed the stale socket %s", self._path)
         self._path.unlink()
 

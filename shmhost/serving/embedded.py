@@ -95,7 +95,7 @@ def _end_all() -> None:
         try:
             each.wait(EXIT_S)
         except Exception as error:
-            LOG.warning("the embedded host at %s did not end well: %r", each.config.socket_path, error)
+            LOG.warning("the embedded host at %s did not stop cleanly: %r", each.config.socket_path, error)
 
 
 # When the main thread has ended, and before the interpreter waits for the others: one that waits for news of
@@ -140,7 +140,7 @@ class EmbeddedHost:
             return
         if serving.process == os.getpid() and not serving.has_ended():
             serving.stop()
-            text = f"{self!r} was collected while it ran: close it"
+            text = f"{self!r} was garbage-collected while running: call close()"
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:

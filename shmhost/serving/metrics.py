@@ -64,19 +64,19 @@ class Collector:
 def _host_families(measured: Measured, version: str) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-    yield InfoMetricFamily("shmhost", "The host that answers", value={"version": version})
+    yield InfoMetricFamily("shmhost", "The host that serves these metrics", value={"version": version})
     for name, text, value in (
-        ("start_time_seconds", "When the host was started, since the epoch", measured.started_ns / 1e9),
-        ("memory_budget_bytes", "Memory that the host gives out at most", measured.budget),
-        ("memory_used_bytes", "Memory that regions take of the budget", measured.used),
+        ("start_time_seconds", "Start time of the host, seconds since the epoch", measured.started_ns / 1e9),
+        ("memory_budget_bytes", "Limit of the memory that regions may use", measured.budget),
+        ("memory_used_bytes", "Memory of the budget in use by regions", measured.used),
         ("clients", "Connected clients", measured.clients),
         ("listeners", "Clients that wait for a name or watch a prefix", measured.listeners),
     ):
         yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (
-        ("restarts", "How often a host was started at this socket before", measured.restarts),
-        ("connections", "Connections that were taken", measured.connections),
-        ("dropped_clients", "Clients that were dropped for breaking the protocol", measured.dropped),
+        ("restarts", "Earlier starts of a host at this socket", measured.restarts),
+        ("connections", "Accepted connections", measured.connections),
+        ("dropped_clients", "Clients dropped: broke the protocol or did not read", measured.dropped),
     ):
         yield CounterMetricFamily(f"shmhost_{name}", text, value=value)
 
@@ -98,14 +98,14 @@ def _region_families(snapshot: Snapshot) -> Iterator[Any]:
     yield _gauges("user_clients", text, "uid", [(one.uid, one.clients) for one in users])
     text = "Addresses of a window"
     yield _gauges("window_bytes", text, "window", [(hex(base), size) for base, size, _ in windows])
-    text = "Addresses of a window that are free"
+    text = "Free addresses of a window"
     yield _gauges("window_free_bytes", text, "window", [(hex(base), free) for base, _, free in windows])
 
 
 def _request_families(snapshot: Snapshot) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-    text = "Time that the host spent on requests, by operation"
+    text = "Time spent on requests, by operation"
     durations = HistogramMetricFamily("shmhost_request_duration_seconds", text, labels=["operation"])
     for operation, (counts, total_ns) in sorted(snapshot.latencies.items()):
         buckets, below = [], 0
@@ -114,7 +114,7 @@ def _request_families(snapshot: Snapshot) -> Iterator[Any]:
             buckets.append((bound, below))
         durations.add_metric([operation], buckets, total_ns / 1e9)
     yield durations
-    refusals = CounterMetricFamily("shmhost_refusals", "Requests that were refused, by code", labels=["code"])
+    refusals = CounterMetricFamily("shmhost_refusals", "Refused requests, by code", labels=["code"])
     for code, count in snapshot.measured.refusals:
         refusals.add_metric([code], count)
     yield refusals

@@ -70,7 +70,7 @@ def take_listener(environ: MutableMapping[str, str], pid: int) -> socket.socket 
     try:
         listener = socket.socket(fileno=LISTEN_FDS_START)
     except OSError as error:
-        raise _refusal(f"no socket ({error.strerror})") from None
+        raise _refusal(f"not a socket ({error.strerror})") from None
     if wrong := _what_is_wrong(listener):
         listener.detach()
         raise _refusal(wrong)

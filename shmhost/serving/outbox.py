@@ -100,7 +100,7 @@ class Outbox:
             self._share.flight.press()
             self._try_later()
             return 0
-        self._end("" if error.errno in GONE else f"nothing can be sent to it: {error.strerror}")
+        self._end("" if error.errno in GONE else f"cannot send to it: {error.strerror}")
         return size  # nobody is there to take it
 
     def _transmit(self, data: bytes, fds: Sequence[int]) -> int:
@@ -181,7 +181,7 @@ class Outbox:
         self._queue.append((rest, copies))
         self._grow(len(rest) + FRAME_OVERHEAD)
         if self._size > MAX_OUTBOX:
-            self._end("it does not read, and asks on")
+            self._end("it sends requests, but does not read the replies")
 
     def _grow(self, change: int) -> None:
         self._size += change

@@ -128,14 +128,14 @@ class Host:
         try:
             place.lock.count()
         except OSError as error:  # no lock, or no space: a figure less
-            LOG.warning("this start is not counted: %s", error.strerror)
+            LOG.warning("cannot count this start: %s", error.strerror)
 
     def _resume_generations(self, lock: Lock) -> None:
         self._lock = lock
         ceiling = lock.ceiling
         if ceiling is None:
             ceiling = int(time.time())  # above what hosts reach that begin at 1
-            LOG.warning("%s.lock is damaged: generations go on at %d", self.config.socket_path, ceiling)
+            LOG.warning("%s.lock is damaged: generations continue at %d", self.config.socket_path, ceiling)
         self.registry.generations.resume(ceiling)
 
     def _store_ceiling(self, ceiling: int) -> None:
@@ -145,7 +145,7 @@ class Host:
             self._lock.store_ceiling(ceiling)
         except OSError as error:
             self._lock = None
-            LOG.warning("after a restart generations will begin at a lower number: %s", error.strerror)
+            LOG.warning("after a restart generations will start at a lower number: %s", error.strerror)
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
@@ -156,7 +156,7 @@ class Host:
             with anyio.move_on_after(END_S, shield=True) as scope:
                 await workers.drain()
             if scope.cancelled_caught:
-                LOG.warning("calls that the kernel does not end are left behind")
+                LOG.warning("abandoned calls that the kernel does not finish")
             workers.close()
             self._workers = None
 
@@ -191,7 +191,7 @@ class Host:
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPT_AT_ONCE):
             if self._closer.is_full:
-                self._pause(listener, "too many closed ones keep descriptors that block")
+                self._pause(listener, "too many closed connections hold descriptors whose close blocks")
                 return
             try:
                 sock, _ = listener.accept()
@@ -281,7 +281,7 @@ class Host:
 
 def _note_outcome(outcome: Outcome) -> None:
     if outcome[1] is not None:
-        LOG.warning("an object could not be removed: %s", outcome[1])
+        LOG.warning("cannot remove an object: %s", outcome[1])
 
 
 def _warn(peer: Peer, error: ShmError) -> None:

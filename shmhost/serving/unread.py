@@ -98,7 +98,7 @@ class Share:
             self._backlogs[end] = size
         if self._backlog > MAX_BACKLOG:
             end_largest = max(self._backlogs, key=self._backlogs.__getitem__)
-            end_largest(f"it does not read, and {self._backlog} bytes wait for its uid in the host")
+            end_largest(f"it does not read, and {self._backlog} bytes are queued for its uid in the host")
 
 
 class Unread:

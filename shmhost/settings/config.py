@@ -44,7 +44,7 @@ class Config:
         check_metrics(self.metrics)
         check_windows(self.windows)
         if self.metrics and os.path.abspath(self.metrics) == os.path.abspath(self.socket_path):
-            raise InvalidArgument(f"metrics cannot be at {self.metrics}: that is the host's own socket")
+            raise InvalidArgument(f"metrics cannot be served at {self.metrics}: it is the host's own socket")
 
 
 def check_mode(mode: int) -> int:

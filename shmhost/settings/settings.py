@@ -61,16 +61,23 @@ SETTINGS = (
         lambda text: socket_path(text, {}),
         str,
         "PATH",
-        "Where to listen. Default: as for all commands.",
+        "Path of the socket to listen on. Default: as for all commands.",
     ),
-    Setting("socket_mode", "socket_mode", _octal, "{:o}".format, "OCTAL", "Who may connect. Default: 660."),
+    Setting(
+        "socket_mode",
+        "socket_mode",
+        _octal,
+        "{:o}".format,
+        "OCTAL",
+        "Permission bits of the socket. Default: 660.",
+    ),
     Setting(
         "window",
         "windows",
         lambda text: check_window(*parse_window(text)),
         lambda window: f"{window[0]:#x}:{window[1]}",
         "BASE:SIZE",
-        "Addresses to hand out, such as 0x550000000000:256G; the next one is used when one is full.",
+        "Addresses for regions, such as 0x550000000000:256G. Repeat it to add windows for when one is full.",
         multiple=True,
     ),
     Setting(
@@ -79,7 +86,7 @@ SETTINGS = (
         lambda text: check_budget(parse_size(text)),
         str,
         "SIZE",
-        "Memory to give out at most. Default: 80% of what there is beside the host's own 32 MiB.",
+        "Limit of the memory for regions. Default: 80% of all memory but 32 MiB for the host itself.",
         is_number=True,
     ),
     Setting(
@@ -88,7 +95,7 @@ SETTINGS = (
         lambda text: check_choice("log format", FORMATS, text),
         str,
         "text|json",
-        "How the log is written. Default: text.",
+        "Format of the log. Default: text.",
     ),
     Setting(
         "log_level",
@@ -96,7 +103,7 @@ SETTINGS = (
         lambda text: check_choice("log level", LEVELS, text),
         str,
         "LEVEL",
-        "info (the default), warning, or debug.",
+        "Lowest level to log: info (the default), warning, or debug.",
     ),
     Setting(
         "metrics",
@@ -104,7 +111,7 @@ SETTINGS = (
         check_metrics,
         str,
         "ADDRESS",
-        "Serve Prometheus metrics here: 127.0.0.1:9464 or a path. Default: nowhere.",
+        "Serve Prometheus metrics at this address: 127.0.0.1:9464 or a path. Default: no metrics.",
     ),
 )
 

@@ -62,7 +62,7 @@ def file_option(command: Callable[..., None]) -> Callable[..., None]:
         is_eager=True,  # before the settings, whose defaults it gives
         expose_value=False,
         callback=_load,
-        help=f"Settings in TOML. Default: $SHMHOST_CONFIG, or {FILE} if it is there.",
+        help=f"Settings in TOML. Default: $SHMHOST_CONFIG, or {FILE} if it exists.",
     )(command)
 
 
@@ -92,9 +92,7 @@ def _read_file(path: Path | None, options: Mapping[str, click.Parameter]) -> dic
         raise InvalidArgument(f"the settings file {file} cannot be read: {error}") from None
     unknown = sorted(set(content) - set(options))
     if unknown:
-        raise InvalidArgument(
-            f"{file} has the unknown setting {unknown[0]!r}: there are {', '.join(options)}"
-        )
+        raise InvalidArgument(f"{file} has the unknown setting {unknown[0]!r}: use {', '.join(options)}")
     return {name: _texts(file, options[name], value) for name, value in content.items()}
 
 

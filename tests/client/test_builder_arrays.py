@@ -66,7 +66,7 @@ def test_arrays_with_names_come_back_as_a_dict(shm: shmclient.Client) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "text"),
-    [(None, None, "all have"), ("a", None, "all have"), (None, "a", "all have"), ("a", "a", "array 'a'")],
+    [(None, None, "name each"), ("a", None, "name each"), (None, "a", "name each"), ("a", "a", "array 'a'")],
 )
 def test_second_array_needs_a_name_of_its_own(
     first: str | None, second: str | None, text: str, shm: shmclient.Client

@@ -231,10 +231,10 @@ REFUSED = {
     "objects inside": (np.zeros(1, [("a", [("b", "O")])]), "objects"),
     "metadata": (np.zeros(1, np.dtype("f4", metadata={"unit": "m"})), "metadata"),
     "metadata inside": (np.zeros(1, [("a", np.dtype("f4", metadata={"unit": "m"}), (2,))]), "metadata"),
-    "own scalar type": (np.zeros(1, np.dtype((type("Mine", (np.void,), {}), [("a", "i4")]))), "same"),
+    "own scalar type": (np.zeros(1, np.dtype((type("Mine", (np.void,), {}), [("a", "i4")]))), "without loss"),
     "other order of bfloat16": (np.zeros(1, ml_dtypes.bfloat16).view("V2").view(
-        np.dtype(ml_dtypes.bfloat16).newbyteorder(">")), "same"),
-    "title that is a number": (np.zeros(1, [((1, "a"), "i4")]), "same"),
+        np.dtype(ml_dtypes.bfloat16).newbyteorder(">")), "without loss"),
+    "title that is a number": (np.zeros(1, [((1, "a"), "i4")]), "without loss"),
     "structures": ((Point * 2)(), "asarray"),
     "foreign order": ((ctypes.c_int.__ctype_be__ * 2)(1, 2), "asarray"),
     "wide characters": (array.array("u", "text"), "asarray"),

@@ -89,12 +89,12 @@ ANSWERS: dict[str, tuple[Answer, type[shmclient.ShmError], str]] = {
     "another reply": (
         lambda s, q: s.sendall(pack(m.Done(q.id))),
         BROKEN,
-        "Opened is due",
+        "instead of Opened",
     ),
     "too many grants": (
         lambda s, q: s.sendall(pack(m.Opened(q.id, (GRANT._replace(lease=0),) * 2))),
         BROKEN,
-        "2 grants came for 1",
+        "2 grants arrived for 1",
     ),
     "a reply to nobody": (
         lambda s, q: send_with_descriptor(s, m.Opened(q.id + 1000, (GRANT,))),
@@ -104,7 +104,7 @@ ANSWERS: dict[str, tuple[Answer, type[shmclient.ShmError], str]] = {
     "a descriptor that is missing": (
         lambda s, q: s.sendall(pack(m.Opened(q.id, (GRANT,)))),
         BROKEN,
-        "declares 1 descriptors, 0 came",
+        "declares 1 descriptors, but 0 arrived",
     ),
     "a descriptor too many": (
         lambda s, q: send_with_descriptor(s, m.Event(99, "published", INFO)),

@@ -88,7 +88,7 @@ def test_greenlet_waits_no_longer_for_a_stopped_host_than_it_may(host: WatchedHo
         try:
             shmclient.connect(path + ".silent", timeout_s=0.1)
         except shmclient.HostTimeout as error:
-            print("answer" in str(error), "takes no connection" in str(error))
+            print("answer" in str(error), "accepts no connections" in str(error))
         if number == 0:
             listener.accept()[0].close()
             pending = socket.socket(socket.AF_UNIX)

@@ -137,7 +137,7 @@ def test_other_windows_of_the_host_are_noted(host: WatchedHost) -> None:
     found = find("socket", doctor.examine(settings(host.socket_path)))
     assert found.state == "note"
     assert "a host answers" in found.found
-    assert "other windows" in found.found
+    assert "windows other than" in found.found
 
 
 def test_nothing_is_left_open_or_mapped(host: WatchedHost) -> None:
@@ -176,7 +176,7 @@ def test_command_shows_what_was_found_and_ends_by_it(host: WatchedHost, tmp_path
     (tmp_path / "file.sock").write_text("no socket")
     bad = run_doctor("--socket", str(tmp_path / "file.sock"))
     assert (bad.returncode, bad.stderr) == (1, "")
-    assert "is no socket" in " ".join(bad.stdout.split())
+    assert "is not a socket" in " ".join(bad.stdout.split())
     assert max(map(len, bad.stdout.splitlines())) <= 80
 
 
@@ -279,7 +279,7 @@ def test_file_in_place_of_the_socket_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "host.sock").write_text("not a socket")
     found = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
     assert found.state == "problem"
-    assert "is no socket: -rw" in found.found
+    assert "is not a socket: -rw" in found.found
 
 
 @pytest.mark.parametrize(("length", "state"), [(107, "note"), (108, "problem")])
@@ -441,7 +441,7 @@ def test_budget_over_the_limit_of_a_cgroup_is_a_problem(
     (tree / folder / name).write_text(f"{limit}\n")
     found = find("memory", doctor.examine(settings(tmp_path / "host.sock"), tree))
     assert found.state == state
-    assert ("SIGKILL" in found.advice) == (state == "problem")
+    assert ("the kernel kills" in found.advice) == (state == "problem")
     assert (str(tree / folder / name) in found.found) == (state == "problem")
 
 
@@ -508,7 +508,7 @@ def test_mappings_are_counted_against_their_limit(limit: int, state: str, tree: 
     write(tree, proc__sys__vm__max_map_count=f"{limit}\n")  # one is in use
     found = find("mappings", doctor.examine(settings(tmp_path / "host.sock"), tree))
     assert found.state == state
-    assert f"room for {(limit - 1) // 2} regions" in found.found
+    assert f"can map {(limit - 1) // 2} regions" in found.found
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_host_that_stops_answering_is_told_from_one_that_is_not_there(
 ) -> None:
     monkeypatch.setattr("shmprotocol.wire.query.TIMEOUT_S", 0.2)
     thread = answering(tmp_path / "h.sock", WELCOME)
-    with pytest.raises(HostTimeout, match="gave no answer"), Query(str(tmp_path / "h.sock")) as query:
+    with pytest.raises(HostTimeout, match="did not answer"), Query(str(tmp_path / "h.sock")) as query:
         query.stat("x")
     thread.join(30)
     with pytest.raises(HostGone, match="shmhost serve"), Query(str(tmp_path / "none.sock")):
@@ -284,7 +284,7 @@ def test_host_that_stops_answering_is_told_from_one_that_is_not_there(
 
 def test_reply_of_another_kind_is_an_error_of_the_protocol(tmp_path: Path) -> None:
     thread = answering(tmp_path / "h.sock", WELCOME, m.Done(2))
-    wrong = pytest.raises(RemoteProtocolError, match="Done came where Described is due")
+    wrong = pytest.raises(RemoteProtocolError, match="Done arrived instead of Described")
     with wrong, Query(str(tmp_path / "h.sock")) as query:
         query.stat("x")
     thread.join(30)

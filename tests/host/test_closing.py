@@ -130,7 +130,7 @@ def test_sender_is_told_why_it_is_dropped(old_host: WatchedHost, bystander: Call
         peer.send(STAT, [0])
         message, _ = peer.receive()
         assert isinstance(message, m.Goodbye)
-        assert "descriptors came" in message.text
+        assert "descriptors arrived" in message.text
         assert peer.is_dropped()
 
 

@@ -91,7 +91,7 @@ def test_host_that_cannot_start_says_why(tmp_path: Path) -> None:
 def test_host_that_is_collected_ends_with_a_warning() -> None:
     host = shmhost.start()
     path, thread = host.socket_path, host_thread()
-    with pytest.warns(ResourceWarning, match="collected while it ran"):
+    with pytest.warns(ResourceWarning, match="garbage-collected while running"):
         del host
     thread.join()
     assert not os.path.exists(path)

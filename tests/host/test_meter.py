@@ -93,7 +93,7 @@ def test_file_that_is_no_lock_is_left_as_it_is(text: str, tmp_path: Path) -> Non
     path = tmp_path / "poetry"
     Path(f"{path}.lock").write_text(text)
     with (
-        pytest.raises(shmhost.HostError, match=r"poetry\.lock is no lock of a host"),
+        pytest.raises(shmhost.HostError, match=r"poetry\.lock is not a host's lock file"),
         watched_host(str(path)),
     ):
         pass
@@ -105,7 +105,7 @@ def test_start_that_failed_is_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     path.write_text("no socket")
     for _ in range(2):
-        with pytest.raises(shmhost.HostError, match="is no socket"), watched_host(str(path)):
+        with pytest.raises(shmhost.HostError, match="is not a socket"), watched_host(str(path)):
             pass
     path.unlink()
     with watched_host(str(path)):

@@ -435,9 +435,9 @@ def test_socket_of_the_wrong_kind_is_refused_and_left_open(
 
 
 def test_descriptor_is_refused_when_it_is_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open("/dev/null", "rb") as file, pytest.raises(InvalidArgument, match="is no socket"):
+    with open("/dev/null", "rb") as file, pytest.raises(InvalidArgument, match="is not a socket"):
         take(file.fileno(), monkeypatch)
-    with pytest.raises(InvalidArgument, match="is no socket"):
+    with pytest.raises(InvalidArgument, match="is not a socket"):
         take(1_000_000, monkeypatch)  # not open
 
 

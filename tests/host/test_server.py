@@ -418,7 +418,7 @@ def test_host_leaves_a_file_alone_that_is_no_socket(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert result.returncode == 1
-    assert "no socket" in result.stderr
+    assert "not a socket" in result.stderr
     assert path.read_text() == "precious"
 
 

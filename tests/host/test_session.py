@@ -84,7 +84,7 @@ def world() -> Any:
 
 
 def test_first_message_must_be_hello(world: World) -> None:
-    with pytest.raises(RemoteProtocolError, match="Stat came before Hello"):
+    with pytest.raises(RemoteProtocolError, match="Stat arrived before Hello"):
         world.client(greet=False).say(m.Stat(1, "x"))
 
 

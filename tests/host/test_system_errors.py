@@ -218,4 +218,4 @@ def test_host_ends_when_an_object_cannot_be_removed(
         kept = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
         monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: missing_ok or refuse(self))
     assert [memory_object.reader() for memory_object in kept] == [-1, -1]
-    assert "could not be removed: [Errno 30] Read-only file system" in caplog.text
+    assert "cannot remove an object: [Errno 30] Read-only file system" in caplog.text

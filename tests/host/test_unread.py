@@ -158,7 +158,9 @@ def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit(
     share.note_backlog(10, small)
     assert ended == []
     share.note_backlog(11, small)
-    assert ended == [("large", f"it does not read, and {MAX_BACKLOG + 1} bytes wait for its uid in the host")]
+    assert ended == [
+        ("large", f"it does not read, and {MAX_BACKLOG + 1} bytes are queued for its uid in the host")
+    ]
     share.note_backlog(0, large)
     share.note_backlog(MAX_BACKLOG, small)
     assert len(ended) == 1

@@ -395,12 +395,12 @@ def test_descriptors_wait_for_their_frame_when_it_comes_in_parts() -> None:
 
 
 def test_frame_is_refused_when_its_descriptors_are_missing() -> None:
-    with pytest.raises(RemoteProtocolError, match="Created declares 1 descriptors, 0 came"):
+    with pytest.raises(RemoteProtocolError, match="Created declares 1 descriptors, but 0 arrived"):
         parse("client", pack(CREATED))
 
 
 def test_frame_is_refused_when_one_descriptor_is_missing() -> None:
-    with pytest.raises(RemoteProtocolError, match="Opened declares 2 descriptors, 1 came"):
+    with pytest.raises(RemoteProtocolError, match="Opened declares 2 descriptors, but 1 arrived"):
         parse("client", pack(opened(1, [1, 2])), [10])
 
 
@@ -464,7 +464,7 @@ def test_descriptors_are_refused_when_no_frame_declares_them() -> None:
     connection.receive(pack(CREATED), [10, 11])
     messages = connection.messages()
     assert item(*next(messages)) == item(CREATED, [10])
-    with pytest.raises(RemoteProtocolError, match="1 descriptors came that no frame declares"):
+    with pytest.raises(RemoteProtocolError, match="1 descriptors arrived that no frame declares"):
         next(messages)
     assert connection.drain() == [11]
 
@@ -486,7 +486,7 @@ def test_descriptors_are_refused_when_a_client_sends_any() -> None:
     """No request has descriptors: not even one may wait in the host for half a frame."""
     connection = Connection("host")
     connection.receive(pack(m.Stat(1, "a"))[:5], [10])
-    with pytest.raises(RemoteProtocolError, match="1 descriptors came that no frame declares"):
+    with pytest.raises(RemoteProtocolError, match="1 descriptors arrived that no frame declares"):
         read(connection)
 
 

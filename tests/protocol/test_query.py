@@ -75,7 +75,7 @@ EVERY_WAY = pytest.mark.parametrize("connect", [connect_sync, connect_async, con
 @EVERY_WAY
 def test_full_queue_is_a_timeout_of_the_host(full: FullHost, connect: Callable[[str], None]) -> None:
     descriptors = count_descriptors()
-    with pytest.raises(shmclient.HostTimeout, match=r"full\.sock takes no connection") as caught:
+    with pytest.raises(shmclient.HostTimeout, match=r"full\.sock accepts no connections") as caught:
         connect(full.path)
     assert caught.value.errno == errno.ETIMEDOUT
     assert count_descriptors() == descriptors
@@ -103,13 +103,13 @@ def test_process_without_descriptors_is_told_so(full: FullHost, connect: Callabl
 
 
 def test_wait_on_a_full_queue_ends_in_time(full: FullHost) -> None:
-    with pytest.raises(shmclient.WaitTimeout, match=r"within 0\.1 s: .*takes no connection"):
+    with pytest.raises(shmclient.WaitTimeout, match=r"within 0\.1 s: .*accepts no connections"):
         shmclient.connect(full.path, wait=0.1)
 
 
 @pytest.mark.anyio
 async def test_async_wait_on_a_full_queue_ends_in_time(full: FullHost, anyio_backend: str) -> None:
-    with pytest.raises(shmclient.WaitTimeout, match=r"within 0\.1 s: .*takes no connection"):
+    with pytest.raises(shmclient.WaitTimeout, match=r"within 0\.1 s: .*accepts no connections"):
         await shmclient.aio.connect(full.path, wait=0.1)
 
 
@@ -205,7 +205,7 @@ def test_command_ends_with_6_when_the_queue_is_full(
     with pytest.raises(SystemExit) as end:
         {"shmclient": shmclient._commands.cli, "shmhost": shmhost.cli}[command.split(maxsplit=1)[0]].main()
     assert end.value.code == 6
-    assert "takes no connection: it is stopped or overloaded" in capsys.readouterr().err
+    assert "accepts no connections: it is stopped or overloaded" in capsys.readouterr().err
 
 
 def test_answer_that_comes_in_drops_is_late_all_the_same(tmp_path: Path) -> None:
@@ -225,7 +225,10 @@ def test_answer_that_comes_in_drops_is_late_all_the_same(tmp_path: Path) -> None
 
         with ThreadPoolExecutor() as pool:
             dripping = pool.submit(drip)
-            with pytest.raises(shmclient.HostTimeout, match=r"no answer in 0\.2 s"), query.Query(path, 0.2):
+            with (
+                pytest.raises(shmclient.HostTimeout, match=r"did not answer within 0\.2 s"),
+                query.Query(path, 0.2),
+            ):
                 pass
             is_over.set()
             dripping.result(30)

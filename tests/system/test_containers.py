@@ -143,7 +143,7 @@ def test_readers_outlive_their_host_and_follow_the_next(project: Project) -> Non
 
     project("kill", "host")
     for reader in READERS:
-        project.until(lambda name=reader: "the host is gone: reading on" in project.logs(name), reader)
+        project.until(lambda name=reader: "the host is gone: still reading" in project.logs(name), reader)
     asked = project("exec", "confined", "shmclient", "get", "demo/words", check=False)
     assert (asked.returncode, "no host at /run/shmhost/host.sock" in asked.stderr) == (3, True)
 

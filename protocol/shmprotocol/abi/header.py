@@ -73,7 +73,7 @@ _BEFORE_NAME_SIZE = Header._fields.index("creator_pid") + 1
 
 
 def check_header(page: bytes | memoryview, object_size: int) -> Header:
-    """Return the header in these 4096 bytes of an object; BadRegion when it is none."""
+    """Return the header in these 4096 bytes of an object; BadRegion if they are not a header."""
     if len(page) < HEADER_SIZE:
         raise BadRegion(f"the header page has {HEADER_SIZE} bytes, not {len(page)}")
     page = bytes(page[:HEADER_SIZE])  # once: its writer may change it between the check and the use
@@ -88,13 +88,13 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
 
 
 _BROKEN = {
-    errno.EPERM: "is not sealed: anyone could cut it short under its readers",
-    errno.EBADMSG: "is not the region that was announced, or its header is broken",
+    errno.EPERM: "is not sealed: its creator could truncate it under its readers",
+    errno.EBADMSG: "is not the announced region, or its header is corrupt",
     errno.EPROTONOSUPPORT: "has another ABI version: use the same shmhost version on both sides",
 }
 
 
 def raise_unless_region(result: int, what: str) -> None:
-    """Raise BadRegion for a negative errno of the checks in `shm_abi.h`, with what is wrong."""
+    """Raise BadRegion for a negative errno of the checks in `shm_abi.h`, and name the fault."""
     if -result in _BROKEN:
         raise BadRegion(f"{what} {_BROKEN[-result]}")

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shm_abi.h - the memory of a shmhost region, and all that a native reader needs.
+ * shm_abi.h - the memory of a shmhost region: everything that a native reader needs.
  *
  * A region is one shared memory object: a header page, then the payload. Every process maps it at the
- * same address, `base`, so that each pointer inside it is valid as it stands, in every process and in
- * every language. A reader is:
+ * same address, `base`, so that each pointer inside it is valid without translation, in every process and in
+ * every language. A minimal reader:
  *
  *         const struct shm_region_header *header;
  *         int error = shm_region_map(shm_region_fd("words"), &header);
  *         const struct node *root = (const struct node *)header->root;
  *
- * This file is C11 and C++17, needs a 64-bit little-endian Linux, and has no library behind it. The text
- * between the two cffi marks is also what the Python packages are compiled from.
+ * This file is C11 and C++17, needs a 64-bit little-endian Linux, and no library. The text
+ * between the two cffi marks is also the cffi declaration of the Python packages.
  */
 #ifndef SHM_ABI_H
 #define SHM_ABI_H
@@ -33,8 +33,8 @@
 
 #if !defined(__cplusplus) && !defined(__USE_MISC)
 /*
- * With -std=c11, a libc header that was included before this one has already chosen to hide these two,
- * and _GNU_SOURCE above came too late (feature_test_macros(7)). The library has them all the same.
+ * With -std=c11, a libc header that was included before this one already hides these two declarations,
+ * and _GNU_SOURCE above comes too late (feature_test_macros(7)). The library has both functions anyway.
  */
 int madvise(void *address, size_t length, int advice);
 ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
@@ -46,25 +46,25 @@ ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
 #define SHM_ABI_MINOR 0
 #define SHM_HEADER_SIZE 4096
 #define SHM_NAME_MAX 255
-#define SHM_METADATA_MAX 524288 /* bytes: what describes a region is small, and readers unpack all of it */
+#define SHM_METADATA_MAX 524288 /* bytes: descriptions are small, and readers unpack all of it */
 
-/* What the payload is. */
+/* The kind of the payload. */
 #define SHM_KIND_DATA 1    /* buffers and arrays, described by the metadata */
 #define SHM_KIND_OBJECTS 2 /* a pointer-linked structure, reached from `root` */
 
-/* What protects the region; exactly one is set. */
+/* The protection of the region; exactly one flag is set. */
 #define SHM_FLAG_SEAL_FULL 1   /* F_SEAL_WRITE: no byte changes ever again */
-#define SHM_FLAG_SEAL_WRITER 2 /* F_SEAL_FUTURE_WRITE: the creator's mapping alone can write */
-#define SHM_FLAG_UNSEALED 4    /* a named POSIX object: file permissions are all there is */
+#define SHM_FLAG_SEAL_WRITER 2 /* F_SEAL_FUTURE_WRITE: only the creator's mapping can write */
+#define SHM_FLAG_UNSEALED 4    /* a named POSIX object: protected only by file permissions */
 
 /*
  * The first page of every region.
  *
- * Writer: the host alone, once, at publish, before it adds the seals and before any reader has the
- * descriptor. Readers: everyone, without synchronisation: the descriptor reaches a reader over a socket
- * after the last write, and that orders the two. With SHM_FLAG_SEAL_WRITER the creator's process can
- * still overwrite this page, and with SHM_FLAG_UNSEALED anyone with write permission can: a reader copies
- * the page once, checks the copy and reads nothing but that. shm_region_map() does so.
+ * Writer: only the host, once, at publish, before it adds the seals and before any reader has the
+ * descriptor. Readers: all processes, without synchronisation: the descriptor reaches a reader over a socket
+ * after the last write, which orders the two. With SHM_FLAG_SEAL_WRITER the creator's process can
+ * still overwrite this page, and with SHM_FLAG_UNSEALED any process with write permission can: a reader copies
+ * the page once, checks the copy and reads only the copy. shm_region_map() does so.
  */
 struct shm_region_header {
         uint8_t magic[8]; /* "SHMHOST" and a zero byte */
@@ -75,13 +75,13 @@ struct shm_region_header {
         uint32_t flags;       /* SHM_FLAG_* */
 
         const void *base;  /* the address of this header, in every process */
-        uint64_t size;     /* bytes from base to the end of what is used: this page, data, metadata */
+        uint64_t size;     /* bytes in use, from base: this page, data, metadata */
         uint64_t capacity; /* bytes of the memory object and of its mapping; whole pages */
 
         const void *data; /* the start of the payload: base + header_size, always */
-        uint64_t data_size; /* what was put: the `size` of a region on the wire and in Python */
+        uint64_t data_size; /* bytes of the data: the `size` of a region on the wire and in Python */
         const void *root;   /* inside the payload; NULL, with size 0, when there is none */
-        uint64_t root_size; /* bytes that lie there: compare with the type before following `root` */
+        uint64_t root_size; /* size of the object at root: compare with the type before following `root` */
 
         uint64_t generation; /* at least 1; higher than those of all earlier versions of the name */
         uint64_t created_ns; /* CLOCK_REALTIME at publish */
@@ -150,8 +150,8 @@ static inline int shm_payload_holds(const struct shm_region_header *header, cons
 
 /*
  * Check a header that was read from a memory object of `object_size` bytes. Returns 0 or:
- * -EBADMSG it is no region, or a field contradicts another; -EPROTONOSUPPORT another ABI version.
- * Flags and kinds that a later minor version may add are no error.
+ * -EBADMSG it is not a region, or a field contradicts another; -EPROTONOSUPPORT another ABI version.
+ * Unknown flags and kinds, which a later minor version may add, are not an error.
  */
 static inline int shm_header_check(const struct shm_region_header *header, uint64_t object_size)
 {
@@ -185,7 +185,7 @@ static inline int shm_header_check(const struct shm_region_header *header, uint6
         return 0;
 }
 
-/* The seals of an object, 0 when it is of a kind that takes none; or -EBADF. */
+/* The seals of an object, 0 if its kind has none; or -EBADF. */
 static inline int shm_seals_get(int fd)
 {
         int seals = fcntl(fd, SHM_F_GET_SEALS);
@@ -195,7 +195,7 @@ static inline int shm_seals_get(int fd)
         return seals;
 }
 
-/* 0 when the object can neither shrink under a reader nor be mapped writable anew; or -EPERM, -EBADF. */
+/* 0 if the object can neither shrink under a reader nor get new writable mappings; or -EPERM, -EBADF. */
 static inline int shm_seals_check(int fd)
 {
         int seals = shm_seals_get(fd);
@@ -208,8 +208,8 @@ static inline int shm_seals_check(int fd)
 }
 
 /*
- * Copy the header out of an object and check it, with what the object's seals must be for its flags to be
- * true: -EPERM when they are not. Reads the object once; the copy is the caller's own.
+ * Copy the header out of an object and check it, and check that the object's seals match its flags:
+ * -EPERM if they do not. Reads the object once; the copy belongs to the caller.
  */
 static inline int shm_header_read(int fd, struct shm_region_header *header_out)
 {
@@ -230,9 +230,9 @@ static inline int shm_header_read(int fd, struct shm_region_header *header_out)
 }
 
 /*
- * Where a header page can still be written by others, put a private copy of `header` in its place, so
- * that what was checked is what is read from then on. Nothing to do under SHM_FLAG_SEAL_FULL, where
- * shm_header_read() has seen the seal. Writing to a private mapping copies the page (mmap(2)).
+ * If other processes can still write the header page, map a private copy of `header` over it, so
+ * that later reads see the checked values. Does nothing under SHM_FLAG_SEAL_FULL, because
+ * shm_header_read() has checked the seal. Writing to a private mapping copies the page (mmap(2)).
  */
 static inline int shm_header_freeze(int fd, void *mapped, const struct shm_region_header *header)
 {
@@ -245,7 +245,7 @@ static inline int shm_header_freeze(int fd, void *mapped, const struct shm_regio
         return mprotect(mapped, SHM_HEADER_SIZE, PROT_READ) < 0 ? -errno : 0;
 }
 
-/* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): whoever can write it can kill you. */
+/* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): its writers can kill this process. */
 static inline int shm_region_map_unsealed(int fd, const struct shm_region_header **header_out)
 {
         struct shm_region_header header;
@@ -270,10 +270,10 @@ static inline int shm_region_map_unsealed(int fd, const struct shm_region_header
 }
 
 /*
- * Map the region of descriptor `fd` read-only at its own address. The descriptor stays the caller's and
- * may be closed at once. Returns 0 and the header, which nobody changes any more, or:
- * -EBADF no descriptor; -EPERM not sealed; -EBADMSG not a region, or a broken one; -EPROTONOSUPPORT
- * another ABI version; -EEXIST something else of this process lives at the address; -ENOMEM a limit.
+ * Map the region of descriptor `fd` read-only at its own address. The caller still owns the descriptor, and
+ * may close it at once. Returns 0 and the header, which no process can change any more, or:
+ * -EBADF not a descriptor; -EPERM not sealed; -EBADMSG not a region, or a corrupt one; -EPROTONOSUPPORT
+ * another ABI version; -EEXIST another mapping of this process occupies the address; -ENOMEM a limit.
  */
 static inline int shm_region_map(int fd, const struct shm_region_header **header_out)
 {
@@ -289,8 +289,8 @@ static inline int shm_region_unmap(const struct shm_region_header *header)
 }
 
 /*
- * The descriptor of region `name`, as `shmclient exec` left it in $SHM_REGIONS: a line for each region,
- * the descriptor's number, a space, the name. Returns the descriptor, or -ENOENT.
+ * The descriptor of region `name`, by $SHM_REGIONS, which `shmclient exec` sets: one line for each region,
+ * with the descriptor's number, a space, and the name. Returns the descriptor, or -ENOENT.
  */
 static inline int shm_region_fd(const char *name)
 {

@@ -1,1 +1,1 @@
-"""What the kernel offers: address space, status of descriptors, its numbers."""
+"""Kernel interfaces: address space, status of descriptors, constants."""

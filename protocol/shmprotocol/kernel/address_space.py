@@ -1,4 +1,4 @@
-"""Regions in the address space: reserve, map, check, and tell what is in the way.
+"""Regions in the address space: reserve, map, check, and report conflicting mappings.
 
 Knows no socket and no message.
 """
@@ -21,31 +21,31 @@ MAP_WRITABLE = lib.SHM_MAP_WRITABLE
 
 
 def native_header(address: int, kept: object) -> Any:
-    """Return the `struct shm_region_header *` at an address; it keeps an object alive as long as it lives."""
+    """Return the `struct shm_region_header *` at an address; it keeps an object alive."""
     return pointer_keeping(ffi, ffi.typeof("struct shm_region_header *"), address, kept)
 
 
 def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object) -> Any:
-    """Return a pointer of the caller's own cffi FFI that keeps an object alive as long as it lives."""
-    # Not from_buffer() of a view: in a cycle that is collected, a memoryview with exports ends the process
-    # (CPython 3.11), and not ffi.gc(): its destructor is called before those of other objects in the cycle.
+    """Return a pointer of the caller's own cffi FFI that keeps an object alive."""
+    # Not from_buffer() of a view: if a memoryview with exports is collected in a cycle, the process crashes
+    # (CPython 3.11). Not ffi.gc(): its destructor runs before those of other objects in the cycle.
     size = user_ffi.sizeof(pointer_type.item)
     return user_ffi.from_buffer(pointer_type, bytes_keeping(address, size, kept))
 
 
 def bytes_keeping(address: int, size: int, kept: object) -> Any:
-    """Return an object whose buffer is raw memory, read-only; it keeps an object alive while it lives."""
+    """Return an object whose buffer is raw memory, read-only; it keeps an object alive."""
     return bytes_at(address, size, _Keeper(kept))
 
 
 class _Keeper:
-    """Called at the end of what it keeps an object for; it is what refers to that object until then."""
+    """A release callback that does nothing, but keeps an object alive until it is called."""
 
     def __init__(self, kept: object) -> None:
         self._kept = kept
 
     def __call__(self) -> None:
-        """Do nothing: the object goes with this."""
+        """Do nothing: the object is released with this callback."""
 
 
 def char_pointer(address: int) -> Any:
@@ -54,7 +54,7 @@ def char_pointer(address: int) -> Any:
 
 
 def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
-    """Return address, size of what it points to, and type of a cffi pointer or array; or TypeError."""
+    """Return the address, the size of the target, and the type of a cffi pointer or array; or TypeError."""
     kind = ffi.typeof(pointer)
     if kind.kind not in ("pointer", "array"):
         raise TypeError(f"expected a cffi pointer, got {kind.cname!r}")
@@ -68,7 +68,7 @@ def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
 
 
 def reserve(address: int, size: int) -> bool:
-    """Reserve a range of addresses. False when a limit forbids it; AddressConflict when it is taken."""
+    """Reserve a range of addresses. False if a limit forbids it; AddressConflict if it is occupied."""
     error = -lib.shm_reserve(address, size)
     if error in (errno.ENOMEM, errno.EAGAIN):
         return False
@@ -86,32 +86,32 @@ def map_writable(descriptor: int, address: int, capacity: int, flags: int) -> in
 def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
     """Map a published region read-only after checking it; return its address.
 
-    BadRegion: seals, size or header are not those of a published region. AddressConflict: something
-    lives at the address. OutOfMemory: a limit. The descriptor stays the caller's.
+    BadRegion: seals, size or header are not those of a published region. AddressConflict: another
+    mapping is at the address. OutOfMemory: a limit. The caller still owns the descriptor.
     """
     return _map(lib.shm_attach, descriptor, address, capacity, flags)
 
 
 def freeze(descriptor: int, address: int, capacity: int) -> None:
-    """Map an object read-only over a writable mapping of it; `descriptor` was opened O_RDONLY, and stays
-    the caller's. Views read on, and a write by one is SIGSEGV.
+    """Map an object read-only over a writable mapping of it. `descriptor` was opened O_RDONLY; the caller
+    still owns it. Views can still read; a write through one is SIGSEGV.
     """
     _raise_os_error(-lib.shm_freeze(descriptor, address, capacity), address, capacity)
 
 
 def unmap(address: int, capacity: int, flags: int) -> None:
-    """Give the range of a mapping back, to the reservation where there is one."""
+    """Unmap a range, and give it back to the reservation if it is in one."""
     _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
 
 
 def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writable: bool = False) -> Any:
-    """Return an object whose buffer is raw memory; `on_release` is called once, at its end.
+    """Return an object whose buffer is raw memory; `on_release` is called once, when it is deallocated.
 
-    Read-only memory must be so here, not in a view of it: NumPy asks the object that a view comes from
-    whether `array.flags.writeable = True` is allowed (`_IsWriteable` in its flagsobject.c).
+    Its end comes with the last view of it, on any thread, even inside the garbage collector, but never
+    before the `__del__` of an object that is collected with it. The object supports weak references.
 
-    That is when the last view of it is gone, on any thread, also inside the garbage collector, but never
-    before the `__del__` of an object that is collected with it. The object can be referenced weakly.
+    Read-only memory must be read-only in this object, not just in a view of it: NumPy asks the base object of
+    a view whether `array.flags.writeable = True` is allowed (`_IsWriteable` in its flagsobject.c).
     """
     made: list[Any] = []
     if lib.shm_memory_new(id(made), address, size, is_writable, id(on_release)):
@@ -121,13 +121,13 @@ def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writ
 
 
 def exports(made: Any) -> int:
-    """Return how many views of what `bytes_at` returned live: an array or a pin counts as its view."""
+    """Return the number of live views of an object from `bytes_at`, including arrays and pins."""
     count: int = lib.shm_memory_exports(id(made))
     return count
 
 
 def disown(made: Any) -> None:
-    """Have what `bytes_at` returned never call its `on_release`; it must have no views, and get none."""
+    """Make an object from `bytes_at` never call its `on_release`; it must have no views, and get none."""
     lib.shm_memory_disown(id(made))
 
 
@@ -159,18 +159,18 @@ def mapping_at(address: int) -> str | None:
 
 
 def occupants(address: int, size: int) -> str:
-    """Say what of this process lies in a range of addresses: up to three lines of /proc/self/maps."""
+    """Describe this process's mappings in a range of addresses: up to three lines of /proc/self/maps."""
     try:
         found = [line for line in _maps() if _overlaps(line, address, address + size)]
     except OSError as error:
-        return f"a mapping that cannot be named: {error}"
-    return "; ".join(found[:3]) or "a mapping that is gone by now"
+        return f"an unknown mapping: {error}"
+    return "; ".join(found[:3]) or "a mapping that no longer exists"
 
 
 def conflict(address: int, size: int) -> AddressConflict:
-    """Return the error that says what of this process lies in a range of addresses."""
+    """Return the error that names this process's mappings in a range of addresses."""
     return AddressConflict(
-        f"{address:#x}-{address + size:#x} is taken in this process by {occupants(address, size)}. Attach "
+        f"{address:#x}-{address + size:#x} is occupied in this process by {occupants(address, size)}. Attach "
         "before that is mapped, give the host another window (shmhost serve --window), or open with "
         "anywhere=True"
     )

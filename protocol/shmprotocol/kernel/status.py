@@ -1,4 +1,4 @@
-"""What the kernel knows of an open descriptor, for people and for JSON. Knows no region, header or host."""
+"""The kernel's data about an open descriptor, for people and for JSON. Knows no region, header or host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shmprotocol.kernel.constants import F_SEAL_EXEC, F_SEAL_FUTURE_WRITE
 
 FP_SPECIAL = 1  # the flag of `permission_string` that shows setuid, setgid and sticky
 
-_TYPE_BITS = 0o170000  # S_IFMT of inode(7); the stat module has it as a function alone
+_TYPE_BITS = 0o170000  # S_IFMT of inode(7); the stat module has it only as a function
 _TYPES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISREG, "regular file"),
     (stat.S_ISDIR, "directory"),
@@ -36,18 +36,19 @@ _SEALS = {
     "EXEC": F_SEAL_EXEC,
 }
 _ACCESS = {os.O_RDONLY: "read-only", os.O_WRONLY: "write-only", os.O_RDWR: "read-write"}
-_BLOCK = 512  # bytes: the unit of st_blocks on Linux and macOS, whatever the file system's own is
+_BLOCK = 512  # bytes: the unit of st_blocks on Linux and macOS, for every file system
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `describe` found; `str()` gives aligned lines.
+    """The result of `describe`; `str()` gives aligned lines.
 
-    `type` is "other" for an object without a file type, as an eventfd. `device` is major and minor. `mode`
-    holds the lower twelve bits, `permissions` the same as text. `owner` and `group` are None where the system
-    has no name for the id. `size` and `block_size` are bytes, `blocks` units of 512 bytes. `seals` is None
-    where the kernel has none for this kind of file, and a seal without a name is its number in hex. `access`
-    is "read-only", "write-only", "read-write", or "none" for a descriptor that only names a file (O_PATH).
+    `type` is "other" for an object without a file type, such as an eventfd. `device` is major and minor.
+    `mode` holds the lower twelve bits, `permissions` the same as text. `owner` and `group` are None where
+    the system has no name for the id. `size` and `block_size` are bytes, `blocks` units of 512 bytes.
+    `seals` is None where the kernel has none for this kind of file, and a seal without a name is its
+    number in hex. `access` is "read-only", "write-only", "read-write", or "none" for a descriptor that
+    only names a file (O_PATH).
     """
 
     type: str
@@ -67,7 +68,7 @@ class Status:
     access: str
 
     def as_dict(self) -> dict[str, object]:
-        """Return the fields as values that JSON has: tuples become lists."""
+        """Return the fields as JSON values: tuples become lists."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
@@ -92,9 +93,9 @@ class Status:
 
 
 def describe(fd: int) -> Status:
-    """Return what the kernel knows of an open descriptor, which stays the caller's.
+    """Return the kernel's data about an open descriptor. The caller still owns it.
 
-    OSError with errno EBADF when it is not open.
+    OSError with errno EBADF if it is not open.
     """
     try:
         found = os.fstat(fd)
@@ -102,7 +103,7 @@ def describe(fd: int) -> Status:
     except (OSError, OverflowError) as error:  # OverflowError: a number that no C int holds
         if isinstance(error, OSError) and error.errno != errno.EBADF:
             raise
-        raise OSError(errno.EBADF, f"descriptor {fd} is not open: pass the number of one that is") from None
+        raise OSError(errno.EBADF, f"descriptor {fd} is not open: pass the number of an open one") from None
     mode = stat.S_IMODE(found.st_mode)
     return Status(
         type=next((name for is_type, name in _TYPES if is_type(found.st_mode)), "other"),
@@ -127,7 +128,7 @@ def permission_string(mode: int, flags: int = 0) -> str:
     """Return permission bits as octal digits and letters: "[0644] rw-r--r--".
 
     With FP_SPECIAL setuid, setgid and sticky are shown as `ls` does, "[4755] rwsr-xr-x"; without it they
-    are left out. The type bits of `st_mode` are ignored. ValueError for other flags or bits.
+    are omitted. The type bits of `st_mode` are ignored. ValueError for other flags or bits.
     """
     if flags & ~FP_SPECIAL:
         raise ValueError(f"flags {flags:#x} are unknown: pass 0 or FP_SPECIAL ({FP_SPECIAL})")
@@ -154,7 +155,7 @@ def _group(gid: int) -> str | None:
 def _access(flags: int) -> str:
     if sys.platform == "linux" and flags & os.O_PATH:
         return "none"
-    return _ACCESS.get(flags & os.O_ACCMODE, "none")  # 3 is for ioctl alone, open(2)
+    return _ACCESS.get(flags & os.O_ACCMODE, "none")  # 3 allows only ioctl, open(2)
 
 
 def _seals(fd: int) -> tuple[str, ...] | None:

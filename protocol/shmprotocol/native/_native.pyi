@@ -1,4 +1,4 @@
-"""What the compiled module exports; a test holds it against the binary."""
+"""The exports of the compiled module; a test compares them with the binary."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * _native.h - what the Python packages call in C beside shm_abi.h: one call for each operation on the
- * address space. Addresses are numbers here, so that Python never builds a pointer it does not need.
- * Every function returns 0 (or the address of the mapping) or -errno, allocates nothing and keeps no state.
+ * address_space.c - the operations on the address space, one C call for each. Addresses are numbers
+ * here, so that Python never builds a pointer it does not need.
+ * Every function returns 0 (or the address of the mapping) or -errno, allocates no memory and keeps no state.
  */
 #ifndef SHM_NATIVE_H
 #define SHM_NATIVE_H
@@ -25,14 +25,14 @@ int shm_header_check(const struct shm_region_header *header, uint64_t object_siz
 
 /* cffi: end */
 
-/* A reservation is address space and nothing else: no memory, no swap, one mapping (mmap(2)). */
+/* A reservation is only address space: no memory, no swap, one mapping (mmap(2)). */
 static void *shm_reserve_at(uint64_t address, uint64_t size, int how)
 {
         return mmap((void *)(uintptr_t)address, (size_t)size, PROT_NONE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1, 0);
 }
 
-/* Reserve a range. -EEXIST: something lives in it. -ENOMEM, -EAGAIN: RLIMIT_AS or mlockall(). */
+/* Reserve a range. -EEXIST: it has a mapping. -ENOMEM, -EAGAIN: RLIMIT_AS or mlockall(). */
 int shm_reserve(uint64_t address, uint64_t size)
 {
         void *mapped = shm_reserve_at(address, size, SHM_MAP_FIXED_NOREPLACE);
@@ -47,8 +47,8 @@ int shm_reserve(uint64_t address, uint64_t size)
 }
 
 /*
- * Map an object shared: over our reservation (where MAP_FIXED can hit nothing else), at a free address,
- * or anywhere. A writer gets the header page read-only: it is the host's.
+ * Map an object shared: over our reservation (where MAP_FIXED cannot replace any other mapping), at a free
+ * address, or anywhere. A writer gets the header page read-only: only the host writes it.
  */
 int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
 {
@@ -62,13 +62,13 @@ int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
                 wanted = NULL;
                 how = 0;
         } else if (wanted == NULL) {
-                return -EINVAL; /* to root the kernel would give page 0 */
+                return -EINVAL; /* the kernel would let root map page 0 */
         }
         mapped = mmap(wanted, (size_t)capacity, writable ? PROT_READ | PROT_WRITE : PROT_READ,
                       MAP_SHARED | how, fd, 0);
         if (mapped == MAP_FAILED) {
                 error = -errno;
-                /* Before Linux 6.12 a MAP_FIXED that fails can have unmapped what it was to replace. */
+                /* Before Linux 6.12 a failed MAP_FIXED can leave its range unmapped. */
                 if (how == MAP_FIXED)
                         (void)shm_reserve(address, capacity);
                 return error;
@@ -87,9 +87,9 @@ int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
 }
 
 /*
- * Map a published region for reading, trusting nothing: its seals, its size, its header. -EPERM: not
- * sealed. -EBADMSG: not the object that was announced, or a broken header. A failure leaves the range
- * as it was.
+ * Map a published region for reading, after checking its seals, its size and its header. -EPERM: not
+ * sealed. -EBADMSG: not the announced object, or a corrupt header. A failure leaves the range
+ * unchanged.
  */
 int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
 {
@@ -115,9 +115,9 @@ int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
 }
 
 /*
- * Map an object read-only over our own writable mapping of it: views stay, and a write by one is SIGSEGV.
- * mprotect() would not do: F_SEAL_WRITE is refused while a shared mapping *may* be made writable, and one of a
- * read-write descriptor may (VM_MAYWRITE). So `fd` has to be of a description that was opened O_RDONLY. The
+ * Map an object read-only over our own writable mapping of it: views stay, and a write through one is SIGSEGV.
+ * mprotect() is not enough: F_SEAL_WRITE is refused while a shared mapping *may* be made writable, and a mapping
+ * of a read-write descriptor may (VM_MAYWRITE). So `fd` must refer to a description that was opened O_RDONLY. The
  * kernel replaces the range with its lock held: another thread reads the old mapping or the new one.
  */
 int shm_freeze(int fd, uint64_t address, uint64_t capacity)
@@ -127,7 +127,7 @@ int shm_freeze(int fd, uint64_t address, uint64_t capacity)
 
         if (mmap(start, (size_t)capacity, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
                 error = -errno;
-                (void)shm_reserve(address, capacity); /* as in shm_map(); a mapping that stayed is not touched */
+                (void)shm_reserve(address, capacity); /* as in shm_map(); does not touch a mapping that stayed */
                 return error;
         }
         (void)madvise(start, (size_t)capacity, SHM_MADV_DONTDUMP);
@@ -136,7 +136,7 @@ int shm_freeze(int fd, uint64_t address, uint64_t capacity)
 
 /*
  * Give a range back. In our reservation PROT_NONE goes over it: between an munmap() and a new
- * reservation another thread's mmap() could take the place (4,042 of 20,000 races lost so, Linux 6.18).
+ * reservation another thread's mmap() could take the range (4,042 of 20,000 races were lost, Linux 6.18).
  */
 int shm_unmap(uint64_t address, uint64_t capacity, int flags)
 {

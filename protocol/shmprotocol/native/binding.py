@@ -1,4 +1,4 @@
-"""The compiled module, which nothing else imports: `ffi` and `lib`, or an error that says how to get them."""
+"""The only import of the compiled module: `ffi` and `lib`, or an error that says how to build them."""
 
 try:
     from shmprotocol.native._native import ffi, lib

@@ -1,4 +1,4 @@
-"""Builds `shmprotocol._native`: the C headers, whose text between the cffi marks is the `cdef`."""
+"""Builds `shmprotocol._native` from the C sources; their text between the cffi marks is the `cdef`."""
 
 from __future__ import annotations
 

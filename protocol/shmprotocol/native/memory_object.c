@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * _memory.h - raw memory as an object of Python's: its buffer is what views and arrays are made of, and its end
- * is when the last of them is gone. cffi's own buffers end when the garbage collector finalizes them, and then
- * a __del__ of an object in the same cycle, which is called later, would read memory that is unmapped. This type
- * has no finalizer and is not tracked: it ends when nothing refers to it any more, as a bytes object does.
+ * memory_object.c - raw memory as a Python object: views and arrays use its buffer, and it is deallocated when
+ * the last of them is gone. The garbage collector finalizes cffi's own buffers, and then a __del__ of an object in
+ * the same cycle, which runs later, would read unmapped memory. This type has no finalizer and is not tracked: it
+ * is deallocated with its last reference, as a bytes object is.
  */
 #ifndef SHM_MEMORY_H
 #define SHM_MEMORY_H
@@ -15,7 +15,7 @@
 
 /* cffi: begin */
 
-/* Objects of Python are passed as their id(); the caller holds them meanwhile. */
+/* Python objects are passed by their id(); the caller holds a reference during the call. */
 int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, int is_writable, uint64_t on_release);
 int64_t shm_memory_exports(uint64_t memory);
 void shm_memory_disown(uint64_t memory);
@@ -24,15 +24,15 @@ void shm_memory_disown(uint64_t memory);
 
 struct shm_memory {
         PyObject_HEAD
-        PyObject *weak;       /* list of weak references, the interpreter's */
-        PyObject *on_release; /* called at the end; NULL when disowned */
+        PyObject *weak;       /* list of weak references, owned by the interpreter */
+        PyObject *on_release; /* called on deallocation; NULL when disowned */
         void *address;
         Py_ssize_t size;
         int is_writable;
-        int64_t exports; /* buffers that were taken and not given back: changes with the GIL held */
+        int64_t exports; /* buffers taken and not yet released: changes with the GIL held */
 };
 
-static PyObject *shm_memory_type; /* made at first use, with the GIL held, and never changed again */
+static PyObject *shm_memory_type; /* set at first use, with the GIL held, and never changed again */
 
 static int shm_memory_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
@@ -62,7 +62,7 @@ static void shm_memory_dealloc(PyObject *self)
         PyTypeObject *type = Py_TYPE(self);
         PyObject *kind, *value, *trace, *result;
 
-        PyErr_Fetch(&kind, &value, &trace); /* an object can end while an exception is on its way */
+        PyErr_Fetch(&kind, &value, &trace); /* deallocation can happen while an exception is being raised */
         if (memory->weak != NULL)
                 PyObject_ClearWeakRefs(self);
         if (memory->on_release != NULL) {
@@ -112,7 +112,7 @@ static PyObject *shm_memory_make(uint64_t address, uint64_t size, int is_writabl
         return (PyObject *)memory;
 }
 
-/* Append to a list an object whose buffer is raw memory. -ENOMEM: there is none for the object. */
+/* Append to a list an object whose buffer is raw memory. -ENOMEM: no memory for the object. */
 int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, int is_writable, uint64_t on_release)
 {
         PyGILState_STATE state = PyGILState_Ensure();
@@ -122,19 +122,19 @@ int shm_memory_new(uint64_t list, uint64_t address, uint64_t size, int is_writab
         if (error)
                 PyErr_Clear();
         if (error && memory != NULL)
-                Py_CLEAR(((struct shm_memory *)memory)->on_release); /* the caller undoes what it would do */
+                Py_CLEAR(((struct shm_memory *)memory)->on_release); /* the caller does the cleanup itself */
         Py_XDECREF(memory);
         PyGILState_Release(state);
         return error;
 }
 
-/* Return how many buffers of it are taken: views, arrays, pins. */
+/* Return the number of its buffers in use: views, arrays, pins. */
 int64_t shm_memory_exports(uint64_t memory)
 {
         return ((struct shm_memory *)(uintptr_t)memory)->exports;
 }
 
-/* Have it never call what it would at its end; it must have no exports, and gives none from now on. */
+/* Disown the object: it never calls on_release. It must have no exports, and gives none from now on. */
 void shm_memory_disown(uint64_t memory)
 {
         PyGILState_STATE state = PyGILState_Ensure();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * _pinning.h - slots, pinned buffers and vectored input and output, each for many buffers in one call.
- * Addresses are numbers. Nothing here allocates or keeps state.
+ * pinning.c - slots, pinned buffers and vectored I/O, each for many buffers in one call.
+ * Addresses are numbers. No function allocates memory or keeps state.
  */
 #ifndef SHM_PINNING_H
 #define SHM_PINNING_H
@@ -13,7 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#ifdef SHM_CDEF /* for cffi alone: a compiler has it from Python's headers */
+#ifdef SHM_CDEF /* only for cffi: a compiler gets it from Python's headers */
 /* cffi: begin */
 typedef struct { ...; } Py_buffer;
 /* cffi: end */
@@ -39,7 +39,7 @@ int64_t shm_transfer(int fd, const uint64_t *iov_words, uint64_t count, int64_t 
 
 static_assert(sizeof(struct iovec) == 2 * sizeof(uint64_t), "an iovec is two words");
 
-/* How far a transfer has come: `index` buffers and `skip` bytes of the next one; `done` bytes in all. */
+/* The progress of a transfer: `index` buffers and `skip` bytes of the next one; `done` bytes in total. */
 struct shm_progress {
         uint64_t index;
         uint64_t skip;
@@ -47,8 +47,8 @@ struct shm_progress {
 };
 
 /*
- * Write an address into a slot. The writer is whoever pinned; native code reads. Release: whoever reads the
- * address with acquire sees what was in the buffer before.
+ * Write an address into a slot. Writer: the owner of the pin. Reader: native code. Release: a reader that loads the
+ * address with acquire sees the earlier content of the buffer.
  */
 void shm_slot_store(uint64_t slot, uint64_t address)
 {
@@ -56,9 +56,9 @@ void shm_slot_store(uint64_t slot, uint64_t address)
 }
 
 /*
- * Zero a slot while it holds an address from first to last: native code may have moved it on within the
- * buffer. Another address is not ours, and stays. A reader who has read the old address a moment before can
- * still use it: ending its use is the caller's part of a pin.
+ * Zero a slot if it holds an address from first to last: native code may have moved it within the
+ * buffer. Any other address is not ours, and stays. A reader that loaded the old address just before can
+ * still use it: the caller must end that use before it releases the pin.
  */
 void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last)
 {
@@ -70,7 +70,7 @@ void shm_slot_clear(uint64_t slot, uint64_t first, uint64_t last)
                         break;
 }
 
-/* Give back what shm_buffers_pin took. Python code can run in here: destructors of what was pinned. */
+/* Release the buffers that shm_buffers_pin took. Python code can run in here: destructors of pinned objects. */
 static void shm_buffers_release(Py_buffer *views, int64_t count)
 {
         int64_t i;
@@ -81,8 +81,8 @@ static void shm_buffers_release(Py_buffer *views, int64_t count)
 
 /*
  * Take the buffers of all objects in a tuple (its address is its id(); the caller holds it) and write them
- * as an iovec: NULL for an empty buffer. Returns how many it took, and SHM_BUFFERS_READ_ONLY. With fewer than
- * count it has taken none, and that is the index of the object that has no contiguous buffer.
+ * as an iovec: NULL for an empty buffer. Returns the number taken, plus SHM_BUFFERS_READ_ONLY. If that is less than
+ * count, it has taken none, and the number is the index of the object without a contiguous buffer.
  */
 int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, uint64_t *iov_words)
 {
@@ -96,7 +96,7 @@ int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, uint6
                 Py_buffer *view = &views[taken];
 
                 if (PyObject_GetBuffer(PyTuple_GetItem(tuple, (Py_ssize_t)taken), view, PyBUF_ANY_CONTIGUOUS) < 0) {
-                        PyErr_Clear(); /* the caller asks that object again, in Python, and raises what it says */
+                        PyErr_Clear(); /* the caller repeats the request in Python, and raises its error */
                         shm_buffers_release(views, taken);
                         read_only = 0;
                         break;
@@ -121,7 +121,7 @@ int64_t shm_buffers_read_only(const Py_buffer *views, int64_t count)
         return -1;
 }
 
-/* Zero the iovec, for whoever still has its address, and then give the buffers back. */
+/* Zero the iovec, in case native code still has its address, and then release the buffers. */
 void shm_buffers_unpin(Py_buffer *views, int64_t count, uint64_t *iov_words)
 {
         PyGILState_STATE state = PyGILState_Ensure();
@@ -139,7 +139,7 @@ static ssize_t shm_transfer_step(int fd, const struct iovec *iov, int count, int
         return (flags & SHM_TRANSFER_WRITE) ? writev(fd, iov, count) : readv(fd, iov, count);
 }
 
-/* Count bytes as done, over as many whole buffers as they fill. */
+/* Add bytes to the progress, over as many whole buffers as they fill. */
 static void shm_progress_add(struct shm_progress *progress, const struct iovec *iov, uint64_t count,
                              int64_t bytes)
 {
@@ -149,7 +149,7 @@ static void shm_progress_add(struct shm_progress *progress, const struct iovec *
                 progress->skip -= iov[progress->index++].iov_len;
 }
 
-/* What to return when a call has failed: what was done before is not lost. */
+/* The result after a failed call: bytes transferred before are not lost. */
 static int64_t shm_transfer_failed(int error, int64_t done)
 {
         if (done == 0)
@@ -158,9 +158,9 @@ static int64_t shm_transfer_failed(int error, int64_t done)
 }
 
 /*
- * Read or write buffers, from the byte `done` of all on, until all are done, or the end of the file. Returns the
- * bytes done in all; or -errno when there are none. Interrupted by a signal after some, it returns
- * SHM_TRANSFER_INTERRUPTED less those, and the caller calls again, with them, when the signal is handled. The
+ * Read or write buffers, from byte `done` of the total, until all are done or the file ends. Returns the total
+ * number of bytes done, or -errno if it is 0. After a signal in the middle, it returns SHM_TRANSFER_INTERRUPTED
+ * minus the bytes done; the caller handles the signal and calls again with that `done`. The
  * iovec itself is not changed, so that several threads may use it.
  */
 int64_t shm_transfer(int fd, const uint64_t *iov_words, uint64_t count, int64_t offset, int flags, int64_t done)
@@ -173,7 +173,7 @@ int64_t shm_transfer(int fd, const uint64_t *iov_words, uint64_t count, int64_t 
         ssize_t moved = done;
 
         for (;;) {
-                shm_progress_add(&progress, iov, count, moved); /* over empty ones too: they look like the end */
+                shm_progress_add(&progress, iov, count, moved); /* over empty ones too: they look like EOF */
                 if (progress.index == count)
                         return progress.done;
                 next = &iov[progress.index];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * _pointers.h - walks all that can be reached from a root by the types of its pointers, and finds the first
- * pointer that leads out of the region. What is walked may be hostile, and may change meanwhile: every pointer
+ * pointers.c - walks all objects that can be reached from a root by the types of its pointers, and finds the first
+ * pointer that leads out of the region. The memory may be hostile, and may change during the walk: every pointer
  * is read once and checked before it is followed.
  */
 #ifndef SHM_POINTERS_H
@@ -15,9 +15,9 @@
 /* cffi: begin */
 
 /*
- * A place in a type that holds pointers (an array of them: count, stride), or parts that have some themselves.
- * `length` is how many objects follow each other behind a pointer; with a length_size, the offset of the field
- * of that many bytes that tells.
+ * A member of a type that holds pointers (an array of them: count, stride), or parts that contain pointers.
+ * `length` is the number of consecutive objects behind a pointer; with a length_size, it is the offset of the
+ * field, of that many bytes, that holds the number.
  */
 struct shm_member {
         uint64_t offset;
@@ -25,7 +25,7 @@ struct shm_member {
         uint64_t stride;
         uint64_t length;
         uint32_t length_size;
-        uint32_t type; /* of what is pointed to, or of the part */
+        uint32_t type; /* of the target, or of the part */
         uint32_t is_pointer;
         uint32_t reserved;
 };
@@ -33,9 +33,9 @@ struct shm_member {
 struct shm_type {
         uint64_t size;
         uint64_t align;
-        uint32_t first; /* of its members, which follow each other */
+        uint32_t first; /* of its members, which are consecutive */
         uint32_t members;
-        uint32_t step; /* between the addresses it can be at: its alignment, or 1 as a part of packed structures */
+        uint32_t step; /* between its possible addresses: its alignment, or 1 as a part of packed structures */
         uint32_t reserved;
 };
 
@@ -46,7 +46,7 @@ struct shm_step {
         uint32_t reserved;
 };
 
-/* The first bad pointer: where it is, what it holds, and how many steps lead to it. */
+/* The first bad pointer: its slot, its value, and the number of steps that lead to it. */
 struct shm_stray {
         uint64_t slot;
         uint64_t address;
@@ -68,14 +68,14 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
 /* cffi: end */
 
 /*
- * How often an object may be reached on the average. Many pointers to one table are right; without an end, N
- * tables that overlap by all but one object would take N * N steps, and a hostile region could have its readers
+ * How often an object may be reached on average. Many pointers to one table are legitimate; without a limit, N
+ * tables that overlap by all but one object would take N * N steps, and a hostile region could make its readers
  * walk for years.
  */
 #define SHM_WALK_STEPS 64
 #define SHM_WALK_TABLES 256
 
-/* An object that was reached. The objects are the queue of the walk, too: it is breadth first. */
+/* A reached object. The objects are also the queue of the walk, which is breadth first. */
 struct shm_object {
         uint64_t address;
         uint64_t parent;
@@ -88,21 +88,21 @@ struct shm_walk {
         const struct shm_range *range;
         const struct shm_type *types;
         const struct shm_member *members;
-        uint8_t **seen; /* for each type, a bit for each address that an object can have; or NULL so far */
+        uint8_t **seen; /* for each type, a bit for each possible address of an object; NULL until needed */
         struct shm_object *objects;
         uint64_t count;
         uint64_t room;
         uint64_t limit; /* of objects that do not overlap others of their type */
-        uint64_t steps; /* that may still be taken */
+        uint64_t steps; /* left before the walk gives up */
         uint64_t stray; /* the bad pointer, as it was read */
         uint64_t roots; /* the first objects */
         struct {
                 uint64_t address, elements;
                 uint32_t type;
-        } tables[SHM_WALK_TABLES]; /* that were walked last, by address: many rows can share one */
+        } tables[SHM_WALK_TABLES]; /* the tables walked last, by address: many rows can share one */
 };
 
-/* Note an object as seen. Returns 1 when it was not, 0 when it was, -ENOMEM. */
+/* Mark an object as seen. Returns 1 if it is new, 0 if not, or -ENOMEM. */
 static int shm_walk_see(struct shm_walk *walk, const struct shm_object *object)
 {
         uint64_t place = (object->address - walk->range->base) / walk->types[object->type].step;
@@ -184,7 +184,7 @@ static int shm_is_inside(const struct shm_range *range, uint64_t address, const 
                elements <= (range->size - (address - range->base)) / (type->size ? type->size : 1);
 }
 
-/* Read a word of 1, 2, 4 or 8 bytes at an address that was found to be inside; it need not be aligned. */
+/* Read a word of 1, 2, 4 or 8 bytes at an address that was checked to be inside; it need not be aligned. */
 static uint64_t shm_read(const struct shm_range *range, uint64_t address, uint32_t size)
 {
         uint64_t value = 0; /* little-endian, as the whole ABI */
@@ -193,7 +193,7 @@ static uint64_t shm_read(const struct shm_range *range, uint64_t address, uint32
         return value;
 }
 
-/* Add objects that follow each other; found says what leads to the first. */
+/* Add consecutive objects; found says how the walk reached the first. */
 static int shm_walk_table(struct shm_walk *walk, uint64_t address, uint64_t elements, struct shm_object *found)
 {
         uint64_t size = walk->types[found->type].size;
@@ -206,7 +206,7 @@ static int shm_walk_table(struct shm_walk *walk, uint64_t address, uint64_t elem
         return error;
 }
 
-/* Whether a table of several objects is among those walked last; it is from now on. */
+/* Return whether a table of several objects is among those walked last, and add it to them. */
 static int shm_walk_knows(struct shm_walk *walk, uint64_t address, uint64_t elements, uint32_t type)
 {
         uint64_t place = (address * 0x9E3779B97F4A7C15u >> 32) % SHM_WALK_TABLES; /* Fibonacci hashing */
@@ -274,7 +274,7 @@ static int shm_walk_object(struct shm_walk *walk, struct shm_object *found)
         return outcome;
 }
 
-/* An object that is looked at soon is fetched now: it lies anywhere, and each would cost a cache miss. */
+/* Prefetch an object that is visited soon: objects are scattered, and each would cost a cache miss. */
 static void shm_walk_fetch(const struct shm_walk *walk, uint64_t ahead)
 {
         if (ahead < walk->count)
@@ -282,7 +282,7 @@ static void shm_walk_fetch(const struct shm_walk *walk, uint64_t ahead)
                                    (walk->objects[ahead].address - walk->range->base));
 }
 
-/* More objects than fit side by side overlap: no program has built that, and it would take memory without end. */
+/* More objects than fit side by side must overlap: no program builds that, and it would take unbounded memory. */
 static uint64_t shm_walk_limit(const struct shm_range *range, const struct shm_type *types, uint32_t count)
 {
         uint64_t limit = 0;
@@ -305,9 +305,10 @@ static void shm_walk_free(struct shm_walk *walk, uint32_t type_count)
 }
 
 /*
- * Check all pointers that can be reached from roots of type 0, which follow each other. Returns how many objects were looked at; or
- * -EFAULT with the first bad pointer in *stray_out and its path; or -EINVAL: the root itself is outside; or -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same; or -ENOMEM. Takes 32 to 64
- * bytes for each object meanwhile, and a bit for each address that one can have.
+ * Check all pointers that can be reached from consecutive roots of type 0. Returns the number of visited objects;
+ * or -EFAULT with the first bad pointer in *stray_out and its path; or -EINVAL: the root itself is outside; or
+ * -ELOOP: objects of one type overlap; or -E2BIG: far too many pointers to the same objects; or -ENOMEM. Needs 32
+ * to 64 bytes for each object during the walk, and a bit for each possible address of an object.
  */
 int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type *types, uint32_t type_count,
                            const struct shm_member *members, uint64_t root, uint64_t roots,
@@ -333,7 +334,7 @@ int64_t shm_check_pointers(const struct shm_range *range, const struct shm_type 
                 outcome = shm_walk_object(&walk, &found);
         }
         if (outcome == 1) {
-                found.parent--; /* the loop has gone one further */
+                found.parent--; /* the loop has advanced by one */
                 stray_out->slot = found.address;
                 stray_out->address = walk.stray;
                 shm_walk_path(&walk, &found, stray_out, path_out, path_max);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * _posix.h - the calls on memory and shared memory objects that Python's standard library does not have, or
- * not with an address. Addresses are numbers. Every function returns what it is for, or -errno.
+ * posix.c - the calls on memory and shared memory objects that Python's standard library does not have, or
+ * not with an address. Addresses are numbers. Every function returns its result, or -errno.
  */
 #ifndef SHM_POSIX_H
 #define SHM_POSIX_H
@@ -47,11 +47,11 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
-#ifndef MAP_32BIT /* x86 alone; elsewhere it asks for nothing */
+#ifndef MAP_32BIT /* only on x86; elsewhere the flag is 0 */
 #define MAP_32BIT 0
 #endif
 
-#ifdef SHM_CDEF /* for cffi alone: a compiler has these from the system's headers */
+#ifdef SHM_CDEF /* only for cffi: a compiler gets these from the system's headers */
 /* cffi: begin */
 #define F_SEAL_EXEC ...
 #define F_SEAL_FUTURE_WRITE ...
@@ -153,7 +153,7 @@ int shm_munlockall(void)
         return SHM_RESULT(munlockall());
 }
 
-/* The descriptor is the caller's. shm_open(3) adds O_NOFOLLOW and O_CLOEXEC on Linux; POSIX only the latter. */
+/* The caller owns the descriptor. shm_open(3) adds O_NOFOLLOW and O_CLOEXEC on Linux; POSIX only the latter. */
 int shm_object_open(const char *name, int flags, unsigned int mode)
 {
         int fd = shm_open(name, flags | O_NOFOLLOW, (mode_t)mode);

@@ -1,8 +1,8 @@
 """The wire without the wire: bytes and descriptors in, messages out, and back (sans-I/O).
 
-A frame is a u32 length (little-endian) and that many bytes of msgpack. Descriptors arrive ahead of the
-frame that declares them, or glued to the end of an earlier one, and so wait in a FIFO. Reads no socket,
-no clock, and closes no descriptor: what it still holds at the end is handed to the caller by `drain`.
+A frame is a u32 length (little-endian) and that many bytes of msgpack. Descriptors arrive before the
+frame that declares them, or with the end of an earlier one, and so wait in a FIFO. Reads no socket
+and no clock, and closes no descriptor: at the end, `drain` returns the remaining ones to the caller.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_RE
 
 _LENGTH = struct.Struct("<I")
 _PREFIX = _LENGTH.size
-# Descriptors that may wait for the rest of their frame. No request has any: a client that sends some
-# with half a frame would make the host keep them open.
+# The number of descriptors that may wait for the rest of their frame. Requests have none: a client that sends
+# some with half a frame would make the host keep them open.
 _MAX_UNCLAIMED = {"client": MAX_DESCRIPTORS, "host": 0}
 
 
 def pack(message: Message) -> bytes:
-    """Return the whole frame of a message; LocalProtocolError when it cannot be sent."""
+    """Return the whole frame of a message; LocalProtocolError if it cannot be sent."""
     try:
         body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
@@ -48,8 +48,8 @@ def pack(message: Message) -> bytes:
 def unpack(body: bytes | bytearray | memoryview) -> Any:
     """Return the value of a frame's body, arrays as tuples; or RemoteProtocolError.
 
-    Maps and extensions are refused, empty ones too: an empty map is one byte here and 80 in memory. As
-    msgpack itself stops at 1024 nested arrays, unpacking takes no more than 64 times the size of the body.
+    Maps and extensions are refused, even empty ones: an empty map is one byte here and 80 in memory. Since
+    msgpack itself stops at 1024 nested arrays, unpacking takes at most 64 times the size of the body.
     """
     try:
         return msgpack.unpackb(
@@ -73,7 +73,7 @@ def _refuse(*_value: object) -> NoReturn:
 
 
 class Connection:
-    """One side of one connection. `role` is whose side: it decides which messages may come in.
+    """One side of a connection. `role` names the side: it decides which messages are accepted.
 
     An error is final: after a RemoteProtocolError every call raises it again.
     """
@@ -82,7 +82,7 @@ class Connection:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
         self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST
         self._buffer: bytes | bytearray = b""
-        self._start = 0  # of what no message was made of yet
+        self._start = 0  # bytes that are not yet part of a message
         self._descriptors: deque[int] = deque()
         self._unclaimed_max = _MAX_UNCLAIMED[role]
         self._broken: RemoteProtocolError | None = None
@@ -97,7 +97,7 @@ class Connection:
         self._descriptors.extend(descriptors)
         self._raise_broken()
         if self._start == len(self._buffer):
-            self._buffer, self._start = data, 0  # as it is: nearly every read is one whole frame
+            self._buffer, self._start = data, 0  # unchanged: nearly every read is one whole frame
             return
         if not isinstance(self._buffer, bytearray):
             self._buffer = bytearray(self._buffer)
@@ -106,7 +106,7 @@ class Connection:
         self._buffer += data
 
     def messages(self) -> Iterator[tuple[Message, list[int]]]:
-        """Yield each whole message with its descriptors, which are the caller's from then on.
+        """Yield each whole message with its descriptors, which the caller then owns.
 
         They are fewer than `descriptors_of` it when some were LOST: that message's alone.
         """
@@ -123,11 +123,11 @@ class Connection:
 
     @property
     def is_inside_frame(self) -> bool:
-        """Whether a frame has begun and not ended, once `messages` has yielded all that are whole."""
+        """Whether a frame is incomplete, after `messages` has yielded all whole ones."""
         return self._start < len(self._buffer)
 
     def drain(self) -> list[int]:
-        """Return the descriptors that no message has claimed; they are the caller's to close."""
+        """Return the descriptors that no message has claimed; the caller closes them."""
         left = [descriptor for descriptor in self._descriptors if descriptor != LOST]
         self._descriptors.clear()
         return left
@@ -155,7 +155,7 @@ class Connection:
         if LOST not in queue:
             if count > len(queue):
                 name = type(message).__name__
-                raise RemoteProtocolError(f"{name} declares {count} descriptors, {len(queue)} came")
+                raise RemoteProtocolError(f"{name} declares {count} descriptors, but {len(queue)} arrived")
             return [queue.popleft() for _ in range(count)]
         claimed: list[int] = []
         while len(claimed) < count and queue and (descriptor := queue.popleft()) != LOST:
@@ -175,7 +175,7 @@ class Connection:
         return buffer[start : self._start]
 
     def _check_unclaimed(self) -> None:
-        # Descriptors ride on the first byte of their frame. With no frame begun, nobody declares these.
+        # Descriptors ride on the first byte of their frame. Between frames, no frame declares these.
         unclaimed = len(self._descriptors)
         if unclaimed > (self._unclaimed_max if self.is_inside_frame else 0):
-            raise RemoteProtocolError(f"{unclaimed} descriptors came that no frame declares")
+            raise RemoteProtocolError(f"{unclaimed} descriptors arrived that no frame declares")

@@ -1,7 +1,7 @@
-"""Descriptors over a Unix socket: the one place that calls `sendmsg` and `recvmsg`.
+"""Descriptors over a Unix socket: the only module that calls `sendmsg` and `recvmsg`.
 
-Received descriptors are close-on-exec from the start, and a truncated list is an error: the two things
-that are easy to forget. Knows no frame and no message.
+Received descriptors are close-on-exec from the start, and a truncated list is an error: both are easy
+to forget. Knows no frame and no message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shmprotocol.wire.messages import LOST
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
-_READ = 16 * 1024  # bytes a read: nearly every reply fits, and the buffer costs little to make
+_READ = 16 * 1024  # bytes per read: nearly every reply fits, and the buffer is cheap to allocate
 # As plain numbers: an `|` of the socket module's enum members takes 2 us, more than the call itself.
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -30,7 +30,7 @@ DONTWAIT = int(socket.MSG_DONTWAIT)
 def send(
     sock: socket.socket, data: bytes | bytearray | memoryview, descriptors: Sequence[int], flags: int
 ) -> int:
-    """Send bytes, with descriptors on their first byte; return how many went. The descriptors stay ours."""
+    """Send bytes, with descriptors on their first byte; return the number sent. The caller keeps them."""
     if not descriptors:
         return sock.send(data, flags | _NOSIGNAL)
     rights = (_SOCKET, _RIGHTS, array.array("i", descriptors))
@@ -38,11 +38,11 @@ def send(
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Read once; `b""` is the end. The descriptors are the caller's to close.
+    """Read once; `b""` is EOF. The caller owns the descriptors.
 
-    When this process had no room for all of them (RLIMIT_NOFILE), those that did arrive come with LOST behind
-    them, for `Connection.receive`: the bytes are whole. RemoteProtocolError when the peer sent more than 64;
-    those that did arrive are closed. Both show as MSG_CTRUNC.
+    If this process had no room for all of them (RLIMIT_NOFILE), those that arrived are followed by LOST, for
+    `Connection.receive`; no bytes are lost. RemoteProtocolError if the peer sent more than 64; those that
+    arrived are closed. Both show as MSG_CTRUNC.
     """
     data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
     if not ancillary and not result & _CTRUNC:
@@ -62,9 +62,9 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
 
 
 def refuse(listener: socket.socket) -> bool:
-    """Have the kernel refuse descriptors that are sent to a listener's connections; False: it cannot.
+    """Make the kernel refuse descriptors that are sent to a listener's connections; False if it cannot.
 
-    The sender gets EPERM. Those that connected earlier are not covered: `are_refused` tells them apart.
+    The sender gets EPERM. Earlier connections are not covered: `are_refused` tells them apart.
     """
     try:
         listener.setsockopt(_SOCKET, SO_PASSRIGHTS, 0)
@@ -74,7 +74,7 @@ def refuse(listener: socket.socket) -> bool:
 
 
 def are_refused(sock: socket.socket) -> bool:
-    """Whether a connection never took descriptors: it began with the listener's setting (connect(2))."""
+    """Whether a connection has refused descriptors from its start, by the listener's setting (connect(2))."""
     try:
         return sock.getsockopt(_SOCKET, SO_PASSRIGHTS) == 0
     except OSError:
@@ -82,24 +82,24 @@ def are_refused(sock: socket.socket) -> bool:
 
 
 def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
-    """Read once from a peer that may not send descriptors, and take none; `b""` is the end.
+    """Read once from a peer that may not send descriptors, and receive none; `b""` is EOF.
 
-    Unless the kernel has `refused` them, RemoteProtocolError when some came. These stay in the socket and
-    are closed with it: that may block for as long as the peer likes, even here if they were taken.
+    Unless the kernel has `refused` them, RemoteProtocolError if some arrived. They stay in the socket and
+    are closed with it: a peer can make that block, and would block this thread if we received them.
     """
     if refused:
         return sock.recv(_READ, flags)
     # With no room for descriptors a peek shows whether there are any, and the queue keeps them.
     data, _, result, _ = sock.recvmsg(_READ, 0, flags | _PEEK)
     if result & _CTRUNC:
-        raise RemoteProtocolError("descriptors came: no request has any")
+        raise RemoteProtocolError("descriptors arrived, but requests have none")
     return sock.recv(len(data), flags) if data else data
 
 
 def reopen(descriptor: int) -> int:
     """Return a new descriptor of the same object, read-only and with an offset and flags of its own.
 
-    The caller owns both. OSError: /proc is not mounted, the object's mode does not let this user, or a limit.
+    The caller owns both. OSError: /proc is not mounted, the object's mode forbids it, or a limit.
     """
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -118,6 +118,6 @@ def separate(descriptor: int) -> bool:
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """Close each one."""
+    """Close all descriptors."""
     for descriptor in descriptors:
         os.close(descriptor)

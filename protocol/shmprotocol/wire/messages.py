@@ -1,7 +1,7 @@
 """The messages of the wire: typed, frozen, and checked on the way in.
 
 A message is a msgpack array `[tag, descriptors, id, field...]`. A later minor version may append
-fields: what comes after the known ones is ignored. Knows no socket and no memory.
+fields: unknown ones at the end are ignored. Knows no socket and no memory.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ LOST = -1  # stands behind descriptors that were received for the rest of their 
 
 
 class Message(Protocol):
-    """What every message has beside its own fields: the id that ties a reply to its request.
+    """The common part of all messages: the id that matches a reply to its request.
 
-    Messages are named tuples: frozen, and an array for msgpack as they are. † A frozen dataclass costs
-    three times as much to make, and a host makes three messages for each attach.
+    Messages are named tuples: frozen, and arrays for msgpack. † Creating a frozen dataclass takes
+    three times as long, and a host creates three messages for each attach.
     """
 
     @property
     def id(self) -> int:
-        """The request's number, chosen by the client; 0 in what has no reply and is none."""
+        """The request's number, chosen by the client; 0 if the message is neither a request nor a reply."""
 
 
 class RegionInfo(NamedTuple):
-    """A region as `list` and `stat` tell of it. `created_ns` is CLOCK_REALTIME.
+    """A region as reported by `list` and `stat`. `created_ns` is CLOCK_REALTIME.
 
-    `size` is the bytes of its payload (until it is published: those asked for), `capacity` those of its
-    memory object, with header page and metadata: what is charged.
+    `size` is the bytes of its payload (before publishing: the requested size). `capacity` is the bytes of its
+    memory object, with header page and metadata, which are charged.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RegionInfo(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """One lease: who has the region, since when (CLOCK_REALTIME). `pid` is for people, see RegionInfo."""
+    """A lease: who holds the region, and since when (CLOCK_REALTIME). `pid` is for people, see RegionInfo."""
 
     lease: int
     uid: int
@@ -63,14 +63,14 @@ class Holder(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """A region in any state, and who holds it: up to 4096 of them; `info.leases` is how many there are."""
+    """A region in any state, and up to 4096 of its holders; `info.leases` is their true number."""
 
     info: RegionInfo
     holders: tuple[Holder, ...]
 
 
 class Total(NamedTuple):
-    """All regions in one state: how many, the bytes of their objects, and the leases of them."""
+    """All regions in one state: their number, the bytes of their objects, and their leases."""
 
     state: str
     regions: int
@@ -79,7 +79,7 @@ class Total(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What one user has: regions that are its own, the bytes of their objects, and connected clients."""
+    """The account of a user: its own regions, the bytes of their objects, and its connected clients."""
 
     uid: int
     regions: int
@@ -88,7 +88,7 @@ class Account(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """How often an operation was carried out since the host began, and the nanoseconds of all together."""
+    """The number of requests of one kind since the host started, and their total time in nanoseconds."""
 
     operation: str
     requests: int
@@ -96,17 +96,17 @@ class Timing(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """How often a code was given as a refusal since the host began."""
+    """The number of refusals with one code since the host started."""
 
     code: str
     refusals: int
 
 
 class Grant(NamedTuple):
-    """One region opened: the lease, and where to map it. `lease` 0: what you hold is current.
+    """An opened region: the lease, and where to map it. `lease` 0: the held region is current.
 
     Every other grant comes with one descriptor, in the order of the grants. `size` is the bytes of the
-    payload, `capacity` those of the object: what to map.
+    payload; `capacity` is the bytes of the object, to be mapped.
     """
 
     lease: int
@@ -123,7 +123,7 @@ class Grant(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """The first message: the versions that the client speaks, and what it calls itself."""
+    """The first message: the versions that the client speaks, and its name."""
 
     id: int
     version_min: int
@@ -157,7 +157,7 @@ class Publish(NamedTuple):
 
 
 class Abort(NamedTuple):
-    """Undo a creation. Has no reply; one that is published already stays so.
+    """Undo a creation. Has no reply, and no effect on a published region.
 
     The name is free at once. With `mapped`, the address and the charge stay taken until a second Abort
     without it, or until the connection ends: the client still has a mapping at the address.
@@ -298,13 +298,13 @@ class Described(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The reply to what has nothing to tell."""
+    """The reply to a request without a result."""
 
     id: int
 
 
 class Refused(NamedTuple):
-    """The reply to what is not done: a code of `errors.REFUSALS` and a sentence for people."""
+    """The reply to a request that fails: a code of `errors.REFUSALS` and a sentence for people."""
 
     id: int
     code: str
@@ -328,9 +328,9 @@ class Inspected(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; what counts never goes back.
+    """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; counters never decrease.
 
-    `restarts` is how often a host was started at this socket before, `listeners` the clients that wait or
+    `restarts` is the number of earlier starts at this socket, `listeners` the clients that wait or
     watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
     most bytes.
     """
@@ -351,7 +351,7 @@ class Measured(NamedTuple):
 
 
 class Goodbye(NamedTuple):
-    """The last message of a host that drops a peer: why."""
+    """The last message of a host that drops a peer: the reason."""
 
     id: int
     text: str
@@ -397,7 +397,7 @@ _RECORDS = {cls: Record(cls) for cls in TAG_OF}
 
 
 def descriptors_of(message: Message) -> int:
-    """Return how many descriptors ride on the frame of a message."""
+    """Return the number of descriptors that ride on the frame of a message."""
     cls = type(message)
     if isinstance(message, Opened):
         return len([grant for grant in message.grants if grant.lease])
@@ -405,7 +405,7 @@ def descriptors_of(message: Message) -> int:
 
 
 def to_wire(message: Message) -> list[object]:
-    """Return the array that stands for a message of ours, whose fields are of their types."""
+    """Return the array for a message of ours, whose fields have the right types."""
     descriptors = descriptors_of(message)
     if descriptors > MAX_DESCRIPTORS:
         raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
@@ -413,7 +413,7 @@ def to_wire(message: Message) -> list[object]:
 
 
 def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
-    """Return the message of an unpacked frame, or raise RemoteProtocolError saying what is wrong.
+    """Return the message of an unpacked frame, or raise RemoteProtocolError with the reason.
 
     The frame's second item is then the number of descriptors that ride on it.
     """

@@ -1,6 +1,6 @@
-"""The names and limits of the wire: what a region may be called, and how much of anything there may be.
+"""The names and limits of the wire: valid region names, and the limits of sizes and counts.
 
-Knows no message and no socket. The words here are the strings that stand on the wire.
+Knows no message and no socket. The words here are the strings on the wire.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MAX_NAME = 255  # bytes of UTF-8
 # Nothing has longer arrays; without it, a few nested array headers would claim gigabytes.
 MAX_ARRAY = 4096
 MAX_FRAME = 1024 * 1024  # bytes after the length: more than any message needs, little enough to buffer
-MAX_METADATA = MAX_FRAME // 2  # bytes: what describes a region is not the place for its data
-# Of a frame from a client, which a host must buffer for peers it does not know. The largest sensible request
+MAX_METADATA = MAX_FRAME // 2  # bytes: metadata describes the data; it is not a place for data
+# Of a frame from a client, which a host must buffer for untrusted peers. The largest sensible request
 # is a Release of 4096 leases, 37 KB.
 MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
@@ -76,7 +76,7 @@ def check_backend(backend: str) -> Backend:
     return Backend(backend)
 
 
-@functools.lru_cache(maxsize=4096)  # the same few names come again and again
+@functools.lru_cache(maxsize=4096)  # most requests use the same few names
 def check_name(name: str) -> str:
     """Return the name, or raise InvalidArgument: 1-255 bytes of UTF-8, no empty, `.` or `..` part."""
     if type(name) is not str:

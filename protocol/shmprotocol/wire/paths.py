@@ -1,4 +1,4 @@
-"""Where the host's socket is, decided in one place for both sides. Reads the environment, opens nothing."""
+"""The path of the host's socket, computed here for both sides. Reads the environment, opens no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SOCKET_PATH = 107
 def socket_path(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
     """Return the socket to use: the one given, $SHMHOST_SOCKET, the user's runtime folder, or /run.
 
-    InvalidArgument when the path cannot be a socket's: empty, over 107 bytes, or with a zero byte.
+    InvalidArgument if the path cannot be a socket's: empty, over 107 bytes, or with a zero byte.
     """
     path = os.fspath(given) if given is not None else environ.get(SOCKET_VARIABLE)
     if path is None:

@@ -1,6 +1,6 @@
-"""Connecting to a host, and one question to it: what every client and every command shares.
+"""Connecting to a host, and simple requests to it: shared by all clients and commands.
 
-Knows no mapping, lease or thread, and nothing of the event loops: an async caller takes `try_connect` and
+Knows no mapping, lease, thread or event loop: an async caller uses `try_connect` and
 `pauses`, and sleeps in its own way.
 """
 
@@ -31,8 +31,8 @@ from shmprotocol.wire.connection import Connection, pack
 from shmprotocol.wire.names import check_name
 
 Reply = TypeVar("Reply", bound=m.Message)
-TIMEOUT_S = 10.0  # a host answers in microseconds; one that takes so long is stopped
-PAUSE_MIN_S = 0.001  # a host that runs accepts a full queue within a millisecond
+TIMEOUT_S = 10.0  # a host answers in microseconds; after this time it must be stopped
+PAUSE_MIN_S = 0.001  # a running host accepts a full queue within a millisecond
 PAUSE_MAX_S = 0.05
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
@@ -44,14 +44,14 @@ class HostSocket(socket.socket):
     """
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # of one that was never made: no descriptor was left
+        with contextlib.suppress(AttributeError):  # it was never created: no descriptor was left
             self.close()
 
 
 def connect(path: str, timeout_s: float) -> HostSocket:
     """Return a socket connected to a host, which never blocks until its timeout is set.
 
-    HostGone: nobody listens there. AccessDenied: the socket is not for this user. HostTimeout: the host's
+    HostGone: no process listens there. AccessDenied: the socket is not for this user. HostTimeout: the host's
     queue was full for `timeout_s`. OutOfMemory: no descriptor or memory is left for a socket. A signal whose
     handler raises, such as Ctrl-C, ends it at once.
     """
@@ -67,9 +67,9 @@ def connect(path: str, timeout_s: float) -> HostSocket:
 def try_connect(path: str) -> HostSocket | None:
     """Return a connected, non-blocking socket; None while the host's queue is full. Never waits.
 
-    A Unix socket that cannot connect now says EAGAIN, and gives no event when it can (unix(7)). A blocking
-    connect would sleep in the kernel instead, but CPython takes one that a signal interrupts for connected:
-    it polls the socket, which is writable. Hence attempts and pauses.
+    While the queue is full, connect(2) on a Unix socket returns EAGAIN, and no event follows (unix(7)). A
+    blocking connect would sleep in the kernel, but CPython treats a connect that a signal interrupts as
+    connected: it polls the socket, which is writable. Hence attempts and pauses.
     """
     sock = None
     try:
@@ -90,7 +90,7 @@ def try_connect(path: str) -> HostSocket | None:
 def pauses(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:
     """Yield the seconds to sleep before each further attempt; ends when the time is up.
 
-    The pauses double, with random jitter, so that clients do not come back in step. The last one ends with
+    The pauses double, with random jitter, so that clients do not reconnect in step. The last one ends with
     the timeout, and one attempt follows it.
     """
     end, pause_s = clock() + timeout_s, PAUSE_MIN_S
@@ -101,7 +101,7 @@ def pauses(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Ite
 
 def overloaded(path: str) -> HostTimeout:
     """Return the error for a host whose queue of connections stays full."""
-    return HostTimeout(f"the host at {path} takes no connection: it is stopped or overloaded")
+    return HostTimeout(f"the host at {path} accepts no connections: it is stopped or overloaded")
 
 
 def _explain(path: str, error: OSError) -> ShmError:
@@ -126,7 +126,7 @@ def _owner(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError:
-        return "a folder above it is closed to others"
+        return "a folder above it does not let other users in"
     return (
         f"it belongs to uid {status.st_uid}, gid {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o} "
         "(its group may use it)"
@@ -135,14 +135,14 @@ def _owner(path: str) -> str:
 
 def _with_errno(error: ShmError, number: int | None) -> ShmError:
     if number is not None:
-        setattr(error, "errno", number)  # noqa: B010 - an attribute of the OSErrors among them alone
+        setattr(error, "errno", number)  # noqa: B010 - only those that are OSErrors have it
     return error
 
 
 class Query:
     """A greeted connection for simple requests, one at a time. A context manager.
 
-    Entering raises what `connect` does; connecting and each request take `timeout_s` at most, by default
+    Entering raises the errors of `connect`; connecting and each request take at most `timeout_s`, by default
     10 s, and raise HostTimeout after that. A refusal is raised.
     """
 
@@ -172,28 +172,28 @@ class Query:
         descriptors.close_all(self._connection.drain())
 
     def ask(self, request: m.Message, wanted: type[Reply]) -> Reply:
-        """Send a request and return its reply, which is of the wanted type.
+        """Send a request and return its reply, of the expected type.
 
-        HostTimeout: none came in time. HostGone, RemoteProtocolError: none will come. A refusal is raised.
+        HostTimeout: no reply in time. HostGone, RemoteProtocolError: there will be none. A refusal is raised.
         """
-        assert self._socket is not None, "ask is for the inside of the `with` block"
+        assert self._socket is not None, "call ask inside the `with` block"
         try:
             reply = self._exchange(self._socket, request)
         except TimeoutError:
             raise HostTimeout(
-                f"the host at {self._path} gave no answer in {self._timeout_s:g} s: is it stopped?"
+                f"the host at {self._path} did not answer within {self._timeout_s:g} s: is it stopped?"
             ) from None
         except OSError as error:
             if isinstance(error, ShmError):
                 raise
-            gone = HostGone(f"the host at {self._path} went away: {error.strerror or error}")
+            gone = HostGone(f"lost the connection to the host at {self._path}: {error.strerror or error}")
             raise _with_errno(gone, error.errno) from None
         if isinstance(reply, m.Refused):
             raise refusal(reply.code, reply.text)
         if isinstance(reply, m.Goodbye):
             raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
         if not isinstance(reply, wanted):
-            raise RemoteProtocolError(f"{type(reply).__name__} came where {wanted.__name__} is due")
+            raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {wanted.__name__}")
         return reply
 
     def _exchange(self, sock: socket.socket, request: m.Message) -> m.Message:
@@ -205,13 +205,13 @@ class Query:
                 descriptors.close_all(owned)
                 return reply
             left = end - time.monotonic()
-            if left <= 0:  # bytes come, but no whole reply
+            if left <= 0:  # bytes arrive, but no whole reply
                 raise TimeoutError
             sock.settimeout(left)
             data, owned = descriptors.receive(sock)
             if not data:
                 gone = HostGone(f"the host at {self._path} closed the connection")
-                raise _with_errno(gone, errno.EPROTO)  # the kernel has no error for a peer that says nothing
+                raise _with_errno(gone, errno.EPROTO)  # the kernel has no error for a silent peer
             self._connection.receive(data, owned)
 
     def regions(self, prefix: str) -> Iterator[m.RegionInfo]:
@@ -224,7 +224,7 @@ class Query:
             after = reply.regions[-1].name if reply.regions else ""
 
     def inspect(self, prefix: str) -> Iterator[m.Inspection]:
-        """Yield the regions with a prefix, in any state, with who holds them, by number."""
+        """Yield the regions with a prefix, in any state, with their holders, by number."""
         after, more = 0, True
         while more:
             reply = self.ask(m.Inspect(2, prefix, after), m.Inspected)

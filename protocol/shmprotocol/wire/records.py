@@ -1,6 +1,6 @@
-"""Arrays that stand for named tuples: checked against the annotations, all fields at once. Pure.
+"""Arrays that represent named tuples: checked against the annotations, all fields at once. Pure.
 
-Knows no message: what a field means is in `messages`.
+Knows no message: the meaning of the fields is in `messages`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Check = Callable[[Any], Any]
 
 
 def shown(value: object) -> str:
-    """Return what an error says of a value that may be huge, or nested too deeply for repr()."""
+    """Return a short form, for errors, of a value that may be huge, or nested too deeply for repr()."""
     if isinstance(value, str | bytes):
         return repr(value[:40])
     if isinstance(value, int) and abs(value) >= 2**128:
@@ -32,7 +32,7 @@ def shown(value: object) -> str:
 class Record:
     """The check of one kind of array: a named tuple's fields, their types, and no number out of range.
 
-    Whole fields are compared at once, in C; only what fails is looked at one by one, for the message.
+    All fields are compared at once, in C; only after a failure are they checked one by one, for the message.
     """
 
     def __init__(self, cls: Any) -> None:
@@ -47,7 +47,7 @@ class Record:
         self._nested = [(i, check) for i, check in checks if check is not None]
 
     def __call__(self, value: Any) -> Any:
-        """Return the named tuple that an array stands for; fields behind the known ones are ignored."""
+        """Return the named tuple for an array; fields after the known ones are ignored."""
         types_of, count = self._types, len(self._types)
         if len(value) != count:
             if len(value) < count:
@@ -89,7 +89,7 @@ def _type_of(hint: Any) -> type:
 
 
 def _check_for(hint: Any) -> Check | None:
-    """Return the check for a field that is an array, None for one whose type says all."""
+    """Return the check for a field that is an array, None if the type of the field is enough."""
     if hasattr(hint, "_fields"):
         return Record(hint)
     if not isinstance(hint, types.GenericAlias):

@@ -71,7 +71,7 @@ def report_of(child: subprocess.Popen[str]) -> dict[str, Any]:
         raise ShmError(f"reader {child.pid} has not reported in {WAIT_S:g} s: is the machine very busy?")
     line = child.stdout.readline()
     if not line:
-        raise ShmError(f"a reader ended early, with code {child.wait()}: see what it says above")
+        raise ShmError(f"a reader ended early, with code {child.wait()}: see its output above")
     report: dict[str, Any] = json.loads(line)
     if report["missed"]:
         raise ShmError(f"a reader missed {report['missed']} words of the index: {report}")

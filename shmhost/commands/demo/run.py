@@ -76,7 +76,7 @@ def _collect(console: Console) -> word_index.Words:
 
 def _shortcomings(folder: Path, words: word_index.Words) -> Iterator[str]:
     if words.unreadable:
-        yield f"{words.unreadable:,} files cannot be read; they are left out."
+        yield f"{words.unreadable:,} files cannot be read; they are skipped."
     if len(words.files) < FILES_MIN:
         yield (
             f"There are only {len(words.files):,} files in {folder}, where a whole standard library has more "
@@ -122,7 +122,7 @@ def _compile(console: Console, folder: str) -> str | None:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         console.print(
-            "[yellow]No C compiler is here, so there is no C reader: apt-get install gcc libc6-dev[/]"
+            "[yellow]No C compiler is installed, so there is no C reader: apt-get install gcc libc6-dev[/]"
         )
         return None
     program = os.path.join(folder, "reader")

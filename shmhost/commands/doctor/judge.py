@@ -54,7 +54,7 @@ def unchecked(topic: str, error: Exception) -> Finding:
     why = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename and error.strerror:
         why = f"{error.filename}: {error.strerror}"
-    advice = "this kernel, container or user cannot have it; the other checks do not need it"
+    advice = "not available to this kernel, container or user; the other checks do not need it"
     return Finding(topic, NOTE, f"could not be checked: {why}", advice)
 
 
@@ -75,7 +75,7 @@ def memfd(with_seal: int, without: int) -> Finding:
         return Finding("memfd", OK, "memfd_create works, with MFD_NOEXEC_SEAL", "")
     if with_seal == errno.EINVAL and not without:
         found = "memfd_create knows no MFD_NOEXEC_SEAL (Linux 6.3): regions are made without, and work"
-        return Finding("memfd", NOTE, found, "nothing has to be done")
+        return Finding("memfd", NOTE, found, "no action needed")
     return Finding(
         "memfd",
         PROBLEM,
@@ -108,11 +108,11 @@ def memfd_policy(value: int) -> Finding:
 def peer_death(error: int) -> Finding:
     """Judge the errno (0: it worked) of asking a socket for SO_PEERPIDFD."""
     if not error:
-        return Finding("peer death", OK, "SO_PEERPIDFD works: a client's death is seen at once", "")
+        return Finding("peer death", OK, "SO_PEERPIDFD works: the death of a client is detected at once", "")
     return Finding(
         "peer death",
         NOTE,
-        f"SO_PEERPIDFD (Linux 6.5) fails: {os.strerror(error)}. A client's death shows by EOF alone",
+        f"SO_PEERPIDFD (Linux 6.5) fails: {os.strerror(error)}. A client's death is detected only by EOF",
         "a child that inherits a client's socket keeps its leases alive: close it there, or exec",
     )
 
@@ -120,7 +120,7 @@ def peer_death(error: int) -> Finding:
 def fixed_addresses(kept: bool) -> Finding:
     """Judge whether a mapping stayed where another one was wanted with MAP_FIXED_NOREPLACE."""
     if kept:
-        return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE replaces nothing", "")
+        return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE replaces no mapping", "")
     found = "MAP_FIXED_NOREPLACE (Linux 4.17) replaced a mapping: attaching can destroy memory"
     return Finding("fixed addresses", PROBLEM, found, "use Linux 5.10 or newer, not an emulation of it")
 
@@ -167,7 +167,7 @@ def locked_memory(soft: int) -> Finding:
 def mappings(limit: int, used: int) -> Finding:
     """Judge vm.max_map_count, in mappings a process, against how many this one has."""
     regions = max(limit - used, 0) // 2  # one mapping, and the gap behind it is another
-    found = f"vm.max_map_count is {limit}, {used} are in use: a process has room for {regions} regions"
+    found = f"vm.max_map_count is {limit}, {used} are in use: a process can map {regions} regions"
     if regions >= MANY:
         return Finding("mappings", OK, found, "")
     state = PROBLEM if regions < FEW else NOTE
@@ -180,7 +180,7 @@ def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) ->
     found = f"the budget is {format_size(budget)}"
     if limits and budget > limit:
         found += f", over the limit of this cgroup, {format_size(limit)} ({source})"
-        advice = "lower --budget or raise the limit: what comes over it is SIGKILL, not QuotaExceeded"
+        advice = "lower --budget or raise the limit: over the limit, the kernel kills, with no QuotaExceeded"
         return Finding("memory", PROBLEM, found, advice)
     if budget > total:
         found += f", and this machine has {format_size(total)}"
@@ -192,12 +192,12 @@ def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) ->
 def container(sign: str, limits: Sequence[tuple[int, str]]) -> Finding:
     """Judge where this runs: `sign` is what shows a container, empty outside. Limits are bytes."""
     if not sign:
-        return Finding("container", OK, "not in a container, as far as can be seen", "")
+        return Finding("container", OK, "no container detected", "")
     if limits:
         size = format_size(min(limits)[0])
         found = f"in a container ({sign}), with {size} of memory"
-        return Finding("container", NOTE, found, "keep the budget and all other memory in it below that")
-    advice = "set one (docker run --memory) if other containers must be safe from this one"
+        return Finding("container", NOTE, found, "keep the budget plus all other memory in it below that")
+    advice = "set one (docker run --memory) to protect other containers from this one"
     found = f"in a container ({sign}), without a memory limit of its own"
     return Finding("container", NOTE, found, advice)
 
@@ -224,7 +224,7 @@ def occupants(maps: str, base: int, size: int) -> list[str]:
     """Say what lies in a range, from the text of /proc/self/maps; ValueError when it has no mapping."""
     found = [match for line in maps.splitlines() if (match := _MAPPING.match(line))]
     if not found:
-        raise ValueError(f"/proc/self/maps says {maps!r:.40}, and that is no mapping")
+        raise ValueError(f"/proc/self/maps says {maps!r:.40}, which is not a mapping")
     return [
         f"{match[4] or 'anonymous memory'} ({match[3]}) at 0x{match[1]}-0x{match[2]}"
         for match in found
@@ -238,10 +238,10 @@ def window(base: int, size: int, taken: Sequence[str], outcome: str) -> Finding:
     if taken or outcome == "taken":
         more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
         found += f" is taken in this process by {'; '.join(taken[:3]) or 'an unknown mapping'}{more}"
-        advice = "give the host another window (--window BASE:SIZE), or do not load what lies there"
+        advice = "give the host another window (--window BASE:SIZE), or do not load what is mapped there"
         return Finding("window", PROBLEM, found, advice)
     if outcome == "limit":
-        advice = "see RLIMIT_AS (ulimit -v) and mlockall; where there are fewer addresses, use --window"
+        advice = "see RLIMIT_AS (ulimit -v) and mlockall; on a smaller address space, use --window"
         return Finding("window", NOTE, f"{found}: {_ON_ITS_OWN}", advice)
     return Finding("window", OK, f"{found} is free, and can be reserved", "")
 
@@ -265,7 +265,7 @@ def socket_file(path: str, status: SocketStatus | None) -> Finding | None:
         advice = f"start a host (shmhost serve --socket {path}), or name its socket in $SHMHOST_SOCKET"
         return Finding("socket", NOTE, f"no host: there is no {path}", advice)
     if not stat.S_ISSOCK(status.mode):
-        found = f"{path} is no socket: {stat.filemode(status.mode)}"
+        found = f"{path} is not a socket: {stat.filemode(status.mode)}"
         return Finding("socket", PROBLEM, found, "move it away, or choose another path (--socket)")
     return None
 
@@ -279,9 +279,9 @@ def connection(path: str, status: SocketStatus, who: Identity, error: int) -> Fi
         return Finding("socket", PROBLEM, *_denied(path, status, who))
     if error in (errno.EAGAIN, errno.ETIMEDOUT):
         found = f"the host at {path} listens and does not answer"
-        return Finding("socket", PROBLEM, found, "it is stopped or overloaded: see its log")
+        return Finding("socket", PROBLEM, found, "the host is stopped or overloaded: see its log")
     found = f"connecting to {path} fails: {os.strerror(error)}"
-    return Finding("socket", PROBLEM, found, "see the host's log: it is no shmhost, or it ends")
+    return Finding("socket", PROBLEM, found, "see the host's log: it is not a shmhost, or it is ending")
 
 
 def answer(path: str, status: SocketStatus, windows: object, configured: object) -> Finding:
@@ -289,7 +289,7 @@ def answer(path: str, status: SocketStatus, windows: object, configured: object)
     found = f"a host answers at {path} ({_access(status)})"
     if windows == configured:
         return Finding("socket", OK, found, "")
-    found += ", with other windows than those that were checked here"
+    found += ", with windows other than those checked here"
     return Finding("socket", NOTE, found, "give doctor the settings of that host (--window, --config)")
 
 
@@ -309,7 +309,7 @@ def _denied(path: str, status: SocketStatus, who: Identity) -> tuple[str, str]:
     if status.mode & _needed(status, who):
         return found, "the mode allows it: see the folders above, and the log of the security module"
     if not status.mode & stat.S_IWGRP or who.uid == status.uid:
-        return found, "have the host started with another --socket-mode, as 660 (systemd: SocketMode=)"
+        return found, "have the host started with another --socket-mode, such as 660 (systemd: SocketMode=)"
     if status.gid == 0:
         return found, "give the socket a group of its own (systemd: SocketGroup=), and join that"
     return found, f"join the group: usermod -aG {status.group} USER, and log in again"

@@ -170,7 +170,7 @@ def _socket(config: Config, root: Path) -> list[Finding]:
     except InvalidArgument as error:
         return [Finding("socket", judge.PROBLEM, str(error), "choose a shorter path: --socket")]
     except PermissionError as error:
-        advice = "the user who runs this needs search permission (x) on each folder above the socket"
+        advice = "this user needs search permission (x) on each folder above the socket"
         return [Finding("socket", judge.PROBLEM, f"permission denied: {error}", advice)]
     finding = judge.socket_file(path, status)
     if finding is not None or status is None:

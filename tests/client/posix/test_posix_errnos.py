@@ -80,7 +80,7 @@ def test_poisoned_page_has_name_text_and_help_where_python_lacks_its_code() -> N
 @pytest.mark.parametrize("function", [errno_name, errno_names, errno_string, errno_help])
 def test_unknown_code_is_refused_with_value_and_advice(function: object, code: int) -> None:
     assert callable(function)
-    with pytest.raises(ValueError, match=rf"^{code} is no error code .*: pass the errno of an OSError$"):
+    with pytest.raises(ValueError, match=rf"^{code} is not an error code .*: pass the errno of an OSError$"):
         function(code)
 
 

@@ -88,7 +88,7 @@ def test_munmap_of_what_mmap_did_not_return_is_refused(kind: str, fd: int) -> No
         "address": lambda: mapping.address,
         "standard": lambda: theirs,
     }
-    with pytest.raises(OSError, match=r"Invalid argument: munmap of a \w+, which is not what mmap returned"):
+    with pytest.raises(OSError, match=r"Invalid argument: munmap of a \w+, which is not a result of mmap"):
         posix.munmap(foreign[kind]())
     assert permissions(mapping.address) == ["rw-s"]
     posix.munmap(mapping)
