@@ -98,7 +98,7 @@ def as_nobody() -> None:
 def open_folders(path: str) -> None:
     """Let others reach a socket in pytest's private folders."""
     for folder in list(Path(path).parents)[:4]:
-        folder.chmod(0o755)
+        folder.chmod(folder.stat().st_mode | 0o755)  # one of them is /tmp: others write there
 
 
 # --- this machine

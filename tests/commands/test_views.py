@@ -80,7 +80,7 @@ def test_inspection_shows_only_what_the_peer_may_read(host: WatchedHost, shm: sh
     os.chmod(host.socket_path, 0o666)
     os.chmod(Path(host.socket_path).parent, 0o755)
     for folder in Path(host.socket_path).parents[1:4]:
-        os.chmod(folder, 0o755)
+        os.chmod(folder, os.stat(folder).st_mode | 0o755)
     shm.put("secret", b"x", mode=0o600).close()
     shm.put("open", b"x", mode=0o644).close()
 
