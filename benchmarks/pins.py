@@ -44,8 +44,8 @@ def bench_pin(cpu: int) -> Row:
     pinner = Pinner()
 
     def ours() -> None:
-        for buffer, place in zip(buffers, places, strict=True):
-            pinner.pin(buffer).store(place)
+        for buffer, slot in zip(buffers, places, strict=True):
+            pinner.pin(buffer).store(slot)
         pinner.unpin()
 
     def bare() -> None:

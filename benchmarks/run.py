@@ -137,12 +137,17 @@ def bench_put(client_cpu: int, host_cpu: int) -> Row:
 def main() -> None:
     """Print the table."""
     cpus = sorted(os.sched_getaffinity(0))
-    one, other = cpus[0], cpus[-1]
+    first, other = cpus[0], cpus[-1]
     table = Table("figure", box=box.SIMPLE_HEAD)
     for column in ("client/host CPU", "ours us", "yardstick us", "ratio", "aim <="):
         table.add_column(column, justify="right")
-    host_rows = (bench_attach(one, one), bench_attach(one, other), bench_put(one, one), bench_put(one, other))
-    pin_rows = list(pins.rows(one))
+    host_rows = (
+        bench_attach(first, first),
+        bench_attach(first, other),
+        bench_put(first, first),
+        bench_put(first, other),
+    )
+    pin_rows = list(pins.rows(first))
     for row in (*host_rows, *pin_rows):
         table.add_row(
             row.what,

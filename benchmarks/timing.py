@@ -26,12 +26,12 @@ class Row:
 def time_us(call: Callable[[], object], samples: int) -> list[float]:
     """Return the time of each call in microseconds."""
     clock = time.perf_counter_ns
-    found = []
+    times = []
     for _ in range(samples):
         began = clock()
         call()
-        found.append((clock() - began) / 1000)
-    return found
+        times.append((clock() - began) / 1000)
+    return times
 
 
 def paired(

@@ -61,17 +61,17 @@ def wait_for_reports(
 ) -> list[dict[str, Any]]:
     """Return what each reader found in these generations; ShmError names those who have not said it."""
     deadline = time.monotonic() + WAIT_S
-    found: dict[str, dict[str, Any]] = {}
-    while missing := [reader for reader in readers if reader not in found]:
+    reports: dict[str, dict[str, Any]] = {}
+    while missing := [reader for reader in readers if reader not in reports]:
         if time.monotonic() > deadline:
             raise shmclient.ShmError(f"no report within {WAIT_S:g} s from {', '.join(missing)}")
         for reader in missing:
             with contextlib.suppress(shmclient.RegionNotFound):
                 report = json.loads(bytes(shm.get(REPORTS + reader)))
                 if (report["words"]["generation"], report["array"]["generation"]) == (words, array):
-                    found[reader] = report
+                    reports[reader] = report
         time.sleep(0.05)
-    return [found[reader] for reader in readers]
+    return [reports[reader] for reader in readers]
 
 
 def show(console: Console, reports: list[dict[str, Any]]) -> bool:
@@ -81,17 +81,17 @@ def show(console: Console, reports: list[dict[str, Any]]) -> bool:
     table.add_column("reader", no_wrap=True)
     for column in ("uid", "words at", "array at", "CRC-32", "private", "regions"):
         table.add_column(column, justify="right", no_wrap=True)
-    for one in reports:
-        checksum = f"{one['words']['crc32'] ^ one['array']['crc32']:08x}"
-        sizes = (f"{one[key] / MIB:.1f}" for key in ("private", "resident"))
-        addresses = (f"{one[key]['address']:#x}" for key in ("words", "array"))
-        table.add_row(one["reader"], str(one["uid"]), *addresses, checksum, *sizes)
+    for report in reports:
+        checksum = f"{report['words']['crc32'] ^ report['array']['crc32']:08x}"
+        sizes = (f"{report[key] / MIB:.1f}" for key in ("private", "resident"))
+        addresses = (f"{report[key]['address']:#x}" for key in ("words", "array"))
+        table.add_row(report["reader"], str(report["uid"]), *addresses, checksum, *sizes)
     console.print(table)
-    same = all(one[key] == reports[0][key] for one in reports for key in ("words", "array"))
-    found = not any(one["missed"] for one in reports)
+    same = all(report[key] == reports[0][key] for report in reports for key in ("words", "array"))
+    is_complete = not any(report["missed"] for report in reports)
     judge(console, same, "All have the same regions at the same addresses, with the same checksums.")
-    judge(console, found, "All words are found by their pointers.")
-    return same and found
+    judge(console, is_complete, "All words are found by their pointers.")
+    return same and is_complete
 
 
 def show_sharing(console: Console, index: shmclient.Region, array: shmclient.Region, count: int) -> bool:
@@ -125,8 +125,11 @@ def read(shm: shmclient.Client, name: str, program: str | None) -> None:
             except shmclient.ShmError as error:  # the host went while the program was started
                 say(name, f"no report: {error}")
                 continue
-            found = [report[key] for key in ("words", "array")]
-            say(name, ", ".join(f"generation {one['generation']} at {one['address']:#x}" for one in found))
+            pair = [report[key] for key in ("words", "array")]
+            say(
+                name,
+                ", ".join(f"generation {region['generation']} at {region['address']:#x}" for region in pair),
+            )
             content = json.dumps(report | {"reader": name, "uid": os.getuid()}).encode()
             with contextlib.suppress(shmclient.HostGone, shmclient.RegionBusy):
                 shm.put(REPORTS + name, content, mode=GROUP_READS).close()
@@ -137,8 +140,8 @@ def report_by_python(index: shmclient.Region, array: shmclient.Region) -> dict[s
     """Look words up by their pointers, sum everything up, and look at this process's memory."""
     ffi = word_index.make_ffi()
     _, missed = lookups_per_s(ffi, index.root(ffi, "struct word_index *"), 0.2)
-    found = found_in(index, array)
-    return found | {"missed": missed} | memory(os.getpid(), found)
+    regions = found_in(index, array)
+    return regions | {"missed": missed} | memory(os.getpid(), regions)
 
 
 def report_by_program(program: str) -> dict[str, Any]:
@@ -157,9 +160,9 @@ def found_in(index: shmclient.Region, array: shmclient.Region) -> dict[str, Any]
     }
 
 
-def memory(pid: int, found: dict[str, Any]) -> dict[str, int]:
+def memory(pid: int, regions: dict[str, Any]) -> dict[str, int]:
     """Return the bytes that a process takes: of its own, of the regions, and its share of those (PSS)."""
-    sizes = memory_of(pid, [found[key]["address"] for key in ("words", "array")])
+    sizes = memory_of(pid, [regions[key]["address"] for key in ("words", "array")])
     return dict(zip(("private", "resident", "share"), sizes, strict=True))
 
 
@@ -180,8 +183,8 @@ def read_on(name: str, index: shmclient.Region, array: shmclient.Region) -> None
         if found_in(index, array) != before:
             sys.exit(f"{name}: sealed data has changed")
         time.sleep(0.3 if is_current else 0)
-    found = [f"generation {before[key]['generation']}" for key in ("words", "array")]
-    say(name, f"{', '.join(found)}: replaced, and unchanged")
+    generations = [f"generation {before[key]['generation']}" for key in ("words", "array")]
+    say(name, f"{', '.join(generations)}: replaced, and unchanged")
 
 
 def say(name: str, text: str) -> None:

@@ -179,12 +179,12 @@ def _describe_field(
     return field
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def _is_same(dtype: Any, other: Any) -> bool:
     """Whether two dtypes are equal, including details that `==` ignores: flags, metadata, records."""
-    if one != other or (one.kind == "V" and one.type is not other.type):
+    if dtype != other or (dtype.kind == "V" and dtype.type is not other.type):
         return False
-    if one.isalignedstruct != other.isalignedstruct or other.metadata:
+    if dtype.isalignedstruct != other.isalignedstruct or other.metadata:
         return False
-    if one.subdtype is not None:
-        return _is_same(one.base, other.base)
-    return all(_is_same(one[name], other[name]) for name in one.names or ())
+    if dtype.subdtype is not None:
+        return _is_same(dtype.base, other.base)
+    return all(_is_same(dtype[name], other[name]) for name in dtype.names or ())

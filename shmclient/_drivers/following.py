@@ -165,8 +165,8 @@ class Changes:
         if self._seen is None:
             return True
         host, info = self.listener.host_id(), change.info
-        known = self._seen.get(info.name)
-        known_number = known[1].number if known is not None and known[0] == host else 0
+        previous = self._seen.get(info.name)
+        known_number = previous[1].number if previous is not None and previous[0] == host else 0
         if change.kind == "unlinked":
             if known_number != info.number:
                 return False

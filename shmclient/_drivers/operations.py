@@ -135,14 +135,14 @@ def nothing() -> Operation[None]:
 def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
     """Return the value of a name. What is mapped and current costs one short round trip."""
     # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
-    known = context.mapped.get(name)
-    held = (known.grant.region,) if known is not None and known.is_mapped() else ()
+    mapped = context.mapped.get(name)
+    held = (mapped.grant.region,) if mapped is not None and mapped.is_mapped() else ()
     grants, owned = yield from _open(context, (name,), held, wait_s())
-    if not grants[0].lease and known is not None:
-        kept = known.buffer() if known.buffer is not None else None
-        if kept is not None:  # and stays, whatever another thread lets go of
-            value = codecs.decode(known.metadata, known.data())
-            del kept  # the value's views keep it from here on
+    if not grants[0].lease and mapped is not None:
+        buffer = mapped.buffer() if mapped.buffer is not None else None
+        if buffer is not None:  # and stays, whatever another thread lets go of
+            value = codecs.decode(mapped.metadata, mapped.data())
+            del buffer  # the value's views keep it from here on
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
@@ -369,17 +369,17 @@ def _published(
     return make_region(kind, grant, lease, owned[0])
 
 
-def _whole(context: Context, reply: m.Message, owned: Sequence[int], wanted: type[T]) -> T:
+def _whole(context: Context, reply: m.Message, owned: Sequence[int], kind: type[T]) -> T:
     """Return a reply that came with all its descriptors; else give back what it granted, and say why."""
     if len(owned) < m.descriptors_of(reply):
         dispose(context, reply, owned)
         raise no_room(reply, len(owned))
-    return _only(reply, wanted)
+    return _only(reply, kind)
 
 
-def _only(reply: m.Message, wanted: type[T]) -> T:
-    if not isinstance(reply, wanted):
-        raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {wanted.__name__}")
+def _only(reply: m.Message, kind: type[T]) -> T:
+    if not isinstance(reply, kind):
+        raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {kind.__name__}")
     return reply
 
 

@@ -27,21 +27,21 @@ def write_all(
     pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
     if progress is not None:
         pending = [piece for chunk in pending for piece in _pieces(*chunk)]
-    done = told = 0
+    done = reported = 0
     while pending:
         group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
         position = group[0][0]
         written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
         done += written
-        if progress is not None and done >= told + PIECE:
-            told = done
+        if progress is not None and done >= reported + PIECE:
+            reported = done
             progress(done)
         while pending and written >= len(pending[0][1]):
             written -= len(pending.pop(0)[1])
         if written:
             offset, buffer = pending[0]
             pending[0] = (offset + written, buffer[written:])
-    if progress is not None and done > told:
+    if progress is not None and done > reported:
         progress(done)
 
 

@@ -44,8 +44,8 @@ class Buffers:
 
     def first_read_only(self) -> int | None:
         """Return the index of the first buffer that must not be written; -1 when there is none."""
-        found: int = lib.shm_buffers_read_only(self._views, self.count)
-        return found
+        index: int = lib.shm_buffers_read_only(self._views, self.count)
+        return index
 
     def release(self) -> None:
         """Zero the array and release the buffers; once."""

@@ -80,15 +80,15 @@ class Pinned:
         TypeError: no slot, or not at a multiple of 8. PointerEscapes: the slot is in shared memory, and what
         is pinned is not, or may go first; see `unchecked`. PinReleased: it is unpinned.
         """
-        address, kept = resolve(slot, part)
-        place = check_store(address, self.address, self._size)
+        address, owner = resolve(slot, part)
+        memory = check_store(address, self.address, self._size)
         with _SLOTS:
             self._check()
             former = _stored.get(address)
             if former is not None:
                 former._slots.pop(address, None)  # the slot is this pin's from now on
             # A child of a fork must not zero a slot that it shares with its parent.
-            self._slots[address] = (kept, 0) if place is None else ((kept, place.kept), os.getpid())
+            self._slots[address] = (owner, 0) if memory is None else ((owner, memory.kept), os.getpid())
             _stored[address] = self
             lib.shm_slot_store(address, self._address)
 

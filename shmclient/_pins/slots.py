@@ -44,13 +44,13 @@ def _cffi_slot(slot: Any, part: str | int | None) -> int:
 
 def _cffi_field(slot: Any, kind: Any, field: str) -> int:
     struct = kind.item if kind.kind == "pointer" else kind
-    found = dict(struct.fields or ()).get(field) if struct.kind in ("struct", "union") else None
-    if found is None or not _is_data_pointer(found.type):
+    member = dict(struct.fields or ()).get(field) if struct.kind in ("struct", "union") else None
+    if member is None or not _is_data_pointer(member.type):
         raise TypeError(f"a {kind.cname!r} has no pointer {field!r}, so there is no slot")
     if kind.kind == "pointer" and slot == ffi.NULL:
         raise TypeError(f"a NULL {kind.cname!r} has no field {field!r}, so there is no slot")
     start = slot if kind.kind == "pointer" else ffi.addressof(slot)
-    return int(ffi.cast("uintptr_t", start)) + int(found.offset)
+    return int(ffi.cast("uintptr_t", start)) + int(member.offset)
 
 
 def _cffi_element(slot: Any, kind: Any, index: int) -> int:

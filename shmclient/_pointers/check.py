@@ -50,23 +50,23 @@ def check_store(slot: int, address: int, size: int) -> SharedPlace | None:
     in the same shared memory nor in a published region, which its pin leases. InvalidArgument: it may not be
     written.
     """
-    place = _places.shared_place(slot)
-    if place is None:
+    memory = _places.shared_place(slot)
+    if memory is None:
         return None
-    if not place.first_writable <= slot < place.end:
-        raise InvalidArgument(f"the slot {slot:#x} is in {place.label}, and cannot be written there")
-    if is_checking() and address and not _lasts(address, size, place):
+    if not memory.first_writable <= slot < memory.end:
+        raise InvalidArgument(f"the slot {slot:#x} is in {memory.label}, and cannot be written there")
+    if is_checking() and address and not _lasts(address, size, memory):
         raise PointerEscapes(
-            f"the slot {slot:#x} in {place.label} would hold {address:#x}, which is "
+            f"the slot {slot:#x} in {memory.label} would hold {address:#x}, which is "
             f"{_places.describe(address)}: in other processes this address has other memory, or none. "
             "Pin a part of the same region or of a published one, or store it under unchecked() if no other "
             "process follows it"
         )
-    return place
+    return memory
 
 
-def _lasts(address: int, size: int, place: SharedPlace) -> bool:
-    if place.start <= address and address + size <= place.end:
+def _lasts(address: int, size: int, memory: SharedPlace) -> bool:
+    if memory.start <= address and address + size <= memory.end:
         return True
     target = _places.shared_place(address)
     return target is not None and target.is_lasting

@@ -38,17 +38,17 @@ def shared_place(address: int) -> SharedPlace | None:
     end = mapping.address + mapping.length
     first = mapping.address if mapping.is_writable else end
     try:
-        kept = mapping.hold()
+        view = mapping.hold()
     except OSError:  # it is just going
         return None
-    return SharedPlace(mapping.address, end, repr(mapping), False, first, kept)
+    return SharedPlace(mapping.address, end, repr(mapping), False, first, view)
 
 
 def describe(address: int) -> str:
     """Say in words what lives at an address."""
-    place = shared_place(address)
-    if place is not None:
-        return place.label
+    memory = shared_place(address)
+    if memory is not None:
+        return memory.label
     if ADDRESS_SPACE.is_reserved(address):
         return "nothing: an address of the window where this process has no region mapped"
     try:

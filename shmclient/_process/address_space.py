@@ -105,8 +105,8 @@ class AddressSpace:
         there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
-        wanted = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
-        return self._map(address_space.attach, wanted, descriptor, after, anywhere)
+        request = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
+        return self._map(address_space.attach, request, descriptor, after, anywhere)
 
     def map_writable(
         self,
@@ -118,8 +118,8 @@ class AddressSpace:
         label: str,
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
-        wanted = _Range(address, capacity, 0, identity, label, True, False)
-        return self._map(address_space.map_writable, wanted, descriptor, after, False)
+        request = _Range(address, capacity, 0, identity, label, True, False)
+        return self._map(address_space.map_writable, request, descriptor, after, False)
 
     def freeze(self, address: int, descriptor: int) -> None:
         """Make what `map_writable` mapped at an address read-only, for all its views; they stay.
@@ -139,14 +139,16 @@ class AddressSpace:
         if not low <= address < high:
             return None
         with self._gate:
-            found = self._ranges.at(address)
-            if found is None or not found.holds:
+            mapping = self._ranges.at(address)
+            if mapping is None or not mapping.holds:
                 return None
-            buffer = found.buffer() if found.buffer is not None else None
+            buffer = mapping.buffer() if mapping.buffer is not None else None
             if buffer is None:  # another, older one is what keeps it
-                buffer = self._hold(found, lambda: None)
-            is_lasting = found.is_published and not found.flags & MAP_ANYWHERE
-            return Place(found.address, found.capacity, found.label, found.is_writable, is_lasting, buffer)
+                buffer = self._hold(mapping, lambda: None)
+            is_lasting = mapping.is_published and not mapping.flags & MAP_ANYWHERE
+            return Place(
+                mapping.address, mapping.capacity, mapping.label, mapping.is_writable, is_lasting, buffer
+            )
 
     def is_reserved(self, address: int) -> bool:
         """Whether an address lies in a window that is reserved here."""
@@ -155,55 +157,59 @@ class AddressSpace:
     def _map(
         self,
         function: Callable[[int, int, int, int], int],
-        wanted: _Range,
+        request: _Range,
         descriptor: int,
         after: Callable[[], None],
         anywhere: bool,
     ) -> Buffer:
         with self._gate:
-            found = self._find(wanted)
-            if found is None:
+            mapping = self._find(request)
+            if mapping is None:
                 try:
-                    found = self._map_new(function, wanted, descriptor)
+                    mapping = self._map_new(function, request, descriptor)
                 except AddressConflict:
                     if not anywhere:
                         raise
-                    elsewhere = replace(wanted, address=0, flags=wanted.flags | MAP_ANYWHERE)
-                    found = self._map_new(function, elsewhere, descriptor)
-            found.label = wanted.label
-            found.is_published = found.is_published or wanted.is_published
-            return Buffer(found.address, self._hold(found, after, is_writable=wanted.is_writable))
+                    elsewhere = replace(request, address=0, flags=request.flags | MAP_ANYWHERE)
+                    mapping = self._map_new(function, elsewhere, descriptor)
+            mapping.label = request.label
+            mapping.is_published = mapping.is_published or request.is_published
+            return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
 
-    def _hold(self, found: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
+    def _hold(self, mapping: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
         """Return one more buffer over a range, whose end calls `after`. With the gate held.
 
         A reader's buffer is read-only also where the mapping is a builder's, and writable.
         """
-        found.holds += 1
-        hold = _Hold(found, after)
+        mapping.holds += 1
+        hold = _Hold(mapping, after)
         buffer = address_space.bytes_at(
-            found.address, found.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
+            mapping.address, mapping.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
         )
-        found.buffer = weakref.ref(buffer)
+        mapping.buffer = weakref.ref(buffer)
         return buffer
 
     def _map_new(
-        self, function: Callable[[int, int, int, int], int], wanted: _Range, descriptor: int
+        self, function: Callable[[int, int, int, int], int], request: _Range, descriptor: int
     ) -> _Range:
-        flags = wanted.flags
+        flags = request.flags
         if not flags & MAP_ANYWHERE:
-            self._check_free(wanted.address, wanted.capacity)
-            if self._is_reserved(wanted.address, wanted.capacity):
+            self._check_free(request.address, request.capacity)
+            if self._is_reserved(request.address, request.capacity):
                 flags |= MAP_RESERVED
-        mapped = function(descriptor, wanted.address, wanted.capacity, flags)
-        found = replace(wanted, address=mapped, flags=flags)
-        self._ranges.add(mapped, found.capacity, found)
-        return found
+        mapped = function(descriptor, request.address, request.capacity, flags)
+        mapping = replace(request, address=mapped, flags=flags)
+        self._ranges.add(mapped, mapping.capacity, mapping)
+        return mapping
 
-    def _find(self, wanted: _Range) -> _Range | None:
-        found = self._ranges.starting(wanted.address)
-        if found is not None and found.identity == wanted.identity and found.capacity == wanted.capacity:
-            return found
+    def _find(self, request: _Range) -> _Range | None:
+        mapping = self._ranges.starting(request.address)
+        if (
+            mapping is not None
+            and mapping.identity == request.identity
+            and mapping.capacity == request.capacity
+        ):
+            return mapping
         return None
 
     def _check_free(self, address: int, capacity: int) -> None:
@@ -216,14 +222,14 @@ class AddressSpace:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)
 
     def _give_up(self, hold: _Hold) -> None:
-        found = hold.range
-        found.holds -= 1
-        if found.holds == 0:
+        mapping = hold.range
+        mapping.holds -= 1
+        if mapping.holds == 0:
             try:
-                address_space.unmap(found.address, found.capacity, found.flags)
+                address_space.unmap(mapping.address, mapping.capacity, mapping.flags)
             except (OSError, OutOfMemory):
                 return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
-            self._ranges.remove(found.address)
+            self._ranges.remove(mapping.address)
         hold.after()
 
     def settle(self) -> None:

@@ -46,12 +46,12 @@ class Intervals(Generic[T]):
 
     def starting(self, start: int) -> T | None:
         """Return the value of the range that starts here, or None."""
-        found = self._found.get(start)
-        return None if found is None else found.value
+        interval = self._found.get(start)
+        return None if interval is None else interval.value
 
     def at(self, address: int) -> T | None:
         """Return the value of the range that an address lies in, or None."""
-        return next((found.value for found in self.overlapping(address, 1)), None)
+        return next((interval.value for interval in self.overlapping(address, 1)), None)
 
     def overlapping(self, start: int, size: int) -> list[Interval[T]]:
         """Return the ranges that have a byte in common with `size` bytes from `start`, in their order."""
@@ -64,8 +64,8 @@ class Intervals(Generic[T]):
         self.bounds = (self._starts[0], self._end(-1)) if self._starts else (0, 0)
 
     def _end(self, index: int) -> int:
-        found = self._found[self._starts[index]]
-        return found.start + found.size
+        interval = self._found[self._starts[index]]
+        return interval.start + interval.size
 
     def __len__(self) -> int:
         return len(self._starts)

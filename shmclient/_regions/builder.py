@@ -101,19 +101,19 @@ class RegionBuilder:
         `ctype` is a pointer (`"struct node *"`) or an array (`"int[8]"`, `"int[]"` with a length or a
         sequence as init). The pointer does not keep the builder alive.
         """
-        wanted = ffi.typeof(ctype)
-        if wanted.kind == "pointer":
-            pointer = self._place(ffi, wanted, wanted.item, 1)
+        kind = ffi.typeof(ctype)
+        if kind.kind == "pointer":
+            pointer = self._place(ffi, kind, kind.item, 1)
             if init is not None:
                 pointer[0] = init
             return pointer
-        if wanted.kind != "array":
+        if kind.kind != "array":
             raise TypeError(f"expected a pointer or array type, got {ctype!r}")
-        length, values = _array_length(wanted, init)
-        pointer = self._place(ffi, ffi.typeof(ffi.getctype(wanted.item, "*")), wanted.item, length)
+        length, values = _array_length(kind, init)
+        pointer = self._place(ffi, ffi.typeof(ffi.getctype(kind.item, "*")), kind.item, length)
         for index, value in enumerate(values):
             pointer[index] = value
-        return ffi.cast(ffi.getctype(wanted.item, f"(*)[{length}]"), pointer)[0]
+        return ffi.cast(ffi.getctype(kind.item, f"(*)[{length}]"), pointer)[0]
 
     def bytes(self, content: Any) -> Any:
         """Copy a bytes-like object in, with a zero byte behind it; return a cffi `char *` to it."""

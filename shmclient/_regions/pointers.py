@@ -26,15 +26,15 @@ def check_pointers(
     BadRegion: no root, or objects of one type overlap. InvalidArgument: a length of what is not reached.
     Takes some 0.1 us, and up to 96 bytes meanwhile, for each object.
     """
-    wanted = ffi.typeof(ctype)
-    if wanted.kind != "pointer" or not is_complete(wanted.item):
+    kind = ffi.typeof(ctype)
+    if kind.kind != "pointer" or not is_complete(kind.item):
         raise TypeError(
             f"a root is a pointer to a type of known size, such as 'struct node *', not {ctype!r}"
         )
     pointed = pointed_in_builder(region) if isinstance(region, RegionBuilder) else pointed_in(region)
-    if not pointed.root or pointed.root_size < ffi.sizeof(wanted.item):
+    if not pointed.root or pointed.root_size < ffi.sizeof(kind.item):
         raise BadRegion(
-            f"{pointed.name!r} has no root of the {ffi.sizeof(wanted.item)} bytes of {wanted.item.cname!r}: "
+            f"{pointed.name!r} has no root of the {ffi.sizeof(kind.item)} bytes of {kind.item.cname!r}: "
             f"its root has {pointed.root_size}"
         )
-    return check_root(pointed, wanted.item, lengths)
+    return check_root(pointed, kind.item, lengths)

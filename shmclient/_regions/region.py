@@ -202,7 +202,7 @@ class RegionHandle:
         pointers do not point into it.
         """
         mapped = self._attach()
-        header, wanted = mapped.header, ffi.typeof(ctype)
+        header, kind = mapped.header, ffi.typeof(ctype)
         if self.is_relocated:
             raise AddressConflict(
                 f"{self.name!r} is mapped at {mapped.address:#x}, its pointers are made for "
@@ -210,14 +210,14 @@ class RegionHandle:
             )
         if not header.root:
             raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {mapped.metadata}")
-        if wanted.kind != "pointer":
+        if kind.kind != "pointer":
             raise TypeError(f"a root is a pointer such as 'struct node *', not {ctype!r}")
-        if ffi.sizeof(wanted.item) > header.root_size:
+        if ffi.sizeof(kind.item) > header.root_size:
             raise BadRegion(
-                f"{wanted.item.cname} has {ffi.sizeof(wanted.item)} bytes, the root of {self.name!r} "
+                f"{kind.item.cname} has {ffi.sizeof(kind.item)} bytes, the root of {self.name!r} "
                 f"{header.root_size}: it was published as {mapped.metadata.get('root', 'something else')}"
             )
-        return address_space.pointer_keeping(ffi, wanted, header.root, mapped.view())
+        return address_space.pointer_keeping(ffi, kind, header.root, mapped.view())
 
     def translate(self, pointer: int) -> int:
         """Return where an address of the region is mapped here; InvalidArgument when it is not inside."""

@@ -22,8 +22,8 @@ def errno_name(code: int) -> str:
 
 def errno_names(code: int) -> tuple[str, ...]:
     """Return every name of an error code, the usual one first; ValueError for an unknown code."""
-    known = _EXTRA | vars(errno)
-    names = [name for name, value in known.items() if name.startswith("E") and value == code]
+    codes = _EXTRA | vars(errno)
+    names = [name for name, value in codes.items() if name.startswith("E") and value == code]
     if not names:
         raise ValueError(f"{code!r} is not an error code of this system: pass the errno of an OSError")
     return tuple(sorted(names, key=lambda name: (name not in _USUAL, name)))

@@ -53,17 +53,17 @@ class Range:
     def hold(self) -> memoryview:
         """Return a view that keeps it mapped, whatever may be done with it; EINVAL when it is not mapped."""
         with MAPPINGS.gate:
-            made = self.memory() if self.memory is not None else None
-            if made is None or not self.is_mapped:
+            memory = self.memory() if self.memory is not None else None
+            if memory is None or not self.is_mapped:
                 raise failure(errno.EINVAL, f"{self!r} is unmapped")
-            return memoryview(made)
+            return memoryview(memory)
 
     def check_unused(self, purpose: str) -> None:
         """Raise unless it is mapped and nothing uses it: EINVAL, BufferError. With the gate held."""
-        made = self.memory() if self.memory is not None else None
-        if made is None or not self.is_mapped:
+        memory = self.memory() if self.memory is not None else None
+        if memory is None or not self.is_mapped:
             raise failure(errno.EINVAL, f"{self!r} is unmapped already")
-        if address_space.exports(made):
+        if address_space.exports(memory):
             raise BufferError(f"views of {self!r} live: delete them before it is {purpose}")
 
     def become_reserved(self, start: int, end: int) -> None:
@@ -94,13 +94,13 @@ class Mapping:
     It is also unmapped when it and all its views are collected.
     """
 
-    def __init__(self, found: Range) -> None:
-        self.range = found
+    def __init__(self, range_: Range) -> None:
+        self.range = range_
         gate = MAPPINGS.gate  # the destructor has no globals any more when the interpreter ends
         self._memory = address_space.bytes_at(
-            found.address, found.length, lambda: gate.submit(found), is_writable=True
+            range_.address, range_.length, lambda: gate.submit(range_), is_writable=True
         )
-        found.memory = weakref.ref(self._memory)
+        range_.memory = weakref.ref(self._memory)
 
     @property
     def address(self) -> int:
@@ -173,9 +173,9 @@ class Mappings:
                 address = -errno.EEXIST
             if address < 0:
                 raise _explain(request, -address)
-            found = Range(request, address, destroys)
-            (self._found if destroys is None else destroys.inside).add(address, request.length, found)
-            return Mapping(found)
+            mapped = Range(request, address, destroys)
+            (self._found if destroys is None else destroys.inside).add(address, request.length, mapped)
+            return Mapping(mapped)
 
     def unmap(self, mapping: Mapping) -> None:
         """Unmap a mapping that is mapped, has no views and none inside."""
@@ -193,17 +193,17 @@ class Mappings:
         if not low <= address < high:
             return None
         with self.gate:
-            found, inner = None, self._found.at(address)
+            mapping, inner = None, self._found.at(address)
             while inner is not None:
-                found, inner = inner, inner.inside.at(address)
-            return found
+                mapping, inner = inner, inner.inside.at(address)
+            return mapping
 
     def writable(self, which: emulation.Identity) -> list[Range]:
         """Return the shared mappings of an object through which it can be written, now or after mprotect.
 
         With the gate held.
         """
-        return [found for found in _all(self._found) if found.object == which and found.may_write]
+        return [mapping for mapping in _all(self._found) if mapping.object == which and mapping.may_write]
 
     def _abandon(self, gone: Range) -> None:
         gone.is_abandoned = True
@@ -307,6 +307,6 @@ def _explain(request: Request, code: int) -> OSError:
 
 
 def _all(intervals: Intervals[Range]) -> Iterator[Range]:
-    for found in intervals:
-        yield found.value
-        yield from _all(found.value.inside)
+    for interval in intervals:
+        yield interval.value
+        yield from _all(interval.value.inside)

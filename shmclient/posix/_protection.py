@@ -85,7 +85,7 @@ def _any(target: Any) -> tuple[int, int, Any]:
 def _own(target: Any, call: str) -> tuple[int, int, Range, Any]:
     """Return address, length and mapping of a mapping of this package, or of a view of one; or EINVAL."""
     try:
-        address, length, kept = _any(target)
+        address, length, view = _any(target)
     except (TypeError, BufferError, ValueError) as error:
         raise failure(errno.EINVAL, f"{call} of a {type(target).__name__}: {error}") from None
     mapping = MAPPINGS.find(address)
@@ -100,4 +100,4 @@ def _own(target: Any, call: str) -> tuple[int, int, Range, Any]:
         end % _mmap.PAGESIZE and end != mapping.address + mapping.length
     ):  # the system would take the rest of the page too
         raise failure(errno.EINVAL, f"{call} of {length} bytes at {address:#x}, which is not whole pages")
-    return address, length, mapping, kept
+    return address, length, mapping, view

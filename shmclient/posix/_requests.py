@@ -45,23 +45,23 @@ def check_request(
     address: int | None, length: int, prot: int, flags: int, fd: int, offset: int, *, exact: bool
 ) -> Request:
     """Return a request with good arguments; `exact`: at this address or nowhere. OSError, TypeError."""
-    place = 0 if address is None else check_size(address, "address")
+    start = 0 if address is None else check_size(address, "address")
     check_size(length, "length", 1)
     check_size(offset, "offset")
     check_flags(prot, "protection")
     check_flags(flags, "flags")
-    if place and exact:
+    if start and exact:
         flags |= lib.MAP_FIXED_NOREPLACE
-    if flags & lib.MAP_FIXED_NOREPLACE and not place:
+    if flags & lib.MAP_FIXED_NOREPLACE and not start:
         raise failure(errno.EINVAL, "mmap at page 0, the target of every null pointer")
     if flags & _mmap.MAP_ANONYMOUS:
-        return Request(place, length, prot, flags, _ignored(fd), offset, None, True)
+        return Request(start, length, prot, flags, _ignored(fd), offset, None, True)
     which = emulation.identity(fd)
     _check_end(fd, offset + length, prot)
     if not _is_shared(flags):
-        return Request(place, length, prot, flags, fd, offset, None, True)
+        return Request(start, length, prot, flags, fd, offset, None, True)
     may_write = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    return Request(place, length, prot, flags, fd, offset, which, may_write)
+    return Request(start, length, prot, flags, fd, offset, which, may_write)
 
 
 def _is_shared(flags: int) -> bool:

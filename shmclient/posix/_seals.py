@@ -97,8 +97,8 @@ def _why(error: OSError, identity: Identity) -> str:
     if error.errno != errno.EBUSY:
         return ""
     with MAPPINGS.gate:
-        found = ", ".join(map(repr, MAPPINGS.writable(identity)))
-    return f" ({found or 'no mapping of this process by shmclient.posix'} may be written)"
+        mappings = ", ".join(map(repr, MAPPINGS.writable(identity)))
+    return f" ({mappings or 'no mapping of this process by shmclient.posix'} may be written)"
 
 
 def _open_objects() -> Iterator[Identity]:

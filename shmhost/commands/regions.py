@@ -113,7 +113,7 @@ def who(prefix: str, path: str | None, as_json: bool) -> None:
 def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
     """Show the layout of the host's windows: all generations, to scale, and free addresses."""
     with _query(path) as query:
-        regions = [found.info for found in query.inspect("")]
+        regions = [inspection.info for inspection in query.inspect("")]
         windows = query.windows()
     if svg is not None:
         Path(svg).write_text(views.map_svg(windows, regions), encoding="utf-8")

@@ -111,10 +111,10 @@ def age(since_ns: int, now_ns: int) -> str:
     return f"{seconds} s"
 
 
-def who_rows(found: Iterable[Inspection]) -> list[dict[str, object]]:
+def who_rows(inspections: Iterable[Inspection]) -> list[dict[str, object]]:
     """Return a row for each lease, as JSON has it; a region that nobody holds has one without a holder."""
     rows: list[dict[str, object]] = []
-    for info, holders in found:
+    for info, holders in inspections:
         region = {"name": info.name, "generation": info.generation, "state": info.state}
         rows += [region | _holder_row(holder) for holder in holders] or [region]
     return rows
@@ -159,29 +159,29 @@ class Block(NamedTuple):
 def blocks(window: tuple[int, int], regions: Iterable[RegionInfo]) -> list[Block]:
     """Return what follows what in a window, in the order of addresses, without the free end."""
     base, size = window
-    found: list[Block] = []
+    result: list[Block] = []
     at = base
     for info in sorted(regions, key=lambda info: info.address):
         if not base <= info.address < base + size:
             continue
         if info.address > at:
-            found.append(Block(at, info.address - at, None))
+            result.append(Block(at, info.address - at, None))
         at = info.address + span_size(info.capacity)
-        found.append(Block(info.address, at - info.address, info))
-    return found
+        result.append(Block(info.address, at - info.address, info))
+    return result
 
 
 def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int) -> list[Text]:
     """Return a picture of a window: a line for each region, with a bar to scale; at most `width` columns."""
     base, size = window
-    found = blocks(window, regions)
-    used = sum(block.size for block in found if block.info is not None)
+    rows = blocks(window, regions)
+    used = sum(block.size for block in rows if block.info is not None)
     lines = [
         Text(f"{base:#x}-{base + size:#x}  {format_size(size)}, {format_size(used)} taken", style="bold")
     ]
-    largest = max((block.size for block in found if block.info is not None), default=1)
+    largest = max((block.size for block in rows if block.info is not None), default=1)
     room = max(width - 62, 8)
-    for block in found:
+    for block in rows:
         bar = "█" * max(round(room * block.size / largest), 1)
         if block.info is None:
             lines.append(Text(f"{block.start:#x} {format_size(block.size):>10}  free", style="dim"))
@@ -203,11 +203,11 @@ def map_svg(windows: Sequence[tuple[int, int]], regions: Sequence[RegionInfo]) -
     rows: list[str] = []
     y = 30
     for window in windows:
-        found = [block for block in blocks(window, regions) if block.info is not None]
+        drawn = [block for block in blocks(window, regions) if block.info is not None]
         rows.append(_svg_text(20, y, f"window {window[0]:#x}, {format_size(window[1])}", bold=True))
         y += 14
-        largest = max((block.size for block in found), default=1)
-        for block in found:
+        largest = max((block.size for block in drawn), default=1)
+        for block in drawn:
             assert block.info is not None
             rows += _svg_row(y, block.info, block.size / largest)
             y += 24

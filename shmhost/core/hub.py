@@ -64,8 +64,10 @@ class Hub:
             len(self.listeners),
             meter.connections,
             meter.dropped,
-            tuple(m.Total(state, *found) for state, found in sorted(tallies.states().items())),
+            tuple(m.Total(state, *total) for state, total in sorted(tallies.states().items())),
             tuple(accounts[:MAX_ACCOUNTS]),
-            tuple(m.Timing(name, one.count, one.total_ns) for name, one in sorted(meter.latencies.items())),
-            tuple(m.Tally(*one) for one in sorted(meter.refusals.items())),
+            tuple(
+                m.Timing(name, tally.count, tally.total_ns) for name, tally in sorted(meter.latencies.items())
+            ),
+            tuple(m.Tally(*tally) for tally in sorted(meter.refusals.items())),
         )

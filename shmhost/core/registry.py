@@ -68,8 +68,8 @@ class Registry:
                 f"{request.size} bytes do not fit in a window: {self.allocator.largest()} bytes at most"
             )
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
-        place = self.allocator.take(capacity)
-        if place is None:
+        span = self.allocator.take(capacity)
+        if span is None:
             charge.release()
             raise QuotaExceeded(
                 f"no window has {capacity} bytes of addresses free: close views of old generations, or "
@@ -84,8 +84,8 @@ class Registry:
             backend=backend,
             room=request.size,
             capacity=capacity,
-            span=place[0],
-            window=place[1],
+            span=span[0],
+            window=span[1],
             charge=charge,
         )
         self.creating[region.name] = self.regions[region.number] = region
@@ -149,9 +149,9 @@ class Registry:
         try:
             return self.current[name]
         except KeyError:
-            known = len(self.current)
+            count = len(self.current)
             raise RegionNotFound(
-                f"no region is named {name!r} ({known} others are). `shmhost ls` shows them; "
+                f"no region is named {name!r} ({count} others are). `shmhost ls` shows them; "
                 "wait=SECONDS waits for it"
             ) from None
 
@@ -209,20 +209,21 @@ class Registry:
 
         The second value says whether there are more. At least one region is returned when there is one.
         """
-        found: list[Inspection] = []
+        inspections: list[Inspection] = []
         room = limit
         for region in self.regions.values():  # in the order of their numbers: each is larger than all before
             if region.number <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
                 continue
-            if found and (len(region.leases) > room or len(found) == MAX_INSPECTED):
-                return tuple(found), True
+            if inspections and (len(region.leases) > room or len(inspections) == MAX_INSPECTED):
+                return tuple(inspections), True
             leases = itertools.islice(region.leases.values(), limit)
             holders = tuple(
-                Holder(one.number, one.peer.uid, one.peer.gid, one.peer.pid, one.since_ns) for one in leases
+                Holder(lease.number, lease.peer.uid, lease.peer.gid, lease.peer.pid, lease.since_ns)
+                for lease in leases
             )
-            found.append(Inspection(region.info(), holders))
+            inspections.append(Inspection(region.info(), holders))
             room -= len(holders)
-        return tuple(found), False
+        return tuple(inspections), False
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends.

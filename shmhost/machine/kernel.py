@@ -48,7 +48,7 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
 
 
 def _limits_above(folder: Path, base: Path, name: str) -> list[tuple[int, str]]:
-    found = []
+    limits = []
     for above in chain([folder], folder.parents):  # never all at once: a line can be all slashes
         if above.is_relative_to(base):
             try:
@@ -56,5 +56,5 @@ def _limits_above(folder: Path, base: Path, name: str) -> list[tuple[int, str]]:
             except (FileNotFoundError, NotADirectoryError):
                 continue  # the root has none, nor has version 1's folder under version 2
             limit = _UNLIMITED if text == "max" else to_number(text, above / name)
-            found += [(limit, str(above / name))] if limit < _UNLIMITED else []
-    return found
+            limits += [(limit, str(above / name))] if limit < _UNLIMITED else []
+    return limits

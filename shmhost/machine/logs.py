@@ -76,8 +76,8 @@ class PatientHandler(logging.Handler):
             self.release()
             if lost:
                 text = "%d log lines dropped: the reader of stderr is too slow"
-                told = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
-                self._write_line(self._line(told))
+                notice = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
+                self._write_line(self._line(notice))
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return self.format(record).encode(errors="backslashreplace") + b"\n"

@@ -86,16 +86,16 @@ def _region_families(snapshot: Snapshot) -> Iterator[Any]:
     states = [totals.get(state, Total(state, 0, 0, 0)) for state in STATES]
     users = snapshot.measured.accounts
     windows = snapshot.windows
-    yield _gauges("regions", "Regions", "state", [(one.state, one.regions) for one in states])
+    yield _gauges("regions", "Regions", "state", [(entry.state, entry.regions) for entry in states])
     text = "Bytes of regions, as whole objects"
-    yield _gauges("region_bytes", text, "state", [(one.state, one.capacity) for one in states])
+    yield _gauges("region_bytes", text, "state", [(entry.state, entry.capacity) for entry in states])
     text = "Leases: regions that clients may have mapped"
-    yield _gauges("leases", text, "state", [(one.state, one.leases) for one in states])
-    yield _gauges("user_regions", "Regions of a user", "uid", [(one.uid, one.regions) for one in users])
+    yield _gauges("leases", text, "state", [(entry.state, entry.leases) for entry in states])
+    yield _gauges("user_regions", "Regions of a user", "uid", [(user.uid, user.regions) for user in users])
     text = "Bytes of a user's regions, as whole objects"
-    yield _gauges("user_bytes", text, "uid", [(one.uid, one.capacity) for one in users])
+    yield _gauges("user_bytes", text, "uid", [(user.uid, user.capacity) for user in users])
     text = "Connected clients of a user"
-    yield _gauges("user_clients", text, "uid", [(one.uid, one.clients) for one in users])
+    yield _gauges("user_clients", text, "uid", [(user.uid, user.clients) for user in users])
     text = "Addresses of a window"
     yield _gauges("window_bytes", text, "window", [(hex(base), size) for base, size, _ in windows])
     text = "Free addresses of a window"
@@ -155,15 +155,15 @@ async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> 
 
 @contextlib.contextmanager
 def _listening(address: str, mode: int) -> Iterator[socket.socket]:
-    place = metrics_place(address)
-    assert place is not None
-    if isinstance(place, str):
-        with SocketFile(place, mode, "choose another --metrics") as listener:
+    target = metrics_place(address)
+    assert target is not None
+    if isinstance(target, str):
+        with SocketFile(target, mode, "choose another --metrics") as listener:
             yield listener
         return
-    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
     try:
-        listener = socket.create_server(place, family=family)
+        listener = socket.create_server(target, family=family)
     except OSError as error:
         raise HostError(
             f"cannot serve metrics at {address}: {error.strerror}; choose another --metrics"

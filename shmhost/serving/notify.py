@@ -89,9 +89,9 @@ def _what_is_wrong(listener: socket.socket) -> str | None:
     return None
 
 
-def _refusal(found: str) -> InvalidArgument:
+def _refusal(problem: str) -> InvalidArgument:
     return InvalidArgument(
-        f"descriptor {LISTEN_FDS_START}, passed with $LISTEN_FDS, is {found}: pass one listening AF_UNIX "
+        f"descriptor {LISTEN_FDS_START}, passed with $LISTEN_FDS, is {problem}: pass one listening AF_UNIX "
         "stream socket, ListenStream=/a/path with Accept=no, or unset $LISTEN_FDS"
     )
 

@@ -93,12 +93,12 @@ class Host:
         HostError when the socket cannot be had: another host has it, or something else lies there.
         """
         cure = "choose another place with --socket or $SHMHOST_SOCKET"
-        place = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
-        with self._inherited(place) if self._listener else place as listener:
+        socket_file = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
+        with self._inherited(socket_file) if self._listener else socket_file as listener:
             try:
                 async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
-                    self._count_start(place)
-                    self._resume_generations(place.lock)
+                    self._count_start(socket_file)
+                    self._resume_generations(socket_file.lock)
                     await self._serve(listener, task_status)
             finally:
                 self._close_later()
@@ -106,7 +106,7 @@ class Host:
         LOG.info("stopped")
 
     @contextlib.contextmanager
-    def _inherited(self, place: SocketFile) -> Iterator[socket.socket]:
+    def _inherited(self, socket_file: SocketFile) -> Iterator[socket.socket]:
         """Give the inherited listener; take the lock of its path where that can be had.
 
         So a host that is started by hand at the same path finds that it is taken.
@@ -114,19 +114,19 @@ class Host:
         assert self._listener is not None
         with self._listener as listener:
             try:
-                place.lock.take()
+                socket_file.lock.take()
             except (OSError, HostError) as error:
                 LOG.warning("there is no lock: %s", error)
-                place.lock.release()
+                socket_file.lock.release()
             try:
                 yield listener
             finally:
-                place.lock.release()
+                socket_file.lock.release()
 
-    def _count_start(self, place: SocketFile) -> None:
-        self._hub.meter.restarts = place.lock.starts
+    def _count_start(self, socket_file: SocketFile) -> None:
+        self._hub.meter.restarts = socket_file.lock.starts
         try:
-            place.lock.count()
+            socket_file.lock.count()
         except OSError as error:  # no lock, or no space: a figure less
             LOG.warning("cannot count this start: %s", error.strerror)
 
@@ -180,7 +180,10 @@ class Host:
     def _snapshot(self) -> metrics.Snapshot:
         return metrics.Snapshot(
             self._hub.measure(0),
-            {name: (list(one.counts), one.total_ns) for name, one in self._hub.meter.latencies.items()},
+            {
+                name: (list(latency.counts), latency.total_ns)
+                for name, latency in self._hub.meter.latencies.items()
+            },
             [(window.base, window.size, window.free()) for window in self.registry.allocator.windows],
         )
 

@@ -20,29 +20,29 @@ MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
 MAP_WRITABLE = lib.SHM_MAP_WRITABLE
 
 
-def native_header(address: int, kept: object) -> Any:
+def native_header(address: int, owner: object) -> Any:
     """Return the `struct shm_region_header *` at an address; it keeps an object alive."""
-    return pointer_keeping(ffi, ffi.typeof("struct shm_region_header *"), address, kept)
+    return pointer_keeping(ffi, ffi.typeof("struct shm_region_header *"), address, owner)
 
 
-def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, kept: object) -> Any:
+def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, owner: object) -> Any:
     """Return a pointer of the caller's own cffi FFI that keeps an object alive."""
     # Not from_buffer() of a view: if a memoryview with exports is collected in a cycle, the process crashes
     # (CPython 3.11). Not ffi.gc(): its destructor runs before those of other objects in the cycle.
     size = user_ffi.sizeof(pointer_type.item)
-    return user_ffi.from_buffer(pointer_type, bytes_keeping(address, size, kept))
+    return user_ffi.from_buffer(pointer_type, bytes_keeping(address, size, owner))
 
 
-def bytes_keeping(address: int, size: int, kept: object) -> Any:
+def bytes_keeping(address: int, size: int, owner: object) -> Any:
     """Return an object whose buffer is raw memory, read-only; it keeps an object alive."""
-    return bytes_at(address, size, _Keeper(kept))
+    return bytes_at(address, size, _Keeper(owner))
 
 
 class _Keeper:
     """A release callback that does nothing, but keeps an object alive until it is called."""
 
-    def __init__(self, kept: object) -> None:
-        self._kept = kept
+    def __init__(self, owner: object) -> None:
+        self._kept = owner
 
     def __call__(self) -> None:
         """Do nothing: the object is released with this callback."""
@@ -113,22 +113,22 @@ def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writ
     Read-only memory must be read-only in this object, not just in a view of it: NumPy asks the base object of
     a view whether `array.flags.writeable = True` is allowed (`_IsWriteable` in its flagsobject.c).
     """
-    made: list[Any] = []
-    if lib.shm_memory_new(id(made), address, size, is_writable, id(on_release)):
+    memory: list[Any] = []
+    if lib.shm_memory_new(id(memory), address, size, is_writable, id(on_release)):
         on_release()
         raise OutOfMemory(f"no memory is left for a view of {size} bytes at {address:#x}")
-    return made[0]
+    return memory[0]
 
 
-def exports(made: Any) -> int:
+def exports(memory: Any) -> int:
     """Return the number of live views of an object from `bytes_at`, including arrays and pins."""
-    count: int = lib.shm_memory_exports(id(made))
+    count: int = lib.shm_memory_exports(id(memory))
     return count
 
 
-def disown(made: Any) -> None:
+def disown(memory: Any) -> None:
     """Make an object from `bytes_at` never call its `on_release`; it must have no views, and get none."""
-    lib.shm_memory_disown(id(made))
+    lib.shm_memory_disown(id(memory))
 
 
 def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
@@ -161,10 +161,10 @@ def mapping_at(address: int) -> str | None:
 def occupants(address: int, size: int) -> str:
     """Describe this process's mappings in a range of addresses: up to three lines of /proc/self/maps."""
     try:
-        found = [line for line in _maps() if _overlaps(line, address, address + size)]
+        lines = [line for line in _maps() if _overlaps(line, address, address + size)]
     except OSError as error:
         return f"an unknown mapping: {error}"
-    return "; ".join(found[:3]) or "a mapping that no longer exists"
+    return "; ".join(lines[:3]) or "a mapping that no longer exists"
 
 
 def conflict(address: int, size: int) -> AddressConflict:

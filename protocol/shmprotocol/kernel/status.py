@@ -98,27 +98,27 @@ def describe(fd: int) -> Status:
     OSError with errno EBADF if it is not open.
     """
     try:
-        found = os.fstat(fd)
+        status = os.fstat(fd)
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     except (OSError, OverflowError) as error:  # OverflowError: a number that no C int holds
         if isinstance(error, OSError) and error.errno != errno.EBADF:
             raise
         raise OSError(errno.EBADF, f"descriptor {fd} is not open: pass the number of an open one") from None
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     return Status(
-        type=next((name for is_type, name in _TYPES if is_type(found.st_mode)), "other"),
-        device=(os.major(found.st_dev), os.minor(found.st_dev)),
-        inode=found.st_ino,
+        type=next((name for is_type, name in _TYPES if is_type(status.st_mode)), "other"),
+        device=(os.major(status.st_dev), os.minor(status.st_dev)),
+        inode=status.st_ino,
         mode=mode,
         permissions=permission_string(mode, FP_SPECIAL),
-        links=found.st_nlink,
-        uid=found.st_uid,
-        gid=found.st_gid,
-        owner=_owner(found.st_uid),
-        group=_group(found.st_gid),
-        size=found.st_size,
-        blocks=found.st_blocks,
-        block_size=found.st_blksize,
+        links=status.st_nlink,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        owner=_owner(status.st_uid),
+        group=_group(status.st_gid),
+        size=status.st_size,
+        blocks=status.st_blocks,
+        block_size=status.st_blksize,
         seals=_seals(fd),
         access=_access(flags),
     )

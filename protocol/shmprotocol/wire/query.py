@@ -171,7 +171,7 @@ class Query:
             self._socket.close()
         descriptors.close_all(self._connection.drain())
 
-    def ask(self, request: m.Message, wanted: type[Reply]) -> Reply:
+    def ask(self, request: m.Message, kind: type[Reply]) -> Reply:
         """Send a request and return its reply, of the expected type.
 
         HostTimeout: no reply in time. HostGone, RemoteProtocolError: there will be none. A refusal is raised.
@@ -192,8 +192,8 @@ class Query:
             raise refusal(reply.code, reply.text)
         if isinstance(reply, m.Goodbye):
             raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
-        if not isinstance(reply, wanted):
-            raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {wanted.__name__}")
+        if not isinstance(reply, kind):
+            raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {kind.__name__}")
         return reply
 
     def _exchange(self, sock: socket.socket, request: m.Message) -> m.Message:

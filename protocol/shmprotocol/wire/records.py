@@ -109,7 +109,7 @@ def _sequence(item: Any) -> Check:
             raise TypeError(f"{shown(value)} has items that are not a {kind.__name__}")
         if item is int and value and not _in_range(value):
             raise TypeError(f"{shown(value)} has items that are not integers from 0 to 2**64 - 1")
-        return value if check is None else tuple([check(one) for one in value])
+        return value if check is None else tuple([check(element) for element in value])
 
     return check_sequence
 
@@ -118,9 +118,9 @@ def _integers(count: int) -> Check:
     expected = (int,) * count
 
     def check_integers(value: Any) -> object:
-        known = value[:count]
-        if tuple(map(type, known)) != expected or not _in_range(known):
+        numbers = value[:count]
+        if tuple(map(type, numbers)) != expected or not _in_range(numbers):
             raise TypeError(f"{shown(value)} is not {count} integers from 0 to 2**64 - 1")
-        return known
+        return numbers
 
     return check_integers

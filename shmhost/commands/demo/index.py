@@ -55,13 +55,13 @@ class Words:
         self.files.append(name.encode("utf-8", "surrogateescape"))
         postings = self.postings
         for line, content in enumerate(text.split(b"\n"), 1):
-            place = line << LINE_SHIFT | number
+            posting = line << LINE_SHIFT | number
             for word in set(WORD.findall(content)):
                 places = postings.get(word)
                 if places is None:
-                    postings[word] = array("Q", (place,))
+                    postings[word] = array("Q", (posting,))
                 else:
-                    places.append(place)
+                    places.append(posting)
 
     def posting_count(self) -> int:
         """Return how many postings there are in all."""
@@ -169,11 +169,11 @@ def places(ffi: cffi.FFI, index: Any, word: bytes) -> Iterator[tuple[str, int]]:
 
 def _place_texts(builder: RegionBuilder, texts: Iterable[bytes]) -> array[int]:
     """Copy texts in, each with a zero byte behind it; return their addresses."""
-    found = list(texts)
-    address = builder.alloc(sum(map(len, found)) + len(found), 1)
-    _write(builder, address, b"".join(text + b"\0" for text in found))
+    strings = list(texts)
+    address = builder.alloc(sum(map(len, strings)) + len(strings), 1)
+    _write(builder, address, b"".join(text + b"\0" for text in strings))
     addresses = array("Q")
-    for text in found:
+    for text in strings:
         addresses.append(address)
         address += len(text) + 1
     return addresses
@@ -182,9 +182,9 @@ def _place_texts(builder: RegionBuilder, texts: Iterable[bytes]) -> array[int]:
 def _place_postings(builder: RegionBuilder, words: Words) -> array[int]:
     together, addresses = array("Q"), array("Q")
     start = builder.alloc(words.posting_count() * _POSTING, 8)
-    for found in words.postings.values():
+    for postings in words.postings.values():
         addresses.append(start + len(together) * _POSTING)
-        together.extend(found)
+        together.extend(postings)
     _write(builder, start, together)
     return addresses
 

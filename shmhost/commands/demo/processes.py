@@ -167,8 +167,8 @@ def _no_core_file() -> Iterator[None]:
 
 def _mapping(smaps: str, address: int) -> str:
     """Return what smaps says of the mapping that starts at an address."""
-    _, found, after = f"\n{smaps}".partition(f"\n{address:08x}-")
-    if not found:
+    _, separator, after = f"\n{smaps}".partition(f"\n{address:08x}-")
+    if not separator:
         raise ShmError(f"a reader reports {address:#x}, but has nothing mapped there")
     return after.partition("VmFlags:")[0]
 

@@ -103,18 +103,18 @@ def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
     ffi = word_index.make_ffi()
     folder, _ = word_index.standard_library()
     root = region.root(ffi, "struct word_index *")
-    found = list(word_index.places(ffi, root, os.fsencode(word)))
-    for name, line in found[:MAX_PLACES]:
+    occurrences = list(word_index.places(ffi, root, os.fsencode(word)))
+    for name, line in occurrences[:MAX_PLACES]:
         content = (folder / name).read_bytes().split(b"\n")[line - 1].decode(errors="replace")
         text = Text.assemble((f"{name}:{line}", "bold"), "  ", content.strip())
         # A terminal gets one row for each; a pipe the whole line.
         overflow: OverflowMethod = "ellipsis" if console.is_terminal else "ignore"
         console.print(text, no_wrap=True, overflow=overflow, crop=console.is_terminal)
-    if len(found) > MAX_PLACES:
-        console.print(f"... and {len(found) - MAX_PLACES:,} more", highlight=False)
-    lines = "line" if len(found) == 1 else "lines"
-    console.print(f"{word!r} occurs in {len(found):,} {lines}", markup=False, highlight=False)
-    return 0 if found else 1
+    if len(occurrences) > MAX_PLACES:
+        console.print(f"... and {len(occurrences) - MAX_PLACES:,} more", highlight=False)
+    lines = "line" if len(occurrences) == 1 else "lines"
+    console.print(f"{word!r} occurs in {len(occurrences):,} {lines}", markup=False, highlight=False)
+    return 0 if occurrences else 1
 
 
 def _compile(console: Console, folder: str) -> str | None:
@@ -191,13 +191,13 @@ def _is_one_copy(console: Console, region: shmclient.Region, readers: list[Reade
     _judge(console, same, f"The base address is the same in all {len(readers)} processes.")
     read = sum(reader.resident for reader in readers) / MIB
     taken = sum(reader.share for reader in readers) / MIB
-    one = taken <= region.header.capacity / MIB
+    is_one_copy = taken <= region.header.capacity / MIB
     _judge(
         console,
-        one,
+        is_one_copy,
         f"They read {read:.1f} MiB of it, and that takes {taken:.1f} MiB (sum of PSS): one copy.",
     )
-    return same and one
+    return same and is_one_copy
 
 
 def _is_safe(

@@ -60,13 +60,13 @@ def unchecked(topic: str, error: Exception) -> Finding:
 
 def kernel(release: str, machine: str, bits: int) -> Finding:
     """Judge the kernel's release and the width of this process's pointers."""
-    found = f"Linux {release:.60} on {machine:.20}, a {bits}-bit process"
+    finding = f"Linux {release:.60} on {machine:.20}, a {bits}-bit process"
     version = re.match(r"(\d{1,4})\.(\d{1,4})", release, re.ASCII)
     if version is None:
-        return Finding("kernel", NOTE, f"{found}: not a version", "Linux 5.10 or newer is needed")
+        return Finding("kernel", NOTE, f"{finding}: not a version", "Linux 5.10 or newer is needed")
     if (int(version[1]), int(version[2])) < KERNEL_LEAST or bits != 64:
-        return Finding("kernel", PROBLEM, found, "use a 64-bit Python on Linux 5.10 or newer")
-    return Finding("kernel", OK, found, "")
+        return Finding("kernel", PROBLEM, finding, "use a 64-bit Python on Linux 5.10 or newer")
+    return Finding("kernel", OK, finding, "")
 
 
 def memfd(with_seal: int, without: int) -> Finding:
@@ -74,8 +74,8 @@ def memfd(with_seal: int, without: int) -> Finding:
     if not with_seal:
         return Finding("memfd", OK, "memfd_create works, with MFD_NOEXEC_SEAL", "")
     if with_seal == errno.EINVAL and not without:
-        found = "memfd_create knows no MFD_NOEXEC_SEAL (Linux 6.3): regions are made without, and work"
-        return Finding("memfd", NOTE, found, "no action needed")
+        finding = "memfd_create knows no MFD_NOEXEC_SEAL (Linux 6.3): regions are made without, and work"
+        return Finding("memfd", NOTE, finding, "no action needed")
     return Finding(
         "memfd",
         PROBLEM,
@@ -88,19 +88,19 @@ def seals(error: int) -> Finding:
     """Judge the errno (0: it worked) of adding F_SEAL_FUTURE_WRITE."""
     if not error:
         return Finding("seals", OK, "F_SEAL_FUTURE_WRITE works", "")
-    found = f"F_SEAL_FUTURE_WRITE (Linux 5.1) fails: {os.strerror(error)}"
-    return Finding("seals", NOTE, found, "seal='writer' is refused here: publish with seal='full'")
+    finding = f"F_SEAL_FUTURE_WRITE (Linux 5.1) fails: {os.strerror(error)}"
+    return Finding("seals", NOTE, finding, "seal='writer' is refused here: publish with seal='full'")
 
 
 def memfd_policy(value: int) -> Finding:
     """Judge the sysctl vm.memfd_noexec."""
-    found = f"vm.memfd_noexec is {value}"
+    finding = f"vm.memfd_noexec is {value}"
     if value < 2:
-        return Finding("memfd policy", OK, found, "")
+        return Finding("memfd policy", OK, finding, "")
     return Finding(
         "memfd policy",
         NOTE,
-        f"{found}: memfds without MFD_NOEXEC_SEAL are refused; the host's have it",
+        f"{finding}: memfds without MFD_NOEXEC_SEAL are refused; the host's have it",
         "programs that make memfds of their own must pass MFD_NOEXEC_SEAL",
     )
 
@@ -117,22 +117,22 @@ def peer_death(error: int) -> Finding:
     )
 
 
-def fixed_addresses(kept: bool) -> Finding:
+def fixed_addresses(is_kept: bool) -> Finding:
     """Judge whether a mapping stayed where another one was wanted with MAP_FIXED_NOREPLACE."""
-    if kept:
+    if is_kept:
         return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE replaces no mapping", "")
-    found = "MAP_FIXED_NOREPLACE (Linux 4.17) replaced a mapping: attaching can destroy memory"
-    return Finding("fixed addresses", PROBLEM, found, "use Linux 5.10 or newer, not an emulation of it")
+    finding = "MAP_FIXED_NOREPLACE (Linux 4.17) replaced a mapping: attaching can destroy memory"
+    return Finding("fixed addresses", PROBLEM, finding, "use Linux 5.10 or newer, not an emulation of it")
 
 
 def open_files(soft: int, hard: int) -> Finding:
     """Judge RLIMIT_NOFILE, in descriptors."""
-    found = f"RLIMIT_NOFILE is {_limit(soft)}, its hard limit {_limit(hard)}"
+    finding = f"RLIMIT_NOFILE is {_limit(soft)}, its hard limit {_limit(hard)}"
     advice = "raise it: `ulimit -n 65536`, LimitNOFILE=65536 under systemd, docker --ulimit nofile=65536"
     if soft == NO_LIMIT or soft >= MANY:
-        return Finding("open files", OK, found, "")
-    found += ": a region takes 1 or 2 descriptors in the host, and as many in each client"
-    return Finding("open files", PROBLEM if soft < FEW else NOTE, found, advice)
+        return Finding("open files", OK, finding, "")
+    finding += ": a region takes 1 or 2 descriptors in the host, and as many in each client"
+    return Finding("open files", PROBLEM if soft < FEW else NOTE, finding, advice)
 
 
 def address_space(soft: int, used: int, windows: int) -> Finding:
@@ -140,15 +140,15 @@ def address_space(soft: int, used: int, windows: int) -> Finding:
     if soft == NO_LIMIT:
         return Finding("address space", OK, "RLIMIT_AS has no limit", "")
     left = max(soft - used, 0)
-    found = (
+    finding = (
         f"RLIMIT_AS is {format_size(soft)}, {format_size(left)} are left, and the windows have "
         f"{format_size(windows)}"
     )
     if left >= windows:
-        return Finding("address space", OK, found, "")
+        return Finding("address space", OK, finding, "")
     state = PROBLEM if left < ADDRESSES_LEAST else NOTE
     advice = "remove it: `ulimit -v unlimited`, LimitAS=infinity; reserved addresses cost no memory"
-    return Finding("address space", state, f"{found}: {_ON_ITS_OWN}", advice)
+    return Finding("address space", state, f"{finding}: {_ON_ITS_OWN}", advice)
 
 
 def locked_memory(soft: int) -> Finding:
@@ -167,26 +167,26 @@ def locked_memory(soft: int) -> Finding:
 def mappings(limit: int, used: int) -> Finding:
     """Judge vm.max_map_count, in mappings a process, against how many this one has."""
     regions = max(limit - used, 0) // 2  # one mapping, and the gap behind it is another
-    found = f"vm.max_map_count is {limit}, {used} are in use: a process can map {regions} regions"
+    finding = f"vm.max_map_count is {limit}, {used} are in use: a process can map {regions} regions"
     if regions >= MANY:
-        return Finding("mappings", OK, found, "")
+        return Finding("mappings", OK, finding, "")
     state = PROBLEM if regions < FEW else NOTE
-    return Finding("mappings", state, found, "raise it: sysctl vm.max_map_count=262144")
+    return Finding("mappings", state, finding, "raise it: sysctl vm.max_map_count=262144")
 
 
 def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) -> Finding:
     """Judge the budget against the machine's memory and each (limit, where it is from), all in bytes."""
     limit, source = min(limits, default=(total, ""))
-    found = f"the budget is {format_size(budget)}"
+    finding = f"the budget is {format_size(budget)}"
     if limits and budget > limit:
-        found += f", over the limit of this cgroup, {format_size(limit)} ({source})"
+        finding += f", over the limit of this cgroup, {format_size(limit)} ({source})"
         advice = "lower --budget or raise the limit: over the limit, the kernel kills, with no QuotaExceeded"
-        return Finding("memory", PROBLEM, found, advice)
+        return Finding("memory", PROBLEM, finding, advice)
     if budget > total:
-        found += f", and this machine has {format_size(total)}"
-        return Finding("memory", NOTE, found, "lower --budget, unless swap is meant to be used")
+        finding += f", and this machine has {format_size(total)}"
+        return Finding("memory", NOTE, finding, "lower --budget, unless swap is meant to be used")
     where = f"limit of this cgroup: {format_size(limit)}" if limits else "no cgroup limits this process"
-    return Finding("memory", OK, f"{found} of {format_size(total)}; {where}", "")
+    return Finding("memory", OK, f"{finding} of {format_size(total)}; {where}", "")
 
 
 def container(sign: str, limits: Sequence[tuple[int, str]]) -> Finding:
@@ -195,11 +195,11 @@ def container(sign: str, limits: Sequence[tuple[int, str]]) -> Finding:
         return Finding("container", OK, "no container detected", "")
     if limits:
         size = format_size(min(limits)[0])
-        found = f"in a container ({sign}), with {size} of memory"
-        return Finding("container", NOTE, found, "keep the budget plus all other memory in it below that")
+        finding = f"in a container ({sign}), with {size} of memory"
+        return Finding("container", NOTE, finding, "keep the budget plus all other memory in it below that")
     advice = "set one (docker run --memory) to protect other containers from this one"
-    found = f"in a container ({sign}), without a memory limit of its own"
-    return Finding("container", NOTE, found, advice)
+    finding = f"in a container ({sign}), without a memory limit of its own"
+    return Finding("container", NOTE, finding, advice)
 
 
 def huge_pages(text: str) -> Finding:
@@ -207,54 +207,54 @@ def huge_pages(text: str) -> Finding:
     match = re.search(r"\[(\w{1,20})\]", text, re.ASCII)
     if match is None:
         raise ValueError(f"shmem_enabled says {text!r:.60}, and selects nothing")
-    found = f"transparent huge pages for shared memory: {match[1]}"
+    finding = f"transparent huge pages for shared memory: {match[1]}"
     if match[1] in ("never", "deny"):
         advice = (
             "for large regions: echo within_size > /sys/kernel/mm/transparent_hugepage/shmem_enabled, "
             "or advise, for programs that call madvise(MADV_HUGEPAGE)"
         )
-        return Finding("huge pages", NOTE, found, advice)
+        return Finding("huge pages", NOTE, finding, advice)
     if match[1] in ("always", "force"):
-        found += ": a small region takes 2 MiB of memory, which the budget does not count"
-        return Finding("huge pages", NOTE, found, "if regions are small: within_size instead")
-    return Finding("huge pages", OK, found, "")
+        finding += ": a small region takes 2 MiB of memory, which the budget does not count"
+        return Finding("huge pages", NOTE, finding, "if regions are small: within_size instead")
+    return Finding("huge pages", OK, finding, "")
 
 
 def occupants(maps: str, base: int, size: int) -> list[str]:
     """Say what lies in a range, from the text of /proc/self/maps; ValueError when it has no mapping."""
-    found = [match for line in maps.splitlines() if (match := _MAPPING.match(line))]
-    if not found:
+    matches = [match for line in maps.splitlines() if (match := _MAPPING.match(line))]
+    if not matches:
         raise ValueError(f"/proc/self/maps says {maps!r:.40}, which is not a mapping")
     return [
         f"{match[4] or 'anonymous memory'} ({match[3]}) at 0x{match[1]}-0x{match[2]}"
-        for match in found
+        for match in matches
         if int(match[1], 16) < base + size and int(match[2], 16) > base
     ]
 
 
 def window(base: int, size: int, taken: Sequence[str], outcome: str) -> Finding:
     """Judge a window: what lies in it, and how its reservation went (reserved, taken or limit)."""
-    found = f"{base:#x}-{base + size:#x} ({format_size(size)})"
+    finding = f"{base:#x}-{base + size:#x} ({format_size(size)})"
     if taken or outcome == "taken":
         more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
-        found += f" is taken in this process by {'; '.join(taken[:3]) or 'an unknown mapping'}{more}"
+        finding += f" is taken in this process by {'; '.join(taken[:3]) or 'an unknown mapping'}{more}"
         advice = "give the host another window (--window BASE:SIZE), or do not load what is mapped there"
-        return Finding("window", PROBLEM, found, advice)
+        return Finding("window", PROBLEM, finding, advice)
     if outcome == "limit":
         advice = "see RLIMIT_AS (ulimit -v) and mlockall; on a smaller address space, use --window"
-        return Finding("window", NOTE, f"{found}: {_ON_ITS_OWN}", advice)
-    return Finding("window", OK, f"{found} is free, and can be reserved", "")
+        return Finding("window", NOTE, f"{finding}: {_ON_ITS_OWN}", advice)
+    return Finding("window", OK, f"{finding} is free, and can be reserved", "")
 
 
 def overcommit(value: int) -> Finding:
     """Judge the sysctl vm.overcommit_memory."""
-    found = f"vm.overcommit_memory is {value}"
+    finding = f"vm.overcommit_memory is {value}"
     if value != 2:
-        return Finding("overcommit", OK, found, "")
+        return Finding("overcommit", OK, finding, "")
     return Finding(
         "overcommit",
         NOTE,
-        f"{found}: pages of regions count against CommitLimit: filling one can fail below the budget",
+        f"{finding}: pages of regions count against CommitLimit: filling one can fail below the budget",
         "keep the budget below CommitLimit less Committed_AS in /proc/meminfo",
     )
 
@@ -265,8 +265,8 @@ def socket_file(path: str, status: SocketStatus | None) -> Finding | None:
         advice = f"start a host (shmhost serve --socket {path}), or name its socket in $SHMHOST_SOCKET"
         return Finding("socket", NOTE, f"no host: there is no {path}", advice)
     if not stat.S_ISSOCK(status.mode):
-        found = f"{path} is not a socket: {stat.filemode(status.mode)}"
-        return Finding("socket", PROBLEM, found, "move it away, or choose another path (--socket)")
+        finding = f"{path} is not a socket: {stat.filemode(status.mode)}"
+        return Finding("socket", PROBLEM, finding, "move it away, or choose another path (--socket)")
     return None
 
 
@@ -278,41 +278,41 @@ def connection(path: str, status: SocketStatus, who: Identity, error: int) -> Fi
     if error in (errno.EACCES, errno.EPERM):
         return Finding("socket", PROBLEM, *_denied(path, status, who))
     if error in (errno.EAGAIN, errno.ETIMEDOUT):
-        found = f"the host at {path} listens and does not answer"
-        return Finding("socket", PROBLEM, found, "the host is stopped or overloaded: see its log")
-    found = f"connecting to {path} fails: {os.strerror(error)}"
-    return Finding("socket", PROBLEM, found, "see the host's log: it is not a shmhost, or it is ending")
+        finding = f"the host at {path} listens and does not answer"
+        return Finding("socket", PROBLEM, finding, "the host is stopped or overloaded: see its log")
+    finding = f"connecting to {path} fails: {os.strerror(error)}"
+    return Finding("socket", PROBLEM, finding, "see the host's log: it is not a shmhost, or it is ending")
 
 
 def answer(path: str, status: SocketStatus, windows: object, configured: object) -> Finding:
     """Judge the windows that the host at a path announced against those of the settings."""
-    found = f"a host answers at {path} ({_access(status)})"
+    finding = f"a host answers at {path} ({_access(status)})"
     if windows == configured:
-        return Finding("socket", OK, found, "")
-    found += ", with windows other than those checked here"
-    return Finding("socket", NOTE, found, "give doctor the settings of that host (--window, --config)")
+        return Finding("socket", OK, finding, "")
+    finding += ", with windows other than those checked here"
+    return Finding("socket", NOTE, finding, "give doctor the settings of that host (--window, --config)")
 
 
 def socket_folder(folder: str, mode: int) -> Finding | None:
     """Judge a folder above the socket; None when nobody else can replace what is in it."""
     if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
         return None
-    found = f"{folder} ({stat.filemode(mode)}) is writable by all: anyone can replace the socket"
-    return Finding("socket folder", PROBLEM, found, f"chmod o-w {folder}")
+    finding = f"{folder} ({stat.filemode(mode)}) is writable by all: anyone can replace the socket"
+    return Finding("socket folder", PROBLEM, finding, f"chmod o-w {folder}")
 
 
 def _denied(path: str, status: SocketStatus, who: Identity) -> tuple[str, str]:
-    found = (
+    finding = (
         f"permission denied: {path} is {_access(status)}; this process is uid {who.uid}, gid {who.gid}, "
         f"groups {', '.join(map(str, sorted(who.groups))) or 'none'}"
     )
     if status.mode & _needed(status, who):
-        return found, "the mode allows it: see the folders above, and the log of the security module"
+        return finding, "the mode allows it: see the folders above, and the log of the security module"
     if not status.mode & stat.S_IWGRP or who.uid == status.uid:
-        return found, "have the host started with another --socket-mode, such as 660 (systemd: SocketMode=)"
+        return finding, "have the host started with another --socket-mode, such as 660 (systemd: SocketMode=)"
     if status.gid == 0:
-        return found, "give the socket a group of its own (systemd: SocketGroup=), and join that"
-    return found, f"join the group: usermod -aG {status.group} USER, and log in again"
+        return finding, "give the socket a group of its own (systemd: SocketGroup=), and join that"
+    return finding, f"join the group: usermod -aG {status.group} USER, and log in again"
 
 
 def _needed(status: SocketStatus, who: Identity) -> int:

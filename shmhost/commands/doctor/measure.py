@@ -74,11 +74,11 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     table.add_column("topic", no_wrap=True)
     table.add_column("found", overflow="fold")
     for finding in findings:
-        found = Text(finding.found)
+        text = Text(finding.found)
         if finding.advice:
-            found.append(f"\n-> {finding.advice}", style="bold")
+            text.append(f"\n-> {finding.advice}", style="bold")
         state = Text(finding.state, style=COLORS.get(finding.state, ""))
-        table.add_row(state, Text(finding.topic), found)
+        table.add_row(state, Text(finding.topic), text)
     return table
 
 
@@ -185,8 +185,10 @@ def _socket(config: Config, root: Path) -> list[Finding]:
 def _socket_folder(config: Config, root: Path) -> list[Finding]:
     path = Path(config.socket_path)
     # Whoever can write to a folder above can also replace the one that the socket is in.
-    folders = [one for one in Path(os.path.realpath(path)).parents if one.exists()]
-    bad = [found for one in folders if (found := judge.socket_folder(str(one), one.stat().st_mode))]
+    folders = [folder for folder in Path(os.path.realpath(path)).parents if folder.exists()]
+    bad = [
+        finding for folder in folders if (finding := judge.socket_folder(str(folder), folder.stat().st_mode))
+    ]
     return bad[:1] or [Finding("socket folder", judge.OK, f"{path.parent}: not writable by all", "")]
 
 

@@ -31,7 +31,7 @@ _UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
 
 def split_keys(data: bytes) -> list[str]:
     """Return the keys that were typed: characters, ESCAPE, and "" for each sequence of another key."""
-    return [_key(found[0]) for found in _KEY.finditer(data)]
+    return [_key(match[0]) for match in _KEY.finditer(data)]
 
 
 def _key(data: bytes) -> str:
@@ -80,10 +80,10 @@ class Keyboard:
 
     def _read(self) -> list[str]:
         try:
-            data = found = os.read(self._fd, 4096)
-            while found and _UNFINISHED.search(data):
-                found = os.read(self._fd, 4096)  # VTIME: waits 0.1 s for the rest of a sequence
-                data += found
+            data = chunk = os.read(self._fd, 4096)
+            while chunk and _UNFINISHED.search(data):
+                chunk = os.read(self._fd, 4096)  # VTIME: waits 0.1 s for the rest of a sequence
+                data += chunk
         except OSError:  # EIO: the other side of the terminal was closed
             return [END]
         return split_keys(data) if data else [END]

@@ -44,7 +44,7 @@ class Feed:
     def _ask(self) -> Sample:
         if self._query is None:
             self._query = Query(self._path).__enter__()
-        regions = tuple(found.info for found in self._query.inspect(""))
+        regions = tuple(inspection.info for inspection in self._query.inspect(""))
         return Sample(self._query.measure(), regions, time.monotonic_ns(), time.time_ns())
 
 

@@ -82,7 +82,7 @@ def compare(before: Sample | None, after: Sample) -> View:
         interval_s,
         _paces(before, after, per_s),
         _refusals(before, after, per_s),
-        tuple(sorted(after.measured.accounts, key=lambda one: (-one.capacity, one.uid))),
+        tuple(sorted(after.measured.accounts, key=lambda account: (-account.capacity, account.uid))),
         tuple(Row(info, published.get(info.name, 0) * per_s) for info in after.regions),
     )
 
@@ -90,24 +90,24 @@ def compare(before: Sample | None, after: Sample) -> View:
 def _paces(before: Sample | None, after: Sample, per_s: float) -> tuple[Pace, ...]:
     if before is None:
         return ()
-    older = {one.operation: one for one in before.measured.timings}
-    found: list[Pace] = []
+    older = {timing.operation: timing for timing in before.measured.timings}
+    paces: list[Pace] = []
     for new in after.measured.timings:
         old = older.get(new.operation, m.Timing(new.operation, 0, 0))
         requests = new.requests - old.requests
         if requests > 0:
             mean_us = (new.total_ns - old.total_ns) / requests / 1000
-            found.append(Pace(new.operation, requests * per_s, mean_us))
-    return tuple(sorted(found, key=lambda pace: (-pace.per_s, pace.operation)))
+            paces.append(Pace(new.operation, requests * per_s, mean_us))
+    return tuple(sorted(paces, key=lambda pace: (-pace.per_s, pace.operation)))
 
 
 def _refusals(before: Sample | None, after: Sample, per_s: float) -> tuple[tuple[str, float], ...]:
     if before is None:
         return ()
-    older = {one.code: one.refusals for one in before.measured.refusals}
-    more = [(one.code, one.refusals - older.get(one.code, 0)) for one in after.measured.refusals]
-    found = [(code, count * per_s) for code, count in more if count > 0]
-    return tuple(sorted(found, key=lambda one: (-one[1], one[0])))
+    older = {tally.code: tally.refusals for tally in before.measured.refusals}
+    more = [(tally.code, tally.refusals - older.get(tally.code, 0)) for tally in after.measured.refusals]
+    rates = [(code, count * per_s) for code, count in more if count > 0]
+    return tuple(sorted(rates, key=lambda tally: (-tally[1], tally[0])))
 
 
 def _published(before: Sample | None, after: Sample) -> dict[str, int]:
@@ -115,10 +115,10 @@ def _published(before: Sample | None, after: Sample) -> dict[str, int]:
     if before is None:
         return {}
     older = _newest(before.regions)
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, new in _newest(after.regions).items():
-        found[name] = new - older.get(name, new - 1)
-    return found
+        counts[name] = new - older.get(name, new - 1)
+    return counts
 
 
 def _newest(regions: Iterable[m.RegionInfo]) -> dict[str, int]:
@@ -158,12 +158,12 @@ def press(state: State, key: str) -> State | None:
 
 def as_dict(view: View, state: State) -> dict[str, object]:
     """Return the figures as JSON has them: bytes, seconds, and times a second."""
-    told = view.measured
+    measured = view.measured
     rows = sort_rows(view.rows, state.sort, state.reverse)
     return {
         "socket": state.socket,
         "uptime_s": _uptime_ns(view) / _NS,
-        **{key: getattr(told, key) for key in ("restarts", "clients", "listeners", "budget", "used")},
+        **{key: getattr(measured, key) for key in ("restarts", "clients", "listeners", "budget", "used")},
         "rates": {pace.operation: round(pace.per_s, 3) for pace in view.paces},
         "mean_us": {pace.operation: round(pace.mean_us, 3) for pace in view.paces},
         "refusals": {code: round(per_s, 3) for code, per_s in view.refusals},
@@ -208,11 +208,11 @@ def _fitted(line: Text, width: int) -> Text:
 
 
 def _head(view: View, state: State, width: int) -> Text:
-    told = view.measured
-    regions = sum(total.regions for total in told.totals)
+    measured = view.measured
+    regions = sum(total.regions for total in measured.totals)
     rest = (
-        f"  up {age(told.started_ns, view.now_ns)}  restarts {told.restarts}  clients {told.clients}"
-        f"  listeners {told.listeners}  regions {regions}"
+        f"  up {age(measured.started_ns, view.now_ns)}  restarts {measured.restarts}"
+        f"  clients {measured.clients}  listeners {measured.listeners}  regions {regions}"
     )
     title = "shmhost top"
     socket = printable(state.socket)
@@ -224,13 +224,13 @@ def _head(view: View, state: State, width: int) -> Text:
 
 def _figures(view: View, width: int) -> list[Text]:
     """Return the lines between head and table, those that may go last when there is no room."""
-    paces = [f"{one.operation} {_number(one.per_s)}/s {one.mean_us:.0f} us" for one in view.paces]
+    paces = [f"{row.operation} {_number(row.per_s)}/s {row.mean_us:.0f} us" for row in view.paces]
     if not view.interval_s:
         paces = ["from the next sample on"]
     users = [
-        f"uid {one.uid}: {format_size(one.capacity)}, {_count(one.regions, 'region')}, "
-        f"{_count(one.clients, 'client')}"
-        for one in view.users
+        f"uid {row.uid}: {format_size(row.capacity)}, {_count(row.regions, 'region')}, "
+        f"{_count(row.clients, 'client')}"
+        for row in view.users
     ]
     lines = [_memory(view.measured, width), _list("requests", paces, width)]
     if view.refusals:
@@ -239,13 +239,13 @@ def _figures(view: View, width: int) -> list[Text]:
     return [*lines, _list("users", users, width)]
 
 
-def _memory(told: m.Measured, width: int) -> Text:
-    share = told.used / told.budget if told.budget else 0.0
-    text = f"{format_size(told.used)} of {format_size(told.budget)}, {share:.0%}"
+def _memory(measured: m.Measured, width: int) -> Text:
+    share = measured.used / measured.budget if measured.budget else 0.0
+    text = f"{format_size(measured.used)} of {format_size(measured.budget)}, {share:.0%}"
     line = Text.assemble((f"{'memory':<10}", "bold"))
     room = width - 10 - len(text) - 2
     if room >= 8:
-        full = min(max(round(room * share), told.used > 0), room)
+        full = min(max(round(room * share), measured.used > 0), room)
         line.append("█" * full, style="green" if share < 0.9 else "red")
         line.append("░" * (room - full) + "  ", style="dim")
     return line.append(text)
@@ -254,9 +254,9 @@ def _memory(told: m.Measured, width: int) -> Text:
 def _list(title: str, parts: Sequence[str], width: int) -> Text:
     """Return a line of as many parts as fit, and how many do not."""
     line = Text.assemble((f"{title:<10}", "bold"), parts[0] if parts else "none")
-    for place, part in enumerate(parts[1:], 1):
-        rest = f"  +{len(parts) - place} more"
-        reserve = len(rest) if place < len(parts) - 1 else 0
+    for index, part in enumerate(parts[1:], 1):
+        rest = f"  +{len(parts) - index} more"
+        reserve = len(rest) if index < len(parts) - 1 else 0
         if line.cell_len + 2 + cell_len(part) + reserve > width:
             return line.append(rest)
         line.append(f"  {part}")
@@ -324,16 +324,16 @@ def _title(column: Column, state: State) -> str:
 
 def _columns(rows: Sequence[Row], view: View, state: State, width: int) -> list[tuple[Column, int]]:
     """Return the columns that there is room for, with their widths; the sorted one always stays."""
-    found = [
+    columns = [
         (column, max([column.width, *(cell_len(column.text(row, view)) for row in rows)]))
         for column in COLUMNS[1:]
     ]
     for title in _LEAST:
-        if width - sum(cells + 1 for _, cells in found) >= NAME_CELLS:
+        if width - sum(cells + 1 for _, cells in columns) >= NAME_CELLS:
             break
-        found = [one for one in found if one[0].title != title or one[0].sort == state.sort]
-    name = width - sum(cells + 1 for _, cells in found)
-    return [(COLUMNS[0], max(name, 1)), *found]
+        columns = [entry for entry in columns if entry[0].title != title or entry[0].sort == state.sort]
+    name = width - sum(cells + 1 for _, cells in columns)
+    return [(COLUMNS[0], max(name, 1)), *columns]
 
 
 def _line(columns: Sequence[tuple[Column, int]], texts: Sequence[tuple[str, str]]) -> Text:
