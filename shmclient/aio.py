@@ -179,7 +179,7 @@ class AsyncClient:
         return AsyncFollow(self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
-        """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
+        """Give the client up. Mapped regions stay mapped, with their leases. May be called again."""
         self._close()
 
     def _detach(self) -> None:  # in the child of a fork: start without the parent's connection

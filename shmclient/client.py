@@ -210,7 +210,7 @@ class Client:
         return self._connected().fileno()
 
     def close(self) -> None:
-        """Give the client up. What is mapped stays, and the host knows of it. May be called again."""
+        """Give the client up. Mapped regions stay mapped, with their leases. May be called again."""
         self._is_closed = True
         channel, self._channel = self._channel, None
         if channel is not None:

@@ -94,7 +94,7 @@ def _import_numpy() -> Any:
 
 
 def _check_empty(shape: tuple[int, ...], itemsize: int) -> None:
-    """Check the shape of an empty array: its size of 0 is no bound, and NumPy computes its strides, too."""
+    """Check the shape of an empty array: its size of 0 does not bound it, but NumPy computes its strides."""
     if math.prod(length or 1 for length in shape) * (itemsize or 1) > _BYTES_MAX:
         raise ValueError(f"an array of shape {shape} is too large, even if it is empty")
 

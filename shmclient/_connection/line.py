@@ -36,8 +36,8 @@ class Line:
         self._sock = sock
         self._waits_in_kernel = isinstance(sock, _socket.socket)
         self._waker = _open_waker(sock)
-        # Who is in a system call. Each enters and then looks at `_is_closing`, which the closer sets before
-        # it looks here: one of the two sees the other. Adding and discarding are atomic.
+        # The callers in a system call. Each enters and then looks at `_is_closing`, which the closer sets
+        # before it looks here: at least one of the two sees the other. Adding and discarding are atomic.
         self._users: set[object] = set()
         self._is_closing = False
         self._closings = itertools.count()  # the last two users may leave at once; `next` is atomic

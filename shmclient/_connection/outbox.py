@@ -1,4 +1,4 @@
-"""What goes out on a client's socket: requests from callers, leases from destructors.
+"""Outgoing messages of a client: requests from callers, leases from destructors.
 
 Both may happen on any thread at any moment, and a destructor must not wait. So every write is tried
 without waiting; what the socket does not take stays here, in order, and whoever writes next sends it

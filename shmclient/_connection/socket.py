@@ -1,4 +1,4 @@
-"""What a fork means for connections; shared by both clients."""
+"""The effect of a fork on connections; shared by both clients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Watches and followed names, over any number of connections and hosts. Does no I/O: yields steps.
 
-A source belongs to one iterator, which drives it one step at a time; `close` may come from anywhere. What a
-host tells is compared with what the one before it told: a region is the same if host and number are.
+A source belongs to one iterator, which drives it one step at a time; `close` may come from anywhere. The
+report of a new host is compared with the last report of its predecessor: a region is the same if host and
+number are.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Changes:
             raise
         now = {info.name: (context.outbox.host_id, info) for info in infos}
         if self._seen is None:
-            # What came since the watch began is told, though the list has it already.
+            # Events since the watch started are reported, even if the list has them already.
             events = self.listener.take()
             changes = [change_of(event) for event in events]
             self._pending += changes

@@ -1,4 +1,4 @@
-"""What a client can do, each as a generator: it yields steps and is sent their outcomes. Does no I/O.
+"""The operations of a client as generators, which yield steps and are sent their outcomes. Do no I/O.
 
 The sync and the async client are two drivers of these same generators. A step is a request to the host,
 whose reply comes back with its descriptors, or a call that takes time, which the async client makes in a
@@ -80,7 +80,7 @@ Operation = Generator[Step, Any, T]
 
 @dataclass(slots=True)
 class Context:
-    """What the operations of one connection share: where messages go, and what is mapped by name.
+    """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
 
     `wake` has those who wait for events look again.
     """
@@ -133,7 +133,7 @@ def nothing() -> Operation[None]:
 
 
 def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
-    """Return the value of a name. What is mapped and current costs one short round trip."""
+    """Return the value of a name. A region that is mapped and current costs one short round trip."""
     # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
     mapped = context.mapped.get(name)
     held = (mapped.grant.region,) if mapped is not None and mapped.is_mapped() else ()

@@ -22,10 +22,10 @@ at_fork(INNER, _USES.acquire, _USES.release)
 
 
 class HasFileno(Protocol):
-    """What has a descriptor."""
+    """An object with a descriptor."""
 
     def fileno(self) -> int:
-        """Return it; it stays the object's."""
+        """Return the descriptor; the object still owns it."""
 
 
 class IoVec:

@@ -74,7 +74,7 @@ class Pinned:
 
         A slot is a pointer to a pointer of cffi (`void **`), a pointer of ctypes, or the address of 8 bytes
         in a region under construction; or a `part` of a cffi or ctypes object: the name of a structure's
-        field, the index in an array of pointers. What owns its memory is kept until `unpin`, and so is a
+        field, the index in an array of pointers. The owner of its memory is kept until `unpin`, and so is a
         region. cffi does not tell who owns a pointer from `ffi.addressof` or `ffi.cast`: see to it yourself.
 
         TypeError: no slot, or not at a multiple of 8. PointerEscapes: the slot is in shared memory, and what
@@ -143,7 +143,7 @@ def report_leak(leak: Leak) -> None:
     warnings.warn_explicit(str(leak), ResourceWarning, leak.filename, leak.line)
 
 
-on_leak: Callable[[Leak], None] = report_leak  # what a leak calls, on any thread; to be replaced
+on_leak: Callable[[Leak], None] = report_leak  # called for each leak, on any thread; assign your own
 _leaked: list[dict[Pinned | IoVec, None]] = []
 _pinners: WeakValueDictionary[int, Pinner] = WeakValueDictionary()  # by id
 
@@ -175,8 +175,8 @@ class Pinner:
 
     A `with` block (sync or async) unpins at its end. A Pinner that is collected with pins is a leak: it is
     reported through `on_leak`, and the pins stay in force, so that nothing dangles; with `strict`, the
-    process ends by SIGABRT after that. What is pinned is not looked into: buffers that it points to need pins
-    of their own.
+    process ends by SIGABRT after that. Pins are not recursive: buffers that a pinned buffer points to need
+    their own pins.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -201,8 +201,8 @@ class Pinner:
     def pin_graph(self, obj: Any) -> Any:
         """Pin every buffer in nested dicts, lists and tuples; return the same structure with their pins.
 
-        What a buffer itself points to is not seen: only a region holds all that its pointers lead to. Errors
-        are as for `pin`; what was pinned before one stays pinned.
+        Pointers inside a buffer are not followed: only a region keeps the targets of its pointers. Errors
+        are as for `pin`; earlier pins stay.
         """
         if isinstance(obj, dict):
             return {key: self.pin_graph(value) for key, value in obj.items()}

@@ -1,4 +1,4 @@
-"""What lives at an address of this process: a region, a mapping, private memory, or nothing."""
+"""The memory at an address of this process: a region, a mapping, private memory, or none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SharedPlace(NamedTuple):
     """Shared memory that other processes may read: a region, or a shared mapping of `shmclient.posix`.
 
     A published region is leased for as long as it is mapped here: `is_lasting`. `first_writable` is the first
-    address that may be written, or `end` where none may. `kept` keeps the mapping.
+    address that may be written, or `end` where none may. `kept` keeps it mapped.
     """
 
     start: int

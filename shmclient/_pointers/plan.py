@@ -1,4 +1,4 @@
-"""What is to be followed in a cffi type, and the walk over it in C. Knows no region, only memory."""
+"""The pointers to follow in a cffi type, and the walk over them in C. Knows no region, only memory."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Plan:
 
     def _step(self, step: Any, is_last: bool) -> str:
         label, is_array, is_table = self._labels[step.member]
-        # What is bad in the last step is the pointer to a table, not one of the objects in it.
+        # In the last step the pointer to a table is bad, not one of the objects in it.
         return f"{label}[{step.index}]" if is_array or (is_table and not is_last) else label
 
     def _number(self, kind: Any) -> int:

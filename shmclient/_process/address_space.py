@@ -102,7 +102,7 @@ class AddressSpace:
 
         When the last view of the buffer goes, the region is unmapped (unless another buffer needs it),
         and then `after` is called, on whatever thread that is. AddressConflict: something else lives
-        there, and `anywhere` was not allowed. BadRegion: it is no published region. The descriptor
+        there, and `anywhere` was not allowed. BadRegion: not a published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
         request = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)

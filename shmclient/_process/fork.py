@@ -1,6 +1,6 @@
-"""Locks and forks: a child starts with every lock of this package free, and what they guard is whole.
+"""Locks and forks: a child starts with every lock of this package free, and consistent state behind them.
 
-Whoever forks takes all of them first, in one order, gates before what is taken inside of them: a destructor
+The forking thread takes all locks first, in one order, gates before the locks inside of them: a destructor
 that the garbage collector runs with a gate held can take the others.
 """
 

@@ -3,7 +3,7 @@
 Views die wherever the interpreter lets them: on any thread, inside the garbage collector, in the middle
 of a locked section of the very thread that holds the lock. So a destructor must never wait. It puts an
 item in a queue and *tries* the lock; if that is taken, its holder handles the item before or right after
-it leaves. Whoever fails to take the lock has queued before trying, and whoever releases it looks at the
+it leaves. A thread that fails to take the lock has queued before trying, and the holder looks at the
 queue after releasing, so that no item is left behind.
 """
 

@@ -1,4 +1,4 @@
-"""What to say when this process is at a limit of its own. Knows no socket."""
+"""Errors for the limits of this process. Knows no socket."""
 
 from __future__ import annotations
 

@@ -246,8 +246,8 @@ class RegionBuilder:
         ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
 
 
-# What the operations and the pins do with a builder. Functions, so that `help(RegionBuilder)` shows users
-# none of it.
+# The interface of a builder for operations and pins. Functions, so that `help(RegionBuilder)` does not
+# show them to users.
 
 
 def make_builder(

@@ -50,7 +50,7 @@ class Creation:
         """Make the mapping read-only in place: views stay, a write by one is SIGSEGV from then on.
 
         `is_sealed`: the host is to seal it, so that no mapping of a read-write descriptor may be left. False
-        when there is no read-only one to be had (/proc is not mounted, RLIMIT_NOFILE): all is as before.
+        if no read-only one is available (/proc is not mounted, RLIMIT_NOFILE): nothing has changed.
         """
         if not is_sealed:
             ADDRESS_SPACE.freeze(self._address, self._descriptor)

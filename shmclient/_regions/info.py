@@ -1,7 +1,7 @@
-"""What a host tells of regions, as users get it: frozen values, made from the messages of the wire. Pure.
+"""The values that users get about regions: frozen, made from the messages of the wire. Pure.
 
-The wire's records are tuples, and a later version appends fields to them. These are not: they have no
-order, and are equal to values of their own class alone.
+The wire's records are tuples, and a later version appends fields to them. These values have no
+order, and are equal only to values of their own class.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Lease:
 
 
 class Mapped:
-    """What is known of a mapping while it lives. Refers to the buffer weakly: only views keep it."""
+    """The data about a live mapping. Refers to the buffer weakly: only views keep it."""
 
     __slots__ = ("__weakref__", "_header", "_metadata", "address", "buffer", "grant")
 
@@ -74,7 +74,7 @@ class Mapped:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The unpacked metadata; BadRegion when it is no map."""
+        """The unpacked metadata; BadRegion if it is not a map."""
         if self._metadata is None:
             header, view = self.header, self.view()
             start = header.metadata - header.base
@@ -191,7 +191,7 @@ class RegionHandle:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the publisher says that the payload is; a new dict at each call."""
+        """The publisher's description of the payload; a new dict at each call."""
         return dict(self._attach().metadata)
 
     def root(self, ffi: Any, ctype: str) -> Any:
@@ -232,7 +232,7 @@ class RegionHandle:
         Offset and flags (lseek(2), `F_SETFL`) are its own, so that read(2) is for this handle alone. **Not
         always**: where /proc/self/fd cannot be opened (/proc is not mounted, RLIMIT_NOFILE is reached, the
         backend is shm and the host another user) it shares them with every reader of the region, of every
-        user. What must work everywhere uses pread(2) or mmap(2), never read(2) or lseek(2).
+        user. Portable code uses pread(2) or mmap(2), never read(2) or lseek(2).
         """
         with _SEPARATING:
             descriptor = self._open_descriptor()
@@ -279,7 +279,7 @@ class RegionHandle:
         return self._mapped
 
 
-# What the rest of the client does with a handle. Functions, so that `help(Region)` shows users none of it.
+# The interface of a handle for the rest of the client. Functions, so that `help(Region)` does not show them.
 
 R = TypeVar("R", bound=RegionHandle)
 

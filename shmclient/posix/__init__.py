@@ -1,7 +1,7 @@
 """Shared memory objects and mappings at chosen addresses, as the system has them.
 
 The descriptors that these functions return are the caller's. Every failure is an OSError with its errno, the
-values, and what to do; a wrong type is a TypeError. What the standard library has is re-exported.
+values, and what to do; a wrong type is a TypeError. Names of the standard library are re-exported.
 """
 
 from fcntl import fcntl

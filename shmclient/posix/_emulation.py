@@ -14,7 +14,7 @@ F_SEAL_WRITE = 0x8
 F_SEAL_FUTURE_WRITE = lib.F_SEAL_FUTURE_WRITE
 F_SEAL_EXEC = lib.F_SEAL_EXEC
 
-# What a duplicate of a descriptor shares, and a reused number does not: device and inode.
+# Device and inode: a duplicate of a descriptor shares them, a reused number does not.
 Identity = tuple[int, int]
 
 SEALS: dict[Identity, int] = {}  # single operations on it are atomic; a forked child has a copy

@@ -1,8 +1,8 @@
 """Mappings at chosen addresses. Knows which ranges of this process are whose.
 
 The registry is one for the process, as its address space is. It is an interval map: a mapping that replaces
-a part of another lies *inside* of that one, which is but reserved address space from then on, and takes the
-part back when the inner one goes.
+a part of another lies *inside* of that one, which is only reserved address space from then on, and takes the
+part back when the inner one is unmapped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLACED = lib.MAP_FIXED | lib.MAP_FIXED_NOREPLACE
 
 
 class Range:
-    """What is known of a mapping, which lives as long as any view of it; a mapping inside of it keeps it.
+    """A mapping of this process. It stays while it has views, or mappings inside of it.
 
     `prot`, `is_shared`, `may_write` and `object` change with the gate held: when it becomes a reservation, or
     by mprotect(2).
@@ -114,7 +114,7 @@ class Mapping:
 
     @property
     def prot(self) -> int:
-        """What `mmap`, or the last `mprotect` of the whole mapping, allowed."""
+        """The protection set by `mmap`, or by the last `mprotect` of the whole mapping."""
         return self.range.prot
 
     @property
@@ -169,7 +169,7 @@ class Mappings:
             if destroys is not None:
                 _destroy(request, destroys, is_mapped=address >= 0)
             if address >= 0 and request.flags & _PLACED and address != request.address:
-                lib.shm_munmap(address, request.length)  # before Linux 4.17 the address is but a hint
+                lib.shm_munmap(address, request.length)  # before Linux 4.17 the address is only a hint
                 address = -errno.EEXIST
             if address < 0:
                 raise _explain(request, -address)

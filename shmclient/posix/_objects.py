@@ -59,7 +59,7 @@ def memfd_create(
 
     Without MFD_CLOEXEC programs inherit it by exec. `backend`: "memfd", memfd_create(2); or "shm", for
     systems without it: a named object that is unlinked at once, whose seals are kept by this process and bind
-    only the calls of this package (huge pages are not to be had so). None is the first that the system has.
+    only the calls of this package (no huge pages this way). None takes the first that the system has.
     EINVAL: an unknown flag or too long a name; EFAULT: an empty one, with "shm".
     """
     check_flags(flags, "flags")

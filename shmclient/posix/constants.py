@@ -1,6 +1,6 @@
 """The constants of these calls: what Python's standard library has, re-exported, and what it does not have.
 
-The MS_* flags of mount(2), which the Go package exports by accident, are no part of it.
+The MS_* flags of mount(2), which the Go package exports by accident, are not included.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def stat_table(region: RegionInfo) -> Table:
 
 
 class Process(NamedTuple):
-    """What this machine's /proc says of a process: empty where it says nothing, as for other namespaces."""
+    """This machine's /proc entry of a process: empty if there is none, as for other namespaces."""
 
     name: str
     container: str

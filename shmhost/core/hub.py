@@ -1,4 +1,4 @@
-"""What the sessions of a host share. Knows no socket, clock or thread, and of a session that it listens."""
+"""The state that a host's sessions share. Knows no socket, clock or thread; of a session that it listens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Hub:
-    """What the sessions of a host share: the registry, and who wants to hear of its changes."""
+    """The shared state of a host's sessions: the registry, and the listeners for its changes."""
 
     registry: Registry
     host: str

@@ -1,4 +1,4 @@
-"""What a host has done since it started, and what it has: counts and latencies. Pure; callers have a clock.
+"""A host's counters since it started, and its current totals: counts, latencies. Pure; callers have a clock.
 
 A request costs two looks at the clock and one `add`, so that measuring is always on.
 """

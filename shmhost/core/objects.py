@@ -4,7 +4,7 @@ An object owns its descriptors until `close`: a read-only one, and until it is p
 Both are made before the creator has any, so that publishing needs no new descriptor, and so that no lease of
 the creator's (F_SETLEASE, fcntl(2)) can make an open wait. A read-only descriptor alone protects nothing
 (any process can reopen a memfd through /proc/self/fd as far as its mode allows): the seals do.
-What the system refuses is raised as a ShmError that says what to do.
+A refusal of the system is raised as a ShmError that says what to do.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Memfd:
             self._writer = _memfd("shmhost:" + name.encode()[:200].decode(errors="ignore"))
             os.ftruncate(self._writer, capacity)
             fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
-            # Whoever has a read-only descriptor may open it once more, for an offset of its own or to map it
-            # when the creator's is read-write; nobody gets a writable one that way.
+            # A process with a read-only descriptor may open it once more, for its own offset or to map it
+            # when the creator's is read-write; it cannot get a writable one that way.
             os.fchmod(self._writer, 0o444)
             self._reader = _reopen(self._writer)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Who a client is, for rights and the log. Pure; `machine.peers` asks the kernel."""
+"""The identity of a client, for rights and the log. Pure; `machine.peers` asks the kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end, as the kernel tells it (SO_PEERCRED, SO_PEERGROUPS).
+    """The identity of the peer, from the kernel (SO_PEERCRED, SO_PEERGROUPS).
 
     `pid` is for people to read: it is 0 between sibling containers, so nothing is decided by it.
     """

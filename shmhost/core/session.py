@@ -295,7 +295,7 @@ class Session:
         return wait is not None
 
     def _cancel(self, request: m.Cancel) -> None:
-        # A target that was answered meanwhile is no error: the two messages crossed.
+        # A target that was answered already is not an error: the two messages crossed.
         if self._watches.pop(request.target, None) is not None:
             self._listening -= 1
         if self._end_wait(request.target):

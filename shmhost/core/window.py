@@ -125,7 +125,7 @@ class Allocator:
         return None
 
     def give(self, span: Span) -> None:
-        """Give a span back. Whoever calls has made sure that no lease of its region lives."""
+        """Give a span back. The caller has made sure that its region has no leases."""
         next(window for window in self.windows if span.address in window).give(span)
 
     def largest(self) -> int:

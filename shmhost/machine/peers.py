@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, as the kernel tells it. Decides nothing."""
+"""The identity of a socket's peer, from the kernel. Makes no decisions."""
 
 from __future__ import annotations
 

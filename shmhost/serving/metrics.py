@@ -37,7 +37,7 @@ STATES = [state for state in State if state is not State.FREED]
 
 
 class Snapshot(NamedTuple):
-    """What one scrape shows. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
+    """The data of one scrape. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
     in nanoseconds; `windows`: base, size and free bytes of each.
     """
 

@@ -21,7 +21,7 @@ LOG = logging.getLogger("shmhost")
 LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 # All that sd_listen_fds(3) removes; LISTEN_PIDFDID since systemd 258.
 _LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-_MAX_NUMBER = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is no interval, sd_watchdog_enabled(3)
+_MAX_NUMBER = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is not an interval, sd_watchdog_enabled(3)
 _INTERVAL_MIN_S = 0.001  # the resolution of uvloop's timers: 0 would be a loop that does nothing else
 
 
@@ -45,7 +45,7 @@ def notify_address(environ: Mapping[str, str]) -> bytes | None:
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
     """Return half of $WATCHDOG_USEC in seconds, or None when nobody watches this process.
 
-    InvalidArgument when $WATCHDOG_USEC or $WATCHDOG_PID is no number over 0.
+    InvalidArgument if $WATCHDOG_USEC or $WATCHDOG_PID is not a number over 0.
     """
     usec = _number(environ, "WATCHDOG_USEC")
     watched = _number(environ, "WATCHDOG_PID")

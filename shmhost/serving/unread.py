@@ -73,7 +73,7 @@ class Flight:
 
 
 class Share:
-    """What the connections of one uid have not read: descriptors in the kernel, bytes in the host."""
+    """The unread data of the connections of one uid: descriptors in the kernel, bytes in the host."""
 
     def __init__(self, flight: Flight, limit: int) -> None:
         self.flight = flight
@@ -102,7 +102,7 @@ class Share:
 
 
 class Unread:
-    """What the peer of one socket has not read. `on_pressure` hears that others wait for that."""
+    """The unread data of one socket's peer. `on_pressure` is called when others wait for it."""
 
     def __init__(self, sock: socket.socket, share: Share, on_pressure: Callable[[], None]) -> None:
         self.count = 0
@@ -142,8 +142,8 @@ class Unread:
     def send_behind(self, send: Callable[[], int]) -> int:
         """Send bytes without descriptors, which may stay unread without blame; return what `send` does.
 
-        A client that reads no events for now must not look as if it read no descriptors. What it reads
-        meanwhile makes the difference smaller and the judgement stricter, for a queue that moves.
+        A client that reads no events for now must not look as if it read no descriptors. Reads during
+        the call make the difference smaller and the judgement stricter, for a queue that moves.
         """
         if self.settle():
             return send()

@@ -92,7 +92,7 @@ class Workers:
             await self._drained.wait()
 
     def close(self) -> None:
-        """End the threads that have no work. What still runs ends by itself; nobody hears of it."""
+        """End the threads that have no work. Running calls end by themselves, unnoticed."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().put(None)

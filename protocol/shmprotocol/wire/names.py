@@ -23,7 +23,7 @@ MAX_DESCRIPTORS = 64
 
 
 class Seal(StrEnum):
-    """What the kernel forbids once a region is published."""
+    """The protection that the kernel enforces on a published region."""
 
     FULL = "full"  # nobody can write, the creator included
     WRITER = "writer"  # nobody but the creator, through a mapping that it has
@@ -34,7 +34,7 @@ SEALS = (Seal.FULL, Seal.WRITER)  # what a Create may ask for
 
 
 class Backend(StrEnum):
-    """What a region's memory object is made of."""
+    """The kind of a region's memory object."""
 
     MEMFD = "memfd"  # reached by its descriptors alone, memfd_create(2)
     SHM = "shm"  # a file of /dev/shm, for programs that know only shm_open(3)
@@ -55,7 +55,7 @@ class State(StrEnum):
 
 
 class ChangeKind(StrEnum):
-    """What happened to a name, as its watchers hear it."""
+    """The kind of a change of a name, as watchers get it."""
 
     PUBLISHED = "published"  # a generation, the first of the name or a further one
     CHANGED = "changed"  # the mode

@@ -101,7 +101,7 @@ def word_hash(word: bytes) -> int:
     return value
 
 
-# What the types do not tell: how long the arrays are. Publishing checks all pointers in them.
+# The lengths of the arrays, which the types do not have. Publishing checks all pointers in them.
 LENGTHS = {
     "struct word_index.buckets": "bucket_count",
     "struct word_index.files": "file_count",

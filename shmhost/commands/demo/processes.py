@@ -21,7 +21,7 @@ WAIT_S = 10.0  # for a reader to answer: it takes two seconds, and the demo may 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What a process reported, and what the kernel says of its memory. Sizes are bytes."""
+    """A process's own report, and the kernel's figures of its memory. Sizes are bytes."""
 
     who: str
     pid: int

@@ -24,7 +24,7 @@ _MAPPING = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4})(?: +\S+){3} *(
 
 
 class Finding(NamedTuple):
-    """What one check found. `state` is ok, note or problem; `advice` is empty when it is ok."""
+    """The result of one check. `state` is ok, note or problem; `advice` is empty when it is ok."""
 
     topic: str
     state: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who this process is, as the kernel checks it: effective uid and gid, and the other groups."""
+    """The identity of this process, as the kernel checks it: effective uid and gid, and the other groups."""
 
     uid: int
     gid: int
@@ -41,7 +41,7 @@ class Identity(NamedTuple):
 
 
 class SocketStatus(NamedTuple):
-    """What stat(2) says of a socket file, and the name of its group (the number where it has none)."""
+    """The stat(2) result of a socket file, and the name of its group (the number if it has none)."""
 
     mode: int
     uid: int

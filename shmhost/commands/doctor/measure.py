@@ -1,6 +1,6 @@
 """Whether this machine and this process can host and read regions: measures, and shows what was found.
 
-What the figures mean is for `_checks` to say. Prints nothing; asks only the kernel and the host.
+The judgement of the figures is in `judge`. Prints nothing; asks only the kernel and the host.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _socket(config: Config, root: Path) -> list[Finding]:
 
 def _socket_folder(config: Config, root: Path) -> list[Finding]:
     path = Path(config.socket_path)
-    # Whoever can write to a folder above can also replace the one that the socket is in.
+    # A user who can write to a folder above can also replace the folder of the socket.
     folders = [folder for folder in Path(os.path.realpath(path)).parents if folder.exists()]
     bad = [
         finding for folder in folders if (finding := judge.socket_folder(str(folder), folder.stat().st_mode))

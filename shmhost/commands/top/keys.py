@@ -112,7 +112,7 @@ def draw(console: Console, shown: RenderableType) -> None:
 def _single_keys(mode: list[Any]) -> list[Any]:
     """Return a mode without lines and echo; a read waits up to 0.1 s, enough for a sequence over ssh.
 
-    Ctrl-Z and Ctrl-\\ are no signals then: they would leave the terminal as it is here.
+    Ctrl-Z and Ctrl-\\ send no signals then: they would leave the terminal in this mode.
     """
     *flags, local, input_speed, output_speed, keys = mode
     keys = [*keys]

@@ -21,7 +21,7 @@ _NS = 10**9
 
 
 class Sample(NamedTuple):
-    """What a host said at one moment, by CLOCK_MONOTONIC (`taken_ns`) and CLOCK_REALTIME (`now_ns`)."""
+    """The state of a host at one moment, by CLOCK_MONOTONIC (`taken_ns`) and CLOCK_REALTIME (`now_ns`)."""
 
     measured: m.Measured
     regions: tuple[m.RegionInfo, ...]
@@ -57,7 +57,7 @@ class View(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the user chose, and what there is to say (`notice`)."""
+    """The user's choices, and a message for the user (`notice`)."""
 
     socket: str
     sort: str = "name"
@@ -291,7 +291,7 @@ COLUMNS = (
     Column("", "age", 7, True, lambda row, view: _age(row, view)),
     Column("rate", "rate", 6, True, lambda row, view: _number(row.rate) if view.interval_s else "-"),
 )
-# What a narrow screen leaves out, the first first.
+# Columns to drop on a narrow screen, in this order.
 _LEAST = ("age", "uid", "state", "rate", "leases", "gen", "size")
 
 
