@@ -42,7 +42,7 @@ class AsyncRegion(RegionHandle):
     _client: AsyncClient | None = None
 
     async def is_current(self) -> bool:
-        """Whether its name still stands for this generation: one short round trip."""
+        """Whether this generation is still the current one of its name: one short round trip."""
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
         return await self._client._run(lambda context: operations.is_current(context, self))
@@ -63,7 +63,7 @@ class AsyncRegion(RegionHandle):
 class AsyncClient:
     """A connection to the host, for the tasks of one event loop. Made by `await connect()`.
 
-    The methods are those of `shmclient.Client`; what they take, return and raise is said there.
+    The methods are those of `shmclient.Client`; see there for arguments, results and errors.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class AsyncClient:
     async def get(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Any:
-        """Return what was put, read-only and without a copy. A cancelled wait is over for the host too."""
+        """Return the stored value, read-only and not copied. Cancelling ends the wait at the host too."""
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
             value = operations.get(context, name, retry.remaining, anywhere)
@@ -159,15 +159,15 @@ class AsyncClient:
         return await self._run(lambda context: operations.list_regions(context, prefix))
 
     async def stat(self, name: str) -> RegionInfo:
-        """Return what the host knows of a current region."""
+        """Return the host's data about a current region."""
         return await self._run(lambda context: operations.stat(context, name))
 
     async def unlink(self, name: str) -> None:
-        """Hide a name at once; its memory goes with the last lease."""
+        """Hide a name at once; its memory is freed with the last lease."""
         await self._run(lambda context: operations.unlink(context, name))
 
     async def chmod(self, name: str, mode: int) -> None:
-        """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
+        """Set which users may open (read) and replace or unlink (write) a region; only its owner may."""
         await self._run(lambda context: operations.chmod(context, name, mode))
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
@@ -175,11 +175,11 @@ class AsyncClient:
         return AsyncWatch(self, Changes(prefix, resumes=wait is not None), wait)
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
-        """Return an async iterator of the value of a name: the one there is now, then each newer one."""
+        """Return an async iterator of the value of a name: the current one, then each newer one."""
         return AsyncFollow(self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
-        """Give the client up. Mapped regions stay mapped, with their leases. May be called again."""
+        """Close the client. Mapped regions stay mapped, with their leases. May be called again."""
         self._close()
 
     def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
@@ -195,7 +195,7 @@ class AsyncClient:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         channel = getattr(self, "_channel", None)
         if channel is not None and not is_finalizing():
-            channel.outbox.close()  # no task can wait: whichever does keeps the client
+            channel.outbox.close()  # no task can be waiting: it would keep the client
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self.socket_path}{', closed' if self._is_closed else ''}>"
@@ -207,7 +207,7 @@ class AsyncClient:
             channel.close()
 
     async def _connected(self, limit_s: float | None = None) -> AsyncChannel:
-        """Return a connection that lives, a new one if need be, which takes `limit_s` at most."""
+        """Return a live connection, a new one if necessary, within `limit_s`."""
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
@@ -236,7 +236,7 @@ class AsyncClient:
             lock.release()
 
     def _close_if_closed(self) -> None:
-        if self._is_closed:  # meanwhile, by who did not see the new connection
+        if self._is_closed:  # closed meanwhile, by a task that did not see the new connection
             self._close()
             raise RegionClosed("the client is closed")
 
@@ -250,9 +250,9 @@ class AsyncClient:
         wait_s: float | None,
         ready: Callable[[], T | None] = lambda: None,
     ) -> T:
-        """Run an operation that may wait; a wait outlives its host and goes on with the next one.
+        """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
-        `ready` is asked after each attempt that failed: what it returns, or raises, ends the wait.
+        `ready` is called after each failed attempt: a result or an exception of it ends the wait.
         """
         retry = Retry(wait_s)
         while True:
@@ -300,7 +300,7 @@ async def _carry_out(channel: AsyncChannel, step: Step) -> object:
 
 
 class AsyncStream(Generic[T]):
-    """What `watch` and `follow` return: awaited or entered, it has started; iterated, it starts by itself."""
+    """The result of `watch` and `follow`: starts when it is awaited, entered, or first iterated."""
 
     def __init__(self, client: AsyncClient, source: Changes | Values, wait: float | None) -> None:
         self._client = client
@@ -368,9 +368,9 @@ async def connect(
     timeout_s: float = TIMEOUT_S,
     wait: float | None = None,
 ) -> AsyncClient:
-    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
+    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the default path.
 
-    HostGone: none answers there; `wait` is how many seconds to go on trying, WaitTimeout after that.
+    HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
     AccessDenied: its socket is not for this user.
     """
     client = AsyncClient(socket_path, timeout_s=timeout_s)

@@ -34,7 +34,7 @@ class Region(RegionHandle):
     _client: Client | None = None
 
     def is_current(self) -> bool:
-        """Whether its name still stands for this generation: one short round trip."""
+        """Whether this generation is still the current one of its name: one short round trip."""
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
         return self._client._run(lambda context: operations.is_current(context, self))
@@ -47,11 +47,11 @@ class Region(RegionHandle):
 
 
 class Client:
-    """A connection to the host at a socket; made anew by itself after a fork, or when the host is back.
+    """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
-    While there is no host, requests raise HostGone at once, and those with a `wait` go on trying for so
-    long; what is mapped stays. `timeout_s` is how long the host may take for anything but a `wait`. A
-    `with` block closes it.
+    While there is no host, requests raise HostGone at once, and those with a `wait` retry for that
+    time; mapped regions stay mapped. `timeout_s` limits every request except a `wait`. A
+    `with` block closes the client.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Client:
     ) -> Region:
         """Store a bytes-like object, an ndarray, or a dict of them, as one sealed region.
 
-        A published name gets a new generation; whoever has the old one keeps it. `mode` says who may
+        A published name gets a new generation; readers of the old one keep it. `mode` says which users may
         open (read) and replace (write) it, as for a file. `progress` is called with the bytes written so
-        far, every 16 MiB; an exception of it ends the put, and nothing is published.
+        far, every 16 MiB; if it raises, the put ends, and nothing is published.
 
-        NumPy scalars come back as arrays without dimensions, a memmap as a plain array. TypeError: it cannot
-        be stored, or not without loss, such as a masked array; the text says what to do. RegionExists: the
+        NumPy scalars come back as arrays without dimensions, a memmap as a plain array. TypeError: the object
+        cannot be stored without loss, such as a masked array; the text says what to do. RegionExists: the
         name is taken and `replace` is False.
         AccessDenied, QuotaExceeded, RegionBusy.
         """
@@ -99,14 +99,14 @@ class Client:
     def get(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Any:
-        """Return what was put: an ndarray, a memoryview or a dict, read-only and without a copy.
+        """Return the value that was put: an ndarray, a memoryview or a dict, read-only and without a copy.
 
-        The memory stays mapped as long as the value or any view of it lives. `wait` is how many seconds
-        to wait for the name, and for a host that is gone to be back; WaitTimeout after that
-        (`math.inf`: never). `after`: only a generation that is greater than this one (`stat` and `open`
-        tell a value's); the others are as if there were none.
-        RegionNotFound: no such name. AddressConflict: its address is taken in this process;
-        `anywhere=True` maps it elsewhere then. BadRegion: it is not what its metadata says.
+        The memory stays mapped while the value or any view of it exists. `wait` is the number of seconds
+        to wait for the name, and for a stopped host to come back; WaitTimeout after that
+        (`math.inf`: never). `after`: accept only a generation greater than this one (see `stat` and `open`
+        for a value's generation); older ones count as missing.
+        RegionNotFound: no such name. AddressConflict: its address is occupied in this process;
+        `anywhere=True` maps it elsewhere. BadRegion: its content does not match its metadata.
         """
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
@@ -149,10 +149,11 @@ class Client:
     ) -> Iterator[RegionBuilder]:
         """Build a region of `size` payload bytes in place: leaving the block publishes it.
 
-        Views and arrays over it stay, **read-only: a write by one is SIGSEGV** from then on, in every
-        thread. An exception in the block undoes it: the name is free at once, and what views are left are
-        private memory. `seal="writer"` lets this process go on writing through the builder. RegionBusy at
-        the end of the block: a pin of it lives, or a child that was forked in the block has it mapped.
+        Views and arrays over it stay valid, but **read-only: a write through one is SIGSEGV** from then
+        on, in every thread. An exception in the block undoes the creation: the name is free at once, and
+        remaining views are private memory. `seal="writer"` lets this process continue to write through the
+        builder. RegionBusy at the end of the block: it still has a pin, or a child that was forked in the
+        block has it mapped.
         """
         channel = self._connected()
         builder = _drive(
@@ -171,46 +172,46 @@ class Client:
         return self._run(lambda context: operations.list_regions(context, prefix))
 
     def stat(self, name: str) -> RegionInfo:
-        """Return what the host knows of a current region."""
+        """Return the host's data about a current region."""
         return self._run(lambda context: operations.stat(context, name))
 
     def unlink(self, name: str) -> None:
-        """Hide a name at once; its memory goes with the last lease."""
+        """Hide a name at once; its memory is freed with the last lease."""
         self._run(lambda context: operations.unlink(context, name))
 
     def chmod(self, name: str, mode: int) -> None:
-        """Set who may open (read) and replace or unlink (write) a region; only its owner may."""
+        """Set which users may open (read) and replace or unlink (write) a region; only its owner may."""
         self._run(lambda context: operations.chmod(context, name, mode))
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> Watch:
         """Return an iterator of the changes of all names with a prefix, from now on.
 
-        It never ends by itself. When the host goes, it raises HostGone; with a `wait`, it goes on at the
-        next host, and WaitTimeout is raised if there is none for so many seconds (`math.inf`: never). What
-        changed meanwhile is told then: `unlinked` for each name that is gone, with what was known of it,
-        `published` for each name whose region is another, `changed` for another mode. Of several
-        generations that passed in between, only the last is told. `close`, or the end of a `with` block,
+        It never ends by itself. When the host stops, it raises HostGone; with a `wait`, it continues at the
+        next host, and raises WaitTimeout if there is none for that many seconds (`math.inf`: never). It
+        then reports the changes in between: `unlinked` for each missing name, with its last known state,
+        `published` for each name with another region, `changed` for another mode. Of several
+        generations in between, only the last is reported. `close`, or the end of a `with` block,
         ends it, on any thread; closing the client ends it with RegionClosed.
         """
         return Watch(self, prefix, wait)
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> Follow:
-        """Return an iterator of the value of a name: the one there is now, then each newer one.
+        """Return an iterator of the value of a name: the current one, then each newer one.
 
-        It never ends by itself, and goes on at the next host when the host goes. Of several generations
-        that passed in between, only the newest is given, and never one that is older than the last. A name
-        that is unlinked is waited for. `wait` is how long the name or the host may be absent, in seconds,
-        each time; then WaitTimeout is raised, and the next step waits anew. None: not at all, so that
+        It never ends by itself, and continues at the next host when the host stops. Of several generations
+        in between, it yields only the newest, and never one that is older than the last. If the name is
+        unlinked, it waits. `wait` is the longest absence of the name or the host, in seconds; after that
+        it raises WaitTimeout, and the next step waits again. None: no absence is allowed, so that
         RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
         """
         return Follow(self, name, wait, anywhere)
 
     def fileno(self) -> int:
-        """Return the descriptor of the connection, which stays the client's; it holds the leases."""
+        """Return the descriptor of the connection, which holds the leases. The client still owns it."""
         return self._connected().fileno()
 
     def close(self) -> None:
-        """Give the client up. Mapped regions stay mapped, with their leases. May be called again."""
+        """Close the client. Mapped regions stay mapped, with their leases. May be called again."""
         self._is_closed = True
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -229,13 +230,13 @@ class Client:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         channel = getattr(self, "_channel", None)
         if channel is not None and not is_finalizing():
-            channel.outbox.close()  # nobody can wait: whoever does keeps the client
+            channel.outbox.close()  # no thread can be waiting: it would keep the client
 
     def __repr__(self) -> str:
         return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
 
     def _connected(self, limit_s: float | None = None) -> Channel:
-        """Return a connection that lives, a new one if need be, which takes `limit_s` at most."""
+        """Return a live connection, a new one if necessary, within `limit_s`."""
         channel = self._channel
         if channel is not None and channel.is_alive():
             return channel
@@ -262,7 +263,7 @@ class Client:
             lock.release()
 
     def _close_if_closed(self) -> None:
-        if self._is_closed:  # meanwhile, by who did not see the new connection
+        if self._is_closed:  # closed meanwhile, by a thread that did not see the new connection
             self.close()
             raise RegionClosed("the client is closed")
 
@@ -276,9 +277,9 @@ class Client:
         wait_s: float | None,
         ready: Callable[[], T | None] = lambda: None,
     ) -> T:
-        """Run an operation that may wait; a wait outlives its host and goes on with the next one.
+        """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
-        `ready` is asked after each attempt that failed: what it returns, or raises, ends the wait.
+        `ready` is called after each failed attempt: a result or an exception of it ends the wait.
         """
         retry = Retry(wait_s)
         while True:
@@ -322,7 +323,7 @@ def _carry_out(channel: Channel, step: Step) -> object:
 
 
 class Stream(Generic[T]):
-    """What `watch` and `follow` return. An iterator, and a context manager that closes it."""
+    """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
 
     def __init__(self, client: Client, source: Changes | Values, wait: float | None) -> None:
         self._client = client  # which must not be collected meanwhile
@@ -393,9 +394,9 @@ def connect(
     timeout_s: float = TIMEOUT_S,
     wait: float | None = None,
 ) -> Client:
-    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the usual place.
+    """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the default path.
 
-    HostGone: none answers there; `wait` is how many seconds to go on trying, WaitTimeout after that.
+    HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
     AccessDenied: its socket is not for this user.
     """
     return Client(socket_path, timeout_s=timeout_s, wait=wait)

@@ -40,7 +40,7 @@ class AsyncChannel:
         self._exchange = Exchange()
         self.outbox = Outbox(sock, self._close_socket)
         self.context = Context(self.outbox, self._exchange, self._announce)
-        self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
+        self._is_ending = False  # EOF is pending; the reading task must consume it
         # One task reads, one sends what the socket did not take, the others sleep. Cancelling its scope makes
         # any of them look again at what it waits for, and at what there is to be done.
         self._is_reading = False

@@ -49,7 +49,7 @@ class Channel:
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
         self._is_reading = False
-        self._is_ending = False  # its end is there to be read: whoever reads does not leave before that
+        self._is_ending = False  # EOF is pending; the reading thread must consume it
         self._sleepers = 0  # threads that wait for the one that reads
         detach_after_fork(self, Channel.detach)
         try:

@@ -1,4 +1,4 @@
-"""A region under construction, as its maker sees it. Does no I/O: `_operations` asks the host."""
+"""A region under construction, as its creator sees it. Does no I/O: the operations ask the host."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class RegionBuilder:
     everything, and the name is free at once. `size` is the bytes of the payload, `capacity` those of the
     memory object.
 
-    With `seal="full"` the memory becomes read-only where it is when the block ends, before the host is
-    asked: views of `data`, arrays over them and pointers made here can be read from then on, for as long as
-    a view or `region` is held, and **a write through one ends the process by SIGSEGV**, whatever its flags
-    say and whichever thread it is on. So end what still writes before the block ends. Pins promise native
-    code that it may write: RegionBusy while one lives. After an error at the end of the block views are
-    read-only, or as before it; after an exception in the block they are private memory that can be written.
+    With `seal="full"` the memory becomes read-only in place when the block ends, before the host is
+    asked: views of `data`, arrays over them and pointers made here stay readable while
+    a view or `region` is held, and **a write through one ends the process by SIGSEGV**, regardless of its
+    flags and its thread. So stop all writers before the block ends. Pins promise native
+    code that it may write: RegionBusy while there is one. After an error at the end of the block views are
+    read-only, or unchanged; after an exception in the block they are private, writable memory.
     """
 
     def __init__(self) -> None:
@@ -74,10 +74,10 @@ class RegionBuilder:
         return self.address + HEADER_SIZE
 
     def fileno(self) -> int:
-        """Return the read-write descriptor, which stays the builder's, until it is published.
+        """Return the read-write descriptor, until the region is published. The builder still owns it.
 
-        Its offset is the host's as well: use pwrite(2) or mmap(2), never write(2) or lseek(2). A writable
-        mapping of it that lives at the end of the block is RegionBusy.
+        It shares its offset with the host: use pwrite(2) or mmap(2), never write(2) or lseek(2). A writable
+        mapping of it at the end of the block is RegionBusy.
         """
         return self._creation.fileno()
 
@@ -116,7 +116,7 @@ class RegionBuilder:
         return ffi.cast(ffi.getctype(kind.item, f"(*)[{length}]"), pointer)[0]
 
     def bytes(self, content: Any) -> Any:
-        """Copy a bytes-like object in, with a zero byte behind it; return a cffi `char *` to it."""
+        """Copy a bytes-like object into the region, with a zero byte at its end; return a `char *` to it."""
         size = memoryview(content).nbytes
         address = self.alloc(size + 1, 1)
         start = address - self.address
@@ -126,9 +126,9 @@ class RegionBuilder:
     def array(self, shape: SupportsIndex | Sequence[int], dtype: Any, name: str | None = None) -> Any:
         """Make a NumPy array of zeros in the region, at a multiple of 64, to be filled in place.
 
-        It is what `get` returns then, read-only and without a copy, as if it had been `put`. With a `name`
-        there can be several: `get` returns a dict of them. Where there is a root as well, the arrays are part
-        of what it leads to, and `get` returns the bytes. Allow 64 bytes for each in the builder's size.
+        `get` then returns it, read-only and without a copy, as if it had been `put`. With a `name`
+        there can be several: `get` returns a dict of them. If there is a root as well, the arrays are part
+        of its structure, and `get` returns the bytes. Allow 64 bytes for each in the builder's size.
 
         InvalidArgument: it does not fit, its name is taken, a second one without a name, or an invalid shape.
         TypeError: a dtype that cannot be stored. ImportError: there is no NumPy.
@@ -153,7 +153,7 @@ class RegionBuilder:
         return np.ndarray(lengths, np.dtype(dtype), self.data, description["offset"])
 
     def set_root(self, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> None:
-        """Choose what readers start from: a cffi pointer that lies in this region.
+        """Set the object that readers start from: a cffi pointer into this region.
 
         Publishing checks all pointers that its type leads to, unless `unchecked`: PointerEscapes then, and
         nothing is published. `lengths` are as for `check_pointers`, and so is the time it takes.
@@ -243,7 +243,7 @@ class RegionBuilder:
                 "(is /proc mounted? is RLIMIT_NOFILE reached?): fix that, or delete the view before the "
                 "block ends, or create the region with seal='writer'"
             )
-        ADDRESS_SPACE.settle()  # or the host would find the mapping, and refuse
+        ADDRESS_SPACE.settle()  # otherwise the host would detect the mapping, and refuse
 
 
 # The interface of a builder for operations and pins. Functions, so that `help(RegionBuilder)` does not

@@ -28,7 +28,7 @@ at_fork(INNER, _SEPARATING.acquire, _SEPARATING.release)
 
 
 class Lease:
-    """A lease as this process holds it: given back when all that it was taken for is gone."""
+    """A lease of this process: released when its last user is gone."""
 
     def __init__(self, outbox: Outbox, number: int) -> None:
         self._outbox = outbox
@@ -44,7 +44,7 @@ class Lease:
         return self
 
     def release(self) -> None:
-        """Give it back as far as this user goes. Never waits; safe in a destructor."""
+        """Release the share of one user. Never waits; safe in a destructor."""
         if next(self._released) == self._users:  # `next` is atomic: destructors run on any thread
             self._outbox.give_back(m.Release(0, (self._number,)))
 
@@ -66,7 +66,7 @@ class Mapped:
 
     @property
     def header(self) -> Header:
-        """The header's values, copied and checked when they are first needed."""
+        """The header's values, copied and checked on first use."""
         if self._header is None:
             page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
             self._header = check_header(page, self.grant.capacity)
@@ -83,11 +83,11 @@ class Mapped:
         return self._metadata
 
     def is_mapped(self) -> bool:
-        """Whether some view still keeps the mapping."""
+        """Whether a view still keeps the mapping."""
         return self.buffer is not None and self.buffer() is not None
 
     def view(self) -> memoryview:
-        """Return a read-only view of the whole region; the mapping lives as long as it."""
+        """Return a read-only view of the whole region, which keeps the mapping."""
         buffer: Any = self.buffer() if self.buffer is not None else None
         return memoryview(buffer)
 
@@ -97,9 +97,9 @@ class Mapped:
 
 
 def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
-    """Map what was granted; return what is known of it, and the buffer that keeps it.
+    """Map a granted region; return the data about the mapping, and the buffer that keeps it.
 
-    The lease is the mapping's from then on, unless there is an error. The descriptor stays the caller's.
+    The mapping then owns the lease, unless there is an error. The caller still owns the descriptor.
     """
     mapped = Mapped(grant)
 
@@ -123,10 +123,10 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
 
 
 class RegionHandle:
-    """A published region: what `Region` (sync) and `AsyncRegion` share.
+    """A published region: the common part of `Region` (sync) and `AsyncRegion`.
 
-    The handle owns a descriptor and has its part in the mapping. Views, arrays and roots have theirs:
-    they stay valid after `close`, until the last of them goes. Addresses and sizes are bytes.
+    The handle owns a descriptor and a share of the mapping. Views, arrays and roots have their own shares:
+    they stay valid after `close`, and the last of them unmaps the region. Addresses and sizes are bytes.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class RegionHandle:
         self._lease: Lease | None = lease
         self._host_id = lease.host_id
         self._descriptor = descriptor
-        self._is_shared = True  # the open file description: the host sends the same one to everybody
+        self._is_shared = True  # the open file description: the host sends the same one to all clients
         self._anywhere = anywhere
         self._mapped: Mapped | None = None
         self._buffer: Any = None
@@ -150,12 +150,12 @@ class RegionHandle:
 
     @property
     def generation(self) -> int:
-        """Which published version of the name this is, from 1."""
+        """The version of the name, from 1."""
         return self._grant.generation
 
     @property
     def number(self) -> int:
-        """The host's number for this region, never used twice in a host's life. The next host begins at 1."""
+        """The host's number for this region, which the host never reuses. The next host starts at 1."""
         return self._grant.region
 
     @property
@@ -170,12 +170,12 @@ class RegionHandle:
 
     @property
     def address(self) -> int:
-        """Where the region is mapped here: its own address, unless it `is_relocated`."""
+        """The address of the mapping: the region's own address, unless it `is_relocated`."""
         return self._attach().address
 
     @property
     def is_relocated(self) -> bool:
-        """Whether it is mapped at another address than its own, so that pointers need `translate`."""
+        """Whether it is mapped at an address other than its own, so that pointers need `translate`."""
         return self.address != self._grant.address
 
     @property
@@ -195,7 +195,7 @@ class RegionHandle:
         return dict(self._attach().metadata)
 
     def root(self, ffi: Any, ctype: str) -> Any:
-        """Return the root pointer as `ctype` of a cffi FFI; the region stays mapped as long as it lives.
+        """Return the root pointer as `ctype` of a cffi FFI, which keeps the region mapped.
 
         Pointers read from it do not keep the mapping: hold the root, or this handle. BadRegion: there is
         no root, or it is smaller than the type. AddressConflict: the region is relocated, so that its
@@ -220,7 +220,7 @@ class RegionHandle:
         return address_space.pointer_keeping(ffi, kind, header.root, mapped.view())
 
     def translate(self, pointer: int) -> int:
-        """Return where an address of the region is mapped here; InvalidArgument when it is not inside."""
+        """Return the local address for an address of the region; InvalidArgument if it is not inside."""
         offset = pointer - self._grant.address
         if not 0 <= offset < self._grant.capacity:
             raise InvalidArgument(f"{pointer:#x} is not in {self!r}")
@@ -229,8 +229,8 @@ class RegionHandle:
     def fileno(self) -> int:
         """Return the read-only descriptor; the handle closes it. RegionClosed after `close`.
 
-        Offset and flags (lseek(2), `F_SETFL`) are its own, so that read(2) is for this handle alone. **Not
-        always**: where /proc/self/fd cannot be opened (/proc is not mounted, RLIMIT_NOFILE is reached, the
+        It has its own offset and flags (lseek(2), `F_SETFL`), so that read(2) affects only this handle. **Not
+        always**: if /proc/self/fd cannot be opened (/proc is not mounted, RLIMIT_NOFILE is reached, the
         backend is shm and the host another user) it shares them with every reader of the region, of every
         user. Portable code uses pread(2) or mmap(2), never read(2) or lseek(2).
         """
@@ -242,7 +242,7 @@ class RegionHandle:
         return descriptor
 
     def close(self) -> None:
-        """Give the handle up. Views live on. May be called again; never waits, never raises."""
+        """Close the handle. Views stay valid. May be called again; never waits, never raises."""
         with _SEPARATING:  # or another thread's `fileno` would put a descriptor where this one was
             if self._is_closed:
                 return

@@ -84,7 +84,7 @@ class PatientHandler(logging.Handler):
 
 
 def _write_to_stderr(line: bytes) -> None:
-    # Not by sys.stderr: its buffer has a lock, which the end of the interpreter wants as well.
+    # Does not use sys.stderr, because its buffer has a lock that the end of the interpreter takes, too.
     with contextlib.suppress(OSError):
         while line:
             line = line[os.write(2, line) :]

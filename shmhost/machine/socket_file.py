@@ -103,7 +103,7 @@ class SocketFile:
     """The listening socket and its file. A context manager that gives the socket.
 
     A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
-    HostError when the socket cannot be had; `cure` is what its message says to do then.
+    HostError if the socket cannot be created; its message recommends `cure`.
     """
 
     def __init__(self, path: str, mode: int, cure: str) -> None:

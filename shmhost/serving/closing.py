@@ -54,7 +54,7 @@ class Closer:
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError as error:  # no thread can be had: the next close tries again
+        except RuntimeError as error:  # no thread available: the next close tries again
             self._threads.discard(thread)
             LOG.warning("a socket stays open for now: %s", error)
 

@@ -29,7 +29,7 @@ from shmprotocol.wire.messages import Goodbye, Message
 
 LOG = logging.getLogger("shmhost")
 
-TURN_NS = 1_000_000  # for the requests of one client that have come already; then the others have a turn
+TURN_NS = 1_000_000  # time slice for one client's queued requests
 # For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
@@ -121,7 +121,7 @@ class Link:
             self._finish()
 
     def _finish(self) -> None:
-        if self._is_finished:  # closed by what its own Work came to, and by whoever resumed it
+        if self._is_finished:  # closed by the outcome of its own Work, and by the caller that resumed it
             return
         self._is_finished = True
         self.session.close()

@@ -134,7 +134,7 @@ async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> 
     """Serve the metrics at an address while the block runs; not at all where the address is empty.
 
     `mode` is that of a socket file; `snapshot` is called in the event loop. HostError: prometheus_client is
-    missing, or the address cannot be had.
+    missing, or the address is not available.
     """
     if not address:
         yield
@@ -263,5 +263,5 @@ class _Server(WSGIServer):
             deadline.cancel()
 
     def handle_error(self, *_: object) -> None:
-        """Take it that the scraper went away; the next one is served."""
+        """Assume the scraper disconnected; keep serving."""
         LOG.debug("a scrape failed", exc_info=True)

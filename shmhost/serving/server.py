@@ -90,7 +90,7 @@ class Host:
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
 
-        HostError when the socket cannot be had: another host has it, or something else lies there.
+        HostError if the socket cannot be created: another host has it, or the path is another file.
         """
         cure = "choose another place with --socket or $SHMHOST_SOCKET"
         socket_file = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
@@ -107,7 +107,7 @@ class Host:
 
     @contextlib.contextmanager
     def _inherited(self, socket_file: SocketFile) -> Iterator[socket.socket]:
-        """Give the inherited listener; take the lock of its path where that can be had.
+        """Give the inherited listener; take the lock of its path if it is available.
 
         So a host that is started by hand at the same path finds that it is taken.
         """
