@@ -1,4 +1,4 @@
-"""Charges: what a region costs, held as a token and undone by releasing the token. Pure.
+"""Charges: the cost of a region, held as a token and undone by releasing the token. Pure.
 
 There is one account for the whole host so far; accounts for each uid go here.
 """
@@ -22,10 +22,10 @@ class Charge:
 
 
 class Budget:
-    """The bytes of memory that the host gives out at most.
+    """The limit of the memory for regions, in bytes.
 
-    A memfd has no limit of its own, and a memory cgroup answers with SIGKILL instead of an error: this
-    is what turns "too much" into QuotaExceeded.
+    A memfd has no limit of its own, and a memory cgroup answers with SIGKILL instead of an error: the
+    budget turns "too much" into QuotaExceeded.
     """
 
     def __init__(self, limit: int) -> None:

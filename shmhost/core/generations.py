@@ -1,4 +1,4 @@
-"""The numbers of generations, which never go back for a name: while a host runs, and over its restarts.
+"""The numbers of generations, which never decrease for a name, even across restarts of the host.
 
 No list of names is kept. A name that is new, or new again, begins above all that any unlinked name ever had
 (the floor). Over restarts the same is done in blocks: before a number above the ceiling is given, a ceiling
@@ -14,7 +14,7 @@ BLOCK = 1000  # one write for a thousand publishes; 2**64 numbers are enough for
 
 
 class Generations:
-    """Gives numbers from 1, or from where `resume` says. `store` keeps a ceiling before it is reached."""
+    """Issues numbers from 1, or from `resume` on. `store` keeps a ceiling before it is reached."""
 
     def __init__(self, store: Callable[[int], None] = lambda _ceiling: None) -> None:
         self._store = store
@@ -22,11 +22,11 @@ class Generations:
         self._ceiling = 0
 
     def resume(self, ceiling: int) -> None:
-        """Begin above what an earlier host stored."""
+        """Start above the number that an earlier host stored."""
         self._floor = self._ceiling = ceiling
 
     def next(self, current: int | None) -> int:
-        """Return the number that follows a name's current one; of a name without one, where it begins."""
+        """Return the successor of a name's current number; its first number if it has none."""
         number = (self._floor if current is None else current) + 1
         if number > self._ceiling:
             self._ceiling = number + BLOCK - 1
@@ -34,5 +34,5 @@ class Generations:
         return number
 
     def retire(self, number: int) -> None:
-        """Note the last number of a name that is unlinked: no name begins at it or below any more."""
+        """Note the last number of an unlinked name: no name starts at it or below any more."""
         self._floor = max(self._floor, number)

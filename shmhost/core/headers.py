@@ -1,4 +1,4 @@
-"""The header page of a region, from what its creator asks for at publish. Pure; writes nothing."""
+"""The header page of a region, from its creator's publish request. Pure; writes no memory."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from shmprotocol.errors import ShmError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind
 
-MAX_ACCOUNTS = 4096  # of a Measured: what an array may have
+MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 MakeObject = Callable[[Backend, str, int], MemoryObject]
 
@@ -36,12 +36,14 @@ class Hub:
     host: str
     make_object: MakeObject
     meter: Meter = field(default_factory=lambda: Meter(0))
-    warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: None  # hears of what the system refuses
+    warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: (
+        None
+    )  # called with the errors of the system
     clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
 
     def tell(self, kind: ChangeKind, region: Region) -> None:
-        """Tell of a change to all who wait or watch."""
+        """Notify all waits and watches of a change."""
         for listener in list(self.listeners):
             listener.hear(kind, region)
 

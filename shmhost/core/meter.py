@@ -19,7 +19,7 @@ BOUNDS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 10
 
 
 class Latency:
-    """How long the requests of one kind took, from the first look at the message to the last word of it."""
+    """The latencies of one kind of request, from the start of its handling to the end."""
 
     __slots__ = ("counts", "total_ns")
 
@@ -34,7 +34,7 @@ class Latency:
 
 
 class Meter:
-    """The counters of a host. `started_ns` is CLOCK_REALTIME, `restarts` how often it was started before."""
+    """The counters of a host. `started_ns` is CLOCK_REALTIME, `restarts` the number of earlier starts."""
 
     def __init__(self, started_ns: int) -> None:
         self.started_ns = started_ns
@@ -45,7 +45,7 @@ class Meter:
         self.latencies: dict[str, Latency] = {}
 
     def add(self, operation: str, duration_ns: int) -> None:
-        """Count a request that was answered; one that its client was dropped for is not."""
+        """Count an answered request; a request for which its client was dropped does not count."""
         latency = self.latencies.get(operation)
         if latency is None:
             latency = self.latencies[operation] = Latency()

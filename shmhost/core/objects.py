@@ -100,7 +100,7 @@ class Memfd:
 class PosixShm:
     """A named object in /dev/shm, for programs that know only shm_open(3).
 
-    tmpfs files take no seals: whoever holds the creator's descriptor can write and shrink it for ever.
+    tmpfs files take no seals: a process with the creator's descriptor can always write and shrink it.
     Its space is reserved here, so that a full tmpfs is an error now and not SIGBUS later.
     """
 

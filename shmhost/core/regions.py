@@ -1,4 +1,4 @@
-"""One region: what the host knows of it, who may do what with it, and the leases on it. Pure."""
+"""A region: the host's data about it, its permissions, and its leases. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RETIRED = (State.SUPERSEDED, State.UNLINKED)  # freed with the last lease
 
 
 class Lease(NamedTuple):
-    """One client's hold on one region, until it says so or goes. `number` is unique in the host's life."""
+    """A client's hold on a region, until a Release or the end of the client. `number` is never reused."""
 
     number: int
     peer: Peer
@@ -37,9 +37,9 @@ class Lease(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Region:
-    """One shared memory object and all that the host knows of it. Sizes are bytes.
+    """A shared memory object and the host's data about it. Sizes are bytes.
 
-    `number` is unique in the host's life.
+    The host never reuses `number`.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Region:
     leases: dict[int, Lease] = field(default_factory=dict)
 
     def move(self, state: State) -> None:
-        """Go on in its life. Only the registry calls this, which counts regions by state."""
+        """Move to the next state. Only the registry calls this, which counts regions by state."""
         assert state in LIFE[self.state], f"{self.name!r} was {self.state} and cannot become {state}"
         self.state = state
 
@@ -79,7 +79,7 @@ class Region:
         return bool(self.mode & right)
 
     def check(self, peer: Peer, right: int) -> None:
-        """Raise AccessDenied when the mode does not give a peer this right."""
+        """Raise AccessDenied if the mode does not give a peer this right."""
         if not self.allows(peer, right):
             what = "read" if right == READ else "replace or unlink"
             raise AccessDenied(
@@ -88,7 +88,7 @@ class Region:
             )
 
     def info(self) -> RegionInfo:
-        """Return what `list` and `stat` tell."""
+        """Return the record for `list` and `stat`."""
         return RegionInfo(
             name=self.name,
             region=self.number,
@@ -108,7 +108,7 @@ class Region:
         )
 
     def grant(self, lease: int) -> Grant:
-        """Return what a client needs to map it; lease 0 says that the client has it already."""
+        """Return the grant that a client needs to map it; lease 0 means that the client has it already."""
         flags = self.object.flag(self.seal) if self.object is not None else 0
         return Grant(
             lease, self.number, self.generation, self.name, self.span.address, self.size, self.capacity, flags

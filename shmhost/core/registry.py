@@ -1,7 +1,7 @@
-"""The registry: which regions there are, who may do what, and when one is freed.
+"""The registry: the regions of a host, their permissions, and their release.
 
-Knows names, addresses, charges and leases. Waits for nothing and knows no socket; the memory itself is
-made and closed by the functions it is given.
+Knows names, addresses, charges and leases. Never waits and knows no socket; the functions that are passed
+in create and close the memory.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ REGION_OVERHEAD = 4096
 
 @dataclass(slots=True)
 class Registry:
-    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that nobody needs.
+    """All regions of a host. `clock` gives nanoseconds; `dispose` takes objects that are no longer needed.
 
-    `note` hears of each change as watchers do, and of FREED.
+    `note` is called for each change that watchers get, and for FREED.
     """
 
     allocator: Allocator
@@ -111,7 +111,7 @@ class Registry:
             self._retire(older, State.SUPERSEDED)
 
     def abandon(self, region: Region) -> None:
-        """Give up a creation whose creator may still have it mapped: its name and object go.
+        """Give up a creation whose creator may still have it mapped: its name and object are released.
 
         Its address and its charge stay until `abort`. May be called again.
         """
@@ -128,7 +128,7 @@ class Registry:
         self._free(region)
 
     def end_creation(self, name: str, peer: Peer) -> bool:
-        """Take a name from whoever is creating it; False if nobody is. Its owner and uid 0 may.
+        """End the creation of a name; False if there is none. Only its owner and uid 0 may.
 
         Object, address and charge stay until `abort`: a thread may be at work on the object, and the
         creator may have it mapped.
@@ -247,7 +247,7 @@ class Registry:
             self._free(region)
 
     def _free(self, region: Region) -> None:
-        if region.generation:  # what was never published has never been seen
+        if region.generation:  # watchers never saw an unpublished region
             self.note(State.FREED, region)
         self._move(region, State.FREED)
         del self.regions[region.number]

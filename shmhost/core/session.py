@@ -1,7 +1,7 @@
-"""One client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
+"""A client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
 
-Calls of the kernel are not made here but yielded as a Work, which the caller carries out: in a thread
-unless it is quick. While a Work is under way the session gets no further message.
+It makes no system calls, but yields each as a Work, which the caller carries out: in a thread
+unless it is quick. While a Work is pending the session gets no further message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_PAGE = 500  # regions in a Listed: each has at most 255 bytes of name, so a 
 class Work:
     """A call whose result is sent into the generator.
 
-    `is_quick`: no client can make it wait. `is_retry`: it waited in vain before, so first attempts go ahead.
+    `is_quick`: no client can make it wait. `is_retry`: an earlier attempt failed, so first attempts go ahead.
     """
 
     call: Callable[[], Any]
@@ -57,9 +57,9 @@ Steps = Generator[Work, Any, None]
 class Session:
     """The state of one connection: its leases, its unpublished regions, its waits and watches.
 
-    `send` takes a message and the descriptors that go with it, which stay their region's; it raises OSError
-    when they can neither be sent now nor kept for later. `close` gives everything back; it is called once,
-    however the client went.
+    `send` takes a message and its descriptors, which the region still owns; it raises OSError
+    if they can neither be sent now nor queued. `close` releases everything; it is called once,
+    however the connection ended.
     """
 
     def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
@@ -122,7 +122,7 @@ class Session:
             self._registry.release(region, lease)
 
     def hear(self, kind: ChangeKind, region: Region) -> None:
-        """Take news of a change: push it to the watches, and try again what waits for the name."""
+        """Handle a change: push it to the watches, and retry the waits for the name."""
         for watch, prefix in self._watches.items():
             if region.name.startswith(prefix):
                 self._send(m.Event(watch, kind, region.info()), ())
@@ -200,7 +200,7 @@ class Session:
         _check_pending(region)
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
-        # The reply goes first: without it the creator would take for unpublished what others see.
+        # The reply goes first: without it the creator would treat a visible region as unpublished.
         try:
             grant = region.grant(self._lease(region))
             self._send_leases(m.Published(request.id, grant), (grant,), (memory_object.reader(),))
@@ -288,7 +288,7 @@ class Session:
             self._registry.release(region, lease)
 
     def _end_wait(self, request: int) -> bool:
-        """Forget a wait; False when there is none with this number."""
+        """Remove a wait; False if there is none with this number."""
         wait = self._waits.pop(request, None)
         if wait is not None:
             self._listening -= len(wait.open_names)

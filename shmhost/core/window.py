@@ -1,7 +1,7 @@
-"""Addresses: which ranges of the windows are free. Pure arithmetic; maps nothing.
+"""Addresses: the free ranges of the windows. Pure arithmetic; maps no memory.
 
 A region gets whole 2 MiB steps and at least one page more than it needs: that page stays unmapped, so
-that running off the end of a region is a fault and never a read of its neighbour.
+that a read past the end of a region faults and never reaches its neighbour.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Window:
 class Allocator:
     """Spans out of several windows: a later one is used when the earlier ones are full.
 
-    `choose(n)` returns a number below n, and so where to start. By chance, for a host: clients of one that
-    went before it may still have its regions mapped, and two at one address conflict.
+    `choose(n)` returns a number below n, which sets the start. A host chooses at random: clients of its
+    predecessor may still have regions mapped, and two regions at one address conflict.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Files of /proc and /sys, read as what they are: untrusted text of bounded size.
+"""Files of /proc and /sys, read as untrusted text of bounded size.
 
 Among them the memory limits of cgroups(7), versions 1 and 2.
 """
@@ -16,13 +16,13 @@ _UNLIMITED = 2**62  # version 1 has no "max": it says 2**63 less a page
 
 
 def read_text(path: Path, size: int = MAX_FILE) -> str:
-    """Return the first `size` bytes of a file as text, whatever they are. OSError."""
+    """Return the first `size` bytes of a file as text, in any encoding. OSError."""
     with open(path, "rb") as file:
         return file.read(size).decode(errors="replace")
 
 
 def to_number(text: str, path: Path) -> int:
-    """Return a number that a file has; ValueError names the file where it is none."""
+    """Return the number in a file; ValueError, which names the file, if it is not a number."""
     if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
         raise ValueError(f"{path} says {text!r:.40}, which is not a number")
     return int(text)

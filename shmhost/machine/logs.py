@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 FORMATS = ("text", "json")
 LEVELS = ("info", "warning", "debug")  # the default: names that come and go; debug: generations as well
-BACKLOG = 10_000  # lines that wait for a reader that stalls
+BACKLOG = 10_000  # queued lines when the reader stalls
 END_S = 1.0
 _TEXT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
@@ -41,9 +41,9 @@ class JsonFormatter(logging.Formatter):
 
 
 class PatientHandler(logging.Handler):
-    """Writes lines in a thread of its own, so that nobody waits for who reads the log, not even the end.
+    """Writes lines in its own thread, so that a slow reader never blocks the host, even at its end.
 
-    Where that one stalls, BACKLOG lines wait; those that come after them are lost, and counted in a line.
+    If the reader stalls, BACKLOG lines are queued; further lines are dropped, and their number is logged.
     `write` is called in the thread, with a whole line.
     """
 
@@ -63,7 +63,7 @@ class PatientHandler(logging.Handler):
             self._records.put(record)
 
     def close(self) -> None:
-        """Write what is left, for as long as END_S."""
+        """Write the queued lines, for at most END_S."""
         self._records.put(None)
         self._thread.join(END_S)
         super().close()

@@ -14,7 +14,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Return who the kernel says is at the other end (unix(7))."""
+    """Return the peer's identity, from the kernel (unix(7))."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Peer(uid, gid, pid, frozenset(_groups_of(sock)))
 
@@ -34,7 +34,7 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
 
 
 def peer_pidfd(sock: socket.socket) -> int | None:
-    """Return a descriptor that is readable once the peer is dead, the caller's to close; None: EOF tells."""
+    """Return a descriptor that becomes readable when the peer dies; the caller closes it. None: use EOF."""
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:

@@ -1,4 +1,4 @@
-"""A listening Unix socket and its file: made where nothing else lives, held by a lock, removed at the end."""
+"""A listening Unix socket and its file: created at a free path, held by a lock, removed at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECORD = 30  # bytes: a ceiling of generations in decimal, its CRC-32 in hexade
 
 
 class HostError(ShmError):
-    """The host cannot start: the message says why and what to do."""
+    """The host cannot start: the message has the reason and the remedy."""
 
 
 class Lock:
@@ -41,11 +41,11 @@ class Lock:
         self._cure = cure
         self._descriptor = -1  # -1: not held
         self.starts = 0  # before this one
-        self.ceiling: int | None = 0  # that was stored last; None: what is stored is damaged
+        self.ceiling: int | None = 0  # the last stored one; None: the stored one is corrupt
         self._records = [0, 0]
 
     def take(self) -> None:
-        """Take the lock. HostError: another host has it, or the file is none of ours. OSError."""
+        """Take the lock. HostError: another host has it, or the file is not a host's. OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(f"{self._path}.lock", flags, 0o600)
         try:
@@ -82,7 +82,7 @@ class Lock:
         self.ceiling = max(sound) if sound else None if data else 0
 
     def release(self) -> None:
-        """Give the lock back. May be called again."""
+        """Release the lock. May be called again."""
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a forked child may have a copy of the descriptor
             os.close(self._descriptor)

@@ -14,7 +14,7 @@ TICK_S = 1.0  # the error of a deadline; also how late a tick has to be to tell 
 
 
 class Deadline:
-    """Calls `expired` once, `ticks` seconds of running after `start`, unless `stop` comes first."""
+    """Calls `expired` once, after `ticks` seconds of running time from `start`, unless `stop` comes first."""
 
     __slots__ = ("_due_s", "_expired", "_handle", "_left", "_loop", "_ticks")
 
@@ -32,7 +32,7 @@ class Deadline:
         return self._handle is not None
 
     def start(self) -> None:
-        """Begin to count, from the start where it counts already."""
+        """Start counting, or restart if it is counting already."""
         self.stop()
         self._left = self._ticks
         self._arm()

@@ -1,7 +1,7 @@
 """A private host in a thread of this process: for tests, notebooks and programs that bring their own.
 
-The thread owns the host, its loop and its folder; the handle can only ask it to stop. So whoever lets go of
-a handle, a destructor or the end of the program, waits for nothing that could not happen any more.
+The thread owns the host, its loop and its folder; the handle can only ask it to stop. So closing a handle,
+even in a destructor or at the end of the program, never waits for an event that cannot happen any more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import WINDOWS, Config, default_budget
 
 LOG = logging.getLogger("shmhost")
-EXIT_S = 5.0  # the end of the program waits so long for a host: freeing 10 GiB of regions takes about 1 s
+EXIT_S = 5.0  # the end of the program waits this long for a host: freeing 10 GiB of regions takes about 1 s
 
 
 class _Serving:
@@ -48,12 +48,12 @@ class _Serving:
         self._started.set_result((asyncio.get_running_loop(), value))
 
     def stop(self) -> None:
-        """Have the host end soon. Never waits; safe in a destructor, on any thread."""
+        """Make the host stop soon. Never waits; safe in a destructor, on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the host has ended
             self._loop.call_soon_threadsafe(self._host.stop)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Return when the host has ended; raise what ended it if that was not `stop`. TimeoutError."""
+        """Return when the host has stopped; raise its error if `stop` was not the cause. TimeoutError."""
         self._ended.result(timeout_s)
 
     def has_ended(self) -> bool:
@@ -87,7 +87,7 @@ _SERVING: set[_Serving] = set()  # the hosts of this process, and of the one tha
 
 
 def _end_all() -> None:
-    """End what the program has left open, and wait for it."""
+    """Stop the hosts that the program left open, and wait for them."""
     serving = [each for each in list(_SERVING) if each.process == os.getpid()]
     for each in serving:
         each.stop()

@@ -1,8 +1,8 @@
-"""One connected socket of the host: frames in, frames out, never waiting for either.
+"""A connected socket of the host: frames in, frames out, never waiting for either.
 
-A link owns its socket; what a slow client has not taken is its outbox's. It reads by callbacks of the loop,
-not by awaiting: † a task that waits for readability anew for each request costs 12-15 us a round trip
-more (asyncio and uvloop alike, 2026-11), and a host does little else.
+A link owns its socket; its outbox owns the frames that a slow client has not read. It reads by callbacks of
+the loop, not by awaiting: † a task that awaits readability for each request costs another 12-15 us per round
+trip (asyncio and uvloop alike, 2026-11), and a host does little else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ StartWork = Callable[["Link", Steps, Work], Callable[[], bool]]
 
 
 class Link:
-    """The socket of one session. `on_closed` is called once, when the session has given all back."""
+    """The socket of one session. `on_closed` is called once, when the session has released everything."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Link:
         self._deadline.start()  # until Hello has come
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
-        """Send a message, or queue it where the client is slow. The descriptors stay the caller's.
+        """Send a message, or queue it if the client is slow. The caller still owns the descriptors.
 
         OSError when it has to be queued, and this process has no descriptors left for that.
         """
@@ -159,7 +159,7 @@ class Link:
         self._pump()
 
     def _pump(self) -> None:
-        """Handle what has come, until a Work or a slow client makes the rest wait."""
+        """Handle received frames, until a Work or a slow client makes the rest wait."""
         turn_ends_ns = perf_counter_ns() + TURN_NS
         try:
             for message, _none in self._connection.messages():
@@ -217,12 +217,12 @@ class Link:
         return True
 
     def _fault(self) -> None:
-        """A bug or a broken system: it costs this client its connection, and nobody else."""
+        """Handle a bug or a broken system: only this client loses its connection."""
         LOG.exception("fault while serving uid %d", self.session.peer.uid)
         self.close()
 
     def _drop(self, error: RemoteProtocolError) -> None:
-        """Tell the peer what it did wrong, as far as it listens, and close."""
+        """Send the peer its error, if the socket has room, and close."""
         self._note_drop(error)
         self.send(Goodbye(0, str(error)), ())
         self.close()
