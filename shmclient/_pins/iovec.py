@@ -1,4 +1,4 @@
-"""Vectored input and output over pinned buffers: `struct iovec` arrays, and readv, writev and their kin."""
+"""Vectored I/O over pinned buffers: `struct iovec` arrays, and readv, writev and their kin."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Pins: the promise that a buffer stays where it is while native code holds its address.
+"""Pins: the guarantee that a buffer keeps its address while native code holds it.
 
-Comes from ptrguard, a Go package that became Go's `runtime.Pinner`. A pin holds the buffer itself (PEP 3118),
-so that nothing can resize, close, unmap or collect it. Addresses are stored into *slots*; `unpin` zeroes them
-before it lets the buffers go. Nothing here waits: `unpin` can be called as it is from async code.
+The design is that of ptrguard, a Go package that became Go's `runtime.Pinner`. A pin holds the buffer itself
+(PEP 3118), so that no code can resize, close, unmap or collect it. Addresses are stored into *slots*; `unpin`
+zeroes them before it releases the buffers. No call waits: async code can call `unpin` directly.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Pinned:
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """The start address."""
         self._check()
         return self._address
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """The size in bytes."""
         self._check()
         return self._size
 
@@ -149,7 +149,7 @@ _pinners: WeakValueDictionary[int, Pinner] = WeakValueDictionary()  # by id
 
 
 def leaked() -> int:
-    """Return how many pins have leaked so far: each keeps its buffer for ever."""
+    """Return the number of leaked pins so far: each keeps its buffer for ever."""
     return sum(map(len, _leaked))
 
 
@@ -190,7 +190,7 @@ class Pinner:
     def pin(self, obj: object) -> Pinned:
         """Pin a buffer: when this returns, it cannot move, shrink, close or be collected.
 
-        Takes bytes, bytearray, memoryview, ndarray, mmap, array, ctypes and whatever else has a contiguous
+        Takes bytes, bytearray, memoryview, ndarray, mmap, array, ctypes and other objects with a contiguous
         buffer; a region (all `capacity` bytes, from its header on; its mapping and lease are kept), a
         builder (its payload, which cannot be published while it is pinned), a view of either; and cffi
         pointers, arrays and structures, which keep what they own. TypeError: none of these. BufferError: not

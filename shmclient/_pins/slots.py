@@ -1,4 +1,4 @@
-"""Slots: the pointer-sized places that an address can be stored in, of cffi, ctypes, or in a region. Pure."""
+"""Slots: pointer-sized variables for addresses, of cffi, ctypes, or in a region. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The pointer check: what is reached through shared memory must be shared memory that lasts as long.
+"""The pointer check: pointers in shared memory must lead to shared memory that lasts as long.
 
-A pointer to private memory is valid in the process that wrote it, and in no other. Our counterpart of Go's
-cgocheck, with two differences: it can be switched off for a block alone, and it is never off for anyone else.
+A pointer to private memory is valid only in the process that wrote it. The check is the counterpart of Go's
+cgocheck, with two differences: it can be switched off only for a block, and only for the caller.
 """
 
 from __future__ import annotations

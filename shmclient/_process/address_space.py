@@ -1,7 +1,7 @@
-"""This process's address space: what is reserved, what is mapped where, and when it goes.
+"""This process's address space: reservations, mappings, and their release.
 
-The one module with state of the whole process, because an address space is one: two clients that open
-the same region share its one mapping. Knows no socket and no message.
+The state is that of the whole process, because the address space is: two clients that open
+the same region share its mapping. Knows no socket and no message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNS
 
 @dataclass(slots=True)
 class _Range:
-    """One mapping of this process; `holds` counts those who need it."""
+    """A mapping of this process; `holds` counts its users."""
 
     address: int
     capacity: int
@@ -36,7 +36,7 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
-    """One need for a range. `after` is called when it is given up and no longer mapped for it."""
+    """One user's hold on a range. `after` is called when it is released and no longer mapped for it."""
 
     range: _Range
     after: Callable[[], None]

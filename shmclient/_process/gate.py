@@ -1,4 +1,4 @@
-"""A lock whose holder also does what others could not wait for. Knows nothing of memory or sockets.
+"""A lock whose holder also handles the items of callers that could not wait. Knows no memory or socket.
 
 Views die wherever the interpreter lets them: on any thread, inside the garbage collector, in the middle
 of a locked section of the very thread that holds the lock. So a destructor must never wait. It puts an

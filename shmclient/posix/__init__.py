@@ -1,6 +1,6 @@
-"""Shared memory objects and mappings at chosen addresses, as the system has them.
+"""Shared memory objects and mappings at chosen addresses: the calls of the system.
 
-The descriptors that these functions return are the caller's. Every failure is an OSError with its errno, the
+The caller owns the descriptors that these functions return. Every failure is an OSError with its errno, the
 values, and what to do; a wrong type is a TypeError. Names of the standard library are re-exported.
 """
 

@@ -36,7 +36,7 @@ def errno_string(code: int) -> str:
 
 
 def errno_help(code: int) -> str:
-    """Return what an error of the memory calls means and what to do, in lines of at most 78 columns.
+    """Return the meaning of an error of the memory calls and the remedy, in lines of at most 78 columns.
 
     A code that no call of this package raises gets the system's text and says so. ValueError for an unknown
     code.

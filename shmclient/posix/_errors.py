@@ -1,4 +1,4 @@
-"""How the calls of this package fail: an OSError with the right errno, the values, and what to do."""
+"""The errors of this package's calls: an OSError with the right errno, the values, and the remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 from shmclient.posix._errnos import errno_help, errno_string
 
-_WORD_MAX = 1 << 63  # what the kernel takes as a length or an offset ends here
+_WORD_MAX = 1 << 63  # the largest length or offset that the kernel accepts
 
 
 def failure(code: int, what: str) -> OSError:
@@ -15,14 +15,14 @@ def failure(code: int, what: str) -> OSError:
 
 
 def check_result(result: int, what: str) -> int:
-    """Return what a C call returned, unless that is -errno."""
+    """Return the result of a C call; raise its error if the result is -errno."""
     if result < 0:
         raise failure(-result, what)
     return result
 
 
 def check_descriptor(fd: int) -> int:
-    """Return a descriptor's number; EBADF when no descriptor has such a one, TypeError for no number."""
+    """Return a descriptor's number; EBADF if it is out of range, TypeError if it is not an int."""
     if not isinstance(fd, int):
         raise TypeError(f"a descriptor is an int, not a {type(fd).__name__}: call its fileno()")
     if not 0 <= fd < 1 << 31:

@@ -1,4 +1,4 @@
-"""Mappings at chosen addresses. Knows which ranges of this process are whose.
+"""Mappings at chosen addresses, and the registry of their ranges.
 
 The registry is one for the process, as its address space is. It is an interval map: a mapping that replaces
 a part of another lies *inside* of that one, which is only reserved address space from then on, and takes the
@@ -51,7 +51,7 @@ class Range:
         return bool(self.prot & _mmap.PROT_WRITE)
 
     def hold(self) -> memoryview:
-        """Return a view that keeps it mapped, whatever may be done with it; EINVAL when it is not mapped."""
+        """Return a view that keeps it mapped, with any protection; EINVAL if it is not mapped."""
         with MAPPINGS.gate:
             memory = self.memory() if self.memory is not None else None
             if memory is None or not self.is_mapped:
@@ -67,9 +67,9 @@ class Range:
             raise BufferError(f"views of {self!r} live: delete them before it is {purpose}")
 
     def become_reserved(self, start: int, end: int) -> None:
-        """Destroy what is mapped, but for a part that is replaced already. With the gate held.
+        """Unmap the memory, except parts that are replaced already. With the gate held.
 
-        Where the system cannot, at vm.max_map_count, the memory stays, and nobody can reach it any more.
+        If the system cannot, at vm.max_map_count, the memory stays, but is unreachable.
         """
         if self.prot or self.is_shared:
             lib.shm_unmap(self.address, start - self.address, address_space.MAP_RESERVED)
@@ -104,12 +104,12 @@ class Mapping:
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """The start address."""
         return self.range.address
 
     @property
     def length(self) -> int:
-        """How many bytes were asked for; the system maps whole pages."""
+        """The requested length in bytes; the system maps whole pages."""
         return self.range.length
 
     @property
@@ -119,7 +119,7 @@ class Mapping:
 
     @property
     def is_shared(self) -> bool:
-        """Whether others see what is written."""
+        """Whether other processes see writes."""
         return self.range.is_shared
 
     @property
@@ -131,8 +131,8 @@ class Mapping:
     def buffer(self) -> memoryview:
         """Its bytes, read-only where it is; it cannot be unmapped while this or any view of it lives.
 
-        PermissionError: it may not be read. Do not cut the object short meanwhile: its bytes beyond the end
-        raise SIGBUS.
+        PermissionError: it may not be read. Do not truncate the object meanwhile: access past its end
+        raises SIGBUS.
         """
         view = self.range.hold()
         if not self.prot & (_mmap.PROT_READ | _mmap.PROT_WRITE):
@@ -263,10 +263,10 @@ def mmap(
 
 
 def munmap(mapping: Mapping) -> None:
-    """Unmap what `mmap` returned, as a whole, and once.
+    """Unmap a whole mapping that `mmap` returned, once.
 
-    EINVAL: it is unmapped already, or no mapping of `mmap`, as a slice of one. BufferError: views of it
-    live, or mappings inside of it.
+    EINVAL: it is unmapped already, or not a mapping of `mmap`, such as a slice of one. BufferError: it has
+    views, or mappings inside of it.
     """
     if not isinstance(mapping, Mapping):
         raise failure(errno.EINVAL, f"munmap of a {type(mapping).__name__}, which is not a result of mmap")
@@ -274,7 +274,7 @@ def munmap(mapping: Mapping) -> None:
 
 
 def _under_seals(request: Request) -> Request:
-    """Return what the seals kept here leave of a request; EPERM."""
+    """Return a request as limited by the seals kept here; EPERM if they forbid it."""
     if not emulation.forbids_writing(request.object):
         return request
     if request.prot & _mmap.PROT_WRITE:

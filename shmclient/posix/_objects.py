@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 def shm_open(name: str | bytes, flags: int, mode: int = 0o600) -> int:
-    """Open or create a named object; return a descriptor, the caller's, that no program inherits by exec.
+    """Open or create a named object; return a close-on-exec descriptor, which the caller owns.
 
     `flags`: O_RDONLY or O_RDWR, with O_CREAT, O_EXCL, O_TRUNC; O_NOFOLLOW and O_CLOEXEC are added. Leading
     slashes of the name do not count; EINVAL: it is empty, too long (255 bytes; 31 on macOS), or has another
@@ -37,7 +37,7 @@ def shm_open(name: str | bytes, flags: int, mode: int = 0o600) -> int:
 
 
 def shm_unlink(name: str | bytes) -> None:
-    """Remove a name; the memory goes with the last descriptor and mapping. Errors as for `shm_open`."""
+    """Remove a name; the memory is freed with the last descriptor and mapping. Errors as for `shm_open`."""
     check_result(lib.shm_object_unlink(_object_name(name)), f"shm_unlink of {name!r}")
 
 
@@ -76,7 +76,7 @@ def memfd_create(
 
 
 def ftruncate(fd: int, length: int) -> None:
-    """Set the size of an object, in bytes, as `os.ftruncate`; what is new is zero.
+    """Set the size of an object, in bytes, as `os.ftruncate` does; new bytes are zero.
 
     PermissionError (EPERM): it is sealed against that; its present size is always allowed.
     """
@@ -90,7 +90,7 @@ def ftruncate(fd: int, length: int) -> None:
 
 
 def close(fd: int) -> None:
-    """Close a descriptor; EBADF when it is not open, so also the second time."""
+    """Close a descriptor; EBADF if it is not open, such as the second time."""
     check_descriptor(fd)
     _seals.forget(fd)
     try:
@@ -115,7 +115,7 @@ def _emulate_memfd(name: bytes, flags: int) -> int:
 
 
 def _create_unlinked(kind: str) -> int:
-    """Create an object under a name that nobody else has, and unlink it; return its descriptor."""
+    """Create an object under a unique name, and unlink it; return its descriptor."""
     while True:
         # 16 hex digits and a counter: no two threads, and no two processes, mean the same; within macOS's 31.
         name = f"{kind}-{secrets.token_hex(8)}{next(_numbers) % 1000:03d}"

@@ -1,4 +1,4 @@
-"""Calls on what is mapped: protection, write-back, advice and locks."""
+"""Calls on mapped memory: protection, write-back, advice and locks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from shmprotocol.native.binding import ffi, lib
 
 
 def mprotect(target: Mapping | Any, prot: int) -> None:
-    """Set what may be done with a mapping, or with a view of whole pages of one; see mprotect(2).
+    """Set the protection of a mapping, or of a view of whole pages of one; see mprotect(2).
 
-    It is enforced by the processor: a write through a view that was made before ends the process by SIGSEGV.
+    The processor enforces it: a write through an older view ends the process by SIGSEGV.
     EINVAL: not a mapping of this package, or not whole pages. EACCES: more than the descriptor or a seal
     allowed at `mmap`.
     """
@@ -75,7 +75,7 @@ def munlockall() -> None:
 
 
 def _any(target: Any) -> tuple[int, int, Any]:
-    """Return address and length of a mapping or buffer, and what keeps it there meanwhile."""
+    """Return the address and length of a mapping or buffer, and a view that keeps it in place."""
     if isinstance(target, Mapping):
         return target.address, target.length, target.range.hold()
     held = ffi.from_buffer(target)

@@ -1,4 +1,4 @@
-"""What `mmap` is asked for, checked before the system is asked: pure, but for a look at the descriptor."""
+"""The arguments of `mmap`, checked before the system call: pure, except for an fstat of the descriptor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shmprotocol.native.binding import lib
 
 
 class Request(NamedTuple):
-    """Arguments of mmap(2), in its order; and of a shared mapping its object, and whether it may be written.
+    """Arguments of mmap(2), in its order; for a shared mapping also its object and writability.
 
-    `may_write` is what mprotect(2) could still allow, whatever `prot` does.
+    `may_write` says whether mprotect(2) could allow writing, regardless of `prot`.
     """
 
     address: int

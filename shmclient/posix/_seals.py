@@ -62,7 +62,7 @@ def emulate(fd: int, seals: int) -> None:
 
 
 def forget(fd: int) -> None:
-    """Drop what is kept for an object when this is its last descriptor here. OSError: not open."""
+    """Drop the seals kept for an object if this is its last descriptor here. OSError: not open."""
     identity = emulation.identity(fd)
     if identity in SEALS:
         with contextlib.suppress(OSError):  # no descriptor is left to list them: keep it
@@ -93,7 +93,7 @@ def _add_emulated(fd: int, identity: Identity, seals: int) -> None:
 
 
 def _why(error: OSError, identity: Identity) -> str:
-    """Say which mappings of this process are in the way, when some may be."""
+    """Name the mappings of this process that conflict, if there may be some."""
     if error.errno != errno.EBUSY:
         return ""
     with MAPPINGS.gate:
