@@ -21,7 +21,7 @@ from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_NAME
 from strategies import ANY_VALUE, record
 
 Role = Literal["client", "host"]
-Item = tuple[type, m.Message, list[int]]  # the class too: named tuples of two classes can be equal
+Item = tuple[m.Message, list[int]]
 
 README = Path(__file__).parents[2] / "protocol" / "README.md"
 CREATED = m.Created(7, 1, 0x550000000000, 8192)
@@ -29,7 +29,7 @@ DONE = m.Done(8)
 
 
 def item(message: m.Message, descriptors: Sequence[int] = ()) -> Item:
-    return type(message), message, list(descriptors)
+    return message, list(descriptors)
 
 
 def read(connection: Connection) -> list[Item]:

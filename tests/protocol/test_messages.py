@@ -148,3 +148,32 @@ def test_error_stays_short_when_the_value_is_huge() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         m.from_wire((4, 0, 1, b"\xff" * 1_000_000), m.REQUEST_TAGS)
     assert len(str(caught.value)) < 300
+
+
+# --- equality
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (m.Done(5), m.Measure(5)),
+        (m.Stat(1, "x"), m.Unlink(1, "x")),
+        (m.Total("x", 1, 2, 3), m.Refused(1, "x", "y")),
+        (m.Done(5), (5,)),
+        ((5,), m.Done(5)),
+    ],
+)
+def test_messages_of_two_kinds_are_never_equal(one: object, other: object) -> None:
+    assert (one == other, one != other) == (False, True)
+
+
+def test_messages_of_one_kind_are_equal_when_their_values_are() -> None:
+    one, other = m.Described(1, INFO), m.Described(1, INFO._replace())
+    assert (one == other, one != other, hash(one) == hash(other)) == (True, False, True)
+    assert one != m.Described(1, INFO._replace(leases=7))
+
+
+def test_every_record_of_the_wire_compares_its_kind() -> None:
+    records = [cls for cls in vars(m).values() if hasattr(cls, "_fields")]
+    assert {cls.__eq__ for cls in records} == {m.Done.__eq__}
+    assert m.Done.__eq__ is not tuple.__eq__

@@ -387,6 +387,7 @@ REPLIES: tuple[type[Message], ...] = (
     Inspected,
     Measured,
 )
+RECORDS: tuple[type, ...] = (RegionInfo, Holder, Inspection, Total, Account, Timing, Tally, Grant)
 
 
 # Tags are positions in these tables: a new message goes to the end of its table, never between.
@@ -394,6 +395,21 @@ REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
 REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}
+
+
+def _equals(self: tuple[object, ...], other: object) -> bool:
+    return type(self) is type(other) and tuple.__eq__(self, other)
+
+
+def _differs(self: tuple[object, ...], other: object) -> bool:
+    return not _equals(self, other)
+
+
+# Of two messages with the same values only one may be meant: Done(5) is not Measure(5). Named tuples cannot
+# inherit this. Making them costs no more; equal ones have equal hashes, as tuples have.
+for _cls in (*TAG_OF, *RECORDS):
+    setattr(_cls, "__eq__", _equals)  # noqa: B010 - mypy knows these as methods
+    setattr(_cls, "__ne__", _differs)  # noqa: B010
 
 
 def descriptors_of(message: Message) -> int:
