@@ -27,7 +27,7 @@ from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
-from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
+from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
@@ -214,7 +214,7 @@ class AsyncClient:
         over, end = self._attempts.over, anyio.current_time() + (limit_s or 0)
         async with self._turn_to_connect(limit_s):
             if self._is_closed:
-                raise RegionClosed("the client is closed")
+                raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
             if self._channel is None or not self._channel.is_alive():
                 left = None if limit_s is None else end - anyio.current_time()
                 with self._attempts.next(left, over) as connect_s:
@@ -238,7 +238,7 @@ class AsyncClient:
     def _close_if_closed(self) -> None:
         if self._is_closed:  # closed meanwhile, by a task that did not see the new connection
             self._close()
-            raise RegionClosed("the client is closed")
+            raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
 
     async def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = await self._connected()
@@ -318,7 +318,7 @@ class AsyncStream(Generic[T]):
         async with self._turn:
             try:
                 return self._ready() or await self._run(self._source.next)
-            except RegionClosed:
+            except Closed:
                 if self._source.listener.is_closed:
                     raise StopAsyncIteration from None
                 raise
@@ -349,7 +349,7 @@ class AsyncStream(Generic[T]):
     def _ready(self) -> T | None:
         """Return what needs no host; RegionClosed when it was closed."""
         if self._source.listener.is_closed:
-            raise RegionClosed("the watch is closed")
+            raise Closed("the watch is closed")
         pending: T | None = self._source.pending()
         return pending
 

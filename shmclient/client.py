@@ -21,7 +21,7 @@ from shmclient._drivers.transfer import Progress
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import HostGone, HostTimeout, RegionClosed
+from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 T = TypeVar("T")
@@ -243,7 +243,7 @@ class Client:
         over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
         with self._turn_to_connect(limit_s):
             if self._is_closed:
-                raise RegionClosed("the client is closed")
+                raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
             if self._channel is None or not self._channel.is_alive():
                 left = None if limit_s is None else end - time.monotonic()
                 with self._attempts.next(left, over) as connect_s:
@@ -265,7 +265,7 @@ class Client:
     def _close_if_closed(self) -> None:
         if self._is_closed:  # closed meanwhile, by a thread that did not see the new connection
             self.close()
-            raise RegionClosed("the client is closed")
+            raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
 
     def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = self._connected()
@@ -339,7 +339,7 @@ class Stream(Generic[T]):
         with self._turn:
             try:
                 return self._ready() or self._run(self._source.next)
-            except RegionClosed:
+            except Closed:
                 if self._source.listener.is_closed:
                     raise StopIteration from None
                 raise
@@ -364,7 +364,7 @@ class Stream(Generic[T]):
     def _ready(self) -> T | None:
         """Return what needs no host; RegionClosed when it was closed."""
         if self._source.listener.is_closed:
-            raise RegionClosed("the watch is closed")
+            raise Closed("the watch is closed")
         pending: T | None = self._source.pending()
         return pending
 

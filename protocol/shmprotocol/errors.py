@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ShmError(Exception):
     """The base class of all errors of this project. `code` identifies the class on the wire.
 
-    Each subclass is also the built-in error that a user would catch; if that is an `OSError`,
-    `errno` is set.
+    Each subclass is also the built-in error that a user would catch. If that is an `OSError`, it has an
+    `errno`, the message as `strerror`, and the region's name or the socket's path as `filename`, if any.
     """
 
     code: ClassVar[str] = "error"
-    _errno: ClassVar[int | None] = None
+    _errno: ClassVar[int] = errno.EIO
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, errno: int | None = None, filename: str | None = None) -> None:
         super().__init__(message)
-        if self._errno is not None:
-            setattr(self, "errno", self._errno)  # noqa: B010 - only subclasses that are OSErrors have it
+        self._message = message
+        _explain(self, errno or self._errno, message, filename)
+
+    def __str__(self) -> str:  # or an OSError would put the number before it
+        return self._message
+
+    def __reduce__(self) -> tuple[Any, ...]:  # or an OSError would lose its number and its filename
+        values = (getattr(self, "errno", None), getattr(self, "filename", None))
+        return _make, (type(self), self._message, *values)
+
+
+def _explain(error: BaseException, number: int, text: str, filename: str | None) -> None:
+    if isinstance(error, OSError):
+        error.errno, error.strerror, error.filename = number, text, filename
+
+
+def _make(kind: type[ShmError], message: str, errno: int | None, filename: str | None) -> ShmError:
+    return kind(message, errno=errno, filename=filename)
 
 
 def again(error: ShmError) -> ShmError:
@@ -28,10 +44,14 @@ def again(error: ShmError) -> ShmError:
     An error that is stored and raised to many callers must be new each time: a traceback keeps the frames of
     all its callers alive, and with them their local variables, such as a region.
     """
-    new = type(error)(str(error))
-    if (number := getattr(error, "errno", None)) is not None:
-        setattr(new, "errno", number)  # noqa: B010 - as in __init__; some errors have their own
+    make, values = error.__reduce__()
+    new: ShmError = make(*values)
     return new
+
+
+def about(error: ShmError, filename: str) -> ShmError:
+    """Return an error like this one, with the name of what it is about where it can have one."""
+    return type(error)(str(error), errno=getattr(error, "errno", None), filename=filename)
 
 
 class InvalidArgument(ShmError, ValueError):
@@ -47,11 +67,15 @@ class RegionNotFound(ShmError, FileNotFoundError):
     _errno = errno.ENOENT
 
 
-class WaitTimeout(RegionNotFound, TimeoutError):
-    """The name was still missing, or there was still no host, when the wait timed out."""
+class WaitTimeout(ShmError, TimeoutError):
+    """The wait timed out: there was still no host, or it did not answer. For a name see RegionTimeout."""
 
     code = "wait-timeout"
     _errno = errno.ETIMEDOUT
+
+
+class RegionTimeout(WaitTimeout, RegionNotFound):
+    """The host is running, and the name was still missing when the wait timed out."""
 
 
 class RegionExists(ShmError, FileExistsError):
@@ -104,6 +128,7 @@ class ProtocolError(ShmError, ConnectionError):
     """A violation of `protocol/README.md`, by this side or by the peer; see the two subclasses."""
 
     code = "protocol"
+    _errno = errno.EPROTO
 
 
 class LocalProtocolError(ProtocolError):
@@ -119,6 +144,10 @@ class HostGone(ShmError, ConnectionError):
 
     code = "host-gone"
     _errno = errno.ECONNREFUSED
+
+
+class HostError(ShmError):
+    """The host cannot start: the message has the reason and the remedy."""
 
 
 class HostTimeout(ShmError, TimeoutError):
@@ -141,10 +170,18 @@ class BadRegion(ShmError, ValueError):
     code = "bad-region"
 
 
-class RegionClosed(ShmError, ValueError):
-    """The handle was closed, or its connection belongs to the parent process."""
+class Closed(ShmError, ValueError):
+    """The object in use was closed before, by this program itself."""
 
     code = "closed"
+
+
+class ClientClosed(Closed):
+    """The client was closed: connect again."""
+
+
+class RegionClosed(Closed):
+    """The handle of a region was closed, or its construction is over."""
 
 
 class PinReleased(ShmError, ValueError):

@@ -139,9 +139,8 @@ def _open_waker(sock: socket.socket) -> int:
         return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     except OSError as error:
         sock.close()
-        refused = OutOfMemory(f"no descriptor is left to wait for the host: {error.strerror}")
-        refused.errno = error.errno
-        raise refused from None
+        why = f"no descriptor is left to wait for the host: {error.strerror}"
+        raise OutOfMemory(why, errno=error.errno) from None
 
 
 def has_ended(sock: socket.socket) -> bool:

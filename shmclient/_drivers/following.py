@@ -16,7 +16,14 @@ from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
 from shmclient._drivers.operations import Context, Next, Operation
 from shmclient._regions.info import Change, RegionInfo, change_of
-from shmprotocol.errors import HostGone, InvalidArgument, RegionClosed, RegionNotFound, WaitTimeout, again
+from shmprotocol.errors import (
+    Closed,
+    HostGone,
+    InvalidArgument,
+    RegionNotFound,
+    RegionTimeout,
+    again,
+)
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name, check_part
 
@@ -47,7 +54,7 @@ class Listener:
         self._context, self._subscription = context, subscription
         if self.is_closed:  # meanwhile, by who saw the subscription before
             self.give_up()
-            raise RegionClosed("the watch is closed")
+            raise Closed("the watch is closed")
         return subscription
 
     def next(self, retry: Retry) -> Operation[m.Event]:
@@ -235,7 +242,7 @@ class Values:
         if left is None:
             raise RegionNotFound(f"there is no region {self._name!r}, and no wait for it")
         if (yield from self.listener.next_within(left)) is None:
-            raise WaitTimeout(f"{self._name!r} did not appear within {left:.3g} s")
+            raise RegionTimeout(f"{self._name!r} did not appear within {left:.3g} s")
 
 
 def once_after(
@@ -263,7 +270,7 @@ def _wait_after(context: Context, name: str, after: int, retry: Retry) -> Operat
     try:
         generation = yield from _generation(context, name)  # one may have come before the watch
         if generation <= after and (yield Next(subscription, retry.remaining() or 0)) is None:
-            raise WaitTimeout(f"{name!r} had no generation after {after} in time: {_now(generation)}")
+            raise RegionTimeout(f"{name!r} had no generation after {after} in time: {_now(generation)}")
     finally:
         context.unlisten(subscription)
 

@@ -18,9 +18,9 @@ from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
+    ClientClosed,
     HostGone,
     HostTimeout,
-    RegionClosed,
     RemoteProtocolError,
     WaitTimeout,
     again,
@@ -81,7 +81,7 @@ class AsyncChannel:
         return take(slot, step.wait_s)
 
     async def next_event(self, step: Next) -> m.Event | None:
-        """Wait for the next event of a watch; None when the time is over. RegionClosed: it was ended."""
+        """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
         subscription = step.subscription
         if not await self._wait_until(subscription.is_done, step.wait_s):
             return None
@@ -93,9 +93,9 @@ class AsyncChannel:
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes.
 
-        Waits and watches of other tasks end with RegionClosed.
+        Waits and watches of other tasks end with ClientClosed.
         """
-        targets = self._exchange.end_waits(RegionClosed("the client is closed"))
+        targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
         for target in targets:
             self.context.cancel(target)
         self.outbox.close()

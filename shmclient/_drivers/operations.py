@@ -28,12 +28,13 @@ from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attac
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
+    Closed,
     HostGone,
     InvalidArgument,
-    RegionClosed,
     RegionNotFound,
+    RegionTimeout,
     RemoteProtocolError,
-    WaitTimeout,
+    about,
     again,
     refusal,
 )
@@ -102,7 +103,7 @@ class Context:
 
     def unlisten(self, subscription: Subscription) -> None:
         """End a watch. Never waits, and takes no lock: safe in a destructor."""
-        if self.exchange.unwatch(subscription, RegionClosed("the watch is closed")):
+        if self.exchange.unwatch(subscription, Closed("the watch is closed")):
             self.cancel(subscription.id)
 
 
@@ -120,11 +121,21 @@ def take(slot: Slot, wait_s: float | None) -> Outcome:
     reply = slot.reply
     if isinstance(reply, m.Refused):
         error = refusal(reply.code, reply.text)
+        if (name := _name_in(slot.request)) is not None:
+            error = about(error, name)
         if isinstance(error, Cancelled) and isinstance(slot.request, m.Open):
             names = ", ".join(repr(name) for name in slot.request.open_names[:3])
-            raise WaitTimeout(f"{names} did not appear within {wait_s:.3g} s")
+            late = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
+            raise late if name is None else about(late, name)
         raise error
     return reply, slot.descriptors
+
+
+def _name_in(request: m.Message) -> str | None:
+    """Return the one name that a request is about."""
+    if isinstance(request, m.Open):
+        return request.open_names[0] if len(request.open_names) == 1 else None
+    return getattr(request, "name", None)
 
 
 def nothing() -> Operation[None]:

@@ -17,9 +17,9 @@ from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
+    ClientClosed,
     HostGone,
     HostTimeout,
-    RegionClosed,
     RemoteProtocolError,
     ShmError,
     WaitTimeout,
@@ -93,7 +93,7 @@ class Channel:
         return take(slot, step.wait_s)
 
     def next_event(self, step: Next) -> m.Event | None:
-        """Wait for the next event of a watch; None when the time is over. RegionClosed: it was ended."""
+        """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
         subscription = step.subscription
         if not self._read_until(subscription.is_done, time.monotonic() + step.wait_s, is_long=True):
             return None
@@ -109,10 +109,10 @@ class Channel:
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes.
 
-        Waits and watches of other threads end with RegionClosed.
+        Waits and watches of other threads end with ClientClosed.
         """
         with self._lock:
-            targets = self._exchange.end_waits(RegionClosed("the client is closed"))
+            targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
         for target in targets:
             self.context.cancel(target)
         self.outbox.close()

@@ -12,17 +12,13 @@ import stat
 import zlib
 from pathlib import Path
 
-from shmprotocol.errors import ShmError
+from shmprotocol.errors import HostError
 
 LOG = logging.getLogger("shmhost")
 
 BACKLOG = 1024
 _DIGITS = 20  # of the count in a lock's file, which is overwritten in place
 _RECORD = 30  # bytes: a ceiling of generations in decimal, its CRC-32 in hexadecimal, and the end of the line
-
-
-class HostError(ShmError):
-    """The host cannot start: the message has the reason and the remedy."""
 
 
 class Lock:

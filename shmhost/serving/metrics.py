@@ -23,8 +23,9 @@ import anyio
 import anyio.to_thread
 
 from shmhost.core.meter import BOUNDS
-from shmhost.machine.socket_file import HostError, SocketFile
+from shmhost.machine.socket_file import SocketFile
 from shmhost.settings.config import metrics_place
+from shmprotocol.errors import HostError
 from shmprotocol.wire.messages import Measured, Total
 from shmprotocol.wire.names import State
 

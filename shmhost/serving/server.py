@@ -31,7 +31,7 @@ from shmhost.core.registry import Registry
 from shmhost.core.session import Session, Steps, Work
 from shmhost.core.window import Allocator
 from shmhost.machine.peers import peer_of, peer_pidfd
-from shmhost.machine.socket_file import HostError, Lock, SocketFile
+from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics
 from shmhost.serving.closing import Closer
 from shmhost.serving.link import Link
@@ -39,7 +39,7 @@ from shmhost.serving.notify import Notifier
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers, attempt
 from shmhost.settings.config import Config
-from shmprotocol.errors import ShmError
+from shmprotocol.errors import HostError, ShmError
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend, ChangeKind, State

@@ -143,7 +143,7 @@ async def test_connect_names_the_socket_when_no_host_runs(tmp_path: object, anyi
 
 async def test_closed_client_says_so(ashm: shmclient.aio.AsyncClient) -> None:
     await ashm.aclose()
-    with pytest.raises(shmclient.RegionClosed):
+    with pytest.raises(shmclient.ClientClosed):
         await ashm.list()
 
 

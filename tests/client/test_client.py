@@ -566,7 +566,7 @@ def test_client_comes_back_by_itself_when_the_host_does(tmp_path: Path) -> None:
 
 def test_closed_client_says_so(shm: shmclient.Client) -> None:
     shm.close()
-    with pytest.raises(shmclient.RegionClosed, match="client is closed"):
+    with pytest.raises(shmclient.ClientClosed, match="client is closed"):
         shm.list()
 
 

@@ -233,7 +233,7 @@ def test_close_ends_a_blocked_follow(is_absent: bool, is_client: bool, host: Wat
         wait_until(lambda: waits(host) == 1)
         if is_client:
             shm.close()
-            with pytest.raises(shmclient.RegionClosed, match="the client is closed"):
+            with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
                 loop.result(30)
         else:
             values.close()

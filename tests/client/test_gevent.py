@@ -108,7 +108,7 @@ def test_close_ends_greenlets_that_wait(what: str, host: WatchedHost) -> None:
     def wait(shm):
         try:
             {what}
-        except shmclient.RegionClosed as error:
+        except shmclient.ClientClosed as error:
             return str(error)
     for _ in range(3):  # the first time, gevent keeps descriptors of its own
         shm = shmclient.connect(path)
@@ -120,7 +120,9 @@ def test_close_ends_greenlets_that_wait(what: str, host: WatchedHost) -> None:
         counts.append(len(os.listdir("/proc/self/fd")))
     print(counts[2] - counts[1])
     """
-    assert run(program, host).splitlines() == [", ".join(["the client is closed"] * 3)] * 3 + ["0"]
+    assert run(program, host).splitlines() == [", ".join(["the client is closed: connect again"] * 3)] * 3 + [
+        "0"
+    ]
 
 
 def test_interrupt_ends_a_greenlet_that_waits(host: WatchedHost) -> None:

@@ -150,7 +150,7 @@ def test_close_ends_the_waits_of_other_threads(
         wait_until(lambda: host.call(lambda: count_waits(host)) == 3)
         shm.close()
         for one in waiting:
-            with pytest.raises(shmclient.RegionClosed, match="the client is closed"):
+            with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
                 one.result(30)
     wait_until(lambda: host.counts()["listeners"] == 0)
     assert host.counts()["leases"] == holds
@@ -184,7 +184,7 @@ async def test_close_ends_the_waits_of_other_tasks(
     ends = []
 
     async def end() -> None:
-        with pytest.raises(shmclient.RegionClosed, match="the client is closed"):
+        with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
             await wait(ashm)
         ends.append(1)
 

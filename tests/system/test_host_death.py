@@ -107,9 +107,9 @@ def test_client_that_is_closed_while_it_connects_stays_closed(machine: Machine) 
         wait_until(shm._lock.locked)
         shm.close()
         machine.signal(signal.SIGCONT)
-        with pytest.raises(shmclient.RegionClosed):
+        with pytest.raises(shmclient.ClientClosed):
             asked.result(30)
-    with pytest.raises(shmclient.RegionClosed):
+    with pytest.raises(shmclient.ClientClosed):
         shm.list()
     assert shm._channel is None
 
@@ -122,7 +122,7 @@ async def test_async_client_that_is_closed_while_it_connects_stays_closed(
     machine.signal(signal.SIGSTOP)
 
     async def ask() -> None:
-        with pytest.raises(shmclient.RegionClosed):
+        with pytest.raises(shmclient.ClientClosed):
             await ashm.list()
 
     async with anyio.create_task_group() as tasks:
@@ -154,7 +154,7 @@ def test_watch_of_a_closed_client_says_so(machine: Machine) -> None:
     shm = shmclient.connect(machine.path)
     changes = shm.watch()
     shm.close()
-    with pytest.raises(shmclient.RegionClosed, match="the client is closed"):
+    with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
         next(changes)
 
 
@@ -185,7 +185,7 @@ async def test_async_close_ends_the_wait_of_another_task(machine: Machine, anyio
     ashm = await shmclient.aio.connect(machine.path)
 
     async def wait() -> None:
-        with pytest.raises(shmclient.RegionClosed):
+        with pytest.raises(shmclient.ClientClosed):
             await ashm.get("never", wait=float("inf"))
 
     before = count_descriptors()

@@ -135,7 +135,7 @@ def test_thread_that_is_no_daemon_keeps_its_program_until_its_wait_is_over(host:
     with nothing_left(host):
         code, out, err = run_script(script, host.socket_path)
     assert (code, out) == (0, "")
-    assert "WaitTimeout: 'missing' did not appear within 0.3 s" in err
+    assert "RegionTimeout: 'missing' did not appear within 0.3 s" in err
 
 
 # How else a program, or a child of it, can end.

@@ -101,25 +101,29 @@ def pauses(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Ite
 
 def overloaded(path: str) -> HostTimeout:
     """Return the error for a host whose queue of connections stays full."""
-    return HostTimeout(f"the host at {path} accepts no connections: it is stopped or overloaded")
+    return HostTimeout(
+        f"the host at {path} accepts no connections: it is stopped or overloaded", filename=path
+    )
 
 
 def _explain(path: str, error: OSError) -> ShmError:
     """Return the error that says why there is no connection, and what to do; it has the same errno."""
-    explained: ShmError
+    kind: type[ShmError]
     if isinstance(error, PermissionError):
-        explained = AccessDenied(
+        kind, why = (
+            AccessDenied,
             f"may not use the host at {path}: {_owner(path)}, and this is uid {os.geteuid()}; "
-            "`shmhost doctor` says more"
+            "`shmhost doctor` says more",
         )
     elif error.errno in _EXHAUSTED:
-        explained = OutOfMemory(f"no socket to reach the host at {path}: {error.strerror}")
+        kind, why = OutOfMemory, f"no socket to reach the host at {path}: {error.strerror}"
     else:
-        explained = HostGone(
+        kind, why = (
+            HostGone,
             f"no host at {path} ({error.strerror or error}). Start one with `shmhost serve --socket {path}`, "
-            "or name the socket of one that runs in $SHMHOST_SOCKET"
+            "or name the socket of one that runs in $SHMHOST_SOCKET",
         )
-    return _with_errno(explained, error.errno)
+    return kind(why, errno=error.errno, filename=path)
 
 
 def _owner(path: str) -> str:
@@ -131,12 +135,6 @@ def _owner(path: str) -> str:
         f"it belongs to uid {status.st_uid}, gid {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o} "
         "(its group may use it)"
     )
-
-
-def _with_errno(error: ShmError, number: int | None) -> ShmError:
-    if number is not None:
-        setattr(error, "errno", number)  # noqa: B010 - only those that are OSErrors have it
-    return error
 
 
 class Query:
@@ -186,8 +184,8 @@ class Query:
         except OSError as error:
             if isinstance(error, ShmError):
                 raise
-            gone = HostGone(f"lost the connection to the host at {self._path}: {error.strerror or error}")
-            raise _with_errno(gone, error.errno) from None
+            why = f"lost the connection to the host at {self._path}: {error.strerror or error}"
+            raise HostGone(why, errno=error.errno, filename=self._path) from None
         if isinstance(reply, m.Refused):
             raise refusal(reply.code, reply.text)
         if isinstance(reply, m.Goodbye):
@@ -210,8 +208,9 @@ class Query:
             sock.settimeout(left)
             data, owned = descriptors.receive(sock)
             if not data:
-                gone = HostGone(f"the host at {self._path} closed the connection")
-                raise _with_errno(gone, errno.EPROTO)  # the kernel has no error for a silent peer
+                why = f"the host at {self._path} closed the connection"
+                # The kernel has no error for a silent peer.
+                raise HostGone(why, errno=errno.EPROTO, filename=self._path)
             self._connection.receive(data, owned)
 
     def regions(self, prefix: str) -> Iterator[m.RegionInfo]:
