@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
@@ -75,32 +75,17 @@ class Session:
         self._waits: dict[int, m.Open] = {}
         self._watches: dict[int, str] = {}
         self._listening = 0  # names that are waited for, and watches: what MAX_LISTENING limits
-        self._handlers: dict[type[m.Message], Callable[[Any], Steps | None]] = {
-            m.Create: self._create,
-            m.Publish: self._publish,
-            m.Abort: self._abort,
-            m.Open: self._open,
-            m.Release: self._release,
-            m.Cancel: self._cancel,
-            m.List: self._list,
-            m.Stat: self._stat,
-            m.Unlink: self._unlink,
-            m.Chmod: self._chmod,
-            m.Watch: self._watch,
-            m.Inspect: self._inspect,
-            m.Measure: self._measure,
-        }
 
     def handle(self, message: m.Message) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
         if not self._greeted:
             self._hello(message)
             return None
-        handler = self._handlers.get(type(message))
+        handler = self._HANDLERS.get(type(message))
         if handler is None:
             raise RemoteProtocolError("Hello arrived twice")
         try:
-            steps = handler(message)
+            steps = handler(self, message)
         except (ShmError, OSError) as error:
             self._fail(message.id, error)
             return None
@@ -363,6 +348,22 @@ class Session:
             raise InvalidArgument(f"region {number} is not being created by this connection")
         _check_pending(region)
         return region
+
+    _HANDLERS: ClassVar[dict[type[m.Message], Callable[[Session, Any], Steps | None]]] = {
+        m.Create: _create,
+        m.Publish: _publish,
+        m.Abort: _abort,
+        m.Open: _open,
+        m.Release: _release,
+        m.Cancel: _cancel,
+        m.List: _list,
+        m.Stat: _stat,
+        m.Unlink: _unlink,
+        m.Chmod: _chmod,
+        m.Watch: _watch,
+        m.Inspect: _inspect,
+        m.Measure: _measure,
+    }
 
 
 def _check_pending(region: Region) -> None:

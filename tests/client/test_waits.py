@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import anyio
 import pytest
@@ -19,6 +20,7 @@ import pytest
 import shmclient
 import shmclient.aio
 from shmclient._connection.outbox import Outbox
+from shmhost.core.session import Steps
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
 from support import Machine, WatchedHost, count_descriptors, wait_until
@@ -72,11 +74,14 @@ def test_request_ends_in_time_although_other_messages_come(host: WatchedHost, ma
 def silence(host: WatchedHost) -> None:
     """Have the host forget each Stat."""
 
-    def forget() -> None:
-        for link in host.host._links:
-            link.session._handlers[m.Stat] = lambda _: None
+    def forget(handle: Callable[[m.Message], Steps | None], message: m.Message) -> Steps | None:
+        return None if isinstance(message, m.Stat) else handle(message)
 
-    host.call(forget)
+    def silence_all() -> None:
+        for link in host.host._links:
+            link.session.handle = partial(forget, link.session.handle)  # type: ignore[method-assign]
+
+    host.call(silence_all)
 
 
 class SilentHost:
