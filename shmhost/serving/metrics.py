@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from shmhost.core.meter import BOUNDS
 from shmhost.machine.socket_file import SocketFile
-from shmhost.settings.config import metrics_place
+from shmhost.settings.config import metrics_address
 from shmprotocol.errors import HostError
 from shmprotocol.wire.messages import Measured, Total
 from shmprotocol.wire.names import State
@@ -156,7 +156,7 @@ async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> 
 
 @contextlib.contextmanager
 def _listening(address: str, mode: int) -> Iterator[socket.socket]:
-    target = metrics_place(address)
+    target = metrics_address(address)
     assert target is not None
     if isinstance(target, str):
         with SocketFile(target, mode, "choose another --metrics") as listener:

@@ -26,7 +26,7 @@ _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_place."""
+    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_address."""
 
     socket_path: str = field(default_factory=lambda: socket_path(None, os.environ))
     socket_mode: int = 0o660
@@ -95,7 +95,7 @@ def parse_window(text: str) -> tuple[int, int]:
     return number, parse_size(size)
 
 
-def metrics_place(text: str) -> str | tuple[str, int] | None:
+def metrics_address(text: str) -> str | tuple[str, int] | None:
     """Return what `9464`, `127.0.0.1:9464`, `[::1]:9464` or `/path/to/socket` names; None for nothing.
 
     InvalidArgument when it is none of these, or an address that other machines reach.
@@ -118,8 +118,8 @@ def metrics_place(text: str) -> str | tuple[str, int] | None:
 
 
 def check_metrics(text: str) -> str:
-    """Return the text, or raise InvalidArgument as metrics_place does."""
-    metrics_place(text)
+    """Return the text, or raise InvalidArgument as metrics_address does."""
+    metrics_address(text)
     return text
 
 

@@ -24,7 +24,7 @@ import shmclient
 import shmhost
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.serving import metrics
-from shmhost.settings.config import Config, metrics_place
+from shmhost.settings.config import Config, metrics_address
 from shmprotocol.errors import InvalidArgument
 from support import RawPeer, count_descriptors, wait_until, watched_host
 
@@ -45,7 +45,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 def fetch(address: str) -> tuple[int, str]:
     """Scrape once; return the status and the text."""
-    place = metrics_place(address)
+    place = metrics_address(address)
     assert place is not None
     connection = (
         UnixConnection(place) if isinstance(place, str) else http.client.HTTPConnection(*place, timeout=30)
@@ -212,7 +212,7 @@ def test_address_that_others_could_reach_is_refused(text: str) -> None:
     ],
 )
 def test_address_is_a_port_of_this_machine_or_a_path(text: str, place: object) -> None:
-    assert metrics_place(text) == place
+    assert metrics_address(text) == place
 
 
 def test_scraper_that_says_nothing_does_not_keep_the_next(
@@ -220,7 +220,7 @@ def test_scraper_that_says_nothing_does_not_keep_the_next(
 ) -> None:
     monkeypatch.setattr("shmhost.serving.metrics.SCRAPE_S", 0.2)
     with watched_host(str(tmp_path / "h.sock"), metrics=address):
-        place: Any = metrics_place(address)
+        place: Any = metrics_address(address)
         family = (
             socket.AF_UNIX
             if isinstance(place, str)
@@ -234,7 +234,7 @@ def test_scraper_that_says_nothing_does_not_keep_the_next(
 
 
 def test_slow_scraper_does_not_keep_the_host_from_ending(address: str, tmp_path: Path) -> None:
-    place: Any = metrics_place(address)
+    place: Any = metrics_address(address)
     inet = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     family = socket.AF_UNIX if isinstance(place, str) else inet
     with ThreadPoolExecutor() as pool, socket.socket(family) as slow:
