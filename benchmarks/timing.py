@@ -1,4 +1,4 @@
-"""How two calls are compared: in turn, in a process that is pinned, by the medians of all samples."""
+"""Compares two calls: in turn, in a pinned process, by the medians of all samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: medians in microseconds, and what the ratio should be at most, where there is an aim."""
+    """A figure: medians in microseconds, and the largest ratio that is acceptable, if there is an aim."""
 
     what: str
     cpus: str

@@ -59,7 +59,7 @@ def publish(shm: shmclient.Client, readers: Sequence[str], console: Console) -> 
 def wait_for_reports(
     shm: shmclient.Client, readers: Sequence[str], words: int, array: int
 ) -> list[dict[str, Any]]:
-    """Return what each reader found in these generations; ShmError names those who have not said it."""
+    """Return each reader's report on these generations; ShmError names the readers without one."""
     deadline = time.monotonic() + WAIT_S
     reports: dict[str, dict[str, Any]] = {}
     while missing := [reader for reader in readers if reader not in reports]:
@@ -75,7 +75,7 @@ def wait_for_reports(
 
 
 def show(console: Console, reports: list[dict[str, Any]]) -> bool:
-    """Print what all found in one generation, and return whether it is as it should be."""
+    """Print all reports on one generation, and return whether they are right."""
     generation = reports[0]["array"]["generation"]
     table = Table(title=f"generation {generation}", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.add_column("reader", no_wrap=True)
@@ -111,18 +111,18 @@ def show_sharing(console: Console, index: shmclient.Region, array: shmclient.Reg
 
 
 def judge(console: Console, is_so: bool, claim: str) -> None:
-    """Print what is claimed, and whether it is so."""
+    """Print a claim, and whether it holds."""
     console.print(f"{'✓' if is_so else '✗ NOT SO:'} {claim}", highlight=False)
 
 
 def read(shm: shmclient.Client, name: str, program: str | None) -> None:
-    """Report on each generation; keep reading it until there is another, whatever becomes of the host."""
+    """Report on each generation; keep reading it until there is another, with or without a host."""
     while True:
         index, array = shm.open_many([WORDS, ARRAY], wait=math.inf)
         with index, array:
             try:
                 report = report_by_program(program) if program else report_by_python(index, array)
-            except shmclient.ShmError as error:  # the host went while the program was started
+            except shmclient.ShmError as error:  # the host stopped while the program was starting
                 say(name, f"no report: {error}")
                 continue
             pair = [report[key] for key in ("words", "array")]

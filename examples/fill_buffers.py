@@ -1,7 +1,7 @@
-"""A C function fills buffers, whose addresses it finds in an iovec that lies in shared memory.
+"""A C function fills buffers, whose addresses it reads from an iovec in shared memory.
 
-The buffers are parts of a region under construction: the C function writes straight into what is published
-then. Needs a C compiler.
+The buffers are parts of a region under construction: the C function writes straight into the region that is
+then published. Needs a C compiler.
 """
 
 from __future__ import annotations

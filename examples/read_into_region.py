@@ -10,7 +10,7 @@ import shmclient
 import shmhost
 
 SIZES = (2, 5, 8, 11)
-ROOM = 64  # bytes from the begin of one part to that of the next
+ROOM = 64  # bytes from the start of one part to the start of the next
 
 ffi = cffi.FFI()
 ffi.cdef("ssize_t readv(int fd, const void *iov, int count);")
