@@ -1,6 +1,8 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo            make bench   the figures of this machine
 #   make test    set up and run every check         make lint    only ruff and mypy
+#   make unit    only the tests that need no other process and no socket, some seconds
+#   make coverage  run all tests once more, and print how much of the code they reach, with branches
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
@@ -8,13 +10,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test fuzz lint bench clean
+.PHONY: demo test unit coverage fuzz lint bench clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+unit: $(READY)
+	$(BIN)/python -m pytest -q -m unit
+
+coverage: $(READY)
+	$(BIN)/python -m pip install --quiet coverage
+	$(BIN)/python -m coverage run --branch --source=shmprotocol,shmclient,shmhost -m pytest -q -m "not containers and not sanitizer and not wheel"
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py

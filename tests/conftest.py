@@ -26,6 +26,50 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# The modules whose tests need no other process and no socket: `make unit` runs these alone.
+UNIT = frozenset(
+    [
+        "test_config",
+        "test_deadline",
+        "test_gate",
+        "test_intervals",
+        "test_keys",
+        "test_kubernetes",
+        "test_messages",
+        "test_names",
+        "test_operations",
+        "test_posix_errnos",
+        "test_regions",
+        "test_session",
+        "test_top",
+        "test_transfer",
+        "test_window",
+    ]
+)
+OUTSIDE = ("socket.socket", "subprocess.Popen", "os.fork", "os.posix_spawn")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make unit` runs."""
+    for item in items:
+        if item.path.stem in UNIT:
+            item.add_marker(pytest.mark.unit)
+
+
+@pytest.fixture(autouse=True)
+def _unit_stays_inside(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold unit tests to their mark: no process and no socket."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("unit"):
+            for name in OUTSIDE:
+                patch.setattr(name, _refuse)
+        yield
+
+
+def _refuse(*arguments: object, **_options: object) -> None:
+    pytest.fail(f"a unit test starts no process and opens no socket: {arguments!r:.80}")
+
+
 def pytest_collection_finish() -> None:
     """Leave out what lives to the end anyway: each collection below would look at all of it."""
     gc.collect()
@@ -33,9 +77,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_views_of_other_tests() -> None:
+def _no_views_of_other_tests(request: pytest.FixtureRequest) -> None:
     """Collect what earlier tests left in reference cycles: it would keep addresses of its host."""
-    gc.collect()
+    if request.node.get_closest_marker("unit") is None:
+        gc.collect()
 
 
 @pytest.fixture
