@@ -271,11 +271,23 @@ class Host:
             _note_outcome(attempt(memory_object.close))
         elif isinstance(memory_object, PosixShm) or memory_object.capacity > MAX_FREED_INLINE:
             # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
-            self._workers.start(type(memory_object).__name__, memory_object.close, _note_outcome)
+            self._workers.start(
+                type(memory_object).__name__,
+                memory_object.close,
+                lambda outcome: self._disposed(memory_object, outcome),
+            )
         else:
             self._later.append(memory_object)
             if len(self._later) == 1:
                 asyncio.get_running_loop().call_soon(self._close_later)
+
+    def _disposed(self, memory_object: MemoryObject, outcome: Outcome) -> None:
+        error = outcome[1]
+        if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+            # No thread could be started, see `workers`: a pause of the loop is better than memory that
+            # nobody is charged for.
+            outcome = attempt(memory_object.close)
+        _note_outcome(outcome)
 
     def _close_later(self) -> None:
         while self._later:

@@ -24,6 +24,7 @@ from shmhost.machine.peers import peer_of
 from shmhost.machine.socket_file import SocketFile
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
+from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.names import MAX_REQUEST
 from support import RawPeer, WatchedHost, in_child, serve, wait_until
 
@@ -424,3 +425,20 @@ def test_host_leaves_a_file_alone_that_is_no_socket(tmp_path: Path) -> None:
 
 def test_socket_has_the_mode_of_the_settings(host: WatchedHost) -> None:
     assert stat.S_IMODE(os.stat(host.socket_path).st_mode) == 0o660
+
+
+def test_large_object_is_closed_when_no_thread_can_be_started(
+    host: WatchedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = host.counts()  # of a host that has no idle thread yet
+    with RawPeer(host.socket_path) as peer:
+        created, fds = peer.ask(m.Create(2, "large", 17 * 1024 * 1024, "full", "memfd", 0o600, True))
+        close_all(fds)
+        assert isinstance(created, m.Created)
+        monkeypatch.setattr(threading.Thread, "start", refuse)  # as RLIMIT_NPROC does, but not for root
+        peer.send(pack(m.Abort(0, created.region, False)))
+        peer.ask(m.Measure(3))
+    wait_until(lambda: host.counts() == before, shown=lambda: (before, host.counts()))
