@@ -48,6 +48,7 @@ LOG = logging.getLogger("shmhost")
 
 ACCEPT_AT_ONCE = 64
 MAX_FREED_INLINE = 16 * MIB  # bytes: freeing this much takes about a millisecond
+MAX_FREED_AT_ONCE = 64 * 1024  # bytes: freeing them takes 6 us, less than a further turn of the loop
 END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
@@ -276,6 +277,8 @@ class Host:
                 memory_object.close,
                 lambda outcome: self._disposed(memory_object, outcome),
             )
+        elif memory_object.capacity <= MAX_FREED_AT_ONCE:
+            _note_outcome(attempt(memory_object.close))
         else:
             self._later.append(memory_object)
             if len(self._later) == 1:
