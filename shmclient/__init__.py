@@ -16,6 +16,7 @@ from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.pointers import check_pointers
 from shmclient.client import Client, Follow, Region, Watch, connect
+from shmprotocol import __version__
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
@@ -43,6 +44,7 @@ from shmprotocol.errors import (
 )
 
 __all__ = [
+    "__version__",
     "AccessDenied",
     "AddressConflict",
     "BadRegion",

@@ -28,6 +28,7 @@ from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
 from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed
+from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
@@ -83,7 +84,7 @@ class AsyncClient:
         obj: object,
         *,
         mode: int = DEFAULT_MODE,
-        backend: str = "memfd",
+        backend: BackendName = "memfd",
         replace: bool = True,
         progress: Progress | None = None,
     ) -> AsyncRegion:
@@ -138,8 +139,8 @@ class AsyncClient:
         size: int,
         *,
         mode: int = DEFAULT_MODE,
-        seal: str = "full",
-        backend: str = "memfd",
+        seal: SealName = "full",
+        backend: BackendName = "memfd",
         replace: bool = True,
     ) -> AsyncIterator[RegionBuilder]:
         """Build a region in place: leaving the block publishes; an exception or cancellation undoes it."""

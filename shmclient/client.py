@@ -21,7 +21,8 @@ from shmclient._drivers.transfer import Progress
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed
+from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed, RegionNotFound
+from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Client:
         obj: object,
         *,
         mode: int = DEFAULT_MODE,
-        backend: str = "memfd",
+        backend: BackendName = "memfd",
         replace: bool = True,
         progress: Progress | None = None,
     ) -> Region:
@@ -143,8 +144,8 @@ class Client:
         size: int,
         *,
         mode: int = DEFAULT_MODE,
-        seal: str = "full",
-        backend: str = "memfd",
+        seal: SealName = "full",
+        backend: BackendName = "memfd",
         replace: bool = True,
     ) -> Iterator[RegionBuilder]:
         """Build a region of `size` payload bytes in place: leaving the block publishes it.
@@ -170,6 +171,13 @@ class Client:
     def list(self, prefix: str = "") -> list[RegionInfo]:
         """Return all current regions whose name starts with the prefix, sorted by name."""
         return self._run(lambda context: operations.list_regions(context, prefix))
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            self.stat(name)
+        except RegionNotFound:
+            return False
+        return True
 
     def stat(self, name: str) -> RegionInfo:
         """Return the host's data about a current region."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import shmclient
 import shmclient.aio
+import shmhost
+import shmprotocol
 
 HANDLE = (
     "address capacity close data fileno generation header is_current is_relocated metadata name number root "
@@ -67,3 +71,49 @@ def test_handles_show_no_attributes_of_their_own(shm: shmclient.Client) -> None:
 def test_constructor_says_who_makes_it(cls: type, way: str) -> None:
     with pytest.raises(TypeError, match=way):
         cls()
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    packages = (shmprotocol, shmclient, shmhost)
+    assert [package.__version__ for package in packages] == [project["version"]] * 3
+
+
+def test_name_is_in_a_client_while_it_is_current(shm: shmclient.Client) -> None:
+    assert "x" not in shm
+    shm.put("x", b"1")
+    assert "x" in shm
+    shm.unlink("x")
+    assert "x" not in shm
+    with pytest.raises(shmclient.InvalidArgument):
+        assert "" in shm
+
+
+WRONG_CALLS = """
+import shmclient
+import shmclient.aio
+
+def use(shm: shmclient.Client) -> None:
+    shm.put("x", b"1", backend="shm")
+    shm.create("x", 1, seal="writer")
+    shm.put("x", b"1", backend="memfdd")
+    shm.create("x", 1, seal="fully")
+
+async def use_async(shm: shmclient.aio.AsyncClient) -> None:
+    await shm.put("x", b"1", backend="memfdd")
+    shm.create("x", 1, seal="fully")
+"""
+
+
+def test_type_checker_knows_the_words_of_the_options(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed: pip install 'shmhost[lint]'")
+    program = tmp_path / "program.py"
+    program.write_text(WRONG_CALLS)
+    out, _, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(program)])
+    assert [
+        int(line.split(":")[1]) for line in out.splitlines() if "error" in line and "program" in line
+    ] == [
+        number
+        for number, line in enumerate(WRONG_CALLS.splitlines(), 1)
+        if "memfdd" in line or "fully" in line
+    ], out

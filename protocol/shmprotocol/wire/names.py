@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from enum import StrEnum
+from typing import Literal
 
 from shmprotocol.errors import InvalidArgument
 
@@ -20,6 +21,11 @@ MAX_METADATA = MAX_FRAME // 2  # bytes: metadata describes the data; it is not a
 MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
+
+
+# The words for type checkers; see Seal and Backend for their meaning.
+SealName = Literal["full", "writer"]
+BackendName = Literal["memfd", "shm"]
 
 
 class Seal(StrEnum):
