@@ -215,7 +215,7 @@ class AsyncClient:
         over, end = self._attempts.over, anyio.current_time() + (limit_s or 0)
         async with self._turn_to_connect(limit_s):
             if self._is_closed:
-                raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
+                raise ClientClosed("the client is closed: connect again")
             if self._channel is None or not self._channel.is_alive():
                 left = None if limit_s is None else end - anyio.current_time()
                 with self._attempts.next(left, over) as connect_s:
@@ -239,7 +239,7 @@ class AsyncClient:
     def _close_if_closed(self) -> None:
         if self._is_closed:  # closed meanwhile, by a task that did not see the new connection
             self._close()
-            raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
+            raise ClientClosed("the client is closed: connect again")
 
     async def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = await self._connected()

@@ -251,7 +251,7 @@ class Client:
         over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
         with self._turn_to_connect(limit_s):
             if self._is_closed:
-                raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
+                raise ClientClosed("the client is closed: connect again")
             if self._channel is None or not self._channel.is_alive():
                 left = None if limit_s is None else end - time.monotonic()
                 with self._attempts.next(left, over) as connect_s:
@@ -273,7 +273,7 @@ class Client:
     def _close_if_closed(self) -> None:
         if self._is_closed:  # closed meanwhile, by a thread that did not see the new connection
             self.close()
-            raise ClientClosed(f"the client is closed: connect again to {self.socket_path}")
+            raise ClientClosed("the client is closed: connect again")
 
     def _run(self, start: Callable[[Context], Operation[T]]) -> T:
         channel = self._connected()
