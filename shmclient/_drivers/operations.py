@@ -40,7 +40,14 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import MAX_DESCRIPTORS, check_backend, check_name, check_part, check_seal
+from shmprotocol.wire.names import (
+    MAX_DESCRIPTORS,
+    check_backend,
+    check_mode,
+    check_name,
+    check_part,
+    check_seal,
+)
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
@@ -318,7 +325,7 @@ def unlink(context: Context, name: str) -> Operation[None]:
 
 def chmod(context: Context, name: str, mode: int) -> Operation[None]:
     """Set who may open (read) and replace or unlink (write) the current region of a name."""
-    yield Ask(m.Chmod(context.outbox.next_id(), check_name(name), _check_mode(mode)))
+    yield Ask(m.Chmod(context.outbox.next_id(), check_name(name), check_mode(mode)))
 
 
 def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
@@ -364,7 +371,7 @@ def _create_request(
     check_seal(seal)
     check_backend(backend)
     return m.Create(
-        context.outbox.next_id(), check_name(name), size, seal, backend, _check_mode(mode), bool(replace)
+        context.outbox.next_id(), check_name(name), size, seal, backend, check_mode(mode), bool(replace)
     )
 
 
@@ -399,9 +406,3 @@ def check_timeout(timeout_s: float) -> float:
     if not 0 < timeout_s < 1e9:
         raise InvalidArgument(f"timeout_s is a positive number of seconds, not {timeout_s!r}")
     return timeout_s
-
-
-def _check_mode(mode: int) -> int:
-    if type(mode) is not int or not 0 <= mode <= 0o777:
-        raise InvalidArgument(f"a mode is 0o000 to 0o777, not {mode!r:.40}")
-    return mode

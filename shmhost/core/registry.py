@@ -28,10 +28,18 @@ from shmprotocol.errors import (
     RegionNotFound,
 )
 from shmprotocol.wire.messages import Create, Holder, Inspection
-from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_backend, check_name, check_seal
+from shmprotocol.wire.names import (
+    Backend,
+    ChangeKind,
+    Seal,
+    State,
+    check_backend,
+    check_mode,
+    check_name,
+    check_seal,
+)
 
 MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
-MAX_MODE = 0o777
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
 REGION_OVERHEAD = 4096
@@ -169,7 +177,7 @@ class Registry:
     def chmod(self, name: str, mode: int, peer: Peer) -> Region:
         """Set the mode; only the owner and uid 0 may."""
         region = self.find(name)
-        _check_mode(mode)
+        check_mode(mode)
         if peer.uid not in (0, region.owner.uid):
             raise AccessDenied(
                 f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
@@ -280,12 +288,7 @@ class Registry:
 
 def _check_create(request: Create) -> tuple[Seal, Backend]:
     check_name(request.name)
-    _check_mode(request.mode)
+    check_mode(request.mode)
     if request.size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
     return check_seal(request.seal), check_backend(request.backend)
-
-
-def _check_mode(mode: int) -> None:
-    if not 0 <= mode <= MAX_MODE:
-        raise InvalidArgument(f"a mode is 0 to {MAX_MODE:o} (octal), not {mode:o}")

@@ -93,3 +93,16 @@ def test_backend_is_returned_when_there_is_one(backend: str) -> None:
 def test_backend_is_refused_with_its_value_when_there_is_none() -> None:
     with pytest.raises(InvalidArgument, match="backend is one of memfd, shm, not 'memfdd'"):
         names.check_backend("memfdd")
+
+
+@pytest.mark.parametrize("mode", [0, 0o640, 0o777])
+def test_mode_is_returned_when_it_is_permission_bits(mode: int) -> None:
+    assert names.check_mode(mode) == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"), [(0o1000, "0o1000"), (-1, "-0o1"), (True, "True"), ("640", "'640'")]
+)
+def test_mode_is_refused_in_octal_when_it_is_anything_else(mode: object, shown: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"not {shown}$"):
+        names.check_mode(mode)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ MAX_METADATA = MAX_FRAME // 2  # bytes: metadata describes the data; it is not a
 MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
+MAX_MODE = 0o777  # of a region: permission bits alone
 
 
 # The words for type checkers; see Seal and Backend for their meaning.
@@ -66,6 +67,14 @@ class ChangeKind(StrEnum):
     PUBLISHED = "published"  # a generation, the first of the name or a further one
     CHANGED = "changed"  # the mode
     UNLINKED = "unlinked"
+
+
+def check_mode(mode: int) -> int:
+    """Return the mode of a region, or raise InvalidArgument."""
+    if type(mode) is not int or not 0 <= mode <= MAX_MODE:
+        shown = f"{mode:#o}" if type(mode) is int else repr(mode)
+        raise InvalidArgument(f"a mode is 0o000 to {MAX_MODE:#o}, not {shown:.40}")
+    return mode
 
 
 def check_seal(seal: str) -> Seal:
