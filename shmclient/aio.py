@@ -122,7 +122,7 @@ class AsyncClient:
 
     async def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
-    ) -> Sequence[AsyncRegion]:
+    ) -> list[AsyncRegion]:
         """Return handles of several regions, all or none."""
         regions = await self._run_waiting(
             lambda context, retry: operations.open_many(
@@ -155,7 +155,7 @@ class AsyncClient:
             raise
         self._adopt(await _drive(channel, operations.publish(channel.context, AsyncRegion, builder)))
 
-    async def list(self, prefix: str = "") -> Sequence[RegionInfo]:
+    async def list(self, prefix: str = "") -> list[RegionInfo]:
         """Return all current regions whose name starts with the prefix, sorted by name."""
         return await self._run(lambda context: operations.list_regions(context, prefix))
 

@@ -123,3 +123,12 @@ def test_type_checker_knows_the_words_of_the_options(tmp_path: Path) -> None:
         for number, line in enumerate(WRONG_CALLS.splitlines(), 1)
         if "memfdd" in line or "fully" in line
     ], out
+
+
+@pytest.mark.parametrize("name", ["list", "open_many"])
+def test_sync_and_async_promise_the_same_container(name: str) -> None:
+    """A Sequence cannot be sorted in place or added to: what is a list says so."""
+    returns = [
+        getattr(cls, name).__annotations__["return"] for cls in (shmclient.Client, shmclient.aio.AsyncClient)
+    ]
+    assert [text.partition("[")[0] for text in returns] == ["list", "list"]
