@@ -237,7 +237,7 @@ REFUSED = {
     "title that is a number": (np.zeros(1, [((1, "a"), "i4")]), "without loss"),
     "structures": ((Point * 2)(), "asarray"),
     "foreign order": ((ctypes.c_int.__ctype_be__ * 2)(1, 2), "asarray"),
-    "wide characters": (array.array("u", "text"), "asarray"),
+    "wide characters": ((ctypes.c_wchar * 4)(*"text"), "asarray"),
     "objects of ctypes": ((ctypes.py_object * 1)(None), "asarray"),
     "nothing in two dimensions": (((ctypes.c_int * 3) * 0)(), "asarray"),
     "text": ("text", "str"),
