@@ -348,7 +348,7 @@ class AsyncStream(Generic[T]):
         return await self._client._run_waiting(start, self._wait, self._ready)
 
     def _ready(self) -> T | None:
-        """Return what needs no host; RegionClosed when it was closed."""
+        """Return what needs no host; Closed when it was closed."""
         if self._source.listener.is_closed:
             raise Closed("the watch is closed")
         pending: T | None = self._source.pending()

@@ -199,7 +199,7 @@ class Client:
         then reports the changes in between: `unlinked` for each missing name, with its last known state,
         `published` for each name with another region, `changed` for another mode. Of several
         generations in between, only the last is reported. `close`, or the end of a `with` block,
-        ends it, on any thread; closing the client ends it with RegionClosed.
+        ends it, on any thread; closing the client ends it with ClientClosed.
         """
         return Watch(self, prefix, wait)
 
@@ -370,7 +370,7 @@ class Stream(Generic[T]):
         return self._client._run_waiting(start, self._wait, self._ready)
 
     def _ready(self) -> T | None:
-        """Return what needs no host; RegionClosed when it was closed."""
+        """Return what needs no host; Closed when it was closed."""
         if self._source.listener.is_closed:
             raise Closed("the watch is closed")
         pending: T | None = self._source.pending()

@@ -55,6 +55,13 @@ class Subscription:
         """Whether there is an event, or there never will be one."""
         return bool(self.events) or self.failure is not None
 
+    def take(self) -> m.Event:
+        """Return the oldest event, or raise why there will be none; for one that `is_done`."""
+        if self.events:
+            return self.events.popleft()
+        assert self.failure is not None
+        raise again(self.failure)
+
 
 Orphan = tuple[m.Message, list[int]]
 

@@ -74,11 +74,8 @@ class Listener:
 
     def take(self) -> list[m.Event]:
         """Return the events that have come and not been taken, also those of a connection that is gone."""
-        events = list(self._subscription.events) if self._subscription is not None else []
-        for _ in events:
-            assert self._subscription is not None
-            self._subscription.events.popleft()
-        return events
+        events = self._subscription.events if self._subscription is not None else deque()
+        return [events.popleft() for _ in range(len(events))]  # more may come meanwhile: those stay
 
     def failure(self) -> HostGone | None:
         """Return why a connection that it listened on is not the current one any more; None without one."""

@@ -23,7 +23,6 @@ from shmprotocol.errors import (
     HostTimeout,
     RemoteProtocolError,
     WaitTimeout,
-    again,
 )
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
@@ -85,10 +84,7 @@ class AsyncChannel:
         subscription = step.subscription
         if not await self._wait_until(subscription.is_done, step.wait_s):
             return None
-        if subscription.events:
-            return subscription.events.popleft()
-        assert subscription.failure is not None
-        raise again(subscription.failure)
+        return subscription.take()
 
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes.

@@ -23,7 +23,6 @@ from shmprotocol.errors import (
     RemoteProtocolError,
     ShmError,
     WaitTimeout,
-    again,
 )
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -97,10 +96,7 @@ class Channel:
         subscription = step.subscription
         if not self._read_until(subscription.is_done, time.monotonic() + step.wait_s, is_long=True):
             return None
-        if subscription.events:
-            return subscription.events.popleft()
-        assert subscription.failure is not None
-        raise again(subscription.failure)
+        return subscription.take()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
