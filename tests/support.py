@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from anyio.from_thread import start_blocking_portal
 
 from shmhost.serving.server import Host, backend_options
@@ -24,6 +25,7 @@ from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 WINDOW = range(0x550000000000, 0x550000000000 + 256 * 1024**3)
 
 
@@ -230,6 +232,18 @@ def in_child(function: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def as_nobody(function: Callable[[], object]) -> int:
+    """Run a function as another user, in a forked child; return its exit code."""
+
+    def run() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        function()
+
+    return in_child(run)
 
 
 def without_proc(function: Callable[[], object]) -> Callable[[], object]:

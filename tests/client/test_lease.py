@@ -1,0 +1,97 @@
+"""A lease and its mapping live exactly as long as they are used, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shmclient
+from support import (
+    WatchedHost,
+    mapped_addresses,
+    wait_until,
+)
+
+
+def test_mapping_and_lease_live_until_the_last_view_goes(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("x", np.arange(100)).close()
+    region = shm.open("x")
+    value = shm.get("x")
+    part = value[10:20]
+    region.close()
+    del value
+    shm.close()
+    assert host.counts()["leases"] >= 1
+    assert part.tolist() == list(range(10, 20))
+    del part
+    wait_until(lambda: host.counts()["leases"] == 0)
+    wait_until(lambda: host.counts()["links"] == 0)
+    assert mapped_addresses() == []
+
+
+def test_lease_goes_without_another_call_when_a_cycle_is_collected(
+    host: WatchedHost, shm: shmclient.Client
+) -> None:
+    shm.put("x", b"1").close()
+    cycle: list[Any] = [shm.get("x")]
+    cycle.append(cycle)
+    del cycle
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+    wait_until(lambda: host.counts()["leases"] == 0)
+
+
+def test_get_of_what_is_mapped_and_current_adds_nothing(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("x", np.arange(10)).close()
+    first = shm.get("x")
+    before = (host.counts(), mapped_addresses())
+    again = [shm.get("x") for _ in range(10)]
+    assert (host.counts(), mapped_addresses()) == before
+    assert all(value.ctypes.data == first.ctypes.data for value in again)
+
+
+def test_new_generation_has_a_new_address_and_the_old_one_stays(
+    host: WatchedHost, shm: shmclient.Client
+) -> None:
+    shm.put("x", b"old").close()
+    old, region = shm.get("x"), shm.open("x")
+    shm.put("x", b"new!").close()
+    new = shm.open("x")
+    assert (bytes(old), bytes(shm.get("x"))) == (b"old", b"new!")
+    assert (region.generation, new.generation) == (1, 2)
+    assert region.address != new.address
+    assert (region.is_current(), new.is_current()) == (False, True)
+    assert host.counts()["regions"] == 2
+    del old
+    region.close()
+    wait_until(lambda: host.counts()["regions"] == 1)
+
+
+def test_name_is_gone_at_once_when_it_is_unlinked(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("x", b"1").close()
+    value = shm.get("x")
+    shm.unlink("x")
+    with pytest.raises(FileNotFoundError):
+        shm.get("x")
+    assert bytes(value) == b"1"
+    shm.put("x", b"2").close()
+    assert bytes(shm.get("x")) == b"2"
+    del value
+    wait_until(lambda: host.counts()["regions"] == 1)
+
+
+def test_clients_leave_nothing_behind(host: WatchedHost) -> None:
+    before = host.counts()
+    for _ in range(5):
+        with shmclient.connect(host.socket_path) as shm:
+            shm.put("x", {"a": np.arange(10), "b": b"1"}).close()
+            value = shm.get("x")
+            shm.open("x").close()
+            del value
+            shm.unlink("x")
+    wait_until(lambda: host.counts() == before)

@@ -1,0 +1,135 @@
+"""The handle of a region: its sizes, its header and its descriptor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shmclient
+from shmhost.core.registry import REGION_OVERHEAD
+from shmprotocol.abi.header import HEADER_SIZE
+from support import (
+    WatchedHost,
+    count_descriptors,
+    in_child,
+    needs_root,
+    wait_until,
+    without_proc,
+)
+
+# --- lifetimes
+
+
+def test_handle_is_over_when_it_is_closed(shm: shmclient.Client) -> None:
+    region = shm.put("x", b"1")
+    view = region.data
+    region.close()
+    region.close()
+    with pytest.raises(shmclient.RegionClosed):
+        region.fileno()
+    assert bytes(view) == b"1"
+
+
+# --- finding and waiting
+
+
+def test_header_says_what_the_host_and_the_publisher_said(shm: shmclient.Client) -> None:
+    region = shm.put("head", np.arange(10, dtype="u1"))
+    header, info = region.header, shm.stat("head")
+    number = region.address
+    import cffi
+
+    ffi = cffi.FFI()
+    assert int(ffi.cast("uintptr_t", header.base)) == number == info.address
+    assert (header.data_size, header.capacity) == (info.size, info.capacity) == (10, 8192)
+    assert (header.generation, header.creator_uid, header.creator_pid) == (1, os.getuid(), os.getpid())
+    assert ffi.string(header.name) == b"head"
+    assert region.metadata["format"] == "ndarray"
+
+
+# --- many at once
+
+
+def test_shm_backend_is_a_file_that_others_can_open(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("sh/m", b"by name", backend="shm").close()
+    file = Path("/dev/shm/shmhost-550000000000.sh%2Fm")
+    assert file.read_bytes()[HEADER_SIZE:].startswith(b"by name")
+    assert bytes(shm.get("sh/m")) == b"by name"
+    assert shm.stat("sh/m").seal == "none"
+    shm.unlink("sh/m")
+    wait_until(lambda: not file.exists())
+
+
+# --- what a size is
+
+
+@pytest.mark.parametrize("content", [b"hello!", b"", bytes(5000)])
+def test_size_is_what_was_put_and_capacity_the_object(content: bytes, shm: shmclient.Client) -> None:
+    put = shm.put("a", content)
+    for region in (put, shm.open("a")):
+        assert region.size == len(region.data) == len(content)
+        assert region.capacity == os.fstat(region.fileno()).st_size
+        assert f", {len(content)} bytes" in repr(region)
+    for info in (shm.stat("a"), *shm.list()):
+        assert (info.size, info.capacity) == (len(content), put.capacity)
+
+
+@pytest.mark.parametrize("size", [1, 4096, 5000])
+def test_size_of_what_is_built_is_what_was_asked_for(size: int, shm: shmclient.Client) -> None:
+    with shm.create("b", size) as builder:
+        assert builder.size == len(builder.data) == size
+        assert builder.capacity == os.fstat(builder.fileno()).st_size
+    assert builder.region is not None
+    assert (builder.region.size, builder.region.capacity) == (builder.size, builder.capacity)
+    assert shm.open("b").size == len(shm.open("b").data) == shm.stat("b").size == size
+
+
+def test_host_charges_capacity_and_its_own_part(host: WatchedHost, shm: shmclient.Client) -> None:
+    regions = [shm.put("a", b"1"), shm.put("b", bytes(4096))]
+    assert host.counts()["charged"] == sum(region.capacity + REGION_OVERHEAD for region in regions)
+
+
+# --- descriptors of one region
+
+
+def test_offset_of_a_descriptor_is_its_own(shm: shmclient.Client) -> None:
+    shm.put("x", b"data").close()
+    first, second = shm.open("x"), shm.open("x")
+    numbers = first.fileno(), second.fileno()
+    os.lseek(first.fileno(), 777, os.SEEK_SET)
+    os.set_blocking(first.fileno(), False)
+    assert os.lseek(second.fileno(), 0, os.SEEK_CUR) == 0
+    assert os.get_blocking(second.fileno())
+    assert (first.fileno(), second.fileno()) == numbers
+    assert os.lseek(first.fileno(), 0, os.SEEK_CUR) == 777
+    assert not os.get_inheritable(first.fileno())
+
+
+@needs_root
+def test_offset_is_everybodys_without_proc_and_the_descriptor_works(host: WatchedHost) -> None:
+    def check() -> None:
+        with shmclient.connect(host.socket_path) as shm:
+            shm.put("x", b"data").close()
+            first, second = shm.open("x"), shm.open("x")
+            os.lseek(first.fileno(), 777, os.SEEK_SET)
+            assert os.lseek(second.fileno(), 0, os.SEEK_CUR) == 777
+            assert os.pread(second.fileno(), 4, 4096) == b"data"
+
+    assert in_child(without_proc(check)) == 0
+
+
+def test_handle_has_one_descriptor_and_closes_it(shm: shmclient.Client) -> None:
+    shm.put("x", b"data").close()
+    before = count_descriptors()
+    region = shm.open("x")
+    number = region.fileno()
+    assert count_descriptors() == before + 1
+    region.close()
+    assert count_descriptors() == before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    with pytest.raises(shmclient.RegionClosed):
+        region.fileno()

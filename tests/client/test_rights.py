@@ -1,0 +1,90 @@
+"""What other users of the machine can reach and change."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+import shmclient
+from support import (
+    WatchedHost,
+    as_nobody,
+    needs_root,
+    watched_host,
+)
+
+# --- rights, between real users
+
+
+@pytest.fixture
+def open_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHost]:
+    """A host whose socket lies where every user can reach it."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
+            yield running
+
+
+@needs_root
+def test_other_users_get_what_the_mode_gives_them(open_host: WatchedHost) -> None:
+    def use_as_other() -> None:
+        with shmclient.connect(open_host.socket_path) as other:
+            assert bytes(other.get("public")) == b"for all"
+            for use in (
+                lambda: other.get("private"),
+                lambda: other.put("public", b""),
+                lambda: other.unlink("public"),
+                lambda: other.chmod("public", 0o666),
+            ):
+                with pytest.raises(PermissionError, match="uid 65534"):
+                    use()
+            other.put("mine", b"by nobody").close()
+
+    with shmclient.connect(open_host.socket_path) as shm:
+        shm.put("private", b"1").close()
+        shm.put("public", b"for all", mode=0o644).close()
+        assert as_nobody(use_as_other) == 0
+        assert shm.stat("mine").uid == 65534
+
+
+@needs_root
+def test_other_users_cannot_reopen_a_region_for_writing(open_host: WatchedHost) -> None:
+    def reopen() -> None:
+        with shmclient.connect(open_host.socket_path) as other:
+            region = other.open("public")
+            with pytest.raises(PermissionError):
+                os.open(f"/proc/self/fd/{region.fileno()}", os.O_RDWR)
+
+    with shmclient.connect(open_host.socket_path) as shm:
+        shm.put("public", b"for all", mode=0o644).close()
+        assert as_nobody(reopen) == 0
+
+
+@needs_root
+def test_other_users_are_told_whose_the_socket_is(open_host: WatchedHost) -> None:
+    def connect() -> None:
+        with pytest.raises(shmclient.AccessDenied, match=r"belongs to uid 0.*this is uid 65534"):
+            shmclient.connect(open_host.socket_path)
+
+    os.chmod(open_host.socket_path, 0o660)
+    assert as_nobody(connect) == 0
+
+
+# --- descriptors of one region
+
+
+@needs_root
+def test_offset_of_a_descriptor_is_its_own_for_another_user(open_host: WatchedHost) -> None:
+    with shmclient.connect(open_host.socket_path) as shm:
+        region = shm.put("x", b"data", mode=0o604)
+
+        def move() -> None:
+            with shmclient.connect(open_host.socket_path) as other:
+                mine = other.open("x")
+                os.lseek(mine.fileno(), 777, os.SEEK_SET)
+
+        assert as_nobody(move) == 0
+        assert os.lseek(region.fileno(), 0, os.SEEK_CUR) == 0
