@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+import shmclient
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
 from shmprotocol.wire import descriptors
@@ -258,3 +259,26 @@ def without_proc(function: Callable[[], object]) -> Callable[[], object]:
         function()
 
     return call
+
+
+def put_values(path: str, **values: bytes) -> None:
+    """Publish values, as another program does."""
+    with shmclient.connect(path, wait=30) as shm:
+        for name, value in values.items():
+            shm.put(name, value).close()
+        shm.list()  # and the events have been sent
+
+
+def drop_clients(host: WatchedHost) -> None:
+    """End each connection, as a broken one ends."""
+    host.call(lambda: [link.close() for link in list(host.host._links)])
+
+
+def count_waits(host: WatchedHost) -> int:
+    """Return how many waits and watches the clients of a host have there."""
+
+    def count() -> int:
+        return sum(len(link.session._waits) + len(link.session._watches) for link in host.host._links)
+
+    number: int = host.call(count)
+    return number

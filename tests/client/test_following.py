@@ -1,8 +1,7 @@
-"""Watches and followed names over hosts that go and come back; generations that are asked for."""
+"""Followed names over hosts that go and come back, and the pure part of watches."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import socket
 import threading
@@ -23,35 +22,13 @@ from shmclient._connection.retry import Retry
 from shmclient._drivers.following import Changes, Listener
 from shmclient._drivers.operations import Ask, Context, Next
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.query import Query
-from support import Machine, WatchedHost, wait_until
-
-
-def put(path: str, **values: bytes) -> None:
-    """Publish values, as another program does."""
-    with shmclient.connect(path, wait=30) as shm:
-        for name, value in values.items():
-            shm.put(name, value).close()
-        shm.list()  # and the events have been sent
-
-
-def drop_clients(host: WatchedHost) -> None:
-    host.call(lambda: [link.close() for link in list(host.host._links)])
-
-
-def waits(host: WatchedHost) -> int:
-    def count() -> int:
-        return sum(len(link.session._waits) + len(link.session._watches) for link in host.host._links)
-
-    number: int = host.call(count)
-    return number
-
+from support import Machine, WatchedHost, count_waits, drop_clients, put_values, wait_until
 
 # --- follow
 
 
 def test_follow_gives_the_value_now_and_each_newer_one_over_a_killed_host(machine: Machine) -> None:
-    put(machine.path, model=b"1")
+    put_values(machine.path, model=b"1")
     values: list[bytes] = []
     has_value = threading.Condition()
 
@@ -71,13 +48,13 @@ def test_follow_gives_the_value_now_and_each_newer_one_over_a_killed_host(machin
     with ThreadPoolExecutor() as pool:
         following = pool.submit(follow)
         await_value(b"1")
-        put(machine.path, model=b"2")
+        put_values(machine.path, model=b"2")
         await_value(b"2")
         machine.kill()
         machine.start()
-        put(machine.path, model=b"3")
+        put_values(machine.path, model=b"3")
         await_value(b"3")
-        put(machine.path, model=b"end")
+        put_values(machine.path, model=b"end")
         following.result(30)
     assert values == [b"1", b"2", b"3", b"end"]
 
@@ -132,9 +109,9 @@ def test_follow_tells_nothing_twice_when_only_the_connection_broke(
     with shm.follow("x") as values, ThreadPoolExecutor() as pool:
         assert bytes(next(values)) == b"1"
         following = pool.submit(next, values)
-        wait_until(lambda: waits(host) == 1)
+        wait_until(lambda: count_waits(host) == 1)
         drop_clients(host)
-        wait_until(lambda: waits(host) == 1)
+        wait_until(lambda: count_waits(host) == 1)
         shm.chmod("x", 0o640)
         assert not following.done()
         shm.put("x", b"2").close()
@@ -203,10 +180,10 @@ def test_iterator_that_is_given_up_is_over_for_the_host(
                 break
 
         using = pool.submit(use)
-        wait_until(lambda: waits(host) == 1 or using.done())
+        wait_until(lambda: count_waits(host) == 1 or using.done())
         shm.put("x", b"2").close()
         using.result(30)
-    wait_until(lambda: waits(host) == 0)
+    wait_until(lambda: count_waits(host) == 0)
 
 
 @pytest.mark.anyio
@@ -217,7 +194,7 @@ async def test_cancelled_follow_is_over_for_the_host(host: WatchedHost, anyio_ba
                 async for _ in ashm.follow("x"):
                     assert not wait_for_name
             await ashm.list()
-            wait_until(lambda: waits(host) == 0)
+            wait_until(lambda: count_waits(host) == 0)
             (await ashm.put("x", b"1")).close()
 
 
@@ -230,7 +207,7 @@ def test_close_ends_a_blocked_follow(is_absent: bool, is_client: bool, host: Wat
     values, seen = shm.follow("x"), []
     with ThreadPoolExecutor() as pool:
         loop = pool.submit(lambda: seen.extend(bytes(value) for value in values))
-        wait_until(lambda: waits(host) == 1)
+        wait_until(lambda: count_waits(host) == 1)
         if is_client:
             shm.close()
             with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
@@ -251,157 +228,6 @@ def test_close_ends_a_follow_that_waits_for_a_host(machine: Machine) -> None:
         machine.kill()
         values.close()
         assert loop.result(30) == []
-
-
-# --- watch
-
-
-def seen(changes: Iterator[shmclient.Change], count: int) -> list[tuple[str, str]]:
-    return [(change.kind, change.info.name) for change in itertools.islice(changes, count)]
-
-
-def test_watch_tells_what_changed_while_there_was_no_host(machine: Machine) -> None:
-    put(machine.path, gone=b"1", back=b"1")
-    with shmclient.connect(machine.path) as shm, shm.watch(wait=60) as changes, ThreadPoolExecutor() as pool:
-        put(machine.path, told=b"1")
-        assert seen(changes, 1) == [("published", "told")]
-        machine.kill()
-        machine.start()
-        put(machine.path, back=b"2", new=b"1")
-        told = pool.submit(seen, changes, 5)
-        told_first = [("unlinked", "gone"), ("unlinked", "told"), ("published", "back"), ("published", "new")]
-        wait_until(lambda: _listens(machine.path))
-        put(machine.path, live=b"1")
-        assert told.result(30) == [*told_first, ("published", "live")]
-
-
-def _listens(path: str) -> bool:
-    with Query(path) as query:
-        return query.measure().listeners > 0
-
-
-def test_watch_tells_what_changed_while_the_connection_was_broken(
-    host: WatchedHost, shm: shmclient.Client
-) -> None:
-    with shmclient.connect(host.socket_path) as other:
-        for name in ("same", "gone", "again", "mode"):
-            other.put(name, b"1").close()
-        with shm.watch(wait=60) as changes:
-            drop_clients(host)
-            for name in ("again", "again", "passing"):
-                other.put(name, b"2").close()
-            other.unlink("passing")
-            other.unlink("gone")
-            other.chmod("mode", 0o640)
-            assert seen(changes, 3) == [("unlinked", "gone"), ("published", "again"), ("changed", "mode")]
-            other.chmod("same", 0o640)
-            assert seen(changes, 1) == [("changed", "same")]
-
-
-@pytest.mark.parametrize("is_read", [True, False])
-def test_watch_tells_first_what_came_before_the_host_went(machine: Machine, is_read: bool) -> None:
-    with shmclient.connect(machine.path) as shm, shm.watch(wait=60) as changes:
-        put(machine.path, x=b"1")
-        if is_read:
-            shm.list()
-        machine.kill()
-        assert seen(changes, 1) == [("published", "x")]
-        machine.start()
-        assert seen(changes, 1) == [("unlinked", "x")]
-
-
-@pytest.mark.parametrize("restarts", [True, False])
-def test_request_after_a_restart_succeeds_though_events_are_unread(machine: Machine, restarts: bool) -> None:
-    with shmclient.connect(machine.path) as shm, shm.watch():
-        put(machine.path, x=b"1")  # its event is not read by anybody
-        if restarts:
-            machine.restart()
-        shm.put("y", b"1").close()
-
-
-def test_watch_without_wait_ends_with_its_host(machine: Machine) -> None:
-    with shmclient.connect(machine.path) as shm, shm.watch() as changes:
-        machine.kill()
-        with pytest.raises(shmclient.HostGone):
-            next(changes)
-        machine.start()
-        put(machine.path, x=b"1")
-        with pytest.raises(shmclient.HostGone):
-            next(changes)
-
-
-def test_watch_ends_its_wait_for_a_host(machine: Machine) -> None:
-    with shmclient.connect(machine.path) as shm, shm.watch(wait=0.05) as changes:
-        machine.kill()
-        with pytest.raises(shmclient.WaitTimeout, match="no host answered"):
-            next(changes)
-        machine.start()
-        put(machine.path, x=b"1")
-        assert seen(changes, 1) == [("published", "x")]
-
-
-@pytest.mark.anyio
-async def test_async_watch_goes_on_over_a_killed_host(machine: Machine, anyio_backend: str) -> None:
-    async with await shmclient.aio.connect(machine.path) as ashm, ashm.watch(wait=60) as changes:
-        (await ashm.put("x", b"1")).close()
-        assert (await anext(changes)).kind == "published"
-        machine.kill()
-        machine.start()
-        (await ashm.put("y", b"1")).close()
-        assert [(await anext(changes)).kind for _ in range(2)] == ["unlinked", "published"]
-
-
-# --- get and open, after a generation
-
-
-def test_get_after_a_generation_gives_a_greater_one_alone(shm: shmclient.Client) -> None:
-    with pytest.raises(shmclient.RegionNotFound, match="there is no such name"):
-        shm.get("x", after=0)
-    shm.put("x", b"1").close()
-    generation = shm.stat("x").generation
-    assert bytes(shm.get("x", after=generation - 1)) == b"1"
-    with pytest.raises(
-        shmclient.RegionNotFound, match=f"after {generation}: the current one is {generation}"
-    ):
-        shm.get("x", after=generation)
-    with pytest.raises(shmclient.WaitTimeout, match=f"after {generation} in time"):
-        shm.open("x", after=generation, wait=0.05)
-    with pytest.raises(shmclient.InvalidArgument, match="number of a generation"):
-        shm.get("x", after="1")  # type: ignore[arg-type]
-
-
-def test_open_after_a_generation_waits_for_it(host: WatchedHost, shm: shmclient.Client) -> None:
-    region = shm.put("x", b"1")
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(shm.open, "x", after=region.generation + 1, wait=60)
-        wait_until(lambda: waits(host) == 1)
-        for value in (b"2", b"3"):
-            shm.put("x", value).close()
-        newer = waiting.result(30)
-    assert (bytes(newer.data), newer.generation) == (b"3", region.generation + 2)
-    wait_until(lambda: waits(host) == 0)
-
-
-@pytest.mark.anyio
-async def test_async_get_after_a_generation_waits_over_a_killed_host(
-    machine: Machine, anyio_backend: str
-) -> None:
-    async with await shmclient.aio.connect(machine.path) as ashm:
-        region = await ashm.put("x", b"1")
-        values = []
-
-        async def get() -> None:
-            values.append(bytes(await ashm.get("x", after=region.generation, wait=60)))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(get)
-            await anyio.wait_all_tasks_blocked()
-            machine.kill()
-            machine.start()
-            (await ashm.put("x", b"2")).close()
-        assert values == [b"2"]
-        async with await ashm.open("x", after=region.generation) as newer:
-            assert newer.generation > region.generation
 
 
 # --- the pure part
