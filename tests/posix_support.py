@@ -16,9 +16,9 @@ from shmclient import posix
 from support import in_child
 
 PAGE = posix.getpagesize()
+SHM = Path("/dev/shm")
 ANONYMOUS = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS
 CONTENT = b"".join(bytes([number]) * PAGE for number in (1, 2, 3, 4))
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
 
 def refused(code: int) -> Any:

@@ -30,12 +30,6 @@ CONTENT = bytes(range(256)) * 64
 
 
 @pytest.fixture
-def pinner() -> Iterator[Pinner]:
-    with Pinner() as made:
-        yield made
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
     path = tmp_path / "file"
     path.write_bytes(CONTENT)

@@ -25,7 +25,7 @@ from shmhost.commands.doctor import measure as doctor
 from shmhost.machine.kernel import memory_limits
 from shmhost.settings.config import GIB, Config
 from shmprotocol.kernel import address_space
-from support import WatchedHost, count_descriptors, in_child, wait_until
+from support import WatchedHost, count_descriptors, in_child, needs_root, wait_until
 
 # Windows that no other test uses, outside of the default ones: those can still be reserved in a long run.
 WINDOWS = ((0x500000000000, GIB), (0x501000000000, GIB))
@@ -51,7 +51,6 @@ TOPICS = [
     "socket",
     "socket folder",
 ]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
 
 def settings(path: Path | str, **values: object) -> Config:

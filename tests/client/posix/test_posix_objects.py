@@ -8,7 +8,6 @@ import errno
 import mmap
 import os
 import resource
-import secrets
 import socket
 import stat
 import struct
@@ -21,17 +20,12 @@ from typing import Any
 
 import pytest
 
-from posix_support import refused
+from posix_support import PAGE, SHM, refused
 from shmclient import posix
-from support import count_descriptors, in_child, wait_until
+from support import count_descriptors, in_child, needs_root, wait_until
 
-PAGE = posix.getpagesize()
-SHM = Path("/dev/shm")
 CREATE = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL
 LONGEST = posix.NAME_MAX - 1
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="needs root: only root may become or own as another user"
-)
 
 # The other side of an exchange: the standard library alone, so that both sides do not share a mistake.
 PEER = """
@@ -50,26 +44,9 @@ sys.argv[1] = str(fds[0])
 STAT = "import os, sys; print(os.fstat(int(sys.argv[1])).st_ino)"
 
 
-@pytest.fixture(params=["memfd", "shm"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def fd(backend: str) -> Iterator[int]:
-    """A sealable object of two pages."""
-    made = posix.memfd_create("test", backend=backend)
-    posix.ftruncate(made, 2 * PAGE)
-    yield made
-    posix.close(made)
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """A name that nothing has, and that nothing has afterwards."""
-    chosen = f"shmhost-test-{secrets.token_hex(8)}"
-    yield f"/{chosen}"
-    (SHM / chosen).unlink(missing_ok=True)
+def fd(two_pages: int) -> int:
+    return two_pages
 
 
 @pytest.fixture

@@ -24,14 +24,13 @@ from posix_support import (
     anonymous,
     dies_of,
     field,
-    needs_root,
     permissions,
     refused,
     reserved,
     shared,
 )
 from shmclient import posix
-from support import in_child
+from support import in_child, needs_root
 
 # --- protection: F26
 

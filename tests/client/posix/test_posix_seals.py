@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from posix_support import refused
+from posix_support import PAGE, refused
 from shmclient import posix
 from shmclient.posix._emulation import SEALS
 from support import in_child
 
-PAGE = posix.getpagesize()
 ALL = (
     posix.F_SEAL_SEAL
     | posix.F_SEAL_SHRINK
@@ -40,18 +39,9 @@ read_only_is_allowed = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["memfd", "shm"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def fd(backend: str) -> Iterator[int]:
-    """A sealable object of two pages."""
-    made = posix.memfd_create("test", backend=backend)
-    posix.ftruncate(made, 2 * PAGE)
-    yield made
-    posix.close(made)
+def fd(two_pages: int) -> int:
+    return two_pages
 
 
 def shared(fd: int, prot: int = posix.PROT_RDWR) -> posix.Mapping:
