@@ -70,3 +70,6 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "msync": lambda target: posix.msync(target),
     "madvise": lambda target: posix.madvise(target, posix.MADV_NORMAL),
 }
+
+
+CREATE = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL

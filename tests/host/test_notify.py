@@ -1,16 +1,12 @@
-"""What a host tells its service manager, and the socket it takes over from one: real children and sockets."""
+"""What a host tells its service manager, by real children and sockets, and the environment it reads."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,61 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shmclient
 import shmhost
-from shmhost.serving import notify
+from manager_support import PID, Manager, child, finish, put_and_get, read_until, serve_command
 from shmhost.serving.notify import Notifier, notify_address, take_listener, watchdog_interval_s
 from shmprotocol.errors import InvalidArgument
 from support import wait_until
 
-PID = os.getpid()
 MAX_NUMBER = 2**64 - 2
-VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 BAD_NUMBERS = ["", "0", "-1", "x", "1.5", " 1", "1_0", "\u0661", str(MAX_NUMBER + 1), "9" * 5000]
-# Puts the descriptor at 3 and sets LISTEN_PID, as a manager does between fork and exec.
-LAUNCHER = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
-
-
-class Manager:
-    """The service manager's end of $NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(20)
-        self.socket.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
-
-    def receive(self) -> list[str]:
-        return self.socket.recv(4096).decode().split("\n")
-
-    def pending(self) -> list[list[str]]:
-        """Return what has come and was not received; wait for nothing."""
-        messages = []
-        self.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                messages.append(self.receive())
-        self.socket.settimeout(20)
-        return messages
-
-    def receive_until(self, wanted: str) -> list[list[str]]:
-        """Return all messages up to the one wanted."""
-        messages = [self.receive()]
-        while messages[-1] != [wanted]:
-            messages.append(self.receive())
-        return messages
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder whose name is short enough for sockets, whatever the test is called."""
-    with tempfile.TemporaryDirectory(prefix="shm-") as name:
-        yield Path(name)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -82,66 +31,6 @@ def manager(request: pytest.FixtureRequest, folder: Path) -> Iterator[Manager]:
     made = Manager(kinds[request.param])
     with made.socket:
         yield made
-
-
-@pytest.fixture
-def path_manager(folder: Path) -> Iterator[Manager]:
-    made = Manager(str(folder / "notify"))
-    with made.socket:
-        yield made
-
-
-@contextlib.contextmanager
-def child(command: list[str], environment: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run Python with some variables; it is killed at the end of the block if it still runs."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
-    process = subprocess.Popen(
-        [sys.executable, *command], env=inherited | environment, stderr=subprocess.PIPE, text=True, **options
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def serve_command(path: Path) -> list[str]:
-    return ["-m", "shmhost", "serve", "--socket", str(path)]
-
-
-@contextlib.contextmanager
-def activated(inherited: int, path: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a host that was handed a descriptor."""
-    command = ["-c", LAUNCHER, str(inherited), *serve_command(path)]
-    with child(command, {"LISTEN_FDS": "1"} | variables, pass_fds=(inherited,)) as process:
-        yield process
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """End a host with SIGTERM; return what it logged and has not been read yet."""
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=30)
-    assert process.returncode == 0, log
-    return log
-
-
-def read_until(process: subprocess.Popen[str], wanted: str) -> str:
-    assert process.stderr is not None
-    seen = ""
-    for line in process.stderr:
-        seen += line
-        if wanted in line:
-            return seen
-    raise AssertionError(f"the host ended without {wanted!r}: {seen}")
-
-
-def put_and_get(path: Path) -> bytes:
-    with shmclient.connect(str(path)) as shm:
-        shm.put("name", b"value").close()
-        view = shm.get("name")
-        value = bytes(view)
-        del view
-        return value
 
 
 # --- what is said ---
@@ -382,102 +271,3 @@ def test_environment_is_refused_or_taken_whatever_it_holds(one: str, other: str)
         watchdog_interval_s({"WATCHDOG_USEC": one, "WATCHDOG_PID": other}, PID)
     with contextlib.suppress(InvalidArgument):
         take_listener({"LISTEN_FDS": one, "LISTEN_PID": other}, 0)  # nobody's: 0 is never passed
-
-
-# --- the inherited socket ---
-
-
-def listening(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(str(path))
-    sock.listen()
-    return sock
-
-
-def take(sock: socket.socket | int, monkeypatch: pytest.MonkeyPatch) -> socket.socket | None:
-    monkeypatch.setattr(notify, "LISTEN_FDS_START", sock if isinstance(sock, int) else sock.fileno())
-    return take_listener({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID)
-
-
-def test_listener_is_taken_non_blocking_and_close_on_exec(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with listening(folder / "s") as passed:
-        inherited = os.dup(passed.fileno())
-        os.set_inheritable(inherited, True)
-        taken = take(inherited, monkeypatch)
-        assert taken is not None
-        with taken:
-            assert not taken.getblocking()
-            assert not taken.get_inheritable()
-            assert taken.getsockname() == str(folder / "s")
-
-
-KINDS = {
-    "datagram": (lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "type"),
-    "seqpacket": (lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "type"),
-    "TCP": (lambda: socket.create_server(("127.0.0.1", 0)), "family"),
-    "not listening": (lambda: socket.socket(socket.AF_UNIX), "does not listen"),
-    "connected": (lambda: socket.socketpair()[0], "does not listen"),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the pair's other end
-def test_socket_of_the_wrong_kind_is_refused_and_left_open(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make, wrong = KINDS[kind]
-    with make() as sock:
-        with pytest.raises(InvalidArgument, match=rf"{wrong}.*: pass one listening AF_UNIX"):
-            take(sock, monkeypatch)
-        os.fstat(sock.fileno())
-
-
-def test_descriptor_is_refused_when_it_is_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open("/dev/null", "rb") as file, pytest.raises(InvalidArgument, match="is not a socket"):
-        take(file.fileno(), monkeypatch)
-    with pytest.raises(InvalidArgument, match="is not a socket"):
-        take(1_000_000, monkeypatch)  # not open
-
-
-def test_activated_host_serves_who_waits_and_leaves_the_socket_file(
-    path_manager: Manager, folder: Path
-) -> None:
-    path = folder / "host.sock"
-    with listening(path) as listener:
-        before = path.stat()
-        with socket.socket(socket.AF_UNIX) as early:
-            early.connect(str(path))
-            variables = {"NOTIFY_SOCKET": path_manager.address}
-            with activated(listener.fileno(), path, **variables) as process:
-                assert path_manager.receive()[0] == "READY=1"
-                assert put_and_get(path) == b"value"
-                finish(process)
-            assert early.recv(1) == b""  # it was accepted, and ended with the host
-        assert os.path.samestat(path.stat(), before)
-        assert sorted(os.listdir(folder)) == ["host.sock", "host.sock.lock", "notify"]
-        with socket.socket(socket.AF_UNIX) as late:
-            late.connect(str(path))  # waits for the next host
-
-
-def test_activated_host_serves_again_after_it_was_killed(folder: Path) -> None:
-    path = folder / "host.sock"
-    with listening(path) as listener:
-        with activated(listener.fileno(), path) as process:
-            read_until(process, "listening")
-        with activated(listener.fileno(), path) as process:
-            assert put_and_get(path) == b"value"
-            finish(process)
-
-
-def test_host_ends_with_one_line_when_the_descriptor_is_wrong(folder: Path) -> None:
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong,
-        activated(wrong.fileno(), folder / "host.sock") as process,
-    ):
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert log.startswith("shmhost: descriptor 3, passed with $LISTEN_FDS, is a socket of type")
-    assert log.count("\n") == 1
-    assert os.listdir(folder) == []

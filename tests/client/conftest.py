@@ -1,0 +1,37 @@
+"""Fixtures of the client's tests: a pinner, a region under construction, a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from pinning_support import CONTENT
+from shmclient import Pinner
+
+
+@pytest.fixture
+def pinner() -> Iterator[Pinner]:
+    with Pinner() as pinner:
+        yield pinner
+
+
+@pytest.fixture
+def builder(shm: shmclient.Client) -> Iterator[shmclient.RegionBuilder]:
+    """A builder whose region is given up in the end."""
+    with pytest.raises(ZeroDivisionError), shm.create("table", 64 * 1024) as builder:
+        yield builder
+        1 / 0
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of a file with content."""
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)

@@ -1,0 +1,25 @@
+"""Fixtures of the host's tests: a short folder, and a service manager that listens there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manager_support import Manager
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose name is short enough for sockets, whatever the test is called."""
+    with tempfile.TemporaryDirectory(prefix="shm-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def path_manager(folder: Path) -> Iterator[Manager]:
+    made = Manager(str(folder / "notify"))
+    with made.socket:
+        yield made
