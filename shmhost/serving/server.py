@@ -37,7 +37,7 @@ from shmhost.serving.closing import Closer
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
-from shmhost.serving.workers import Outcome, Workers, attempt
+from shmhost.serving.workers import NoThread, Outcome, Workers, attempt
 from shmhost.settings.config import Config
 from shmprotocol.errors import HostError, ShmError
 from shmprotocol.kernel.constants import MIB
@@ -285,10 +285,8 @@ class Host:
                 asyncio.get_running_loop().call_soon(self._close_later)
 
     def _disposed(self, memory_object: MemoryObject, outcome: Outcome) -> None:
-        error = outcome[1]
-        if isinstance(error, OSError) and error.errno == errno.EAGAIN:
-            # No thread could be started, see `workers`: a pause of the loop is better than memory that
-            # nobody is charged for.
+        if isinstance(outcome[1], NoThread):
+            # A pause of the loop is better than memory that nobody is charged for.
             outcome = attempt(memory_object.close)
         _note_outcome(outcome)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from shmhost.serving.workers import MAX_IDLE, WIDTH, Workers
+from shmhost.serving.workers import MAX_IDLE, WIDTH, NoThread, Outcome, Workers
 from support import wait_until
 
 
@@ -119,10 +120,62 @@ def test_limit_of_threads_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None
             workers.start("a", ignore_nothing, future.set_result)
         for future in answered:
             _, error = await future
-            assert isinstance(error, OSError)
+            assert isinstance(error, NoThread)
             assert error.errno == errno.EAGAIN
 
     run(test)
+
+
+def test_limit_of_descriptors_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test(workers: Workers) -> None:
+        monkeypatch.setattr(os, "eventfd", refuse)
+        answered = asyncio.get_running_loop().create_future()
+        workers.start("a", ignore_nothing, answered.set_result)
+        _, error = await answered
+        assert isinstance(error, NoThread)
+        assert error.errno == errno.EMFILE
+
+    run(test)
+
+
+def test_outcome_that_cannot_be_taken_keeps_no_other_from_its_own() -> None:
+    async def test(workers: Workers) -> None:
+        loop = asyncio.get_running_loop()
+        answered, errors = loop.create_future(), []
+        loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
+        gates = [Gate(), Gate()]
+        workers.start("a", gates[0], lambda _: 1 // 0)
+        workers.start("b", gates[1], answered.set_result)
+        for number, gate in enumerate(gates, 1):  # the loop, which this blocks, takes neither outcome yet
+            gate.opened.set()
+            wait_until(lambda number=number: len(workers._outcomes) == number)
+        assert await answered == (None, None)
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+
+    run(test)
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_threads_and_descriptors_are_gone_after_close(ends_first: bool) -> None:
+    async def main() -> None:
+        workers, gate = Workers(), Gate()
+        workers.start("a", gate, outcomes.append)
+        assert gate.begun.wait(20)
+        if ends_first:
+            gate.opened.set()
+            wait_until(lambda: len(workers._outcomes) == 1)
+        workers.close()
+        gate.opened.set()
+        wait_until(lambda: threading.active_count() == threads)
+
+    outcomes: list[Outcome] = []
+    threads, files = threading.active_count(), os.listdir("/proc/self/fd")
+    asyncio.run(main())
+    assert outcomes == []
+    assert os.listdir("/proc/self/fd") == files
 
 
 def test_threads_end_when_they_are_not_needed() -> None:
