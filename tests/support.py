@@ -286,7 +286,7 @@ def count_waits(host: WatchedHost) -> int:
     """Return how many waits and watches the clients of a host have there."""
 
     def count() -> int:
-        return sum(len(link.session._waits) + len(link.session._watches) for link in host.host._links)
+        return sum(link.session.listening for link in host.host._links)
 
     number: int = host.call(count)
     return number

@@ -1,57 +1,37 @@
 """A client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
 
 It makes no system calls, but yields each as a Work, which the caller carries out: in a thread
-unless it is quick. While a Work is pending the session gets no further message.
+unless it is quick. While a Work is pending the session gets no further message. The creations, leases
+and interests of the client are in the modules of these names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from shmhost.core.headers import header_of
+from shmhost.core.creations import Creations
 from shmhost.core.hub import Hub
+from shmhost.core.interests import Interests
+from shmhost.core.leases import Leases, Send
 from shmhost.core.objects import refusal_of
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, Region
+from shmhost.core.regions import Region
+from shmhost.core.work import Steps
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
     OutOfMemory,
-    QuotaExceeded,
-    RegionBusy,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
     Unsupported,
 )
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import MAX_DESCRIPTORS, Backend, ChangeKind, State, check_name, check_part
+from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
 
-# Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
-# 500 KB at most, with names of 255 bytes.
-MAX_LISTENING = 1024
-# Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
-MAX_LEASES = 65_536
 MAX_HOLDERS = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
 MAX_PAGE = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A call whose result is sent into the generator.
-
-    `is_quick`: no client can make it wait. `is_retry`: an earlier attempt failed, so first attempts go ahead.
-    """
-
-    call: Callable[[], Any]
-    is_quick: bool
-    is_retry: bool = False
-
-
-Send = Callable[[m.Message, Sequence[int]], None]
-Steps = Generator[Work, Any, None]
 
 
 class Session:
@@ -70,11 +50,14 @@ class Session:
         self._registry = hub.registry
         self._send = send
         self._greeted = False
-        self._leases: dict[int, Region] = {}
-        self._creations: dict[int, Region] = {}
-        self._waits: dict[int, m.Open] = {}
-        self._watches: dict[int, str] = {}
-        self._listening = 0  # names that are waited for, and watches: what MAX_LISTENING limits
+        self._leases = Leases(self._registry, peer, send)
+        self._creations = Creations(hub, peer, self._leases, send)
+        self._interests = Interests()
+
+    @property
+    def listening(self) -> int:
+        """The number of waits and watches of the client."""
+        return len(self._interests)
 
     def handle(self, message: m.Message) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
@@ -97,22 +80,16 @@ class Session:
         if not self._hub.clients[self.peer.uid]:
             del self._hub.clients[self.peer.uid]
         self._hub.listeners.discard(self)
-        self._waits.clear()
-        self._watches.clear()
-        self._listening = 0
-        while self._creations:
-            self._registry.abort(self._creations.popitem()[1])
-        while self._leases:
-            lease, region = self._leases.popitem()
-            self._registry.release(region, lease)
+        self._interests.clear()
+        self._creations.close()
+        self._leases.close()
 
     def hear(self, kind: ChangeKind, region: Region) -> None:
         """Handle a change: push it to the watches, and retry the waits for the name."""
-        for watch, prefix in self._watches.items():
-            if region.name.startswith(prefix):
-                self._send(m.Event(watch, kind, region.info()), ())
-        if kind is ChangeKind.PUBLISHED and self._waits:
-            for wait in [w for w in self._waits.values() if region.name in w.open_names]:
+        for watch in self._interests.watches(region.name):
+            self._send(m.Event(watch, kind, region.info()), ())
+        if kind is ChangeKind.PUBLISHED:
+            for wait in self._interests.waits(region.name):
                 self._retry(wait)
 
     def _guarded(self, request: int, steps: Steps) -> Steps:
@@ -145,68 +122,6 @@ class Session:
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
 
-    def _create(self, request: m.Create) -> Steps:
-        region = self._registry.create(request, self.peer)
-        self._creations[region.number] = region
-        # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
-        # now, in a folder that others can make wait.
-        is_quick = region.backend is Backend.MEMFD
-        try:
-            region.object = yield Work(
-                lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
-            )
-            _check_pending(region)
-            reply = m.Created(request.id, region.number, region.span.address, region.capacity)
-            self._send(reply, (region.object.writer(),))
-        except BaseException:
-            del self._creations[region.number]
-            self._registry.abort(region)
-            raise
-
-    def _publish(self, request: m.Publish) -> Steps:
-        region = self._creation(request.region)
-        registry = self._registry
-        header = header_of(region, request, registry.next_generation(region), registry.clock())
-        memory_object = region.object
-        assert memory_object is not None
-        # The creator can make this wait, whatever the size: see `workers`.
-        region.is_busy = True
-        try:
-            yield Work(
-                lambda: memory_object.publish(header.pack(), region.seal),
-                is_quick=False,
-                is_retry=region.was_busy,
-            )
-        except RegionBusy:
-            region.was_busy = True
-            raise
-        finally:
-            region.is_busy = False
-        _check_pending(region)
-        region.size = header.data_size
-        region.generation, region.created_ns = header.generation, header.created_ns
-        # The reply goes first: without it the creator would treat a visible region as unpublished.
-        try:
-            grant = region.grant(self._lease(region))
-            self._send_leases(m.Published(request.id, grant), (grant,), (memory_object.reader(),))
-        except OSError:
-            region.generation = 0
-            registry.abandon(region)
-            raise
-        del self._creations[region.number]
-        registry.publish(region)
-        self._hub.tell(ChangeKind.PUBLISHED, region)
-
-    def _abort(self, request: m.Abort) -> None:
-        region = self._creations.get(request.region)
-        if region is None:  # it was published meanwhile: the two messages crossed
-            return
-        if request.mapped:
-            self._registry.abandon(region)
-        else:
-            del self._creations[region.number]
-            self._registry.abort(region)
-
     def _open(self, request: m.Open) -> None:
         if not 1 <= len(request.open_names) <= MAX_DESCRIPTORS:
             raise InvalidArgument(
@@ -214,8 +129,7 @@ class Session:
             )
         if request.held and len(request.held) != len(request.open_names):
             raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
-        if request.id in self._waits:
-            raise RemoteProtocolError(f"request id {request.id} is in use by a wait")
+        self._interests.check_wait(request.id)
         try:
             regions = [self._registry.find(name) for name in request.open_names]
         except RegionNotFound:
@@ -223,70 +137,25 @@ class Session:
                 check_name(name)
             if not request.wait:
                 raise
-            self._listen(len(request.open_names))
-            self._waits[request.id] = request
+            self._interests.wait(request)
+            self._hub.listeners.add(self)
             return
-        for region in regions:
-            region.check(self.peer, READ)
-        if len(self._leases) + len(regions) > MAX_LEASES:
-            raise QuotaExceeded(
-                f"one connection has at most {MAX_LEASES} leases, and this one has {len(self._leases)}: "
-                "close regions that are not needed"
-            )
-        self._grant(request, regions)
-
-    def _grant(self, request: m.Open, regions: list[Region]) -> None:
-        grants, descriptors = [], []
-        held = request.held or (0,) * len(regions)
-        for region, has in zip(regions, held, strict=True):
-            if region.number == has:
-                grants.append(region.grant(0))
-                continue
-            assert region.object is not None
-            grants.append(region.grant(self._lease(region)))
-            descriptors.append(region.object.reader())
-        self._send_leases(m.Opened(request.id, tuple(grants)), grants, descriptors)
-
-    def _send_leases(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
-        """Send a reply with the leases that it gives, or take them back and raise OSError."""
-        try:
-            self._send(reply, descriptors)
-        except OSError:
-            self._give_back([grant.lease for grant in grants if grant.lease])
-            raise
+        self._leases.open(request, regions)
 
     def _retry(self, request: m.Open) -> None:
-        self._end_wait(request.id)
+        self._interests.end_wait(request.id)
         try:
             self._open(request)
         except (ShmError, OSError) as error:
             self._fail(request.id, error)
 
-    def _release(self, request: m.Release) -> None:
-        self._give_back(request.leases)
-
-    def _give_back(self, leases: Sequence[int]) -> None:
-        for lease in leases:
-            region = self._leases.pop(lease, None)
-            if region is None:
-                raise RemoteProtocolError(f"lease {lease} is not held by this connection")
-            self._registry.release(region, lease)
-
-    def _end_wait(self, request: int) -> bool:
-        """Remove a wait; False if there is none with this number."""
-        wait = self._waits.pop(request, None)
-        if wait is not None:
-            self._listening -= len(wait.open_names)
-        return wait is not None
-
     def _cancel(self, request: m.Cancel) -> None:
         # A target that was answered already is not an error: the two messages crossed.
-        if self._watches.pop(request.target, None) is not None:
-            self._listening -= 1
-        if self._end_wait(request.target):
+        self._interests.end_watch(request.target)
+        if self._interests.end_wait(request.target):
             gave_up = Cancelled("the client cancelled the wait")
             self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
-        if not self._waits and not self._watches:
+        if not self._interests:
             self._hub.listeners.discard(self)
 
     def _list(self, request: m.List) -> None:
@@ -321,40 +190,18 @@ class Session:
         self._hub.tell(ChangeKind.CHANGED, region)
 
     def _watch(self, request: m.Watch) -> None:
-        if request.id in self._watches:
-            raise RemoteProtocolError(f"request id {request.id} is in use by a watch")
+        self._interests.check_watch(request.id)
         check_part("prefix", request.prefix)
-        self._listen(1)
-        self._watches[request.id] = request.prefix
+        self._interests.watch(request)
+        self._hub.listeners.add(self)
         self._send(m.Done(request.id), ())
 
-    def _listen(self, count: int) -> None:
-        if self._listening + count > MAX_LISTENING:
-            raise QuotaExceeded(
-                f"one connection has at most {MAX_LISTENING} watches and names that it waits for, and this "
-                f"one has {self._listening}: cancel some"
-            )
-        self._listening += count
-        self._hub.listeners.add(self)
-
-    def _lease(self, region: Region) -> int:
-        lease = self._registry.lease(region, self.peer)
-        self._leases[lease.number] = region
-        return lease.number
-
-    def _creation(self, number: int) -> Region:
-        region = self._creations.get(number)
-        if region is None:
-            raise InvalidArgument(f"region {number} is not being created by this connection")
-        _check_pending(region)
-        return region
-
     _HANDLERS: ClassVar[dict[type[m.Message], Callable[[Session, Any], Steps | None]]] = {
-        m.Create: _create,
-        m.Publish: _publish,
-        m.Abort: _abort,
+        m.Create: lambda self, request: self._creations.create(request),
+        m.Publish: lambda self, request: self._creations.publish(request),
+        m.Abort: lambda self, request: self._creations.abort(request),
         m.Open: _open,
-        m.Release: _release,
+        m.Release: lambda self, request: self._leases.give_back(request.leases),
         m.Cancel: _cancel,
         m.List: _list,
         m.Stat: _stat,
@@ -364,11 +211,3 @@ class Session:
         m.Inspect: _inspect,
         m.Measure: _measure,
     }
-
-
-def _check_pending(region: Region) -> None:
-    if region.state is State.ABORTED:
-        raise RegionNotFound(
-            f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
-            "abort: create it again"
-        )

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 
 from shmhost.core.meter import Meter
-from shmhost.core.session import Session, Steps, Work
+from shmhost.core.session import Session
+from shmhost.core.work import Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.outbox import Outbox

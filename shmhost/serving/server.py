@@ -28,8 +28,9 @@ from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
-from shmhost.core.session import Session, Steps, Work
+from shmhost.core.session import Session
 from shmhost.core.window import Allocator
+from shmhost.core.work import Steps, Work
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics

@@ -20,7 +20,7 @@ import pytest
 import shmclient
 import shmclient.aio
 from shmclient._connection.outbox import Outbox
-from shmhost.core.session import Steps
+from shmhost.core.work import Steps
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
 from support import Machine, WatchedHost, count_descriptors, wait_until
@@ -164,7 +164,7 @@ def test_close_ends_the_waits_of_other_threads(
 
 
 def count_waits(host: WatchedHost) -> int:
-    return sum(len(link.session._waits) + len(link.session._watches) for link in host.host._links)
+    return sum(link.session.listening for link in host.host._links)
 
 
 ASYNC_WAITS: list[Callable[[shmclient.aio.AsyncClient], Awaitable[object]]] = [

@@ -31,15 +31,15 @@ def world() -> Iterator[World]:
 
 def fail_next_reply(talk: Talk) -> None:
     """Make the next send of descriptors fail, as that of a full outbox without a free descriptor does."""
-    send = talk.session._send
+    send = talk.send
 
     def refuse(message: m.Message, fds: Sequence[int]) -> None:
         if fds:
-            talk.session._send = send
+            talk.send = send
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         send(message, fds)
 
-    talk.session._send = refuse
+    talk.send = refuse
 
 
 def is_refusal(reply: Any) -> bool:

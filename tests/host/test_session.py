@@ -10,10 +10,11 @@ import pytest
 
 from shmhost.core.accounts import Budget
 from shmhost.core.hub import Hub
+from shmhost.core.interests import MAX_LISTENING
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.registry import Registry
-from shmhost.core.session import MAX_LISTENING, Session
+from shmhost.core.session import Session
 from shmhost.core.window import STEP, Allocator
 from shmhost.serving.workers import attempt
 from shmprotocol.errors import RemoteProtocolError
@@ -51,7 +52,10 @@ class World:
 class Talk:
     def __init__(self, hub: Hub, uid: int) -> None:
         self.replies: list[tuple[m.Message, Sequence[int]]] = []
-        self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.replies.append((message, fds)))
+        self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.send(message, fds))
+
+    def send(self, message: m.Message, descriptors: Sequence[int]) -> None:
+        self.replies.append((message, descriptors))
 
     def say(self, message: m.Message) -> Any:
         """Have a message handled, its Work too; return the last reply there is."""
@@ -209,7 +213,7 @@ def test_wait_counts_for_as_many_as_it_has_names(world: World) -> None:
 
 
 def test_leases_of_a_connection_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmhost.core.session.MAX_LEASES", 3)
+    monkeypatch.setattr("shmhost.core.leases.MAX_LEASES", 3)
     talk = world.client()
     grant = talk.publish("x").grant
     assert isinstance(talk.say(m.Open(5, ("x", "x"), (), False)), m.Opened)

@@ -1,0 +1,115 @@
+"""The unpublished regions of one client: made, published or undone. Knows no socket, clock or thread."""
+
+from __future__ import annotations
+
+from shmhost.core.headers import header_of
+from shmhost.core.hub import Hub
+from shmhost.core.leases import Leases, Send
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.work import Steps, Work
+from shmprotocol.abi.header import Header
+from shmprotocol.errors import InvalidArgument, RegionBusy, RegionNotFound
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import Backend, ChangeKind, State
+
+
+class Creations:
+    """The regions that one client creates. `leases` are the client's: a publish gives it one."""
+
+    def __init__(self, hub: Hub, peer: Peer, leases: Leases, send: Send) -> None:
+        self._hub = hub
+        self._registry = hub.registry
+        self._peer = peer
+        self._leases = leases
+        self._send = send
+        self._regions: dict[int, Region] = {}
+
+    def create(self, request: m.Create) -> Steps:
+        """Make a region and its object; the reply is Created."""
+        region = self._registry.create(request, self._peer)
+        self._regions[region.number] = region
+        # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
+        # now, in a folder that others can make wait.
+        is_quick = region.backend is Backend.MEMFD
+        try:
+            region.object = yield Work(
+                lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
+            )
+            _check_pending(region)
+            reply = m.Created(request.id, region.number, region.span.address, region.capacity)
+            self._send(reply, (region.object.writer(),))
+        except BaseException:
+            del self._regions[region.number]
+            self._registry.abort(region)
+            raise
+
+    def publish(self, request: m.Publish) -> Steps:
+        """Make a region of this client visible; the reply is Published."""
+        region = self._creation(request.region)
+        registry = self._registry
+        header = header_of(region, request, registry.next_generation(region), registry.clock())
+        yield from self._seal(region, header)
+        _check_pending(region)
+        region.size = header.data_size
+        region.generation, region.created_ns = header.generation, header.created_ns
+        assert region.object is not None
+        # The reply goes first: without it the creator would treat a visible region as unpublished.
+        try:
+            grant = self._leases.grant(region)
+            self._leases.send(m.Published(request.id, grant), (grant,), (region.object.reader(),))
+        except OSError:
+            region.generation = 0
+            registry.abandon(region)
+            raise
+        del self._regions[region.number]
+        registry.publish(region)
+        self._hub.tell(ChangeKind.PUBLISHED, region)
+
+    def abort(self, request: m.Abort) -> None:
+        """Undo a creation, if it was not published meanwhile: the two messages may cross."""
+        region = self._regions.get(request.region)
+        if region is None:
+            return
+        if request.mapped:
+            self._registry.abandon(region)
+        else:
+            del self._regions[region.number]
+            self._registry.abort(region)
+
+    def close(self) -> None:
+        """Undo all creations."""
+        while self._regions:
+            self._registry.abort(self._regions.popitem()[1])
+
+    def _seal(self, region: Region, header: Header) -> Steps:
+        memory_object = region.object
+        assert memory_object is not None
+        # The creator can make this wait, whatever the size: see `workers`.
+        region.is_busy = True
+        try:
+            yield Work(
+                lambda: memory_object.publish(header.pack(), region.seal),
+                is_quick=False,
+                is_retry=region.was_busy,
+            )
+        except RegionBusy:
+            region.was_busy = True
+            raise
+        finally:
+            region.is_busy = False
+
+    def _creation(self, number: int) -> Region:
+        region = self._regions.get(number)
+        if region is None:
+            raise InvalidArgument(f"region {number} is not being created by this connection")
+        _check_pending(region)
+        return region
+
+
+def _check_pending(region: Region) -> None:
+    if region.state is State.ABORTED:
+        raise RegionNotFound(
+            f"the creation of {region.name!r} was ended by an unlink of its name (`shmhost rm`) or an "
+            "abort: create it again"
+        )

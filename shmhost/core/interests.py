@@ -1,0 +1,77 @@
+"""The waits and watches of one client: names that it waits for, and prefixes that it watches. Pure."""
+
+from __future__ import annotations
+
+from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
+from shmprotocol.wire import messages as m
+
+# Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
+# 500 KB at most, with names of 255 bytes.
+MAX_LISTENING = 1024
+
+
+class Interests:
+    """The waits and watches of one connection, by the number of their request."""
+
+    def __init__(self) -> None:
+        self._waits: dict[int, m.Open] = {}
+        self._watches: dict[int, str] = {}
+        self._count = 0  # watches, and names that are waited for: what MAX_LISTENING limits
+
+    def __len__(self) -> int:
+        """Return the number of waits and watches."""
+        return len(self._waits) + len(self._watches)
+
+    def check_wait(self, request: int) -> None:
+        """Raise RemoteProtocolError if a wait has this number."""
+        if request in self._waits:
+            raise RemoteProtocolError(f"request id {request} is in use by a wait")
+
+    def check_watch(self, request: int) -> None:
+        """Raise RemoteProtocolError if a watch has this number."""
+        if request in self._watches:
+            raise RemoteProtocolError(f"request id {request} is in use by a watch")
+
+    def wait(self, request: m.Open) -> None:
+        """Add a wait for the names of a request, or refuse."""
+        self._add(len(request.open_names))
+        self._waits[request.id] = request
+
+    def watch(self, request: m.Watch) -> None:
+        """Add a watch, or refuse."""
+        self._add(1)
+        self._watches[request.id] = request.prefix
+
+    def watches(self, name: str) -> list[int]:
+        """Return the watches of a name."""
+        return [number for number, prefix in self._watches.items() if name.startswith(prefix)]
+
+    def waits(self, name: str) -> list[m.Open]:
+        """Return the requests that wait for a name."""
+        return [request for request in self._waits.values() if name in request.open_names]
+
+    def end_watch(self, request: int) -> None:
+        """Remove a watch, if there is one with this number."""
+        if self._watches.pop(request, None) is not None:
+            self._count -= 1
+
+    def end_wait(self, request: int) -> bool:
+        """Remove a wait; False if there is none with this number."""
+        wait = self._waits.pop(request, None)
+        if wait is not None:
+            self._count -= len(wait.open_names)
+        return wait is not None
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._waits.clear()
+        self._watches.clear()
+        self._count = 0
+
+    def _add(self, count: int) -> None:
+        if self._count + count > MAX_LISTENING:
+            raise QuotaExceeded(
+                f"one connection has at most {MAX_LISTENING} watches and names that it waits for, and this "
+                f"one has {self._count}: cancel some"
+            )
+        self._count += count

@@ -1,0 +1,74 @@
+"""The leases of one client: granted with a reply, and given back. Knows no socket, clock or thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from shmhost.core.peers import Peer
+from shmhost.core.regions import READ, Region
+from shmhost.core.registry import Registry
+from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
+from shmprotocol.wire import messages as m
+
+# Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
+MAX_LEASES = 65_536
+
+Send = Callable[[m.Message, Sequence[int]], None]
+
+
+class Leases:
+    """The leases that one client holds. `send` is as for a Session."""
+
+    def __init__(self, registry: Registry, peer: Peer, send: Send) -> None:
+        self._registry = registry
+        self._peer = peer
+        self._send = send
+        self._regions: dict[int, Region] = {}
+
+    def open(self, request: m.Open, regions: Sequence[Region]) -> None:
+        """Grant the regions of a request, all or none, but those that the client has already."""
+        for region in regions:
+            region.check(self._peer, READ)
+        if len(self._regions) + len(regions) > MAX_LEASES:
+            raise QuotaExceeded(
+                f"one connection has at most {MAX_LEASES} leases, and this one has {len(self._regions)}: "
+                "close regions that are not needed"
+            )
+        grants, descriptors = [], []
+        held = request.held or (0,) * len(regions)
+        for region, has in zip(regions, held, strict=True):
+            if region.number == has:
+                grants.append(region.grant(0))
+                continue
+            assert region.object is not None
+            grants.append(self.grant(region))
+            descriptors.append(region.object.reader())
+        self.send(m.Opened(request.id, tuple(grants)), grants, descriptors)
+
+    def grant(self, region: Region) -> m.Grant:
+        """Return a grant of a region, with a new lease."""
+        lease = self._registry.lease(region, self._peer)
+        self._regions[lease.number] = region
+        return region.grant(lease.number)
+
+    def send(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
+        """Send a reply with the leases that it gives, or take them back and raise OSError."""
+        try:
+            self._send(reply, descriptors)
+        except OSError:
+            self.give_back([grant.lease for grant in grants if grant.lease])
+            raise
+
+    def give_back(self, leases: Sequence[int]) -> None:
+        """Release leases. RemoteProtocolError: the client does not hold one of them."""
+        for lease in leases:
+            region = self._regions.pop(lease, None)
+            if region is None:
+                raise RemoteProtocolError(f"lease {lease} is not held by this connection")
+            self._registry.release(region, lease)
+
+    def close(self) -> None:
+        """Release all leases."""
+        while self._regions:
+            lease, region = self._regions.popitem()
+            self._registry.release(region, lease)
