@@ -9,8 +9,10 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
-from shmhost.commands import views
 from shmhost.commands.options import json_option, print_json, socket_option
+from shmhost.commands.views import map as map_view
+from shmhost.commands.views import regions as regions_view
+from shmhost.commands.views import who as who_view
 from shmprotocol.cli import manual
 from shmprotocol.errors import ShmError
 from shmprotocol.kernel.status import describe
@@ -35,7 +37,7 @@ def list_command(prefix: str, path: str | None, as_json: bool) -> None:
     if as_json:
         print_json([region._asdict() for region in regions])
     else:
-        Console().print(views.region_table(regions))
+        Console().print(regions_view.region_table(regions))
 
 
 @click.command(epilog=manual("shmhost stat models/weights --json", "shmhost stat --fd 3 3< file"))
@@ -59,7 +61,7 @@ def _print_region(name: str, path: str | None, as_json: bool) -> None:
     if as_json:
         print_json(region._asdict())
     else:
-        Console().print(views.stat_table(region))
+        Console().print(regions_view.stat_table(region))
 
 
 def _print_descriptor(fd: int, as_json: bool) -> None:
@@ -97,11 +99,11 @@ def who(prefix: str, path: str | None, as_json: bool) -> None:
     container is 0.
     """
     with _query(path) as query:
-        rows = views.who_rows(query.inspect(prefix))
+        rows = who_view.who_rows(query.inspect(prefix))
     if as_json:
         print_json(rows)
     else:
-        Console().print(views.who_table(rows, time.time_ns()))
+        Console().print(who_view.who_table(rows, time.time_ns()))
 
 
 @click.command("map", epilog=manual("shmhost map", "shmhost map --svg window.svg"))
@@ -116,13 +118,13 @@ def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
         regions = [inspection.info for inspection in query.inspect("")]
         windows = query.windows()
     if svg is not None:
-        Path(svg).write_text(views.map_svg(windows, regions), encoding="utf-8")
+        Path(svg).write_text(map_view.map_svg(windows, regions), encoding="utf-8")
     elif as_json:
         print_json({"windows": windows, "regions": [info._asdict() for info in regions]})
     else:
         console = Console()
         for window in windows:
-            for line in views.map_lines(window, regions, console.width):
+            for line in map_view.map_lines(window, regions, console.width):
                 console.print(line, no_wrap=True, crop=True)
 
 

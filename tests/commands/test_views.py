@@ -11,12 +11,12 @@ import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import shmclient
-from shmhost.commands import views
+from shmhost.commands.text import age
+from shmhost.commands.views.who import Process, process_of
 from shmhost.core.session import MAX_HOLDERS
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -32,16 +32,6 @@ def run(host: WatchedHost, *arguments: str) -> str:
     command = [sys.executable, "-m", "shmhost", *arguments, "--socket", host.socket_path]
     environment = os.environ | {"COLUMNS": "80"}
     return subprocess.check_output(command, env=environment, text=True, timeout=30)
-
-
-def info(address: int, capacity: int, **values: Any) -> m.RegionInfo:
-    made = m.RegionInfo(
-        "name", 1, 1, "current", address, capacity, capacity, 0, 0, 0o600, "full", "memfd", 0, 0, 0
-    )
-    return made._replace(**values)
-
-
-# --- who
 
 
 def test_who_names_each_holder_of_each_living_generation(host: WatchedHost, shm: shmclient.Client) -> None:
@@ -132,8 +122,8 @@ def test_container_is_read_from_the_cgroup(group: str, container: str, tmp_path:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "comm").write_text("reader\n")
     (tmp_path / "7" / "cgroup").write_text(group)
-    assert views.process_of(7, tmp_path) == views.Process("reader", container)
-    assert views.process_of(8, tmp_path) == views.Process("", "")
+    assert process_of(7, tmp_path) == Process("reader", container)
+    assert process_of(8, tmp_path) == Process("", "")
 
 
 @pytest.mark.parametrize(
@@ -149,37 +139,7 @@ def test_container_is_read_from_the_cgroup(group: str, container: str, tmp_path:
     ],
 )
 def test_age_is_in_the_unit_that_fits(seconds: int, text: str) -> None:
-    assert views.age(10**18, 10**18 + seconds * 10**9) == text
-
-
-# --- map
-
-
-def test_blocks_are_the_regions_and_what_is_free_between_them() -> None:
-    regions = [
-        info(BASE + 8 * MIB, 3 * MIB),
-        info(BASE, 4096),
-        info(BASE + 2 * MIB, 2 * MIB - 4096),
-        info(BASE - 4 * MIB, 4096),  # of another window
-    ]
-    found = views.blocks((BASE, SIZE), regions)
-    assert [(block.start - BASE, block.size, block.info is None) for block in found] == [
-        (0, 2 * MIB, False),
-        (2 * MIB, 2 * MIB, False),
-        (4 * MIB, 4 * MIB, True),
-        (8 * MIB, 4 * MIB, False),
-    ]
-
-
-def test_map_draws_regions_to_scale_in_any_width() -> None:
-    regions = [info(BASE, 2 * MIB, name="small"), info(BASE + 64 * MIB, 30 * MIB, name="x" * 200)]
-    for width in (80, 100, 200):
-        lines = [line.plain for line in views.map_lines((BASE, SIZE), regions, width)]
-        assert max(map(len, lines)) <= width
-        bars = [line.count("█") for line in lines if "gen" in line]
-        assert len(bars) == 2
-        assert bars[1] > bars[0] >= 1
-        assert [line.split()[-1] for line in lines if "free" in line] == ["free"]
+    assert age(10**18, 10**18 + seconds * 10**9) == text
 
 
 def test_map_command_shows_all_generations(host: WatchedHost, shm: shmclient.Client) -> None:
@@ -211,17 +171,6 @@ def test_map_picture_is_an_svg_of_all_regions(
     assert widths[1] > widths[0] * 2
     assert "a<&>b" in texts
     assert f"{shm.stat('large').address:#x}" in texts
-
-
-def test_picture_cuts_names_that_are_too_long(tmp_path: Path) -> None:
-    regions = [info(BASE, 8 * MIB, name="n" * 200), info(BASE + 16 * MIB, 4096, name="short")]
-    root = ElementTree.fromstring(views.map_svg([(BASE, SIZE)], regions))
-    name = "{http://www.w3.org/2000/svg}"
-    texts = [(float(text.get("x", 0)), text.text or "") for text in root.iter(f"{name}text")]
-    assert all(x + len(text) * views.SVG_LETTER <= views.SVG_WIDTH for x, text in texts)
-    assert any("nn… · gen 1" in text for _, text in texts)
-    assert any(text.startswith("short · ") for _, text in texts)
-    assert any("n" * 200 in (title.text or "") for title in root.iter(f"{name}title"))
 
 
 def test_process_that_calls_itself_markup_is_shown_as_it_is(host: WatchedHost) -> None:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shmhost.commands.views import format_size
+from shmhost.commands.text import format_size
 from shmprotocol.kernel.constants import MIB
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"

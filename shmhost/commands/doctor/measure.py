@@ -24,7 +24,7 @@ from rich.text import Text
 
 from shmhost.commands.doctor import judge
 from shmhost.commands.doctor.judge import Finding, Identity, SocketStatus
-from shmhost.commands.views import printable
+from shmhost.commands.text import printable
 from shmhost.machine.kernel import memory_limits, read_text, to_number
 from shmhost.settings.config import Config
 from shmprotocol.abi.header import PAGE

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from shmhost.commands.views import COLORS, age, format_size, printable
+from shmhost.commands.text import STATE_COLORS, age, format_size, printable
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import State as RegionState
 
@@ -307,7 +307,7 @@ def _table(view: View, state: State, width: int, height: int) -> list[Text]:
     columns = _columns(shown, view, state, width)
     lines = [_line(columns, [(_title(column, state), "bold reverse") for column, _ in columns])]
     for row in shown:
-        styles = {"state": COLORS.get(row.info.state, "")}
+        styles = {"state": STATE_COLORS.get(row.info.state, "")}
         texts = [(column.text(row, view), styles.get(column.title, "")) for column, _ in columns]
         lines.append(_line(columns, texts))
     if len(rows) > len(shown):
