@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from shmhost.commands.top import figures
 from shmhost.commands.top import view as top
 from shmhost.commands.top.keys import END, ESCAPE
 from shmprotocol.wire import messages as m
@@ -26,11 +27,11 @@ def measured(**values: Any) -> m.Measured:
     return m.Measured(2, STARTED, 0, 1 << 30, 0, 1, 0, 1, 0, (), (), (), ())._replace(**values)
 
 
-def sample(at_s: float, *regions: m.RegionInfo, **values: Any) -> top.Sample:
-    return top.Sample(measured(**values), regions, round(at_s * NS), STARTED + round(at_s * NS))
+def sample(at_s: float, *regions: m.RegionInfo, **values: Any) -> figures.Sample:
+    return figures.Sample(measured(**values), regions, round(at_s * NS), STARTED + round(at_s * NS))
 
 
-def names(rows: list[top.Row]) -> list[str]:
+def names(rows: list[figures.Row]) -> list[str]:
     return [row.info.name for row in rows]
 
 
@@ -52,14 +53,14 @@ def test_rates_and_latencies_are_those_between_two_samples() -> None:
         ),
         refusals=(m.Tally("exists", 4), m.Tally("busy", 4), m.Tally("not-found", 6)),
     )
-    view = top.compare(before, after)
+    view = figures.compare(before, after)
     assert view.interval_s == 2.0
-    assert view.paces == (top.Pace("open", 10.0, 10.0), top.Pace("create", 1.5, 30.0))
+    assert view.paces == (figures.Pace("open", 10.0, 10.0), figures.Pace("create", 1.5, 30.0))
     assert view.refusals == (("not-found", 3.0), ("exists", 0.5))
 
 
 def test_no_rate_is_known_of_a_first_sample() -> None:
-    view = top.compare(None, sample(10, info("a"), timings=(m.Timing("open", 100, 5),)))
+    view = figures.compare(None, sample(10, info("a"), timings=(m.Timing("open", 100, 5),)))
     assert (view.interval_s, view.paces, view.refusals, view.rows[0].rate) == (0.0, (), (), 0.0)
     assert "from the next sample on" in top.render(view, top.State("/s"), 80, 24).plain
 
@@ -67,7 +68,7 @@ def test_no_rate_is_known_of_a_first_sample() -> None:
 def test_counters_that_began_again_give_no_rates() -> None:
     before = sample(10, info("a", 50), timings=(m.Timing("open", 100, 5 * NS),))
     after = sample(11, info("a", 2), timings=(m.Timing("open", 200, NS),), started_ns=STARTED + 5)
-    assert top.compare(before, after) == top.compare(None, after)
+    assert figures.compare(before, after) == figures.compare(None, after)
 
 
 def test_publishes_are_counted_by_the_newest_generation_of_a_name() -> None:
@@ -81,13 +82,13 @@ def test_publishes_are_counted_by_the_newest_generation_of_a_name() -> None:
         info("new", 2),
         info("making", 0, state="creating"),
     )
-    rates = {row.info.name: row.rate for row in top.compare(before, after).rows}
+    rates = {row.info.name: row.rate for row in figures.compare(before, after).rows}
     assert rates == {"a": 3.0, "again": 2.0, "new": 0.5, "making": 0.0}
 
 
 def test_samples_of_the_same_moment_divide_by_no_zero() -> None:
     one = sample(1, info("a"))
-    assert top.compare(one, one).rows == (top.Row(info("a"), 0.0),)
+    assert figures.compare(one, one).rows == (figures.Row(info("a"), 0.0),)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +97,18 @@ def test_samples_of_the_same_moment_divide_by_no_zero() -> None:
 )
 def test_rows_are_sorted_by_each_key_in_both_directions(key: str, ascending: str) -> None:
     rows = [
-        top.Row(info("c", 1, size=2, leases=2), 3.0),
-        top.Row(info("a", 2, size=3, leases=1), 2.0),
-        top.Row(info("b", 3, size=1, leases=3), 1.0),
+        figures.Row(info("c", 1, size=2, leases=2), 3.0),
+        figures.Row(info("a", 2, size=3, leases=1), 2.0),
+        figures.Row(info("b", 3, size=1, leases=3), 1.0),
     ]
-    assert names(top.sort_rows(rows, key, False)) == list(ascending)
-    assert names(top.sort_rows(rows, key, True)) == list(reversed(ascending))
+    assert names(figures.sort_rows(rows, key, False)) == list(ascending)
+    assert names(figures.sort_rows(rows, key, True)) == list(reversed(ascending))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_equal_rows_are_sorted_by_name(reverse: bool) -> None:
-    rows = [top.Row(info(name), 0.0) for name in "cab"]
-    assert names(top.sort_rows(rows, "size", reverse)) == ["a", "b", "c"]
+    rows = [figures.Row(info(name), 0.0) for name in "cab"]
+    assert names(figures.sort_rows(rows, "size", reverse)) == ["a", "b", "c"]
 
 
 def test_keys_choose_and_reverse_the_sort_and_end_the_view() -> None:
@@ -136,14 +137,14 @@ def test_keys_choose_and_reverse_the_sort_and_end_the_view() -> None:
 # --- screen
 
 
-def full_view(regions: int = 50) -> top.View:
+def full_view(regions: int = 50) -> figures.View:
     """Return a view in which every line is too long for 80 columns."""
     made = [info(f"名前/{number:03}/{'長い' * 40}", number, size=2**40) for number in range(regions)]
     timings = [m.Timing(f"operation-{number}", 10**6 * number, NS) for number in range(9)]
     accounts = tuple(m.Account(number, 3, number << 30, 2) for number in range(70_000, 70_010))
     refusals = tuple(m.Tally(f"refusal-{number}", 10) for number in range(9))
     values = {"used": 1 << 29, "accounts": accounts, "clients": 10**6, "restarts": 10**6}
-    return top.compare(
+    return figures.compare(
         sample(0, *made), sample(300, *made, timings=tuple(timings), refusals=refusals, **values)
     )
 
@@ -181,7 +182,7 @@ def test_screen_of_80_by_24_shows_all_there_is_to_know() -> None:
 
 @pytest.mark.parametrize(("regions", "more"), [(17, None), (18, "... and 2 more")])
 def test_screen_tells_of_regions_that_it_has_no_line_for(regions: int, more: str | None) -> None:
-    view = top.compare(None, sample(1, *(info(f"r{number:02}") for number in range(regions))))
+    view = figures.compare(None, sample(1, *(info(f"r{number:02}") for number in range(regions))))
     lines = top.render(view, top.State("/s"), 80, 23).plain.split("\n")
     assert sum(line.startswith("r") and "current" in line for line in lines) == (16 if more else 17)
     assert (more in lines) if more else not any("more" in line for line in lines)
@@ -204,7 +205,7 @@ def test_smallest_screen_says_that_the_host_is_gone() -> None:
 
 def test_markup_and_controls_in_names_are_shown_and_not_obeyed() -> None:
     hostile = ["[red]a[/red]", "[/]", "\\[b]", "x\x1b[2Jy", "a\u202eb", "c\nd"]
-    view = top.compare(None, sample(1, *map(info, hostile), refusals=(m.Tally("\x1b[m", 1),)))
+    view = figures.compare(None, sample(1, *map(info, hostile), refusals=(m.Tally("\x1b[m", 1),)))
     lines = top.render(view, top.State("/s\x1b[2J", notice="\x1b[31m"), 80, 24).plain.split("\n")
     assert len(lines) == 24
     shown = [line.split("  ")[0] for line in lines]
@@ -213,7 +214,7 @@ def test_markup_and_controls_in_names_are_shown_and_not_obeyed() -> None:
 
 
 def test_ages_of_regions_that_are_being_made_are_unknown() -> None:
-    view = top.compare(None, sample(1, info("a", 0, state="creating", created_ns=0)))
+    view = figures.compare(None, sample(1, info("a", 0, state="creating", created_ns=0)))
     assert top.render(view, top.State("/s"), 80, None).plain.split("\n")[-1].split()[1:] == (
         ["-", "100", "B", "0", "0", "creating", "-", "-"]
     )

@@ -10,8 +10,9 @@ import time
 
 from rich.console import Console
 
+from shmhost.commands.top.figures import Sample, compare
 from shmhost.commands.top.keys import Keyboard, draw, full_screen
-from shmhost.commands.top.view import Sample, State, as_dict, compare, press, render
+from shmhost.commands.top.view import State, as_dict, press, render
 from shmprotocol.errors import HostGone, ShmError
 from shmprotocol.wire.query import Query
 
