@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgpack
 from hypothesis import strategies as st
 
+from shmprotocol.wire import codec
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.names import BACKENDS, SEALS
@@ -71,7 +72,7 @@ def frame(body: bytes) -> bytes:
 
 def wrong_fields() -> st.SearchStrategy[bytes]:
     """The tag of a request, with fields of any kind."""
-    tags = st.sampled_from(sorted(m.REQUEST_TAGS))
+    tags = st.sampled_from(sorted(codec.REQUEST_TAGS))
     fields = st.lists(ANY_VALUE, max_size=9)
     return st.builds(lambda tag, id_, rest: frame(msgpack.packb([tag, 0, id_, *rest])), tags, ids(), fields)
 
@@ -152,7 +153,7 @@ def conversations() -> st.SearchStrategy[list[m.Message]]:
     return groups.map(lambda parts: [message for part in parts for message in part])
 
 
-ANY_REQUEST = st.one_of([record(cls) for cls in m.REQUESTS])
+ANY_REQUEST = st.one_of([record(cls) for cls in codec.REQUEST_TAGS.values()])
 PART = st.one_of(
     st.binary(max_size=60),
     st.binary(max_size=60).map(frame),

@@ -8,6 +8,7 @@ from typing import Literal
 import msgpack
 
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import codec
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
 
@@ -69,4 +70,4 @@ def parse_bytes(role: Role, data: bytes, descriptors: Sequence[int] = (), at: in
 
 def role_of(cls: type[m.Message]) -> Role:
     """Return the side that such a message comes in on."""
-    return "host" if cls in m.REQUESTS else "client"
+    return "host" if cls in codec.REQUEST_TAGS.values() else "client"

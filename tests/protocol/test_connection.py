@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.wire import codec
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import MAX_FRAME, MAX_REQUEST, Connection, pack
 from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_NAME
@@ -25,7 +26,7 @@ README = Path(__file__).parents[2] / "protocol" / "README.md"
 # --- any message
 
 
-@pytest.mark.parametrize("cls", [*m.REQUESTS, *m.REPLIES])
+@pytest.mark.parametrize("cls", list(codec.TAG_OF))
 @given(data=st.data())
 def test_message_comes_back_equal_when_it_was_packed(cls: type[m.Message], data: st.DataObject) -> None:
     message = data.draw(record(cls))
@@ -33,7 +34,7 @@ def test_message_comes_back_equal_when_it_was_packed(cls: type[m.Message], data:
     assert parse(role_of(cls), pack(message), descriptors) == [item(message, descriptors)]
 
 
-@given(st.lists(st.one_of([record(cls) for cls in m.REQUESTS]), max_size=6))
+@given(st.lists(st.one_of([record(cls) for cls in codec.REQUEST_TAGS.values()]), max_size=6))
 def test_messages_come_in_order_when_they_are_glued(sent: list[m.Message]) -> None:
     received = parse("host", b"".join(map(pack, sent)))
     assert received == [item(message) for message in sent]
@@ -50,7 +51,7 @@ LIMITS: list[tuple[Role, int, m.Message]] = [
 
 def body_of(message: m.Message, size: int) -> bytes:
     """A message of two fields in exactly this many bytes, with a later field as the rest."""
-    start = msgpack.packb(m.to_wire(message))[1:]
+    start = msgpack.packb(codec.to_wire(message))[1:]
     return (
         b"\x95" + start + b"\xc6" + (size - len(start) - 6).to_bytes(4, "big") + bytes(size - len(start) - 6)
     )
@@ -201,14 +202,14 @@ def readme_frame(name: str) -> bytes:
     return bytes.fromhex(" ".join(line.split("#")[0] for line in block.splitlines()))
 
 
-@pytest.mark.parametrize("cls", [*m.REQUESTS, *m.REPLIES])
+@pytest.mark.parametrize("cls", list(codec.TAG_OF))
 def test_message_is_in_the_tables_of_the_specification_when_it_is_in_the_code(cls: Any) -> None:
-    tag = {**m.REQUEST_TAGS, **m.REPLY_TAGS}
+    tag = {**codec.REQUEST_TAGS, **codec.REPLY_TAGS}
     number = next(number for number, known in tag.items() if known is cls)
     rows = [[cell.strip() for cell in line.split("|")] for line in README.read_text("utf-8").splitlines()]
     row = next(row for row in rows if row[1:3] == [str(number), cls.__name__])
     fields = [field.removeprefix("open_") for field in cls._fields[1:]]
-    assert row[-2 if cls in m.REPLIES else 3] == (described(cls, fields) or "none")
+    assert row[-2 if cls in codec.REPLY_TAGS.values() else 3] == (described(cls, fields) or "none")
 
 
 def described(cls: Any, fields: list[str]) -> str:

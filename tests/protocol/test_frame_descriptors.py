@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import codec
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
 from wire_support import DONE, frame_of, item, parse, read
@@ -104,7 +105,7 @@ def test_lost_descriptors_that_no_frame_declares_are_refused_and_drain_has_the_o
 
 
 def test_frame_is_refused_when_it_declares_another_count_than_its_kind_has() -> None:
-    wire = list(m.to_wire(CREATED))
+    wire = list(codec.to_wire(CREATED))
     wire[1] = 2
     with pytest.raises(RemoteProtocolError, match="Created declares 2 descriptors, not 1"):
         parse("client", frame_of(wire), [10, 11])

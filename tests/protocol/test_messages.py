@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from shmprotocol.errors import InvalidArgument, LocalProtocolError, RemoteProtocolError, ShmError, refusal
+from shmprotocol.wire import codec
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 
@@ -21,7 +22,7 @@ def grants(count: int, lease: int = 1) -> tuple[m.Grant, ...]:
 
 def test_tags_are_the_published_numbers() -> None:
     """The tags are the wire: a change here breaks every other program."""
-    assert {cls.__name__: tag for tag, cls in m.REQUEST_TAGS.items()} == {
+    assert {cls.__name__: tag for tag, cls in codec.REQUEST_TAGS.items()} == {
         "Hello": 1,
         "Create": 2,
         "Publish": 3,
@@ -37,7 +38,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Inspect": 13,
         "Measure": 14,
     }
-    assert {cls.__name__: tag for tag, cls in m.REPLY_TAGS.items()} == {
+    assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
         "Created": 130,
         "Published": 131,
@@ -76,12 +77,12 @@ def test_number_is_not_sent_when_it_has_more_than_64_bits(number: int) -> None:
 
 
 def test_opened_is_sent_when_it_has_64_descriptors() -> None:
-    assert m.to_wire(m.Opened(1, grants(64)))[1] == 64
+    assert codec.to_wire(m.Opened(1, grants(64)))[1] == 64
 
 
 def test_opened_is_not_sent_when_it_has_65_descriptors() -> None:
     with pytest.raises(LocalProtocolError, match="65 descriptors"):
-        m.to_wire(m.Opened(1, grants(65)))
+        codec.to_wire(m.Opened(1, grants(65)))
 
 
 # --- fields on the way in
@@ -90,7 +91,7 @@ def test_opened_is_not_sent_when_it_has_65_descriptors() -> None:
 def test_opened_is_refused_when_it_declares_65_descriptors() -> None:
     plain = (1, 1, 1, "a", 4096, 4097, 8192, 1)
     with pytest.raises(RemoteProtocolError, match="65 descriptors"):
-        m.from_wire((132, 65, 1, (plain,) * 65), m.REPLY_TAGS)
+        codec.from_wire((132, 65, 1, (plain,) * 65), codec.REPLY_TAGS)
 
 
 def test_opened_needs_no_descriptor_when_all_is_current() -> None:
@@ -99,54 +100,54 @@ def test_opened_needs_no_descriptor_when_all_is_current() -> None:
 
 def test_boolean_is_no_number_when_it_comes_in() -> None:
     with pytest.raises(RemoteProtocolError, match="True is not an integer"):
-        m.from_wire((7, 0, 1, True), m.REQUEST_TAGS)
+        codec.from_wire((7, 0, 1, True), codec.REQUEST_TAGS)
 
 
 def test_number_is_no_boolean_when_it_comes_in() -> None:
     with pytest.raises(RemoteProtocolError, match="1 is not a bool"):
-        m.from_wire((5, 0, 1, ("a",), (), 1), m.REQUEST_TAGS)
+        codec.from_wire((5, 0, 1, ("a",), (), 1), codec.REQUEST_TAGS)
 
 
 @pytest.mark.parametrize("tag", [0, 100, 129, -1, True, 1.0, "1", None, (1,)])
 def test_tag_is_refused_when_it_is_unknown(tag: object) -> None:
     with pytest.raises(RemoteProtocolError, match="unknown message tag"):
-        m.from_wire((tag, 0, 1), m.REQUEST_TAGS)
+        codec.from_wire((tag, 0, 1), codec.REQUEST_TAGS)
 
 
 @pytest.mark.parametrize("declared", [1, True, False, None, "0", -1])
 def test_message_is_refused_when_it_declares_other_descriptors(declared: object) -> None:
     with pytest.raises(RemoteProtocolError, match="descriptors, not 0"):
-        m.from_wire((9, declared, 1, "a"), m.REQUEST_TAGS)
+        codec.from_wire((9, declared, 1, "a"), codec.REQUEST_TAGS)
 
 
 def test_message_is_refused_when_a_field_is_missing() -> None:
     with pytest.raises(RemoteProtocolError, match="Stat has 2 fields, not 1"):
-        m.from_wire((9, 0, 1), m.REQUEST_TAGS)
+        codec.from_wire((9, 0, 1), codec.REQUEST_TAGS)
 
 
 def test_later_fields_are_ignored_when_the_message_is_whole() -> None:
-    assert m.from_wire((9, 0, 1, "a", None, ((1, 2),)), m.REQUEST_TAGS) == m.Stat(1, "a")
+    assert codec.from_wire((9, 0, 1, "a", None, ((1, 2),)), codec.REQUEST_TAGS) == m.Stat(1, "a")
 
 
 def test_later_fields_are_ignored_when_they_are_in_a_record() -> None:
-    record = (*m.to_wire(m.Described(1, INFO))[3], "later", None)  # type: ignore[misc]
-    assert m.from_wire((134, 0, 1, record), m.REPLY_TAGS) == m.Described(1, INFO)
+    record = (*codec.to_wire(m.Described(1, INFO))[3], "later", None)  # type: ignore[misc]
+    assert codec.from_wire((134, 0, 1, record), codec.REPLY_TAGS) == m.Described(1, INFO)
 
 
 def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
-    welcome = m.from_wire((129, 0, 1, 1, "host", ((1, 2, "later", None),), 0), m.REPLY_TAGS)
+    welcome = codec.from_wire((129, 0, 1, 1, "host", ((1, 2, "later", None),), 0), codec.REPLY_TAGS)
     assert welcome == m.Welcome(1, 1, "host", ((1, 2),), 0)
 
 
 def test_record_is_refused_when_it_is_short() -> None:
-    record = m.to_wire(m.Described(1, INFO))[3][:-1]  # type: ignore[index]
+    record = codec.to_wire(m.Described(1, INFO))[3][:-1]  # type: ignore[index]
     with pytest.raises(RemoteProtocolError, match="RegionInfo has 15 fields"):
-        m.from_wire((134, 0, 1, record), m.REPLY_TAGS)
+        codec.from_wire((134, 0, 1, record), codec.REPLY_TAGS)
 
 
 def test_error_stays_short_when_the_value_is_huge() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        m.from_wire((4, 0, 1, b"\xff" * 1_000_000), m.REQUEST_TAGS)
+        codec.from_wire((4, 0, 1, b"\xff" * 1_000_000), codec.REQUEST_TAGS)
     assert len(str(caught.value)) < 300
 
 
@@ -177,3 +178,8 @@ def test_every_record_of_the_wire_compares_its_kind() -> None:
     records = [cls for cls in vars(m).values() if hasattr(cls, "_fields")]
     assert {cls.__eq__ for cls in records} == {m.Done.__eq__}
     assert m.Done.__eq__ is not tuple.__eq__
+
+
+def test_every_message_has_a_tag() -> None:
+    messages = {cls for cls in vars(m).values() if "id" in getattr(cls, "_fields", ())}
+    assert messages == set(codec.TAG_OF)

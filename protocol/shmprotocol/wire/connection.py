@@ -15,15 +15,8 @@ from typing import Any, Literal, NoReturn
 import msgpack
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
-from shmprotocol.wire.messages import (
-    LOST,
-    REPLY_TAGS,
-    REQUEST_TAGS,
-    TAG_OF,
-    Message,
-    from_wire,
-    to_wire,
-)
+from shmprotocol.wire.codec import REPLY_TAGS, REQUEST_TAGS, TAG_OF, from_wire, to_wire
+from shmprotocol.wire.messages import LOST, Message
 from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_REQUEST
 
 _LENGTH = struct.Struct("<I")

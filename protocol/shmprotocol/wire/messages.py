@@ -1,16 +1,11 @@
-"""The messages of the wire: typed, frozen, and checked on the way in.
+"""The messages of the wire and the records in them: typed and frozen. Knows no bytes, socket or memory.
 
-A message is a msgpack array `[tag, descriptors, id, field...]`. A later minor version may append
-fields: unknown ones at the end are ignored. Knows no socket and no memory.
+`codec` turns them into arrays and back, by their tags and annotations.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
-
-from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
-from shmprotocol.wire.names import MAX_DESCRIPTORS
-from shmprotocol.wire.records import Record, shown
 
 VERSION = 1
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
@@ -119,7 +114,7 @@ class Grant(NamedTuple):
     flags: int
 
 
-# --- from the client
+# --- from the client; `codec` has their tags
 
 
 class Hello(NamedTuple):
@@ -246,7 +241,7 @@ class Measure(NamedTuple):
     id: int
 
 
-# --- from the host
+# --- from the host; `codec` has their tags
 
 
 class Welcome(NamedTuple):
@@ -357,46 +352,6 @@ class Goodbye(NamedTuple):
     text: str
 
 
-REQUESTS: tuple[type[Message], ...] = (
-    Hello,
-    Create,
-    Publish,
-    Abort,
-    Open,
-    Release,
-    Cancel,
-    List,
-    Stat,
-    Unlink,
-    Chmod,
-    Watch,
-    Inspect,
-    Measure,
-)
-REPLIES: tuple[type[Message], ...] = (
-    Welcome,
-    Created,
-    Published,
-    Opened,
-    Listed,
-    Described,
-    Done,
-    Refused,
-    Event,
-    Goodbye,
-    Inspected,
-    Measured,
-)
-RECORDS: tuple[type, ...] = (RegionInfo, Holder, Inspection, Total, Account, Timing, Tally, Grant)
-
-
-# Tags are positions in these tables: a new message goes to the end of its table, never between.
-REQUEST_TAGS: dict[int, type[Message]] = dict(enumerate(REQUESTS, 1))
-REPLY_TAGS: dict[int, type[Message]] = dict(enumerate(REPLIES, 129))
-TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
-_RECORDS = {cls: Record(cls) for cls in TAG_OF}
-
-
 def _equals(self: tuple[object, ...], other: object) -> bool:
     return type(self) is type(other) and tuple.__eq__(self, other)
 
@@ -407,7 +362,7 @@ def _differs(self: tuple[object, ...], other: object) -> bool:
 
 # Of two messages with the same values only one may be meant: Done(5) is not Measure(5). Named tuples cannot
 # inherit this. Making them costs no more; equal ones have equal hashes, as tuples have.
-for _cls in (*TAG_OF, *RECORDS):
+for _cls in [value for value in vars().values() if hasattr(value, "_fields")]:
     setattr(_cls, "__eq__", _equals)  # noqa: B010 - mypy knows these as methods
     setattr(_cls, "__ne__", _differs)  # noqa: B010
 
@@ -418,34 +373,3 @@ def descriptors_of(message: Message) -> int:
     if isinstance(message, Opened):
         return len([grant for grant in message.grants if grant.lease])
     return 1 if cls is Created or cls is Published else 0
-
-
-def to_wire(message: Message) -> list[object]:
-    """Return the array for a message of ours, whose fields have the right types."""
-    descriptors = descriptors_of(message)
-    if descriptors > MAX_DESCRIPTORS:
-        raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
-    return [TAG_OF[type(message)], descriptors, *message]  # type: ignore[misc]
-
-
-def from_wire(wire: object, tags: dict[int, type[Message]]) -> Message:
-    """Return the message of an unpacked frame, or raise RemoteProtocolError with the reason.
-
-    The frame's second item is then the number of descriptors that ride on it.
-    """
-    if type(wire) is not tuple or len(wire) < 3:
-        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {shown(wire)}")
-    tag, descriptors = wire[0], wire[1]
-    cls = tags.get(tag) if type(tag) is int else None
-    if cls is None:
-        raise RemoteProtocolError(f"unknown message tag {shown(tag)}")
-    try:
-        message: Message = _RECORDS[cls](wire[2:])
-    except TypeError as error:
-        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
-    expected = descriptors_of(message)
-    if type(descriptors) is not int or descriptors != expected:
-        raise RemoteProtocolError(f"{cls.__name__} declares {shown(descriptors)} descriptors, not {expected}")
-    if descriptors > MAX_DESCRIPTORS:
-        raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
-    return message

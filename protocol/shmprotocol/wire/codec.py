@@ -1,0 +1,77 @@
+"""A message as an array and back: the tags, the number of descriptors, and the checks on the way in. Pure.
+
+The array is `[tag, descriptors, id, field...]`. A later minor version may append fields: unknown ones at the
+end are ignored.
+"""
+
+from __future__ import annotations
+
+from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import MAX_DESCRIPTORS
+from shmprotocol.wire.records import Record, shown
+
+# A tag is never changed or used again: a new message takes the next one of its table.
+REQUEST_TAGS: dict[int, type[m.Message]] = {
+    1: m.Hello,
+    2: m.Create,
+    3: m.Publish,
+    4: m.Abort,
+    5: m.Open,
+    6: m.Release,
+    7: m.Cancel,
+    8: m.List,
+    9: m.Stat,
+    10: m.Unlink,
+    11: m.Chmod,
+    12: m.Watch,
+    13: m.Inspect,
+    14: m.Measure,
+}
+REPLY_TAGS: dict[int, type[m.Message]] = {
+    129: m.Welcome,
+    130: m.Created,
+    131: m.Published,
+    132: m.Opened,
+    133: m.Listed,
+    134: m.Described,
+    135: m.Done,
+    136: m.Refused,
+    137: m.Event,
+    138: m.Goodbye,
+    139: m.Inspected,
+    140: m.Measured,
+}
+TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
+_RECORDS = {cls: Record(cls) for cls in TAG_OF}
+
+
+def to_wire(message: m.Message) -> list[object]:
+    """Return the array for a message of ours, whose fields have the right types."""
+    descriptors = m.descriptors_of(message)
+    if descriptors > MAX_DESCRIPTORS:
+        raise LocalProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
+    return [TAG_OF[type(message)], descriptors, *message]  # type: ignore[misc]
+
+
+def from_wire(wire: object, tags: dict[int, type[m.Message]]) -> m.Message:
+    """Return the message of an unpacked frame, or raise RemoteProtocolError with the reason.
+
+    The frame's second item is then the number of descriptors that ride on it.
+    """
+    if type(wire) is not tuple or len(wire) < 3:
+        raise RemoteProtocolError(f"a frame is an array of tag, descriptors, id, ..., not {shown(wire)}")
+    tag, descriptors = wire[0], wire[1]
+    cls = tags.get(tag) if type(tag) is int else None
+    if cls is None:
+        raise RemoteProtocolError(f"unknown message tag {shown(tag)}")
+    try:
+        message: m.Message = _RECORDS[cls](wire[2:])
+    except TypeError as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
+    expected = m.descriptors_of(message)
+    if type(descriptors) is not int or descriptors != expected:
+        raise RemoteProtocolError(f"{cls.__name__} declares {shown(descriptors)} descriptors, not {expected}")
+    if descriptors > MAX_DESCRIPTORS:
+        raise RemoteProtocolError(f"{descriptors} descriptors are over the {MAX_DESCRIPTORS} of a frame")
+    return message
