@@ -103,20 +103,21 @@ class Connection:
 
         They are fewer than `descriptors_of` it when some were LOST: that message's alone.
         """
-        while True:
-            self._raise_broken()
-            try:
-                item = self._next()
-            except RemoteProtocolError as error:
-                self._broken = error
-                raise
-            if item is None:
-                return
-            yield item
+        self._raise_broken()
+        try:
+            while (body := self._take_frame()) is not None:
+                wire = unpack(body)
+                message = from_wire(wire, self._tags)
+                yield message, self._claim(message, wire[1])
+            if self._descriptors:
+                self._check_unclaimed()
+        except RemoteProtocolError as error:
+            self._broken = error
+            raise
 
     @property
     def is_inside_frame(self) -> bool:
-        """Whether a frame is incomplete, after `messages` has yielded all whole ones."""
+        """Whether bytes are left over: those of an incomplete frame, after `messages` has ended."""
         return self._start < len(self._buffer)
 
     def drain(self) -> list[int]:
@@ -129,21 +130,14 @@ class Connection:
         if self._broken is not None:
             raise self._broken
 
-    def _next(self) -> tuple[Message, list[int]] | None:
-        body = self._take_frame()
-        if body is None:
-            self._check_unclaimed()
-            return None
-        wire = unpack(body)
-        message = from_wire(wire, self._tags)
-        return message, self._claim(message, wire[1])
-
     def _claim(self, message: Message, count: int) -> list[int]:
         # A set of descriptors rides on the first byte of its frame, all in one control message, and no read
         # goes on beyond bytes that came with a set (unix_stream_read_generic() in the kernel). So sets come
         # in the order of the frames that declare them, one for each, and at most one in a read: the one that
         # the read's MSG_CTRUNC is about. LOST stands at its end, where the frame that it belongs to stops,
         # and later frames find their own sets behind it: the queue stays in step, whatever was dropped.
+        if not count:
+            return []
         queue = self._descriptors
         if LOST not in queue:
             if count > len(queue):
