@@ -48,6 +48,9 @@ class Backend(StrEnum):
 
 
 BACKENDS = tuple(Backend)
+# By word: † a look into a table takes 0.06 us, a call of an enumeration 0.4 us (2026-11).
+_SEALS: dict[str, Seal] = {seal.value: seal for seal in SEALS}
+_BACKENDS: dict[str, Backend] = {backend.value: backend for backend in BACKENDS}
 
 
 class State(StrEnum):
@@ -79,16 +82,18 @@ def check_mode(mode: int) -> int:
 
 def check_seal(seal: str) -> Seal:
     """Return the seal that a Create may ask for, or raise InvalidArgument."""
-    if seal not in SEALS:
-        raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {seal!r:.40}")
-    return Seal(seal)
+    try:
+        return _SEALS[seal]
+    except (KeyError, TypeError):
+        raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {seal!r:.40}") from None
 
 
 def check_backend(backend: str) -> Backend:
     """Return the backend, or raise InvalidArgument."""
-    if backend not in BACKENDS:
-        raise InvalidArgument(f"backend is one of {', '.join(BACKENDS)}, not {backend!r:.40}")
-    return Backend(backend)
+    try:
+        return _BACKENDS[backend]
+    except (KeyError, TypeError):
+        raise InvalidArgument(f"backend is one of {', '.join(BACKENDS)}, not {backend!r:.40}") from None
 
 
 @functools.lru_cache(maxsize=4096)  # most requests use the same few names
