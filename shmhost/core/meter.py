@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from typing import TypeVar
 
 from shmprotocol.wire.names import State
-
-Key = TypeVar("Key")
 
 # Upper bounds in nanoseconds, 10 us to 1 s: an answer takes some 10 us, sealing a GiB a tenth of a second.
 BOUNDS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 100_000_000, 1_000_000_000)
@@ -60,21 +56,27 @@ class Tallies:
     """
 
     def __init__(self) -> None:
-        self._states: dict[State, list[int]] = {}
+        self._states = {state: [0, 0, 0] for state in State}
         self._users: dict[int, list[int]] = {}
 
     def add(self, state: State, uid: int, capacity: int) -> None:
         """Count a new region, which has no lease."""
-        _change(self._states, state, (1, capacity, 0))
-        _change(self._users, uid, (1, capacity))
+        self._count(state, 1, capacity, 0)
+        row = self._users.setdefault(uid, [0, 0])
+        row[0] += 1
+        row[1] += capacity
 
     def move(self, before: State, after: State, uid: int, capacity: int, leases: int) -> None:
         """Count a region in its next state, and no more once it is FREED."""
-        _change(self._states, before, (-1, -capacity, -leases))
-        if after is State.FREED:
-            _change(self._users, uid, (-1, -capacity))
-        else:
-            _change(self._states, after, (1, capacity, leases))
+        self._count(before, -1, -capacity, -leases)
+        if after is not State.FREED:
+            self._count(after, 1, capacity, leases)
+            return
+        row = self._users[uid]
+        row[0] -= 1
+        row[1] -= capacity
+        if not row[0]:
+            del self._users[uid]
 
     def lease(self, state: State, change: int) -> None:
         """Count leases in, or out where they are negative, of regions that are counted."""
@@ -82,16 +84,14 @@ class Tallies:
 
     def states(self) -> dict[State, tuple[int, int, int]]:
         """Return regions, bytes and leases by state, of the states that there are."""
-        return {state: (row[0], row[1], row[2]) for state, row in self._states.items()}
+        return {state: (row[0], row[1], row[2]) for state, row in self._states.items() if row[0]}
 
     def users(self) -> dict[int, tuple[int, int]]:
         """Return regions and bytes by uid, of those who have any."""
         return {uid: (row[0], row[1]) for uid, row in self._users.items()}
 
-
-def _change(table: dict[Key, list[int]], key: Key, changes: Sequence[int]) -> None:
-    row = table.setdefault(key, [0] * len(changes))
-    for column, change in enumerate(changes):
-        row[column] += change
-    if not any(row):
-        del table[key]
+    def _count(self, state: State, regions: int, capacity: int, leases: int) -> None:
+        row = self._states[state]
+        row[0] += regions
+        row[1] += capacity
+        row[2] += leases

@@ -71,9 +71,9 @@ class Registry:
         seal, backend = _check_create(request)
         self._check_replace(request, peer)
         capacity = page_up(HEADER_SIZE + request.size)
-        if capacity > self.allocator.largest():
+        if capacity > self.allocator.largest:
             raise QuotaExceeded(
-                f"{request.size} bytes do not fit in a window: {self.allocator.largest()} bytes at most"
+                f"{request.size} bytes do not fit in a window: {self.allocator.largest} bytes at most"
             )
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
         span = self.allocator.take(capacity)

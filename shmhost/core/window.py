@@ -56,10 +56,12 @@ class Window:
         """Take `size` bytes, a multiple of STEP; None when no free range is large enough."""
         count = len(self._starts)
         first = max(bisect.bisect_right(self._starts, self._next) - 1, 0)
-        for offset in range(count + 1):
-            index = (first + offset) % count if count else 0
-            if count and self._fits(index, size, from_next=offset == 0):
-                return self._cut(index, size, from_next=offset == 0)
+        # The range where the last search ended is looked at twice: behind that point, and last of all whole.
+        for offset in range(count + 1 if count else 0):
+            index = (first + offset) % count
+            start = self._start(index, from_next=offset == 0)
+            if self._starts[index] + self._sizes[index] - start >= size:
+                return self._cut(index, Span(start, size))
         return None
 
     def give(self, span: Span) -> None:
@@ -84,13 +86,8 @@ class Window:
         end = start + self._sizes[index]
         return self._next if from_next and start < self._next < end else start
 
-    def _fits(self, index: int, size: int, *, from_next: bool) -> bool:
-        end = self._starts[index] + self._sizes[index]
-        return end - self._start(index, from_next=from_next) >= size
-
-    def _cut(self, index: int, size: int, *, from_next: bool) -> Span:
+    def _cut(self, index: int, span: Span) -> Span:
         low, end = self._starts[index], self._starts[index] + self._sizes[index]
-        span = Span(self._start(index, from_next=from_next), size)
         self._remove(index)
         for start, stop in ((span.end, end), (low, span.address)):
             if stop > start:
@@ -115,6 +112,7 @@ class Allocator:
         self, windows: tuple[tuple[int, int], ...], choose: Callable[[int], int] = lambda _: 0
     ) -> None:
         self.windows = tuple(Window(base, size, choose(size // STEP) * STEP) for base, size in windows)
+        self.largest = max(size for _, size in windows) - GUARD  # capacity of a region in an empty window
 
     def take(self, capacity: int) -> tuple[Span, Window] | None:
         """Take a span for a region of this capacity; None when no window has room."""
@@ -127,7 +125,3 @@ class Allocator:
     def give(self, span: Span) -> None:
         """Give a span back. The caller has made sure that its region has no leases."""
         next(window for window in self.windows if span.address in window).give(span)
-
-    def largest(self) -> int:
-        """Return the capacity that a region could have at most if every window were empty."""
-        return max(window.size for window in self.windows) - GUARD

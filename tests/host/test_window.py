@@ -78,5 +78,5 @@ def test_allocator_uses_the_second_window_when_the_first_is_full() -> None:
 
 def test_allocator_knows_the_largest_capacity() -> None:
     allocator = Allocator(((BASE, 2 * STEP), (0x510000000000, 4 * STEP)))
-    assert allocator.largest() == 4 * STEP - GUARD
-    assert allocator.take(allocator.largest()) is not None
+    assert allocator.largest == 4 * STEP - GUARD
+    assert allocator.take(allocator.largest) is not None
