@@ -137,7 +137,8 @@ class Link:
         if self._is_paused:
             self._is_paused = False
             self._loop.add_reader(self._sock, self._readable)
-        self._pump()
+        if self._connection.is_inside_frame:
+            self._pump()
 
     def _readable(self) -> None:
         if self._working:  # rare, as clients wait for the reply: so only now, and what came stays there

@@ -88,12 +88,18 @@ class Outbox:
             self._try_later()
             return 0
         try:
-            return self._transmit(data, fds)
+            if not fds:
+                return self._unread.send_behind(
+                    lambda: descriptors.send(self._sock, data, (), descriptors.DONTWAIT)
+                )
+            sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
         except BlockingIOError:
             self._wait_for_room()
             return 0
         except OSError as error:
             return self._fail(error, len(data))
+        self._unread.add(len(fds))
+        return sent
 
     def _fail(self, error: OSError, size: int) -> int:
         if error.errno in LATER:
@@ -102,15 +108,6 @@ class Outbox:
             return 0
         self._end("" if error.errno in GONE else f"cannot send to it: {error.strerror}")
         return size  # nobody is there to take it
-
-    def _transmit(self, data: bytes, fds: Sequence[int]) -> int:
-        if not fds:
-            return self._unread.send_behind(
-                lambda: descriptors.send(self._sock, data, (), descriptors.DONTWAIT)
-            )
-        sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
-        self._unread.add(len(fds))
-        return sent
 
     def _may_send(self, count: int) -> bool:
         if self._is_held:

@@ -308,8 +308,11 @@ def _warn(peer: Peer, error: ShmError) -> None:
 def _log_change(kind: ChangeKind | State, region: Region) -> None:
     # Names come and go; generations follow each other as often as requests do.
     is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
+    level = logging.DEBUG if is_routine else logging.INFO
+    if not LOG.isEnabledFor(level):
+        return
     LOG.log(
-        logging.DEBUG if is_routine else logging.INFO,
+        level,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
         region.name,  # quoted: a name may have spaces, and characters that move others
