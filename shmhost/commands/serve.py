@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shmhost.commands.doctor.measure import as_json as doctor_json
-from shmhost.commands.doctor.measure import doctor_table, examine, is_healthy
+from shmhost.commands.doctor.measure import examine
+from shmhost.commands.doctor.table import as_json as doctor_json
+from shmhost.commands.doctor.table import doctor_table, is_healthy
 from shmhost.commands.options import json_option, print_json
 from shmhost.machine import logs
 from shmhost.serving.notify import Notifier, take_listener

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from doctor_support import MIB, TOPICS, WINDOWS, find, settings
-from shmhost.commands.doctor import judge
+from shmhost.commands.doctor import judge, table
 from shmhost.commands.doctor import measure as doctor
 from shmhost.settings.config import GIB, Config
 from shmprotocol.kernel import address_space
@@ -33,7 +33,7 @@ def test_this_machine_has_what_the_other_tests_rely_on(tmp_path: Path) -> None:
     needed = ("kernel", "seals", "fixed addresses", "window")
     assert {topic: states[topic] for topic in needed} == dict.fromkeys(needed, "ok")
     assert states["memfd"] in ("ok", "note")
-    assert doctor.is_healthy(finding for finding in findings if finding.topic in needed)
+    assert table.is_healthy(finding for finding in findings if finding.topic in needed)
 
 
 def test_peer_death_is_ok_where_the_kernel_has_it(tmp_path: Path) -> None:

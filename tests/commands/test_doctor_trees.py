@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from doctor_support import MIB, TOPICS, WINDOWS, find, settings, write
-from shmhost.commands.doctor import judge
+from shmhost.commands.doctor import judge, table
 from shmhost.commands.doctor import measure as doctor
 from shmhost.machine.kernel import memory_limits
 from shmhost.settings.config import GIB
@@ -189,7 +189,7 @@ def test_garbage_in_a_file_is_a_note_of_the_checks_that_read_it(
     # How many lines there are is all that is asked of the list of mappings by one of them.
     expected = [topic for topic in READ[name] if (name, topic) != ("proc/self/maps", "mappings")]
     assert [one.topic for one in failed] == expected
-    assert doctor.is_healthy(one for one in findings if one.topic in expected)
+    assert table.is_healthy(one for one in findings if one.topic in expected)
     assert all(len(one.found) < 300 for one in failed)
 
 

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from doctor_support import MIB, TOPICS, find, settings
-from shmhost.commands.doctor import judge
+from shmhost.commands.doctor import judge, table
 from shmhost.commands.doctor import measure as doctor
 from shmhost.settings.config import GIB
 
@@ -141,7 +141,7 @@ def test_table_fits_the_console_with_long_paths(width: int, tree: Path, tmp_path
     path.chmod(0o777)
     findings = doctor.examine(settings(path / ("[red]" + "y" * 120)), tree)
     output = StringIO()
-    Console(file=output, width=width).print(doctor.doctor_table(findings))
+    Console(file=output, width=width).print(table.doctor_table(findings))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     text = "".join("".join(line.split()) for line in lines)
@@ -152,9 +152,9 @@ def test_table_fits_the_console_with_long_paths(width: int, tree: Path, tmp_path
 def test_table_has_the_state_as_a_word_beside_its_colour() -> None:
     findings = [doctor.Finding("a", state, "[bold]found", "") for state in ("ok", "note", "problem")]
     plain, coloured = StringIO(), StringIO()
-    Console(file=plain, width=80, no_color=True).print(doctor.doctor_table(findings))
+    Console(file=plain, width=80, no_color=True).print(table.doctor_table(findings))
     Console(file=coloured, width=80, force_terminal=True, color_system="standard").print(
-        doctor.doctor_table(findings)
+        table.doctor_table(findings)
     )
     rows = [line.split() for line in plain.getvalue().splitlines() if "found" in line][1:]
     assert rows == [["ok", "a", "[bold]found"], ["note", "a", "[bold]found"], ["problem", "a", "[bold]found"]]
@@ -166,18 +166,18 @@ def test_control_characters_do_not_reach_the_terminal(tree: Path) -> None:
     findings = doctor.examine(settings(path), tree)
     assert "\N{REPLACEMENT CHARACTER}[31m" in find("socket", findings).found
     assert all(text.isprintable() for finding in findings for text in finding)
-    json.dumps(doctor.as_json(findings), ensure_ascii=False).encode()
+    json.dumps(table.as_json(findings), ensure_ascii=False).encode()
 
 
 def test_json_has_the_fields_of_each_finding(tree: Path, tmp_path: Path) -> None:
     findings = doctor.examine(settings(tmp_path / "host.sock"), tree)
-    parsed = json.loads(json.dumps(doctor.as_json(findings)))
+    parsed = json.loads(json.dumps(table.as_json(findings)))
     assert [list(one) for one in parsed] == [["topic", "state", "found", "advice"]] * len(TOPICS)
     assert [tuple(one.values()) for one in parsed] == [tuple(finding) for finding in findings]
 
 
 def test_healthy_is_what_has_no_problem() -> None:
     ok, note, problem = (doctor.Finding("a", state, "b", "c") for state in ("ok", "note", "problem"))
-    assert doctor.is_healthy([ok, note])
-    assert not doctor.is_healthy([ok, problem, note])
-    assert doctor.is_healthy([])
+    assert table.is_healthy([ok, note])
+    assert not table.is_healthy([ok, problem, note])
+    assert table.is_healthy([])

@@ -1,6 +1,6 @@
-"""Whether this machine and this process can host and read regions: measures, and shows what was found.
+"""Whether this machine and this process can host and read regions: measures; `judge` has the judgements.
 
-The judgement of the figures is in `judge`. Prints nothing; asks only the kernel and the host.
+Asks only the kernel and the host.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ import re
 import resource
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from shmhost.commands.doctor import judge
 from shmhost.commands.doctor.judge import Finding, Identity, SocketStatus
@@ -34,9 +30,6 @@ from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL, M
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
-__all__ = ["Finding", "as_json", "doctor_table", "examine", "is_healthy"]
-
-COLORS = {judge.OK: "green", judge.NOTE: "yellow", judge.PROBLEM: "bold red"}
 TIMEOUT_S = 2.0  # a host answers in microseconds; an activated one has to be started first
 _MAX_MAPS = 64 * MIB  # 65530 mappings, the default limit, with paths of 1000 bytes
 _CONTAINERS = r"docker|containerd|kubepods|libpod|lxc|crio|machine\.slice"
@@ -55,31 +48,6 @@ def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
         except (OSError, ValueError, MemoryError, ShmError) as error:
             findings.append(judge.unchecked(topic, error))
     return [Finding(*map(printable, finding)) for finding in findings]
-
-
-def is_healthy(findings: Iterable[Finding]) -> bool:
-    """Return whether there is no problem; notes are none."""
-    return all(finding.state != judge.PROBLEM for finding in findings)
-
-
-def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """Return the findings as JSON has them: topic, state, found, advice."""
-    return [finding._asdict() for finding in findings]
-
-
-def doctor_table(findings: Iterable[Finding]) -> Table:
-    """Return the table of `doctor`: as wide as the console, the advice below what was found."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("state", no_wrap=True)
-    table.add_column("topic", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    for finding in findings:
-        text = Text(finding.found)
-        if finding.advice:
-            text.append(f"\n-> {finding.advice}", style="bold")
-        state = Text(finding.state, style=COLORS.get(finding.state, ""))
-        table.add_row(state, Text(finding.topic), text)
-    return table
 
 
 # --- the checks, each: measure, then judge
