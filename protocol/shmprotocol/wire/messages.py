@@ -27,7 +27,8 @@ class RegionInfo(NamedTuple):
     """A region as reported by `list` and `stat`. `created_ns` is CLOCK_REALTIME.
 
     `size` is the bytes of its payload (before publishing: the requested size). `capacity` is the bytes of its
-    memory object, with header page and metadata, which are charged.
+    memory object, with header page and metadata, which are charged. `creator_pid` is for people: it is 0 for
+    another PID namespace, and another process may have the number by now.
     """
 
     name: str
@@ -48,7 +49,7 @@ class RegionInfo(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A lease: who holds the region, and since when (CLOCK_REALTIME). `pid` is for people, see RegionInfo."""
+    """A lease: the holder, and since when (CLOCK_REALTIME). `pid` is for people, as in RegionInfo."""
 
     lease: int
     uid: int
