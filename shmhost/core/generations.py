@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-BLOCK = 1000  # one write for a thousand publishes; 2**64 numbers are enough for 10**16 restarts
+from shmprotocol.errors import QuotaExceeded
+from shmprotocol.wire.names import MAX_GENERATION
+
+BLOCK = 1000  # one write for a thousand publishes; MAX_GENERATION is enough for 10**12 restarts
 
 
 class Generations:
@@ -26,10 +29,18 @@ class Generations:
         self._floor = self._ceiling = ceiling
 
     def next(self, current: int | None) -> int:
-        """Return the successor of a name's current number; its first number if it has none."""
+        """Return the successor of a name's current number; its first number if it has none.
+
+        QuotaExceeded: all numbers up to MAX_GENERATION are used up.
+        """
         number = (self._floor if current is None else current) + 1
+        if number > MAX_GENERATION:
+            raise QuotaExceeded(
+                f"no generation is left: {number} is over {MAX_GENERATION}. End the host and remove the lock "
+                "file beside its socket: generations then start at 1"
+            )
         if number > self._ceiling:
-            self._ceiling = number + BLOCK - 1
+            self._ceiling = min(number + BLOCK - 1, MAX_GENERATION)
             self._store(self._ceiling)
         return number
 

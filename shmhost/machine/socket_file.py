@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from shmprotocol.errors import HostError
+from shmprotocol.wire.names import MAX_GENERATION
 
 LOG = logging.getLogger("shmhost")
 
@@ -26,7 +27,9 @@ class Lock:
 
     In the file is how often a host has started here; then the ceiling of generations (see `generations`), in
     two records with a checksum of which the larger counts. The smaller one is overwritten, so that a torn
-    write leaves the ceiling that was in force. A file that begins with anything else is left as it is.
+    write leaves the ceiling that was in force. A file that begins with anything else is left as it is, and so
+    is one that another user owns or may write: a socket can lie in a folder that all may write, and a forged
+    ceiling would use up the generations.
 
     Writes are small and not synced: a folder for sockets lies in memory (tmpfs), and on a disk the writes
     are as safe, because what they are kept for (clients that compare generations) does not outlive a reboot.
@@ -37,24 +40,21 @@ class Lock:
         self._cure = cure
         self._descriptor = -1  # -1: not held
         self.starts = 0  # before this one
-        self.ceiling: int | None = 0  # the last stored one; None: the stored one is corrupt
+        self.ceiling: int | None = 0  # the last stored one; None: the stored one cannot be used
         self._records = [0, 0]
 
     def take(self) -> None:
-        """Take the lock. HostError: another host has it, or the file is not a host's. OSError."""
+        """Take the lock. HostError: another host has it, or the file is not that of a host of this user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(f"{self._path}.lock", flags, 0o600)
+        self._check_owner(os.fstat(self._descriptor))
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HostError(
                 f"another host serves {self._path}: use that one, end it, or {self._cure}"
             ) from None
-        text = os.pread(self._descriptor, _DIGITS + 1, 0).strip(b" \n\0")
-        if not re.fullmatch(rb"\d{0,19}", text):
-            raise HostError(f"{self._path}.lock is not a host's lock file: move it away, or {self._cure}")
-        self.starts = int(text or b"0")
-        self._read_ceiling(os.pread(self._descriptor, 2 * _RECORD + 1, _DIGITS + 1))
+        self._read()
 
     def count(self) -> None:
         """Note that a host has started, if the lock is held. OSError: there is no space for it."""
@@ -71,11 +71,36 @@ class Lock:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._records[index] = ceiling
 
+    def _check_owner(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise self._refusal(f"is not a file ({stat.filemode(status.st_mode)}): move it away")
+        if status.st_uid != os.geteuid():
+            raise self._refusal(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}: remove it")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            mode = stat.S_IMODE(status.st_mode)
+            raise self._refusal(f"can be written by others (mode {mode:04o}): chmod go-w it")
+
+    def _refusal(self, why: str) -> HostError:
+        return HostError(f"{self._path}.lock {why}, or {self._cure}")
+
+    def _read(self) -> None:
+        text = os.pread(self._descriptor, _DIGITS + 1, 0).strip(b" \n\0")
+        if not re.fullmatch(rb"\d{0,19}", text):
+            raise self._refusal("is not a host's lock file: move it away")
+        self.starts = int(text or b"0")
+        self._read_ceiling(os.pread(self._descriptor, 2 * _RECORD + 1, _DIGITS + 1))
+
     def _read_ceiling(self, data: bytes) -> None:
         records = [_read_record(data[:_RECORD]), _read_record(data[_RECORD : 2 * _RECORD])]
         self._records = [record or 0 for record in records]
         sound = [record for record in records if record is not None]
-        self.ceiling = max(sound) if sound else None if data else 0
+        ceiling = max(sound) if sound else None if data else 0
+        self.ceiling = None if ceiling is not None and ceiling > MAX_GENERATION else ceiling
+        if self.ceiling != ceiling:
+            raise self._refusal(
+                f"has generation {ceiling}, which no host stored (it is over {MAX_GENERATION}): remove it, "
+                "and generations start at 1"
+            )
 
     def release(self) -> None:
         """Release the lock. May be called again."""

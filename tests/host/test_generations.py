@@ -16,6 +16,7 @@ from shmhost.core.generations import BLOCK, Generations
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.machine.socket_file import Lock
+from shmprotocol.wire.names import MAX_GENERATION
 from support import Machine, watched_host
 
 NAMES = st.sampled_from("abc")
@@ -90,7 +91,7 @@ def taken(path: Path) -> Lock:
 
 def test_lock_file_keeps_what_was_stored_last(tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
-    for ceiling in (1000, 2000, 3000, 2**63):
+    for ceiling in (1000, 2000, 3000, MAX_GENERATION):
         lock = taken(path)
         lock.count()
         lock.store_ceiling(ceiling)

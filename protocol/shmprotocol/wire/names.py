@@ -22,6 +22,8 @@ MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
 MAX_MODE = 0o777  # of a region: permission bits alone
+# Of a name: exact as a JSON number and as a double. At a million publishes a second it lasts 285 years.
+MAX_GENERATION = 2**53 - 1
 
 
 # The words for type checkers; see Seal and Backend for their meaning.
