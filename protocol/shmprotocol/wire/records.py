@@ -53,7 +53,8 @@ class Record:
             if len(value) < count:
                 raise TypeError(f"{self.name} has {count} fields, not {len(value)}")
             value = value[:count]
-        if tuple(map(type, value)) != types_of or not _in_range(self._integers(value)):
+        integers = self._integers(value)
+        if tuple(map(type, value)) != types_of or min(integers) < 0 or max(integers) > U64_MAX:
             raise TypeError(self._wrong(value))
         if self._nested:
             value = list(value)
