@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import importlib.util
 import logging
 import os
@@ -252,7 +253,7 @@ class Host:
         assert workers is not None  # links are closed before
         # A client that tries in a loop what waits each time holds up nobody of its uid but its like.
         lane = (link.session.peer.uid, work.is_retry)
-        job = workers.start(lane, work.call, lambda outcome: link.resume(steps, outcome))
+        job = workers.start(lane, work.call, functools.partial(link.resume, steps))
 
         def take_back() -> bool:
             if not workers.cancel(job):

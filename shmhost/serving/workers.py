@@ -21,7 +21,7 @@ import errno
 import os
 import sys
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +105,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._running: Counter[Hashable] = Counter()  # by lane
+        self._running: dict[Hashable, int] = {}  # by lane, of those that have any
         self._waiting: dict[Hashable, deque[Job]] = {}
         self._idle: list[Worker] = []
         self._drained = anyio.Event()
@@ -119,7 +119,7 @@ class Workers:
     def start(self, lane: Hashable, call: Callable[[], Any], done: Callable[[Outcome], None]) -> Job:
         """Have a thread make a call as soon as the lane has room; `done` takes its outcome, never at once."""
         job = Job(lane, call, done)
-        if self._running[lane] < WIDTH:
+        if self._running.get(lane, 0) < WIDTH:
             self._dispatch(job)
         else:
             self._waiting.setdefault(lane, deque()).append(job)
@@ -154,7 +154,7 @@ class Workers:
             self._idle.pop().give(None)
 
     def _dispatch(self, job: Job) -> None:
-        self._running[job.lane] += 1
+        self._running[job.lane] = self._running.get(job.lane, 0) + 1
         try:
             worker = self._idle.pop() if self._idle else Worker(self._report)
         except NoThread as error:
