@@ -18,12 +18,12 @@ def cli() -> None:
     """Share memory between the processes of this machine, at one address in all of them."""
 
 
-for command in (*host.COMMANDS, *regions.COMMANDS):
-    cli.add_command(command)
+for _command in (*host.COMMANDS, *regions.COMMANDS):
+    cli.add_command(_command)
 
 
 def main() -> None:
-    """Run the command; see `command_line.run` for how it ends."""
+    """Run the command; see `shmprotocol.cli.run` for how it ends."""
     run(cli, "shmhost")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import rich_click as click
 
 from shmprotocol.cli import SOCKET_HELP
 
-socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]  # a decorator of a command's function
+
+socket_option: Option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
+json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def print_json(value: object) -> None:

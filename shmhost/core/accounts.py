@@ -13,7 +13,7 @@ class Charge:
 
     def __init__(self, budget: Budget, size: int) -> None:
         self._budget = budget
-        self.size = size
+        self.size: int = size
 
     def release(self) -> None:
         """Give the bytes back."""
@@ -30,7 +30,7 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.used = 0
+        self.used: int = 0
 
     def charge(self, size: int) -> Charge:
         """Take bytes, or raise QuotaExceeded with the figures."""

@@ -20,8 +20,8 @@ class Latency:
     __slots__ = ("counts", "total_ns")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)  # for each bound those up to it, and the rest
-        self.total_ns = 0
+        self.counts: list[int] = [0] * (len(BOUNDS) + 1)  # for each bound those up to it, and the rest
+        self.total_ns: int = 0
 
     @property
     def count(self) -> int:

@@ -44,7 +44,7 @@ class Session:
 
     def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
         self.peer = peer
-        self.client = ""
+        self.client: str = ""
         self._hub = hub
         hub.clients[peer.uid] += 1
         self._registry = hub.registry

@@ -111,8 +111,12 @@ class Allocator:
     def __init__(
         self, windows: tuple[tuple[int, int], ...], choose: Callable[[int], int] = lambda _: 0
     ) -> None:
-        self.windows = tuple(Window(base, size, choose(size // STEP) * STEP) for base, size in windows)
-        self.largest = max(size for _, size in windows) - GUARD  # capacity of a region in an empty window
+        self.windows: tuple[Window, ...] = tuple(
+            Window(base, size, choose(size // STEP) * STEP) for base, size in windows
+        )
+        self.largest: int = (
+            max(size for _, size in windows) - GUARD
+        )  # capacity of a region in an empty window
 
     def take(self, capacity: int) -> tuple[Span, Window] | None:
         """Take a span for a region of this capacity; None when no window has room."""

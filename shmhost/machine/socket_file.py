@@ -39,7 +39,7 @@ class Lock:
         self._path = path
         self._cure = cure
         self._descriptor = -1  # -1: not held
-        self.starts = 0  # before this one
+        self.starts: int = 0  # before this one
         self.ceiling: int | None = 0  # the last stored one; None: the stored one cannot be used
         self._records = [0, 0]
 
@@ -132,7 +132,7 @@ class SocketFile:
         self._mode = mode
         self._cure = cure
         self._listener: socket.socket | None = None
-        self.lock = Lock(path, cure)
+        self.lock: Lock = Lock(path, cure)
 
     def __enter__(self) -> socket.socket:
         try:

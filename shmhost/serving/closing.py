@@ -31,7 +31,7 @@ class Closer:
         self._lock = threading.Lock()  # held for a few instructions, by the loop as well
         self._waiting: deque[socket.socket] = deque()
         self._threads: set[threading.Thread] = set()
-        self.pending = 0  # sockets that are not closed yet
+        self.pending: int = 0  # sockets that are not closed yet
 
     @property
     def is_full(self) -> bool:

@@ -33,7 +33,7 @@ class _Serving:
 
     def __init__(self, config: Config, folder: str | None) -> None:
         self.config = config
-        self.process = os.getpid()
+        self.process: int = os.getpid()
         self._folder = folder
         self._started: Future[tuple[asyncio.AbstractEventLoop, Host]] = Future()
         self._ended: Future[None] = Future()

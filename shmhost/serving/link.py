@@ -81,7 +81,7 @@ class Link:
             if pidfd is not None:
                 os.close(pidfd)
             raise
-        self.session = make_session(self.send)
+        self.session: Session = make_session(self.send)
         self._deadline.start()  # until Hello has come
 
     def send(self, message: Message, fds: Sequence[int]) -> None:

@@ -72,7 +72,7 @@ class Host:
         self.config = config
         self._listener = listener
         self._notifier = notifier or Notifier({}, os.getpid())
-        self.registry = Registry(
+        self.registry: Registry = Registry(
             Allocator(config.windows, secrets.randbelow),
             Budget(config.budget),
             time.time_ns,

@@ -78,7 +78,7 @@ class Share:
     def __init__(self, flight: Flight, limit: int) -> None:
         self.flight = flight
         self.limit = limit
-        self.count = 0
+        self.count: int = 0
         self.debtors: set[Unread] = set()
         self._backlogs: dict[
             Callable[[str], None], int
@@ -105,8 +105,8 @@ class Unread:
     """The unread data of one socket's peer. `on_pressure` is called when others wait for it."""
 
     def __init__(self, sock: socket.socket, share: Share, on_pressure: Callable[[], None]) -> None:
-        self.count = 0
-        self.on_pressure = on_pressure
+        self.count: int = 0
+        self.on_pressure: Callable[[], None] = on_pressure
         self._sock = sock
         self._share = share
         self._behind = 0  # of the queue at most: bytes behind the last descriptor, as the kernel counts them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import rich_click as click
 from click.core import ParameterSource
@@ -16,14 +16,20 @@ FILE = Path("/etc/shmhost/shmhost.toml")
 _FILE_KEY = "shmhost.settings.file"  # in the context's meta: the path of the file that was read
 
 
-class Text(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]  # generic from click 8.5 on
+else:
+    ParamType = click.ParamType
+
+
+class Text(ParamType):
     """Text for a function to parse. Its InvalidArgument is wrong usage and tells the text's source.
 
     `is_number`: a file may have it without quotes.
     """
 
     name = "text"
-    envvar_list_splitter = ","
+    envvar_list_splitter: ClassVar[str | None] = ","
 
     def __init__(self, parse: Callable[[str], Any], *, is_number: bool = False) -> None:
         self._parse = parse

@@ -2,10 +2,10 @@
 
 try:
     from shmprotocol.native._native import ffi, lib
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"the compiled part of shmprotocol is missing or broken ({error}): install the wheel, or build it "
+        f"the compiled part of shmprotocol is missing or broken ({_error}): install the wheel, or build it "
         "from source with `pip install .`, which needs a C compiler"
-    ) from error
+    ) from _error
 
 __all__ = ["ffi", "lib"]

@@ -40,4 +40,4 @@ def make_ffi() -> cffi.FFI:
     return ffi
 
 
-ffibuilder = make_ffi()
+ffibuilder: cffi.FFI = make_ffi()
