@@ -64,9 +64,4 @@ def nothing_left(host: WatchedHost) -> Iterator[None]:
         for info in shm.list():
             shm.unlink(info.name)
 
-    def is_back() -> bool:
-        now = host.counts()
-        # Fewer threads are no leak: one of an earlier test may have ended meanwhile.
-        return now | {"threads": 0} == before | {"threads": 0} and now["threads"] <= before["threads"]
-
-    wait_until(is_back, shown=lambda: {**host.counts(), "before": before})
+    wait_until(lambda: host.is_back_at(before), shown=lambda: {**host.counts(), "before": before})

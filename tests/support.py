@@ -101,6 +101,11 @@ class WatchedHost:
         counted: dict[str, Any] = self.call(count)
         return counted | {"descriptors": count_descriptors(), "threads": count_threads()}
 
+    def is_back_at(self, before: dict[str, Any]) -> bool:
+        """Return whether nothing is left since; fewer threads are no leak: one of an earlier test may end."""
+        now = self.counts()
+        return now | {"threads": 0} == before | {"threads": 0} and now["threads"] <= before["threads"]
+
 
 @contextlib.contextmanager
 def watched_host(path: str, listener: socket.socket | None = None, **settings: Any) -> Iterator[WatchedHost]:

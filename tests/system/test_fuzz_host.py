@@ -66,7 +66,7 @@ class Target:
         self._put()
         self.check_during()
         wait_until(
-            lambda: self.host.counts() == self._before, shown=lambda: (self._before, self.host.counts())
+            lambda: self.host.is_back_at(self._before), shown=lambda: (self._before, self.host.counts())
         )
 
     def _put(self) -> None:
