@@ -17,7 +17,7 @@ from shmhost.core.meter import Tallies
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, RETIRED, WRITE, Lease, Region
-from shmhost.core.window import Allocator
+from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
     AccessDenied,
@@ -76,13 +76,11 @@ class Registry:
                 f"{request.size} bytes do not fit in a window: {self.allocator.largest} bytes at most"
             )
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
-        span = self.allocator.take(capacity)
-        if span is None:
+        try:
+            span, window = self._take_span(capacity)
+        except QuotaExceeded:
             charge.release()
-            raise QuotaExceeded(
-                f"no window has {capacity} bytes of addresses free: close views of old generations, or "
-                "give the host another --window"
-            )
+            raise
         region = Region(
             number=next(self._numbers),
             name=request.name,
@@ -92,8 +90,8 @@ class Registry:
             backend=backend,
             room=request.size,
             capacity=capacity,
-            span=span[0],
-            window=span[1],
+            span=span,
+            window=window,
             charge=charge,
         )
         self.creating[region.name] = self.regions[region.number] = region
@@ -243,6 +241,15 @@ class Registry:
             self._free(region)
         for table in (self.current, self.creating, self._names):
             table.clear()
+
+    def _take_span(self, capacity: int) -> tuple[Span, Window]:
+        span = self.allocator.take(capacity)
+        if span is None:
+            raise QuotaExceeded(
+                f"no window has {capacity} bytes of addresses free: close views of old generations, or "
+                "give the host another --window"
+            )
+        return span
 
     def _move(self, region: Region, state: State) -> None:
         before = region.state

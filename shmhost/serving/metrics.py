@@ -180,20 +180,8 @@ def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapsho
     except ImportError:
         raise HostError("--metrics needs prometheus_client: pip install 'shmhost[metrics]'") from None
 
-    def take() -> Snapshot:
-        future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
-
-        def give() -> None:
-            try:
-                future.set_result(snapshot())
-            except Exception as error:
-                future.set_exception(error)
-
-        loop.call_soon_threadsafe(give)
-        return future.result(PATIENCE_S)
-
     registry = CollectorRegistry()
-    registry.register(Collector(take))
+    registry.register(Collector(lambda: _call_in(loop, snapshot)))
     ProcessCollector(registry=registry)
     application = make_wsgi_app(registry)
 
@@ -210,6 +198,20 @@ def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapsho
             return [b"the request is not understood\n"]
 
     return answer
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapshot]) -> Snapshot:
+    """Take a snapshot in the thread of a loop. TimeoutError; RuntimeError if the loop has ended."""
+    future: concurrent.futures.Future[Snapshot] = concurrent.futures.Future()
+
+    def give() -> None:
+        try:
+            future.set_result(snapshot())
+        except Exception as error:
+            future.set_exception(error)
+
+    loop.call_soon_threadsafe(give)
+    return future.result(PATIENCE_S)
 
 
 class _Handler(WSGIRequestHandler):

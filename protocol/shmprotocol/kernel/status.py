@@ -114,8 +114,8 @@ def describe(fd: int) -> Status:
         links=status.st_nlink,
         uid=status.st_uid,
         gid=status.st_gid,
-        owner=_owner(status.st_uid),
-        group=_group(status.st_gid),
+        owner=user_name(status.st_uid),
+        group=group_name(status.st_gid),
         size=status.st_size,
         blocks=status.st_blocks,
         block_size=status.st_blksize,
@@ -138,14 +138,16 @@ def permission_string(mode: int, flags: int = 0) -> str:
     return f"[{bits:04o}] {stat.filemode(bits)[1:]}"
 
 
-def _owner(uid: int) -> str | None:
+def user_name(uid: int) -> str | None:
+    """Return the name of a user; None if there is none for this number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
 
 
-def _group(gid: int) -> str | None:
+def group_name(gid: int) -> str | None:
+    """Return the name of a group; None if there is none for this number."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

@@ -10,7 +10,7 @@ import re
 import struct
 import sysconfig
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,24 @@ def build(builder: RegionBuilder, ffi: cffi.FFI, words: Words) -> None:
     entries = builder.alloc(_ENTRY.size * count, 8)
     texts = _place_texts(builder, words.postings)
     postings = _place_postings(builder, words)
-    packed = bytearray(_ENTRY.size * count)
+    packed = _pack_entries(words, buckets, entries, texts, postings)
+    _write(builder, entries, packed)
+    root = {
+        "bucket_count": len(buckets),
+        "buckets": ffi.cast("void *", _place_array(builder, buckets)),
+        "files": ffi.cast("void *", _place_array(builder, _place_texts(builder, words.files))),
+        "file_count": len(words.files),
+        "entry_count": count,
+        "posting_count": words.posting_count(),
+    }
+    builder.set_root(builder.new(ffi, "struct word_index *", root), lengths=LENGTHS)
+
+
+def _pack_entries(
+    words: Words, buckets: array[int], address: int, texts: Sequence[int], postings: Sequence[int]
+) -> bytearray:
+    """Return the entries, to lie at an address, and put each into its bucket, before those already there."""
+    packed = bytearray(_ENTRY.size * len(words.postings))
     for index, (word, places) in enumerate(words.postings.items()):
         value = word_hash(word)
         bucket = value & len(buckets) - 1
@@ -134,17 +151,8 @@ def build(builder: RegionBuilder, ffi: cffi.FFI, words: Words) -> None:
             len(places),
             postings[index],
         )
-        buckets[bucket] = entries + index * _ENTRY.size
-    _write(builder, entries, packed)
-    root = {
-        "bucket_count": len(buckets),
-        "buckets": ffi.cast("void *", _place_array(builder, buckets)),
-        "files": ffi.cast("void *", _place_array(builder, _place_texts(builder, words.files))),
-        "file_count": len(words.files),
-        "entry_count": count,
-        "posting_count": words.posting_count(),
-    }
-    builder.set_root(builder.new(ffi, "struct word_index *", root), lengths=LENGTHS)
+        buckets[bucket] = address + index * _ENTRY.size
+    return packed
 
 
 def find(ffi: cffi.FFI, index: Any, word: bytes) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import grp
 import mmap
 import os
 import re
@@ -27,6 +26,7 @@ from shmprotocol.abi.header import PAGE
 from shmprotocol.errors import AddressConflict, InvalidArgument, ShmError
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL, MIB, SO_PEERPIDFD
+from shmprotocol.kernel.status import group_name
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
@@ -236,10 +236,7 @@ def _socket_status(path: str) -> SocketStatus | None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:
-        group = str(status.st_gid)
+    group = group_name(status.st_gid) or str(status.st_gid)
     return SocketStatus(status.st_mode, status.st_uid, status.st_gid, group)
 
 

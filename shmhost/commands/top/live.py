@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
 
 from rich.console import Console
 
+from shmhost.commands.options import print_json
 from shmhost.commands.top.figures import Sample, compare
 from shmhost.commands.top.keys import Keyboard, draw, full_screen
 from shmhost.commands.top.view import State, as_dict, press, render
@@ -65,7 +65,7 @@ def run(path: str, interval_s: float, sort: str, *, as_json: bool, once: bool) -
         time.sleep(interval_s)
         view = compare(first, feed.take())
     if as_json:
-        print(json.dumps(as_dict(view, state), indent=2))
+        print_json(as_dict(view, state))
     else:
         console = Console()
         console.print(render(view, state, min(console.width, _WIDTH), None), crop=False)
