@@ -23,6 +23,7 @@ from shmclient._connection.outbox import Outbox
 from shmhost.core.work import Steps
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 from support import Machine, WatchedHost, count_descriptors, wait_until
 
 
@@ -286,7 +287,7 @@ def test_socket_that_is_full_holds_whole_frames_alone() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         outbox = Outbox(ours, ours.close)
-        names = tuple(f"{number:03}".ljust(255, "x") for number in range(m.MAX_DESCRIPTORS))
+        names = tuple(f"{number:03}".ljust(255, "x") for number in range(MAX_DESCRIPTORS))
         posted = 1
         while not outbox.post(m.Open(posted, names, (), False)):  # the longest request
             posted += 1
