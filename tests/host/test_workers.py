@@ -158,40 +158,61 @@ def test_outcome_that_cannot_be_taken_keeps_no_other_from_its_own() -> None:
     run(test)
 
 
+def count_workers() -> int:
+    return len([thread for thread in threading.enumerate() if thread.name == "shmhost worker"])
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The counters that are open of those that were opened since."""
+    opened: set[int] = set()
+    open_counter, close = os.eventfd, os.close
+
+    def opening(initial: int, flags: int) -> int:
+        opened.add(descriptor := open_counter(initial, flags))
+        return descriptor
+
+    def closing(descriptor: int) -> None:
+        opened.discard(descriptor)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "eventfd", opening)
+    monkeypatch.setattr(os, "close", closing)
+    return opened
+
+
 @pytest.mark.parametrize("ends_first", [True, False])
-def test_threads_and_descriptors_are_gone_after_close(ends_first: bool) -> None:
+def test_threads_and_counters_are_gone_after_close(ends_first: bool, counters: set[int]) -> None:
     async def main() -> None:
         workers, gate = Workers(), Gate()
         workers.start("a", gate, outcomes.append)
         assert gate.begun.wait(20)
+        assert len(counters) == 2
         if ends_first:
             gate.opened.set()
             wait_until(lambda: len(workers._outcomes) == 1)
         workers.close()
         gate.opened.set()
-        wait_until(lambda: threading.active_count() == threads)
+        wait_until(lambda: count_workers() == 0)
 
+    wait_until(lambda: count_workers() == 0)  # those of earlier tests end by themselves
     outcomes: list[Outcome] = []
-    threads, files = threading.active_count(), os.listdir("/proc/self/fd")
     asyncio.run(main())
     assert outcomes == []
-    assert os.listdir("/proc/self/fd") == files
+    assert counters == set()
 
 
 def test_threads_end_when_they_are_not_needed() -> None:
-    def count() -> int:
-        return len([thread for thread in threading.enumerate() if thread.name == "shmhost worker"])
-
     async def test(workers: Workers) -> None:
         gates = [Gate() for _ in range(10)]
         for number, gate in enumerate(gates):
             workers.start(number, gate, ignore)
-        assert count() >= 10
+        assert count_workers() >= 10
         for gate in gates:
             gate.opened.set()
         await workers.drain()
-        wait_until(lambda: count() <= before + MAX_IDLE)
+        wait_until(lambda: count_workers() <= before + MAX_IDLE)
 
-    before = count()
+    before = count_workers()
     run(test)
-    wait_until(lambda: count() <= before)
+    wait_until(lambda: count_workers() <= before)
