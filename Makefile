@@ -27,7 +27,7 @@ coverage: $(READY)
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py tests/system/test_misuse_interrupt.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -309,19 +309,30 @@ class Client:
 
 
 def _drive(channel: Channel, operation: Operation[T]) -> T:
-    """Carry out the steps of an operation and return its result."""
+    """Carry out the steps of an operation and return its result.
+
+    Ctrl-C outside of a step may lose what the last one granted: the connection is retired then.
+    """
+    is_inside = False
+    outcome: object = None
     try:
         step = next(operation)
         while True:
             try:
                 outcome = _carry_out(channel, step)
             except BaseException as error:
+                is_inside = isinstance(error, KeyboardInterrupt)
                 step = operation.throw(error)
             else:
                 step = operation.send(outcome)
     except StopIteration as end:
         result: T = end.value
         return result
+    except KeyboardInterrupt:
+        if not is_inside:
+            operations.undo_creation(channel.context, outcome)
+            channel.retire()
+        raise
 
 
 def _carry_out(channel: Channel, step: Step) -> object:

@@ -56,14 +56,14 @@ def outcome(way: Callable[[], list[Item]]) -> list[Item] | str:
 
 def parse_whole(role: Role, data: bytes, descriptors: Sequence[int] = ()) -> list[Item]:
     connection = Connection(role)
-    connection.receive(data, descriptors)
+    connection.receive(data, [*descriptors])
     return read(connection)
 
 
 def parse_bytes(role: Role, data: bytes, descriptors: Sequence[int] = (), at: int = 0) -> list[Item]:
     connection, items = Connection(role), []
     for index in range(len(data)):
-        connection.receive(data[index : index + 1], descriptors if index == at else ())
+        connection.receive(data[index : index + 1], [*descriptors] if index == at else ())
         items += read(connection)
     return items
 

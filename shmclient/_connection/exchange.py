@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError, again
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
+from shmprotocol.wire.descriptors import NONE, Owned
 
 
 class Slot:
     """The place for one reply. `descriptors` belong to whoever takes the reply."""
 
-    __slots__ = ("descriptors", "failure", "reply", "request")
+    __slots__ = ("descriptors", "failure", "is_posted", "reply", "request")
 
     def __init__(self, request: m.Message) -> None:
         self.request = request
+        self.is_posted = False
         self.reply: m.Message | None = None
-        self.descriptors: list[int] = []
+        self.descriptors = NONE
         self.failure: ShmError | None = None
 
     def is_done(self) -> bool:
@@ -63,14 +65,14 @@ class Subscription:
         raise again(self.failure)
 
 
-Orphan = tuple[m.Message, list[int]]
+Orphan = tuple[m.Message, Owned]
 
 
 class Exchange:
     """The client's side of a connection: slots by request id, subscriptions by watch id."""
 
     def __init__(self) -> None:
-        self._connection = Connection("client")
+        self._connection = Connection("client", Owned)
         self._slots: dict[int, Slot] = {}
         self._abandoned: set[int] = set()
         self._watches: dict[int, Subscription] = {}
@@ -88,7 +90,8 @@ class Exchange:
     def abandon(self, slot: Slot) -> Orphan | None:
         """Give a slot up. Returns what it holds already; a reply that comes later will be an orphan."""
         if self._slots.pop(slot.request.id, None) is not None:
-            self._abandoned.add(slot.request.id)
+            if slot.is_posted:
+                self._abandoned.add(slot.request.id)
         elif slot.reply is not None:
             return slot.reply, slot.descriptors
         return None
@@ -101,13 +104,21 @@ class Exchange:
         ):  # set before the watches are ended, so one of us sees the other
             self.unwatch(subscription, failure)
 
-    def unwatch(self, subscription: Subscription, error: ShmError) -> bool:
-        """End a watch: whoever waits for an event gets the error. False when it has ended before.
+    def is_watched(self, subscription: Subscription) -> bool:
+        """Whether a watch gets its events still."""
+        return subscription.id in self._watches
+
+    def unwatch(self, subscription: Subscription, error: ShmError) -> None:
+        """End a watch: whoever waits for an event gets the error.
 
         Needs no serialising: a destructor calls it, on any thread.
         """
         subscription.failure = subscription.failure or error
-        return self._watches.pop(subscription.id, None) is not None
+        self._watches.pop(subscription.id, None)
+
+    def is_settled(self) -> bool:
+        """Whether every request that was given up is answered; until then their effects stay."""
+        return not self._abandoned or self.failure is not None
 
     def end_waits(self, error: ShmError) -> list[int]:
         """End what may wait for long, for its end is nobody's any more; return the ids to cancel.
@@ -124,7 +135,7 @@ class Exchange:
             self.abandon(slot)
         return [slot.request.id for slot in waits] + self._end_watches(error)
 
-    def receive(self, data: bytes, descriptors: Sequence[int]) -> list[Orphan]:
+    def receive(self, data: bytes, descriptors: Owned) -> list[Orphan]:
         """Take what one read gave, `b""` for the end; fill slots; return the replies that nobody wants.
 
         An error of the peer fails every slot, those of the future too; it is in `failure`.
@@ -135,6 +146,7 @@ class Exchange:
                 raise HostGone("the host closed the connection: it stopped, or dropped this client")
             self._connection.receive(data, descriptors)
             for message, owned in self._connection.messages():
+                assert isinstance(owned, Owned)
                 orphan = self._dispatch(message, owned)
                 if orphan is not None:
                     orphans.append(orphan)
@@ -155,7 +167,7 @@ class Exchange:
         """Return the descriptors that came with no whole message; they are the caller's to close."""
         return self._connection.drain()
 
-    def _dispatch(self, message: m.Message, descriptors: list[int]) -> Orphan | None:
+    def _dispatch(self, message: m.Message, descriptors: Owned) -> Orphan | None:
         if type(message) is m.Goodbye:
             raise RemoteProtocolError(f"the host dropped this client: {message.text}")
         if type(message) is m.Event:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import _socket
 import contextlib
 import errno
-import itertools
 import math
 import os
 import select
 import socket
 import struct
+import sys
+from collections.abc import Callable
 
 from shmprotocol.errors import OutOfMemory
 from shmprotocol.wire import descriptors
@@ -33,14 +34,14 @@ class Line:
     """A connected socket and an eventfd that wakes its reader; owns both. One thread at a time receives."""
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        self._waker = descriptors.Owned()
         self._sock = sock
         self._waits_in_kernel = isinstance(sock, _socket.socket)
-        self._waker = _open_waker(sock)
         # The callers in a system call. Each enters and then looks at `_is_closing`, which the closer sets
         # before it looks here: at least one of the two sees the other. Adding and discarding are atomic.
         self._users: set[object] = set()
         self._is_closing = False
-        self._closings = itertools.count()  # the last two users may leave at once; `next` is atomic
+        _open_waker(self._waker, sock)
         sock.settimeout(None if self._waits_in_kernel else 0)
         self.set_timeout(timeout_s)
 
@@ -50,7 +51,9 @@ class Line:
         limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)  # socket(7)
 
-    def receive(self, wait_s: float | None, *, or_writable: bool = False) -> tuple[bytes, list[int]]:
+    def receive(
+        self, wait_s: float | None, reading: descriptors.Reading, *, or_writable: bool = False
+    ) -> tuple[bytes, descriptors.Owned]:
         """Read once, as `descriptors.receive`. `wait_s` None: in the usual time, and not to be woken.
 
         BlockingIOError: nothing came in time, `wake` was called, or there is room to send, if that is of
@@ -59,10 +62,10 @@ class Line:
         user = self._enter()
         try:
             if wait_s is None and self._waits_in_kernel and not or_writable:
-                return descriptors.receive(self._sock)
+                return descriptors.receive(self._sock, 0, reading)
             events = select.POLLIN | (select.POLLOUT if or_writable else 0)
             self._poll(events, self._timeout_s if wait_s is None else wait_s)
-            return descriptors.receive(self._sock, descriptors.DONTWAIT)
+            return descriptors.receive(self._sock, descriptors.DONTWAIT, reading)
         finally:
             self._leave(user)
 
@@ -80,7 +83,7 @@ class Line:
         with contextlib.suppress(OSError):
             user = self._enter()
             try:
-                os.eventfd_write(self._waker, 1)
+                os.eventfd_write(self._waker[0], 1)
             finally:
                 self._leave(user)
 
@@ -105,6 +108,11 @@ class Line:
         self._is_closing = True
         self._close()
 
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Of a connection that Ctrl-C kept from being made whole, or from being closed.
+        if hasattr(self, "_sock") and not is_finalizing():
+            self._close()
+
     def _enter(self) -> object:
         user = object()
         self._users.add(user)
@@ -119,24 +127,24 @@ class Line:
             self._close()
 
     def _close(self) -> None:
-        if next(self._closings) == 0:
-            self._sock.close()
-            os.close(self._waker)
+        self._sock.close()
+        with contextlib.suppress(IndexError):  # the last two users may leave at once
+            self._waker.close()
 
     def _poll(self, events: int, wait_s: float) -> None:
         """Wait for an event of the socket, for the time or POLL_MAX_S; a reader can be woken."""
         poll = select.poll()
         poll.register(self._sock.fileno(), events)
         if events & select.POLLIN:
-            poll.register(self._waker, select.POLLIN)
+            poll.register(self._waker[0], select.POLLIN)
         ready = poll.poll(math.ceil(min(wait_s, POLL_MAX_S) * 1000))
-        if any(descriptor == self._waker for descriptor, _ in ready):
-            os.eventfd_read(self._waker)
+        if any(descriptor != self._sock.fileno() for descriptor, _ in ready):
+            os.eventfd_read(self._waker[0])
 
 
-def _open_waker(sock: socket.socket) -> int:
+def _open_waker(waker: descriptors.Owned, sock: socket.socket) -> None:
     try:
-        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        waker.extend(map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,)))
     except OSError as error:
         sock.close()
         why = f"no descriptor is left to wait for the host: {error.strerror}"

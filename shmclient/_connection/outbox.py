@@ -18,6 +18,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from shmclient._connection.exchange import Slot
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone
 from shmprotocol.wire import descriptors
@@ -36,12 +37,12 @@ class Outbox:
         self._close_socket = close_socket
         self._unsent: deque[bytes] = deque()  # frames; of the first one, what is left
         self._posted = 0  # frames since the connection began
-        self._holds = 0
+        self._holds: dict[object, None] = {}  # a key for each
         self.host_id = ""  # said in the host's Welcome
         self._ids = itertools.count(1)
-        self._gate: Gate[m.Message | None] = Gate(self._give_back)
+        self._gate: Gate[tuple[object, m.Message | None]] = Gate(self._give_back)
         self.is_broken = False  # the peer takes nothing any more
-        self._is_closing = False  # no new requests; the socket goes with the last lease
+        self.is_closing = False  # no new requests; the socket goes with the last lease
         self._is_shut = False
         self.is_detached = False
 
@@ -49,14 +50,14 @@ class Outbox:
         """Return a request id that this connection has not used."""
         return next(self._ids)
 
-    def post(self, message: m.Message) -> int:
+    def post(self, message: m.Message, slot: Slot | None = None) -> int:
         """Send a message, or queue it; return 0 when it is sent, else its number for `is_sent`.
 
-        HostGone when the peer has closed the socket.
+        The slot for its reply is told that it is posted. HostGone when the peer has closed the socket.
         """
         frame = pack(message)
-        with self._gate:
-            self._put(frame)
+        with self._gate.draining, self._gate.lock:
+            self._put(frame, slot)
             self._check()
             return self._posted if self._unsent else 0
 
@@ -72,30 +73,29 @@ class Outbox:
     def flush(self) -> None:
         """Try to send what is left. Never waits, and raises nothing: whoever reads learns of an end."""
         if self._unsent:
-            with self._gate:
+            with self._gate.draining, self._gate.lock:
                 self._write()
 
-    def hold(self) -> None:
-        """Count one more lease, or one more creation, that keeps the connection open."""
-        with self._gate:
-            self._holds += 1
+    def hold(self, key: object) -> None:
+        """Keep the connection open for a lease or a creation. May be called again with the same key."""
+        self._holds[key] = None
 
-    def give_back(self, message: m.Message | None) -> None:
-        """Give up what `hold` counted, with a Release or Abort if one is due. Safe in a destructor."""
+    def give_back(self, key: object, message: m.Message | None = None) -> None:
+        """Give up what `hold` keeps, and send a Release or Abort if one is due. Safe in a destructor."""
         if not self.is_detached:
-            self._gate.submit(message)
+            self._gate.submit((key, message))
 
     def close(self) -> None:
         """Close the socket, or leave that to the last lease."""
         if not self.is_detached:
-            with self._gate:
-                self._is_closing = True
+            with self._gate.draining, self._gate.lock:
+                self.is_closing = True
                 if not self._holds:
                     self._shut()
 
     def shut(self) -> None:
         """Close the socket now: the peer is gone, so that no lease means anything any more."""
-        with self._gate:
+        with self._gate.draining, self._gate.lock:
             self._shut()
 
     def detach(self) -> None:
@@ -112,15 +112,20 @@ class Outbox:
         if self.is_broken:
             raise HostGone("the host closed the connection: it stopped, or dropped this client")
 
-    def _give_back(self, message: m.Message | None) -> None:
-        self._holds -= 1
-        if self.is_detached:
-            return
-        if self._is_closing and not self._holds:
+    def _give_back(self, item: tuple[object, m.Message | None]) -> None:
+        key, message = item
+        if key is not None and key not in self._holds:
+            return  # as after Ctrl-C: given back before
+        frame = b"" if message is None or self.is_broken else pack(message)
+        if key is not None:
+            del self._holds[key]
+        if frame:  # Ctrl-C, which comes after a call, cannot come between this and the `del`
+            self._unsent.append(frame)
+            self._posted += 1
+        if self.is_closing and not self._holds:
             self._shut()  # tells the host as well as a message would
-            return
-        if message is not None:
-            self._put(pack(message))
+        else:
+            self._write()
 
     def _shut(self) -> None:
         self.is_broken = True
@@ -129,9 +134,11 @@ class Outbox:
             self._unsent.clear()
             self._close_socket()
 
-    def _put(self, frame: bytes) -> None:
+    def _put(self, frame: bytes, slot: Slot | None = None) -> None:
         if self.is_broken:
             return
+        if slot is not None:
+            slot.is_posted = True  # Ctrl-C cannot come between this and the next line
         self._unsent.append(frame)
         self._posted += 1
         self._write()
@@ -139,9 +146,8 @@ class Outbox:
     def _write(self) -> None:
         """Send what the socket takes; keep the rest."""
         while self._unsent and not self.is_broken:
-            frame = self._unsent[0]
             try:
-                sent = descriptors.send(self._sock, frame, (), descriptors.DONTWAIT)
+                descriptors.send_first(self._sock, self._unsent)
             except BlockingIOError:
                 break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
@@ -150,7 +156,3 @@ class Outbox:
                 with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
                     self._sock.shutdown(socket.SHUT_RDWR)
                 break
-            if sent == len(frame):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = frame[sent:]

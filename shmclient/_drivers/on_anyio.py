@@ -70,9 +70,12 @@ class AsyncChannel:
 
     async def ask(self, step: Ask) -> Outcome:
         """Send a request and wait for its reply; the refusal is raised."""
+        if type(step.request) is m.Create and not self._exchange.is_settled():
+            # A creation of this name may have been given up, and is undone when the reply comes.
+            await self._wait_until(self._exchange.is_settled, self.timeout_s)
         slot = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request)
+            number = self.outbox.post(step.request, slot)
             await self._await(slot, step.wait_s, number)
         except BaseException:
             self._abandon(slot)
@@ -234,7 +237,7 @@ class AsyncChannel:
 
     def _receive(self) -> bool:
         """Read once; False when there was nothing to be read."""
-        data, owned = b"", list[int]()
+        data, owned = b"", descriptors.Owned()
         try:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:

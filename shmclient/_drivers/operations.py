@@ -79,7 +79,7 @@ class Next(NamedTuple):
 
 
 Step = Ask | Run | Next
-Outcome = tuple[Any, list[int]]  # a reply and its descriptors
+Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
@@ -110,8 +110,9 @@ class Context:
 
     def unlisten(self, subscription: Subscription) -> None:
         """End a watch. Never waits, and takes no lock: safe in a destructor."""
-        if self.exchange.unwatch(subscription, Closed("the watch is closed")):
-            self.cancel(subscription.id)
+        if self.exchange.is_watched(subscription):
+            self.cancel(subscription.id)  # first: after Ctrl-C in between, the next call does it all again
+            self.exchange.unwatch(subscription, Closed("the watch is closed"))
 
 
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
@@ -175,7 +176,7 @@ def get_other(context: Context, name: str, held: int, anywhere: bool) -> Operati
     return _map_value(context, grants[0], owned, anywhere), grants[0].region
 
 
-def _map_value(context: Context, grant: m.Grant, owned: Sequence[int], anywhere: bool) -> Any:
+def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) -> Any:
     lease = Lease(context.outbox, grant.lease)
     try:
         mapped, buffer = attach(grant, lease, owned[0], anywhere=anywhere)
@@ -183,7 +184,7 @@ def _map_value(context: Context, grant: m.Grant, owned: Sequence[int], anywhere:
         lease.release()
         raise
     finally:
-        fds.close_all(owned)
+        owned.close()
     context.mapped[grant.name] = mapped
     value = codecs.decode(mapped.metadata, mapped.data())
     del buffer  # the value's views keep it from here on
@@ -201,8 +202,8 @@ def open_many(
             grants, owned = yield from _open(context, batch, (), wait_s())
             leases = [Lease(context.outbox, grant.lease) for grant in grants]
             batch_regions = [
-                make_region(kind, grant, lease, descriptor, anywhere=anywhere)
-                for grant, lease, descriptor in zip(grants, leases, owned, strict=True)
+                make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
+                for grant, lease in zip(grants, leases, strict=True)
             ]
             regions += batch_regions
             for region in batch_regions:
@@ -234,10 +235,10 @@ def put(
     create = _create_request(context, name, size, mode, "full", backend, replace)
     reply, owned = yield Ask(create)
     created = _whole(context, reply, owned, m.Created)
-    creation = Creation(context.outbox, created.region, owned[0])
+    creation = Creation(context.outbox, created.region, owned.take())
     try:
+        descriptor = creation.fileno()
         chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
-        descriptor = owned[0]
         yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks, progress), size)
         publish = m.Publish(
             context.outbox.next_id(),
@@ -266,7 +267,7 @@ def create(
     request = _create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = _whole(context, reply, owned, m.Created)
-    return building.make_builder(context.outbox, request, created, owned[0], size)
+    return building.make_builder(context.outbox, request, created, owned.take(), size)
 
 
 def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
@@ -337,9 +338,16 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
     return is_region_of(region, context.outbox.host_id, info.number)
 
 
-def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
+def undo_creation(context: Context, outcome: object) -> None:
+    """Undo an outcome of an operation that Ctrl-C ended, if it is a new region that nobody took."""
+    match outcome:
+        case (m.Created() as created, fds.Owned() as owned) if owned:
+            dispose(context, created, owned)
+
+
+def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
     """Undo what a reply granted that nobody waits for any more."""
-    fds.close_all(owned)
+    owned.close()
     if isinstance(reply, m.Opened):
         for grant in reply.grants:
             if grant.lease:
@@ -347,13 +355,12 @@ def dispose(context: Context, reply: m.Message, owned: Sequence[int]) -> None:
     elif isinstance(reply, m.Published):
         Lease(context.outbox, reply.grant.lease).release()
     elif isinstance(reply, m.Created):
-        context.outbox.hold()
-        context.outbox.give_back(m.Abort(0, reply.region, False))
+        context.outbox.give_back(None, m.Abort(0, reply.region, False))
 
 
 def _open(
     context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
-) -> Operation[tuple[tuple[m.Grant, ...], list[int]]]:
+) -> Operation[tuple[tuple[m.Grant, ...], fds.Owned]]:
     for name in names:
         check_name(name)
     request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
@@ -375,23 +382,22 @@ def _create_request(
     )
 
 
-def _published(
-    context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: Sequence[int]
-) -> R:
+def _published(context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: fds.Owned) -> R:
     grant = _only(reply, m.Published).grant
     lease = Lease(context.outbox, grant.lease)
     creation.published(lease)  # before any error: what is mapped keeps it
     if not owned:
         lease.release()
         raise no_room(reply, 0)
-    return make_region(kind, grant, lease, owned[0])
+    return make_region(kind, grant, lease, owned.take())
 
 
-def _whole(context: Context, reply: m.Message, owned: Sequence[int], kind: type[T]) -> T:
+def _whole(context: Context, reply: m.Message, owned: fds.Owned, kind: type[T]) -> T:
     """Return a reply that came with all its descriptors; else give back what it granted, and say why."""
     if len(owned) < m.descriptors_of(reply):
+        error = no_room(reply, len(owned))
         dispose(context, reply, owned)
-        raise no_room(reply, len(owned))
+        raise error
     return _only(reply, kind)
 
 

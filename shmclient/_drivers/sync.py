@@ -47,7 +47,7 @@ class Channel:
         self.context = Context(self.outbox, self._exchange, self._wake)
         self._lock = threading.RLock()
         self._turn = threading.Condition(self._lock)
-        self._is_reading = False
+        self._reader = 0  # the thread that reads, by its identifier; 0: none
         self._is_ending = False  # EOF is pending; the reading thread must consume it
         self._sleepers = 0  # threads that wait for the one that reads
         detach_after_fork(self, Channel.detach)
@@ -66,7 +66,7 @@ class Channel:
 
     def is_alive(self) -> bool:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
-        if self._exchange.failure is not None:
+        if self._exchange.failure is not None or self.outbox.is_closing:
             return False
         if not self.outbox.is_broken and not self._line.has_ended():
             return True
@@ -79,17 +79,20 @@ class Channel:
 
         HostGone, RemoteProtocolError: there will be no reply. HostTimeout: there was none in time.
         """
+        if type(step.request) is m.Create and not self._exchange.is_settled():
+            # A creation of this name may have been given up, and is undone when the reply comes.
+            self._read_until(self._exchange.is_settled, time.monotonic() + self._timeout_s)
         with self._lock:
             slot = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request)
+            number = self.outbox.post(step.request, slot)
             if number:
                 self._await_sent(slot, number)
             self._await(slot, step.wait_s)
+            return take(slot, step.wait_s)
         except BaseException:
             self._abandon(slot)
             raise
-        return take(slot, step.wait_s)
 
     def next_event(self, step: Next) -> m.Event | None:
         """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
@@ -114,6 +117,13 @@ class Channel:
         self.outbox.close()
         if targets:
             self._wake()
+
+    def retire(self) -> None:
+        """Take no more requests: Ctrl-C came where this connection may have lost count of what it holds.
+
+        The socket closes with the last lease that is known, and with the socket the unknown ones end.
+        """
+        self.outbox.close()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
@@ -141,7 +151,7 @@ class Channel:
             now = time.monotonic()
             if now >= end:
                 raise HostTimeout(f"the host accepted no request for {self._timeout_s} s: is it stopped?")
-            if self._is_reading:
+            if self._is_read_elsewhere():
                 self._line.wait_writable(min(end - now, LOOK_AGAIN_S))
                 self.outbox.flush()
             else:
@@ -173,9 +183,9 @@ class Channel:
         A long wait polls, for a time of its own, and can be woken. Any other has the line's timeout for each
         read, so that it may last up to twice that when something else comes meanwhile.
         """
-        if not self._take_turn(is_ready, deadline):
-            return is_ready()
         try:
+            if not self._take_turn(is_ready, deadline):
+                return is_ready()
             while not is_ready() or self._is_ending:
                 if self._exchange.failure is not None:
                     break
@@ -186,15 +196,20 @@ class Channel:
             return True
         finally:
             with self._lock:
-                self._is_reading = False
-                self._wake_sleepers()
+                if not self._is_read_elsewhere():
+                    self._reader = 0
+                    self._wake_sleepers()
+
+    def _is_read_elsewhere(self) -> bool:
+        """Whether another thread reads. This one may be noted in vain, if Ctrl-C came in `finally`."""
+        return self._reader not in (0, threading.get_ident())
 
     def _take_turn(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Wait until nobody reads, and become the one who does. False: no need any more, or no time."""
         with self._lock:
             while not is_ready():
-                if not self._is_reading:
-                    self._is_reading = True
+                if not self._is_read_elsewhere():
+                    self._reader = threading.get_ident()
                     return True
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -216,13 +231,31 @@ class Channel:
             self._turn.notify_all()
 
     def _receive(self, wait_s: float | None) -> None:
-        """Read once and hand out what came; nothing may come in time."""
-        data, owned = b"", list[int]()
+        """Read once and hand out what came; nothing may come in time.
+
+        When Ctrl-C comes right after the read, its bytes are lost: nobody could make sense of those that
+        follow. The connection ends then, and the client makes a new one.
+        """
+        reading = descriptors.Reading()
+        try:
+            self._receive_into(reading, wait_s)
+        except BaseException:
+            if reading:
+                self._exchange.fail(HostGone("Ctrl-C came in the middle of a reply: this connection is over"))
+                descriptors.close_all(self._exchange.drain())
+                self.retire()
+            raise
+        self.outbox.flush()
+        if self._exchange.failure is not None:
+            descriptors.close_all(self._exchange.drain())
+            self.outbox.shut()
+
+    def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
+        data, owned = b"", descriptors.Owned()
         failure: ShmError | None = None
         try:
-            data, owned = self._line.receive(wait_s, or_writable=self.outbox.has_unsent)
+            data, owned = self._line.receive(wait_s, reading, or_writable=self.outbox.has_unsent)
         except BlockingIOError:
-            self.outbox.flush()
             return
         except RemoteProtocolError as error:
             failure = error
@@ -235,7 +268,3 @@ class Channel:
             self._wake_sleepers()
         for orphan in orphans:
             dispose(self.context, *orphan)
-        self.outbox.flush()
-        if self._exchange.failure is not None:
-            descriptors.close_all(self._exchange.drain())
-            self.outbox.shut()

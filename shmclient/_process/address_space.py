@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from shmclient._process.gate import Gate
@@ -21,7 +21,7 @@ from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNS
 
 @dataclass(slots=True)
 class _Range:
-    """A mapping of this process; `holds` counts its users."""
+    """A mapping of this process, and its users."""
 
     address: int
     capacity: int
@@ -30,11 +30,11 @@ class _Range:
     label: str
     is_writable: bool
     is_published: bool
-    holds: int = 0
+    holds: set[_Hold] = field(default_factory=set)
     buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Hold:
     """One user's hold on a range. `after` is called when it is released and no longer mapped for it."""
 
@@ -78,7 +78,7 @@ class AddressSpace:
         A window that a limit forbids (RLIMIT_AS) or in which something lies already stays unreserved:
         each of its regions is then mapped only if its own addresses are free.
         """
-        with self._gate:
+        with self._gate.draining, self._gate.lock:
             for base, size in windows:
                 if self._is_reserved(base, size):
                     continue
@@ -127,7 +127,7 @@ class AddressSpace:
         A write by a view is SIGSEGV from then on, also in another thread that is at it. `descriptor` was
         opened O_RDONLY, or the object takes no seals; it stays the caller's.
         """
-        with self._gate:
+        with self._gate.draining, self._gate.lock:
             mapping = self._ranges.starting(address)
             assert mapping is not None
             address_space.freeze(descriptor, address, mapping.capacity)
@@ -138,7 +138,7 @@ class AddressSpace:
         low, high = self._ranges.bounds
         if not low <= address < high:
             return None
-        with self._gate:
+        with self._gate.draining, self._gate.lock:
             mapping = self._ranges.at(address)
             if mapping is None or not mapping.holds:
                 return None
@@ -162,7 +162,7 @@ class AddressSpace:
         after: Callable[[], None],
         anywhere: bool,
     ) -> Buffer:
-        with self._gate:
+        with self._gate.draining, self._gate.lock:
             mapping = self._find(request)
             if mapping is None:
                 try:
@@ -172,21 +172,33 @@ class AddressSpace:
                         raise
                     elsewhere = replace(request, address=0, flags=request.flags | MAP_ANYWHERE)
                     mapping = self._map_new(function, elsewhere, descriptor)
-            mapping.label = request.label
-            mapping.is_published = mapping.is_published or request.is_published
-            return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
+            try:
+                mapping.label = request.label
+                mapping.is_published = mapping.is_published or request.is_published
+                return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
+            except BaseException:
+                if not mapping.holds:
+                    self._unmap(mapping)
+                raise
 
     def _hold(self, mapping: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
         """Return one more buffer over a range, whose end calls `after`. With the gate held.
 
         A reader's buffer is read-only also where the mapping is a builder's, and writable.
         """
-        mapping.holds += 1
         hold = _Hold(mapping, after)
-        buffer = address_space.bytes_at(
-            mapping.address, mapping.capacity, lambda: self._gate.submit(hold), is_writable=is_writable
-        )
-        mapping.buffer = weakref.ref(buffer)
+
+        def released() -> None:
+            self._gate.submit(hold)
+
+        try:
+            mapping.holds.add(hold)
+            address, capacity = mapping.address, mapping.capacity
+            buffer = address_space.bytes_at(address, capacity, released, is_writable=is_writable)
+            mapping.buffer = weakref.ref(buffer)
+        except BaseException:
+            mapping.holds.discard(hold)
+            raise
         return buffer
 
     def _map_new(
@@ -197,9 +209,14 @@ class AddressSpace:
             self._check_free(request.address, request.capacity)
             if self._is_reserved(request.address, request.capacity):
                 flags |= MAP_RESERVED
-        mapped = function(descriptor, request.address, request.capacity, flags)
-        mapping = replace(request, address=mapped, flags=flags)
-        self._ranges.add(mapped, mapping.capacity, mapping)
+        mapping = replace(request, flags=flags, holds=set())
+        try:
+            mapping.address = function(descriptor, request.address, request.capacity, flags)
+            self._ranges.add(mapping.address, mapping.capacity, mapping)
+        except KeyboardInterrupt:
+            if flags & MAP_RESERVED:  # else nobody knows what is mapped there now: it stays
+                self._unmap(mapping)
+            raise
         return mapping
 
     def _find(self, request: _Range) -> _Range | None:
@@ -223,27 +240,31 @@ class AddressSpace:
 
     def _give_up(self, hold: _Hold) -> None:
         mapping = hold.range
-        mapping.holds -= 1
-        if mapping.holds == 0:
-            try:
-                address_space.unmap(mapping.address, mapping.capacity, mapping.flags)
-            except (OSError, OutOfMemory):
-                return  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
-            self._ranges.remove(mapping.address)
+        mapping.holds.discard(hold)
+        is_mapped = self._ranges.starting(mapping.address) is mapping
+        if not mapping.holds and is_mapped and not self._unmap(mapping):
+            return
         hold.after()
+
+    def _unmap(self, mapping: _Range) -> bool:
+        try:
+            address_space.unmap(mapping.address, mapping.capacity, mapping.flags)
+        except (OSError, OutOfMemory):
+            return False  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
+        self._ranges.discard(mapping.address)
+        return True
 
     def settle(self) -> None:
         """Return when what was given up before is unmapped: another thread may have been at it."""
-        with self._gate:
-            pass
+        self._gate.settle()
 
     def before_fork(self) -> None:
         """Have no other thread inside while the process forks."""
-        self._gate.__enter__()
+        self._gate.lock.acquire()
 
     def after_fork(self) -> None:
         """Go on, in parent and child; the child has the mappings too."""
-        self._gate.__exit__()
+        self._gate.leave()
 
 
 ADDRESS_SPACE = AddressSpace()

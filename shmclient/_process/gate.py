@@ -2,9 +2,13 @@
 
 Views die wherever the interpreter lets them: on any thread, inside the garbage collector, in the middle
 of a locked section of the very thread that holds the lock. So a destructor must never wait. It puts an
-item in a queue and *tries* the lock; if that is taken, its holder handles the item before or right after
-it leaves. A thread that fails to take the lock has queued before trying, and the holder looks at the
-queue after releasing, so that no item is left behind.
+item in a queue and *tries* the lock; if that is taken, its holder handles the item right after it leaves.
+A thread that fails to take the lock has queued before trying, and the holder looks at the queue after
+releasing, so that no item is left behind.
+
+A section is `with gate.draining, gate.lock:`, in this order. Ctrl-C raises between any two calls, and a lock
+that a function in Python takes or releases can so be left locked for ever. A `with` statement takes and
+releases this one in C, where nothing interrupts. An interrupted `draining` leaves items to the next section.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ Item = TypeVar("Item")
 
 
 class Gate(Generic[Item]):
-    """A context manager for exclusive sections; `submit` hands an item to whoever is inside, or is next.
+    """`with gate.draining, gate.lock:` is an exclusive section, in which the same thread may enter another.
 
-    `handle` runs with the gate held, one item at a time, and must neither wait nor raise.
+    `submit` hands an item to the thread that is inside, or to the next one. `handle` runs with the lock held,
+    one item at a time, and must neither wait nor raise. After Ctrl-C it is called with the same item again.
     """
 
     # Kept here: when the interpreter ends, views die after the modules' globals.
@@ -30,8 +35,9 @@ class Gate(Generic[Item]):
     def __init__(self, handle: Callable[[Item], None]) -> None:
         self._handle = handle
         self._items: deque[Item] = deque()
-        self._lock = threading.RLock()
-        self._depth = 0  # of the holder: a destructor that runs inside of a section may enter another
+        self.lock = threading.RLock()
+        self.draining = _Draining(self.drain)
+        self._is_inside: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # as Condition
 
     def submit(self, item: Item) -> None:
         """Have an item handled, now if the gate is free. Never waits; safe in a destructor.
@@ -41,33 +47,47 @@ class Gate(Generic[Item]):
         if self._is_finalizing():
             return
         self._items.append(item)
-        self._try_drain()
+        self.drain()
+
+    def drain(self) -> None:
+        """Handle what is queued, unless somebody is inside, who does that after it leaves. Never waits."""
+        while self._items:
+            if self._is_inside():  # this very thread: a destructor runs anywhere
+                return
+            try:
+                if not self.lock.acquire(blocking=False):
+                    return
+                self._handle_all()
+            finally:
+                try:  # noqa: SIM105 - any call before the release could be followed by Ctrl-C
+                    self.lock.release()
+                except RuntimeError:  # not acquired
+                    pass
+
+    def settle(self) -> None:
+        """Return when what was submitted before is handled: another thread may have been at it."""
+        with self.draining, self.lock:
+            self._handle_all()
+
+    def leave(self) -> None:
+        """Release the lock after a plain `acquire` of it."""
+        self.lock.release()
+        self.drain()
+
+    def _handle_all(self) -> None:
+        while self._items:
+            self._handle(self._items[0])
+            self._items.popleft()
+
+
+class _Draining:
+    """The first part of a section, and the last to be left."""
+
+    def __init__(self, drain: Callable[[], None]) -> None:
+        self._drain = drain
 
     def __enter__(self) -> None:
-        self._lock.acquire()
-        self._depth += 1
-        if self._items and self._depth == 1:
-            self._drain()
+        pass
 
     def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        self._lock.release()
-        if self._items:
-            self._try_drain()
-
-    def _try_drain(self) -> None:
-        while self._items and self._lock.acquire(blocking=False):
-            try:
-                if self._depth:  # this very thread is inside, and looks at the queue when it leaves
-                    return
-                self._depth = 1
-                try:
-                    self._drain()
-                finally:
-                    self._depth = 0
-            finally:
-                self._lock.release()
-
-    def _drain(self) -> None:
-        while self._items:
-            self._handle(self._items.popleft())
+        self._drain()

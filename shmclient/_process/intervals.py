@@ -40,8 +40,13 @@ class Intervals(Generic[T]):
         """Forget the range that starts here; KeyError when there is none."""
         if start not in self._found:
             raise KeyError(start)
-        del self._starts[bisect_left(self._starts, start)]
-        del self._found[start]
+        self.discard(start)
+
+    def discard(self, start: int) -> None:
+        """Forget the range that starts here, if there is one; also one that Ctrl-C kept from being whole."""
+        index = bisect_left(self._starts, start)
+        del self._starts[index : bisect_right(self._starts, start)]
+        self._found.pop(start, None)
         self._set_bounds()
 
     def starting(self, start: int) -> T | None:

@@ -18,6 +18,7 @@ from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.descriptors import Owned
 from shmprotocol.wire.names import Backend, Seal
 
 ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
@@ -42,9 +43,7 @@ class RegionBuilder:
     def __init__(self) -> None:
         raise TypeError("a RegionBuilder is made by the client: `with client.create(name, size) as builder`")
 
-    def _start(
-        self, outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
-    ) -> None:
+    def _start(self, outbox: Outbox, request: m.Create, created: m.Created, owned: Owned, size: int) -> None:
         self.name = request.name
         self.address = created.address
         self.size = size  # bytes of the payload
@@ -53,7 +52,7 @@ class RegionBuilder:
         self._is_to_be_sealed = request.seal == Seal.FULL
         self._backend = request.backend
         self._frozen: Any = None  # the buffer, from the freeze until the region is attached
-        self._creation = Creation(outbox, created.region, descriptor)
+        self._creation = Creation(outbox, created.region, owned)
         self._next = created.address + HEADER_SIZE
         self._end = self._next + size
         self._room = request.size - size
@@ -251,11 +250,11 @@ class RegionBuilder:
 
 
 def make_builder(
-    outbox: Outbox, request: m.Create, created: m.Created, descriptor: int, size: int
+    outbox: Outbox, request: m.Create, created: m.Created, owned: Owned, size: int
 ) -> RegionBuilder:
     """Return a builder of `size` payload bytes, mapped; it owns the descriptor from then on."""
     builder = RegionBuilder.__new__(RegionBuilder)
-    builder._start(outbox, request, created, descriptor, size)
+    builder._start(outbox, request, created, owned, size)
     return builder
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from shmclient._connection.outbox import Outbox
@@ -15,25 +16,36 @@ from shmprotocol.wire import messages as m
 
 
 class Creation:
-    """An unpublished region: its read-write descriptor, and what the end of its mapping means."""
+    """An unpublished region: its read-write descriptor, and what the end of its mapping means.
 
-    def __init__(self, outbox: Outbox, region: int, descriptor: int) -> None:
+    It owns the list with the descriptor. If nobody publishes or aborts it, as after Ctrl-C, its destructor
+    aborts it.
+    """
+
+    _state = ""
+
+    def __init__(self, outbox: Outbox, region: int, owned: descriptors.Owned) -> None:
         self.region = region
         self._outbox = outbox
-        self._descriptor = descriptor
+        self._owned = owned
         self._address = 0
-        self._state = "open"  # then "published" or "aborted"
         self._is_mapped = False
         self._lease: Lease | None = None
         self._forgotten = itertools.count()
-        outbox.hold()
+        self._key = ("creation", region)
+        self._state = "open"  # then "published" or "aborted"
+        outbox.hold(self._key)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self.abort()
 
     def map(self, created: m.Created, label: str) -> Any:
         """Map it read-write and return the buffer; on an error everything is given back."""
         try:
             mapping = ADDRESS_SPACE.map_writable(
                 (self._outbox.host_id, self.region),
-                self._descriptor,
+                self.fileno(),
                 created.address,
                 created.capacity,
                 self._unmapped,
@@ -53,30 +65,30 @@ class Creation:
         if no read-only one is available (/proc is not mounted, RLIMIT_NOFILE): nothing has changed.
         """
         if not is_sealed:
-            ADDRESS_SPACE.freeze(self._address, self._descriptor)
+            ADDRESS_SPACE.freeze(self._address, self.fileno())
             return True
         try:
-            reader = descriptors.reopen(self._descriptor)
+            reader = descriptors.reopen(self.fileno())
         except OSError:
             return False
         try:
-            ADDRESS_SPACE.freeze(self._address, reader)
+            ADDRESS_SPACE.freeze(self._address, reader[0])
         finally:
-            os.close(reader)
+            reader.close()
         return True
 
     def fileno(self) -> int:
         """Return the read-write descriptor; RegionClosed when the creation is over."""
-        if self._descriptor < 0:
+        if not self._owned:
             raise RegionClosed("the region is published or given up: its read-write descriptor is closed")
-        return self._descriptor
+        return self._owned[0]
 
     def published(self, lease: Lease) -> None:
         """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
         self._end("published")
         if self._is_mapped:
             self._lease = lease.share()
-        self._outbox.give_back(None)
+        self._outbox.give_back(self._key)
 
     def abort(self) -> None:
         """Give the name back now, and the address once no view of it lives any more. May be called again.
@@ -86,8 +98,7 @@ class Creation:
         if self._state == "open":
             self._end("aborted")
             if self._is_mapped:
-                self._outbox.hold()
-                self._outbox.give_back(m.Abort(0, self.region, True))
+                self._outbox.give_back(None, m.Abort(0, self.region, True))
             # Not `else`: the last view may have gone meanwhile, on another thread. Either its `_unmapped` saw
             # "aborted", or this sees that nothing is mapped, or both: then `_forget` is called twice.
             if not self._is_mapped:
@@ -95,8 +106,7 @@ class Creation:
 
     def _end(self, state: str) -> None:
         self._state = state
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._owned.close()
 
     def _unmapped(self) -> None:
         self._is_mapped = False
@@ -108,4 +118,4 @@ class Creation:
     def _forget(self) -> None:
         if next(self._forgotten) == 0:  # `next` is atomic
             # After an Abort that said "mapped" and came later, on another thread, this has ended it all.
-            self._outbox.give_back(m.Abort(0, self.region, False))
+            self._outbox.give_back(self._key, m.Abort(0, self.region, False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import threading
 import weakref
@@ -30,13 +29,16 @@ at_fork(INNER, _SEPARATING.acquire, _SEPARATING.release)
 class Lease:
     """A lease of this process: released when its last user is gone."""
 
+    _is_over = True
+
     def __init__(self, outbox: Outbox, number: int) -> None:
-        self._outbox = outbox
         self._number = number
         self._users = 1
         self._released = itertools.count(1)
+        self._outbox = outbox
         self.host_id = outbox.host_id
-        outbox.hold()
+        self._is_over = False
+        outbox.hold(number)
 
     def share(self) -> Lease:
         """Count one more user, who calls `release` as well; before any user can have released it."""
@@ -46,7 +48,16 @@ class Lease:
     def release(self) -> None:
         """Release the share of one user. Never waits; safe in a destructor."""
         if next(self._released) == self._users:  # `next` is atomic: destructors run on any thread
-            self._outbox.give_back(m.Release(0, (self._number,)))
+            self._end()
+
+    def _end(self) -> None:
+        self._outbox.give_back(self._number, m.Release(0, (self._number,)))
+        self._is_over = True
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Of a lease that no user got, because Ctrl-C came first.
+        if not self._is_over and not is_finalizing():
+            self._end()
 
 
 class Mapped:
@@ -132,11 +143,11 @@ class RegionHandle:
     def __init__(self) -> None:
         raise TypeError(f"a {type(self).__name__} has no constructor: use client.open() or client.put()")
 
-    def _start(self, grant: m.Grant, lease: Lease, descriptor: int, anywhere: bool) -> None:
+    def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
         self._grant = grant
         self._lease: Lease | None = lease
         self._host_id = lease.host_id
-        self._descriptor = descriptor
+        self._owned = owned
         self._is_shared = True  # the open file description: the host sends the same one to all clients
         self._anywhere = anywhere
         self._mapped: Mapped | None = None
@@ -247,7 +258,7 @@ class RegionHandle:
             if self._is_closed:
                 return
             self._is_closed = True
-        os.close(self._descriptor)
+        self._owned.close()
         self._mapped = self._buffer = None
         if self._lease is not None:
             self._lease.release()
@@ -267,7 +278,7 @@ class RegionHandle:
     def _open_descriptor(self) -> int:
         if self._is_closed:
             raise RegionClosed(f"the handle of {self.name!r} is closed")
-        return self._descriptor
+        return self._owned[0]
 
     def _attach(self) -> Mapped:
         if self._mapped is None:
@@ -284,10 +295,12 @@ class RegionHandle:
 R = TypeVar("R", bound=RegionHandle)
 
 
-def make_region(kind: type[R], grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool = False) -> R:
+def make_region(
+    kind: type[R], grant: m.Grant, lease: Lease, owned: descriptors.Owned, *, anywhere: bool = False
+) -> R:
     """Return a handle, which owns the descriptor and one share of the lease from then on."""
     region = kind.__new__(kind)
-    region._start(grant, lease, descriptor, anywhere)
+    region._start(grant, lease, owned, anywhere)
     return region
 
 

@@ -52,7 +52,7 @@ class Range:
 
     def hold(self) -> memoryview:
         """Return a view that keeps it mapped, with any protection; EINVAL if it is not mapped."""
-        with MAPPINGS.gate:
+        with MAPPINGS.gate.draining, MAPPINGS.gate.lock:
             memory = self.memory() if self.memory is not None else None
             if memory is None or not self.is_mapped:
                 raise failure(errno.EINVAL, f"{self!r} is unmapped")
@@ -161,7 +161,7 @@ class Mappings:
 
     def map(self, request: Request, destroys: Range | None) -> Mapping:
         """Carry out a checked request."""
-        with self.gate:
+        with self.gate.draining, self.gate.lock:
             request = _under_seals(request)
             if destroys is not None:
                 _check_room(request, destroys)
@@ -179,7 +179,7 @@ class Mappings:
 
     def unmap(self, mapping: Mapping) -> None:
         """Unmap a mapping that is mapped, has no views and none inside."""
-        with self.gate:
+        with self.gate.draining, self.gate.lock:
             mapping.range.check_unused("unmapped")
             inside = len(mapping.range.inside)
             if inside:
@@ -192,7 +192,7 @@ class Mappings:
         low, high = self._found.bounds
         if not low <= address < high:
             return None
-        with self.gate:
+        with self.gate.draining, self.gate.lock:
             mapping, inner = None, self._found.at(address)
             while inner is not None:
                 mapping, inner = inner, inner.inside.at(address)
@@ -227,7 +227,7 @@ class Mappings:
 
 
 MAPPINGS = Mappings()
-at_fork(GATES, MAPPINGS.gate.__enter__, MAPPINGS.gate.__exit__)
+at_fork(GATES, MAPPINGS.gate.lock.acquire, MAPPINGS.gate.leave)
 
 
 def mmap(

@@ -26,7 +26,7 @@ def mprotect(target: Mapping | Any, prot: int) -> None:
         lib.shm_mprotect(address, length, prot), f"mprotect of {length} bytes at {address:#x} to {prot:#x}"
     )
     if length == mapping.length:
-        with MAPPINGS.gate:
+        with MAPPINGS.gate.draining, MAPPINGS.gate.lock:
             mapping.prot = prot
 
 

@@ -86,7 +86,7 @@ def _add_emulated(fd: int, identity: Identity, seals: int) -> None:
     if SEALS[identity] & F_SEAL_SEAL or is_read_only:
         raise OSError(errno.EPERM, "")
     is_new = seals & F_SEAL_WRITE and not SEALS[identity] & F_SEAL_WRITE
-    with MAPPINGS.gate:
+    with MAPPINGS.gate.draining, MAPPINGS.gate.lock:
         if is_new and MAPPINGS.writable(identity):
             raise OSError(errno.EBUSY, "")
         SEALS[identity] |= seals
@@ -96,7 +96,7 @@ def _why(error: OSError, identity: Identity) -> str:
     """Name the mappings of this process that conflict, if there may be some."""
     if error.errno != errno.EBUSY:
         return ""
-    with MAPPINGS.gate:
+    with MAPPINGS.gate.draining, MAPPINGS.gate.lock:
         mappings = ", ".join(map(repr, MAPPINGS.writable(identity)))
     return f" ({mappings or 'no mapping of this process by shmclient.posix'} may be written)"
 

@@ -29,7 +29,7 @@ class Worker:
 
     @contextmanager
     def section(self) -> Iterator[None]:
-        with self.gate:
+        with self.gate.draining, self.gate.lock:
             outer, me = self._holder, threading.get_ident()
             self.overlaps += outer not in (None, me)
             self._holder = me
@@ -140,8 +140,8 @@ class OvertakenLock:
     """A gate's lock; right before its first release another thread submits, and finds it taken."""
 
     def __init__(self, worker: Worker) -> None:
-        self.acquire = worker.gate._lock.acquire
-        self._release = worker.gate._lock.release
+        self.acquire = worker.gate.lock.acquire
+        self._release = worker.gate.lock.release
         self._overtaker = threading.Thread(target=worker.gate.submit, args=("late",))
         self._is_overtaken = False
 
@@ -152,12 +152,18 @@ class OvertakenLock:
             self._overtaker.join(20)
         self._release()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 @pytest.mark.parametrize("is_section", [False, True])
 def test_item_that_comes_between_the_last_look_and_the_release_is_not_left(
     is_section: bool, worker: Worker
 ) -> None:
-    worker.gate._lock = OvertakenLock(worker)  # type: ignore[assignment]
+    worker.gate.lock = OvertakenLock(worker)  # type: ignore[assignment]
     if is_section:
         with worker.section():
             pass

@@ -25,6 +25,7 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
+from shmprotocol.wire.descriptors import Owned
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 from support import count_descriptors
 
@@ -87,7 +88,7 @@ def memfd(content: bytes = b"") -> int:
 
 def handle(context: Context, number: int, lease: int = 99) -> Region:
     grant = m.Grant(lease, number, 1, "x", ADDRESS, 100, 8192, 0)
-    return make_region(Region, grant, Lease(context.outbox, lease), memfd())
+    return make_region(Region, grant, Lease(context.outbox, lease), Owned([memfd()]))
 
 
 # --- what only asks
@@ -191,7 +192,7 @@ def test_grants_for_other_names_are_given_back(granted: int, sent: int, context:
     opening = operations.open_many(context, Region, ["a", "b"], lambda: None, False)
     ask(opening)
     with pytest.raises(RemoteProtocolError, match=f"{granted} grants arrived for 2 names"):
-        opening.send((m.Opened(1, grants(granted)), [memfd() for _ in range(sent)]))
+        opening.send((m.Opened(1, grants(granted)), Owned(memfd() for _ in range(sent))))
     assert released(wire) == list(range(1, granted + 1))
 
 
@@ -199,7 +200,7 @@ def test_grants_are_given_back_when_descriptors_found_no_room(context: Context, 
     opening = operations.open_many(context, Region, ["a", "b"], lambda: None, False)
     ask(opening)
     with pytest.raises(OutOfMemory, match="1 of 2 descriptors"):
-        opening.send((m.Opened(1, grants(2)), [memfd()]))
+        opening.send((m.Opened(1, grants(2)), Owned([memfd()])))
     assert released(wire) == [1, 2]
 
 
@@ -207,7 +208,7 @@ def test_all_of_many_are_given_back_when_one_is_not_a_region(context: Context, w
     opening = operations.open_many(context, Region, ["a", "b"], lambda: None, False)
     ask(opening)
     with pytest.raises(BadRegion, match="not sealed"):
-        opening.send((m.Opened(1, grants(2)), [memfd(), memfd()]))
+        opening.send((m.Opened(1, grants(2)), Owned([memfd(), memfd()])))
     assert released(wire) == [1, 2]
 
 
@@ -227,7 +228,7 @@ def test_all_of_many_are_given_back_when_one_is_not_a_region(context: Context, w
 def test_reply_that_nobody_waits_for_is_undone(
     reply: m.Message, sent: list[m.Message], context: Context, wire: Wire
 ) -> None:
-    operations.dispose(context, reply, [memfd()])
+    operations.dispose(context, reply, Owned([memfd()]))
     assert wire.messages() == sent
 
 
@@ -243,7 +244,7 @@ def test_put_creates_writes_and_publishes(context: Context, wire: Wire) -> None:
     request = ask(operation)
     assert isinstance(request, m.Create)
     copy = os.dup(created)
-    step = operation.send((m.Created(1, 9, ADDRESS, 8192), [created]))
+    step = operation.send((m.Created(1, 9, ADDRESS, 8192), Owned([created])))
     assert isinstance(step, Run)
     step.call()
     assert os.pread(copy, request.size, HEADER_SIZE)[:8] == b"content!"
@@ -251,7 +252,7 @@ def test_put_creates_writes_and_publishes(context: Context, wire: Wire) -> None:
     publish = ask(operation)
     assert isinstance(publish, m.Publish)
     assert (publish.region, publish.data_size) == (9, 8)
-    with end(operation, (m.Published(2, grants(1, 5)[0]), [memfd()])):
+    with end(operation, (m.Published(2, grants(1, 5)[0]), Owned([memfd()]))):
         assert wire.messages() == []
     assert wire.messages() == [m.Release(0, (5,))]
 
@@ -263,7 +264,7 @@ def test_put_gives_the_name_back_when_it_is_ended_at_its(
 ) -> None:
     operation = put(context)
     ask(operation)
-    operation.send((m.Created(1, 9, ADDRESS, 8192), [memfd()]))
+    operation.send((m.Created(1, 9, ADDRESS, 8192), Owned([memfd()])))
     if step == "publish":
         ask(operation)
     with pytest.raises(error):
@@ -274,7 +275,7 @@ def test_put_gives_the_name_back_when_it_is_ended_at_its(
 def test_put_that_is_published_without_room_keeps_no_lease(context: Context, wire: Wire) -> None:
     operation = put(context)
     ask(operation)
-    operation.send((m.Created(1, 9, ADDRESS, 8192), [memfd()]))
+    operation.send((m.Created(1, 9, ADDRESS, 8192), Owned([memfd()])))
     ask(operation)
     with pytest.raises(OutOfMemory, match="1 of 1 descriptors"):
         operation.send((m.Published(2, grants(1, 5)[0]), []))

@@ -42,7 +42,7 @@ def test_descriptors_are_of_the_same_file_when_they_were_sent(pair: Pair, null: 
     data, received = descriptors.receive(pair[1])
     assert (data, len(received)) == (b"x", 1)
     assert os.path.samestat(os.fstat(received[0]), os.fstat(null))
-    descriptors.close_all(received)
+    received.close()
 
 
 def test_descriptors_close_on_exec_when_they_were_received(pair: Pair, null: int) -> None:
@@ -50,7 +50,7 @@ def test_descriptors_close_on_exec_when_they_were_received(pair: Pair, null: int
     descriptors.send(pair[0], b"x", [null], 0)
     _, received = descriptors.receive(pair[1])
     assert fcntl.fcntl(received[0], fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-    descriptors.close_all(received)
+    received.close()
 
 
 def test_bytes_come_alone_when_no_descriptor_was_sent(pair: Pair) -> None:
@@ -72,7 +72,7 @@ def test_send_raises_and_sends_no_signal_when_the_peer_has_closed(pair: Pair, nu
 def test_send_keeps_the_descriptor_when_it_was_sent(pair: Pair, null: int) -> None:
     descriptors.send(pair[0], b"x", [null], 0)
     os.fstat(null)
-    descriptors.close_all(descriptors.receive(pair[1])[1])
+    descriptors.receive(pair[1])[1].close()
 
 
 def test_plain_bytes_come_glued_when_descriptors_follow(pair: Pair, null: int) -> None:
@@ -81,7 +81,7 @@ def test_plain_bytes_come_glued_when_descriptors_follow(pair: Pair, null: int) -
     descriptors.send(pair[0], b"with", [null], 0)
     data, received = descriptors.receive(pair[1])
     assert (data, len(received)) == (b"plainwith", 1)
-    descriptors.close_all(received)
+    received.close()
 
 
 def test_descriptors_come_apart_when_two_sends_have_them(pair: Pair, null: int) -> None:
@@ -90,14 +90,14 @@ def test_descriptors_come_apart_when_two_sends_have_them(pair: Pair, null: int) 
     for wanted in ((b"a", 1), (b"b", 2)):
         data, received = descriptors.receive(pair[1])
         assert (data, len(received)) == wanted
-        descriptors.close_all(received)
+        received.close()
 
 
 def test_descriptors_are_received_when_there_are_64(pair: Pair, null: int) -> None:
     descriptors.send(pair[0], b"x", [null] * MAX_DESCRIPTORS, 0)
     _, received = descriptors.receive(pair[1])
     assert len(received) == MAX_DESCRIPTORS
-    descriptors.close_all(received)
+    received.close()
 
 
 @pytest.mark.parametrize("count", [MAX_DESCRIPTORS + 1, 253])

@@ -123,13 +123,13 @@ def test_descriptors_are_refused_when_no_frame_declares_them() -> None:
 
 def test_descriptors_are_kept_when_64_wait_for_a_frame() -> None:
     connection = Connection("client")
-    connection.receive(b"\x05", range(100, 164))
+    connection.receive(b"\x05", [*range(100, 164)])
     assert read(connection) == []
 
 
 def test_descriptors_are_refused_when_65_wait_for_a_frame() -> None:
     connection = Connection("client")
-    connection.receive(b"\x05", range(100, 165))
+    connection.receive(b"\x05", [*range(100, 165)])
     with pytest.raises(RemoteProtocolError, match="65 descriptors"):
         read(connection)
 

@@ -141,7 +141,7 @@ def test_window_stays_unreserved_when_something_lies_in_it() -> None:
 def test_gate_handles_what_is_submitted_while_it_is_held() -> None:
     handled: list[int] = []
     gate: Gate[int] = Gate(handled.append)
-    with gate:
+    with gate.draining, gate.lock:
         gate.submit(1)  # as a destructor does in the middle of a locked section
         other = threading.Thread(target=gate.submit, args=(2,))
         other.start()
@@ -159,7 +159,7 @@ def test_gate_loses_nothing_between_threads() -> None:
             if number % 3:
                 gate.submit(number)
             else:
-                with gate:
+                with gate.draining, gate.lock:
                     gate.submit(number)
 
     threads = [threading.Thread(target=work, args=(start,)) for start in range(0, 8000, 2000)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence
+from itertools import repeat, starmap
 from typing import Any, Literal, NoReturn
 
 import msgpack
@@ -68,26 +69,30 @@ def _refuse(*_value: object) -> NoReturn:
 class Connection:
     """One side of a connection. `role` names the side: it decides which messages are accepted.
 
-    An error is final: after a RemoteProtocolError every call raises it again.
+    An error is final: after a RemoteProtocolError every call raises it again. `owned` is the type of
+    the lists in which descriptors are handed on.
     """
 
-    def __init__(self, role: Literal["client", "host"]) -> None:
+    def __init__(self, role: Literal["client", "host"], owned: type[list[int]] = list) -> None:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
         self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST
         self._buffer: bytes | bytearray = b""
         self._start = 0  # bytes that are not yet part of a message
+        self._owned = owned
+        self._none = owned()
         self._descriptors: deque[int] = deque()
         self._unclaimed_max = _MAX_UNCLAIMED[role]
         self._broken: RemoteProtocolError | None = None
 
-    def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Take what one `recvmsg` gave. The descriptors are owned here until `messages` hands them on.
+    def receive(self, data: bytes, descriptors: MutableSequence[int] | tuple[()] = ()) -> None:
+        """Take what one `recvmsg` gave. The descriptors move here, until `messages` hands them on.
 
         LOST behind them says that the kernel dropped the rest of their set, MSG_CTRUNC.
 
         They are even when this raises the error that ended the connection: `drain` has them.
         """
-        self._descriptors.extend(descriptors)
+        if descriptors:
+            self._descriptors.extend(map(descriptors.pop, repeat(0, len(descriptors))))
         self._raise_broken()
         if self._start == len(self._buffer):
             self._buffer, self._start = data, 0  # unchanged: nearly every read is one whole frame
@@ -137,14 +142,15 @@ class Connection:
         # the read's MSG_CTRUNC is about. LOST stands at its end, where the frame that it belongs to stops,
         # and later frames find their own sets behind it: the queue stays in step, whatever was dropped.
         if not count:
-            return []
+            return self._none
+        claimed = self._owned()
         queue = self._descriptors
         if LOST not in queue:
             if count > len(queue):
                 name = type(message).__name__
                 raise RemoteProtocolError(f"{name} declares {count} descriptors, but {len(queue)} arrived")
-            return [queue.popleft() for _ in range(count)]
-        claimed: list[int] = []
+            claimed.extend(starmap(queue.popleft, repeat((), count)))  # one call: signals interrupt none
+            return claimed
         while len(claimed) < count and queue and (descriptor := queue.popleft()) != LOST:
             claimed.append(descriptor)
         return claimed

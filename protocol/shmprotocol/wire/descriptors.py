@@ -7,9 +7,14 @@ to forget. Knows no frame and no message.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
-from collections.abc import Iterable, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat, starmap
+from typing import Any
 
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.kernel.constants import SO_PASSRIGHTS
@@ -37,28 +42,90 @@ def send(
     return sock.sendmsg([data], [rights], flags | _NOSIGNAL)
 
 
-def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Read once; `b""` is EOF. The caller owns the descriptors.
+def send_first(sock: socket.socket, queue: deque[bytes]) -> None:
+    """Send the first frame of a queue, as far as there is room, and take that out. Never waits."""
+    # One call for both: a frame that is sent and still there after Ctrl-C would be sent twice.
+    sent, frame = chain[Any](map(sock.send, queue, (DONTWAIT | _NOSIGNAL,)), starmap(queue.popleft, ((),)))
+    if sent < len(frame):
+        queue.appendleft(frame[sent:])
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close all descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+class Owned(list[int]):
+    """Descriptors with one owner: those that are left are closed with this list.
+
+    So an exception anywhere closes what its frames own, also KeyboardInterrupt, which Python raises between
+    any two calls. Descriptors change their owner inside of one call of a function in C.
+    """
+
+    def take(self) -> Owned:
+        """Move the first one, if there is one, to a list of its own."""
+        first = Owned()
+        first.extend(map(self.pop, (0,) if self else ()))
+        return first
+
+    def close(self) -> None:
+        """Close them all. May be called again."""
+        deque(map(os.close, starmap(self.pop, repeat((), len(self)))), 0)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # It may be part of a cycle, where other destructors use it after this one.
+        if self and not is_finalizing():
+            with contextlib.suppress(ValueError):
+                self.remove(LOST)
+            self.close()
+
+
+NONE = Owned()  # most messages have none; never added to
+
+
+class Reading(list[tuple[bytes, list[Any], int, Any]]):
+    """The result of one `recvmsg`, or nothing yet. Owns the descriptors until they are taken."""
+
+    def take(self, descriptors: Sequence[int]) -> Owned:
+        """Pass the ownership of the descriptors on."""
+        owned = Owned()
+        owned.extend(chain(descriptors, iter(self[0][1].clear, None)))
+        return owned
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self and not is_finalizing():
+            close_all(_numbers(self[0][1]))
+
+
+def receive(sock: socket.socket, flags: int = 0, reading: Reading | None = None) -> tuple[bytes, Owned]:
+    """Read once, into a new `reading`; `b""` is EOF. The caller owns the descriptors.
 
     If this process had no room for all of them (RLIMIT_NOFILE), those that arrived are followed by LOST, for
     `Connection.receive`; no bytes are lost. RemoteProtocolError if the peer sent more than 64; those that
     arrived are closed. Both show as MSG_CTRUNC.
     """
-    data, ancillary, result, _ = sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
+    reading = Reading() if reading is None else reading
+    reading.extend(map(sock.recvmsg, (_READ,), (_ANCILLARY,), (flags | _CLOEXEC,)))
+    data, ancillary, result, _ = reading[0]
     if not ancillary and not result & _CTRUNC:
-        return data, []
+        return data, NONE
+    descriptors = _numbers(ancillary)
+    if result & _CTRUNC:
+        # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
+        if len(descriptors) >= MAX_DESCRIPTORS:
+            reading.take(descriptors).close()
+            raise RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
+        descriptors.append(LOST)
+    return data, reading.take(descriptors)
+
+
+def _numbers(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     received = array.array("i")
     for level, kind, content in ancillary:
         if level == _SOCKET and kind == _RIGHTS:
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
-    descriptors = received.tolist()
-    if result & _CTRUNC:
-        # The kernel gives as many as there is room for in the buffer, or as the process may open (unix(7)).
-        if len(descriptors) >= MAX_DESCRIPTORS:
-            close_all(descriptors)
-            raise RemoteProtocolError(f"more than {MAX_DESCRIPTORS} descriptors were sent with one frame")
-        descriptors.append(LOST)
-    return data, descriptors
+    return received.tolist()
 
 
 def refuse(listener: socket.socket) -> bool:
@@ -96,12 +163,14 @@ def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
     return sock.recv(len(data), flags) if data else data
 
 
-def reopen(descriptor: int) -> int:
-    """Return a new descriptor of the same object, read-only and with an offset and flags of its own.
+def reopen(descriptor: int) -> Owned:
+    """Return one new descriptor of the same object, read-only and with an offset and flags of its own.
 
-    The caller owns both. OSError: /proc is not mounted, the object's mode forbids it, or a limit.
+    The caller still owns the first. OSError: /proc is not mounted, the object's mode forbids it, or a limit.
     """
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    own = Owned()
+    own.extend(map(os.open, (f"/proc/self/fd/{descriptor}",), (os.O_RDONLY | os.O_CLOEXEC,)))
+    return own
 
 
 def separate(descriptor: int) -> bool:
@@ -111,13 +180,7 @@ def separate(descriptor: int) -> bool:
     except OSError:
         return False
     try:
-        os.dup2(own, descriptor, inheritable=False)
+        os.dup2(own[0], descriptor, inheritable=False)
     finally:
-        os.close(own)
+        own.close()
     return True
-
-
-def close_all(descriptors: Iterable[int]) -> None:
-    """Close all descriptors."""
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -1,0 +1,148 @@
+"""Ctrl-C at any line of the client leaves it usable, and nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import numpy as np
+import pytest
+
+import shmclient
+from support import WatchedHost, mapped_addresses
+
+PACKAGES = ("/shmclient/", "/shmprotocol/")
+STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "fuzz" else 5  # of the places to interrupt
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt in the block at the n-th place where CPython would run a signal's handler.
+
+    That is where a function of ours begins, and after it called one in C, but for the ends of loops.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self.place = ""  # where it was raised; "" if the block had fewer such places
+
+    def __enter__(self) -> Interrupt:
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, argument: object) -> None:
+        if event not in ("call", "c_return") or is_lost(frame):
+            return
+        name = frame.f_code.co_filename
+        if any(package in name for package in PACKAGES):
+            self._left -= 1
+            if self._left == 0:
+                sys.setprofile(None)
+                called = f" after {argument.__name__}" if event == "c_return" else ""
+                self.place = f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}{called}"
+                raise KeyboardInterrupt
+
+
+def is_lost(frame: FrameType | None) -> bool:
+    """Whether an exception could reach no program: Python prints those of destructors and goes on.
+
+    These few places may delay what they give back until the next call, or until the client ends.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "released", "<genexpr>", "pauses"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def connect(shm: shmclient.Client) -> None:
+    with shmclient.connect(shm.socket_path):
+        pass
+
+
+def put(shm: shmclient.Client) -> None:
+    shm.put("new", np.arange(10)).close()
+
+
+def get(shm: shmclient.Client) -> None:
+    shm.get("old")
+
+
+def get_what_is_mapped(shm: shmclient.Client) -> None:
+    with shm.open("old") as region:
+        data = region.data
+        del data
+        shm.get("old")
+
+
+def get_with_a_wait(shm: shmclient.Client) -> None:
+    with pytest.raises(shmclient.WaitTimeout):
+        shm.get("missing", wait=0)
+
+
+def open_many(shm: shmclient.Client) -> None:
+    for region in shm.open_many(["old", "older"]):
+        region.close()
+
+
+def create(shm: shmclient.Client) -> None:
+    with shm.create("new", 100) as builder:
+        builder.data[0] = 1
+        builder.alloc(8)
+    builder.region.close()
+
+
+def watch(shm: shmclient.Client) -> None:
+    with shm.watch("old") as changes:
+        shm.chmod("old", 0o600)
+        next(changes)
+
+
+def lists(shm: shmclient.Client) -> None:
+    shm.list()
+    shm.stat("old")
+
+
+OPERATIONS = [connect, put, get, get_what_is_mapped, get_with_a_wait, open_many, create, watch, lists]
+
+
+def state(host: WatchedHost) -> tuple[object, object]:
+    return host.counts(), mapped_addresses()
+
+
+def settles(before: object, host: WatchedHost) -> bool:
+    """Whether the host and this process get back to where they were."""
+    deadline = time.monotonic() + 2
+    while state(host) != before:
+        if time.monotonic() > deadline:
+            return False
+        gc.collect()
+    return True
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_interrupt_leaves_client_usable_and_nothing_behind(
+    operation: Callable[[shmclient.Client], None], host: WatchedHost, shm: shmclient.Client
+) -> None:
+    for name in ("old", "older", "new"):
+        shm.put(name, b"1" * 10).close()
+    operation(shm)
+    before = state(host)
+    for number in itertools.count(1, STRIDE):
+        interrupt = Interrupt(number)
+        with contextlib.suppress(KeyboardInterrupt), interrupt:
+            operation(shm)
+        if not interrupt.place:
+            break
+        operation(shm)
+        assert bytes(shm.get("old")) == b"1" * 10, interrupt.place
+        assert settles(before, host), (interrupt.place, before, state(host))
+    assert number > 100
