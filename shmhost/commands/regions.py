@@ -81,7 +81,7 @@ def _print_descriptor(fd: int, as_json: bool) -> None:
 def remove(names: tuple[str, ...], path: str | None) -> None:
     """Unlink regions: names are gone at once, memory is freed with the last reader.
 
-    For a region that is not published yet, the creation ends; its creator gets an error when it publishes.
+    If a region is not published yet, its creation ends, and its creator gets an error on publishing.
     """
     with _query(path) as query:
         for name in names:
@@ -95,8 +95,8 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
 def who(prefix: str, path: str | None, as_json: bool) -> None:
     """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
 
-    The table has all generations in use of the regions that you may read. The pid of a process in another
-    container is 0.
+    The table has all generations that are in use, of the regions that you may read. The pid of a process in
+    another container is 0.
     """
     with _query(path) as query:
         rows = who_view.who_rows(query.inspect(prefix))

@@ -46,7 +46,7 @@ def serve(**options: Any) -> None:
     Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
     """
     config = to_config(options)
-    os.umask(0)  # each file of ours has a mode of its own, a socket from its first moment on
+    os.umask(0)  # each file is created with an explicit mode, a socket too
     logs.configure(config.log_format, config.log_level)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
     _raise_open_files()

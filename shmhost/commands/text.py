@@ -15,12 +15,12 @@ _NS = 10**9
 
 
 def printable(text: str) -> str:
-    """Return a text without what could move a cursor or turn a line round, as ESC and U+202E do."""
+    """Return a text without characters that move the cursor or reverse a line, such as ESC and U+202E."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def age(since_ns: int, now_ns: int) -> str:
-    """Return how long ago something was, in the unit that fits: `3 min`."""
+    """Return the time since a moment in the unit that fits: `3 min`."""
     seconds = max(now_ns - since_ns, 0) // _NS
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

@@ -22,21 +22,21 @@ LOG = logging.getLogger("shmhost")
 
 MAX_OUTBOX = 4 * MIB  # bytes: a few of the largest replies
 FRAME_OVERHEAD = 200  # bytes of a queued frame beside its own: a tuple, a list, and the object of its bytes
-STALL_TICKS = 5  # a client that takes nothing for so long is dropped: its descriptors block its peers
-# While descriptors are unread: no event of the socket tells when they are read.
+STALL_TICKS = 5  # a client that reads nothing for so long is dropped: its descriptors block others
+# Between looks at unread descriptors: the socket has no event for the moment when they are read.
 RETRY_S, MAX_RETRY_S = 0.001, 0.05
-LATER = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))  # nothing of it is this client's doing
+LATER = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))  # none of these is this client's fault
 GONE = frozenset((errno.EPIPE, errno.ECONNRESET))
 
 
 class Outbox:
     """The sending side of one socket.
 
-    `on_emptied` is called when all that was queued is sent. `on_end` is called, perhaps more than once, when
-    the connection must go, with the reason, or with "" when the peer has gone; the loop calls it, not `send`.
+    `on_emptied` is called when the whole queue is sent. `on_end` is called, perhaps more than once, when
+    the connection must end, with the reason, or with "" if the peer is gone; by the loop, never by `send`.
 
-    A client that does not read its descriptors is held: none are sent to it, nor what is queued behind
-    them, until it has read all, or until it is dropped.
+    A client that does not read its descriptors is held: the host sends it no descriptors, and nothing that
+    is queued behind them, until it has read all or is dropped.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Outbox:
         return not self._queue
 
     def send(self, frame: bytes, fds: Sequence[int]) -> None:
-        """Send a frame, or queue it where the client is slow. The descriptors stay the caller's.
+        """Send a frame, or queue it if the client is slow. The descriptors stay the caller's.
 
-        OSError when it has to be queued and no descriptor is left for its copies; nothing is sent then.
+        OSError if it must be queued and no descriptor is left for the copies; nothing was sent then.
         """
         sent = 0 if self._queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
 
     def close(self, close_socket: Callable[[], None]) -> None:
-        """Forget what is queued, watch the socket no more, and have it closed when that frees descriptors."""
+        """Drop the queue, stop watching the socket, and have it closed once its descriptors are read."""
         self._wait_no_more()
         self._stall.stop()
         while self._queue:
@@ -83,7 +83,7 @@ class Outbox:
         self._unread.close(close_socket)
 
     def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
-        """Send what goes now; return how many bytes. When it is none, the rest is tried again in time."""
+        """Send as much as possible; return the number of bytes. After 0 bytes a retry is pending."""
         if fds and not self._may_send(len(fds)):
             self._try_later()
             return 0
@@ -107,25 +107,25 @@ class Outbox:
             self._try_later()
             return 0
         self._end("" if error.errno in GONE else f"cannot send to it: {error.strerror}")
-        return size  # nobody is there to take it
+        return size  # the connection ends: nothing is left to send
 
     def _may_send(self, count: int) -> bool:
         if self._is_held:
             return False
         if self._unread.admits(count) or self._unread.make_room(count):
             return True
-        self._is_held = self._unread.count > 0  # else it waits for the others of its uid
+        self._is_held = self._unread.count > 0  # if not, others of its uid have to read
         return False
 
     def _hold(self) -> None:
-        """Have the client read all its descriptors, because others wait for that."""
+        """Hold the client until it has read all its descriptors, because others wait for that."""
         if not self._is_held:
             self._is_held = True
             self._start_stall()
             self._try_later()
 
     def _wait_for_room(self) -> None:
-        if self._is_held:  # who is held is looked at by the timer, however much room there is
+        if self._is_held:  # the timer looks after a held client, however much room there is
             self._try_later()
             return
         self._wait_no_more()
@@ -203,10 +203,10 @@ class Outbox:
 
 
 def _copies(fds: Sequence[int]) -> list[int]:
-    """Return copies: a region may be freed before its descriptor is sent. All, or none and OSError."""
+    """Return copies: a region may be freed before its descriptor is sent. OSError: none are left open."""
     copies: list[int] = []
     try:
-        copies.extend(os.dup(fd) for fd in fds)  # keeps those before the error
+        copies.extend(os.dup(fd) for fd in fds)  # keeps those from before an error
     except OSError:
         descriptors.close_all(copies)
         raise

@@ -1,6 +1,6 @@
-"""The host itself: the listening socket, who connects, threads for long work, a clean end.
+"""The host: its listening socket, its connections, threads for long work, a clean end.
 
-It waits and decides nothing: what a message means is `session`'s, what a region is `regions`'.
+It waits, and decides nothing: `session` handles the messages, `registry` has the regions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LOG = logging.getLogger("shmhost")
 ACCEPT_AT_ONCE = 64
 MAX_FREED_INLINE = 16 * MIB  # bytes: freeing this much takes about a millisecond
 MAX_FREED_AT_ONCE = 64 * 1024  # bytes: freeing them takes 6 us, less than a further turn of the loop
-END_S = 2.0  # for what threads do at the end: a client can block its own for as long as it likes
+END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
 
@@ -85,7 +85,7 @@ class Host:
         self._links: set[Link] = set()
         self._closer = Closer()
         self._flight = Flight(descriptors_in_flight_max())
-        self._later: list[MemoryObject] = []  # to be closed when the loop comes round
+        self._later: list[MemoryObject] = []  # to be closed in the next turn of the loop
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
         self._lock: Lock | None = None  # until its file could not be written
@@ -110,9 +110,9 @@ class Host:
 
     @contextlib.contextmanager
     def _inherited(self, socket_file: SocketFile) -> Iterator[socket.socket]:
-        """Give the inherited listener; take the lock of its path if it is available.
+        """Yield the inherited listener, with the lock of its path if that is available.
 
-        So a host that is started by hand at the same path finds that it is taken.
+        A host that is started by hand at the same path is then refused.
         """
         assert self._listener is not None
         with self._listener as listener:
@@ -130,14 +130,14 @@ class Host:
         self._hub.meter.restarts = socket_file.lock.starts
         try:
             socket_file.lock.count()
-        except OSError as error:  # no lock, or no space: a figure less
+        except OSError as error:  # no lock, or no space: only a figure is lost
             LOG.warning("cannot count this start: %s", error.strerror)
 
     def _resume_generations(self, lock: Lock) -> None:
         self._lock = lock
         ceiling = lock.ceiling
         if ceiling is None:
-            ceiling = int(time.time())  # above what hosts reach that begin at 1
+            ceiling = int(time.time())  # above the numbers of a host that began at 1
             LOG.warning("%s.lock is damaged: generations continue at %d", self.config.socket_path, ceiling)
         self.registry.generations.resume(ceiling)
 
@@ -155,18 +155,18 @@ class Host:
         try:
             await self._listen(listener, task_status)
         finally:
-            # Steps must see the end of their work, or its object would be nobody's.
+            # Steps must see the end of their work: otherwise its object would have no owner.
             with anyio.move_on_after(END_S, shield=True) as scope:
                 await workers.drain()
             if scope.cancelled_caught:
-                LOG.warning("abandoned calls that the kernel does not finish")
+                LOG.warning("abandoned system calls that have not returned")
             workers.close()
             self._workers = None
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
-        # No request has descriptors. The first one that does (clients that hand theirs back to a new host)
-        # has to take this away, and to receive them where closing them cannot block the loop.
+        # No request has descriptors. A future one that has (clients that return theirs to a new host) must
+        # lift this, and receive them where their close cannot block the loop.
         descriptors.refuse(listener)
         loop.add_reader(listener, self._accept, listener)
         LOG.info("listening on %s", self.config.socket_path)
@@ -191,7 +191,7 @@ class Host:
         )
 
     def stop(self) -> None:
-        """Make `serve` return. To be called in the loop's thread."""
+        """Make `serve` return. Call it in the thread of the loop."""
         self._stopped.set()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -251,7 +251,7 @@ class Host:
     def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool]:
         workers = self._workers
         assert workers is not None  # links are closed before
-        # A client that tries in a loop what waits each time holds up nobody of its uid but its like.
+        # Retries have their own lane: a client that loops over a call that waits delays only such clients.
         lane = (link.session.peer.uid, work.is_retry)
         job = workers.start(lane, work.call, functools.partial(link.resume, steps))
 
@@ -269,11 +269,11 @@ class Host:
         return Memfd(name, capacity)
 
     def _dispose(self, memory_object: MemoryObject) -> None:
-        # Freeing pages takes 100 us a MiB: whoever made this one superfluous gets the reply first.
+        # Freeing pages takes 100 us a MiB: the client whose request replaced the object gets its reply first.
         if self._workers is None:
             _note_outcome(attempt(memory_object.close))
         elif isinstance(memory_object, PosixShm) or memory_object.capacity > MAX_FREED_INLINE:
-            # Anybody can make the folder of PosixShm wait, and so has no lane with other objects.
+            # Any user can make a call in the folder of PosixShm wait: such calls have their own lane.
             self._workers.start(
                 type(memory_object).__name__,
                 memory_object.close,
@@ -307,7 +307,7 @@ def _warn(peer: Peer, error: ShmError) -> None:
 
 
 def _log_change(kind: ChangeKind | State, region: Region) -> None:
-    # Names come and go; generations follow each other as often as requests do.
+    # A name is new or gone now and then; generations follow each other as often as requests do.
     is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
     level = logging.DEBUG if is_routine else logging.INFO
     if not LOG.isEnabledFor(level):
@@ -316,7 +316,7 @@ def _log_change(kind: ChangeKind | State, region: Region) -> None:
         level,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
         kind,
-        region.name,  # quoted: a name may have spaces, and characters that move others
+        region.name,  # quoted: a name may have spaces, and characters that reverse a line
         region.generation,
         region.size,
         region.span.address,

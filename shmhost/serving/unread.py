@@ -1,12 +1,12 @@
-"""Descriptors that were sent to clients and, as far as is known, not read; bytes that wait. Sends nothing.
+"""Descriptors in flight: sent to clients, and not known to be read. Bytes that wait. Sends nothing.
 
 The kernel counts descriptors in flight against the user that sent them, which is the host for all its
 clients, and refuses more with ETOOMANYREFS when there are more than RLIMIT_NOFILE (unix(7)). So each
-connection and each uid has a limit here. A connection that is closed counts on: what was sent stays in
-the queue of the peer, until that reads it or closes its socket.
+connection and each uid has a limit here. A closed connection still counts: its descriptors stay in the
+queue of the peer until the peer reads them or closes its socket.
 
-How much is unread is asked of the kernel (SIOCOUTQ, † 1.1 us) only near a limit: until then all that was
-sent counts, and one look that finds an empty queue clears it.
+The kernel is asked for the unread bytes (SIOCOUTQ, † 1.1 us) only near a limit. Until then everything that
+was sent counts as unread; an empty queue clears the count.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
 
 
 class Flight:
-    """All unread descriptors of a host: the shares of the uids, and sockets that wait to be closed."""
+    """All unread descriptors of a host: a share for each uid, and sockets whose close is pending."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -39,19 +39,19 @@ class Flight:
         self._lingering: list[tuple[Unread, Callable[[], None]]] = []
 
     def share(self, uid: int) -> Share:
-        """Return the share of a uid, which all of its connections have in common."""
+        """Return the share of a uid, which all its connections use."""
         share = self._shares.get(uid)
         if share is None:
             share = self._shares[uid] = Share(self, self._limit)
         return share
 
     def press(self) -> None:
-        """Have every connection that may have unread descriptors show that it has none."""
+        """Look at every connection that may have unread descriptors; clear those that have read all."""
         for share in list(self._shares.values()):
             share.press()
 
     def linger(self, unread: Unread, close: Callable[[], None]) -> None:
-        """Call `close` when all is read, or at the end of the host."""
+        """Call `close` when everything is read, or at the end of the host."""
         self._lingering.append((unread, close))
         if len(self._lingering) == 1:
             asyncio.get_running_loop().call_later(LINGER_S, self._look)
@@ -86,13 +86,13 @@ class Share:
         self._backlog = 0
 
     def press(self) -> None:
-        """Clear the debtors that have read all; the others hear of it."""
+        """Clear the debtors that have read all, and notify the others."""
         for debtor in list(self.debtors):
             if not debtor.settle():
                 debtor.on_pressure()
 
     def note_backlog(self, size: int, end: Callable[[str], None]) -> None:
-        """Note that `size` bytes wait in the host for one connection; over the limit, `end` the largest."""
+        """Note the `size` bytes that wait for one connection; over the limit, end the one with the most."""
         self._backlog += size - self._backlogs.pop(end, 0)
         if size:
             self._backlogs[end] = size
@@ -102,25 +102,25 @@ class Share:
 
 
 class Unread:
-    """The unread data of one socket's peer. `on_pressure` is called when others wait for it."""
+    """The unread data of the peer of one socket. `on_pressure` is called when others wait for it to read."""
 
     def __init__(self, sock: socket.socket, share: Share, on_pressure: Callable[[], None]) -> None:
         self.count: int = 0
         self.on_pressure: Callable[[], None] = on_pressure
         self._sock = sock
         self._share = share
-        self._behind = 0  # of the queue at most: bytes behind the last descriptor, as the kernel counts them
+        self._behind = 0  # at most these bytes are queued behind the last descriptor, by the kernel's count
 
     def admits(self, more: int) -> bool:
-        """Whether so many descriptors can be sent within the limits, as far as is known."""
+        """Return whether this many descriptors fit in the limits, by the counts so far."""
         share = self._share
         return self.count + more <= MAX_PER_CONNECTION and share.count + more <= share.limit
 
     def make_room(self, more: int) -> bool:
-        """Whether so many can be sent after a look at the kernel's queues."""
+        """Return whether this many descriptors fit after a look at the kernel's queues."""
         if not self.settle():
             return False
-        if not self.admits(more):  # it is for the others of this uid to read
+        if not self.admits(more):  # the others of this uid have to read
             self._share.press()
         return self.admits(more)
 
@@ -132,7 +132,7 @@ class Unread:
         self._behind = 0
 
     def settle(self) -> bool:
-        """Whether all descriptors are read, which clears the count. Those in doubt count as unread."""
+        """Return whether all descriptors are read; if so, clear the count. In doubt they count as unread."""
         if self.count and _queued(self._sock) <= self._behind:
             self._share.count -= self.count
             self._share.debtors.discard(self)
@@ -140,10 +140,10 @@ class Unread:
         return not self.count
 
     def send_behind(self, send: Callable[[], int]) -> int:
-        """Send bytes without descriptors, which may stay unread without blame; return what `send` does.
+        """Send bytes without descriptors, which a client may leave unread; return the result of `send`.
 
-        A client that reads no events for now must not look as if it read no descriptors. Reads during
-        the call make the difference smaller and the judgement stricter, for a queue that moves.
+        Unread events must not pass for unread descriptors. If the peer reads during the call, the difference
+        is too small and the check too strict; but then its queue moves.
         """
         if self.settle():
             return send()
@@ -153,7 +153,7 @@ class Unread:
         return sent
 
     def close(self, close: Callable[[], None]) -> None:
-        """Call `close`, which closes the socket, now or when all is read: the uid is charged until then."""
+        """Call `close`, which closes the socket, now or once all is read: the uid is charged until then."""
         self.on_pressure = _do_nothing
         if self.settle():
             close()
@@ -162,13 +162,13 @@ class Unread:
 
 
 def descriptors_in_flight_max() -> int:
-    """Return how many unread descriptors one uid may have: half of what the kernel lets this process have."""
+    """Return the unread descriptors that one uid may have: half of the limit that the kernel has for all."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(MAX_DESCRIPTORS, (_NO_LIMIT if limit == resource.RLIM_INFINITY else limit) // 2)
 
 
 def _queued(sock: socket.socket) -> int:
-    """Return the bytes of what was sent and is not read to its end, with the kernel's overhead."""
+    """Return the bytes that were sent and are not fully read, with the kernel's overhead."""
     size: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]  # SIOCOUTQ, unix(7)
     return size
 

@@ -232,7 +232,7 @@ def test_demo_shows_one_address_and_stopped_writers(tmp_path: Path) -> None:
     assert len({row[1] for row in rows}) == 3
     assert len({row[2] for row in rows}) == 1
     assert all(int(row[3].replace(",", "")) > 1000 for row in rows)
-    assert result.stdout.count("is ended by the kernel, with SIGSEGV.") == 2
+    assert result.stdout.count("process that writes to it, with SIGSEGV.") == 2
     assert (result.stdout.count("✓"), result.stdout.count("NOT SO")) == (5, 0)
     assert max(map(len, result.stdout.splitlines())) <= 80
     files = int(re.search(r": ([\d,]+) files", result.stdout)[1].replace(",", ""))  # type: ignore[index]

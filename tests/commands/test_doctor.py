@@ -127,7 +127,7 @@ def test_limited_addresses_are_noted_and_the_window_cannot_be_reserved(tmp_path:
         assert "ulimit -v" in found.advice
         window = find("window", doctor.examine(config))
         assert window.state == "note"
-        assert "each region is mapped on its own" in window.found
+        assert "each region is mapped alone" in window.found
         assert lowered(resource.RLIMIT_AS, used + 128 * MIB, config, "address space").state == "problem"
 
     assert in_child(child) == 0

@@ -64,11 +64,11 @@ class Words:
                     places.append(posting)
 
     def posting_count(self) -> int:
-        """Return how many postings there are in all."""
+        """Return the number of all postings."""
         return sum(map(len, self.postings.values()))
 
     def size(self) -> int:
-        """Return the bytes that the index will take in a region, with some room for alignment."""
+        """Return the bytes of the index in a region, with some room for alignment."""
         texts = sum(len(text) + 1 for text in (*self.files, *self.postings))
         entries = len(self.postings) * _ENTRY.size
         pointers = (bucket_count(len(self.postings)) + len(self.files)) * _POINTER
@@ -76,7 +76,7 @@ class Words:
 
 
 def read_words(folder: Path, files: Iterable[Path]) -> Iterator[Words]:
-    """Read files one after the other; yields the same, growing Words after each, readable or not."""
+    """Read files one by one; yield the same, growing Words after each file, readable or not."""
     words = Words()
     for path in files:
         try:
@@ -101,7 +101,7 @@ def word_hash(word: bytes) -> int:
     return value
 
 
-# The lengths of the arrays, which the types do not have. Publishing checks all pointers in them.
+# The lengths of the arrays, which the types lack. Publishing checks all pointers in the arrays.
 LENGTHS = {
     "struct word_index.buckets": "bucket_count",
     "struct word_index.files": "file_count",

@@ -36,13 +36,13 @@ class Reader:
 def running(
     command: Sequence[str], environment: Mapping[str, str], stderr: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a reader until the block ends: the end of its input ends it, SIGKILL if that or the block fails.
+    """Run a reader until the block ends: EOF on its input ends it, SIGKILL if that or the block fails.
 
-    It has a process group of its own, so that Ctrl-C reaches this process alone, which ends it then.
+    It has a process group of its own, so that Ctrl-C reaches only this process, which then ends it.
     """
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
-        with _signals_put_off():  # one inside of Popen() would leave a child that nobody knows of
+        with _signals_put_off():  # a signal inside Popen() would leave a child behind
             child = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment, process_group=0
             )
@@ -64,7 +64,7 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def report_of(child: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for the line in which a reader reports what it found; ShmError when it is not as it should be."""
+    """Wait for the report of a reader, one line; ShmError if it is missing, or misses words."""
     assert child.stdout is not None
     readable, _, _ = select.select([child.stdout], [], [], WAIT_S)
     if not readable:
@@ -79,7 +79,7 @@ def report_of(child: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measure(who: str, report: Mapping[str, Any]) -> Reader:
-    """Return what a process reported, with its memory; it must have mapped the region."""
+    """Return the report of a process, with its memory; it must have mapped the region."""
     pid, address = report["pid"], report["address"]
     return Reader(who, pid, address, report["lookups_per_s"], *memory_of(pid, [address]))
 
@@ -97,8 +97,8 @@ def memory_of(pid: int, addresses: Sequence[int]) -> tuple[int, int, int]:
 
 
 def outcome_of_write(command: Sequence[str], environment: Mapping[str, str], address: int) -> str:
-    """Have a reader write to the region that it says it has at an address; return "" when the kernel
-    ended it for that, or what happened instead.
+    """Have a reader write to the region, which it must report at an address. Return "" if the kernel ended
+    it with SIGSEGV, or else a description of the outcome.
     """
     with _no_core_file(), running([*command, "--write"], environment, subprocess.PIPE) as child:
         output, errors = child.communicate(timeout=WAIT_S)
@@ -113,8 +113,8 @@ def outcome_of_write(command: Sequence[str], environment: Mapping[str, str], add
 def ending_by_signal() -> Iterator[None]:
     """Have SIGINT and SIGTERM leave the block by an exception, so that all is cleaned up.
 
-    Python loses an exception that a handler raises inside of a destructor; then the signal takes effect at
-    the end of the block. In another thread than the main one this does nothing.
+    Python loses an exception that a handler raises inside a destructor; the signal then takes effect at the
+    end of the block. Outside of the main thread this does nothing.
     """
     arrived: list[int] = []
 
@@ -130,7 +130,7 @@ def ending_by_signal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_put_off() -> Iterator[None]:
-    """Have SIGINT and SIGTERM wait for the end of the block."""
+    """Delay SIGINT and SIGTERM to the end of the block."""
     arrived: list[int] = []
     try:
         with _handled(lambda number, _: arrived.append(number)):
@@ -142,7 +142,7 @@ def _signals_put_off() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM by a function while the block runs; only the main thread can."""
+    """Handle SIGINT and SIGTERM with a function while the block runs; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -156,7 +156,7 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_core_file() -> Iterator[None]:
-    """Start processes that leave no core file: these are meant to crash."""
+    """Have processes that start in the block leave no core file: they are meant to crash."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     try:
@@ -166,7 +166,7 @@ def _no_core_file() -> Iterator[None]:
 
 
 def _mapping(smaps: str, address: int) -> str:
-    """Return what smaps says of the mapping that starts at an address."""
+    """Return the part of smaps about the mapping that starts at an address."""
     _, separator, after = f"\n{smaps}".partition(f"\n{address:08x}-")
     if not separator:
         raise ShmError(f"a reader reports {address:#x}, but has nothing mapped there")

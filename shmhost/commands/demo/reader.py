@@ -1,6 +1,6 @@
-"""A reader process of the demo: `python -m shmhost.demo.reader REGION --bench SECONDS | --write`.
+"""A reader process of the demo: `python -m shmhost.commands.demo.reader REGION --bench SECONDS | --write`.
 
-Does as reader.c does: prints a line of JSON, then waits for the end of its standard input, or writes.
+Works like reader.c: prints a line of JSON, then waits for EOF on its standard input, or writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def walk(ffi: cffi.FFI, index: Any, limit: int) -> list[bytes]:
 
 
 def lookups_per_s(ffi: cffi.FFI, index: Any, seconds: float) -> tuple[float, int]:
-    """Look words up for some seconds; return the rate, and how many were missed."""
+    """Look words up for some seconds; return the rate, and the number of misses."""
     words = walk(ffi, index, 50 * ROUND)
     began = time.monotonic()
     elapsed, done, missed = 0.0, 0, 0

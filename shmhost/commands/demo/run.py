@@ -1,4 +1,4 @@
-"""The show: build the index, publish it, start readers, and print what can be seen of them."""
+"""The demo: builds the index, publishes it, starts readers, and prints figures of them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ MiB: private  its own memory: interpreter, heap, stack; not the region
 
 
 def demo(word: str | None, console: Console) -> int:
-    """Run the demo and return its exit code: 0, or 1 when something is not as it should be.
+    """Run the demo and return its exit code: 0, or 1 if a claim does not hold.
 
-    With a word: print where it occurs instead, and return 1 when it does not.
+    With a word: print its occurrences instead, and return 1 if there are none.
     """
     with ending_by_signal(), embedded() as host, shmclient.connect(host.socket_path) as shm:
         words = _collect(console)
@@ -118,7 +118,7 @@ def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
 
 
 def _compile(console: Console, folder: str) -> str | None:
-    """Compile the C reader among the examples; None, and a word about it, when that cannot be done."""
+    """Compile the C reader of the examples; None, and a note on the console, if that fails."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         console.print(
@@ -155,7 +155,7 @@ def _show(console: Console, socket_path: str, region: shmclient.Region, native: 
 def _read_together(
     region: shmclient.Region, commands: dict[str, list[str]], environment: dict[str, str]
 ) -> list[Reader]:
-    """Look words up in this process and in readers at once; measure them while all of them live."""
+    """Look words up in this process and in readers at once; measure all of them while they run."""
     with contextlib.ExitStack() as stack:
         children = {
             who: stack.enter_context(running([*command, "--bench", str(BENCH_S)], environment))
@@ -195,7 +195,7 @@ def _is_one_copy(console: Console, region: shmclient.Region, readers: list[Reade
     _judge(
         console,
         is_one_copy,
-        f"They read {read:.1f} MiB of it, and that takes {taken:.1f} MiB (sum of PSS): one copy.",
+        f"They read {read:.1f} MiB of it, in {taken:.1f} MiB (sum of PSS): one copy.",
     )
     return same and is_one_copy
 
@@ -208,11 +208,11 @@ def _is_safe(
     good = True
     for who, command in commands.items():
         problem = outcome_of_write(command, environment, region.address)
-        claim = f"A {who} process that writes to it is ended by the kernel, with SIGSEGV"
+        claim = f"The kernel ends a {who} process that writes to it, with SIGSEGV"
         _judge(console, not problem, f"{claim}: {problem}" if problem else f"{claim}.")
         good = good and not problem
     same = zlib.crc32(region.data) == before
-    _judge(console, same, "Not a byte of the region has changed.")
+    _judge(console, same, "No byte of the region has changed.")
     return good and same
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` makes of what it measured: numbers and text in, a Finding out. Opens nothing."""
+"""The judgements of `doctor`: numbers and text in, a Finding out. Opens nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY, FEW = 4096, 256
 ADDRESSES_LEAST = 256 * MIB  # with less, not even a few regions of 100 MB fit beside the program itself
 LOCKED_SMALL = MIB  # 64 KiB before Linux 5.16, 8 MiB since
 NO_LIMIT = -1  # RLIM_INFINITY, as the resource module has it
-_ON_ITS_OWN = "the window cannot be reserved, so each region is mapped on its own: others can be first"
+_SEPARATE = "the window cannot be reserved, so each region is mapped alone: its address can be in use by then"
 _MAPPING = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4})(?: +\S+){3} *(.*)", re.ASCII)
 
 
@@ -74,13 +74,13 @@ def memfd(with_seal: int, without: int) -> Finding:
     if not with_seal:
         return Finding("memfd", OK, "memfd_create works, with MFD_NOEXEC_SEAL", "")
     if with_seal == errno.EINVAL and not without:
-        finding = "memfd_create knows no MFD_NOEXEC_SEAL (Linux 6.3): regions are made without, and work"
+        finding = "memfd_create does not know MFD_NOEXEC_SEAL (Linux 6.3): regions work without it"
         return Finding("memfd", NOTE, finding, "no action needed")
     return Finding(
         "memfd",
         PROBLEM,
         f"memfd_create fails: {os.strerror(without or with_seal)}",
-        "allow memfd_create in the seccomp profile, see ulimit -n, and see the sysctl vm.memfd_noexec",
+        "allow memfd_create in the seccomp profile; check ulimit -n and the sysctl vm.memfd_noexec",
     )
 
 
@@ -118,9 +118,9 @@ def peer_death(error: int) -> Finding:
 
 
 def fixed_addresses(is_kept: bool) -> Finding:
-    """Judge whether a mapping stayed where another one was wanted with MAP_FIXED_NOREPLACE."""
+    """Judge whether MAP_FIXED_NOREPLACE left an existing mapping alone."""
     if is_kept:
-        return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE replaces no mapping", "")
+        return Finding("fixed addresses", OK, "MAP_FIXED_NOREPLACE leaves existing mappings alone", "")
     finding = "MAP_FIXED_NOREPLACE (Linux 4.17) replaced a mapping: attaching can destroy memory"
     return Finding("fixed addresses", PROBLEM, finding, "use Linux 5.10 or newer, not an emulation of it")
 
@@ -141,14 +141,14 @@ def address_space(soft: int, used: int, windows: int) -> Finding:
         return Finding("address space", OK, "RLIMIT_AS has no limit", "")
     left = max(soft - used, 0)
     finding = (
-        f"RLIMIT_AS is {format_size(soft)}, {format_size(left)} are left, and the windows have "
+        f"RLIMIT_AS is {format_size(soft)}, with {format_size(left)} left; the windows take "
         f"{format_size(windows)}"
     )
     if left >= windows:
         return Finding("address space", OK, finding, "")
     state = PROBLEM if left < ADDRESSES_LEAST else NOTE
     advice = "remove it: `ulimit -v unlimited`, LimitAS=infinity; reserved addresses cost no memory"
-    return Finding("address space", state, f"{finding}: {_ON_ITS_OWN}", advice)
+    return Finding("address space", state, f"{finding}: {_SEPARATE}", advice)
 
 
 def locked_memory(soft: int) -> Finding:
@@ -165,7 +165,7 @@ def locked_memory(soft: int) -> Finding:
 
 
 def mappings(limit: int, used: int) -> Finding:
-    """Judge vm.max_map_count, in mappings a process, against how many this one has."""
+    """Judge vm.max_map_count, the mappings of a process, against the number in use."""
     regions = max(limit - used, 0) // 2  # one mapping, and the gap behind it is another
     finding = f"vm.max_map_count is {limit}, {used} are in use: a process can map {regions} regions"
     if regions >= MANY:
@@ -175,7 +175,7 @@ def mappings(limit: int, used: int) -> Finding:
 
 
 def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) -> Finding:
-    """Judge the budget against the machine's memory and each (limit, where it is from), all in bytes."""
+    """Judge the budget against the machine's memory and each (limit, source), all in bytes."""
     limit, source = min(limits, default=(total, ""))
     finding = f"the budget is {format_size(budget)}"
     if limits and budget > limit:
@@ -184,19 +184,20 @@ def memory_budget(budget: int, total: int, limits: Sequence[tuple[int, str]]) ->
         return Finding("memory", PROBLEM, finding, advice)
     if budget > total:
         finding += f", and this machine has {format_size(total)}"
-        return Finding("memory", NOTE, finding, "lower --budget, unless swap is meant to be used")
+        return Finding("memory", NOTE, finding, "lower --budget, unless you intend to use swap")
     where = f"limit of this cgroup: {format_size(limit)}" if limits else "no cgroup limits this process"
     return Finding("memory", OK, f"{finding} of {format_size(total)}; {where}", "")
 
 
 def container(sign: str, limits: Sequence[tuple[int, str]]) -> Finding:
-    """Judge where this runs: `sign` is what shows a container, empty outside. Limits are bytes."""
+    """Judge the container: `sign` is the evidence for one, empty outside. Limits are bytes."""
     if not sign:
         return Finding("container", OK, "no container detected", "")
     if limits:
         size = format_size(min(limits)[0])
         finding = f"in a container ({sign}), with {size} of memory"
-        return Finding("container", NOTE, finding, "keep the budget plus all other memory in it below that")
+        advice = "keep the budget and all other memory of the container below that"
+        return Finding("container", NOTE, finding, advice)
     advice = "set one (docker run --memory) to protect other containers from this one"
     finding = f"in a container ({sign}), without a memory limit of its own"
     return Finding("container", NOTE, finding, advice)
@@ -206,7 +207,7 @@ def huge_pages(text: str) -> Finding:
     """Judge the setting for shared memory: `always within_size advise [never] deny force`."""
     match = re.search(r"\[(\w{1,20})\]", text, re.ASCII)
     if match is None:
-        raise ValueError(f"shmem_enabled says {text!r:.60}, and selects nothing")
+        raise ValueError(f"shmem_enabled says {text!r:.60}, with no value selected")
     finding = f"transparent huge pages for shared memory: {match[1]}"
     if match[1] in ("never", "deny"):
         advice = (
@@ -216,12 +217,12 @@ def huge_pages(text: str) -> Finding:
         return Finding("huge pages", NOTE, finding, advice)
     if match[1] in ("always", "force"):
         finding += ": a small region takes 2 MiB of memory, which the budget does not count"
-        return Finding("huge pages", NOTE, finding, "if regions are small: within_size instead")
+        return Finding("huge pages", NOTE, finding, "use within_size if regions are small")
     return Finding("huge pages", OK, finding, "")
 
 
 def occupants(maps: str, base: int, size: int) -> list[str]:
-    """Say what lies in a range, from the text of /proc/self/maps; ValueError when it has no mapping."""
+    """Return the mappings in a range, from the text of /proc/self/maps; ValueError if that has none."""
     matches = [match for line in maps.splitlines() if (match := _MAPPING.match(line))]
     if not matches:
         raise ValueError(f"/proc/self/maps says {maps!r:.40}, which is not a mapping")
@@ -233,16 +234,16 @@ def occupants(maps: str, base: int, size: int) -> list[str]:
 
 
 def window(base: int, size: int, taken: Sequence[str], outcome: str) -> Finding:
-    """Judge a window: what lies in it, and how its reservation went (reserved, taken or limit)."""
+    """Judge a window by the mappings in it and its reservation: reserved, taken or limit."""
     finding = f"{base:#x}-{base + size:#x} ({format_size(size)})"
     if taken or outcome == "taken":
         more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
         finding += f" is taken in this process by {'; '.join(taken[:3]) or 'an unknown mapping'}{more}"
-        advice = "give the host another window (--window BASE:SIZE), or do not load what is mapped there"
+        advice = "give the host another window (--window BASE:SIZE), or do not load the library that is there"
         return Finding("window", PROBLEM, finding, advice)
     if outcome == "limit":
         advice = "see RLIMIT_AS (ulimit -v) and mlockall; on a smaller address space, use --window"
-        return Finding("window", NOTE, f"{finding}: {_ON_ITS_OWN}", advice)
+        return Finding("window", NOTE, f"{finding}: {_SEPARATE}", advice)
     return Finding("window", OK, f"{finding} is free, and can be reserved", "")
 
 
@@ -260,7 +261,7 @@ def overcommit(value: int) -> Finding:
 
 
 def socket_file(path: str, status: SocketStatus | None) -> Finding | None:
-    """Judge what lies at the socket's path, None when nothing does; return None for a socket."""
+    """Judge the file at the socket's path (None: there is none). Return None if it is a socket."""
     if status is None:
         advice = f"start a host (shmhost serve --socket {path}), or name its socket in $SHMHOST_SOCKET"
         return Finding("socket", NOTE, f"no host: there is no {path}", advice)
@@ -281,7 +282,8 @@ def connection(path: str, status: SocketStatus, who: Identity, error: int) -> Fi
         finding = f"the host at {path} listens and does not answer"
         return Finding("socket", PROBLEM, finding, "the host is stopped or overloaded: see its log")
     finding = f"connecting to {path} fails: {os.strerror(error)}"
-    return Finding("socket", PROBLEM, finding, "see the host's log: it is not a shmhost, or it is ending")
+    advice = "see the log of the program that listens there: it is not a shmhost, or it is stopping"
+    return Finding("socket", PROBLEM, finding, advice)
 
 
 def answer(path: str, status: SocketStatus, windows: object, configured: object) -> Finding:
@@ -309,9 +311,9 @@ def _denied(path: str, status: SocketStatus, who: Identity) -> tuple[str, str]:
     if status.mode & _needed(status, who):
         return finding, "the mode allows it: see the folders above, and the log of the security module"
     if not status.mode & stat.S_IWGRP or who.uid == status.uid:
-        return finding, "have the host started with another --socket-mode, such as 660 (systemd: SocketMode=)"
+        return finding, "start the host with another --socket-mode, such as 660 (systemd: SocketMode=)"
     if status.gid == 0:
-        return finding, "give the socket a group of its own (systemd: SocketGroup=), and join that"
+        return finding, "give the socket a group of its own (systemd: SocketGroup=), and join it"
     return finding, f"join the group: usermod -aG {status.group} USER, and log in again"
 
 

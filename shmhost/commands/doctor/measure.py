@@ -209,7 +209,7 @@ def _try_peer_pidfd() -> None:
 
 
 def _keeps_mapping() -> bool:
-    """Try to reserve the place of a page of our own; return whether that page stayed."""
+    """Try to reserve the address of a page of our own; return whether that page is still there."""
     with mmap.mmap(-1, PAGE) as page:
         address = ctypes.addressof(ctypes.c_char.from_buffer(page))
         try:
@@ -217,7 +217,7 @@ def _keeps_mapping() -> bool:
                 raise OSError(errno.ENOMEM, "no address space is left")
         except AddressConflict:
             return True
-        return False  # our page is gone, and what is there in its place goes with it
+        return False  # the reservation replaced our page, and is unmapped with it
 
 
 def _try_reserve(base: int, size: int) -> str:

@@ -14,7 +14,7 @@ COLORS = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 
 
 def is_healthy(findings: Iterable[Finding]) -> bool:
-    """Return whether there is no problem; notes are none."""
+    """Return whether no finding is a problem; notes are not."""
     return all(finding.state != PROBLEM for finding in findings)
 
 
@@ -24,7 +24,7 @@ def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def doctor_table(findings: Iterable[Finding]) -> Table:
-    """Return the table of `doctor`: as wide as the console, the advice below what was found."""
+    """Return the table of `doctor`: as wide as the console, each advice below its finding."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("state", no_wrap=True)
     table.add_column("topic", no_wrap=True)

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """How often an operation was carried out in a second, and how long it took."""
+    """The rate and the mean duration of an operation."""
 
     operation: str
     per_s: float
@@ -29,14 +29,14 @@ class Pace(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A region, and how often in a second its name was published."""
+    """A region, and the publishes of its name per second."""
 
     info: m.RegionInfo
     rate: float
 
 
 class View(NamedTuple):
-    """The figures of a sample. `interval_s` is 0.0 when there was none before it: no rate is known."""
+    """The figures of a sample. `interval_s` is 0.0 for the first one, which has no rates."""
 
     measured: m.Measured
     now_ns: int
@@ -50,7 +50,7 @@ class View(NamedTuple):
 def compare(before: Sample | None, after: Sample) -> View:
     """Return the figures of `after`, with rates since `before` if that was the same run of the host."""
     if before is not None and before.measured.started_ns != after.measured.started_ns:
-        before = None  # the counters began again
+        before = None  # the counters were reset
     interval_s = 0.0 if before is None else (after.taken_ns - before.taken_ns) / _NS
     published = _published(before, after)
     per_s = 1 / interval_s if interval_s else 0.0
@@ -89,7 +89,7 @@ def _refusals(before: Sample | None, after: Sample, per_s: float) -> tuple[tuple
 
 
 def _published(before: Sample | None, after: Sample) -> dict[str, int]:
-    """Return how often each name was published; a new one once, because it may begin at any number."""
+    """Return the publishes of each name: 1 for a new name, whose generations may start at any number."""
     if before is None:
         return {}
     older = _newest(before.regions)

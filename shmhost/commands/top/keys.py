@@ -1,6 +1,6 @@
-"""A terminal that shows a whole screen and gives single keys, and is put back however that ends.
+"""A terminal in full-screen, single-key mode, which is restored however that ends.
 
-Knows no host and not what is shown.
+Knows no host, and not the content of the screen.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _key(data: bytes) -> str:
 class Keyboard:
     """A terminal's keys without echo, and its signals. A context manager, for the main thread alone.
 
-    Until it ends, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, once: what puts things back is
-    not disturbed by another one.
+    Until it ends, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, once: no further signal interrupts
+    the restoring.
     """
 
     def __init__(self, fd: int) -> None:
@@ -71,7 +71,7 @@ class Keyboard:
         self._undo.close()
 
     def wait(self, timeout_s: float) -> list[str]:
-        """Return the keys that are typed; none when the time is over or the terminal's size changes."""
+        """Return the keys that are typed; none on timeout, or when the size of the terminal changes."""
         ready, _, _ = select.select([self._fd, self._wake], [], [], max(timeout_s, 0.0))
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
@@ -91,7 +91,7 @@ class Keyboard:
 
 @contextlib.contextmanager
 def full_screen(console: Console) -> Iterator[None]:
-    """Show the alternate screen, without a cursor; what was on the terminal comes back at the end."""
+    """Show the alternate screen, without a cursor; at the end the old content comes back."""
     try:
         console.set_alt_screen(True)
         console.show_cursor(False)
@@ -103,14 +103,14 @@ def full_screen(console: Console) -> Iterator[None]:
 
 
 def draw(console: Console, shown: RenderableType) -> None:
-    """Write over the whole screen, in one go: nothing flickers."""
+    """Redraw the whole screen with one write, so that nothing flickers."""
     with console:
         console.control(Control.home())
         console.print(Screen(shown), end="")
 
 
 def _single_keys(mode: list[Any]) -> list[Any]:
-    """Return a mode without lines and echo; a read waits up to 0.1 s, enough for a sequence over ssh.
+    """Return a mode without line buffering and echo; a read waits up to 0.1 s, enough for ssh.
 
     Ctrl-Z and Ctrl-\\ send no signals then: they would leave the terminal in this mode.
     """
@@ -132,7 +132,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    pass  # SIGWINCH: not to be SIG_IGN, which would write nothing to the wake-up descriptor
+    pass  # SIGWINCH must not be SIG_IGN, which writes nothing to the wake-up descriptor
 
 
 def _ignore_ends() -> None:

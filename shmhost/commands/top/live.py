@@ -16,7 +16,7 @@ from shmhost.commands.top.view import State, as_dict, press, render
 from shmprotocol.errors import HostGone, ShmError
 from shmprotocol.wire.query import Query
 
-_WIDTH = 80  # of a plain view: what mails and logs take
+_WIDTH = 80  # columns of a plain view, for mails and logs
 
 
 class Feed:
@@ -35,7 +35,7 @@ class Feed:
             self._query = None
 
     def take(self) -> Sample:
-        """Return a sample. After HostGone, or whatever else is raised, the next one connects again."""
+        """Return a sample. After any error the next call connects again."""
         try:
             return self._ask()
         except BaseException:
@@ -50,11 +50,11 @@ class Feed:
 
 
 def run(path: str, interval_s: float, sort: str, *, as_json: bool, once: bool) -> None:
-    """Show a host until the user ends it; without a terminal, or when asked to, once.
+    """Show a host until the user quits; without a terminal, with `as_json` or with `once`, only once.
 
-    HostGone when there is none at the start. It is waited for when it goes later.
+    HostGone if no host runs at the start. A host that stops later is waited for.
     """
-    interval_s = max(0.1, interval_s)  # in this order: NaN is 0.1, too
+    interval_s = max(0.1, interval_s)  # in this order, so that NaN gives 0.1
     state = State(path, sort, reverse=sort != "name")
     with Feed(path) as feed:
         first = feed.take()
@@ -81,7 +81,7 @@ def _live(feed: Feed, sample: Sample, state: State, interval_s: float) -> None:
     with Keyboard(sys.stdin.fileno()) as keyboard, full_screen(console):
         while True:
             size = os.get_terminal_size(sys.stdout.fileno())
-            console.size = (size.columns or 80, size.lines or 24)  # 0: some terminals do not know
+            console.size = (size.columns or 80, size.lines or 24)  # 0 where the terminal does not know
             draw(console, render(view, state, console.width, console.height))
             for key in keyboard.wait(due - time.monotonic()):
                 following = press(state, key)

@@ -34,12 +34,12 @@ class State(NamedTuple):
 
 
 def choose(state: State, key: str) -> State:
-    """Return the state with another sort: numbers the largest first; the same again reverses."""
+    """Return the state with another sort, the largest numbers first; the same key again reverses."""
     return state._replace(sort=key, reverse=not state.reverse if key == state.sort else key != "name")
 
 
 def press(state: State, key: str) -> State | None:
-    """Return what the state is after a key, or None when it ends the view."""
+    """Return the state after a key, or None if the key ends the view."""
     if key in ENDS:
         return None
     if key in SORTS:
@@ -48,7 +48,7 @@ def press(state: State, key: str) -> State | None:
 
 
 def as_dict(view: View, state: State) -> dict[str, object]:
-    """Return the figures as JSON has them: bytes, seconds, and times a second."""
+    """Return the figures for JSON: bytes, seconds, and rates per second."""
     measured = view.measured
     rows = sort_rows(view.rows, state.sort, state.reverse)
     return {
@@ -82,7 +82,7 @@ def render(view: View, state: State, width: int, height: int | None) -> Text:
     else:
         if not foot and height >= 12:
             foot = [Text(HINT, style="dim")]
-        spare = height - len(lines) - len(foot) - 3  # a header, a region, how many more there are
+        spare = height - len(lines) - len(foot) - 3  # a header, a region, the number of further regions
         lines += figures[: max(spare, 0)]
         lines += _table(view, state, width, height - len(lines) - len(foot))
         lines += [Text("")] * (height - len(lines) - len(foot))
@@ -109,12 +109,12 @@ def _head(view: View, state: State, width: int) -> Text:
     socket = printable(state.socket)
     room = max(width - len(title) - 2 - len(rest), 8)
     while cell_len(socket) > room:
-        socket = "…" + socket[2:]  # the end says most
+        socket = "…" + socket[2:]  # the end of a path tells most
     return Text.assemble((title, "bold"), "  ", socket, rest)
 
 
 def _figures(view: View, width: int) -> list[Text]:
-    """Return the lines between head and table, those that may go last when there is no room."""
+    """Return the lines between head and table, the most dispensable ones last."""
     paces = [f"{row.operation} {_number(row.per_s)}/s {row.mean_us:.0f} us" for row in view.paces]
     if not view.interval_s:
         paces = ["from the next sample on"]
@@ -143,7 +143,7 @@ def _memory(measured: m.Measured, width: int) -> Text:
 
 
 def _list(title: str, parts: Sequence[str], width: int) -> Text:
-    """Return a line of as many parts as fit, and how many do not."""
+    """Return a line with as many parts as fit, and the number of the others."""
     line = Text.assemble((f"{title:<10}", "bold"), parts[0] if parts else "none")
     for index, part in enumerate(parts[1:], 1):
         rest = f"  +{len(parts) - index} more"
@@ -214,7 +214,7 @@ def _title(column: Column, state: State) -> str:
 
 
 def _columns(rows: Sequence[Row], view: View, state: State, width: int) -> list[tuple[Column, int]]:
-    """Return the columns that there is room for, with their widths; the sorted one always stays."""
+    """Return the columns that fit, with their widths; the sorted one always stays."""
     columns = [
         (column, max([column.width, *(cell_len(column.text(row, view)) for row in rows)]))
         for column in COLUMNS[1:]

@@ -25,7 +25,7 @@ SVG_LETTER = 6.6  # pixels that a letter of 12 takes on average; the whole name 
 
 
 class Block(NamedTuple):
-    """A part of a window: a region with its guard, or (`info` is None) addresses that are free."""
+    """A part of a window: a region with its guard, or free addresses (`info` is None)."""
 
     start: int
     size: int
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
 
 def blocks(window: tuple[int, int], regions: Iterable[RegionInfo]) -> list[Block]:
-    """Return what follows what in a window, in the order of addresses, without the free end."""
+    """Return the regions and gaps of a window in the order of their addresses, without the free end."""
     base, size = window
     result: list[Block] = []
     at = base
@@ -48,7 +48,7 @@ def blocks(window: tuple[int, int], regions: Iterable[RegionInfo]) -> list[Block
 
 
 def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int) -> list[Text]:
-    """Return a picture of a window: a line for each region, with a bar to scale; at most `width` columns."""
+    """Return the picture of a window: a line for each region, with a bar to scale, in `width` columns."""
     base, size = window
     rows = blocks(window, regions)
     used = sum(block.size for block in rows if block.info is not None)
@@ -75,7 +75,7 @@ def map_lines(window: tuple[int, int], regions: Sequence[RegionInfo], width: int
 
 
 def map_svg(windows: Sequence[tuple[int, int]], regions: Sequence[RegionInfo]) -> str:
-    """Return the same as an SVG: each region a bar to scale, with its guard behind it as a thin gap."""
+    """Return the picture as SVG: each region is a bar to scale, with its guard as a thin gap behind it."""
     rows: list[str] = []
     y = 30
     for window in windows:

@@ -33,7 +33,7 @@ def region_table(regions: Iterable[RegionInfo]) -> Table:
 
 
 def stat_table(region: RegionInfo) -> Table:
-    """Return the table of `stat`: what there is to know of a region."""
+    """Return the table of `stat`: all facts about a region."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -17,7 +17,7 @@ from shmprotocol.wire.names import State
 
 
 class Process(NamedTuple):
-    """This machine's /proc entry of a process: empty if there is none, as for other namespaces."""
+    """A process as /proc of this machine shows it: empty if it does not, as for other PID namespaces."""
 
     name: str
     container: str
@@ -35,7 +35,7 @@ def process_of(pid: int, proc: Path = Path("/proc")) -> Process:
 
 
 def who_rows(inspections: Iterable[Inspection]) -> list[dict[str, object]]:
-    """Return a row for each lease, as JSON has it; a region that nobody holds has one without a holder."""
+    """Return a row for each lease, as in JSON; a region without leases has one row, without a holder."""
     rows: list[dict[str, object]] = []
     for info, holders in inspections:
         region = {"name": info.name, "generation": info.generation, "state": info.state}
