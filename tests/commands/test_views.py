@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import shmclient
-from shmhost.commands.text import age
 from shmhost.commands.views.who import Process, process_of
 from shmhost.core.session import MAX_HOLDERS
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
@@ -124,22 +123,6 @@ def test_container_is_read_from_the_cgroup(group: str, container: str, tmp_path:
     (tmp_path / "7" / "cgroup").write_text(group)
     assert process_of(7, tmp_path) == Process("reader", container)
     assert process_of(8, tmp_path) == Process("", "")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7199, "119 min"),
-        (7200, "2 h"),
-        (172800, "2 d"),
-        (-5, "0 s"),
-    ],
-)
-def test_age_is_in_the_unit_that_fits(seconds: int, text: str) -> None:
-    assert age(10**18, 10**18 + seconds * 10**9) == text
 
 
 def test_map_command_shows_all_generations(host: WatchedHost, shm: shmclient.Client) -> None:

@@ -1,0 +1,107 @@
+"""The leases of one client: granted all or none, taken back when their reply cannot be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from test_registry import World
+
+from shmhost.core.leases import Leases
+from shmhost.core.objects import Memfd
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmprotocol.errors import AccessDenied, QuotaExceeded, RemoteProtocolError
+from shmprotocol.wire import messages as m
+
+READER = Peer(8, 80)
+
+
+class Holder:
+    """A client's leases, and what it was sent."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.sent: list[tuple[m.Message, Sequence[int]]] = []
+        self.error: OSError | None = None
+        self.leases = Leases(self.world.registry, READER, self.send)
+
+    def send(self, message: m.Message, descriptors: Sequence[int]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append((message, descriptors))
+
+    def region(self, name: str, mode: int = 0o644) -> Region:
+        region = self.world.publish(name)
+        region.mode, region.object = mode, Memfd(name, region.capacity)
+        return region
+
+    def open(self, *regions: Region, held: tuple[int, ...] = ()) -> tuple[m.Grant, ...]:
+        names = tuple(region.name for region in regions)
+        self.leases.open(m.Open(1, names, held, False), regions)
+        opened = self.sent[-1][0]
+        assert isinstance(opened, m.Opened)
+        return opened.grants
+
+
+@pytest.fixture
+def holder() -> Iterator[Holder]:
+    holder = Holder()
+    yield holder
+    holder.world.registry.close()
+    for memory_object in holder.world.freed:
+        memory_object.close()
+
+
+def test_each_grant_has_a_lease_and_a_descriptor_but_for_what_is_held(holder: Holder) -> None:
+    a, b = holder.region("a"), holder.region("b")
+    grants = holder.open(a, b, held=(0, b.number))
+    assert [bool(grant.lease) for grant in grants] == [True, False]
+    assert len(holder.sent[-1][1]) == 1
+    assert (len(a.leases), len(b.leases)) == (1, 0)
+
+
+def test_one_region_that_is_not_allowed_refuses_all(holder: Holder) -> None:
+    a, secret = holder.region("a"), holder.region("secret", mode=0o600)
+    with pytest.raises(AccessDenied, match="'secret'"):
+        holder.open(a, secret)
+    assert (len(a.leases), holder.sent) == (0, [])
+
+
+def test_limit_is_that_of_all_leases_and_refuses_all(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmhost.core.leases.MAX_LEASES", 3)
+    a = holder.region("a")
+    holder.open(a, a)
+    with pytest.raises(QuotaExceeded, match="this one has 2"):
+        holder.open(a, a)
+    assert len(a.leases) == 2
+    holder.open(a)
+
+
+def test_leases_go_back_when_their_reply_cannot_be_sent(holder: Holder) -> None:
+    a, b = holder.region("a"), holder.region("b")
+    kept = holder.open(a)
+    holder.error = OSError(24, "Too many open files")
+    with pytest.raises(OSError, match="Too many"):
+        holder.open(a, b, held=(a.number, 0))
+    assert (list(a.leases), len(b.leases)) == ([kept[0].lease], 0)
+
+
+def test_lease_of_another_client_cannot_be_given_back(holder: Holder) -> None:
+    a = holder.region("a")
+    [grant] = holder.open(a)
+    other = Leases(holder.world.registry, READER, holder.send)
+    with pytest.raises(RemoteProtocolError, match=f"lease {grant.lease} is not held"):
+        other.give_back([grant.lease])
+    holder.leases.give_back([grant.lease])
+    with pytest.raises(RemoteProtocolError):
+        holder.leases.give_back([grant.lease])
+
+
+def test_close_frees_what_no_name_leads_to(holder: Holder) -> None:
+    a = holder.region("a")
+    holder.open(a)
+    holder.region("a")
+    assert a.number in holder.world.registry.regions
+    holder.leases.close()
+    assert a.number not in holder.world.registry.regions
