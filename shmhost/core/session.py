@@ -44,7 +44,6 @@ class Session:
 
     def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
         self.peer = peer
-        self.client: str = ""
         self._hub = hub
         hub.clients[peer.uid] += 1
         self._registry = hub.registry
@@ -118,7 +117,6 @@ class Session:
                 f"{message.version_max}: use the same shmhost version on both sides"
             )
         self._greeted = True
-        self.client = message.client[:80]
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
 
