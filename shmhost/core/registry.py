@@ -70,11 +70,7 @@ class Registry:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
         seal, backend = _check_create(request)
         self._check_replace(request, peer)
-        capacity = page_up(HEADER_SIZE + request.size)
-        if capacity > self.allocator.largest:
-            raise QuotaExceeded(
-                f"{request.size} bytes do not fit in a window: {self.allocator.largest} bytes at most"
-            )
+        capacity = self._capacity(request.size)
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
         try:
             span, window = self._take_span(capacity)
@@ -241,6 +237,14 @@ class Registry:
             self._free(region)
         for table in (self.current, self.creating, self._names):
             table.clear()
+
+    def _capacity(self, size: int) -> int:
+        capacity = page_up(HEADER_SIZE + size)
+        if capacity > self.allocator.largest:
+            raise QuotaExceeded(
+                f"{size} bytes do not fit in a window: {self.allocator.largest} bytes at most"
+            )
+        return capacity
 
     def _take_span(self, capacity: int) -> tuple[Span, Window]:
         span = self.allocator.take(capacity)

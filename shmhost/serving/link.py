@@ -71,18 +71,21 @@ class Link:
         self._take_back: Callable[[], bool] = lambda: False
         self._closing = False
         self._is_finished = False
-        try:
-            self._loop.add_reader(sock, self._readable)
-            if pidfd is not None:
-                # The process is gone even if a child that it forked still holds the socket.
-                self._loop.add_reader(pidfd, self.close)
-        except OSError:  # the kernel has no room to watch one more: the socket stays the caller's
-            self._loop.remove_reader(sock)
-            if pidfd is not None:
-                os.close(pidfd)
-            raise
+        self._watch()
         self.session: Session = make_session(self.send)
         self._deadline.start()  # until Hello has come
+
+    def _watch(self) -> None:
+        try:
+            self._loop.add_reader(self._sock, self._readable)
+            if self._pidfd is not None:
+                # The process is gone even if a child that it forked still holds the socket.
+                self._loop.add_reader(self._pidfd, self.close)
+        except OSError:  # the kernel cannot watch one more: the socket stays the caller's
+            self._loop.remove_reader(self._sock)
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+            raise
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
         """Send a message, or queue it if the client is slow. The caller still owns the descriptors.
