@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -23,6 +23,7 @@ from shmclient._drivers.following import Changes, Values, once_after
 from shmclient._drivers.on_anyio import AsyncChannel, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
 from shmclient._drivers.transfer import Progress
+from shmclient._process.copying import not_copied
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
@@ -198,6 +199,9 @@ class AsyncClient:
         if channel is not None and not is_finalizing():
             channel.outbox.close()  # no task can be waiting: it would keep the client
 
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass its socket_path, and connect in the other process")
+
     def __repr__(self) -> str:
         return f"<AsyncClient of {self.socket_path}{', closed' if self._is_closed else ''}>"
 
@@ -343,6 +347,9 @@ class AsyncStream(Generic[T]):
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if hasattr(self, "_source") and not is_finalizing():
             self._source.listener.give_up()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the name, and watch or follow it in the other process")
 
     async def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
         return await self._client._run_waiting(start, self._wait, self._ready)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
@@ -18,6 +18,7 @@ from shmclient._drivers.following import Changes, Values, once_after
 from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
+from shmclient._process.copying import not_copied
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
@@ -240,6 +241,9 @@ class Client:
         if channel is not None and not is_finalizing():
             channel.outbox.close()  # no thread can be waiting: it would keep the client
 
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass its socket_path, and connect in the other process")
+
     def __repr__(self) -> str:
         return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
 
@@ -376,6 +380,9 @@ class Stream(Generic[T]):
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if hasattr(self, "_source") and not is_finalizing():
             self._source.listener.give_up()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the name, and watch or follow it in the other process")
 
     def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
         return self._client._run_waiting(start, self._wait, self._ready)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -25,19 +25,29 @@ class Ended(NamedTuple):
     err: str
 
 
-def run_script(script: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Ended:
-    """Run a script as a user would; it must end by itself before the deadline."""
+def run_script(
+    script: str,
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    ready: Callable[[], bool] = lambda: True,
+) -> Ended:
+    """Run a script as a user would; it must end by itself before the deadline.
+
+    It gets a line on its standard input once `ready` is true.
+    """
     command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
     # subprocess.run would wait on for children of the script that still hold its output.
     with subprocess.Popen(
         command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environ or {})},
     ) as child:
         try:
-            out, err = child.communicate(timeout=DEADLINE_S)
+            wait_until(lambda: ready() or child.poll() is not None)
+            out, err = child.communicate("\n", timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             child.kill()
             out, err = child.communicate()

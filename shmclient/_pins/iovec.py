@@ -6,9 +6,10 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from shmclient._pins.buffers import Buffers
+from shmclient._process.copying import not_copied
 from shmclient._process.fork import INNER, at_fork
 from shmprotocol.errors import PinReleased
 from shmprotocol.native.binding import ffi, lib
@@ -70,6 +71,9 @@ class IoVec:
     def __iter__(self) -> Iterator[Any]:
         self._check()
         return iter(self._objects)
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the data, and pin it in the other process")
 
     def __repr__(self) -> str:
         state = "" if self in self._owner else ", released"

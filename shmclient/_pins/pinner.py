@@ -14,13 +14,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from shmclient._pins.buffers import Buffers
 from shmclient._pins.iovec import IoVec
 from shmclient._pins.slots import resolve
 from shmclient._pointers.check import check_store
+from shmclient._process.copying import not_copied
 from shmclient._process.fork import INNER, at_fork
 from shmclient._regions.builder import RegionBuilder
 from shmprotocol.errors import PinReleased, RegionBusy
@@ -116,6 +117,9 @@ class Pinned:
                 f"the pin of {self._size} bytes at {self._address:#x} is released: what was there may be "
                 "gone. Pin it again, or unpin later"
             )
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the data, and pin it in the other process")
 
     def __repr__(self) -> str:
         state = "" if self in self._owner else ", released"
@@ -248,6 +252,9 @@ class Pinner:
 
     async def __aexit__(self, *_: object) -> None:
         self.unpin()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the data, and pin it in the other process")
 
     def __repr__(self) -> str:
         return f"<Pinner with {len(self._pins)} pins>"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 from shmclient import _codecs as codecs
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.check import NO_LENGTHS, Lengths, check_root, is_checking
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.copying import not_copied
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
@@ -165,6 +166,9 @@ class RegionBuilder:
             )
         self._root = (address, size, kind)
         self._lengths = lengths
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "publish it, pass its name, and open it in the other process")
 
     def __repr__(self) -> str:
         return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"

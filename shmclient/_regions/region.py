@@ -7,12 +7,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.copying import not_copied
 from shmclient._process.fork import INNER, at_fork
 from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
@@ -267,6 +268,10 @@ class RegionHandle:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if hasattr(self, "_is_closed") and not is_finalizing():
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        remedy = "pass its name and generation, and open it in the other process"
+        raise not_copied(self, remedy)
 
     def __repr__(self) -> str:
         grant = self._grant

@@ -11,8 +11,9 @@ import errno
 import mmap as _mmap
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
+from shmclient._process.copying import not_copied
 from shmclient._process.fork import GATES, at_fork
 from shmclient._process.gate import Gate
 from shmclient._process.intervals import Intervals
@@ -147,6 +148,9 @@ class Mapping:
     def __exit__(self, *_: object) -> None:
         if self.range.is_mapped:
             munmap(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the descriptor, and mmap it in the other process")
 
     def __repr__(self) -> str:
         return repr(self.range)

@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import NoReturn
 
 import anyio
 
@@ -142,6 +143,10 @@ class EmbeddedHost:
             serving.stop()
             text = f"{self!r} was garbage-collected while running: call close()"
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def __reduce__(self) -> NoReturn:
+        remedy = "pass its socket_path, and connect in the other process"
+        raise TypeError(f"an EmbeddedHost cannot be pickled or copied: {remedy}")
 
     def __repr__(self) -> str:
         state = ", ended" if self._serving.has_ended() else ""
