@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from shmhost.core.accounts import Budget
 from shmhost.core.window import STEP
 from shmhost.settings.config import OWN_MEMORY, WINDOWS, Config, default_budget, parse_size, parse_window
-from shmprotocol.errors import InvalidArgument, QuotaExceeded
-from shmprotocol.wire.paths import socket_path
+from shmprotocol.errors import InvalidArgument
 
 MIB = 1 << 20
 
@@ -80,37 +78,3 @@ def test_default_budget_leaves_the_host_its_own_memory(
 ) -> None:
     monkeypatch.setattr("shmhost.settings.config.memory_limits", lambda: [(limit, "x"), (1 << 50, "y")])
     assert default_budget() == budget
-
-
-@pytest.mark.parametrize(
-    ("given", "environ", "path"),
-    [
-        ("/a", {"SHMHOST_SOCKET": "/b"}, "/a"),
-        (None, {"SHMHOST_SOCKET": "/b", "XDG_RUNTIME_DIR": "/c"}, "/b"),
-        (None, {"XDG_RUNTIME_DIR": "/c"}, "/c/shmhost/host.sock"),
-        (None, {}, "/run/shmhost/host.sock"),
-        (None, {"XDG_RUNTIME_DIR": ""}, "/run/shmhost/host.sock"),
-        ("/" + "x" * 106, {}, "/" + "x" * 106),
-    ],
-)
-def test_socket_path_is_chosen(given: str | None, environ: dict[str, str], path: str) -> None:
-    assert socket_path(given, environ) == path
-
-
-@pytest.mark.parametrize("given", ["", "/" + "x" * 107, "/a\0b"])
-def test_socket_path_is_refused_that_no_socket_can_have(given: str) -> None:
-    with pytest.raises(InvalidArgument, match="1 to 107 bytes"):
-        socket_path(given, {})
-    with pytest.raises(InvalidArgument):
-        socket_path(None, {"SHMHOST_SOCKET": given})
-
-
-def test_charge_is_taken_to_the_byte_and_given_back_once() -> None:
-    budget = Budget(100)
-    charge = budget.charge(60)
-    with pytest.raises(QuotaExceeded, match="60 of 100"):
-        budget.charge(41)
-    budget.charge(40).release()
-    charge.release()
-    charge.release()
-    assert budget.used == 0
