@@ -237,7 +237,7 @@ class AsyncChannel:
 
     def _receive(self) -> bool:
         """Read once; False when there was nothing to be read."""
-        data, owned = b"", descriptors.Owned()
+        data, owned = b"", descriptors.NONE
         try:
             data, owned = descriptors.receive(self._sock, descriptors.DONTWAIT)
         except BlockingIOError:

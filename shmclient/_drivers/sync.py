@@ -251,7 +251,7 @@ class Channel:
             self.outbox.shut()
 
     def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
-        data, owned = b"", descriptors.Owned()
+        data, owned = b"", descriptors.NONE
         failure: ShmError | None = None
         try:
             data, owned = self._line.receive(wait_s, reading, or_writable=self.outbox.has_unsent)

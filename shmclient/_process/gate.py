@@ -17,7 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -36,7 +36,7 @@ class Gate(Generic[Item]):
         self._handle = handle
         self._items: deque[Item] = deque()
         self.lock = threading.RLock()
-        self.draining = _Draining(self.drain)
+        self.draining = _Draining(self._items, self.drain)
         self._is_inside: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # as Condition
 
     def submit(self, item: Item) -> None:
@@ -83,11 +83,13 @@ class Gate(Generic[Item]):
 class _Draining:
     """The first part of a section, and the last to be left."""
 
-    def __init__(self, drain: Callable[[], None]) -> None:
+    def __init__(self, items: deque[Any], drain: Callable[[], None]) -> None:
+        self._items = items
         self._drain = drain
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        self._drain()
+        if self._items:
+            self._drain()

@@ -37,7 +37,7 @@ class Creation:
         outbox.hold(self._key)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():
+        if self._state == "open" and not is_finalizing():
             self.abort()
 
     def map(self, created: m.Created, label: str) -> Any:

@@ -266,7 +266,7 @@ class RegionHandle:
             self._lease = None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_is_closed") and not is_finalizing():
+        if not getattr(self, "_is_closed", True) and not is_finalizing():
             self.close()
 
     def __reduce__(self) -> NoReturn:

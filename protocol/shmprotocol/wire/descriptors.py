@@ -94,7 +94,7 @@ class Reading(list[tuple[bytes, list[Any], int, Any]]):
         return owned
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if self and not is_finalizing():
+        if self and self[0][1] and not is_finalizing():
             close_all(_numbers(self[0][1]))
 
 
