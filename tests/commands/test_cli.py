@@ -19,6 +19,7 @@ import shmclient
 import shmclient._commands.cli
 import shmhost
 import shmhost.cli
+from command_support import call
 from shmprotocol.cli import EXIT_CODES
 from shmprotocol.errors import AccessDenied, HostGone, RegionNotFound, ShmError, WaitTimeout, exit_code
 from shmprotocol.kernel.status import describe
@@ -302,8 +303,7 @@ def examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", [name for name, _, _ in commands()])
 def test_help_has_examples_and_exit_codes(name: str) -> None:
-    package, *rest = name.split()
-    result = run(package, *rest, "--help", socket="/nonexistent")
+    result = call(*name.split(), "--help", environ={})
     text = result.stdout
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(len, text.splitlines())) <= 80

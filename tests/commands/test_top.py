@@ -154,10 +154,11 @@ def full_view(regions: int = 50) -> figures.View:
 @pytest.mark.parametrize("regions", [0, 1, 50])
 def test_screen_fits_any_size(regions: int, help_shown: bool, notice: str) -> None:
     state = top.State("/run/日本/" + "x" * 200, help=help_shown, notice=notice)
+    view = full_view(regions)
     for width in (1, 2, 5, 11, 20, 39, 40, 79, 80, 81, 200):
         for height in (1, 2, 3, 5, 8, 10, 11, 12, 24, 60):
             for sort in top.SORTS.values():
-                shown = top.render(full_view(regions), state._replace(sort=sort), width, height)
+                shown = top.render(view, state._replace(sort=sort), width, height)
                 lines = shown.plain.split("\n")
                 assert len(lines) == height
                 assert max(cell_len(line) for line in lines) <= width

@@ -101,6 +101,7 @@ def has_ended(peer: RawPeer) -> bool:
     return False
 
 
+@pytest.mark.parametrize("first", ["import shmhost.serving.deadline as d; d.TICK_S = 0.2"])
 def test_bystander_attaches_when_three_clients_read_nothing(limited: Limited) -> None:
     with contextlib.ExitStack() as stack:
         offenders = [stack.enter_context(RawPeer(limited.path)) for _ in range(3)]

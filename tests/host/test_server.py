@@ -123,8 +123,11 @@ def test_nothing_is_left_when_a_client_goes_at_any_step(
         peer.send(b"".join(frames[:step]) + (frames[step][:7] if half and step < len(frames) else b""))
 
 
-def test_client_is_dropped_when_it_never_reads(host: WatchedHost, settled: Callable[[], None]) -> None:
+def test_client_is_dropped_when_it_never_reads(
+    host: WatchedHost, settled: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RawPeer(host.socket_path) as peer:
+        monkeypatch.setattr("shmhost.serving.deadline.TICK_S", 0.1)
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         peer.socket.setblocking(False)
         flood = b"".join(pack(m.Open(number, ("witness",), (), False)) for number in range(2, 5000))

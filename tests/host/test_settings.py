@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from command_support import call
 from settings_support import NAMES, WINDOW, collect, parsed
 from shmhost.settings import settings
 from shmhost.settings.config import WINDOWS, Config
@@ -35,27 +33,24 @@ def test_what_is_shown_can_be_given_again(tmp_path: Path) -> None:
     assert parsed([], again, tmp_path / "empty.toml")[0] == config
 
 
-def run(*arguments: str, command: str = "config", **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SHMHOST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "shmhost", command, *arguments],
-        env=clean | {"COLUMNS": "80"} | environ,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 def test_config_command_shows_value_and_source(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("socket_mode = '600'\n")
-    result = run("--budget", "4G", "--config", str(tmp_path / "x.toml"), "--json", SHMHOST_WINDOW=WINDOW)
+    result = call(
+        "shmhost",
+        "config",
+        "--budget",
+        "4G",
+        "--config",
+        str(tmp_path / "x.toml"),
+        "--json",
+        environ={"SHMHOST_WINDOW": WINDOW},
+    )
     shown = json.loads(result.stdout)
     assert shown["budget"] == {"value": str(4 << 30), "source": "--budget"}
     assert shown["socket_mode"] == {"value": "600", "source": str(tmp_path / "x.toml")}
     assert shown["window"] == {"value": "0x540000000000:1073741824", "source": "$SHMHOST_WINDOW"}
     assert shown["socket"]["source"] == "default"
-    assert max(map(len, run().stdout.splitlines())) <= 80
+    assert max(map(len, call("shmhost", "config", environ={}).stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -71,7 +66,7 @@ def test_config_command_shows_value_and_source(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("command", ["config", "serve", "doctor"])
 def test_bad_setting_is_wrong_usage(command: str, arguments: list[str], environ: dict[str, str]) -> None:
-    result = run(*arguments, command=command, **environ)
+    result = call("shmhost", command, *arguments, environ=environ)
     assert (result.returncode, result.stdout) == (2, "")
     assert "Traceback" not in result.stderr
     assert "Error" in result.stderr

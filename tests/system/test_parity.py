@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \| (.+) \|$", TABLE, re.MULTILINE)
 SHOWN_BY = [(row, tests) for row, tests in ROWS if not row.startswith(("row", "of the", "--"))]
 
 
+@functools.cache
 def functions(path: Path) -> set[str]:
     """Return the names of the tests in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
