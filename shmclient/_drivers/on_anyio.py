@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.line import has_ended
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
@@ -73,14 +73,14 @@ class AsyncChannel:
         if type(step.request) is m.Create and not self._exchange.is_settled():
             # A creation of this name may have been given up, and is undone when the reply comes.
             await self._wait_until(self._exchange.is_settled, self.timeout_s)
-        slot = self._exchange.open(step.request)
+        pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, slot)
-            await self._await(slot, step.wait_s, number)
+            number = self.outbox.post(step.request, pending)
+            await self._await(pending, step.wait_s, number)
         except BaseException:
-            self._abandon(slot)
+            self._abandon(pending)
             raise
-        return take(slot, step.wait_s)
+        return take(pending, step.wait_s)
 
     async def next_event(self, step: Next) -> m.Event | None:
         """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
@@ -126,28 +126,28 @@ class AsyncChannel:
             if self._is_closing and not self._users:
                 self._sock.close()
 
-    async def _await(self, slot: Slot, wait_s: float | None, number: int) -> None:
+    async def _await(self, pending: Pending, wait_s: float | None, number: int) -> None:
         limit_s = self.timeout_s if wait_s is None else wait_s
-        if await self._wait_until(slot.is_done, limit_s):
+        if await self._wait_until(pending.is_done, limit_s):
             return
         if wait_s is not None:
             self.context.cancel(
-                slot.request.id
+                pending.request.id
             )  # the one reply still comes: the refusal, or what arrived in time
-            if await self._wait_until(slot.is_done, GRACE_S):
+            if await self._wait_until(pending.is_done, GRACE_S):
                 return
             raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
         if not self.outbox.is_sent(number):
             raise HostTimeout(f"the host accepted no request for {limit_s} s: is it stopped?")
-        name = type(slot.request).__name__
+        name = type(pending.request).__name__
         raise HostTimeout(f"the host did not answer {name} for {limit_s} s: is it stopped?")
 
-    def _abandon(self, slot: Slot) -> None:
-        orphan = self._exchange.abandon(slot)
+    def _abandon(self, pending: Pending) -> None:
+        orphan = self._exchange.abandon(pending)
         if orphan is not None:
             dispose(self.context, *orphan)
-        elif slot.is_wait():
-            self.context.cancel(slot.request.id)
+        elif pending.is_wait():
+            self.context.cancel(pending.request.id)
 
     async def _wait_until(self, is_ready: Callable[[], bool], limit_s: float) -> bool:
         """Wait, and do meanwhile what nobody else does, until `is_ready`. False when the time is over."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from shmclient import _codecs as codecs
-from shmclient._connection.exchange import Exchange, Slot, Subscription
+from shmclient._connection.exchange import Exchange, Pending, Subscription
 from shmclient._connection.outbox import Outbox
 from shmclient._drivers.transfer import Progress, write_all
 from shmclient._pins.pinner import check_unpinned
@@ -122,21 +122,21 @@ def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
     return welcome.windows
 
 
-def take(slot: Slot, wait_s: float | None) -> Outcome:
-    """Return what a slot that is done holds, or raise its failure or refusal."""
-    if slot.failure is not None:
-        raise again(slot.failure)
-    reply = slot.reply
+def take(pending: Pending, wait_s: float | None) -> Outcome:
+    """Return the reply of a request that is done, or raise its failure or refusal."""
+    if pending.failure is not None:
+        raise again(pending.failure)
+    reply = pending.reply
     if isinstance(reply, m.Refused):
         error = refusal(reply.code, reply.text)
-        if (name := _name_in(slot.request)) is not None:
+        if (name := _name_in(pending.request)) is not None:
             error = about(error, name)
-        if isinstance(error, Cancelled) and isinstance(slot.request, m.Open):
-            names = ", ".join(repr(name) for name in slot.request.open_names[:3])
+        if isinstance(error, Cancelled) and isinstance(pending.request, m.Open):
+            names = ", ".join(repr(name) for name in pending.request.open_names[:3])
             late = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
             raise late if name is None else about(late, name)
         raise error
-    return reply, slot.descriptors
+    return reply, pending.descriptors
 
 
 def _name_in(request: m.Message) -> str | None:

@@ -1,6 +1,6 @@
 """One connection of the sync client: it waits for the socket, for any number of threads at once.
 
-Of the threads that wait for a reply one reads, for all; the others sleep until their slot is filled, or
+Of the threads that wait for a reply one reads, for all; the others sleep until their reply is there, or
 until the reader leaves and one of them takes over. No lock is held while reading.
 """
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.line import Line
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
@@ -83,15 +83,15 @@ class Channel:
             # A creation of this name may have been given up, and is undone when the reply comes.
             self._read_until(self._exchange.is_settled, time.monotonic() + self._timeout_s)
         with self._lock:
-            slot = self._exchange.open(step.request)
+            pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, slot)
+            number = self.outbox.post(step.request, pending)
             if number:
-                self._await_sent(slot, number)
-            self._await(slot, step.wait_s)
-            return take(slot, step.wait_s)
+                self._await_sent(pending, number)
+            self._await(pending, step.wait_s)
+            return take(pending, step.wait_s)
         except BaseException:
-            self._abandon(slot)
+            self._abandon(pending)
             raise
 
     def next_event(self, step: Next) -> m.Event | None:
@@ -136,7 +136,7 @@ class Channel:
         else:
             self._line.close()
 
-    def _await_sent(self, slot: Slot, number: int) -> None:
+    def _await_sent(self, pending: Pending, number: int) -> None:
         """Wait until a request has left; the socket was full.
 
         The host takes no more requests while its replies are not read. So somebody reads meanwhile: another
@@ -144,7 +144,7 @@ class Channel:
         """
 
         def is_over() -> bool:
-            return slot.is_done() or self.outbox.is_sent(number)
+            return pending.is_done() or self.outbox.is_sent(number)
 
         end = time.monotonic() + self._timeout_s
         while not is_over():
@@ -157,25 +157,25 @@ class Channel:
             else:
                 self._read_until(is_over, min(end, now + LOOK_AGAIN_S), is_long=True)
 
-    def _await(self, slot: Slot, wait_s: float | None) -> None:
+    def _await(self, pending: Pending, wait_s: float | None) -> None:
         now = time.monotonic()
         if wait_s is None:
-            if not self._read_until(slot.is_done, now + self._timeout_s):
-                name = type(slot.request).__name__
+            if not self._read_until(pending.is_done, now + self._timeout_s):
+                name = type(pending.request).__name__
                 raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
-        elif not self._read_until(slot.is_done, now + wait_s, is_long=True):
+        elif not self._read_until(pending.is_done, now + wait_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
-            self.context.cancel(slot.request.id)
-            if not self._read_until(slot.is_done, time.monotonic() + GRACE_S, is_long=True):
+            self.context.cancel(pending.request.id)
+            if not self._read_until(pending.is_done, time.monotonic() + GRACE_S, is_long=True):
                 raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
 
-    def _abandon(self, slot: Slot) -> None:
+    def _abandon(self, pending: Pending) -> None:
         with self._lock:
-            orphan = self._exchange.abandon(slot)
+            orphan = self._exchange.abandon(pending)
         if orphan is not None:
             dispose(self.context, *orphan)
-        elif slot.is_wait():
-            self.context.cancel(slot.request.id)
+        elif pending.is_wait():
+            self.context.cancel(pending.request.id)
 
     def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).

@@ -53,7 +53,7 @@ def ask_and_die(machine: Machine) -> None:
         machine.signal(signal.SIGSTOP)
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(region.is_current)
-            wait_until(lambda: shm._connected()._exchange._slots)
+            wait_until(lambda: shm._connected()._exchange._pending)
             machine.kill()
             with pytest.raises(shmclient.HostGone):
                 asked.result(30)
