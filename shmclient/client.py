@@ -15,7 +15,8 @@ from shmclient._connection.retry import Attempts, Retry, is_final, others_connec
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.following import Changes, Values, once_after
-from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
+from shmclient._drivers.operations import DEFAULT_MODE
+from shmclient._drivers.steps import Ask, Context, Next, Operation, Step
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied

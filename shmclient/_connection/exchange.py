@@ -88,7 +88,7 @@ class Exchange:
         return pending
 
     def abandon(self, pending: Pending) -> Orphan | None:
-        """Give a request up. Returns the reply if it is there already; a reply that comes later will be an orphan."""
+        """Give a request up. Returns a reply that is there already; a later one will be an orphan."""
         if self._pending.pop(pending.request.id, None) is not None:
             if pending.is_posted:
                 self._abandoned.add(pending.request.id)

@@ -15,7 +15,8 @@ from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.line import has_ended
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
+from shmclient._drivers.operations import dispose, greeted, take
+from shmclient._drivers.steps import Ask, Context, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
     ClientClosed,

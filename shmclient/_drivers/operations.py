@@ -7,16 +7,12 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._connection.exchange import Exchange, Pending, Subscription
-from shmclient._connection.outbox import Outbox
+from shmclient._connection.exchange import Pending, Subscription
+from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
 from shmclient._drivers.transfer import Progress, write_all
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
@@ -24,12 +20,10 @@ from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation
 from shmclient._regions.info import RegionInfo, info_of
-from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attached, is_region_of, make_region
+from shmclient._regions.region import Lease, RegionHandle, attach, attached, is_region_of, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
-    Closed,
-    HostGone,
     InvalidArgument,
     RegionNotFound,
     RegionTimeout,
@@ -51,68 +45,8 @@ from shmprotocol.wire.names import (
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
-
-
-class Ask(NamedTuple):
-    """A request; its outcome is (reply, descriptors), or the refusal raised.
-
-    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
-    None: as long as any other request.
-    """
-
-    request: m.Message
-    wait_s: float | None = None
-
-
-class Run(NamedTuple):
-    """A call that takes time in proportion to `size` bytes; its outcome is its result."""
-
-    call: Callable[[], Any]
-    size: int
-
-
-class Next(NamedTuple):
-    """The next event of a watch; its outcome is the Event, or None after `wait_s`."""
-
-    subscription: Subscription
-    wait_s: float = math.inf
-
-
-Step = Ask | Run | Next
-Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
-Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
-Operation = Generator[Step, Any, T]
-
-
-@dataclass(slots=True)
-class Context:
-    """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
-
-    `wake` has those who wait for events look again.
-    """
-
-    outbox: Outbox
-    exchange: Exchange
-    wake: Callable[[], None]
-    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
-
-    def greeting(self) -> m.Hello:
-        """Return the first message of a connection."""
-        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
-
-    def cancel(self, target: int) -> None:
-        """Tell the host that nobody waits for a request or watch any more. Never waits, never raises."""
-        if self.exchange.failure is None and not self.outbox.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, target))
-
-    def unlisten(self, subscription: Subscription) -> None:
-        """End a watch. Never waits, and takes no lock: safe in a destructor."""
-        if self.exchange.is_watched(subscription):
-            self.cancel(subscription.id)  # first: after Ctrl-C in between, the next call does it all again
-            self.exchange.unwatch(subscription, Closed("the watch is closed"))
 
 
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:

@@ -249,7 +249,7 @@ def pause(name):
 shm = shmclient.connect(sys.argv[1])
 pause("connected")
 if step == "created":
-    from shmclient._drivers.operations import Ask
+    from shmclient._drivers.steps import Ask
     shm._channel.ask(Ask(m.Create(77, "victim", 100, "full", "memfd", 0o600, True)))
     pause("created")
 with shm.create("victim", 1 << 20) as builder:
