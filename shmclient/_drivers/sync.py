@@ -10,30 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Exchange, Pending
+from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
-from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import detach_after_fork
+from shmclient._drivers.channel import GRACE_S, BaseChannel, late
 from shmclient._drivers.operations import dispose, greeted, take
-from shmclient._drivers.steps import Ask, Context, Next, Outcome
+from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
-    ClientClosed,
     HostGone,
     HostTimeout,
     RemoteProtocolError,
     ShmError,
-    WaitTimeout,
 )
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.query import connect
 
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
-GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
 
-class Channel:
+class Channel(BaseChannel):
     """A connected, greeted socket. Closed by `close`, or with the last lease after that.
 
     Connecting and greeting take `connect_s` each at most, and `timeout_s` is for what comes after that.
@@ -43,15 +39,11 @@ class Channel:
         sock = connect(path, connect_s)
         self._line = Line(sock, connect_s)
         self._timeout_s = connect_s
-        self._exchange = Exchange()
-        self.outbox = Outbox(sock, self._close_socket)
-        self.context = Context(self.outbox, self._exchange, self._wake)
         self._lock = threading.RLock()
+        super().__init__(sock, self._close_socket, self._wake, self._lock)
         self._turn = threading.Condition(self._lock)
         self._reader = 0  # the thread that reads, by its identifier; 0: none
-        self._is_ending = False  # EOF is pending; the reading thread must consume it
         self._sleepers = 0  # threads that wait for the one that reads
-        detach_after_fork(self, Channel.detach)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
             self._line.set_timeout(timeout_s)
@@ -59,11 +51,6 @@ class Channel:
         except BaseException:
             self.outbox.shut()
             raise
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether every further request would fail."""
-        return self._exchange.failure is not None or self.outbox.is_broken
 
     def is_alive(self) -> bool:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
@@ -106,31 +93,6 @@ class Channel:
         """Return the socket's descriptor, which stays the channel's."""
         return self._line.fileno()
 
-    def close(self) -> None:
-        """Close the connection; what is mapped keeps it open until its last view goes.
-
-        Waits and watches of other threads end with ClientClosed.
-        """
-        with self._lock:
-            targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
-        for target in targets:
-            self.context.cancel(target)
-        self.outbox.close()
-        if targets:
-            self._wake()
-
-    def retire(self) -> None:
-        """Take no more requests: Ctrl-C came where this connection may have lost count of what it holds.
-
-        The socket closes with the last lease that is known, and with the socket the unknown ones end.
-        """
-        self.outbox.close()
-
-    def detach(self) -> None:
-        """In the child of a fork: let go of the parent's connection."""
-        self._exchange.fail(HostGone("this connection belongs to the parent process"))
-        self.outbox.detach()
-
     def _close_socket(self) -> None:
         if self.outbox.is_detached:
             self._line.detach()
@@ -168,15 +130,7 @@ class Channel:
             # The one reply still comes: the refusal, or what arrived in time.
             self.context.cancel(pending.request.id)
             if not self._read_until(pending.is_done, time.monotonic() + GRACE_S, is_long=True):
-                raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
-
-    def _abandon(self, pending: Pending) -> None:
-        with self._lock:
-            orphan = self._exchange.abandon(pending)
-        if orphan is not None:
-            dispose(self.context, *orphan)
-        elif pending.is_wait():
-            self.context.cancel(pending.request.id)
+                raise late(wait_s)
 
     def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).
@@ -247,9 +201,7 @@ class Channel:
                 self.retire()
             raise
         self.outbox.flush()
-        if self._exchange.failure is not None:
-            descriptors.close_all(self._exchange.drain())
-            self.outbox.shut()
+        self._end_if_failed()
 
     def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
         data, owned = b"", descriptors.NONE
