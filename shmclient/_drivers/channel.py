@@ -1,4 +1,4 @@
-"""What the sync and the async channel have in common: a connection's state, its end, requests given up."""
+"""The common part of the sync and the async channel: state, end, requests given up."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class BaseChannel:
         self._guard = guard
         self._is_ending = False  # EOF is pending; whoever reads must consume it
         detach_after_fork(self, BaseChannel.detach)
+
+    def is_alive(self) -> bool:
+        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the connection; what is mapped keeps it open until its last view goes.

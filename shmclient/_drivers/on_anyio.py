@@ -45,7 +45,6 @@ class AsyncChannel(BaseChannel):
         self._is_closing = False
 
     def is_alive(self) -> bool:
-        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
         if self._exchange.failure is not None:
             return False
         if not self.outbox.is_broken and not has_ended(self._sock):

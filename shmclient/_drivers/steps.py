@@ -42,7 +42,33 @@ class Next(NamedTuple):
     wait_s: float = math.inf
 
 
-Step = Ask | Run | Next
+class Drive(NamedTuple):
+    """An operation on a connection; its outcome is its result."""
+
+    channel: Any
+    operation: Operation[Any]
+
+
+class Connect(NamedTuple):
+    """A new connection to the host, and its greeting, within the time; its outcome is the channel."""
+
+    connect_s: float
+
+
+class Acquire(NamedTuple):
+    """A lock, for the task or thread that asks; its outcome is whether it was acquired in time."""
+
+    lock: Any
+    limit_s: float
+
+
+class Sleep(NamedTuple):
+    """A pause."""
+
+    pause_s: float
+
+
+Step = Ask | Run | Next | Drive | Connect | Acquire | Sleep
 Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")

@@ -53,7 +53,6 @@ class Channel(BaseChannel):
             raise
 
     def is_alive(self) -> bool:
-        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
         if self._exchange.failure is not None or self.outbox.is_closing:
             return False
         if not self.outbox.is_broken and not self._line.has_ended():
