@@ -9,23 +9,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
-from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
-from shmclient._drivers.following import Changes, Values, once_after
-from shmclient._drivers.operations import DEFAULT_MODE, Ask, Context, Next, Operation, Step
+from shmclient._drivers.core import Core
+from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.operations import DEFAULT_MODE
+from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run, Sleep, Step
+from shmclient._drivers.stream import BaseStream
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import ClientClosed, Closed, HostGone, HostTimeout, RegionClosed, RegionNotFound
+from shmprotocol.errors import Closed, RegionClosed, RegionNotFound
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
+P = ParamSpec("P")
 T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
 
@@ -39,7 +42,7 @@ class Region(RegionHandle):
         """Whether this generation is still the current one of its name: one short round trip."""
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
-        return self._client._run(lambda context: operations.is_current(context, self))
+        return self._client._run(operations.is_current, self)
 
     def __enter__(self) -> Region:
         return self
@@ -63,14 +66,9 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         wait: float | None = None,
     ) -> None:
-        self._lock = threading.Lock()
-        self._channel: Channel | None = None
-        self._is_closed = False
-        self._timeout_s = operations.check_timeout(timeout_s)
-        self._attempts = Attempts(self._timeout_s)
         self.socket_path = choose_socket_path(socket_path, os.environ)
-        detach_after_fork(self, Client._detach)
-        self._run_waiting(lambda context, retry: operations.nothing(), wait)
+        self._core: Core[Channel] = Core(self.socket_path, timeout_s, threading.RLock)
+        self._drive(self._core.start(wait))
 
     def put(
         self,
@@ -93,9 +91,7 @@ class Client:
         name is taken and `replace` is False.
         AccessDenied, QuotaExceeded, RegionBusy.
         """
-        region = self._run(
-            lambda context: operations.put(context, Region, name, obj, mode, backend, replace, progress)
-        )
+        region = self._run(operations.put, Region, name, obj, mode, backend, replace, progress)
         return self._adopt(region)
 
     def get(
@@ -110,32 +106,19 @@ class Client:
         RegionNotFound: no such name. AddressConflict: its address is occupied in this process;
         `anywhere=True` maps it elsewhere. BadRegion: its content does not match its metadata.
         """
-
-        def start(context: Context, retry: Retry) -> Operation[Any]:
-            value = operations.get(context, name, retry.remaining, anywhere)
-            return value if after is None else once_after(context, name, after, retry, value)
-
-        return self._run_waiting(start, wait)
+        return self._drive(self._core.get(name, after, wait, anywhere))
 
     def open(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Region:
         """Return a handle of the current region of a name, mapped; `after` and errors as for `get`."""
-
-        def start(context: Context, retry: Retry) -> Operation[list[Region]]:
-            regions = operations.open_many(context, Region, (name,), retry.remaining, anywhere)
-            return regions if after is None else once_after(context, name, after, retry, regions)
-
-        return self._adopt(self._run_waiting(start, wait)[0])
+        return self._adopt(self._drive(self._core.open(Region, name, after, wait, anywhere))[0])
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> list[Region]:
         """Return handles of several regions, all or none, with one round trip for each 64 of them."""
-        regions = self._run_waiting(
-            lambda context, retry: operations.open_many(context, Region, names, retry.remaining, anywhere),
-            wait,
-        )
+        regions = self._drive(self._core.open_many(Region, names, wait, anywhere))
         return [self._adopt(region) for region in regions]
 
     @contextlib.contextmanager
@@ -158,20 +141,18 @@ class Client:
         block has it mapped.
         """
         channel = self._connected()
-        builder = _drive(
-            channel,
-            operations.create(channel.context, name, size, mode, seal, backend, replace),
-        )
+        creation = operations.create(channel.context, name, size, mode, seal, backend, replace)
+        builder = self._drive(creation, channel)
         try:
             yield builder
         except BaseException:
             abort(builder)
             raise
-        self._adopt(_drive(channel, operations.publish(channel.context, Region, builder)))
+        self._adopt(self._drive(operations.publish(channel.context, Region, builder), channel))
 
     def list(self, prefix: str = "") -> list[RegionInfo]:
         """Return all current regions whose name starts with the prefix, sorted by name."""
-        return self._run(lambda context: operations.list_regions(context, prefix))
+        return self._run(operations.list_regions, prefix)
 
     def __contains__(self, name: str) -> bool:
         try:
@@ -182,15 +163,15 @@ class Client:
 
     def stat(self, name: str) -> RegionInfo:
         """Return the host's data about a current region."""
-        return self._run(lambda context: operations.stat(context, name))
+        return self._run(operations.stat, name)
 
     def unlink(self, name: str) -> None:
         """Hide a name at once; its memory is freed with the last lease."""
-        self._run(lambda context: operations.unlink(context, name))
+        self._run(operations.unlink, name)
 
     def chmod(self, name: str, mode: int) -> None:
         """Set which users may open (read) and replace or unlink (write) a region; only its owner may."""
-        self._run(lambda context: operations.chmod(context, name, mode))
+        self._run(operations.chmod, name, mode)
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> Watch:
         """Return an iterator of the changes of all names with a prefix, from now on.
@@ -221,14 +202,7 @@ class Client:
 
     def close(self) -> None:
         """Close the client. Mapped regions stay mapped, with their leases. May be called again."""
-        self._is_closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
-
-    def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
-        self._lock = threading.Lock()
-        self._channel = None
+        self._core.close()
 
     def __enter__(self) -> Client:
         return self
@@ -237,121 +211,77 @@ class Client:
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        channel = getattr(self, "_channel", None)
-        if channel is not None and not is_finalizing():
-            channel.outbox.close()  # no thread can be waiting: it would keep the client
+        if hasattr(self, "_core") and not is_finalizing():
+            self._core.give_up()
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self, "pass its socket_path, and connect in the other process")
 
     def __repr__(self) -> str:
-        return f"<Client of {self.socket_path}{', closed' if self._is_closed else ''}>"
+        return f"<Client of {self.socket_path}{', closed' if self._core.is_closed else ''}>"
 
-    def _connected(self, limit_s: float | None = None) -> Channel:
-        """Return a live connection, a new one if necessary, within `limit_s`."""
-        channel = self._channel
-        if channel is not None and channel.is_alive():
-            return channel
-        over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
-        with self._turn_to_connect(limit_s):
-            if self._is_closed:
-                raise ClientClosed("the client is closed: connect again")
-            if self._channel is None or not self._channel.is_alive():
-                left = None if limit_s is None else end - time.monotonic()
-                with self._attempts.next(left, over) as connect_s:
-                    self._channel = Channel(self.socket_path, self._timeout_s, connect_s)
-            channel = self._channel
-            self._close_if_closed()
-            return channel
+    def _connected(self) -> Channel:
+        return self._drive(self._core.connected())
 
-    @contextlib.contextmanager
-    def _turn_to_connect(self, limit_s: float | None) -> Iterator[None]:
-        lock, limit_s = self._lock, self._attempts.limit(limit_s)
-        if not lock.acquire(timeout=limit_s):
-            raise others_connect(self.socket_path, limit_s)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _close_if_closed(self) -> None:
-        if self._is_closed:  # closed meanwhile, by a thread that did not see the new connection
-            self.close()
-            raise ClientClosed("the client is closed: connect again")
-
-    def _run(self, start: Callable[[Context], Operation[T]]) -> T:
-        channel = self._connected()
-        return _drive(channel, start(channel.context))
-
-    def _run_waiting(
-        self,
-        start: Callable[[Context, Retry], Operation[T]],
-        wait_s: float | None,
-        ready: Callable[[], T | None] = lambda: None,
+    def _run(
+        self, start: Callable[Concatenate[Context, P], Operation[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation that may wait; a wait outlives its host and continues with the next one.
+        return self._drive(self._core.run(start, *args, **kwargs))
 
-        `ready` is called after each failed attempt: a result or an exception of it ends the wait.
+    def _drive(self, operation: Operation[T], channel: Channel | None = None) -> T:
+        """Carry out the steps of an operation, on a channel if it talks to the host; return its result.
+
+        Ctrl-C outside of a step may lose what the last one granted: the channel is retired then.
         """
-        retry = Retry(wait_s)
-        while True:
-            try:
-                channel = self._connected(retry.remaining())
-                retry.connected()
-                return _drive(channel, start(channel.context, retry))
-            except (HostGone, HostTimeout) as error:
-                if (result := ready()) is not None:
-                    return result
-                if is_final(self.socket_path):
-                    raise
-                pause_s = retry.pause(error)
-            time.sleep(pause_s)
+        is_inside = False
+        outcome: Any = None
+        try:
+            step = next(operation)
+            while True:
+                try:
+                    outcome = self._carry_out(step, channel)
+                except BaseException as error:
+                    is_inside = isinstance(error, KeyboardInterrupt)
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except KeyboardInterrupt:
+            if channel is not None and not is_inside:
+                operations.undo_creation(channel.context, outcome)
+                channel.retire()
+            raise
+
+    def _carry_out(self, step: Step, channel: Channel | None) -> object:
+        match step:
+            case Ask() if channel is not None:
+                return channel.ask(step)
+            case Drive():
+                return self._drive(step.operation, step.channel)
+            case Next() if channel is not None:
+                return channel.next_event(step)
+            case Run():
+                return step.call()
+            case Acquire():
+                return step.lock.acquire(timeout=step.limit_s)
+            case Connect():
+                return Channel(self.socket_path, self._core.timeout_s, step.connect_s)
+            case Sleep():
+                time.sleep(step.pause_s)
+        return None
 
     def _adopt(self, region: Region) -> Region:
         region._client = self
         return region
 
 
-def _drive(channel: Channel, operation: Operation[T]) -> T:
-    """Carry out the steps of an operation and return its result.
-
-    Ctrl-C outside of a step may lose what the last one granted: the connection is retired then.
-    """
-    is_inside = False
-    outcome: object = None
-    try:
-        step = next(operation)
-        while True:
-            try:
-                outcome = _carry_out(channel, step)
-            except BaseException as error:
-                is_inside = isinstance(error, KeyboardInterrupt)
-                step = operation.throw(error)
-            else:
-                step = operation.send(outcome)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    except KeyboardInterrupt:
-        if not is_inside:
-            operations.undo_creation(channel.context, outcome)
-            channel.retire()
-        raise
-
-
-def _carry_out(channel: Channel, step: Step) -> object:
-    if isinstance(step, Ask):
-        return channel.ask(step)
-    return channel.next_event(step) if isinstance(step, Next) else step.call()
-
-
-class Stream(Generic[T]):
+class Stream(BaseStream[T]):
     """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
 
     def __init__(self, client: Client, source: Changes | Values, wait: float | None) -> None:
-        self._client = client  # which must not be collected meanwhile
-        self._source: Any = source
-        self._wait = wait
+        super().__init__(client, client._core, source, wait)
         self._turn = threading.Lock()  # one thread drives the source at a time
         detach_after_fork(self, Stream._detach)
 
@@ -361,38 +291,18 @@ class Stream(Generic[T]):
     def __next__(self) -> T:
         with self._turn:
             try:
-                return self._ready() or self._run(self._source.next)
+                item: T = self._client._drive(self._next())
+                return item
             except Closed:
                 if self._source.listener.is_closed:
                     raise StopIteration from None
                 raise
-
-    def close(self) -> None:
-        """End it, and a loop over it in another thread. May be called again."""
-        self._source.listener.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_source") and not is_finalizing():
-            self._source.listener.give_up()
-
-    def __reduce__(self) -> NoReturn:
-        raise not_copied(self, "pass the name, and watch or follow it in the other process")
-
-    def _run(self, start: Callable[[Context, Retry], Operation[T]]) -> T:
-        return self._client._run_waiting(start, self._wait, self._ready)
-
-    def _ready(self) -> T | None:
-        """Return what needs no host; Closed when it was closed."""
-        if self._source.listener.is_closed:
-            raise Closed("the watch is closed")
-        pending: T | None = self._source.pending()
-        return pending
 
     def _detach(self) -> None:  # in the child of a fork: the thread that had the turn is not here
         self._turn = threading.Lock()
@@ -404,7 +314,7 @@ class Watch(Stream[Change]):
     def __init__(self, client: Client, prefix: str, wait: float | None) -> None:
         source = Changes(prefix, resumes=wait is not None)
         super().__init__(client, source, wait)
-        client._run_waiting(source.start, wait)
+        client._drive(self._start())
 
 
 class Follow(Stream[Any]):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Any, ClassVar, TypeVar
-
-E = TypeVar("E", bound="ShmError")
+from typing import Any, ClassVar
 
 
 class ShmError(Exception):
@@ -40,14 +38,14 @@ def _make(kind: type[ShmError], message: str, errno: int | None, filename: str |
     return kind(message, errno=errno, filename=filename)
 
 
-def again(error: E) -> E:
+def again(error: ShmError) -> ShmError:
     """Return a new error like this one, without its traceback.
 
     An error that is stored and raised to many callers must be new each time: a traceback keeps the frames of
     all its callers alive, and with them their local variables, such as a region.
     """
     make, values = error.__reduce__()
-    new: E = make(*values)
+    new: ShmError = make(*values)
     return new
 
 

@@ -16,8 +16,8 @@ from shmprotocol.wire.connection import Connection
 from shmprotocol.wire.descriptors import NONE, Owned
 
 
-class Slot:
-    """The place for one reply. `descriptors` belong to whoever takes the reply."""
+class Pending:
+    """A request in flight, and its reply. `descriptors` belong to whoever takes the reply."""
 
     __slots__ = ("descriptors", "failure", "is_posted", "reply", "request")
 
@@ -69,31 +69,31 @@ Orphan = tuple[m.Message, Owned]
 
 
 class Exchange:
-    """The client's side of a connection: slots by request id, subscriptions by watch id."""
+    """The client's side of a connection: pending requests by request id, subscriptions by watch id."""
 
     def __init__(self) -> None:
         self._connection = Connection("client", Owned)
-        self._slots: dict[int, Slot] = {}
+        self._pending: dict[int, Pending] = {}
         self._abandoned: set[int] = set()
         self._watches: dict[int, Subscription] = {}
         self._closed: ShmError | None = None
         self.failure: ShmError | None = None
 
-    def open(self, request: m.Message) -> Slot:
-        """Make the slot for the reply of a request that is about to be sent."""
-        slot = Slot(request)
-        slot.failure = self.failure
-        if slot.failure is None:
-            self._slots[request.id] = slot
-        return slot
+    def open(self, request: m.Message) -> Pending:
+        """Note a request that is about to be sent, and whose reply is awaited."""
+        pending = Pending(request)
+        pending.failure = self.failure
+        if pending.failure is None:
+            self._pending[request.id] = pending
+        return pending
 
-    def abandon(self, slot: Slot) -> Orphan | None:
-        """Give a slot up. Returns what it holds already; a reply that comes later will be an orphan."""
-        if self._slots.pop(slot.request.id, None) is not None:
-            if slot.is_posted:
-                self._abandoned.add(slot.request.id)
-        elif slot.reply is not None:
-            return slot.reply, slot.descriptors
+    def abandon(self, pending: Pending) -> Orphan | None:
+        """Give a request up. Returns a reply that is there already; a later one will be an orphan."""
+        if self._pending.pop(pending.request.id, None) is not None:
+            if pending.is_posted:
+                self._abandoned.add(pending.request.id)
+        elif pending.reply is not None:
+            return pending.reply, pending.descriptors
         return None
 
     def watch(self, subscription: Subscription) -> None:
@@ -128,17 +128,19 @@ class Exchange:
         """
         self._closed = error
         waits = [
-            slot for slot in self._slots.values() if isinstance(slot.request, m.Open) and slot.request.wait
+            pending
+            for pending in self._pending.values()
+            if isinstance(pending.request, m.Open) and pending.request.wait
         ]
-        for slot in waits:
-            slot.failure = error
-            self.abandon(slot)
-        return [slot.request.id for slot in waits] + self._end_watches(error)
+        for pending in waits:
+            pending.failure = error
+            self.abandon(pending)
+        return [pending.request.id for pending in waits] + self._end_watches(error)
 
     def receive(self, data: bytes, descriptors: Owned) -> list[Orphan]:
-        """Take what one read gave, `b""` for the end; fill slots; return the replies that nobody wants.
+        """Take what one read gave, `b""` for the end; give the replies to their requests; return the rest.
 
-        An error of the peer fails every slot, those of the future too; it is in `failure`.
+        An error of the peer fails every pending, those of the future too; it is in `failure`.
         """
         orphans = []
         try:
@@ -155,12 +157,12 @@ class Exchange:
         return orphans
 
     def fail(self, error: ShmError) -> None:
-        """Fail every slot, now and later. The first error stays."""
+        """Fail every pending, now and later. The first error stays."""
         if self.failure is None:
             self.failure = again(self._closed or error)
-        for slot in self._slots.values():
-            slot.failure = self.failure
-        self._slots.clear()
+        for pending in self._pending.values():
+            pending.failure = self.failure
+        self._pending.clear()
         self._end_watches(self.failure)
 
     def drain(self) -> list[int]:
@@ -175,9 +177,9 @@ class Exchange:
             if subscription is not None:
                 subscription.add(message)
             return None
-        slot = self._slots.pop(message.id, None)
-        if slot is not None:
-            slot.reply, slot.descriptors = message, descriptors
+        pending = self._pending.pop(message.id, None)
+        if pending is not None:
+            pending.reply, pending.descriptors = message, descriptors
             return None
         if message.id not in self._abandoned:
             name = type(message).__name__

@@ -18,7 +18,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Slot
+from shmclient._connection.exchange import Pending
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone
 from shmprotocol.wire import descriptors
@@ -50,14 +50,14 @@ class Outbox:
         """Return a request id that this connection has not used."""
         return next(self._ids)
 
-    def post(self, message: m.Message, slot: Slot | None = None) -> int:
+    def post(self, message: m.Message, pending: Pending | None = None) -> int:
         """Send a message, or queue it; return 0 when it is sent, else its number for `is_sent`.
 
-        The slot for its reply is told that it is posted. HostGone when the peer has closed the socket.
+        `pending`, if it is a request, is marked as posted. HostGone when the peer has closed the socket.
         """
         frame = pack(message)
         with self._gate.draining, self._gate.lock:
-            self._put(frame, slot)
+            self._put(frame, pending)
             self._check()
             return self._posted if self._unsent else 0
 
@@ -134,11 +134,11 @@ class Outbox:
             self._unsent.clear()
             self._close_socket()
 
-    def _put(self, frame: bytes, slot: Slot | None = None) -> None:
+    def _put(self, frame: bytes, pending: Pending | None = None) -> None:
         if self.is_broken:
             return
-        if slot is not None:
-            slot.is_posted = True  # Ctrl-C cannot come between this and the next line
+        if pending is not None:
+            pending.is_posted = True  # Ctrl-C cannot come between this and the next line
         self._unsent.append(frame)
         self._posted += 1
         self._write()

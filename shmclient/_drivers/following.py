@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
-from shmclient._drivers.operations import Context, Next, Operation
+from shmclient._drivers.steps import Context, Next, Operation
 from shmclient._regions.info import Change, RegionInfo, change_of
 from shmprotocol.errors import (
     Closed,

@@ -1,6 +1,6 @@
 """One connection of the async client: it waits for the socket, for any number of tasks of one loop.
 
-The counterpart of `_channel`: of the tasks that wait for a reply one reads, for all.
+The counterpart of `sync`: of the tasks that wait for a reply one reads, for all.
 """
 
 from __future__ import annotations
@@ -11,35 +11,28 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
-from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
+from shmclient._drivers.channel import GRACE_S, BaseChannel, late
+from shmclient._drivers.operations import dispose, greeted, take
+from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
-    ClientClosed,
     HostGone,
     HostTimeout,
     RemoteProtocolError,
-    WaitTimeout,
 )
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
 
-GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
-
-class AsyncChannel:
-    """A connected socket. Closed by `close`, or with the last lease after that."""
+class AsyncChannel(BaseChannel):
+    """A connected socket, for the tasks of one loop; they serialise the calls of the exchange."""
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self._sock = sock
         self.timeout_s = timeout_s
-        self._exchange = Exchange()
-        self.outbox = Outbox(sock, self._close_socket)
-        self.context = Context(self.outbox, self._exchange, self._announce)
-        self._is_ending = False  # EOF is pending; the reading task must consume it
+        super().__init__(sock, self._close_socket, self._announce, contextlib.nullcontext())
         # One task reads, one sends what the socket did not take, the others sleep. Cancelling its scope makes
         # any of them look again at what it waits for, and at what there is to be done.
         self._is_reading = False
@@ -50,15 +43,8 @@ class AsyncChannel:
         # A task enters and then looks at `_is_closing`; a destructor, on any thread, does the opposite.
         self._users = 0
         self._is_closing = False
-        detach_after_fork(self, AsyncChannel.detach)
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether every further request would fail."""
-        return self._exchange.failure is not None or self.outbox.is_broken
 
     def is_alive(self) -> bool:
-        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
         if self._exchange.failure is not None:
             return False
         if not self.outbox.is_broken and not has_ended(self._sock):
@@ -73,14 +59,14 @@ class AsyncChannel:
         if type(step.request) is m.Create and not self._exchange.is_settled():
             # A creation of this name may have been given up, and is undone when the reply comes.
             await self._wait_until(self._exchange.is_settled, self.timeout_s)
-        slot = self._exchange.open(step.request)
+        pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, slot)
-            await self._await(slot, step.wait_s, number)
+            number = self.outbox.post(step.request, pending)
+            await self._await(pending, step.wait_s, number)
         except BaseException:
-            self._abandon(slot)
+            self._abandon(pending)
             raise
-        return take(slot, step.wait_s)
+        return take(pending, step.wait_s)
 
     async def next_event(self, step: Next) -> m.Event | None:
         """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
@@ -88,23 +74,6 @@ class AsyncChannel:
         if not await self._wait_until(subscription.is_done, step.wait_s):
             return None
         return subscription.take()
-
-    def close(self) -> None:
-        """Close the connection; what is mapped keeps it open until its last view goes.
-
-        Waits and watches of other tasks end with ClientClosed.
-        """
-        targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
-        for target in targets:
-            self.context.cancel(target)
-        self.outbox.close()
-        if targets:
-            self._announce()
-
-    def detach(self) -> None:
-        """In the child of a fork: let go of the parent's connection."""
-        self._exchange.fail(HostGone("this connection belongs to the parent process"))
-        self.outbox.detach()
 
     def _close_socket(self) -> None:
         self._is_closing = True
@@ -126,28 +95,21 @@ class AsyncChannel:
             if self._is_closing and not self._users:
                 self._sock.close()
 
-    async def _await(self, slot: Slot, wait_s: float | None, number: int) -> None:
+    async def _await(self, pending: Pending, wait_s: float | None, number: int) -> None:
         limit_s = self.timeout_s if wait_s is None else wait_s
-        if await self._wait_until(slot.is_done, limit_s):
+        if await self._wait_until(pending.is_done, limit_s):
             return
         if wait_s is not None:
             self.context.cancel(
-                slot.request.id
+                pending.request.id
             )  # the one reply still comes: the refusal, or what arrived in time
-            if await self._wait_until(slot.is_done, GRACE_S):
+            if await self._wait_until(pending.is_done, GRACE_S):
                 return
-            raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
+            raise late(wait_s)
         if not self.outbox.is_sent(number):
             raise HostTimeout(f"the host accepted no request for {limit_s} s: is it stopped?")
-        name = type(slot.request).__name__
+        name = type(pending.request).__name__
         raise HostTimeout(f"the host did not answer {name} for {limit_s} s: is it stopped?")
-
-    def _abandon(self, slot: Slot) -> None:
-        orphan = self._exchange.abandon(slot)
-        if orphan is not None:
-            dispose(self.context, *orphan)
-        elif slot.is_wait():
-            self.context.cancel(slot.request.id)
 
     async def _wait_until(self, is_ready: Callable[[], bool], limit_s: float) -> bool:
         """Wait, and do meanwhile what nobody else does, until `is_ready`. False when the time is over."""
@@ -250,9 +212,7 @@ class AsyncChannel:
         for orphan in self._exchange.receive(data, owned):
             dispose(self.context, *orphan)
         self.outbox.flush()
-        if self._exchange.failure is not None:
-            descriptors.close_all(self._exchange.drain())
-            self.outbox.shut()
+        self._end_if_failed()
         return True
 
 

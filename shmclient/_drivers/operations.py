@@ -7,16 +7,12 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._connection.exchange import Exchange, Slot, Subscription
-from shmclient._connection.outbox import Outbox
+from shmclient._connection.exchange import Pending, Subscription
+from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
 from shmclient._drivers.transfer import Progress, write_all
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
@@ -24,17 +20,14 @@ from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation
 from shmclient._regions.info import RegionInfo, info_of
-from shmclient._regions.region import Lease, Mapped, RegionHandle, attach, attached, is_region_of, make_region
+from shmclient._regions.region import Lease, RegionHandle, attach, attached, is_region_of, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.errors import (
     Cancelled,
-    Closed,
-    HostGone,
     InvalidArgument,
     RegionNotFound,
     RegionTimeout,
     RemoteProtocolError,
-    ShmError,
     about,
     again,
     refusal,
@@ -52,68 +45,8 @@ from shmprotocol.wire.names import (
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
-
-
-class Ask(NamedTuple):
-    """A request; its outcome is (reply, descriptors), or the refusal raised.
-
-    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
-    None: as long as any other request.
-    """
-
-    request: m.Message
-    wait_s: float | None = None
-
-
-class Run(NamedTuple):
-    """A call that takes time in proportion to `size` bytes; its outcome is its result."""
-
-    call: Callable[[], Any]
-    size: int
-
-
-class Next(NamedTuple):
-    """The next event of a watch; its outcome is the Event, or None after `wait_s`."""
-
-    subscription: Subscription
-    wait_s: float = math.inf
-
-
-Step = Ask | Run | Next
-Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
-Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
-Operation = Generator[Step, Any, T]
-
-
-@dataclass(slots=True)
-class Context:
-    """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
-
-    `wake` has those who wait for events look again.
-    """
-
-    outbox: Outbox
-    exchange: Exchange
-    wake: Callable[[], None]
-    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
-
-    def greeting(self) -> m.Hello:
-        """Return the first message of a connection."""
-        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
-
-    def cancel(self, target: int) -> None:
-        """Tell the host that nobody waits for a request or watch any more. Never waits, never raises."""
-        if self.exchange.failure is None and not self.outbox.is_broken:
-            with contextlib.suppress(HostGone):
-                self.outbox.post(m.Cancel(0, target))
-
-    def unlisten(self, subscription: Subscription) -> None:
-        """End a watch. Never waits, and takes no lock: safe in a destructor."""
-        if self.exchange.is_watched(subscription):
-            self.cancel(subscription.id)  # first: after Ctrl-C in between, the next call does it all again
-            self.exchange.unwatch(subscription, Closed("the watch is closed"))
 
 
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
@@ -123,24 +56,21 @@ def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
     return welcome.windows
 
 
-def take(slot: Slot, wait_s: float | None) -> Outcome:
-    """Return what a slot that is done holds, or raise its failure or refusal."""
-    if slot.failure is not None:
-        raise again(slot.failure)
-    if isinstance(slot.reply, m.Refused):
-        raise _refusal(slot.request, slot.reply, wait_s)
-    return slot.reply, slot.descriptors
-
-
-def _refusal(request: m.Message, reply: m.Refused, wait_s: float | None) -> ShmError:
-    # Returned, not raised: an error in a local variable of a frame in its own traceback is a cycle, which
-    # keeps all that the callers have, such as a followed name, until the collector runs.
-    error = refusal(reply.code, reply.text)
-    name = _name_in(request)
-    if isinstance(error, Cancelled) and isinstance(request, m.Open):
-        names = ", ".join(repr(name) for name in request.open_names[:3])
-        error = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
-    return error if name is None else about(error, name)
+def take(pending: Pending, wait_s: float | None) -> Outcome:
+    """Return the reply of a request that is done, or raise its failure or refusal."""
+    if pending.failure is not None:
+        raise again(pending.failure)
+    reply = pending.reply
+    if isinstance(reply, m.Refused):
+        error = refusal(reply.code, reply.text)
+        if (name := _name_in(pending.request)) is not None:
+            error = about(error, name)
+        if isinstance(error, Cancelled) and isinstance(pending.request, m.Open):
+            names = ", ".join(repr(name) for name in pending.request.open_names[:3])
+            late = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
+            raise late if name is None else about(late, name)
+        raise error
+    return reply, pending.descriptors
 
 
 def _name_in(request: m.Message) -> str | None:

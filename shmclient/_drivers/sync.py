@@ -1,6 +1,6 @@
 """One connection of the sync client: it waits for the socket, for any number of threads at once.
 
-Of the threads that wait for a reply one reads, for all; the others sleep until their slot is filled, or
+Of the threads that wait for a reply one reads, for all; the others sleep until their reply is there, or
 until the reader leaves and one of them takes over. No lock is held while reading.
 """
 
@@ -10,29 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmclient._connection.exchange import Exchange, Slot
+from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
-from shmclient._connection.outbox import Outbox
-from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import Ask, Context, Next, Outcome, dispose, greeted, take
+from shmclient._drivers.channel import GRACE_S, BaseChannel, late
+from shmclient._drivers.operations import dispose, greeted, take
+from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
-    ClientClosed,
     HostGone,
     HostTimeout,
     RemoteProtocolError,
     ShmError,
-    WaitTimeout,
 )
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.query import connect
 
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
-GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
 
-class Channel:
+class Channel(BaseChannel):
     """A connected, greeted socket. Closed by `close`, or with the last lease after that.
 
     Connecting and greeting take `connect_s` each at most, and `timeout_s` is for what comes after that.
@@ -42,15 +39,11 @@ class Channel:
         sock = connect(path, connect_s)
         self._line = Line(sock, connect_s)
         self._timeout_s = connect_s
-        self._exchange = Exchange()
-        self.outbox = Outbox(sock, self._close_socket)
-        self.context = Context(self.outbox, self._exchange, self._wake)
         self._lock = threading.RLock()
+        super().__init__(sock, self._close_socket, self._wake, self._lock)
         self._turn = threading.Condition(self._lock)
         self._reader = 0  # the thread that reads, by its identifier; 0: none
-        self._is_ending = False  # EOF is pending; the reading thread must consume it
         self._sleepers = 0  # threads that wait for the one that reads
-        detach_after_fork(self, Channel.detach)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
             self._line.set_timeout(timeout_s)
@@ -59,13 +52,7 @@ class Channel:
             self.outbox.shut()
             raise
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether every further request would fail."""
-        return self._exchange.failure is not None or self.outbox.is_broken
-
     def is_alive(self) -> bool:
-        """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""
         if self._exchange.failure is not None or self.outbox.is_closing:
             return False
         if not self.outbox.is_broken and not self._line.has_ended():
@@ -83,15 +70,15 @@ class Channel:
             # A creation of this name may have been given up, and is undone when the reply comes.
             self._read_until(self._exchange.is_settled, time.monotonic() + self._timeout_s)
         with self._lock:
-            slot = self._exchange.open(step.request)
+            pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, slot)
+            number = self.outbox.post(step.request, pending)
             if number:
-                self._await_sent(slot, number)
-            self._await(slot, step.wait_s)
-            return take(slot, step.wait_s)
+                self._await_sent(pending, number)
+            self._await(pending, step.wait_s)
+            return take(pending, step.wait_s)
         except BaseException:
-            self._abandon(slot)
+            self._abandon(pending)
             raise
 
     def next_event(self, step: Next) -> m.Event | None:
@@ -105,38 +92,13 @@ class Channel:
         """Return the socket's descriptor, which stays the channel's."""
         return self._line.fileno()
 
-    def close(self) -> None:
-        """Close the connection; what is mapped keeps it open until its last view goes.
-
-        Waits and watches of other threads end with ClientClosed.
-        """
-        with self._lock:
-            targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
-        for target in targets:
-            self.context.cancel(target)
-        self.outbox.close()
-        if targets:
-            self._wake()
-
-    def retire(self) -> None:
-        """Take no more requests: Ctrl-C came where this connection may have lost count of what it holds.
-
-        The socket closes with the last lease that is known, and with the socket the unknown ones end.
-        """
-        self.outbox.close()
-
-    def detach(self) -> None:
-        """In the child of a fork: let go of the parent's connection."""
-        self._exchange.fail(HostGone("this connection belongs to the parent process"))
-        self.outbox.detach()
-
     def _close_socket(self) -> None:
         if self.outbox.is_detached:
             self._line.detach()
         else:
             self._line.close()
 
-    def _await_sent(self, slot: Slot, number: int) -> None:
+    def _await_sent(self, pending: Pending, number: int) -> None:
         """Wait until a request has left; the socket was full.
 
         The host takes no more requests while its replies are not read. So somebody reads meanwhile: another
@@ -144,7 +106,7 @@ class Channel:
         """
 
         def is_over() -> bool:
-            return slot.is_done() or self.outbox.is_sent(number)
+            return pending.is_done() or self.outbox.is_sent(number)
 
         end = time.monotonic() + self._timeout_s
         while not is_over():
@@ -157,25 +119,17 @@ class Channel:
             else:
                 self._read_until(is_over, min(end, now + LOOK_AGAIN_S), is_long=True)
 
-    def _await(self, slot: Slot, wait_s: float | None) -> None:
+    def _await(self, pending: Pending, wait_s: float | None) -> None:
         now = time.monotonic()
         if wait_s is None:
-            if not self._read_until(slot.is_done, now + self._timeout_s):
-                name = type(slot.request).__name__
+            if not self._read_until(pending.is_done, now + self._timeout_s):
+                name = type(pending.request).__name__
                 raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
-        elif not self._read_until(slot.is_done, now + wait_s, is_long=True):
+        elif not self._read_until(pending.is_done, now + wait_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
-            self.context.cancel(slot.request.id)
-            if not self._read_until(slot.is_done, time.monotonic() + GRACE_S, is_long=True):
-                raise WaitTimeout(f"the host answered nothing for {wait_s:.3g} s: is it stopped?")
-
-    def _abandon(self, slot: Slot) -> None:
-        with self._lock:
-            orphan = self._exchange.abandon(slot)
-        if orphan is not None:
-            dispose(self.context, *orphan)
-        elif slot.is_wait():
-            self.context.cancel(slot.request.id)
+            self.context.cancel(pending.request.id)
+            if not self._read_until(pending.is_done, time.monotonic() + GRACE_S, is_long=True):
+                raise late(wait_s)
 
     def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).
@@ -246,9 +200,7 @@ class Channel:
                 self.retire()
             raise
         self.outbox.flush()
-        if self._exchange.failure is not None:
-            descriptors.close_all(self._exchange.drain())
-            self.outbox.shut()
+        self._end_if_failed()
 
     def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
         data, owned = b"", descriptors.NONE

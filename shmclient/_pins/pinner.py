@@ -232,11 +232,8 @@ class Pinner:
                 pin.unpin()
             except BufferError as error:
                 busy = error
-        try:
-            if busy is not None:
-                raise busy
-        finally:
-            del busy  # its traceback has this frame: a cycle, which would keep the pins
+        if busy is not None:
+            raise busy
 
     def __len__(self) -> int:
         return len(self._pins)

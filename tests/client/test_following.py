@@ -20,7 +20,7 @@ from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.retry import Retry
 from shmclient._drivers.following import Changes, Listener
-from shmclient._drivers.operations import Ask, Context, Next
+from shmclient._drivers.steps import Ask, Context, Next
 from shmprotocol.wire import messages as m
 from support import Machine, WatchedHost, count_waits, drop_clients, put_values, wait_until
 

@@ -12,7 +12,7 @@ from shmclient import Region, RemoteProtocolError
 from shmclient._connection.exchange import Exchange
 from shmclient._connection.outbox import Outbox
 from shmclient._drivers import operations
-from shmclient._drivers.operations import Ask, Context, Run
+from shmclient._drivers.steps import Ask, Context, Run
 from shmclient._regions.region import Lease, make_region
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import (

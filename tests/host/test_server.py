@@ -249,8 +249,8 @@ def pause(name):
 shm = shmclient.connect(sys.argv[1])
 pause("connected")
 if step == "created":
-    from shmclient._drivers.operations import Ask
-    shm._channel.ask(Ask(m.Create(77, "victim", 100, "full", "memfd", 0o600, True)))
+    from shmclient._drivers.steps import Ask
+    shm._core.channel.ask(Ask(m.Create(77, "victim", 100, "full", "memfd", 0o600, True)))
     pause("created")
 with shm.create("victim", 1 << 20) as builder:
     pause("mapped")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -53,7 +54,7 @@ def ask_and_die(machine: Machine) -> None:
         machine.signal(signal.SIGSTOP)
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(region.is_current)
-            wait_until(lambda: shm._connected()._exchange._slots)
+            wait_until(lambda: shm._connected()._exchange._pending)
             machine.kill()
             with pytest.raises(shmclient.HostGone):
                 asked.result(30)
@@ -98,20 +99,28 @@ async def test_nothing_is_kept_by_the_error_of_an_async_client(machine: Machine,
     assert count_descriptors() == before
 
 
+def is_locked(lock: Any) -> bool:
+    """Whether another thread owns a lock; RLock.locked() is new in Python 3.14."""
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
+
+
 def test_client_that_is_closed_while_it_connects_stays_closed(machine: Machine) -> None:
     shm = shmclient.connect(machine.path)
     machine.restart()
     machine.signal(signal.SIGSTOP)
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(shm.list)
-        wait_until(shm._lock.locked)
+        wait_until(lambda: is_locked(shm._core._lock))
         shm.close()
         machine.signal(signal.SIGCONT)
         with pytest.raises(shmclient.ClientClosed):
             asked.result(30)
     with pytest.raises(shmclient.ClientClosed):
         shm.list()
-    assert shm._channel is None
+    assert shm._core.channel is None
 
 
 async def test_async_client_that_is_closed_while_it_connects_stays_closed(
@@ -130,7 +139,7 @@ async def test_async_client_that_is_closed_while_it_connects_stays_closed(
         await anyio.wait_all_tasks_blocked()
         await ashm.aclose()
         machine.signal(signal.SIGCONT)
-    assert ashm._channel is None
+    assert ashm._core.channel is None
 
 
 def test_watch_tells_all_that_came_before_the_end(machine: Machine) -> None:

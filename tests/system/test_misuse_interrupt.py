@@ -68,6 +68,12 @@ def connect(shm: shmclient.Client) -> None:
         pass
 
 
+def reconnect(shm: shmclient.Client) -> None:
+    if shm._core.channel is not None:
+        shm._core.channel.retire()
+    shm.get("old")
+
+
 def put(shm: shmclient.Client) -> None:
     shm.put("new", np.arange(10)).close()
 
@@ -111,7 +117,18 @@ def lists(shm: shmclient.Client) -> None:
     shm.stat("old")
 
 
-OPERATIONS = [connect, put, get, get_what_is_mapped, get_with_a_wait, open_many, create, watch, lists]
+OPERATIONS = [
+    connect,
+    reconnect,
+    put,
+    get,
+    get_what_is_mapped,
+    get_with_a_wait,
+    open_many,
+    create,
+    watch,
+    lists,
+]
 
 
 def state(host: WatchedHost) -> tuple[object, object]:
@@ -120,7 +137,7 @@ def state(host: WatchedHost) -> tuple[object, object]:
 
 def settles(before: object, host: WatchedHost) -> bool:
     """Whether the host and this process get back to where they were."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while state(host) != before:
         if time.monotonic() > deadline:
             return False

@@ -1,0 +1,160 @@
+"""One client without its waiting: connecting, reconnecting and retrying as steps. Does no I/O.
+
+The sync and the async client carry out the same steps, each in its own way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
+from shmclient._connection.socket import detach_after_fork
+from shmclient._drivers import operations
+from shmclient._drivers.channel import BaseChannel
+from shmclient._drivers.following import once_after
+from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
+from shmclient._regions.region import RegionHandle
+from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R", bound=RegionHandle)
+C = TypeVar("C", bound=BaseChannel)
+
+
+class Core(Generic[C]):
+    """The connection of a client, a new one after its end.
+
+    `new_lock` makes a lock that a thread or task owns while it connects.
+    """
+
+    def __init__(self, socket_path: str, timeout_s: float, new_lock: Callable[[], Any]) -> None:
+        self.socket_path = socket_path
+        self.timeout_s = operations.check_timeout(timeout_s)
+        self.is_closed = False
+        self.channel: C | None = None
+        self._attempts = Attempts(timeout_s)
+        self._new_lock = new_lock
+        self._lock = new_lock()
+        detach_after_fork(self, Core._detach)
+
+    def connected(self, limit_s: float | None = None) -> Operation[C]:
+        """Return a live connection, a new one if necessary, within `limit_s`."""
+        if (channel := self._live()) is not None:
+            return channel
+        over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
+        lock, turn_s = self._lock, self._attempts.limit(limit_s)
+        try:
+            if not (yield Acquire(lock, turn_s)):
+                raise others_connect(self.socket_path, turn_s)
+            left = None if limit_s is None else end - time.monotonic()
+            return (yield from self._connect(left, over))
+        finally:
+            # Not only if it was acquired: Ctrl-C can come before that is known.
+            with contextlib.suppress(RuntimeError):
+                lock.release()
+
+    def run(
+        self, start: Callable[Concatenate[Context, P], Operation[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Operation[T]:
+        """Run an operation on a live connection."""
+        channel = self._live()
+        if channel is None:
+            channel = yield from self.connected()
+        result: T = yield Drive(channel, start(channel.context, *args, **kwargs))
+        return result
+
+    def run_waiting(
+        self,
+        start: Callable[[Context, Retry], Operation[T]],
+        wait_s: float | None,
+        ready: Callable[[], T | None] = lambda: None,
+    ) -> Operation[T]:
+        """Run an operation that may wait; a wait outlives its host and continues with the next one.
+
+        `ready` is called after each failed attempt: a result or an exception of it ends the wait.
+        """
+        retry = Retry(wait_s)
+        while True:
+            try:
+                channel = yield from self.connected(retry.remaining())
+                retry.connected()
+                result: T = yield Drive(channel, start(channel.context, retry))
+                return result
+            except (HostGone, HostTimeout) as error:
+                if (item := ready()) is not None:
+                    return item
+                if is_final(self.socket_path):
+                    raise
+                pause_s = retry.pause(error)
+            yield Sleep(pause_s)
+
+    def start(self, wait_s: float | None) -> Operation[None]:
+        """Connect for the first time."""
+        return self.run_waiting(lambda context, retry: operations.nothing(), wait_s)
+
+    def get(self, name: str, after: int | None, wait_s: float | None, anywhere: bool) -> Operation[Any]:
+        """Return the value of a name."""
+
+        def start(context: Context, retry: Retry) -> Operation[Any]:
+            value = operations.get(context, name, retry.remaining, anywhere)
+            return value if after is None else once_after(context, name, after, retry, value)
+
+        return self.run_waiting(start, wait_s)
+
+    def open(
+        self, kind: type[R], name: str, after: int | None, wait_s: float | None, anywhere: bool
+    ) -> Operation[list[R]]:
+        """Return a handle of the current region of a name, mapped, in a list."""
+
+        def start(context: Context, retry: Retry) -> Operation[list[R]]:
+            regions = operations.open_many(context, kind, (name,), retry.remaining, anywhere)
+            return regions if after is None else once_after(context, name, after, retry, regions)
+
+        return self.run_waiting(start, wait_s)
+
+    def open_many(
+        self, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool
+    ) -> Operation[list[R]]:
+        """Return a handle for each name, mapped."""
+        return self.run_waiting(
+            lambda context, retry: operations.open_many(context, kind, names, retry.remaining, anywhere),
+            wait_s,
+        )
+
+    def close(self) -> None:
+        """Close the connection, and make no other."""
+        self.is_closed = True
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            channel.close()
+
+    def give_up(self) -> None:
+        """Close the connection of a client that nobody can use any more. Safe in a destructor."""
+        if self.channel is not None:
+            self.channel.outbox.close()  # nobody can be waiting: that would keep the client
+
+    def _live(self) -> C | None:
+        channel = self.channel
+        return channel if channel is not None and channel.is_alive() else None
+
+    def _connect(self, left_s: float | None, over: int) -> Operation[C]:
+        self._check_open()
+        if (channel := self._live()) is None:
+            with self._attempts.next(left_s, over) as connect_s:
+                channel = self.channel = yield Connect(connect_s)
+            if self.is_closed:  # closed meanwhile, by a thread or task that did not see the new connection
+                self.close()
+                self._check_open()
+        return channel
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ClientClosed("the client is closed: connect again")
+
+    def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
+        self._lock = self._new_lock()
+        self.channel = None

@@ -1,0 +1,104 @@
+"""The steps of operations, and what the operations of one connection share. Does no I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
+
+from shmclient._connection.exchange import Exchange, Subscription
+from shmclient._connection.outbox import Outbox
+from shmclient._regions.region import Mapped
+from shmprotocol.errors import Closed, HostGone
+from shmprotocol.wire import descriptors as fds
+from shmprotocol.wire import messages as m
+
+
+class Ask(NamedTuple):
+    """A request; its outcome is (reply, descriptors), or the refusal raised.
+
+    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
+    None: as long as any other request.
+    """
+
+    request: m.Message
+    wait_s: float | None = None
+
+
+class Run(NamedTuple):
+    """A call that takes time in proportion to `size` bytes; its outcome is its result."""
+
+    call: Callable[[], Any]
+    size: int
+
+
+class Next(NamedTuple):
+    """The next event of a watch; its outcome is the Event, or None after `wait_s`."""
+
+    subscription: Subscription
+    wait_s: float = math.inf
+
+
+class Drive(NamedTuple):
+    """An operation on a connection; its outcome is its result."""
+
+    channel: Any
+    operation: Operation[Any]
+
+
+class Connect(NamedTuple):
+    """A new connection to the host, and its greeting, within the time; its outcome is the channel."""
+
+    connect_s: float
+
+
+class Acquire(NamedTuple):
+    """A lock, for the task or thread that asks; its outcome is whether it was acquired in time."""
+
+    lock: Any
+    limit_s: float
+
+
+class Sleep(NamedTuple):
+    """A pause."""
+
+    pause_s: float
+
+
+Step = Ask | Run | Next | Drive | Connect | Acquire | Sleep
+Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
+Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
+T = TypeVar("T")
+Operation = Generator[Step, Any, T]
+
+
+@dataclass(slots=True)
+class Context:
+    """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
+
+    `wake` has those who wait for events look again.
+    """
+
+    outbox: Outbox
+    exchange: Exchange
+    wake: Callable[[], None]
+    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
+
+    def greeting(self) -> m.Hello:
+        """Return the first message of a connection."""
+        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
+
+    def cancel(self, target: int) -> None:
+        """Tell the host that nobody waits for a request or watch any more. Never waits, never raises."""
+        if self.exchange.failure is None and not self.outbox.is_broken:
+            with contextlib.suppress(HostGone):
+                self.outbox.post(m.Cancel(0, target))
+
+    def unlisten(self, subscription: Subscription) -> None:
+        """End a watch. Never waits, and takes no lock: safe in a destructor."""
+        if self.exchange.is_watched(subscription):
+            self.cancel(subscription.id)  # first: after Ctrl-C in between, the next call does it all again
+            self.exchange.unwatch(subscription, Closed("the watch is closed"))

@@ -1,0 +1,53 @@
+"""The common part of the results of `watch` and `follow`, sync and async."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, TypeVar
+
+from shmclient._drivers.core import Core
+from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.steps import Operation
+from shmclient._process.copying import not_copied
+from shmprotocol.errors import Closed
+
+T = TypeVar("T")
+
+
+class BaseStream(Generic[T]):
+    """A source, the client that drives it, and the longest absence of a host; one step at a time."""
+
+    def __init__(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
+        self._client = client  # which must not be collected meanwhile
+        self._core = core
+        self._source: Any = source
+        self._wait_s = wait_s
+
+    def close(self) -> None:
+        """End it, and a loop over it in another thread or task. May be called again; never waits."""
+        self._source.listener.close()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_source") and not is_finalizing():
+            self._source.listener.give_up()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass the name, and watch or follow it in the other process")
+
+    def _start(self) -> Operation[None]:
+        return self._core.run_waiting(self._source.start, self._wait_s)
+
+    def _next(self) -> Operation[T]:
+        """Return the next item. Closed when it was closed."""
+        if (ready := self._ready()) is not None:
+            return ready
+        item: T = yield from self._core.run_waiting(self._source.next, self._wait_s, self._ready)
+        return item
+
+    def _ready(self) -> T | None:
+        """Return what needs no host; Closed when it was closed."""
+        if self._source.listener.is_closed:
+            raise Closed("the watch is closed")
+        pending: T | None = self._source.pending()
+        return pending
