@@ -40,10 +40,10 @@ class Manager:
         self.socket.settimeout(20)
         return messages
 
-    def receive_until(self, wanted: str) -> list[list[str]]:
+    def receive_until(self, text: str) -> list[list[str]]:
         """Return all messages up to the one wanted."""
         messages = [self.receive()]
-        while messages[-1] != [wanted]:
+        while messages[-1] != [text]:
             messages.append(self.receive())
         return messages
 
@@ -74,14 +74,14 @@ def finish(process: subprocess.Popen[str]) -> str:
     return log
 
 
-def read_until(process: subprocess.Popen[str], wanted: str) -> str:
+def read_until(process: subprocess.Popen[str], text: str) -> str:
     assert process.stderr is not None
     seen = ""
     for line in process.stderr:
         seen += line
-        if wanted in line:
+        if text in line:
             return seen
-    raise AssertionError(f"the host ended without {wanted!r}: {seen}")
+    raise AssertionError(f"the host ended without {text!r}: {seen}")
 
 
 def put_and_get(path: Path) -> bytes:

@@ -40,13 +40,13 @@ def shared(fd: int, address: int | None = None, prot: int = posix.PROT_RDWR, **o
 
 def permissions(address: int, pages: int = 1) -> list[str | None]:
     """Return what /proc/self/maps allows for each page, as "rw-s"; None where nothing is mapped."""
-    found: dict[int, str] = {}
+    rights: dict[int, str] = {}
     for line in Path("/proc/self/maps").read_text().splitlines():
         bounds, allowed = line.split()[:2]
         low, high = (int(bound, 16) for bound in bounds.split("-"))
         for page in range(max(low, address), min(high, address + pages * PAGE), PAGE):
-            found[page] = allowed
-    return [found.get(address + number * PAGE) for number in range(pages)]
+            rights[page] = allowed
+    return [rights.get(address + number * PAGE) for number in range(pages)]
 
 
 def field(name: str, path: str = "/proc/self/status") -> int:

@@ -39,7 +39,7 @@ def strategy_for(hint: Any) -> st.SearchStrategy[Any]:
     arguments = hint.__args__
     if arguments[-1] is Ellipsis:
         return st.lists(strategy_for(arguments[0]), max_size=5).map(tuple)
-    return st.tuples(*[strategy_for(one) for one in arguments])
+    return st.tuples(*[strategy_for(argument) for argument in arguments])
 
 
 def record(cls: Any) -> st.SearchStrategy[Any]:

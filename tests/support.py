@@ -60,8 +60,8 @@ def count_threads() -> int:
 def mapped_addresses() -> list[int]:
     """Return the addresses of the regions that this process has mapped."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
-        found = [line for line in maps if "shmhost:" in line]
-    return sorted({int(line.split("-", 1)[0], 16) for line in found} & set(_starts(found)))
+        lines = [line for line in maps if "shmhost:" in line]
+    return sorted({int(line.split("-", 1)[0], 16) for line in lines} & set(_starts(lines)))
 
 
 def _starts(lines: list[str]) -> list[int]:

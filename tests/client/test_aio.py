@@ -63,8 +63,11 @@ async def test_watch_starts_with_its_block(ashm: shmclient.aio.AsyncClient) -> N
     async with ashm.watch("w/") as changes:
         (await ashm.put("w/x", b"1")).close()
         await ashm.unlink("w/x")
-        told = [await anext(changes) for _ in range(2)]
-    assert [(change.kind, change.info.name) for change in told] == [("published", "w/x"), ("unlinked", "w/x")]
+        events = [await anext(changes) for _ in range(2)]
+    assert [(change.kind, change.info.name) for change in events] == [
+        ("published", "w/x"),
+        ("unlinked", "w/x"),
+    ]
 
 
 async def test_many_tasks_share_a_client(host: WatchedHost, ashm: shmclient.aio.AsyncClient) -> None:

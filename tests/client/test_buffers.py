@@ -48,7 +48,7 @@ def test_pin_gives_address_size_and_whether_it_is_read_only(kind: str, pinner: P
 
 
 @pytest.mark.parametrize(
-    ("made", "size"),
+    ("factory", "size"),
     [
         (lambda: FFI.new("struct node *"), FFI.sizeof("struct node")),
         (lambda: FFI.new("int[5]"), 20),
@@ -57,8 +57,8 @@ def test_pin_gives_address_size_and_whether_it_is_read_only(kind: str, pinner: P
         (lambda: FFI.new("union both *"), 8),
     ],
 )
-def test_pin_takes_what_cffi_made(made: Callable[[], Any], size: int, pinner: Pinner) -> None:
-    cdata = made()
+def test_pin_takes_what_cffi_made(factory: Callable[[], Any], size: int, pinner: Pinner) -> None:
+    cdata = factory()
     whole = FFI.addressof(cdata) if FFI.typeof(cdata).kind == "struct" else cdata
     address = int(FFI.cast("uintptr_t", whole))
     pinned = pinner.pin(cdata)

@@ -40,11 +40,11 @@ def test_pointers_lead_to_what_was_built(shm: shmclient.Client) -> None:
     with shm.create("chain", 4096) as builder:
         build_chain(builder, [b"one", b"", b"three"])
     node = shm.open("chain").root(FFI, "struct node *")
-    found = []
+    values = []
     while node:
-        found.append((FFI.string(node.word), node.number, list(node.pair)))
+        values.append((FFI.string(node.word), node.number, list(node.pair)))
         node = node.next
-    assert found == [(b"three", 2, [2.0, 0.5]), (b"", 1, [1.0, 0.5]), (b"one", 0, [0.0, 0.5])]
+    assert values == [(b"three", 2, [2.0, 0.5]), (b"", 1, [1.0, 0.5]), (b"one", 0, [0.0, 0.5])]
 
 
 def test_arrays_are_made_as_ffi_new_makes_them(shm: shmclient.Client) -> None:

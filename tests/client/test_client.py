@@ -73,14 +73,14 @@ def test_budget_is_kept_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_get_waits_for_the_name(host: WatchedHost, shm: shmclient.Client) -> None:
-    found: list[bytes] = []
-    waiter = threading.Thread(target=lambda: found.append(bytes(shm.get("late", wait=30))))
+    values: list[bytes] = []
+    waiter = threading.Thread(target=lambda: values.append(bytes(shm.get("late", wait=30))))
     waiter.start()
     wait_until(lambda: host.counts()["listeners"] == 1)
     assert shm.list() == []  # the same client, while another of its threads waits
     shm.put("late", b"here").close()
     waiter.join()
-    assert found == [b"here"]
+    assert values == [b"here"]
     assert host.counts()["listeners"] in (0, 1)
 
 
@@ -135,13 +135,13 @@ def test_watch_tells_of_each_change(shm: shmclient.Client) -> None:
         shm.put("other", b"1").close()
         shm.chmod("w/x", 0o644)
         shm.unlink("w/x")
-        told = [next(changes) for _ in range(3)]
-    assert [(change.kind, change.info.name) for change in told] == [
+        events = [next(changes) for _ in range(3)]
+    assert [(change.kind, change.info.name) for change in events] == [
         ("published", "w/x"),
         ("changed", "w/x"),
         ("unlinked", "w/x"),
     ]
-    assert told[1].info.mode == 0o644
+    assert events[1].info.mode == 0o644
 
 
 # --- when the host is not there

@@ -41,9 +41,9 @@ def of_region(shm: shmclient.Client) -> dict[str, tuple[Callable[[], list[Any]],
     pinner = Pinner()
 
     def mapping() -> list[Any]:
-        made = posix.mmap(None, 4096, posix.PROT_RDWR, posix.MAP_PRIVATE | posix.MAP_ANONYMOUS)
-        made.buffer[0] = 7
-        return [made.buffer, made]
+        area = posix.mmap(None, 4096, posix.PROT_RDWR, posix.MAP_PRIVATE | posix.MAP_ANONYMOUS)
+        area.buffer[0] = 7
+        return [area.buffer, area]
 
     return {
         "bytes": (lambda: [shm.get("bytes")], lambda view: int(view[3])),
@@ -72,11 +72,13 @@ def test_destructor_in_a_cycle_reads_what_is_still_mapped(
             gc.disable()
             seen: list[int] = []
             steps: list[Callable[[], Any]] = [make, lambda: [Reading(read, seen)], list]
-            made: dict[int, Any] = {number: steps[number]() for number in order}  # the collector's order, too
-            made[1][0].memory = made[0][0]
-            made[1][0].cycle += [made[0], made[2]]
-            made[2] += [made[1][0], made[0]]
-            del made
+            objects: dict[int, Any] = {
+                number: steps[number]() for number in order
+            }  # the collector's order, too
+            objects[1][0].memory = objects[0][0]
+            objects[1][0].cycle += [objects[0], objects[2]]
+            objects[2] += [objects[1][0], objects[0]]
+            del objects
             gc.collect()
             assert seen == [7]
 

@@ -29,9 +29,9 @@ def test_intervals_agree_with_a_list_of_bytes(
         owner = {byte: number for byte, number in owner.items() if number != gone}
     for start, size in questions:
         expected = sorted({owner[byte] for byte in range(start, start + size) if byte in owner})
-        assert sorted(found.value for found in intervals.overlapping(start, size)) == expected
+        assert sorted(overlap.value for overlap in intervals.overlapping(start, size)) == expected
         assert intervals.at(start) == owner.get(start)
-    assert [found.value for found in intervals] == [
+    assert [overlap.value for overlap in intervals] == [
         owner[byte] for byte in sorted(owner) if byte in firsts(owner)
     ]
     assert len(intervals) == len(set(owner.values()))

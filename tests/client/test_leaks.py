@@ -21,9 +21,9 @@ from support import in_child
 
 @pytest.fixture
 def leaks(monkeypatch: pytest.MonkeyPatch) -> list[pinning.Leak]:
-    found: list[pinning.Leak] = []
-    monkeypatch.setattr(pinning, "on_leak", found.append)
-    return found
+    reports: list[pinning.Leak] = []
+    monkeypatch.setattr(pinning, "on_leak", reports.append)
+    return reports
 
 
 def test_leak_is_told_with_the_line_that_made_the_pinner_and_nothing_dangles(

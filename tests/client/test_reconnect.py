@@ -79,7 +79,7 @@ def test_wait_may_be_for_ever(wait: float, host: WatchedHost, shm: shmclient.Cli
         waiting = [pool.submit(shm.get, "late", wait=wait) for _ in range(2)]  # one reads, one sleeps
         wait_until(lambda: host.counts()["listeners"] == 1)
         shm.put("late", b"1").close()
-        assert [bytes(one.result(30)) for one in waiting] == [b"1", b"1"]
+        assert [bytes(future.result(30)) for future in waiting] == [b"1", b"1"]
 
 
 def test_wait_goes_on_after_the_longest_poll(
@@ -141,11 +141,11 @@ def test_idle_connection_that_lives_is_kept(host: WatchedHost, shm: shmclient.Cl
 
 async def test_async_wait_outlives_its_host(machine: Machine, anyio_backend: str) -> None:
     # Nothing is done in threads of the event loop: trio keeps them for ten seconds, and other tests count.
-    found: list[bytes] = []
+    values: list[bytes] = []
     async with await shmclient.aio.connect(machine.path) as ashm:
 
         async def wait() -> None:
-            found.append(bytes(await ashm.get("late", wait=60)))
+            values.append(bytes(await ashm.get("late", wait=60)))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
@@ -155,7 +155,7 @@ async def test_async_wait_outlives_its_host(machine: Machine, anyio_backend: str
                 await ashm.list()
             machine.start()
             (await ashm.put("late", b"here at last")).close()
-    assert found == [b"here at last"]
+    assert values == [b"here at last"]
 
 
 async def test_async_connect_waits_for_its_host(tmp_path: Path, anyio_backend: str) -> None:
@@ -209,7 +209,7 @@ def test_threads_of_one_client_get_over_hosts_that_are_killed(machine: Machine) 
                 machine.start()
         finally:
             is_over.set()
-        ends = sum((one.result(60) for one in running), Counter[str]())
+        ends = sum((future.result(60) for future in running), Counter[str]())
         assert ends["done"] > 100
         assert ends["HostGone"] > 0
         shm.put("after", b"all of it").close()

@@ -80,15 +80,15 @@ def test_items_wider_than_a_byte_are_written_whole(fd: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(0, []), (1, [1]), (8, [8]), (9, [8, 9]), (16, [8, 16]), (17, [8, 16, 17])]
+    ("size", "reports"), [(0, []), (1, [1]), (8, [8]), (9, [8, 9]), (16, [8, 16]), (17, [8, 16, 17])]
 )
 def test_progress_is_told_at_each_piece_and_at_the_end(
-    size: int, told: list[int], fd: int, monkeypatch: pytest.MonkeyPatch
+    size: int, reports: list[int], fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "PIECE", 8)
     calls: list[int] = []
     write_all(fd, 0, chunks_of((0, bytes(size))), calls.append)
-    assert calls == told
+    assert calls == reports
 
 
 def test_error_of_a_write_is_raised(fd: int) -> None:

@@ -155,9 +155,9 @@ def test_close_ends_the_waits_of_other_threads(
         waiting = [pool.submit(wait, shm) for _ in range(3)]  # one reads, the others sleep
         wait_until(lambda: host.call(lambda: count_waits(host)) == 3)
         shm.close()
-        for one in waiting:
+        for future in waiting:
             with pytest.raises(shmclient.ClientClosed, match="the client is closed"):
-                one.result(30)
+                future.result(30)
     wait_until(lambda: host.counts()["listeners"] == 0)
     assert host.counts()["leases"] == holds
     held.close()
@@ -377,5 +377,5 @@ def test_hundreds_of_threads_are_answered_when_the_host_goes_on(stopped: Machine
         asking = [pool.submit(shm.stat, "x") for _ in range(600)]  # the socket takes some 280 of them
         wait_until(lambda: context.outbox.has_unsent)
         stopped.signal(signal.SIGCONT)
-        assert [one.result(50).generation for one in asking] == [1] * 600
+        assert [future.result(50).generation for future in asking] == [1] * 600
         assert shm._connected().context is context

@@ -26,11 +26,11 @@ def test_watch_tells_what_changed_while_there_was_no_host(machine: Machine) -> N
         machine.kill()
         machine.start()
         put_values(machine.path, back=b"2", new=b"1")
-        told = pool.submit(seen, changes, 5)
+        events = pool.submit(seen, changes, 5)
         told_first = [("unlinked", "gone"), ("unlinked", "told"), ("published", "back"), ("published", "new")]
         wait_until(lambda: _listens(machine.path))
         put_values(machine.path, live=b"1")
-        assert told.result(30) == [*told_first, ("published", "live")]
+        assert events.result(30) == [*told_first, ("published", "live")]
 
 
 def _listens(path: str) -> bool:

@@ -287,11 +287,9 @@ def test_put_refuses_a_bad_mode_before_it_reads(mode: str, socket_path: str) -> 
 
 def commands() -> list[tuple[str, click.Command, str]]:
     groups = {"shmhost": shmhost.cli.cli, "shmclient": shmclient._commands.cli.cli}
-    found = [(name, group, name) for name, group in groups.items()]
-    return found + [
-        (f"{name} {sub}", command, name)
-        for name, group, _ in found
-        for sub, command in group.commands.items()
+    rows = [(name, group, name) for name, group in groups.items()]
+    return rows + [
+        (f"{name} {sub}", command, name) for name, group, _ in rows for sub, command in group.commands.items()
     ]
 
 
@@ -307,8 +305,8 @@ def test_help_has_examples_and_exit_codes(name: str) -> None:
     text = result.stdout
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(len, text.splitlines())) <= 80
-    told = " ".join(text.split())
-    assert ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) in told
+    words = " ".join(text.split())
+    assert ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) in words
     shown = [example for owner, example in examples() if owner == name]
     assert shown
     assert all(f" $ {example} " in text for example in shown)
@@ -328,8 +326,8 @@ def test_example_of_a_help_is_what_the_command_takes(name: str, example: str) ->
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
-    found = {exit_code(kind("x")) for kind in (ShmError, HostGone, RegionNotFound, AccessDenied, WaitTimeout)}
-    assert found | {0, 2} == set(EXIT_CODES)
+    codes = {exit_code(kind("x")) for kind in (ShmError, HostGone, RegionNotFound, AccessDenied, WaitTimeout)}
+    assert codes | {0, 2} == set(EXIT_CODES)
     readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
     assert ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) in readme
 

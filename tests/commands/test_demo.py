@@ -44,13 +44,13 @@ def plain_places(word: str, folder: Path, files: list[Path]) -> list[tuple[str, 
     ]
 
 
-def read_back(words: word_index.Words, wanted: list[str]) -> dict[str, list[tuple[str, int]]]:
+def read_back(words: word_index.Words, queries: list[str]) -> dict[str, list[tuple[str, int]]]:
     ffi = word_index.make_ffi()
     with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
         with shm.create("words", words.size()) as builder:
             word_index.build(builder, ffi, words)
         root = shm.open("words").root(ffi, "struct word_index *")
-        return {word: list(word_index.places(ffi, root, word.encode())) for word in wanted}
+        return {word: list(word_index.places(ffi, root, word.encode())) for word in queries}
 
 
 def collect(folder: Path, files: list[Path]) -> word_index.Words:
@@ -65,9 +65,9 @@ def test_index_has_the_places_that_a_plain_search_finds(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     files = sorted(tmp_path.rglob("*.py"))
-    wanted = ["os", "import", "x", "Os", "os_", "print", "latin", "missing"]
-    found = read_back(collect(tmp_path, files), wanted)
-    assert found == {word: plain_places(word, tmp_path, files) for word in wanted}
+    queries = ["os", "import", "x", "Os", "os_", "print", "latin", "missing"]
+    results = read_back(collect(tmp_path, files), queries)
+    assert results == {word: plain_places(word, tmp_path, files) for word in queries}
 
 
 def test_index_is_empty_when_there_are_no_files() -> None:
@@ -77,10 +77,10 @@ def test_index_is_empty_when_there_are_no_files() -> None:
 def test_index_of_the_standard_library_agrees_with_a_plain_search() -> None:
     folder, files = word_index.standard_library()
     files = files[:: max(len(files) // 150, 1)]
-    wanted = ["import", "def", "yield", "memoryview", "struct", "_", "Z"]
-    found = read_back(collect(folder, files), wanted)
-    assert found == {word: plain_places(word, folder, files) for word in wanted}
-    assert len(found["import"]) > 100
+    queries = ["import", "def", "yield", "memoryview", "struct", "_", "Z"]
+    results = read_back(collect(folder, files), queries)
+    assert results == {word: plain_places(word, folder, files) for word in queries}
+    assert len(results["import"]) > 100
 
 
 def test_index_leaves_out_what_is_no_readable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,21 +38,21 @@ def test_this_machine_has_what_the_other_tests_rely_on(tmp_path: Path) -> None:
 
 def test_peer_death_is_ok_where_the_kernel_has_it(tmp_path: Path) -> None:
     version = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
-    found = find("peer death", doctor.examine(settings(tmp_path / "host.sock")))
-    assert found.state == ("ok" if version >= (6, 5) else "note")
+    finding = find("peer death", doctor.examine(settings(tmp_path / "host.sock")))
+    assert finding.state == ("ok" if version >= (6, 5) else "note")
 
 
 def test_host_answers_when_one_serves_the_socket(host: WatchedHost) -> None:
-    found = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
-    assert (found.state, found.advice) == ("ok", "")
-    assert f"a host answers at {host.socket_path} (srw-rw----, uid {os.getuid()}" in found.found
+    finding = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
+    assert (finding.state, finding.advice) == ("ok", "")
+    assert f"a host answers at {host.socket_path} (srw-rw----, uid {os.getuid()}" in finding.found
 
 
 def test_other_windows_of_the_host_are_noted(host: WatchedHost) -> None:
-    found = find("socket", doctor.examine(settings(host.socket_path)))
-    assert found.state == "note"
-    assert "a host answers" in found.found
-    assert "windows other than" in found.found
+    finding = find("socket", doctor.examine(settings(host.socket_path)))
+    assert finding.state == "note"
+    assert "a host answers" in finding.found
+    assert "windows other than" in finding.found
 
 
 def test_nothing_is_left_open_or_mapped(host: WatchedHost) -> None:
@@ -109,10 +109,10 @@ def test_few_open_files_are_a_problem(tmp_path: Path) -> None:
 
     def child() -> None:
         assert lowered(resource.RLIMIT_NOFILE, 4095, config, "open files").state == "note"
-        found = lowered(resource.RLIMIT_NOFILE, 255, config, "open files")
-        assert found.state == "problem"
-        assert "RLIMIT_NOFILE is 255" in found.found
-        assert "ulimit -n" in found.advice
+        finding = lowered(resource.RLIMIT_NOFILE, 255, config, "open files")
+        assert finding.state == "problem"
+        assert "RLIMIT_NOFILE is 255" in finding.found
+        assert "ulimit -n" in finding.advice
 
     assert in_child(child) == 0
 
@@ -122,9 +122,9 @@ def test_limited_addresses_are_noted_and_the_window_cannot_be_reserved(tmp_path:
 
     def child() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        found = lowered(resource.RLIMIT_AS, used + 512 * MIB, config, "address space")
-        assert found.state == "note"
-        assert "ulimit -v" in found.advice
+        finding = lowered(resource.RLIMIT_AS, used + 512 * MIB, config, "address space")
+        assert finding.state == "note"
+        assert "ulimit -v" in finding.advice
         window = find("window", doctor.examine(config))
         assert window.state == "note"
         assert "each region is mapped alone" in window.found
@@ -139,10 +139,10 @@ def test_window_is_a_problem_when_something_lies_in_it(tmp_path: Path) -> None:
 
     def child() -> None:
         assert address_space.reserve(base + 5 * MIB, 4096)
-        found = find("window", doctor.examine(config))
-        assert found.state == "problem"
-        assert f"anonymous memory (---p) at {base + 5 * MIB:#x}-{base + 5 * MIB + 4096:#x}" in found.found
-        assert "--window" in found.advice
+        finding = find("window", doctor.examine(config))
+        assert finding.state == "problem"
+        assert f"anonymous memory (---p) at {base + 5 * MIB:#x}-{base + 5 * MIB + 4096:#x}" in finding.found
+        assert "--window" in finding.advice
         assert address_space.mapping_at(base + 5 * MIB) is not None  # it was not replaced, and not unmapped
 
     assert in_child(child) == 0
@@ -151,9 +151,9 @@ def test_window_is_a_problem_when_something_lies_in_it(tmp_path: Path) -> None:
 def test_window_is_a_problem_when_what_lies_in_it_is_not_listed(tree: Path, tmp_path: Path) -> None:
     def child() -> None:
         assert address_space.reserve(WINDOWS[0][0], 4096)
-        found = find("window", doctor.examine(settings(tmp_path / "host.sock"), tree))
-        assert found.state == "problem"
-        assert "an unknown mapping" in found.found
+        finding = find("window", doctor.examine(settings(tmp_path / "host.sock"), tree))
+        assert finding.state == "problem"
+        assert "an unknown mapping" in finding.found
 
     assert in_child(child) == 0
 

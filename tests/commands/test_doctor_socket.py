@@ -36,33 +36,33 @@ def stale_socket(path: Path) -> str:
 
 
 def test_missing_socket_is_a_note_that_says_how_to_start(tmp_path: Path) -> None:
-    found = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
-    assert found.state == "note"
-    assert found.found == f"no host: there is no {tmp_path / 'host.sock'}"
-    assert "shmhost serve" in found.advice
+    finding = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
+    assert finding.state == "note"
+    assert finding.found == f"no host: there is no {tmp_path / 'host.sock'}"
+    assert "shmhost serve" in finding.advice
 
 
 def test_stale_socket_is_a_problem(tmp_path: Path) -> None:
     path = stale_socket(tmp_path / "host.sock")
-    found = find("socket", doctor.examine(settings(path)))
-    assert found.state == "problem"
-    assert found.found == f"stale socket: no host listens at {path}"
+    finding = find("socket", doctor.examine(settings(path)))
+    assert finding.state == "problem"
+    assert finding.found == f"stale socket: no host listens at {path}"
 
 
 def test_file_in_place_of_the_socket_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "host.sock").write_text("not a socket")
-    found = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
-    assert found.state == "problem"
-    assert "is not a socket: -rw" in found.found
+    finding = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
+    assert finding.state == "problem"
+    assert "is not a socket: -rw" in finding.found
 
 
 @pytest.mark.parametrize(("length", "state"), [(107, "note"), (108, "problem")])
 def test_path_is_too_long_from_108_bytes_on(length: int, state: str, tmp_path: Path) -> None:
     path = str(tmp_path / "x")
     path += "x" * (length - len(path))
-    found = find("socket", doctor.examine(settings(path)))
-    assert found.state == state
-    assert ("107" in found.found) == (state == "problem")
+    finding = find("socket", doctor.examine(settings(path)))
+    assert finding.state == state
+    assert ("107" in finding.found) == (state == "problem")
 
 
 def test_silent_listener_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +70,9 @@ def test_silent_listener_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monkey
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "host.sock"))
         listener.listen()
-        found = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
-    assert found.state == "problem"
-    assert "does not answer" in found.found
+        finding = find("socket", doctor.examine(settings(tmp_path / "host.sock")))
+    assert finding.state == "problem"
+    assert "does not answer" in finding.found
 
 
 def test_full_listener_is_a_problem(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_full_listener_is_a_problem(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen(0)
         waiting.connect(path)
-        found = find("socket", doctor.examine(settings(path)))
-    assert found.state == "problem"
-    assert "does not answer" in found.found
+        finding = find("socket", doctor.examine(settings(path)))
+    assert finding.state == "problem"
+    assert "does not answer" in finding.found
 
 
 def answer_once(listener: socket.socket, reply: bytes) -> None:
@@ -101,10 +101,10 @@ def test_stranger_at_the_socket_is_a_problem(reply: bytes, tmp_path: Path) -> No
         listener.listen()
         stranger = threading.Thread(target=answer_once, args=(listener, reply))
         stranger.start()
-        found = find("socket", doctor.examine(settings(path)))
+        finding = find("socket", doctor.examine(settings(path)))
         stranger.join()
-    assert found.state == "problem"
-    assert f"connecting to {path} fails: {os.strerror(errno.EPROTO)}" in found.found
+    assert finding.state == "problem"
+    assert f"connecting to {path} fails: {os.strerror(errno.EPROTO)}" in finding.found
 
 
 @needs_root
@@ -124,17 +124,17 @@ def test_socket_says_who_may_connect(host: WatchedHost, mode: int, gid: int, adv
 
     def child() -> None:
         as_nobody()
-        found = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
+        finding = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
         if advice is None:
-            assert "a host answers" in found.found
+            assert "a host answers" in finding.found
             return
-        assert found.state == "problem"
+        assert finding.state == "problem"
         assert (
-            f"permission denied: {host.socket_path} is {stat.filemode(stat.S_IFSOCK | mode)}" in found.found
+            f"permission denied: {host.socket_path} is {stat.filemode(stat.S_IFSOCK | mode)}" in finding.found
         )
-        assert f"uid 0, gid {gid}" in found.found
-        assert "this process is uid 65534, gid 65534, groups 777" in found.found
-        assert advice in found.advice
+        assert f"uid 0, gid {gid}" in finding.found
+        assert "this process is uid 65534, gid 65534, groups 777" in finding.found
+        assert advice in finding.advice
 
     assert in_child(child) == 0
 
@@ -146,10 +146,10 @@ def test_private_folder_above_the_socket_is_a_problem(host: WatchedHost) -> None
 
     def child() -> None:
         as_nobody()
-        found = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
-        assert found.state == "problem"
-        assert "permission denied" in found.found
-        assert "search permission" in found.advice
+        finding = find("socket", doctor.examine(Config(socket_path=host.socket_path)))
+        assert finding.state == "problem"
+        assert "permission denied" in finding.found
+        assert "search permission" in finding.advice
 
     assert in_child(child) == 0
 
@@ -165,19 +165,19 @@ def test_folder_is_a_problem_when_all_can_write_to_it(
     folder.mkdir()
     folder.chmod(mode)
     (folder / name).parent.mkdir(exist_ok=True)
-    found = find("socket folder", doctor.examine(settings(folder / name)))
-    assert found.state == state
-    assert (found.advice == f"chmod o-w {folder}") == (state == "problem")
+    finding = find("socket folder", doctor.examine(settings(folder / name)))
+    assert finding.state == state
+    assert (finding.advice == f"chmod o-w {folder}") == (state == "problem")
 
 
 def test_folder_is_looked_at_behind_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "link").symlink_to("open")
-    found = find("socket folder", doctor.examine(settings(tmp_path / "link" / "host.sock")))
-    assert (found.state, found.advice) == ("problem", f"chmod o-w {tmp_path / 'open'}")
+    finding = find("socket folder", doctor.examine(settings(tmp_path / "link" / "host.sock")))
+    assert (finding.state, finding.advice) == ("problem", f"chmod o-w {tmp_path / 'open'}")
 
 
 def test_folder_that_is_missing_is_no_problem(tmp_path: Path) -> None:
-    found = find("socket folder", doctor.examine(settings(tmp_path / "run" / "shmhost" / "host.sock")))
-    assert found.state == "ok"
+    finding = find("socket folder", doctor.examine(settings(tmp_path / "run" / "shmhost" / "host.sock")))
+    assert finding.state == "ok"

@@ -42,10 +42,10 @@ def test_budget_over_the_limit_of_a_cgroup_is_a_problem(
     write(tree, proc__self__cgroup=group)
     (tree / folder).mkdir(parents=True)
     (tree / folder / name).write_text(f"{limit}\n")
-    found = find("memory", doctor.examine(settings(tmp_path / "host.sock"), tree))
-    assert found.state == state
-    assert ("the kernel kills" in found.advice) == (state == "problem")
-    assert (str(tree / folder / name) in found.found) == (state == "problem")
+    finding = find("memory", doctor.examine(settings(tmp_path / "host.sock"), tree))
+    assert finding.state == state
+    assert ("the kernel kills" in finding.advice) == (state == "problem")
+    assert (str(tree / folder / name) in finding.found) == (state == "problem")
 
 
 @pytest.mark.parametrize("text", ["max\n", f"{UNLIMITED}\n", f"{2**63}"])
@@ -67,11 +67,11 @@ def test_lowest_limit_counts(tree: Path) -> None:
 
 
 def test_budget_over_the_machine_is_noted(tree: Path, tmp_path: Path) -> None:
-    found = find("memory", doctor.examine(settings(tmp_path / "host.sock", budget=16 * GIB + 1), tree))
-    assert found.state == "note"
-    assert "this machine has 16.0 GiB" in found.found
-    found = find("memory", doctor.examine(settings(tmp_path / "host.sock", budget=16 * GIB), tree))
-    assert found.state == "ok"
+    finding = find("memory", doctor.examine(settings(tmp_path / "host.sock", budget=16 * GIB + 1), tree))
+    assert finding.state == "note"
+    assert "this machine has 16.0 GiB" in finding.found
+    finding = find("memory", doctor.examine(settings(tmp_path / "host.sock", budget=16 * GIB), tree))
+    assert finding.state == "ok"
 
 
 @pytest.mark.parametrize("sign", [".dockerenv", "run/.containerenv", None])
@@ -82,9 +82,9 @@ def test_container_says_which_memory_limit_applies(sign: str | None, tree: Path,
     config = settings(tmp_path / "host.sock")
     assert "without a memory limit" in find("container", doctor.examine(config, tree)).found
     write(tree, **{"sys__fs__cgroup__memory.max": str(512 * MIB)})
-    found = find("container", doctor.examine(config, tree))
-    assert "with 512.0 MiB of memory" in found.found
-    assert (sign or "docker") in found.found
+    finding = find("container", doctor.examine(config, tree))
+    assert "with 512.0 MiB of memory" in finding.found
+    assert (sign or "docker") in finding.found
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_huge_pages_are_noted_when_never_or_always(
     text: str, state: str, word: str, tree: Path, tmp_path: Path
 ) -> None:
     write(tree, sys__kernel__mm__transparent_hugepage__shmem_enabled=text)
-    found = find("huge pages", doctor.examine(settings(tmp_path / "host.sock"), tree))
-    assert found.state == state
-    assert word in found.advice
+    finding = find("huge pages", doctor.examine(settings(tmp_path / "host.sock"), tree))
+    assert finding.state == state
+    assert word in finding.advice
 
 
 @pytest.mark.parametrize(("limit", "state"), [(8193, "ok"), (8192, "note"), (513, "note"), (512, "problem")])
 def test_mappings_are_counted_against_their_limit(limit: int, state: str, tree: Path, tmp_path: Path) -> None:
     write(tree, proc__sys__vm__max_map_count=f"{limit}\n")  # one is in use
-    found = find("mappings", doctor.examine(settings(tmp_path / "host.sock"), tree))
-    assert found.state == state
-    assert f"can map {(limit - 1) // 2} regions" in found.found
+    finding = find("mappings", doctor.examine(settings(tmp_path / "host.sock"), tree))
+    assert finding.state == state
+    assert f"can map {(limit - 1) // 2} regions" in finding.found
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_window_names_what_the_list_of_mappings_has_in_it(tree: Path, tmp_path: 
         "garbage",
     ]
     write(tree, proc__self__maps="\n".join(lines))
-    found = find("window", doctor.examine(settings(tmp_path / "host.sock"), tree))
-    assert found.state == "problem"
-    assert f"/a b/0 (rw-s) at {base:#x}-{base + 4096:#x}; " in found.found
-    assert "/a b/2" in found.found
-    assert found.found.endswith(" and 2 more")
-    assert "before" not in found.found
-    assert "behind" not in found.found
+    finding = find("window", doctor.examine(settings(tmp_path / "host.sock"), tree))
+    assert finding.state == "problem"
+    assert f"/a b/0 (rw-s) at {base:#x}-{base + 4096:#x}; " in finding.found
+    assert "/a b/2" in finding.found
+    assert finding.found.endswith(" and 2 more")
+    assert "before" not in finding.found
+    assert "behind" not in finding.found
 
 
 READ = {
@@ -160,9 +160,9 @@ def test_missing_file_is_a_note_of_the_checks_that_read_it(name: str, tree: Path
     (tree / name).unlink()
     findings = doctor.examine(settings(tmp_path / "host.sock"), tree)
     failed = [finding for finding in findings if "could not be checked" in finding.found]
-    assert [(one.topic, one.state) for one in failed] == [(topic, "note") for topic in READ[name]]
-    assert all(f"{tree / name}: No such file" in one.found for one in failed)
-    assert all(one.advice for one in failed)
+    assert [(note.topic, note.state) for note in failed] == [(topic, "note") for topic in READ[name]]
+    assert all(f"{tree / name}: No such file" in note.found for note in failed)
+    assert all(note.advice for note in failed)
 
 
 GARBAGE = [
@@ -188,9 +188,9 @@ def test_garbage_in_a_file_is_a_note_of_the_checks_that_read_it(
     failed = [finding for finding in findings if "could not be checked" in finding.found]
     # How many lines there are is all that is asked of the list of mappings by one of them.
     expected = [topic for topic in READ[name] if (name, topic) != ("proc/self/maps", "mappings")]
-    assert [one.topic for one in failed] == expected
-    assert table.is_healthy(one for one in findings if one.topic in expected)
-    assert all(len(one.found) < 300 for one in failed)
+    assert [note.topic for note in failed] == expected
+    assert table.is_healthy(note for note in findings if note.topic in expected)
+    assert all(len(note.found) < 300 for note in failed)
 
 
 @pytest.mark.parametrize("content", GARBAGE, ids=range(len(GARBAGE)))

@@ -87,9 +87,9 @@ def test_address_space_is_judged_by_what_is_left(left: int, state: str) -> None:
     ("soft", "state"), [(65536, "note"), (MIB - 1, "note"), (MIB, "ok"), (resource.RLIM_INFINITY, "ok")]
 )
 def test_locked_memory_is_noted_when_it_is_small(soft: int, state: str) -> None:
-    found = judge.locked_memory(soft)
-    assert found.state == state
-    assert ("LimitMEMLOCK" in found.advice) == (state == "note")
+    finding = judge.locked_memory(soft)
+    assert finding.state == state
+    assert ("LimitMEMLOCK" in finding.advice) == (state == "note")
 
 
 def test_fixed_addresses_are_measured_on_a_page_of_our_own() -> None:
@@ -121,10 +121,10 @@ def test_denied_connection_says_what_would_help(
 ) -> None:
     status = judge.SocketStatus(stat.S_IFSOCK | mode, 5, gid, "shm")
     identity = judge.Identity(who[0], who[1], frozenset(who[2]))
-    found = judge.connection("/s", status, identity, errno.EACCES)
-    assert found.state == "problem"
-    assert f"groups {', '.join(map(str, who[2])) or 'none'}" in found.found
-    assert advice in found.advice
+    finding = judge.connection("/s", status, identity, errno.EACCES)
+    assert finding.state == "problem"
+    assert f"groups {', '.join(map(str, who[2])) or 'none'}" in finding.found
+    assert advice in finding.advice
 
 
 def test_failure_without_words_is_named_by_its_class() -> None:
@@ -172,8 +172,8 @@ def test_control_characters_do_not_reach_the_terminal(tree: Path) -> None:
 def test_json_has_the_fields_of_each_finding(tree: Path, tmp_path: Path) -> None:
     findings = doctor.examine(settings(tmp_path / "host.sock"), tree)
     parsed = json.loads(json.dumps(table.as_json(findings)))
-    assert [list(one) for one in parsed] == [["topic", "state", "found", "advice"]] * len(TOPICS)
-    assert [tuple(one.values()) for one in parsed] == [tuple(finding) for finding in findings]
+    assert [list(row) for row in parsed] == [["topic", "state", "found", "advice"]] * len(TOPICS)
+    assert [tuple(row.values()) for row in parsed] == [tuple(finding) for finding in findings]
 
 
 def test_healthy_is_what_has_no_problem() -> None:

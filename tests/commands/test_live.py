@@ -48,22 +48,22 @@ def shown_once(host: WatchedHost, shm: shmclient.Client, *arguments: str) -> str
 
 def test_json_is_one_object_with_rates(host: WatchedHost, shm: shmclient.Client) -> None:
     held = [shm.put("quiet", bytes(1 << 20)), shm.open("quiet")]
-    found = json.loads(shown_once(host, shm, "--json", "--sort", "size"))
-    assert found["regions"][0]["name"] == "quiet"
+    content = json.loads(shown_once(host, shm, "--json", "--sort", "size"))
+    assert content["regions"][0]["name"] == "quiet"
     quiet, busy = (
-        {region["name"]: region for region in found["regions"]}[name] for name in ("quiet", "busy")
+        {region["name"]: region for region in content["regions"]}[name] for name in ("quiet", "busy")
     )
     assert (quiet["rate"], quiet["leases"], quiet["size"]) == (0.0, 2, 1 << 20)
     assert busy["rate"] > 1
-    assert 0.5 < busy["rate"] / found["rates"]["publish"] < 2
-    assert found["rates"].keys() == found["mean_us"].keys() >= {"create", "publish", "open", "measure"}
-    assert min(found["mean_us"].values()) > 0
-    assert found["refusals"]["not-found"] > 1
-    assert (found["socket"], found["clients"], found["restarts"]) == (host.socket_path, 2, 0)
-    (user,) = found["users"]
+    assert 0.5 < busy["rate"] / content["rates"]["publish"] < 2
+    assert content["rates"].keys() == content["mean_us"].keys() >= {"create", "publish", "open", "measure"}
+    assert min(content["mean_us"].values()) > 0
+    assert content["refusals"]["not-found"] > 1
+    assert (content["socket"], content["clients"], content["restarts"]) == (host.socket_path, 2, 0)
+    (user,) = content["users"]
     assert (user["uid"], user["clients"]) == (os.getuid(), 2)
-    assert user["capacity"] + user["regions"] * REGION_OVERHEAD == found["used"]
-    assert 0 < found["uptime_s"] < 60
+    assert user["capacity"] + user["regions"] * REGION_OVERHEAD == content["used"]
+    assert 0 < content["uptime_s"] < 60
     assert len(held) == 2
 
 
@@ -167,11 +167,11 @@ class Tmux:
     def names(self) -> list[str]:
         """Return the first words of the table."""
         lines = self.lines()
-        header = next((place for place, line in enumerate(lines) if line.startswith("name")), len(lines))
+        header = next((index for index, line in enumerate(lines) if line.startswith("name")), len(lines))
         return [line.split()[0] for line in lines[header + 1 :] if " current " in line]
 
-    def wait_for_names(self, *found: str) -> None:
-        wait_until(lambda: self.names() == list(found), shown=self.screen)
+    def wait_for_names(self, *texts: str) -> None:
+        wait_until(lambda: self.names() == list(texts), shown=self.screen)
 
     def ends_with(self, code: int) -> None:
         """Wait for the end of the command; the screen and the terminal's settings are as before then."""

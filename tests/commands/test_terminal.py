@@ -19,8 +19,8 @@ MIB = 1 << 20
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    with opened() as one:
-        yield one
+    with opened() as screen:
+        yield screen
 
 
 def test_views_fit_the_screen(host: WatchedHost, shm: shmclient.Client, terminal: Terminal) -> None:
@@ -28,7 +28,7 @@ def test_views_fit_the_screen(host: WatchedHost, shm: shmclient.Client, terminal
     old = shm.get("models/" + "x" * 60)
     shm.put("models/" + "x" * 60, bytes(5 * MIB)).close()
     shm.put("features", b"1", mode=0o644).close()
-    for command, wanted in {
+    for command, texts in {
         ("ls",): ["features", "0644", "5.0 MiB"],
         ("stat", "features"): ["generation", "mode 0644"],
         ("who",): ["python", "superseded", "nobody"],
@@ -37,7 +37,7 @@ def test_views_fit_the_screen(host: WatchedHost, shm: shmclient.Client, terminal
     }.items():
         terminal.run_module("shmhost", *command, "--socket", host.socket_path)
         screen = terminal.until("code=0")
-        for text in wanted:
+        for text in texts:
             assert text in screen, (command, screen)
         # A line that is too long would be wrapped by the terminal: it would begin at the left, with no table.
         assert max(map(len, screen.splitlines())) <= 80

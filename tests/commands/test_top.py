@@ -17,10 +17,10 @@ STARTED = 10**18
 
 
 def info(name: str, generation: int = 1, **values: Any) -> m.RegionInfo:
-    made = m.RegionInfo(
+    region = m.RegionInfo(
         name, 1, generation, "current", 0, 100, 4096, 0, 0, 0o600, "full", "memfd", 0, STARTED, 0
     )
-    return made._replace(**values)
+    return region._replace(**values)
 
 
 def measured(**values: Any) -> m.Measured:
@@ -87,8 +87,8 @@ def test_publishes_are_counted_by_the_newest_generation_of_a_name() -> None:
 
 
 def test_samples_of_the_same_moment_divide_by_no_zero() -> None:
-    one = sample(1, info("a"))
-    assert figures.compare(one, one).rows == (figures.Row(info("a"), 0.0),)
+    moment = sample(1, info("a"))
+    assert figures.compare(moment, moment).rows == (figures.Row(info("a"), 0.0),)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_keys_choose_and_reverse_the_sort_and_end_the_view() -> None:
 
 def full_view(regions: int = 50) -> figures.View:
     """Return a view in which every line is too long for 80 columns."""
-    made = [info(f"名前/{number:03}/{'長い' * 40}", number, size=2**40) for number in range(regions)]
+    rows = [info(f"名前/{number:03}/{'長い' * 40}", number, size=2**40) for number in range(regions)]
     timings = [m.Timing(f"operation-{number}", 10**6 * number, NS) for number in range(9)]
     accounts = tuple(m.Account(number, 3, number << 30, 2) for number in range(70_000, 70_010))
     refusals = tuple(m.Tally(f"refusal-{number}", 10) for number in range(9))
     values = {"used": 1 << 29, "accounts": accounts, "clients": 10**6, "restarts": 10**6}
     return figures.compare(
-        sample(0, *made), sample(300, *made, timings=tuple(timings), refusals=refusals, **values)
+        sample(0, *rows), sample(300, *rows, timings=tuple(timings), refusals=refusals, **values)
     )
 
 

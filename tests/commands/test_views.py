@@ -78,7 +78,7 @@ def test_inspection_shows_only_what_the_peer_may_read(host: WatchedHost, shm: sh
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
         with Query(host.socket_path) as query:
-            assert [found.info.name for found in query.inspect("")] == ["open"]
+            assert [item.info.name for item in query.inspect("")] == ["open"]
 
     assert in_child(other) == 0
 
@@ -86,9 +86,9 @@ def test_inspection_shows_only_what_the_peer_may_read(host: WatchedHost, shm: sh
 def test_inspection_comes_in_pages_when_there_are_many(host: WatchedHost, shm: shmclient.Client) -> None:
     regions = [shm.put(f"r/{number:04}", b"x") for number in range(600)]
     with Query(host.socket_path) as query:
-        found = list(query.inspect("r/"))
-    assert [one.info.name for one in found] == [region.name for region in regions]
-    assert all(len(one.holders) == 1 for one in found)
+        items = list(query.inspect("r/"))
+    assert [item.info.name for item in items] == [region.name for region in regions]
+    assert all(len(item.holders) == 1 for item in items)
     for region in regions:
         region.close()
 

@@ -20,6 +20,6 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def path_manager(folder: Path) -> Iterator[Manager]:
-    made = Manager(str(folder / "notify"))
-    with made.socket:
-        yield made
+    manager = Manager(str(folder / "notify"))
+    with manager.socket:
+        yield manager

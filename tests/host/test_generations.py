@@ -116,14 +116,14 @@ def stored(path: Path, *ceilings: int) -> bytearray:
     return bytearray(Path(f"{path}.lock").read_bytes())
 
 
-@pytest.mark.parametrize("kept", range(31))
-def test_torn_write_leaves_the_ceiling_that_was_in_force(kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", range(31))
+def test_torn_write_leaves_the_ceiling_that_was_in_force(length: int, tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     before = stored(path, 1000, 2000)
     after = stored(path, 3000)
-    torn = before[:21] + after[21 : 21 + kept] + before[21 + kept :]
+    torn = before[:21] + after[21 : 21 + length] + before[21 + length :]
     Path(f"{path}.lock").write_bytes(torn)
-    assert ceiling_of(path) in ((2000, 3000) if kept >= 19 else (2000,))
+    assert ceiling_of(path) in ((2000, 3000) if length >= 19 else (2000,))
 
 
 @pytest.mark.parametrize("records", [b"garbage", b"\0" * 60, b"%20d %08x\n" % (5000, 0), b"x" * 1000])

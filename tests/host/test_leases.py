@@ -80,11 +80,11 @@ def test_limit_is_that_of_all_leases_and_refuses_all(holder: Holder, monkeypatch
 
 def test_leases_go_back_when_their_reply_cannot_be_sent(holder: Holder) -> None:
     a, b = holder.region("a"), holder.region("b")
-    kept = holder.open(a)
+    leases = holder.open(a)
     holder.error = OSError(24, "Too many open files")
     with pytest.raises(OSError, match="Too many"):
         holder.open(a, b, held=(a.number, 0))
-    assert (list(a.leases), len(b.leases)) == ([kept[0].lease], 0)
+    assert (list(a.leases), len(b.leases)) == ([leases[0].lease], 0)
 
 
 def test_lease_of_another_client_cannot_be_given_back(holder: Holder) -> None:

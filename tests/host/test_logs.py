@@ -66,8 +66,8 @@ def test_log_has_a_json_object_for_each_change_of_state(tmp_path: Path) -> None:
 
 def test_generations_are_logged_when_asked_for(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in log_of_a_host(tmp_path, "json", "debug")]
-    found = [line["message"].split()[0] for line in lines if line["logger"] == "shmhost"]
-    assert found == DEBUG
+    words = [line["message"].split()[0] for line in lines if line["logger"] == "shmhost"]
+    assert words == DEBUG
 
 
 def test_log_is_text_unless_told_otherwise(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_nobody_waits_for_a_log_that_stalls(monkeypatch: pytest.MonkeyPatch) -> 
     target.may_go.set()
     handler.close()
     assert target.lines[0] == "line 0"
-    kept = sum(text.startswith("line ") for text in target.lines)
-    assert kept in (5, 6)  # the thread may have one in its hands
-    assert f"{100 - kept} log lines dropped: the reader of stderr is too slow" in target.lines
+    count = sum(text.startswith("line ") for text in target.lines)
+    assert count in (5, 6)  # the thread may have one in its hands
+    assert f"{100 - count} log lines dropped: the reader of stderr is too slow" in target.lines
 
 
 def test_end_of_a_log_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

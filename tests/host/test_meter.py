@@ -49,17 +49,17 @@ def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Clien
         peer.send(b"\xff" * 100)
         assert peer.is_dropped()
     after = measure(host.socket_path)
-    counts = {one.operation: one.requests for one in after.timings}
+    counts = {timing.operation: timing.requests for timing in after.timings}
     assert (counts["create"], counts["publish"], counts["open"]) == (3, 2, 2)
-    assert all(one.total_ns > 0 for one in after.timings)
+    assert all(timing.total_ns > 0 for timing in after.timings)
     assert dict(after.refusals) == {"exists": 1, "not-found": 1}
     assert (after.dropped - before.dropped, after.connections - before.connections) == (1, 2)
     assert after.clients == 2
-    found = {one.state: (one.regions, one.leases) for one in after.totals}
-    assert found == {"current": (1, 0), "superseded": (1, 1)}
+    refusals = {timing.state: (timing.regions, timing.leases) for timing in after.totals}
+    assert refusals == {"current": (1, 0), "superseded": (1, 1)}
     (account,) = after.accounts
     assert (account.uid, account.regions, account.clients) == (os.getuid(), 2, 2)
-    assert account.capacity == sum(one.capacity for one in after.totals)
+    assert account.capacity == sum(timing.capacity for timing in after.totals)
     assert after.used == account.capacity + 2 * REGION_OVERHEAD
     assert before.started_ns == after.started_ns
     assert len(old) == MIB
@@ -74,7 +74,7 @@ def test_waits_and_watches_are_counted_while_they_last(host: WatchedHost, shm: s
 
 def test_work_in_a_thread_is_counted_when_it_is_done(host: WatchedHost, shm: shmclient.Client) -> None:
     shm.put("large", bytes(32 * MIB)).close()
-    (publish,) = [one for one in measure(host.socket_path).timings if one.operation == "publish"]
+    (publish,) = [timing for timing in measure(host.socket_path).timings if timing.operation == "publish"]
     assert publish.requests == 1
     assert publish.total_ns > 100_000  # it looked at 8192 pages
 

@@ -45,10 +45,12 @@ class UnixConnection(http.client.HTTPConnection):
 
 def fetch(address: str) -> tuple[int, str]:
     """Scrape once; return the status and the text."""
-    place = metrics_address(address)
-    assert place is not None
+    endpoint = metrics_address(address)
+    assert endpoint is not None
     connection = (
-        UnixConnection(place) if isinstance(place, str) else http.client.HTTPConnection(*place, timeout=30)
+        UnixConnection(endpoint)
+        if isinstance(endpoint, str)
+        else http.client.HTTPConnection(*endpoint, timeout=30)
     )
     try:
         connection.request("GET", "/metrics")
@@ -62,11 +64,11 @@ def scrape(address: str) -> dict[str, dict[tuple[str, ...], float]]:
     """Return the samples by name, each by its labels' values."""
     status, text = fetch(address)
     assert status == 200
-    found: dict[str, dict[tuple[str, ...], float]] = {}
+    metrics: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
-    return found
+            metrics.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return metrics
 
 
 def free_port() -> int:
@@ -102,34 +104,34 @@ def test_scrape_shows_what_was_done(address: str, tmp_path: Path) -> None:
         with RawPeer(host.socket_path, greet=False) as peer, shm.watch():
             peer.send(b"\xff" * 100)
             assert peer.is_dropped()
-            found = scrape(address)
+            metrics = scrape(address)
         uid = (str(os.getuid()),)
-        assert found["shmhost_regions"] == {
+        assert metrics["shmhost_regions"] == {
             ("creating",): 0,
             ("aborted",): 0,
             ("current",): 1,
             ("superseded",): 1,
             ("unlinked",): 0,
         }
-        assert found["shmhost_leases"][("superseded",)] == 1
-        assert found["shmhost_leases"][("current",)] == 0
-        assert found["shmhost_user_regions"][uid] == 2
-        assert found["shmhost_region_bytes"][("superseded",)] >= MIB
-        assert found["shmhost_user_bytes"][uid] > 3 * MIB
-        charged = found["shmhost_user_bytes"][uid] + 2 * REGION_OVERHEAD
-        assert found["shmhost_memory_used_bytes"][()] == charged
-        assert found["shmhost_user_clients"][uid] == found["shmhost_clients"][()] == 1
-        assert found["shmhost_memory_budget_bytes"][()] == 1 << 30
-        assert found["shmhost_listeners"][()] == 1
-        assert found["shmhost_refusals_total"] == {("not-found",): 2}
-        assert found["shmhost_dropped_clients_total"][()] == 1
-        assert found["shmhost_connections_total"][()] == 2
-        assert found["shmhost_restarts_total"][()] == 0
-        assert found["shmhost_request_duration_seconds_count"][("publish",)] == 2
-        assert abs(found["shmhost_start_time_seconds"][()] - time.time()) < 600
+        assert metrics["shmhost_leases"][("superseded",)] == 1
+        assert metrics["shmhost_leases"][("current",)] == 0
+        assert metrics["shmhost_user_regions"][uid] == 2
+        assert metrics["shmhost_region_bytes"][("superseded",)] >= MIB
+        assert metrics["shmhost_user_bytes"][uid] > 3 * MIB
+        charged = metrics["shmhost_user_bytes"][uid] + 2 * REGION_OVERHEAD
+        assert metrics["shmhost_memory_used_bytes"][()] == charged
+        assert metrics["shmhost_user_clients"][uid] == metrics["shmhost_clients"][()] == 1
+        assert metrics["shmhost_memory_budget_bytes"][()] == 1 << 30
+        assert metrics["shmhost_listeners"][()] == 1
+        assert metrics["shmhost_refusals_total"] == {("not-found",): 2}
+        assert metrics["shmhost_dropped_clients_total"][()] == 1
+        assert metrics["shmhost_connections_total"][()] == 2
+        assert metrics["shmhost_restarts_total"][()] == 0
+        assert metrics["shmhost_request_duration_seconds_count"][("publish",)] == 2
+        assert abs(metrics["shmhost_start_time_seconds"][()] - time.time()) < 600
         first = (hex(host.host.config.windows[0][0]),)
-        assert found["shmhost_window_free_bytes"][first] < found["shmhost_window_bytes"][first]
-        assert found["process_open_fds"][()] > 3
+        assert metrics["shmhost_window_free_bytes"][first] < metrics["shmhost_window_bytes"][first]
+        assert metrics["process_open_fds"][()] > 3
         assert len(old) == MIB
 
 
@@ -141,13 +143,13 @@ def test_histogram_has_cumulative_buckets(tmp_path: Path) -> None:
     ):
         for number in range(50):
             shm.put(f"r{number}", b"x").close()
-        found = scrape(address)
-    buckets = found["shmhost_request_duration_seconds_bucket"]
+        metrics = scrape(address)
+    buckets = metrics["shmhost_request_duration_seconds_bucket"]
     of_create = [(float(le), value) for (le, operation), value in buckets.items() if operation == "create"]
     assert [bound for bound, _ in of_create] == sorted(bound for bound, _ in of_create)
     assert [value for _, value in of_create] == sorted(value for _, value in of_create)
     assert of_create[-1] == (float("inf"), 50)
-    assert 0 < found["shmhost_request_duration_seconds_sum"][("create",)] < 60
+    assert 0 < metrics["shmhost_request_duration_seconds_sum"][("create",)] < 60
 
 
 def test_names_follow_the_conventions(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_address_that_others_could_reach_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "endpoint"),
     [
         ("9464", ("127.0.0.1", 9464)),
         ("127.0.0.1:9464", ("127.0.0.1", 9464)),
@@ -211,8 +213,8 @@ def test_address_that_others_could_reach_is_refused(text: str) -> None:
         ("", None),
     ],
 )
-def test_address_is_a_port_of_this_machine_or_a_path(text: str, place: object) -> None:
-    assert metrics_address(text) == place
+def test_address_is_a_port_of_this_machine_or_a_path(text: str, endpoint: object) -> None:
+    assert metrics_address(text) == endpoint
 
 
 def test_scraper_that_says_nothing_does_not_keep_the_next(
@@ -220,23 +222,23 @@ def test_scraper_that_says_nothing_does_not_keep_the_next(
 ) -> None:
     monkeypatch.setattr("shmhost.serving.metrics.SCRAPE_S", 0.2)
     with watched_host(str(tmp_path / "h.sock"), metrics=address):
-        place: Any = metrics_address(address)
+        endpoint: Any = metrics_address(address)
         family = (
             socket.AF_UNIX
-            if isinstance(place, str)
+            if isinstance(endpoint, str)
             else socket.AF_INET6
-            if ":" in place[0]
+            if ":" in endpoint[0]
             else socket.AF_INET
         )
         with socket.socket(family) as silent:
-            silent.connect(place)
+            silent.connect(endpoint)
             assert scrape(address)["shmhost_info"]
 
 
 def test_slow_scraper_does_not_keep_the_host_from_ending(address: str, tmp_path: Path) -> None:
-    place: Any = metrics_address(address)
-    inet = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-    family = socket.AF_UNIX if isinstance(place, str) else inet
+    endpoint: Any = metrics_address(address)
+    inet = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+    family = socket.AF_UNIX if isinstance(endpoint, str) else inet
     with ThreadPoolExecutor() as pool, socket.socket(family) as slow:
         is_over = threading.Event()
 
@@ -246,7 +248,7 @@ def test_slow_scraper_does_not_keep_the_host_from_ending(address: str, tmp_path:
                     slow.send(b"G")
 
         with watched_host(str(tmp_path / "h.sock"), metrics=address):
-            slow.connect(place)
+            slow.connect(endpoint)
             dripping = pool.submit(drip)
             wait_until(lambda: not dripping.done())
             began = time.monotonic()
@@ -261,7 +263,7 @@ def test_odd_requests_are_answered_and_nothing_is_printed(
 ) -> None:
     address = str(tmp_path / "metrics.sock")
     with watched_host(str(tmp_path / "h.sock"), metrics=address):
-        for path, headers, wanted in (
+        for path, headers, answer in (
             ("/metrics?name[]=shmhost_clients", {}, 200),
             ("/metrics", {"Accept": "application/openmetrics-text;version=abc"}, 400),
         ):
@@ -270,8 +272,8 @@ def test_odd_requests_are_answered_and_nothing_is_printed(
             response = connection.getresponse()
             text = response.read().decode()
             connection.close()
-            assert response.status == wanted
-            assert ("shmhost_clients 0.0" in text) == (wanted == 200)
+            assert response.status == answer
+            assert ("shmhost_clients 0.0" in text) == (answer == 200)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -332,7 +334,7 @@ def test_scrapes_beside_changes_all_succeed(tmp_path: Path) -> None:
             shm.put(f"r{number % 7}", b"x").close()
             if number % 3 == 0:
                 shm.unlink(f"r{number % 7}")
-        assert all(one.result(60)["shmhost_regions"] for one in scrapes)
+        assert all(future.result(60)["shmhost_regions"] for future in scrapes)
 
 
 def test_host_says_why_when_its_port_is_taken(tmp_path: Path) -> None:
@@ -366,11 +368,11 @@ def test_dashboard_asks_for_metrics_that_exist(tmp_path: Path) -> None:
         shm.put("x", b"1").close()
         with pytest.raises(shmclient.RegionNotFound):
             shm.get("none")
-        found = scrape(address)
+        metrics = scrape(address)
     targets = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = {name for expr in targets for name in re.findall(r"\b(?:shmhost|process)_[a-z_]+", expr)}
     assert len(targets) >= 10
-    assert asked <= set(found)
+    assert asked <= set(metrics)
     labels = {label for expr in targets for label in re.findall(r"by \((\w+)", expr)}
     assert labels <= {"le", "operation", "state", "uid", "code", "window"}
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]

@@ -28,9 +28,9 @@ BAD_NUMBERS = ["", "0", "-1", "x", "1.5", " 1", "1_0", "\u0661", str(MAX_NUMBER 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, folder: Path) -> Iterator[Manager]:
     kinds = {"path": str(folder / "notify"), "abstract": f"@shmhost-test-{secrets.token_hex(8)}"}
-    made = Manager(kinds[request.param])
-    with made.socket:
-        yield made
+    service = Manager(kinds[request.param])
+    with service.socket:
+        yield service
 
 
 # --- what is said ---
@@ -264,10 +264,10 @@ def test_listener_is_none_when_none_is_for_this_process(environ: dict[str, str])
 
 
 @given(st.text(), st.text())
-def test_environment_is_refused_or_taken_whatever_it_holds(one: str, other: str) -> None:
+def test_environment_is_refused_or_taken_whatever_it_holds(text: str, other: str) -> None:
     with contextlib.suppress(InvalidArgument):
-        notify_address({"NOTIFY_SOCKET": one})
+        notify_address({"NOTIFY_SOCKET": text})
     with contextlib.suppress(InvalidArgument):
-        watchdog_interval_s({"WATCHDOG_USEC": one, "WATCHDOG_PID": other}, PID)
+        watchdog_interval_s({"WATCHDOG_USEC": text, "WATCHDOG_PID": other}, PID)
     with contextlib.suppress(InvalidArgument):
-        take_listener({"LISTEN_FDS": one, "LISTEN_PID": other}, 0)  # nobody's: 0 is never passed
+        take_listener({"LISTEN_FDS": text, "LISTEN_PID": other}, 0)  # nobody's: 0 is never passed

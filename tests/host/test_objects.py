@@ -24,9 +24,9 @@ SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 @pytest.fixture
 def memfd() -> Iterator[Memfd]:
-    made = Memfd("x", SIZE)
-    yield made
-    made.close()
+    memory = Memfd("x", SIZE)
+    yield memory
+    memory.close()
 
 
 @pytest.mark.parametrize(("seal", "write"), [("full", fcntl.F_SEAL_WRITE), ("writer", F_SEAL_FUTURE_WRITE)])
@@ -95,11 +95,11 @@ def test_other_users_reopen_an_object_to_read_it_and_never_to_write_it(memfd: Me
 def test_close_leaves_nothing(backend: str) -> None:
     before = (count_descriptors(), sorted(SHM_FOLDER.iterdir()))
     for publish in (False, True):
-        made = Memfd("x", SIZE) if backend == "memfd" else PosixShm("x", SIZE, "shmhost-test")
+        memory = Memfd("x", SIZE) if backend == "memfd" else PosixShm("x", SIZE, "shmhost-test")
         if publish:
-            made.publish(HEADER, "full")
-        made.close()
-        made.close()
+            memory.publish(HEADER, "full")
+        memory.close()
+        memory.close()
     assert (count_descriptors(), sorted(SHM_FOLDER.iterdir())) == before
 
 

@@ -192,10 +192,10 @@ def test_pages_are_sorted_and_complete() -> None:
     world = World()
     for name in ("b/2", "a", "b/1", "b", "c", "b/3"):
         world.publish(name)
-    found, more = world.registry.page("b", "", 2)
-    assert ([region.name for region in found], more) == (["b", "b/1"], True)
-    found, more = world.registry.page("b", "b/1", 2)
-    assert ([region.name for region in found], more) == (["b/2", "b/3"], False)
+    page, more = world.registry.page("b", "", 2)
+    assert ([region.name for region in page], more) == (["b", "b/1"], True)
+    page, more = world.registry.page("b", "b/1", 2)
+    assert ([region.name for region in page], more) == (["b/2", "b/3"], False)
 
 
 def test_close_frees_everything() -> None:

@@ -136,7 +136,7 @@ def count_open(pid: int) -> int:
 def count_requests(peer: RawPeer, operation: str) -> int:
     measured, _ = peer.ask(m.Measure(9))
     assert isinstance(measured, m.Measured)
-    return sum(one.requests for one in measured.timings if one.operation == operation)
+    return sum(timing.requests for timing in measured.timings if timing.operation == operation)
 
 
 def answer(peer: RawPeer) -> str:

@@ -323,7 +323,7 @@ def test_mode_lets_a_member_of_the_group_in(host: WatchedHost, shm: shmclient.Cl
         with shmclient.connect(host.socket_path) as other, pytest.raises(shmclient.AccessDenied):
             other.get("theirs")
 
-    assert [in_child(one) for one in (publish, member, stranger)] == [0, 0, 0]
+    assert [in_child(role) for role in (publish, member, stranger)] == [0, 0, 0]
 
 
 # --- the socket, and the process around it

@@ -215,7 +215,7 @@ def test_host_ends_when_an_object_cannot_be_removed(
     with watched_host(str(tmp_path / "h.sock")) as host, shmclient.connect(host.socket_path) as shm:
         shm.put("stuck", b"x", backend="shm")
         shm.put("after", b"x")
-        kept = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
+        survivors = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
         monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: missing_ok or refuse(self))
-    assert [memory_object.reader() for memory_object in kept] == [-1, -1]
+    assert [memory_object.reader() for memory_object in survivors] == [-1, -1]
     assert "cannot remove an object: [Errno 30] Read-only file system" in caplog.text

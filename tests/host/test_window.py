@@ -65,10 +65,10 @@ def test_allocator_uses_the_second_window_when_the_first_is_full() -> None:
     bases = []
     spans = []
     for _ in range(6):
-        place = allocator.take(100)
-        assert place is not None
-        bases.append(place[1].base)
-        spans.append(place[0])
+        room = allocator.take(100)
+        assert room is not None
+        bases.append(room[1].base)
+        spans.append(room[0])
     assert bases == [BASE] * 2 + [0x510000000000] * 4
     assert allocator.take(100) is None
     for span in spans:

@@ -134,11 +134,11 @@ def probe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def sealed() -> Iterator[Memfd]:
-    made = Memfd("x", CAPACITY)
-    os.pwrite(made.writer(), b"DATA", 4096)
-    made.publish(GOOD.pack(), "full")
-    yield made
-    made.close()
+    memfd = Memfd("x", CAPACITY)
+    os.pwrite(memfd.writer(), b"DATA", 4096)
+    memfd.publish(GOOD.pack(), "full")
+    yield memfd
+    memfd.close()
 
 
 def run(program: Path, *arguments: object, fds: tuple[int, ...] = (), **environ: str) -> str:
@@ -208,8 +208,8 @@ def test_descriptor_is_found_by_its_name_only(tmp_path: Path) -> None:
     program = compile_program("sanitized", FIND, tmp_path, "find")
     names = ["a", "a/b", "with space", "b", "", "last", "nine", "x"]
     regions = "3 a/b\n4 a\n5 with space\nnonsense\n-6 b\n 7 x\n99999999999999999999 nine\n8 last"
-    found = [int(line) for line in run(program, *names, SHM_REGIONS=regions).split()]
-    assert found == [4, 3, 5, -2, -2, 8, -2, -2]
+    numbers = [int(line) for line in run(program, *names, SHM_REGIONS=regions).split()]
+    assert numbers == [4, 3, 5, -2, -2, 8, -2, -2]
     assert run(program, "a", SHM_REGIONS="") == "-2\n"
 
 
@@ -241,8 +241,8 @@ def test_include_prints_the_folder_of_the_header() -> None:
 def test_compiler_lays_the_header_out_as_cffi_does(way: str, tmp_path: Path) -> None:
     fields = _native.ffi.typeof("struct shm_region_header").fields
     source = LAYOUT.replace("@FIELDS@", "\n".join(f"FIELD({name})" for name, _ in fields))
-    wanted = [f"{field.offset} {_native.ffi.sizeof(field.type)} {name}" for name, field in fields]
-    assert run(compile_program(way, source, tmp_path, "layout")).splitlines() == [*wanted, "4096"]
+    layout = [f"{field.offset} {_native.ffi.sizeof(field.type)} {name}" for name, field in fields]
+    assert run(compile_program(way, source, tmp_path, "layout")).splitlines() == [*layout, "4096"]
 
 
 def test_specification_has_the_fields_where_they_are() -> None:
@@ -266,11 +266,11 @@ def test_header_compiles_when_libc_is_fortified(way: str, tmp_path: Path) -> Non
 @pytest.fixture
 def scribbled() -> Iterator[tuple[Memfd, mmap.mmap]]:
     """A region with a writer's seal whose creator kept a mapping of the header page."""
-    made = Memfd("x", CAPACITY)
-    with mmap.mmap(made.writer(), 4096) as page:
-        made.publish(GOOD._replace(flags=FLAG_SEAL_WRITER).pack(), "writer")
-        yield made, page
-    made.close()
+    memfd = Memfd("x", CAPACITY)
+    with mmap.mmap(memfd.writer(), 4096) as page:
+        memfd.publish(GOOD._replace(flags=FLAG_SEAL_WRITER).pack(), "writer")
+        yield memfd, page
+    memfd.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -278,11 +278,11 @@ def test_unmap_leaves_other_memory_alone_when_the_writer_has_changed_the_header(
     way: str, scribbled: tuple[Memfd, mmap.mmap], tmp_path: Path
 ) -> None:
     """The capacity that is unmapped must be the one that was checked, not what the page says by then."""
-    made, page = scribbled
+    memfd, page = scribbled
     program = compile_program(way, CANARY, tmp_path, "canary")
     with subprocess.Popen(
-        [program, str(made.reader())],
-        pass_fds=[made.reader()],
+        [program, str(memfd.reader())],
+        pass_fds=[memfd.reader()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -300,23 +300,23 @@ def test_unmap_leaves_other_memory_alone_when_the_writer_has_changed_the_header(
 def test_map_refuses_metadata_that_the_writer_has_enlarged(probe: Path) -> None:
     """The host has checked its size at publish; with a writer's seal that is no promise."""
     capacity = 4096 + (1 << 20)
-    made = Memfd("x", capacity)
+    memfd = Memfd("x", capacity)
     header = GOOD._replace(flags=FLAG_SEAL_WRITER, capacity=capacity, size=capacity)
-    with mmap.mmap(made.writer(), 4096) as page:
-        made.publish(header.pack(), "writer")
-        assert not run(probe, made.reader(), fds=(made.reader(),)).startswith("-")
+    with mmap.mmap(memfd.writer(), 4096) as page:
+        memfd.publish(header.pack(), "writer")
+        assert not run(probe, memfd.reader(), fds=(memfd.reader(),)).startswith("-")
         page[136:144] = struct.pack("<Q", MAX_METADATA + 1)
-        assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EBADMSG} -\n"
-    made.close()
+        assert run(probe, memfd.reader(), fds=(memfd.reader(),)) == f"{-errno.EBADMSG} -\n"
+    memfd.close()
 
 
 def test_map_refuses_a_full_seal_that_is_only_a_writers(
     probe: Path, scribbled: tuple[Memfd, mmap.mmap]
 ) -> None:
     """A flag in the header proves nothing: the creator can write it there."""
-    made, page = scribbled
+    memfd, page = scribbled
     page[20:24] = struct.pack("<I", FLAG_SEAL_FULL)
-    assert run(probe, made.reader(), fds=(made.reader(),)) == f"{-errno.EPERM} -\n"
+    assert run(probe, memfd.reader(), fds=(memfd.reader(),)) == f"{-errno.EPERM} -\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--include", "x"], ["-h"], [""]])

@@ -205,7 +205,7 @@ def readme_frame(name: str) -> bytes:
 @pytest.mark.parametrize("cls", list(codec.TAG_OF))
 def test_message_is_in_the_tables_of_the_specification_when_it_is_in_the_code(cls: Any) -> None:
     tag = {**codec.REQUEST_TAGS, **codec.REPLY_TAGS}
-    number = next(number for number, known in tag.items() if known is cls)
+    number = next(number for number, kind in tag.items() if kind is cls)
     rows = [[cell.strip() for cell in line.split("|")] for line in README.read_text("utf-8").splitlines()]
     row = next(row for row in rows if row[1:3] == [str(number), cls.__name__])
     fields = [field.removeprefix("open_") for field in cls._fields[1:]]

@@ -87,9 +87,9 @@ def test_plain_bytes_come_glued_when_descriptors_follow(pair: Pair, null: int) -
 def test_descriptors_come_apart_when_two_sends_have_them(pair: Pair, null: int) -> None:
     descriptors.send(pair[0], b"a", [null], 0)
     descriptors.send(pair[0], b"b", [null, null], 0)
-    for wanted in ((b"a", 1), (b"b", 2)):
+    for piece in ((b"a", 1), (b"b", 2)):
         data, received = descriptors.receive(pair[1])
-        assert (data, len(received)) == wanted
+        assert (data, len(received)) == piece
         received.close()
 
 

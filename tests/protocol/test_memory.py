@@ -27,9 +27,9 @@ ME = ("a host", 1)
 
 
 def region(address: int, capacity: int = 8192) -> Memfd:
-    made = Memfd("x", capacity)
-    made.publish(header_of(address, capacity, FLAG_SEAL_FULL), "full")
-    return made
+    memfd = Memfd("x", capacity)
+    memfd.publish(header_of(address, capacity, FLAG_SEAL_FULL), "full")
+    return memfd
 
 
 def header_of(address: int, capacity: int, flag: int) -> bytes:
@@ -41,13 +41,13 @@ def header_of(address: int, capacity: int, flag: int) -> bytes:
 
 def mappings() -> list[tuple[int, int, str]]:
     """Return start, end and protection of what lies in the range of this test."""
-    found = []
+    lines = []
     with open("/proc/self/maps", encoding="utf-8") as maps:
         for line in maps:
             low, _, high = line.split()[0].partition("-")
             if BASE <= int(low, 16) < BASE + SIZE:
-                found.append((int(low, 16) - BASE, int(high, 16) - BASE, line.split()[1]))
-    return found
+                lines.append((int(low, 16) - BASE, int(high, 16) - BASE, line.split()[1]))
+    return lines
 
 
 WHOLE = [(0, SIZE, "---p")]
@@ -55,36 +55,36 @@ WHOLE = [(0, SIZE, "---p")]
 
 @pytest.fixture
 def space() -> Iterator[AddressSpace]:
-    made = AddressSpace()
-    made.reserve(((BASE, SIZE),))
+    addresses = AddressSpace()
+    addresses.reserve(((BASE, SIZE),))
     assert mappings() == WHOLE
-    yield made
+    yield addresses
     address_space.unmap(BASE, SIZE, 0)
     assert mappings() == []
 
 
 def test_reservation_is_whole_again_when_a_region_is_unmapped(space: AddressSpace) -> None:
-    made, released = region(BASE + 4096 * 16), []
-    buffer = space.attach(ME, made.reader(), BASE + 4096 * 16, 8192, lambda: released.append(1), "a region")
+    memory, released = region(BASE + 4096 * 16), []
+    buffer = space.attach(ME, memory.reader(), BASE + 4096 * 16, 8192, lambda: released.append(1), "a region")
     assert mappings()[1] == (65536, 65536 + 8192, "r--s")
     view = memoryview(buffer.memory)[4096:]
     del buffer
     assert (len(view), released) == (4096, [])
     del view
     assert (mappings(), released) == (WHOLE, [1])
-    made.close()
+    memory.close()
 
 
 def test_same_region_is_mapped_once_and_held_twice(space: AddressSpace) -> None:
-    made, released = region(BASE), []
-    first = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(1), "a region")
-    second = space.attach(ME, made.reader(), BASE, 8192, lambda: released.append(2), "a region")
+    memfd, released = region(BASE), []
+    first = space.attach(ME, memfd.reader(), BASE, 8192, lambda: released.append(1), "a region")
+    second = space.attach(ME, memfd.reader(), BASE, 8192, lambda: released.append(2), "a region")
     del first
     assert released == [1]
     assert memoryview(second.memory)[:7] == b"SHMHOST"
     del second
     assert (mappings(), released) == (WHOLE, [1, 2])
-    made.close()
+    memfd.close()
 
 
 @pytest.mark.parametrize("offset", [0, 4096, -4096])
@@ -101,8 +101,8 @@ def test_region_in_the_way_is_a_conflict_and_unharmed(offset: int, space: Addres
     assert elsewhere.address != BASE + 65536 + offset
     assert memoryview(elsewhere.memory)[:7] == memoryview(held.memory)[:7] == b"SHMHOST"
     del held, elsewhere
-    for made in (first, second):
-        made.close()
+    for memfd in (first, second):
+        memfd.close()
 
 
 def test_reservation_is_as_before_when_an_object_is_no_region(space: AddressSpace) -> None:
@@ -130,13 +130,13 @@ def test_window_stays_unreserved_when_something_lies_in_it() -> None:
     blocker.reserve(((BASE + 8192, 4096),))
     space = AddressSpace()
     space.reserve(((BASE, SIZE),))
-    made = region(BASE + 65536)
-    buffer = space.attach(ME, made.reader(), BASE + 65536, 8192, lambda: None, "a region")
+    memfd = region(BASE + 65536)
+    buffer = space.attach(ME, memfd.reader(), BASE + 65536, 8192, lambda: None, "a region")
     assert mappings() == [(8192, 12288, "---p"), (65536, 73728, "r--s")]
     del buffer
     address_space.unmap(BASE + 8192, 4096, 0)
     assert mappings() == []
-    made.close()
+    memfd.close()
 
 
 def test_gate_handles_what_is_submitted_while_it_is_held() -> None:
@@ -189,14 +189,14 @@ def reserved() -> Iterator[None]:
 )
 def test_conflict_names_what_lies_there_when_a_part_of_it_is_taken(start: int, size: int) -> None:
     there, capacity = BASE + 65536, 3 * 4096
-    made = region(there, capacity)
-    address_space.attach(made.reader(), there, capacity, 0)
+    memfd = region(there, capacity)
+    address_space.attach(memfd.reader(), there, capacity, 0)
     before = mappings()
     with pytest.raises(AddressConflict, match=f"{there:x}-{there + capacity:x} r--s .*memfd:shmhost:x"):
         address_space.reserve(there + start, size)
     assert mappings() == before
     address_space.unmap(there, capacity, 0)
-    made.close()
+    memfd.close()
 
 
 def test_reserve_is_false_when_a_limit_forbids_it() -> None:
@@ -209,8 +209,8 @@ def test_reserve_is_false_when_a_limit_forbids_it() -> None:
 
 
 def test_header_page_kills_the_writer_that_writes_to_it(reserved: None) -> None:
-    made = Memfd("x", 8192)
-    address_space.map_writable(made.writer(), BASE, 8192, MAP_RESERVED)
+    memfd = Memfd("x", 8192)
+    address_space.map_writable(memfd.writer(), BASE, 8192, MAP_RESERVED)
     assert mappings()[:2] == [(0, 4096, "r--s"), (4096, 8192, "rw-s")]
     view = memoryview(address_space.bytes_at(BASE, 8192, lambda: None, is_writable=True))
 
@@ -222,34 +222,34 @@ def test_header_page_kills_the_writer_that_writes_to_it(reserved: None) -> None:
     assert in_child(lambda: write_at(4095)) == -signal.SIGSEGV
     address_space.unmap(BASE, 8192, MAP_RESERVED)
     assert mappings() == WHOLE
-    made.close()
+    memfd.close()
 
 
 def test_reservation_is_as_before_when_a_published_region_is_mapped_writable(reserved: None) -> None:
-    made = region(BASE)
-    descriptor = os.open(f"/proc/self/fd/{made.reader()}", os.O_RDWR)
+    memfd = region(BASE)
+    descriptor = os.open(f"/proc/self/fd/{memfd.reader()}", os.O_RDWR)
     with pytest.raises(PermissionError, match="Operation not permitted"):
         address_space.map_writable(descriptor, BASE, 8192, MAP_RESERVED)
     assert mappings() == WHOLE
     os.close(descriptor)
-    made.close()
+    memfd.close()
 
 
 @pytest.mark.parametrize("flags", [0, MAP_RESERVED])
 def test_map_refuses_address_0(flags: int) -> None:
     """Root may map there, and every NULL pointer of the process would then be a valid one."""
-    made = Memfd("x", 8192)
+    memfd = Memfd("x", 8192)
     with pytest.raises(OSError, match="Invalid argument"):
-        address_space.map_writable(made.writer(), 0, 8192, flags)
-    made.close()
+        address_space.map_writable(memfd.writer(), 0, 8192, flags)
+    memfd.close()
 
 
 @pytest.mark.parametrize("flags", [0, MAP_ANYWHERE])
 def test_header_stays_as_it_was_checked_when_its_writer_changes_it(flags: int) -> None:
-    made = Memfd("x", 8192)
-    with mmap.mmap(made.writer(), 8192) as creator:
-        made.publish(header_of(BASE, 8192, FLAG_SEAL_WRITER), "writer")
-        there = address_space.attach(made.reader(), BASE, 8192, flags)
+    memfd = Memfd("x", 8192)
+    with mmap.mmap(memfd.writer(), 8192) as creator:
+        memfd.publish(header_of(BASE, 8192, FLAG_SEAL_WRITER), "writer")
+        there = address_space.attach(memfd.reader(), BASE, 8192, flags)
         view = memoryview(address_space.bytes_at(there, 8192, lambda: None))
         creator[64:72] = b"\xff" * 8
         creator[4096] = 7
@@ -257,36 +257,36 @@ def test_header_stays_as_it_was_checked_when_its_writer_changes_it(flags: int) -
         assert view[4096] == 7
     address_space.unmap(there, 8192, flags)
     assert mappings() == []
-    made.close()
+    memfd.close()
 
 
 def test_attach_refuses_a_full_seal_that_is_only_a_writers() -> None:
-    made = Memfd("x", 8192)
-    made.publish(header_of(BASE, 8192, FLAG_SEAL_FULL), "writer")
+    memfd = Memfd("x", 8192)
+    memfd.publish(header_of(BASE, 8192, FLAG_SEAL_FULL), "writer")
     with pytest.raises(BadRegion):
-        address_space.attach(made.reader(), BASE, 8192, 0)
+        address_space.attach(memfd.reader(), BASE, 8192, 0)
     with pytest.raises(BadRegion):
-        address_space.attach(made.reader(), BASE, 8192, address_space.MAP_UNSEALED)
+        address_space.attach(memfd.reader(), BASE, 8192, address_space.MAP_UNSEALED)
     assert mappings() == []
-    made.close()
+    memfd.close()
 
 
 @pytest.mark.parametrize("capacity", [0, 4096, 12288])
 def test_attach_refuses_a_region_of_another_capacity(capacity: int) -> None:
-    made = region(BASE)
+    memfd = region(BASE)
     with pytest.raises(BadRegion):
-        address_space.attach(made.reader(), BASE, capacity, 0)
+        address_space.attach(memfd.reader(), BASE, capacity, 0)
     assert mappings() == []
-    made.close()
+    memfd.close()
 
 
 def test_bytes_at_tells_once_when_the_last_view_is_gone() -> None:
-    told: list[int] = []
+    calls: list[int] = []
     address_space.reserve(BASE, 8192)
-    buffer = address_space.bytes_at(BASE, 8192, lambda: told.append(1))
+    buffer = address_space.bytes_at(BASE, 8192, lambda: calls.append(1))
     view = memoryview(buffer)[10:20]
     del buffer
-    assert told == []
+    assert calls == []
     del view
-    assert told == [1]
+    assert calls == [1]
     address_space.unmap(BASE, 8192, 0)

@@ -155,7 +155,7 @@ def test_error_stays_short_when_the_value_is_huge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         (m.Done(5), m.Measure(5)),
         (m.Stat(1, "x"), m.Unlink(1, "x")),
@@ -164,14 +164,14 @@ def test_error_stays_short_when_the_value_is_huge() -> None:
         ((5,), m.Done(5)),
     ],
 )
-def test_messages_of_two_kinds_are_never_equal(one: object, other: object) -> None:
-    assert (one == other, one != other) == (False, True)
+def test_messages_of_two_kinds_are_never_equal(first: object, other: object) -> None:
+    assert (first == other, first != other) == (False, True)
 
 
 def test_messages_of_one_kind_are_equal_when_their_values_are() -> None:
-    one, other = m.Described(1, INFO), m.Described(1, INFO._replace())
-    assert (one == other, one != other, hash(one) == hash(other)) == (True, False, True)
-    assert one != m.Described(1, INFO._replace(leases=7))
+    first, other = m.Described(1, INFO), m.Described(1, INFO._replace())
+    assert (first == other, first != other, hash(first) == hash(other)) == (True, False, True)
+    assert first != m.Described(1, INFO._replace(leases=7))
 
 
 def test_every_record_of_the_wire_compares_its_kind() -> None:

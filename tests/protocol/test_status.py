@@ -51,14 +51,14 @@ def _has_noexec_seal() -> bool:
 
 def agrees(status: Status, fd: int) -> bool:
     """Say whether all that `os.stat` tells is in the status too."""
-    found = os.stat(fd)
+    reference = os.stat(fd)
     return (
-        status.device == (os.major(found.st_dev), os.minor(found.st_dev))
+        status.device == (os.major(reference.st_dev), os.minor(reference.st_dev))
         and (status.inode, status.mode, status.links)
-        == (found.st_ino, stat.S_IMODE(found.st_mode), found.st_nlink)
-        and (status.uid, status.gid, status.size) == (found.st_uid, found.st_gid, found.st_size)
-        and (status.blocks, status.block_size) == (found.st_blocks, found.st_blksize)
-        and status.permissions.endswith(stat.filemode(found.st_mode)[1:])
+        == (reference.st_ino, stat.S_IMODE(reference.st_mode), reference.st_nlink)
+        and (status.uid, status.gid, status.size) == (reference.st_uid, reference.st_gid, reference.st_size)
+        and (status.blocks, status.block_size) == (reference.st_blocks, reference.st_blksize)
+        and status.permissions.endswith(stat.filemode(reference.st_mode)[1:])
     )
 
 

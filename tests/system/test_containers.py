@@ -67,10 +67,10 @@ class Project:
         return self("logs", "--no-log-prefix", service).stdout
 
     def inspect(self, service: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
+        details: dict[str, Any] = json.loads(
             docker("inspect", self("ps", "-aq", service).stdout.strip()).stdout
         )[0]
-        return found
+        return details
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + 90
@@ -104,8 +104,8 @@ def test_demo_shows_one_copy_at_one_address_in_five_containers(project: Project)
         rows = [match.groups() for match in ROW.finditer(part.split("✓")[0])]
         assert [row[0] for row in rows] == ["publisher", *READERS]
         assert [row[1] for row in rows] == ["10001", "20002", "10001", "10001"]
-        (place,) = {row[2:5] for row in rows}
-        seen.add(place)
+        (spot,) = {row[2:5] for row in rows}
+        seen.add(spot)
         assert all(float(row[6]) > 96 for row in rows)
         assert part.count("✓") == 3
     assert len(seen) == 3  # each generation at an address of its own
@@ -116,8 +116,8 @@ def test_demo_shows_one_copy_at_one_address_in_five_containers(project: Project)
 
 def test_containers_share_nothing_but_the_volume_with_the_socket(project: Project) -> None:
     project("create")
-    found = {name: project.inspect(name) for name in ("host", "publisher", *READERS)}
-    for name, container in found.items():
+    services = {name: project.inspect(name) for name in ("host", "publisher", *READERS)}
+    for name, container in services.items():
         settings = container["HostConfig"]
         assert settings["IpcMode"] in ("private", ""), name
         assert (settings["PidMode"], settings["Privileged"], settings["ShmSize"]) == ("", False, 64 * MIB), (
@@ -126,12 +126,12 @@ def test_containers_share_nothing_but_the_volume_with_the_socket(project: Projec
         assert settings["PortBindings"] in ({}, None), name
         assert [mount["Destination"] for mount in container["Mounts"]] == ["/run/shmhost"], name
         assert container["Config"]["User"].split(":")[0] in ("10001", "20002"), name
-    confined = found["confined"]
+    confined = services["confined"]
     assert confined["HostConfig"]["NetworkMode"] == "none"
     assert confined["HostConfig"]["CapDrop"] == ["ALL"]
     assert not confined["Mounts"][0]["RW"]
-    assert found["other-uid"]["HostConfig"]["ReadonlyRootfs"]
-    assert found["other-uid"]["Config"]["User"] == "20002:10001"
+    assert services["other-uid"]["HostConfig"]["ReadonlyRootfs"]
+    assert services["other-uid"]["Config"]["User"] == "20002:10001"
 
 
 def test_readers_outlive_their_host_and_follow_the_next(project: Project) -> None:
@@ -181,7 +181,9 @@ def test_kubernetes_manifest_works_with_its_users_and_rights(image: None, tmp_pa
     folder.mkdir(mode=0o755)
     name = f"shmhost-test-{os.getpid()}-pod"
     manifest = yaml.safe_load_all((ROOT / "packaging/kubernetes/shmhost.yaml").read_text())
-    (daemon,) = [found["spec"]["template"]["spec"] for found in manifest if found["kind"] == "DaemonSet"]
+    (daemon,) = [
+        document["spec"]["template"]["spec"] for document in manifest if document["kind"] == "DaemonSet"
+    ]
     (client,) = yaml.safe_load_all((ROOT / "packaging/kubernetes/client.yaml").read_text())
     (before,), (host,) = daemon["initContainers"], daemon["containers"]
     (reader,) = client["spec"]["containers"]

@@ -104,19 +104,19 @@ def test_reader_prints_the_places_of_words(way: str, programs: dict[str, Path], 
 def test_reader_finds_the_same_places_as_python(
     way: str, programs: dict[str, Path], socket_path: str, library: word_index.Words
 ) -> None:
-    wanted = sorted(library.postings)[:: max(len(library.postings) // 50, 1)]
+    words = sorted(library.postings)[:: max(len(library.postings) // 50, 1)]
     ffi = word_index.make_ffi()
     expected = []
     with shmclient.connect(socket_path) as shm:
         root = shm.open("library").root(ffi, "struct word_index *")
-        for word in wanted:
-            found = list(word_index.places(ffi, root, word))
-            expected.append(f"{word.decode()}: {len(found)} places")
-            expected += [f"  {name}:{line}" for name, line in found]
-    result = run(programs[way], "library", *map(bytes.decode, wanted), socket=socket_path, region="library")
+        for word in words:
+            hits = list(word_index.places(ffi, root, word))
+            expected.append(f"{word.decode()}: {len(hits)} places")
+            expected += [f"  {name}:{line}" for name, line in hits]
+    result = run(programs[way], "library", *map(bytes.decode, words), socket=socket_path, region="library")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[1:] == expected
-    assert len(expected) > 2 * len(wanted) >= 100
+    assert len(expected) > 2 * len(words) >= 100
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -73,15 +73,15 @@ def attached(request: bytes) -> str:
     """Attach to an object with this header page as the client does; say what became of it."""
     seal, page = SEALS[request[0]], request[1:]
     address = struct.unpack_from("<Q", page, 24)[0]
-    made = Memfd("fuzz", CAPACITY)
+    memfd = Memfd("fuzz", CAPACITY)
     try:
         if seal == "none":
-            os.pwrite(made.writer(), page, 0)
+            os.pwrite(memfd.writer(), page, 0)
         else:
-            made.publish(page, seal)
-        return attach_and_check(made.reader(), address)
+            memfd.publish(page, seal)
+        return attach_and_check(memfd.reader(), address)
     finally:
-        made.close()
+        memfd.close()
 
 
 def attach_and_check(descriptor: int, address: int) -> str:

@@ -172,10 +172,10 @@ async def test_async_wait_outlives_a_host_that_a_lease_found_gone(
 ) -> None:
     async with await shmclient.aio.connect(machine.path) as ashm:
         held = await ashm.put("held", b"1")
-        found: list[bytes] = []
+        values: list[bytes] = []
 
         async def wait() -> None:
-            found.append(bytes(await ashm.get("late", wait=60)))
+            values.append(bytes(await ashm.get("late", wait=60)))
 
         async with ashm.watch() as changes, anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
@@ -187,7 +187,7 @@ async def test_async_wait_outlives_a_host_that_a_lease_found_gone(
             machine.start()
             (await ashm.put("late", b"here")).close()
             assert (await changes.__anext__()).info.name == "other"
-        assert found == [b"here"]
+        assert values == [b"here"]
 
 
 async def test_async_close_ends_the_wait_of_another_task(machine: Machine, anyio_backend: str) -> None:
@@ -274,8 +274,8 @@ def test_threads_that_wait_for_one_connection_fail_together(machine: Machine) ->
                 shm.list()
 
         with ThreadPoolExecutor() as pool:
-            for one in [pool.submit(ask) for _ in range(6)]:
-                one.result(30)
+            for future in [pool.submit(ask) for _ in range(6)]:
+                future.result(30)
         assert time.monotonic() - began < 3.5  # one after the other it would be six
         machine.signal(signal.SIGCONT)
 
@@ -307,8 +307,8 @@ def test_builder_publishes_while_other_threads_unmap(machine: Machine) -> None:
                 with shm.create(f"b{number}", 4096) as builder:
                     builder.data[:4] = b"%04d" % turn
 
-        for one in [pool.submit(build, number) for number in range(6)]:
-            one.result(60)  # no RegionBusy
+        for future in [pool.submit(build, number) for number in range(6)]:
+            future.result(60)  # no RegionBusy
         assert os.path.exists(machine.path)
 
 

@@ -21,8 +21,8 @@ def load(name: str) -> list[dict[str, Any]]:
 
 
 def pods() -> list[dict[str, Any]]:
-    (daemons,) = [found for found in load("shmhost.yaml") if found["kind"] == "DaemonSet"]
-    return [daemons["spec"]["template"]["spec"], *(found["spec"] for found in load("client.yaml"))]
+    (daemons,) = [document for document in load("shmhost.yaml") if document["kind"] == "DaemonSet"]
+    return [daemons["spec"]["template"]["spec"], *(document["spec"] for document in load("client.yaml"))]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -31,9 +31,9 @@ WAITING = {"socket", "os", "time", "threading", "logging", "asyncio", "anyio", "
 
 def modules(package: str) -> list[Path]:
     """Return the modules of a package; there must be some, or the test would prove nothing."""
-    found = sorted(FOLDERS[package].rglob("*.py"))
-    assert found, f"no modules in {FOLDERS[package]}"
-    return found
+    paths = sorted(FOLDERS[package].rglob("*.py"))
+    assert paths, f"no modules in {FOLDERS[package]}"
+    return paths
 
 
 def imported(module: Path) -> set[str]:

@@ -88,13 +88,13 @@ OBJECTS = {
 }
 
 
-@pytest.mark.parametrize(("made", "name", "remedy"), OBJECTS.values(), ids=OBJECTS.keys())
+@pytest.mark.parametrize(("factory", "name", "remedy"), OBJECTS.values(), ids=OBJECTS.keys())
 def test_pickle_and_copy_say_what_to_pass_instead_of_a(
-    made: str, name: str, remedy: str, host: WatchedHost
+    factory: str, name: str, remedy: str, host: WatchedHost
 ) -> None:
     """A copy would share the descriptor, lease or pin, and its end would close that of the original."""
     script = f"""
 calls = "pickle.dumps(thing)", "copy.copy(thing)", "copy.deepcopy([thing])"
 refused(TypeError, "{name} cannot be pickled or copied: {remedy}", *calls)
 """
-    assert run(made + "\n" + script, host) == (0, "", "")
+    assert run(factory + "\n" + script, host) == (0, "", "")

@@ -82,10 +82,10 @@ def stream(folder: Path) -> str:
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"{name} is not installed (Debian: apt-get install systemd)")
-    return found
+    return path
 
 
 # --- the text ---
@@ -93,13 +93,13 @@ def tool(name: str) -> str:
 
 @MANAGERS
 def test_service_is_hardened(folder: Path) -> None:
-    found = service(folder)
-    assert {key: found.get(key) for key in HARDENING} == HARDENING
+    options = service(folder)
+    assert {key: options.get(key) for key in HARDENING} == HARDENING
 
 
 def test_system_service_is_hardened_further() -> None:
-    found = service(SYSTEM)
-    assert {key: found.get(key) for key in SYSTEM_HARDENING} == SYSTEM_HARDENING
+    options = service(SYSTEM)
+    assert {key: options.get(key) for key in SYSTEM_HARDENING} == SYSTEM_HARDENING
 
 
 @MANAGERS
@@ -116,8 +116,8 @@ def test_user_service_has_no_setting_that_brings_a_user_namespace() -> None:
 
 @MANAGERS
 def test_service_is_restarted_when_it_fails_or_hangs(folder: Path) -> None:
-    wanted = {"Type": "notify", "NotifyAccess": "main", "Restart": "on-failure", "WatchdogSec": "30s"}
-    assert wanted.items() <= service(folder).items()
+    options = {"Type": "notify", "NotifyAccess": "main", "Restart": "on-failure", "WatchdogSec": "30s"}
+    assert options.items() <= service(folder).items()
 
 
 @MANAGERS
@@ -142,16 +142,16 @@ def test_socket_is_where_clients_look_by_themselves(folder: Path) -> None:
 
 @MANAGERS
 def test_socket_outlives_the_service(folder: Path) -> None:
-    found = service(folder)
-    assert stream(folder).split("/")[1] == found["RuntimeDirectory"]
-    assert found["RuntimeDirectoryPreserve"] == "yes"
+    options = service(folder)
+    assert stream(folder).split("/")[1] == options["RuntimeDirectory"]
+    assert options["RuntimeDirectoryPreserve"] == "yes"
     assert unit(folder, "shmhost.service")["Unit"]["Requires"] == "shmhost.socket"
     assert unit(folder, "shmhost.service")["Install"]["Also"] == "shmhost.socket"
 
 
 def test_user_group_and_folder_are_made_by_the_other_two_files() -> None:
-    found, listens = service(SYSTEM), unit(SYSTEM, "shmhost.socket")["Socket"]
-    owners = {found["User"], found["Group"], listens["SocketUser"], listens["SocketGroup"]}
+    options, listens = service(SYSTEM), unit(SYSTEM, "shmhost.socket")["Socket"]
+    owners = {options["User"], options["Group"], listens["SocketUser"], listens["SocketGroup"]}
     assert [*owners] == ["shmhost"]
     assert listens["SocketMode"] == "0660"
     assert rows("shmhost.sysusers.conf")[0][:2] == ["u", "shmhost"]
@@ -209,13 +209,13 @@ def test_system_service_is_little_exposed(tmp_path: Path) -> None:
 
 def test_system_calls_of_a_host_are_inside_the_filter() -> None:
     command = [tool("systemd-analyze"), "--no-pager", "syscall-filter"]
-    found: set[str] = set()
-    wanted = ["@system-service"]
-    while wanted:
-        lines = [line.strip() for line in run(*command, wanted.pop()).splitlines()[1:]]
-        found |= set(lines)
-        wanted += [line for line in lines if line.startswith("@")]
-    assert SYSCALLS - found == set()
+    calls: set[str] = set()
+    groups = ["@system-service"]
+    while groups:
+        lines = [line.strip() for line in run(*command, groups.pop()).splitlines()[1:]]
+        calls |= set(lines)
+        groups += [line for line in lines if line.startswith("@")]
+    assert SYSCALLS - calls == set()
 
 
 def test_sysusers_file_is_read_by_systemd(tmp_path: Path) -> None:

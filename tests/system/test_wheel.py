@@ -40,8 +40,13 @@ def test_wheel_is_of_the_stable_abi(wheel: Path) -> None:
 @pytest.mark.timeout(180)
 def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"shmprotocol/abi/shm_abi.h", "shmprotocol/py.typed", "shmclient/py.typed", "shmhost/py.typed"}
-    assert wanted <= names
+    requirements = {
+        "shmprotocol/abi/shm_abi.h",
+        "shmprotocol/py.typed",
+        "shmclient/py.typed",
+        "shmhost/py.typed",
+    }
+    assert requirements <= names
     assert any(name.startswith("shmprotocol/native/_native") and name.endswith(".so") for name in names)
     assert not any(name.startswith("tests/") for name in names)
 

@@ -17,7 +17,7 @@ PLACES = itertools.count(0x680000000000, 1 << 30)
 
 
 @pytest.fixture
-def place() -> int:
+def base() -> int:
     """An address that nothing has had before."""
     return next(PLACES)
 

@@ -61,13 +61,13 @@ def test_end_of_a_with_block_is_refused_while_views_live(fd: int) -> None:
     posix.munmap(mapping)
 
 
-def test_second_munmap_is_refused(fd: int, place: int) -> None:
-    mapping = shared(fd, place)
+def test_second_munmap_is_refused(fd: int, base: int) -> None:
+    mapping = shared(fd, base)
     posix.munmap(mapping)
-    with anonymous(PAGE, place):
+    with anonymous(PAGE, base):
         with pytest.raises(OSError, match=r"Invalid argument: <Mapping .*, unmapped> is unmapped already"):
             posix.munmap(mapping)
-        assert permissions(place) == ["rw-p"]
+        assert permissions(base) == ["rw-p"]
 
 
 def test_mapping_ends_with_its_block_also_when_unmapped_before(fd: int) -> None:
@@ -95,33 +95,33 @@ def test_munmap_of_what_mmap_did_not_return_is_refused(kind: str, fd: int) -> No
     theirs.close()
 
 
-def test_collected_mapping_is_unmapped(fd: int, place: int) -> None:
-    mapping = shared(fd, place)
+def test_collected_mapping_is_unmapped(fd: int, base: int) -> None:
+    mapping = shared(fd, base)
     del mapping
-    assert permissions(place) == [None]
-    with shared(fd, place):
+    assert permissions(base) == [None]
+    with shared(fd, base):
         pass
 
 
-def test_collected_mapping_stays_while_a_view_lives(fd: int, place: int) -> None:
-    view = shared(fd, place).buffer[PAGE - 4 :]
+def test_collected_mapping_stays_while_a_view_lives(fd: int, base: int) -> None:
+    view = shared(fd, base).buffer[PAGE - 4 :]
     gc.collect()
-    assert permissions(place) == ["rw-s"]
+    assert permissions(base) == ["rw-s"]
     view[:] = b"text"
     with pytest.raises(FileExistsError):
-        shared(fd, place)
+        shared(fd, base)
     del view
-    assert permissions(place) == [None]
+    assert permissions(base) == [None]
     assert os.pread(fd, 4, PAGE - 4) == b"text"
 
 
-def test_mapping_in_a_cycle_with_its_view_is_unmapped(fd: int, place: int) -> None:
-    mapping = shared(fd, place)
+def test_mapping_in_a_cycle_with_its_view_is_unmapped(fd: int, base: int) -> None:
+    mapping = shared(fd, base)
     cycle: list[Any] = [mapping, mapping.buffer]
     cycle.append(cycle)
     del mapping, cycle
     gc.collect()
-    assert permissions(place) == [None]
+    assert permissions(base) == [None]
 
 
 def test_views_of_one_mapping_are_of_the_same_memory(fd: int) -> None:
@@ -172,13 +172,13 @@ def test_destructor_may_unmap_when_the_collector_runs_inside_of_a_call() -> None
         gc.collect()
         before = len(MAPPINGS._found)  # of tests before this one, inherited by the fork
         gc.set_threshold(1)
-        kept = []
+        views = []
         for _ in range(300):
             Owner()
-            kept.append(anonymous())
+            views.append(anonymous())
         gc.set_threshold(700)
         gc.collect()
-        for mapping in kept:
+        for mapping in views:
             posix.munmap(mapping)
         assert len(MAPPINGS._found) == before
 
@@ -208,26 +208,26 @@ def in_threads(count: int, function: Callable[[int], None]) -> None:
 
 
 def test_parallel_mappings_at_any_address_are_apart(fd: int) -> None:
-    found: list[posix.Mapping] = []
-    in_threads(50, lambda number: found.append(shared(fd, offset=number % 4 * PAGE)))
-    assert len({mapping.address for mapping in found}) == 50
-    assert sorted(bytes(mapping.buffer[:1]) for mapping in found)[::13] == [b"\1", b"\2", b"\3", b"\4"]
-    for mapping in found:
+    mappings: list[posix.Mapping] = []
+    in_threads(50, lambda number: mappings.append(shared(fd, offset=number % 4 * PAGE)))
+    assert len({mapping.address for mapping in mappings}) == 50
+    assert sorted(bytes(mapping.buffer[:1]) for mapping in mappings)[::13] == [b"\1", b"\2", b"\3", b"\4"]
+    for mapping in mappings:
         posix.munmap(mapping)
 
 
-def test_threads_map_and_unmap_in_any_order_and_leave_nothing(fd: int, place: int) -> None:
+def test_threads_map_and_unmap_in_any_order_and_leave_nothing(fd: int, base: int) -> None:
     """At 30 addresses that they fight for, and in a reservation that they share; some views are kept."""
     before = len(MAPPINGS._found)
-    outer = reserved(30 * PAGE, place + 100 * PAGE)
+    outer = reserved(30 * PAGE, base + 100 * PAGE)
 
     def work(number: int) -> None:
         chance = random.Random(number)
-        kept: list[Any] = []
+        views: list[Any] = []
         for _ in range(30):
             slot, page = chance.randrange(30), chance.randrange(4)
             inside = chance.random() < 0.4
-            address = (outer.address if inside else place) + slot * PAGE
+            address = (outer.address if inside else base) + slot * PAGE
             try:
                 mapping = shared(fd, address, offset=page * PAGE, destroys=outer if inside else None)
             except FileExistsError:
@@ -236,22 +236,22 @@ def test_threads_map_and_unmap_in_any_order_and_leave_nothing(fd: int, place: in
             assert view == bytes([page + 1]) * len(view)
             match chance.randrange(4):
                 case 0:
-                    kept.append(view)
+                    views.append(view)
                 case 1:
-                    kept.append(mapping)
+                    views.append(mapping)
                 case 2:
                     with pytest.raises(BufferError):
                         posix.munmap(mapping)
                 case _:
                     del view
                     posix.munmap(mapping)
-            if len(kept) > 3:
-                del kept[chance.randrange(3)]
+            if len(views) > 3:
+                del views[chance.randrange(3)]
             mapping = view = None
 
     in_threads(50, work)
     gc.collect()
-    assert permissions(place, 31) == [None] * 31
+    assert permissions(base, 31) == [None] * 31
     assert permissions(outer.address, 30) == ["---p"] * 30
     posix.munmap(outer)
     assert len(MAPPINGS._found) == before

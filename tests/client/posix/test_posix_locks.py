@@ -64,8 +64,8 @@ def test_lock_of_what_is_no_memory_is_a_type_error(call: Callable[[Any], None]) 
             call(bad)
 
 
-def test_lock_of_pages_without_access_is_refused(place: int) -> None:
-    with reserved(PAGE, place) as mapping, refused(errno.ENOMEM):
+def test_lock_of_pages_without_access_is_refused(base: int) -> None:
+    with reserved(PAGE, base) as mapping, refused(errno.ENOMEM):
         posix.mlock(mapping)
 
 

@@ -18,12 +18,12 @@ from shmclient import posix
 # --- where: F20
 
 
-def test_mapping_is_at_the_address_that_was_asked_for(fd: int, place: int) -> None:
-    with shared(fd, place) as mapping:
-        assert (mapping.address, mapping.length) == (place, PAGE)
-        assert ctypes.string_at(place, 1) == bytes(mapping.buffer[:1]) == b"\1"
-        assert permissions(place, 2) == ["rw-s", None]
-    assert permissions(place) == [None]
+def test_mapping_is_at_the_address_that_was_asked_for(fd: int, base: int) -> None:
+    with shared(fd, base) as mapping:
+        assert (mapping.address, mapping.length) == (base, PAGE)
+        assert ctypes.string_at(base, 1) == bytes(mapping.buffer[:1]) == b"\1"
+        assert permissions(base, 2) == ["rw-s", None]
+    assert permissions(base) == [None]
 
 
 @pytest.mark.parametrize("address", [None, 0])
@@ -33,28 +33,28 @@ def test_system_chooses_the_address_when_none_is_given(address: int | None, fd: 
         assert first.address % PAGE == 0
 
 
-def test_taken_address_is_refused_with_what_is_there_and_leaves_it_unharmed(fd: int, place: int) -> None:
+def test_taken_address_is_refused_with_what_is_there_and_leaves_it_unharmed(fd: int, base: int) -> None:
     occupant = posix.memfd_create("the-occupant")
     posix.ftruncate(occupant, PAGE)
-    with shared(occupant, place) as there:
+    with shared(occupant, base) as there:
         there.buffer[:4] = b"text"
-        line = f"{place:x}-{place + PAGE:x} rw-s .*memfd:the-occupant"
+        line = f"{base:x}-{base + PAGE:x} rw-s .*memfd:the-occupant"
         with pytest.raises(
-            FileExistsError, match=f"File exists: mmap of {PAGE} bytes at {place:#x}, .*{line}"
+            FileExistsError, match=f"File exists: mmap of {PAGE} bytes at {base:#x}, .*{line}"
         ):
-            shared(fd, place)
+            shared(fd, base)
         assert bytes(there.buffer[:4]) == b"text"
     posix.close(occupant)
 
 
 @pytest.mark.parametrize("pages", [-3, -1, 1])
-def test_range_that_is_taken_in_part_is_refused(pages: int, place: int) -> None:
-    with anonymous(2 * PAGE, place) as there:
+def test_range_that_is_taken_in_part_is_refused(pages: int, base: int) -> None:
+    with anonymous(2 * PAGE, base) as there:
         there.buffer[:] = b"x" * 2 * PAGE
-        with pytest.raises(FileExistsError, match=f"{place:x}-"):
-            anonymous(4 * PAGE, place + pages * PAGE)
+        with pytest.raises(FileExistsError, match=f"{base:x}-"):
+            anonymous(4 * PAGE, base + pages * PAGE)
         assert bytes(there.buffer) == b"x" * 2 * PAGE
-    assert permissions(place - 3 * PAGE, 8) == [None] * 8
+    assert permissions(base - 3 * PAGE, 8) == [None] * 8
 
 
 def test_address_that_the_standard_library_has_is_refused() -> None:
@@ -66,30 +66,30 @@ def test_address_that_the_standard_library_has_is_refused() -> None:
         assert theirs[:4] == b"text"
 
 
-def test_mappings_side_by_side_are_not_in_the_way(place: int) -> None:
-    with anonymous(PAGE, place), anonymous(PAGE, place + 2 * PAGE), anonymous(PAGE, place + PAGE) as middle:
-        assert middle.address == place + PAGE
+def test_mappings_side_by_side_are_not_in_the_way(base: int) -> None:
+    with anonymous(PAGE, base), anonymous(PAGE, base + 2 * PAGE), anonymous(PAGE, base + PAGE) as middle:
+        assert middle.address == base + PAGE
 
 
-def test_hint_lets_the_system_choose_another_address(fd: int, place: int) -> None:
-    with shared(fd, place, hint=True) as first, shared(fd, place, hint=True) as second:
-        assert first.address == place != second.address
+def test_hint_lets_the_system_choose_another_address(fd: int, base: int) -> None:
+    with shared(fd, base, hint=True) as first, shared(fd, base, hint=True) as second:
+        assert first.address == base != second.address
         assert bytes(second.buffer[:1]) == b"\1"
 
 
-def test_hint_may_be_misaligned(place: int) -> None:
-    with posix.mmap(place + 1, PAGE, posix.PROT_READ, ANONYMOUS, hint=True) as mapping:
+def test_hint_may_be_misaligned(base: int) -> None:
+    with posix.mmap(base + 1, PAGE, posix.PROT_READ, ANONYMOUS, hint=True) as mapping:
         assert mapping.address % PAGE == 0
 
 
-def test_map_fixed_without_what_it_destroys_is_refused_and_harms_nothing(fd: int, place: int) -> None:
-    with anonymous(PAGE, place) as there:
+def test_map_fixed_without_what_it_destroys_is_refused_and_harms_nothing(fd: int, base: int) -> None:
+    with anonymous(PAGE, base) as there:
         there.buffer[:4] = b"text"
-        for address in (place, place + PAGE, None):
+        for address in (base, base + PAGE, None):
             with pytest.raises(OSError, match=r"Invalid argument: MAP_FIXED at 0x\w+ .*name it in destroys="):
                 posix.mmap(address, PAGE, posix.PROT_RDWR, posix.MAP_SHARED | posix.MAP_FIXED, fd)
         assert bytes(there.buffer[:4]) == b"text"
-    assert permissions(place, 2) == [None, None]
+    assert permissions(base, 2) == [None, None]
 
 
 def test_page_zero_is_never_mapped_for_want_of_an_address() -> None:
@@ -99,11 +99,11 @@ def test_page_zero_is_never_mapped_for_want_of_an_address() -> None:
             posix.mmap(address, PAGE, posix.PROT_RDWR, ANONYMOUS | posix.MAP_FIXED_NOREPLACE)
 
 
-def test_misaligned_address_is_refused(place: int) -> None:
-    for address in (place + 1, place + PAGE - 1):
+def test_misaligned_address_is_refused(base: int) -> None:
+    for address in (base + 1, base + PAGE - 1):
         with refused(errno.EINVAL):
             anonymous(PAGE, address)
-    assert permissions(place, 2) == [None, None]
+    assert permissions(base, 2) == [None, None]
 
 
 @pytest.mark.parametrize("address", [1 << 62, (1 << 63) - PAGE])
@@ -116,18 +116,18 @@ def test_address_beyond_the_address_space_is_refused(address: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, PAGE - 1, PAGE, PAGE + 1, 4 * PAGE])
-def test_buffer_has_the_length_that_was_asked_for(length: int, fd: int, place: int) -> None:
+def test_buffer_has_the_length_that_was_asked_for(length: int, fd: int, base: int) -> None:
     pages = -(-length // PAGE)
-    with posix.mmap(place, length, posix.PROT_READ, posix.MAP_SHARED, fd) as mapping:
+    with posix.mmap(base, length, posix.PROT_READ, posix.MAP_SHARED, fd) as mapping:
         assert bytes(mapping.buffer) == CONTENT[:length]
-        assert permissions(place, 5) == ["r--s"] * pages + [None] * (5 - pages)
-    assert permissions(place, 5) == [None] * 5
+        assert permissions(base, 5) == ["r--s"] * pages + [None] * (5 - pages)
+    assert permissions(base, 5) == [None] * 5
 
 
-def test_content_survives_unmapping_and_mapping_again(fd: int, place: int) -> None:
-    with shared(fd, place) as mapping:
+def test_content_survives_unmapping_and_mapping_again(fd: int, base: int) -> None:
+    with shared(fd, base) as mapping:
         mapping.buffer[:4] = b"text"
-    with shared(fd, place) as mapping:
+    with shared(fd, base) as mapping:
         assert bytes(mapping.buffer[:5]) == b"text\1"
     assert os.pread(fd, 5, 0) == b"text\1"
 
@@ -173,12 +173,12 @@ def test_mapping_that_may_not_be_read_has_no_buffer(fd: int) -> None:
         assert bytes(mapping.buffer) == CONTENT[:PAGE]
 
 
-def test_mapping_says_what_it_is(fd: int, place: int) -> None:
-    with shared(fd, place) as mapping:
-        assert repr(mapping) == f"<Mapping {PAGE} bytes at {place:#x}, shared, rw->"
-    assert repr(mapping) == f"<Mapping {PAGE} bytes at {place:#x}, shared, rw-, unmapped>"
-    with reserved(2 * PAGE, place) as mapping:
-        assert repr(mapping) == f"<Mapping {2 * PAGE} bytes at {place:#x}, private, --->"
+def test_mapping_says_what_it_is(fd: int, base: int) -> None:
+    with shared(fd, base) as mapping:
+        assert repr(mapping) == f"<Mapping {PAGE} bytes at {base:#x}, shared, rw->"
+    assert repr(mapping) == f"<Mapping {PAGE} bytes at {base:#x}, shared, rw-, unmapped>"
+    with reserved(2 * PAGE, base) as mapping:
+        assert repr(mapping) == f"<Mapping {2 * PAGE} bytes at {base:#x}, private, --->"
 
 
 # --- bad arguments: F21
@@ -196,11 +196,11 @@ def test_mapping_says_what_it_is(fd: int, place: int) -> None:
         (1 << 70, errno.EOVERFLOW),
     ],
 )
-def test_bad_length_is_refused(length: int, code: int, place: int) -> None:
-    for address in (None, place):
+def test_bad_length_is_refused(length: int, code: int, base: int) -> None:
+    for address in (None, base):
         with refused(code):
             anonymous(length, address)
-    assert permissions(place) == [None]
+    assert permissions(base) == [None]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_descriptor_beside_anonymous_memory_is_refused_when_no_c_int_holds_it(ba
 
 
 @pytest.mark.parametrize("bad", ["", "1", b"", 0.0, 1.5, [], (1,)])
-def test_arguments_of_another_type_are_type_errors(bad: Any, place: int) -> None:
+def test_arguments_of_another_type_are_type_errors(bad: Any, base: int) -> None:
     prot, flags = posix.PROT_READ, ANONYMOUS
     calls: list[Callable[[], object]] = [
         lambda: posix.mmap(bad, PAGE, prot, flags),
@@ -288,7 +288,7 @@ def test_arguments_of_another_type_are_type_errors(bad: Any, place: int) -> None
         lambda: posix.mmap(None, PAGE, prot, flags, bad),
         lambda: posix.mmap(None, PAGE, prot, posix.MAP_SHARED, bad),
         lambda: posix.mmap(None, PAGE, prot, flags, -1, bad),
-        lambda: posix.mmap(place, PAGE, prot, flags, destroys=bad),
+        lambda: posix.mmap(base, PAGE, prot, flags, destroys=bad),
     ]
     for number, call in enumerate(calls):
         with pytest.raises(TypeError):

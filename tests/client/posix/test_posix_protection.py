@@ -137,12 +137,12 @@ def test_call_on_memory_of_others_is_refused_and_harms_nothing(call: str) -> Non
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_call_on_more_than_one_mapping_is_refused(call: str, place: int) -> None:
-    with anonymous(PAGE, place) as first, anonymous(PAGE, place + PAGE) as second:
-        both = (ctypes.c_char * (2 * PAGE)).from_address(place)
+def test_call_on_more_than_one_mapping_is_refused(call: str, base: int) -> None:
+    with anonymous(PAGE, base) as first, anonymous(PAGE, base + PAGE) as second:
+        both = (ctypes.c_char * (2 * PAGE)).from_address(base)
         with refused(errno.EINVAL):
             CALLS[call](both)
-        assert permissions(place, 2) == ["rw-p", "rw-p"]
+        assert permissions(base, 2) == ["rw-p", "rw-p"]
         assert first.prot == second.prot == posix.PROT_RDWR
 
 
@@ -154,13 +154,13 @@ def test_call_on_what_is_no_memory_is_refused(call: str) -> None:
 
 
 @pytest.mark.parametrize("call", [*CALLS.values(), posix.mlock, posix.munlock])
-def test_call_on_an_unmapped_mapping_is_refused(call: Callable[[Any], object], place: int) -> None:
-    mapping = anonymous(PAGE, place)
+def test_call_on_an_unmapped_mapping_is_refused(call: Callable[[Any], object], base: int) -> None:
+    mapping = anonymous(PAGE, base)
     posix.munmap(mapping)
-    with anonymous(PAGE, place):
+    with anonymous(PAGE, base):
         with pytest.raises(OSError, match=r"Invalid argument: <Mapping .*, unmapped> is unmapped"):
             call(mapping)
-        assert permissions(place) == ["rw-p"]
+        assert permissions(base) == ["rw-p"]
 
 
 @pytest.mark.parametrize("bad", ["1", None, 1.0])
@@ -273,17 +273,17 @@ def test_bad_advice_is_refused(fd: int) -> None:
 
 def smaps_of(address: int) -> dict[str, str]:
     """Return what /proc/self/smaps says of the mapping that starts at an address."""
-    found = Path("/proc/self/smaps").read_text().split(f"\n{address:x}-", 1)[1].splitlines()[1:]
-    pairs = itertools.takewhile(lambda line: re.match(r"\w+:", line), found)
+    lines = Path("/proc/self/smaps").read_text().split(f"\n{address:x}-", 1)[1].splitlines()[1:]
+    pairs = itertools.takewhile(lambda line: re.match(r"\w+:", line), lines)
     return dict(line.split(":", 1) for line in pairs)
 
 
 @pytest.mark.parametrize("advice", [posix.MADV_POPULATE_READ, posix.MADV_POPULATE_WRITE])
-def test_populated_pages_are_present_before_they_are_touched(advice: int, fd: int, place: int) -> None:
-    with posix.mmap(place, 4 * PAGE, posix.PROT_RDWR, posix.MAP_SHARED, fd) as mapping:
-        assert smaps_of(place)["Rss"].split() == ["0", "kB"]
+def test_populated_pages_are_present_before_they_are_touched(advice: int, fd: int, base: int) -> None:
+    with posix.mmap(base, 4 * PAGE, posix.PROT_RDWR, posix.MAP_SHARED, fd) as mapping:
+        assert smaps_of(base)["Rss"].split() == ["0", "kB"]
         posix.madvise(mapping, advice)
-        assert smaps_of(place)["Rss"].split() == [str(4 * PAGE // 1024), "kB"]
+        assert smaps_of(base)["Rss"].split() == [str(4 * PAGE // 1024), "kB"]
 
 
 def test_pages_that_may_not_be_written_are_not_populated_for_writing(fd: int) -> None:
@@ -291,12 +291,12 @@ def test_pages_that_may_not_be_written_are_not_populated_for_writing(fd: int) ->
         posix.madvise(mapping, posix.MADV_POPULATE_WRITE)
 
 
-def test_pages_are_kept_out_of_a_dump(fd: int, place: int) -> None:
-    with shared(fd, place) as mapping:
+def test_pages_are_kept_out_of_a_dump(fd: int, base: int) -> None:
+    with shared(fd, base) as mapping:
         posix.madvise(mapping, posix.MADV_DONTDUMP)
-        assert "dd" in smaps_of(place)["VmFlags"].split()
+        assert "dd" in smaps_of(base)["VmFlags"].split()
         posix.madvise(mapping, posix.MADV_DODUMP)
-        assert "dd" not in smaps_of(place)["VmFlags"].split()
+        assert "dd" not in smaps_of(base)["VmFlags"].split()
 
 
 def test_private_pages_that_are_not_needed_are_zero_again() -> None:

@@ -172,7 +172,7 @@ def test_seals_outlive_a_duplicate(fd: int) -> None:
 
 
 @pytest.fixture
-def known() -> Iterator[set[object]]:
+def records() -> Iterator[set[object]]:
     """What was kept before; what is left over, as dup2 and os.close know nothing of it, is dropped."""
     before: set[object] = set(SEALS)
     yield before
@@ -183,7 +183,7 @@ def known() -> Iterator[set[object]]:
 @pytest.mark.parametrize("close", [posix.close, os.close])
 @pytest.mark.parametrize("after", ["memfd", "shm"])
 def test_number_used_again_has_the_seals_of_its_new_object(
-    close: Callable[[int], None], after: str, backend: str, known: set[object]
+    close: Callable[[int], None], after: str, backend: str, records: set[object]
 ) -> None:
     old = posix.memfd_create("old", backend=backend)
     posix.add_seals(old, ALL)
@@ -195,7 +195,7 @@ def test_number_used_again_has_the_seals_of_its_new_object(
     posix.close(new)
 
 
-def test_number_given_to_another_object_has_its_seals(backend: str, known: set[object]) -> None:
+def test_number_given_to_another_object_has_its_seals(backend: str, records: set[object]) -> None:
     first, second = (posix.memfd_create("test", backend=backend) for _ in range(2))
     posix.add_seals(first, posix.F_SEAL_GROW)
     os.dup2(second, first)
@@ -204,20 +204,20 @@ def test_number_given_to_another_object_has_its_seals(backend: str, known: set[o
     posix.close(second)
 
 
-def test_what_is_kept_goes_with_the_last_descriptor(known: set[object]) -> None:
+def test_what_is_kept_goes_with_the_last_descriptor(records: set[object]) -> None:
     fd = posix.memfd_create("test", backend="shm")
     other = os.dup(fd)
     posix.add_seals(fd, posix.F_SEAL_GROW)
     posix.close(fd)
-    assert [SEALS[kept] for kept in set(SEALS) - known] == [posix.F_SEAL_GROW]
+    assert [SEALS[record] for record in set(SEALS) - records] == [posix.F_SEAL_GROW]
     posix.close(other)
-    assert set(SEALS) == known
+    assert set(SEALS) == records
 
 
-def test_nothing_is_kept_for_the_kernels_objects(known: set[object]) -> None:
+def test_nothing_is_kept_for_the_kernels_objects(records: set[object]) -> None:
     fd = posix.memfd_create("test", backend="memfd")
     posix.add_seals(fd, posix.F_SEAL_GROW)
-    assert set(SEALS) == known
+    assert set(SEALS) == records
     posix.close(fd)
 
 
