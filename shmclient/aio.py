@@ -182,12 +182,14 @@ class AsyncClient:
         return f"<AsyncClient of {self.socket_path}{', closed' if self._core.is_closed else ''}>"
 
     async def _connected(self) -> AsyncChannel:
-        return await self._drive(self._core.connected())
+        channel = self._core.live()
+        return await self._drive(self._core.connected()) if channel is None else channel
 
     async def _run(
         self, start: Callable[Concatenate[Context, P], Operation[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._drive(self._core.run(start, *args, **kwargs))
+        channel = await self._connected()
+        return await self._drive(start(channel.context, *args, **kwargs), channel)
 
     async def _drive(self, operation: Operation[T], channel: AsyncChannel | None = None) -> T:
         """Carry out the steps of an operation, on a channel if it talks to the host; return its result."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
@@ -19,7 +19,6 @@ from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
 
-P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 C = TypeVar("C", bound=BaseChannel)
@@ -41,9 +40,14 @@ class Core(Generic[C]):
         self._lock = new_lock()
         detach_after_fork(self, Core._detach)
 
+    def live(self) -> C | None:
+        """Return the connection if it takes requests."""
+        channel = self.channel
+        return channel if channel is not None and channel.is_alive() else None
+
     def connected(self, limit_s: float | None = None) -> Operation[C]:
         """Return a live connection, a new one if necessary, within `limit_s`."""
-        if (channel := self._live()) is not None:
+        if (channel := self.live()) is not None:
             return channel
         over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
         lock, turn_s = self._lock, self._attempts.limit(limit_s)
@@ -56,16 +60,6 @@ class Core(Generic[C]):
             # Not only if it was acquired: Ctrl-C can come before that is known.
             with contextlib.suppress(RuntimeError):
                 lock.release()
-
-    def run(
-        self, start: Callable[Concatenate[Context, P], Operation[T]], *args: P.args, **kwargs: P.kwargs
-    ) -> Operation[T]:
-        """Run an operation on a live connection."""
-        channel = self._live()
-        if channel is None:
-            channel = yield from self.connected()
-        result: T = yield Drive(channel, start(channel.context, *args, **kwargs))
-        return result
 
     def run_waiting(
         self,
@@ -137,13 +131,9 @@ class Core(Generic[C]):
         if self.channel is not None:
             self.channel.outbox.close()  # nobody can be waiting: that would keep the client
 
-    def _live(self) -> C | None:
-        channel = self.channel
-        return channel if channel is not None and channel.is_alive() else None
-
     def _connect(self, left_s: float | None, over: int) -> Operation[C]:
         self._check_open()
-        if (channel := self._live()) is None:
+        if (channel := self.live()) is None:
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
             if self.is_closed:  # closed meanwhile, by a thread or task that did not see the new connection

@@ -21,7 +21,8 @@ from shmprotocol.kernel.constants import SO_PASSRIGHTS
 from shmprotocol.wire.messages import LOST
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
-_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_SIZE = array.array("i").itemsize
+_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * _SIZE)
 _READ = 16 * 1024  # bytes per read: nearly every reply fits, and the buffer is cheap to allocate
 # As plain numbers: an `|` of the socket module's enum members takes 2 us, more than the call itself.
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
@@ -71,7 +72,7 @@ class Owned(list[int]):
 
     def close(self) -> None:
         """Close them all. May be called again."""
-        deque(map(os.close, starmap(self.pop, repeat((), len(self)))), 0)
+        any(map(os.close, starmap(self.pop, repeat((), len(self)))))  # `close` returns None: all of them
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # It may be part of a cycle, where other destructors use it after this one.
@@ -121,11 +122,11 @@ def receive(sock: socket.socket, flags: int = 0, reading: Reading | None = None)
 
 
 def _numbers(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    received = array.array("i")
+    numbers: list[int] = []
     for level, kind, content in ancillary:
         if level == _SOCKET and kind == _RIGHTS:
-            received.frombytes(content[: len(content) - len(content) % received.itemsize])
-    return received.tolist()
+            numbers += array.array("i", content[: len(content) // _SIZE * _SIZE])
+    return numbers
 
 
 def refuse(listener: socket.socket) -> bool:
