@@ -141,7 +141,9 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
         for change in changes:
             info = change.info
             if as_json:
-                print(json.dumps({"kind": change.kind, **dataclasses.asdict(info)}), flush=True)
+                values = dataclasses.asdict(info)
+                values["region"] = values.pop("number")  # as `shmhost ls --json` calls it
+                print(json.dumps({"kind": change.kind, **values}), flush=True)
             else:
                 print(
                     f"{change.kind} {info.name} generation {info.generation}, {info.size} bytes", flush=True

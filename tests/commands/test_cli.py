@@ -223,6 +223,7 @@ def test_watch_prints_a_line_for_each_change(socket_path: str) -> None:
             child.terminate()
     change = json.loads(line)
     assert (change["kind"], change["name"]) == ("published", "w/one")
+    assert change["region"] > 0
 
 
 @pytest.mark.parametrize(
