@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+E = TypeVar("E", bound="ShmError")
 
 
 class ShmError(Exception):
@@ -38,14 +40,14 @@ def _make(kind: type[ShmError], message: str, errno: int | None, filename: str |
     return kind(message, errno=errno, filename=filename)
 
 
-def again(error: ShmError) -> ShmError:
+def again(error: E) -> E:
     """Return a new error like this one, without its traceback.
 
     An error that is stored and raised to many callers must be new each time: a traceback keeps the frames of
     all its callers alive, and with them their local variables, such as a region.
     """
     make, values = error.__reduce__()
-    new: ShmError = make(*values)
+    new: E = make(*values)
     return new
 
 

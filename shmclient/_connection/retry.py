@@ -102,7 +102,10 @@ class Retry:
         """
         left = self.remaining()
         if left is None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: a cycle, which would keep the callers' frames
         if left == 0:
             raise WaitTimeout(f"no host answered within {self._wait_s} s: {error}") from error
         pause = self._pause_s * random.uniform(0.5, 1.0)

@@ -28,6 +28,7 @@ from shmprotocol.errors import (
     RegionNotFound,
     RegionTimeout,
     RemoteProtocolError,
+    ShmError,
     about,
     again,
     refusal,
@@ -60,17 +61,20 @@ def take(pending: Pending, wait_s: float | None) -> Outcome:
     """Return the reply of a request that is done, or raise its failure or refusal."""
     if pending.failure is not None:
         raise again(pending.failure)
-    reply = pending.reply
-    if isinstance(reply, m.Refused):
-        error = refusal(reply.code, reply.text)
-        if (name := _name_in(pending.request)) is not None:
-            error = about(error, name)
-        if isinstance(error, Cancelled) and isinstance(pending.request, m.Open):
-            names = ", ".join(repr(name) for name in pending.request.open_names[:3])
-            late = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
-            raise late if name is None else about(late, name)
-        raise error
-    return reply, pending.descriptors
+    if isinstance(pending.reply, m.Refused):
+        raise _refusal(pending.request, pending.reply, wait_s)
+    return pending.reply, pending.descriptors
+
+
+def _refusal(request: m.Message, reply: m.Refused, wait_s: float | None) -> ShmError:
+    # Returned, not raised: an error in a local variable of a frame in its own traceback is a cycle, which
+    # keeps all that the callers have, such as a followed name, until the collector runs.
+    error = refusal(reply.code, reply.text)
+    name = _name_in(request)
+    if isinstance(error, Cancelled) and isinstance(request, m.Open):
+        names = ", ".join(repr(name) for name in request.open_names[:3])
+        error = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
+    return error if name is None else about(error, name)
 
 
 def _name_in(request: m.Message) -> str | None:

@@ -232,8 +232,11 @@ class Pinner:
                 pin.unpin()
             except BufferError as error:
                 busy = error
-        if busy is not None:
-            raise busy
+        try:
+            if busy is not None:
+                raise busy
+        finally:
+            del busy  # its traceback has this frame: a cycle, which would keep the pins
 
     def __len__(self) -> int:
         return len(self._pins)

@@ -68,6 +68,8 @@ class Session:
             raise RemoteProtocolError("Hello arrived twice")
         try:
             steps = handler(self, message)
+        except RemoteProtocolError:
+            raise
         except (ShmError, OSError) as error:
             self._fail(message.id, error)
             return None
@@ -94,6 +96,8 @@ class Session:
     def _guarded(self, request: int, steps: Steps) -> Steps:
         try:
             yield from steps
+        except RemoteProtocolError:
+            raise
         except (ShmError, OSError) as error:
             self._fail(request, error)
 
@@ -101,8 +105,6 @@ class Session:
         self._refuse(request, error if isinstance(error, ShmError) else refusal_of(error, "answer"))
 
     def _refuse(self, request: int, error: ShmError) -> None:
-        if isinstance(error, RemoteProtocolError):
-            raise error
         self._hub.meter.refusals[error.code] += 1
         if isinstance(error, OutOfMemory | Unsupported):
             self._hub.warn(self.peer, error)
@@ -144,6 +146,8 @@ class Session:
         self._interests.end_wait(request.id)
         try:
             self._open(request)
+        except RemoteProtocolError:
+            raise
         except (ShmError, OSError) as error:
             self._fail(request.id, error)
 

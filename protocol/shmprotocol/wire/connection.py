@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 import msgpack
 
-from shmprotocol.errors import LocalProtocolError, RemoteProtocolError
+from shmprotocol.errors import LocalProtocolError, RemoteProtocolError, again
 from shmprotocol.wire.codec import REPLY_TAGS, REQUEST_TAGS, TAG_OF, from_wire, to_wire
 from shmprotocol.wire.messages import LOST, Message
 from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_REQUEST
@@ -117,7 +117,7 @@ class Connection:
             if self._descriptors:
                 self._check_unclaimed()
         except RemoteProtocolError as error:
-            self._broken = error
+            self._broken = again(error)
             raise
 
     @property
@@ -133,7 +133,7 @@ class Connection:
 
     def _raise_broken(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise again(self._broken)
 
     def _claim(self, message: Message, count: int) -> list[int]:
         # A set of descriptors rides on the first byte of its frame, all in one control message, and no read
