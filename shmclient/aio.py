@@ -65,16 +65,23 @@ class AsyncRegion(RegionHandle):
 
 
 class AsyncClient:
-    """A connection to the host, for the tasks of one event loop. Made by `await connect()`.
+    """A connection to the host, for the tasks of one event loop.
 
+    `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)
+    or with its first request.
     The methods are those of `shmclient.Client`; see there for arguments, results and errors.
     """
 
     def __init__(
-        self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        wait: float | None = None,
     ) -> None:
         self.socket_path = choose_socket_path(socket_path, os.environ)
         self._core: Core[AsyncChannel] = Core(self.socket_path, timeout_s, anyio.Lock)
+        self._wait_s = wait
 
     async def put(
         self,
@@ -141,6 +148,10 @@ class AsyncClient:
         """Return all current regions whose name starts with the prefix, sorted by name."""
         return await self._run(operations.list_regions, prefix)
 
+    async def exists(self, name: str) -> bool:
+        """Whether a name has a current region."""
+        return await self._run(operations.exists, name)
+
     async def stat(self, name: str) -> RegionInfo:
         """Return the host's data about a current region."""
         return await self._run(operations.stat, name)
@@ -166,6 +177,7 @@ class AsyncClient:
         self._core.close()
 
     async def __aenter__(self) -> AsyncClient:
+        await self._drive(self._core.start(self._wait_s))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -288,6 +300,4 @@ async def connect(
     HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
     AccessDenied: its socket is not for this user.
     """
-    client = AsyncClient(socket_path, timeout_s=timeout_s)
-    await client._drive(client._core.start(wait))
-    return client
+    return await AsyncClient(socket_path, timeout_s=timeout_s, wait=wait).__aenter__()

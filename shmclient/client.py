@@ -24,7 +24,7 @@ from shmclient._process.copying import not_copied
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import Closed, RegionClosed, RegionNotFound
+from shmprotocol.errors import Closed, RegionClosed
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -154,12 +154,11 @@ class Client:
         """Return all current regions whose name starts with the prefix, sorted by name."""
         return self._run(operations.list_regions, prefix)
 
-    def __contains__(self, name: str) -> bool:
-        try:
-            self.stat(name)
-        except RegionNotFound:
-            return False
-        return True
+    def exists(self, name: str) -> bool:
+        """Whether a name has a current region, as `name in client` says too."""
+        return self._run(operations.exists, name)
+
+    __contains__ = exists
 
     def stat(self, name: str) -> RegionInfo:
         """Return the host's data about a current region."""

@@ -243,6 +243,15 @@ def stat(context: Context, name: str) -> Operation[RegionInfo]:
     return info_of(_only(reply, m.Described).info)
 
 
+def exists(context: Context, name: str) -> Operation[bool]:
+    """Whether a name has a current region."""
+    try:
+        yield from stat(context, name)
+    except RegionNotFound:
+        return False
+    return True
+
+
 def listen(
     context: Context, prefix: str, passes: Callable[[m.Event], bool] | None = None
 ) -> Operation[Subscription]:

@@ -21,8 +21,10 @@ HANDLE = (
     "size translate"
 )
 NAMES = {
-    shmclient.Client: "chmod close create fileno follow get list open open_many put stat unlink watch",
-    shmclient.aio.AsyncClient: "aclose chmod create follow get list open open_many put stat unlink watch",
+    shmclient.Client: "chmod close create exists fileno follow get list open open_many put stat unlink watch",
+    shmclient.aio.AsyncClient: (
+        "aclose chmod create exists follow get list open open_many put stat unlink watch"
+    ),
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
