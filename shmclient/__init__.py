@@ -41,6 +41,7 @@ from shmprotocol.errors import (
     ShmError,
     Unsupported,
     WaitTimeout,
+    WrongEventLoop,
 )
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "ShmError",
     "Unsupported",
     "WaitTimeout",
+    "WrongEventLoop",
     "Watch",
     "check_pointers",
     "connect",

@@ -16,6 +16,8 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 import anyio
 import anyio.to_thread
 
+from shmclient._connection.loop import EventLoop
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
@@ -69,7 +71,9 @@ class AsyncClient:
 
     `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)
     or with its first request.
-    The methods are those of `shmclient.Client`; see there for arguments, results and errors.
+    The methods are those of `shmclient.Client`; see there for arguments, results and errors. In another event
+    loop, on another thread or after its loop has ended, each is WrongEventLoop. A child of a
+    fork can use it in a loop of its own, with a new connection.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class AsyncClient:
         self.socket_path = choose_socket_path(socket_path, os.environ)
         self._core: Core[AsyncChannel] = Core(self.socket_path, timeout_s, anyio.Lock)
         self._wait_s = wait
+        self._loop = EventLoop()
 
     async def put(
         self,
@@ -138,6 +143,7 @@ class AsyncClient:
         builder = await self._drive(creation, channel)
         try:
             yield builder
+            self._loop.check()
         except BaseException:
             abort(builder)
             raise
@@ -173,7 +179,12 @@ class AsyncClient:
         return AsyncFollow(self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
-        """Close the client. Mapped regions stay mapped, with their leases. May be called again."""
+        """Close the client. Mapped regions stay mapped, with their leases. May be called again.
+
+        WrongEventLoop: tasks of another event loop wait in the client.
+        """
+        if self._core.channel is not None and self._core.channel.has_waits:
+            self._loop.check()  # only their own loop can wake them
         self._core.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -181,7 +192,7 @@ class AsyncClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._core.close()
+        await self.aclose()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if hasattr(self, "_core") and not is_finalizing():
@@ -205,6 +216,7 @@ class AsyncClient:
 
     async def _drive(self, operation: Operation[T], channel: AsyncChannel | None = None) -> T:
         """Carry out the steps of an operation, on a channel if it talks to the host; return its result."""
+        self._loop.check()
         try:
             step = next(operation)
             while True:
@@ -251,6 +263,7 @@ class AsyncStream(BaseStream[T]):
     def __init__(self, client: AsyncClient, source: Changes | Values, wait: float | None) -> None:
         super().__init__(client, client._core, source, wait)
         self._turn = anyio.Lock()  # one task drives the source at a time
+        detach_after_fork(self, AsyncStream._detach)
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
@@ -259,6 +272,7 @@ class AsyncStream(BaseStream[T]):
         return self
 
     async def __anext__(self) -> T:
+        self._client._loop.check()
         async with self._turn:
             try:
                 item: T = await self._client._drive(self._next())
@@ -269,6 +283,7 @@ class AsyncStream(BaseStream[T]):
                 raise
 
     async def __aenter__(self) -> Self:
+        self._client._loop.check()
         async with self._turn:
             await self._client._drive(self._start())
         return self
@@ -276,9 +291,21 @@ class AsyncStream(BaseStream[T]):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    def close(self) -> None:
+        """End it, and a loop over it in another task. May be called again; never waits.
+
+        WrongEventLoop: a task of another event loop waits for it.
+        """
+        if self._turn.locked():
+            self._client._loop.check()  # only its own loop can wake that task
+        super().close()
+
     async def aclose(self) -> None:
         """Do what `close` does, for `contextlib.aclosing`."""
         self.close()
+
+    def _detach(self) -> None:  # in the child of a fork: the task that had the turn is not here
+        self._turn = anyio.Lock()
 
 
 class AsyncWatch(AsyncStream[Change]):

@@ -30,6 +30,7 @@ from shmprotocol.errors import (
     ShmError,
     Unsupported,
     WaitTimeout,
+    WrongEventLoop,
     refusal,
 )
 from shmprotocol.wire import messages
@@ -104,4 +105,5 @@ __all__ = [
     "ShmError",
     "Unsupported",
     "WaitTimeout",
+    "WrongEventLoop",
 ]

@@ -186,6 +186,12 @@ class RegionClosed(Closed):
     """The handle of a region was closed, or its construction is over."""
 
 
+class WrongEventLoop(ShmError, RuntimeError):
+    """An async client was used outside of the event loop that it belongs to."""
+
+    code = "wrong-event-loop"
+
+
 class PinReleased(ShmError, ValueError):
     """The pin was released; its address must not be used any more."""
 

@@ -44,6 +44,11 @@ class AsyncChannel(BaseChannel):
         self._users = 0
         self._is_closing = False
 
+    @property
+    def has_waits(self) -> bool:
+        """Whether tasks wait here."""
+        return bool(self._waits)
+
     def is_alive(self) -> bool:
         if self._exchange.failure is not None:
             return False

@@ -135,6 +135,7 @@ class RegionBuilder:
         """
         import numpy as np
 
+        self._check_unpublished()
         self._check_array_name(name)
         lengths = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(shape)
         try:
@@ -158,6 +159,7 @@ class RegionBuilder:
         Publishing checks all pointers that its type leads to, unless `unchecked`: PointerEscapes then, and
         nothing is published. `lengths` are as for `check_pointers`, and so is the time it takes.
         """
+        self._check_unpublished()
         address, size, kind = address_space.describe_pointer(pointer)
         start = self.address + HEADER_SIZE
         if not start <= address <= address + size <= self._end:
@@ -202,6 +204,12 @@ class RegionBuilder:
         if self._buffer is None:
             raise RegionClosed(f"{self.name!r} is published or given up: it cannot be changed any more")
         return self._buffer
+
+    def _check_unpublished(self) -> None:
+        """RegionClosed once readers have the root and the arrays: also for a writer, who keeps the memory."""
+        self._mapped()
+        if self.region is not None:
+            raise RegionClosed(f"{self.name!r} is published: its root and its arrays are what they are")
 
     # The end of the block: see the functions below, which `_drivers/operations` calls in this order.
 

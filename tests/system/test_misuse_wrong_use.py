@@ -98,3 +98,306 @@ calls = "pickle.dumps(thing)", "copy.copy(thing)", "copy.deepcopy([thing])"
 refused(TypeError, "{name} cannot be pickled or copied: {remedy}", *calls)
 """
     assert run(factory + "\n" + script, host) == (0, "", "")
+
+
+CLIENT_CALLS = """
+calls = [
+    'shm.put("a", b"1")', 'shm.get("a")', 'shm.get("a", wait=60)', 'shm.get("a", after=1)', 'shm.open("a")',
+    'shm.open_many(["a"])', 'shm.create("b", 99).__enter__()', 'shm.list()', 'shm.stat("a")', '"a" in shm',
+    'shm.exists("a")', 'shm.unlink("a")', 'shm.chmod("a", 0o600)', 'shm.watch()', 'shm.watch(wait=math.inf)',
+    'next(shm.follow("a"))', 'shm.fileno()',
+]
+"""
+HANDLE_CALLS = """
+calls = [
+    "region.address", "region.is_relocated", "region.header", "region.data", "region.metadata",
+    "region.fileno()", "region.translate(inside)", "region.root(ffi, 'int *')", "pinner.pin(region)",
+    "pinner.iovec([region])", "shmclient.check_pointers(region, ffi, 'int *')",
+]
+"""
+# The statement of each row, and the script that shows it: whatever it raises is a failure.
+AFTER_CLOSE = {
+    "a closed client refuses each call with ClientClosed": CLIENT_CALLS
+    + """
+changes, values, region = shm.watch(), shm.follow("a"), shm.put("a", b"1")
+shm.close(); shm.close()
+refused(ClientClosed, "connect again", *calls, "next(changes)", "next(values)", "region.is_current()")
+assert bytes(region.data) == b"1"
+""",
+    "a client closed by its block refuses each call with ClientClosed": CLIENT_CALLS
+    + """
+with shm: pass
+refused(ClientClosed, "connect again", *calls)
+""",
+    "a closed handle refuses its memory with RegionClosed and keeps its facts": HANDLE_CALLS
+    + """
+region, pinner = shm.put("a", b"123"), shmclient.Pinner()
+view, inside = region.data, region.address
+region.close(); region.close()
+refused(RegionClosed, "the handle of 'a' is closed", *calls)
+assert (region.name, region.generation, region.size, region.is_current()) == ("a", 1, 3, True)
+assert bytes(view) == b"123"
+""",
+    "a published builder refuses each change with RegionClosed": """
+with shm.create("a", 99) as builder: pointer = builder.new(ffi, "int *")
+refused(
+    RegionClosed, "published", "builder.data", "builder.alloc(1)", "builder.new(ffi, 'int *')",
+    "builder.bytes(b'1')", "builder.array(1, 'u1')", "builder.set_root(pointer)", "builder.fileno()",
+)
+""",
+    "a writer's published builder refuses a new root and new arrays with RegionClosed": """
+with shm.create("a", 999, seal="writer") as builder: pointer = builder.new(ffi, "int *")
+refused(RegionClosed, "published", "builder.array(1, 'u1')", "builder.set_root(pointer)", "builder.fileno()")
+builder.data[0] = builder.new(ffi, "int *", 1)[0]
+""",
+    "an aborted builder refuses each change with RegionClosed": """
+with contextlib.suppress(ZeroDivisionError), shm.create("a", 99) as builder:
+    pointer = builder.new(ffi, "int *")
+    1 / 0
+refused(
+    RegionClosed, "given up", "builder.data", "builder.alloc(1)", "builder.new(ffi, 'int *')",
+    "builder.bytes(b'1')", "builder.array(1, 'u1')", "builder.set_root(pointer)", "builder.fileno()",
+)
+""",
+    "a closed watch and a closed follow are over": """
+shm.put("a", b"1")
+for stream in shm.watch(), shm.follow("a"):
+    stream.close(); stream.close()
+    assert list(stream) == []
+    with stream: assert next(stream, None) is None
+""",
+    "an unpinned pin refuses each use with PinReleased": """
+pinner = shmclient.Pinner(); pin = pinner.pin(bytearray(8)); slot = ffi.new("void **")
+pin.unpin(); pin.unpin(); pinner.unpin()
+refused(PinReleased, "Pin it again", "pin.address", "pin.size", "pin.readonly", "pin.store(slot)")
+""",
+    "an unpinned iovec refuses each use with PinReleased": """
+pinner = shmclient.Pinner(); iov = pinner.iovec([bytearray(8)])
+iov.unpin(); iov.unpin(); pinner.unpin()
+calls = "iov.address", "iov.nbytes", "iov[0]", "list(iov)", "shmclient.readv(0, iov)", "os.readv(0, iov)"
+refused(PinReleased, "make a new one", *calls)
+""",
+    "an unpinned Pinner pins again": """
+pinner = shmclient.Pinner()
+for _ in range(2):
+    pinner.pin(bytearray(8)); pinner.unpin(); pinner.unpin()
+assert len(pinner) == 0
+""",
+    "a closed embedded host refuses new clients with HostGone": """
+host = shmhost.start(); client = shmclient.connect(host.socket_path)
+host.close(); host.close()
+with host: pass
+refused(shmclient.HostGone, "", "shmclient.connect(host.socket_path)", "client.list()")
+""",
+    "a closed async client refuses each call with ClientClosed": """
+async def main():
+    ashm = await shmclient.aio.connect(path)
+    region, changes, values = await ashm.put("a", b"1"), await ashm.watch(), ashm.follow("a")
+    await ashm.aclose(); await ashm.aclose()
+    for call in (
+        ashm.put("a", b"1"), ashm.get("a"), ashm.get("a", wait=60), ashm.open("a"), ashm.open_many(["a"]),
+        ashm.create("b", 99).__aenter__(), ashm.list(), ashm.stat("a"), ashm.exists("a"), ashm.unlink("a"),
+        ashm.chmod("a", 0o600), ashm.watch().__aenter__(), anext(changes), anext(values), region.is_current(),
+        ashm.__aenter__(),
+    ):
+        try: print(await call)
+        except ClientClosed as error: assert "connect again" in str(error)
+asyncio.run(main())
+""",
+    "a closed async watch and a closed async follow are over": """
+async def main():
+    async with await shmclient.aio.connect(path) as ashm:
+        await ashm.put("a", b"1")
+        for stream in await ashm.watch(), await ashm.follow("a"):
+            stream.close(); await stream.aclose()
+            assert [each async for each in stream] == []
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("script", AFTER_CLOSE.values(), ids=AFTER_CLOSE.keys())
+def test_after_its_end(script: str, host: WatchedHost) -> None:
+    assert run(script, host) == (0, "", "")
+
+
+WAITS = {
+    "get": 'shm.get("missing", wait=math.inf)',
+    "open": 'shm.open("missing", wait=600)',
+    "get after a generation": 'shm.get("a", after=1, wait=math.inf)',
+    "watch": "next(shm.watch())",
+    "a watch that resumes": "next(shm.watch(wait=math.inf))",
+    "follow": "values = shm.follow('a'); next(values); next(values)",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+def test_close_by_another_thread_ends_with_client_closed_a_blocked(wait: str, host: WatchedHost) -> None:
+    script = f"""
+shm.put("a", b"1")
+def run():
+    try: {wait}
+    except ClientClosed as error: print(error)
+waiting = threading.Thread(target=run)
+waiting.start()
+sys.stdin.readline()
+shm.close()
+waiting.join()
+"""
+    assert run(script, host, waits=1) == (0, "the client is closed: connect again\n", "")
+
+
+ASYNC_USES = """
+from shmclient import WrongEventLoop
+
+async def refused_async(text):
+    async def create():
+        async with ashm.create("b", 99): pass
+    uses = [
+        ashm.put("a", b"1"), ashm.get("a"), ashm.get("missing", wait=600), ashm.open("a"), ashm.list(),
+        ashm.exists("a"), ashm.watch().__aenter__(), anext(ashm.follow("a")), anext(changes), anext(values),
+        region.is_current(), create(), ashm.__aenter__(),
+    ]
+    for use in uses:
+        try: print(use, await use)
+        except WrongEventLoop as error: assert text in str(error), error
+
+async def start():
+    global ashm, region, changes, values
+    ashm = await shmclient.aio.connect(path)
+    region, changes, values = await ashm.put("a", b"1"), await ashm.watch(), await ashm.follow("a")
+"""
+ELSEWHERE = 'refused_async("belongs to another event loop")'
+ASYNC = {
+    "another loop refuses a client whose loop is over": f"""
+asyncio.run(start())
+asyncio.run({ELSEWHERE})
+changes.close(); values.close(); region.close()
+asyncio.run(ashm.aclose())
+""",
+    "trio refuses the client of an asyncio loop": f"""
+import trio
+asyncio.run(start())
+trio.run(lambda: {ELSEWHERE})
+""",
+    "asyncio refuses the client of a trio loop": f"""
+import trio
+trio.run(start)
+asyncio.run({ELSEWHERE})
+""",
+    "a second trio loop refuses the client of the first": f"""
+import trio
+trio.run(start)
+trio.run(lambda: {ELSEWHERE})
+""",
+    "a loop on another thread refuses a client, whose own tasks go on": f"""
+async def main():
+    await start()
+    waiting = [asyncio.create_task(ashm.get("b", wait=math.inf)), asyncio.create_task(anext(changes))]
+    await asyncio.to_thread(sys.stdin.readline)
+    await asyncio.to_thread(lambda: asyncio.run({ELSEWHERE}))
+    async def end():
+        for use in ashm.aclose(), changes.aclose():
+            try: print(await use)
+            except WrongEventLoop: pass
+    await asyncio.to_thread(lambda: asyncio.run(end()))
+    await ashm.put("b", b"2")
+    assert bytes(await waiting[0]) == b"2"
+    await waiting[1]
+    await ashm.aclose()
+asyncio.run(main())
+""",
+    "a block of create that ends in another loop is given up": """
+async def enter(): await start(); await block.__aenter__()
+async def main():
+    global ashm, block
+    ashm = await shmclient.aio.connect(path)
+    block = ashm.create("b", 99)
+    await block.__aenter__()
+async def end():
+    try: await block.__aexit__(None, None, None)
+    except WrongEventLoop: pass
+asyncio.run(main()); asyncio.run(end())
+assert not shm.exists("b")
+shm.put("b", b"1")
+""",
+    "no loop at all is told to start one": """
+try: shmclient.aio.connect(path).send(None)
+except WrongEventLoop as error: assert "asyncio.run" in str(error)
+""",
+}
+
+
+@pytest.mark.parametrize("script", ASYNC.values(), ids=ASYNC.keys())
+def test_event_loop(script: str, host: WatchedHost) -> None:
+    assert run(ASYNC_USES + script, host, waits=3 if "readline" in script else 0) == (0, "", "")
+
+
+FORGOTTEN = {
+    "await of put": ("ashm.put('b', b'1').name", "AsyncClient.put"),
+    "await of get": ("bytes(ashm.get('a'))", "AsyncClient.get"),
+    "await of connect": ("shmclient.aio.connect(path).put", "connect"),
+    "await of connect in async with": (
+        "with_async(shmclient.aio.connect(path)).send(None)",
+        "connect",
+    ),
+    "async of a client's with": ("ashm.__enter__", ""),
+    "async of create's with": ("ashm.create('b', 99).__enter__", ""),
+    "async of for": ("iter(ashm.watch())", ""),
+    "await of a watch": ("iter(ashm.watch())", ""),
+    "async for over a client that is not async": ("aiter(shm.watch())", ""),
+}
+
+
+@pytest.mark.parametrize(("use", "coroutine"), FORGOTTEN.values(), ids=FORGOTTEN.keys())
+def test_forgotten(use: str, coroutine: str, host: WatchedHost) -> None:
+    """Python itself says so, at the place, and what was not awaited has done nothing."""
+    script = f"""
+async def with_async(block):
+    async with block: pass
+async def main():
+    global ashm
+    async with await shmclient.aio.connect(path) as ashm:
+        refused((TypeError, AttributeError), "", {use!r})
+        gc.collect()
+        assert await ashm.list() == []
+asyncio.run(main())
+"""
+    code, out, err = run(script, host)
+    assert (code, out) == (0, "")
+    warning = f"coroutine '{coroutine}' was never awaited"
+    assert warning in err if coroutine else err == ""
+
+
+FORKED = {
+    "a client connects anew": 'shm.put("b", b"1"); assert bytes(shm.get("a")) == b"1"',
+    "a region stays readable": 'assert bytes(region.data) == b"1"; assert region.is_current()',
+    "a watch ends with HostGone that says why": (
+        'refused(shmclient.HostGone, "belongs to the parent process", "next(changes)")'
+    ),
+    "a follow goes on by a new connection": 'shm.put("a", b"2"); assert bytes(next(values)) == b"2"',
+    "close takes nothing from the parent": "shm.close(); region.close(); changes.close(); values.close()",
+    "an async client connects anew": "asyncio.run(use_async())",
+}
+
+
+@pytest.mark.parametrize("use", FORKED.values(), ids=FORKED.keys())
+def test_in_a_forked_child(use: str, host: WatchedHost) -> None:
+    script = f"""
+async def start():
+    ashm = await shmclient.aio.connect(path)
+    return ashm, await ashm.watch()
+async def use_async():
+    async with ashm: assert bytes(await ashm.get("a")) == b"1"
+region, changes, values = shm.put("a", b"1"), shm.watch(), shm.follow("a")
+next(values)
+ashm, async_changes = asyncio.run(start())
+child = os.fork()
+if child == 0:
+    {use}
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+assert bytes(shm.get("a")) in (b"1", b"2")
+shm.put("a", b"3"); next(changes); next(values)
+"""
+    assert run(script, host) == (0, "", "")
