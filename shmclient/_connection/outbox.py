@@ -80,6 +80,10 @@ class Outbox:
         """Keep the connection open for a lease or a creation. May be called again with the same key."""
         self._holds[key] = None
 
+    def is_held(self, key: object) -> bool:
+        """Whether this key keeps the connection open."""
+        return key in self._holds
+
     def give_back(self, key: object, message: m.Message | None = None) -> None:
         """Give up what `hold` keeps, and send a Release or Abort if one is due. Safe in a destructor."""
         if not self.is_detached:

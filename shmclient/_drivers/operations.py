@@ -18,7 +18,7 @@ from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
 from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
-from shmclient._regions.creation import Creation
+from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.info import RegionInfo, info_of
 from shmclient._regions.region import Lease, RegionHandle, attach, attached, is_region_of, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
@@ -173,22 +173,14 @@ def put(
     create = _create_request(context, name, size, mode, "full", backend, replace)
     reply, owned = yield Ask(create)
     created = _whole(context, reply, owned, m.Created)
-    creation = Creation(context.outbox, created.region, owned.take())
+    creation = Creation(context.outbox, created.region, owned)
     try:
         descriptor = creation.fileno()
         chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
         yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks, progress), size)
-        publish = m.Publish(
-            context.outbox.next_id(),
-            created.region,
-            KIND_DATA,
-            encoded.size,
-            0,
-            0,
-            created.address + HEADER_SIZE + metadata_at,
-            len(encoded.metadata),
-        )
-        reply, owned = yield Ask(publish)
+        metadata = (created.address + HEADER_SIZE + metadata_at, len(encoded.metadata))
+        number = context.outbox.next_id()
+        reply, owned = yield Ask(m.Publish(number, created.region, KIND_DATA, encoded.size, 0, 0, *metadata))
         return _published(context, kind, creation, reply, owned)
     except BaseException:
         creation.abort()
@@ -205,7 +197,7 @@ def create(
     request = _create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = _whole(context, reply, owned, m.Created)
-    return building.make_builder(context.outbox, request, created, owned.take(), size)
+    return building.make_builder(context.outbox, request, created, owned, size)
 
 
 def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
@@ -286,10 +278,14 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
 
 
 def undo_creation(context: Context, outcome: object) -> None:
-    """Undo an outcome of an operation that Ctrl-C ended, if it is a new region that nobody took."""
+    """Undo an outcome of an operation that Ctrl-C ended, if it is a new region without a Creation.
+
+    A Creation holds the connection as its last act, and aborts itself from then on.
+    """
     match outcome:
         case (m.Created() as created, fds.Owned() as owned) if owned:
-            dispose(context, created, owned)
+            if not context.outbox.is_held(creation_key(created.region)):
+                dispose(context, created, owned)
 
 
 def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
@@ -336,7 +332,7 @@ def _published(context: Context, kind: type[R], creation: Creation, reply: m.Mes
     if not owned:
         lease.release()
         raise no_room(reply, 0)
-    return make_region(kind, grant, lease, owned.take())
+    return make_region(kind, grant, lease, owned)
 
 
 def _whole(context: Context, reply: m.Message, owned: fds.Owned, kind: type[T]) -> T:

@@ -15,6 +15,11 @@ from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
 
+def creation_key(region: int) -> tuple[str, int]:
+    """Return what an unpublished region holds the connection with."""
+    return ("creation", region)
+
+
 class Creation:
     """An unpublished region: its read-write descriptor, and what the end of its mapping means.
 
@@ -32,7 +37,7 @@ class Creation:
         self._is_mapped = False
         self._lease: Lease | None = None
         self._forgotten = itertools.count()
-        self._key = ("creation", region)
+        self._key = creation_key(region)
         self._state = "open"  # then "published" or "aborted"
         outbox.hold(self._key)
 

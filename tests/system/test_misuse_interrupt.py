@@ -78,6 +78,11 @@ def put(shm: shmclient.Client) -> None:
     shm.put("new", np.arange(10)).close()
 
 
+def put_beside_a_region(shm: shmclient.Client) -> None:
+    with shm.open("old"):
+        put(shm)
+
+
 def get(shm: shmclient.Client) -> None:
     shm.get("old")
 
@@ -121,6 +126,7 @@ OPERATIONS = [
     connect,
     reconnect,
     put,
+    put_beside_a_region,
     get,
     get_what_is_mapped,
     get_with_a_wait,
