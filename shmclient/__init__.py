@@ -4,7 +4,8 @@
     shm.put("weights", array)
     weights = shm.get("weights")
 
-`shmclient.aio` has the same for asyncio and trio.
+`shmclient.aio` has the same for asyncio and trio. Durations are seconds: `wait` limits how long a name
+or a host may be missing, `timeout` how long a running host may take to answer. Sizes are bytes.
 """
 
 from shmclient import posix

@@ -80,11 +80,13 @@ class AsyncClient:
         self,
         socket_path: str | os.PathLike[str] | None = None,
         *,
-        timeout_s: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_S,
         wait: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
+        timeout = timeout if timeout_s is None else timeout_s
         self.socket_path = choose_socket_path(socket_path, os.environ)
-        self._core: Core[AsyncChannel] = Core(self.socket_path, timeout_s, anyio.Lock)
+        self._core: Core[AsyncChannel] = Core(self.socket_path, timeout, anyio.Lock)
         self._wait_s = wait
         self._loop = EventLoop()
 
@@ -319,12 +321,13 @@ class AsyncFollow(AsyncStream[Any]):
 async def connect(
     socket_path: str | os.PathLike[str] | None = None,
     *,
-    timeout_s: float = TIMEOUT_S,
+    timeout: float = TIMEOUT_S,
     wait: float | None = None,
+    timeout_s: float | None = None,
 ) -> AsyncClient:
     """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the default path.
 
     HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
-    AccessDenied: its socket is not for this user.
+    AccessDenied: its socket is not for this user. `timeout` is as for `Client`.
     """
-    return await AsyncClient(socket_path, timeout_s=timeout_s, wait=wait).__aenter__()
+    return await AsyncClient(socket_path, timeout=timeout, wait=wait, timeout_s=timeout_s).__aenter__()

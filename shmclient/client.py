@@ -55,19 +55,21 @@ class Client:
     """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
     While there is no host, requests raise HostGone at once, and those with a `wait` retry for that
-    time; mapped regions stay mapped. `timeout_s` limits every request except a `wait`. A
-    `with` block closes the client.
+    time; mapped regions stay mapped. `timeout` is how many seconds the host may take for any request but a
+    `wait` (`timeout_s` is its former name). A `with` block closes the client.
     """
 
     def __init__(
         self,
         socket_path: str | os.PathLike[str] | None = None,
         *,
-        timeout_s: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_S,
         wait: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
+        timeout = timeout if timeout_s is None else timeout_s
         self.socket_path = choose_socket_path(socket_path, os.environ)
-        self._core: Core[Channel] = Core(self.socket_path, timeout_s, threading.RLock)
+        self._core: Core[Channel] = Core(self.socket_path, timeout, threading.RLock)
         self._drive(self._core.start(wait))
 
     def put(
@@ -327,12 +329,13 @@ class Follow(Stream[Any]):
 def connect(
     socket_path: str | os.PathLike[str] | None = None,
     *,
-    timeout_s: float = TIMEOUT_S,
+    timeout: float = TIMEOUT_S,
     wait: float | None = None,
+    timeout_s: float | None = None,
 ) -> Client:
     """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the default path.
 
     HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
-    AccessDenied: its socket is not for this user.
+    AccessDenied: its socket is not for this user. `timeout` is as for `Client`.
     """
-    return Client(socket_path, timeout_s=timeout_s, wait=wait)
+    return Client(socket_path, timeout=timeout, wait=wait, timeout_s=timeout_s)

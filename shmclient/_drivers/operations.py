@@ -353,5 +353,5 @@ def _only(reply: m.Message, kind: type[T]) -> T:
 def check_timeout(timeout_s: float) -> float:
     """Return the time that a host may take; InvalidArgument unless it is a positive number of seconds."""
     if not 0 < timeout_s < 1e9:
-        raise InvalidArgument(f"timeout_s is a positive number of seconds, not {timeout_s!r}")
+        raise InvalidArgument(f"timeout is a positive number of seconds, not {timeout_s!r}")
     return timeout_s

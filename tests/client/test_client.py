@@ -182,7 +182,7 @@ def test_closed_client_says_so(shm: shmclient.Client) -> None:
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e12])
 def test_connect_refuses_timeouts_that_are_none(timeout: float, host: WatchedHost) -> None:
     with pytest.raises(shmclient.InvalidArgument):
-        shmclient.connect(host.socket_path, timeout_s=timeout)
+        shmclient.connect(host.socket_path, timeout=timeout)
 
 
 def test_stopped_host_is_a_timeout_and_the_late_reply_leaks_nothing(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_stopped_host_is_a_timeout_and_the_late_reply_leaks_nothing(tmp_path: Pa
 
     child = serve(tmp_path / "h.sock")
     try:
-        with shmclient.connect(tmp_path / "h.sock", timeout_s=1) as shm:
+        with shmclient.connect(tmp_path / "h.sock", timeout=1) as shm:
             shm.put("x", b"1").close()
             descriptors = count_descriptors()
             child.send_signal(signal.SIGSTOP)

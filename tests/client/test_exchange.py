@@ -57,7 +57,7 @@ def connect_to(tmp_path: Path) -> Iterator[Callable[[Answer], shmclient.Client]]
 
     def connect(answer: Answer) -> shmclient.Client:
         host = FakeHost(str(tmp_path / "fake.sock"), answer)
-        client = shmclient.connect(tmp_path / "fake.sock", timeout_s=5)
+        client = shmclient.connect(tmp_path / "fake.sock", timeout=5)
         started.append((host, client))
         return client
 

@@ -86,7 +86,7 @@ def test_greenlet_waits_no_longer_for_a_stopped_host_than_it_may(host: WatchedHo
     listener.listen(0)
     for number in range(2):  # one that does not answer, one that does not accept
         try:
-            shmclient.connect(path + ".silent", timeout_s=0.1)
+            shmclient.connect(path + ".silent", timeout=0.1)
         except shmclient.HostTimeout as error:
             print("answer" in str(error), "accepts no connections" in str(error))
         if number == 0:

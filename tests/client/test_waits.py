@@ -38,7 +38,7 @@ TIMEOUT_S = 1000.0  # of a host: what must end sooner does not end by it
 
 
 def test_wait_ends_in_time_when_the_host_is_stopped(stopped: Machine) -> None:
-    with shmclient.connect(stopped.path, timeout_s=TIMEOUT_S) as shm:
+    with shmclient.connect(stopped.path, timeout=TIMEOUT_S) as shm:
         stopped.signal(signal.SIGSTOP)
         with pytest.raises(shmclient.WaitTimeout, match=r"answered nothing for 0\.1 s"):
             shm.get("never", wait=0.1)
@@ -46,14 +46,14 @@ def test_wait_ends_in_time_when_the_host_is_stopped(stopped: Machine) -> None:
 
 @pytest.mark.anyio
 async def test_async_wait_ends_in_time_when_the_host_is_stopped(stopped: Machine, anyio_backend: str) -> None:
-    async with await shmclient.aio.connect(stopped.path, timeout_s=TIMEOUT_S) as ashm:
+    async with await shmclient.aio.connect(stopped.path, timeout=TIMEOUT_S) as ashm:
         stopped.signal(signal.SIGSTOP)
         with pytest.raises(shmclient.WaitTimeout, match=r"answered nothing for 0\.1 s"):
             await ashm.get("never", wait=0.1)
 
 
 def test_request_ends_in_time_although_other_messages_come(host: WatchedHost, machine: Machine) -> None:
-    with shmclient.connect(host.socket_path, timeout_s=0.5) as shm, shm.watch("noise"):
+    with shmclient.connect(host.socket_path, timeout=0.5) as shm, shm.watch("noise"):
         is_over = threading.Event()
 
         def make_noise() -> None:
@@ -105,7 +105,7 @@ class SilentHost:
 
 
 def test_thread_with_a_short_wait_is_not_kept_by_one_that_connects(machine: Machine) -> None:
-    with shmclient.connect(machine.path, timeout_s=TIMEOUT_S) as shm, ThreadPoolExecutor() as pool:
+    with shmclient.connect(machine.path, timeout=TIMEOUT_S) as shm, ThreadPoolExecutor() as pool:
         machine.kill()
         with SilentHost(machine.path) as silent:
             slow = pool.submit(shm.list)
@@ -122,7 +122,7 @@ def test_thread_with_a_short_wait_is_not_kept_by_one_that_connects(machine: Mach
 async def test_task_with_a_short_wait_is_not_kept_by_one_that_connects(
     machine: Machine, anyio_backend: str
 ) -> None:
-    async with await shmclient.aio.connect(machine.path, timeout_s=TIMEOUT_S) as ashm:
+    async with await shmclient.aio.connect(machine.path, timeout=TIMEOUT_S) as ashm:
         machine.kill()
         with SilentHost(machine.path) as silent:
             async with anyio.create_task_group() as tasks:
@@ -354,7 +354,7 @@ async def test_requests_that_are_cancelled_in_the_queue_leave_the_others_whole(
 
 @pytest.mark.anyio
 async def test_request_to_a_host_that_takes_none_ends_in_time(stopped: Machine, anyio_backend: str) -> None:
-    async with await shmclient.aio.connect(stopped.path, timeout_s=0.3) as ashm:
+    async with await shmclient.aio.connect(stopped.path, timeout=0.3) as ashm:
         stopped.signal(signal.SIGSTOP)
         ends = []
 

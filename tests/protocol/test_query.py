@@ -54,12 +54,12 @@ def full(tmp_path: Path) -> Iterator[FullHost]:
 
 
 def connect_sync(path: str) -> None:
-    shmclient.connect(path, timeout_s=0.1)
+    shmclient.connect(path, timeout=0.1)
 
 
 def connect_async(path: str) -> None:
     async def connect() -> None:
-        await shmclient.aio.connect(path, timeout_s=0.1)
+        await shmclient.aio.connect(path, timeout=0.1)
 
     anyio.run(connect)
 

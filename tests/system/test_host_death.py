@@ -251,19 +251,19 @@ def test_wait_that_is_no_time_is_refused(wait: float, machine: Machine, tmp_path
 def test_wait_for_a_host_that_says_nothing_ends_in_time(mute: str) -> None:
     began = time.monotonic()
     with pytest.raises(shmclient.WaitTimeout):
-        shmclient.connect(mute, wait=0.3, timeout_s=20)
+        shmclient.connect(mute, wait=0.3, timeout=20)
     assert time.monotonic() - began < 10
 
 
 async def test_async_wait_for_a_host_that_says_nothing_ends_in_time(mute: str, anyio_backend: str) -> None:
     began = time.monotonic()
     with pytest.raises(shmclient.WaitTimeout):
-        await shmclient.aio.connect(mute, wait=0.3, timeout_s=20)
+        await shmclient.aio.connect(mute, wait=0.3, timeout=20)
     assert time.monotonic() - began < 10
 
 
 def test_threads_that_wait_for_one_connection_fail_together(machine: Machine) -> None:
-    with shmclient.connect(machine.path, timeout_s=1) as shm:
+    with shmclient.connect(machine.path, timeout=1) as shm:
         machine.restart()
         machine.signal(signal.SIGSTOP)
         began, is_ready = time.monotonic(), threading.Barrier(6)
@@ -317,7 +317,7 @@ async def test_task_is_not_told_what_another_was_told_before_it_asked(
 ) -> None:
     """One attempt fails; the next one hangs and is cancelled; who waited for that one tries itself."""
     path = tmp_path / "h.sock"
-    ashm = shmclient.aio.AsyncClient(path, timeout_s=1)
+    ashm = shmclient.aio.AsyncClient(path, timeout=1)
     with pytest.raises(shmclient.HostGone):
         await ashm.list()
     os.rename(mute, path)
