@@ -206,6 +206,19 @@ class RegionHandle:
         """The publisher's description of the payload; a new dict at each call."""
         return dict(self._attach().metadata)
 
+    @property
+    def array(self) -> Any:
+        """The value, if it is a NumPy array, as `value` returns it. TypeError if it is not one."""
+        kind = self._attach().metadata.get("format")
+        if kind != codecs.ARRAY:
+            raise TypeError(f"{self.name!r} is not an array but has the format {kind!r:.40}: use value()")
+        return self.value()
+
+    def value(self) -> Any:
+        """Return what `get` would return for this generation; it keeps the mapping, also after `close`."""
+        mapped = self._attach()
+        return codecs.decode(mapped.metadata, mapped.data())
+
     def root(self, ffi: Any, ctype: str) -> Any:
         """Return the root pointer as `ctype` of a cffi FFI, which keeps the region mapped.
 

@@ -17,8 +17,8 @@ import shmhost
 import shmprotocol
 
 HANDLE = (
-    "address capacity close data fileno generation header is_current is_relocated metadata name number root "
-    "size translate"
+    "address array capacity close data fileno generation header is_current is_relocated metadata name number "
+    "root size translate value"
 )
 NAMES = {
     shmclient.Client: "chmod close create exists fileno follow get list open open_many put stat unlink watch",

@@ -133,3 +133,52 @@ def test_handle_has_one_descriptor_and_closes_it(shm: shmclient.Client) -> None:
         os.fstat(number)
     with pytest.raises(shmclient.RegionClosed):
         region.fileno()
+
+
+# --- the value
+
+
+@pytest.mark.parametrize(
+    "value", [b"123", np.arange(6.0).reshape(2, 3), {"a": np.ones(3), "b": b"1"}, np.float32(1.5)]
+)
+def test_value_of_a_handle_is_what_get_returns(value: object, shm: shmclient.Client) -> None:
+    with shm.put("x", value) as region:
+        shared = region.value()
+    expected = shm.get("x")
+    assert type(shared) is type(expected)
+    assert comparable(shared) == comparable(expected)
+
+
+def comparable(value: object) -> object:
+    """Return what compares as the value does, without NumPy's comparison by items."""
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    return bytes(value) if isinstance(value, memoryview) else (value.tolist(), value.dtype)  # type: ignore[attr-defined]
+
+
+def test_value_is_that_of_the_handles_generation_and_read_only(shm: shmclient.Client) -> None:
+    shm.put("x", np.zeros(3)).close()
+    region = shm.open("x")
+    shm.put("x", np.ones(3)).close()
+    value = region.value()
+    region.close()
+    assert value.tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        value[0] = 1
+    with pytest.raises(shmclient.RegionClosed):
+        region.value()
+
+
+def test_array_of_a_handle_is_its_value_if_that_is_an_array(shm: shmclient.Client) -> None:
+    assert shm.put("x", np.arange(3)).array.tolist() == [0, 1, 2]
+    with shm.create("y", 1000) as builder:
+        builder.array(2, "u1")[:] = 7
+    assert shm.open("y").array.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(b"123", "bytes"), ({"a": np.arange(3)}, "dict")], ids=["bytes", "a dict"]
+)
+def test_array_of_a_handle_says_what_it_is_instead(value: object, kind: str, shm: shmclient.Client) -> None:
+    with pytest.raises(TypeError, match=rf"'x' is not an array but has the format '{kind}': use value\(\)"):
+        shm.put("x", value).array
