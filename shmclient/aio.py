@@ -39,7 +39,7 @@ __all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-INLINE_MAX = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
+MAX_INLINE = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
 
 
 class AsyncRegion(RegionHandle):
@@ -174,11 +174,11 @@ class AsyncClient:
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
         """Return an async iterator of changes: from `await` or `async with` on, or from the first step."""
-        return AsyncWatch(self, Changes(prefix, resumes=wait is not None), wait)
+        return _stream(AsyncWatch, self, Changes(prefix, resumes=wait is not None), wait)
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
         """Return an async iterator of the value of a name: the current one, then each newer one."""
-        return AsyncFollow(self, Values(name, anywhere=anywhere), wait)
+        return _stream(AsyncFollow, self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
         """Close the client. Mapped regions stay mapped, with their leases. May be called again.
@@ -240,7 +240,7 @@ class AsyncClient:
                 return await self._drive(step.operation, step.channel)
             case Next() if channel is not None:
                 return await channel.next_event(step)
-            case Run() if step.size <= INLINE_MAX:
+            case Run() if step.size <= MAX_INLINE:
                 return step.call()
             case Run():  # waits for the thread even when it is cancelled
                 return await anyio.to_thread.run_sync(step.call)
@@ -262,8 +262,8 @@ class AsyncClient:
 class AsyncStream(BaseStream[T]):
     """The result of `watch` and `follow`: starts when it is awaited, entered, or first iterated."""
 
-    def __init__(self, client: AsyncClient, source: Changes | Values, wait: float | None) -> None:
-        super().__init__(client, client._core, source, wait)
+    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
+        super()._begin(client, core, source, wait_s)
         self._turn = anyio.Lock()  # one task drives the source at a time
         detach_after_fork(self, AsyncStream._detach)
 
@@ -316,6 +316,15 @@ class AsyncWatch(AsyncStream[Change]):
 
 class AsyncFollow(AsyncStream[Any]):
     """The value of a name, and each newer one; see `shmclient.Client.follow`."""
+
+
+S = TypeVar("S", bound=AsyncStream[Any])
+
+
+def _stream(kind: type[S], client: AsyncClient, source: Changes | Values, wait: float | None) -> S:
+    stream = kind.__new__(kind)
+    stream._begin(client, client._core, source, wait)
+    return stream
 
 
 async def connect(

@@ -184,7 +184,9 @@ class Client:
         generations in between, only the last is reported. `close`, or the end of a `with` block,
         ends it, on any thread; closing the client ends it with ClientClosed.
         """
-        return Watch(self, prefix, wait)
+        watch = _stream(Watch, self, Changes(prefix, resumes=wait is not None), wait)
+        self._drive(watch._start())
+        return watch
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> Follow:
         """Return an iterator of the value of a name: the current one, then each newer one.
@@ -195,7 +197,7 @@ class Client:
         it raises WaitTimeout, and the next step waits again. None: no absence is allowed, so that
         RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
         """
-        return Follow(self, name, wait, anywhere)
+        return _stream(Follow, self, Values(name, anywhere=anywhere), wait)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which holds the leases. The client still owns it."""
@@ -282,8 +284,8 @@ class Client:
 class Stream(BaseStream[T]):
     """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
 
-    def __init__(self, client: Client, source: Changes | Values, wait: float | None) -> None:
-        super().__init__(client, client._core, source, wait)
+    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
+        super()._begin(client, core, source, wait_s)
         self._turn = threading.Lock()  # one thread drives the source at a time
         detach_after_fork(self, Stream._detach)
 
@@ -313,17 +315,18 @@ class Stream(BaseStream[T]):
 class Watch(Stream[Change]):
     """The changes of names, as they happen; see `Client.watch`."""
 
-    def __init__(self, client: Client, prefix: str, wait: float | None) -> None:
-        source = Changes(prefix, resumes=wait is not None)
-        super().__init__(client, source, wait)
-        client._drive(self._start())
-
 
 class Follow(Stream[Any]):
     """The value of a name, and each newer one; see `Client.follow`."""
 
-    def __init__(self, client: Client, name: str, wait: float | None, anywhere: bool) -> None:
-        super().__init__(client, Values(name, anywhere=anywhere), wait)
+
+S = TypeVar("S", bound=Stream[Any])
+
+
+def _stream(kind: type[S], client: Client, source: Changes | Values, wait: float | None) -> S:
+    stream = kind.__new__(kind)
+    stream._begin(client, client._core, source, wait)
+    return stream
 
 
 def connect(

@@ -18,7 +18,10 @@ T = TypeVar("T")
 class BaseStream(Generic[T]):
     """A source, the client that drives it, and the longest absence of a host; one step at a time."""
 
-    def __init__(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
+    def __init__(self) -> None:
+        raise TypeError(f"a {type(self).__name__} has no constructor: use client.watch() or client.follow()")
+
+    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
         self._client = client  # which must not be collected meanwhile
         self._core = core
         self._source: Any = source

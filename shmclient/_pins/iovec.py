@@ -37,7 +37,10 @@ class IoVec:
     buffers.
     """
 
-    def __init__(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
+    def __init__(self) -> None:
+        raise TypeError("an IoVec has no constructor: use pinner.iovec(buffers)")
+
+    def _start(self, owner: dict[Any, None], buffers: tuple[object, ...]) -> None:
         self._objects = buffers  # given up with the pins: a view among them would keep a region on
         self._buffers = Buffers(buffers)
         self._uses = 0  # by transfers of this process: a forked child has the number, but not the threads
@@ -51,7 +54,7 @@ class IoVec:
         self._check()
         return int(ffi.cast("uintptr_t", self._buffers.iov))
 
-    def overlaps(self, start: int, end: int) -> bool:
+    def _overlaps(self, start: int, end: int) -> bool:
         """Whether a buffer of it has a byte in a range of addresses."""
         return self._buffers.overlap(start, end)
 
@@ -113,6 +116,13 @@ class IoVec:
 
     def __exit__(self, *_: object) -> None:
         self.unpin()
+
+
+def make_iovec(owner: dict[Any, None], buffers: tuple[object, ...]) -> IoVec:
+    """Pin buffers as one array, which is one of the owner's pins from then on."""
+    iovec = IoVec.__new__(IoVec)
+    iovec._start(owner, buffers)
+    return iovec
 
 
 def readv(fd: int | HasFileno, buffers: IoVec | Sequence[object]) -> int:

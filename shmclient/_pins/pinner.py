@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from shmclient._pins.buffers import Buffers
-from shmclient._pins.iovec import IoVec
+from shmclient._pins.iovec import IoVec, make_iovec
 from shmclient._pins.slots import resolve
 from shmclient._pointers.check import check_store
 from shmclient._process.copying import not_copied
@@ -43,7 +43,10 @@ class Pinned:
     After that every use of it raises PinReleased. An empty buffer has the address 0.
     """
 
-    def __init__(self, owner: dict[Pinned | IoVec, None], obj: object) -> None:
+    def __init__(self) -> None:
+        raise TypeError("a Pinned has no constructor: use pinner.pin(obj)")
+
+    def _start(self, owner: dict[Pinned | IoVec, None], obj: object) -> None:
         self._buffers = Buffers((obj,))
         self._address, self._size = self._buffers.entry(0)
         self._owner = owner
@@ -107,7 +110,7 @@ class Pinned:
         if released:
             self._buffers.release()
 
-    def overlaps(self, start: int, end: int) -> bool:
+    def _overlaps(self, start: int, end: int) -> bool:
         """Whether it has a byte in a range of addresses."""
         return self._buffers.overlap(start, end)
 
@@ -165,7 +168,7 @@ def check_unpinned(builder: RegionBuilder) -> None:
     """
     start, end = builder.address, builder.address + builder.capacity
     owners = [pinner._pins for pinner in list(_pinners.values())] + _leaked
-    pins = sum(pin.overlaps(start, end) for owner in owners for pin in list(owner))
+    pins = sum(pin._overlaps(start, end) for owner in owners for pin in list(owner))
     slots = sum(start <= slot < end for slot in list(_stored))
     if pins or slots:
         raise RegionBusy(
@@ -200,7 +203,9 @@ class Pinner:
         pointers, arrays and structures, which keep what they own. TypeError: none of these. BufferError: not
         contiguous.
         """
-        return Pinned(self._pins, obj)
+        pin = Pinned.__new__(Pinned)
+        pin._start(self._pins, obj)
+        return pin
 
     def pin_graph(self, obj: Any) -> Any:
         """Pin every buffer in nested dicts, lists and tuples; return the same structure with their pins.
@@ -218,7 +223,7 @@ class Pinner:
 
     def iovec(self, buffers: Iterable[object]) -> IoVec:
         """Pin any number of buffers as one `struct iovec` array; with an error, as for `pin`, none."""
-        return IoVec(self._pins, tuple(buffers))
+        return make_iovec(self._pins, tuple(buffers))
 
     def unpin(self) -> None:
         """Zero all slots, and release all pins made so far. May be called again, or without any pin.

@@ -95,8 +95,11 @@ class Mapping:
     It is also unmapped when it and all its views are collected.
     """
 
-    def __init__(self, range_: Range) -> None:
-        self.range = range_
+    def __init__(self) -> None:
+        raise TypeError("a Mapping has no constructor: use posix.mmap()")
+
+    def _start(self, range_: Range) -> None:
+        self._range = range_
         gate = MAPPINGS.gate  # the destructor has no globals any more when the interpreter ends
         self._memory = address_space.bytes_at(
             range_.address, range_.length, lambda: gate.submit(range_), is_writable=True
@@ -106,27 +109,27 @@ class Mapping:
     @property
     def address(self) -> int:
         """The start address."""
-        return self.range.address
+        return self._range.address
 
     @property
     def length(self) -> int:
         """The requested length in bytes; the system maps whole pages."""
-        return self.range.length
+        return self._range.length
 
     @property
     def prot(self) -> int:
         """The protection set by `mmap`, or by the last `mprotect` of the whole mapping."""
-        return self.range.prot
+        return self._range.prot
 
     @property
     def is_shared(self) -> bool:
         """Whether other processes see writes."""
-        return self.range.is_shared
+        return self._range.is_shared
 
     @property
     def is_writable(self) -> bool:
         """Whether `prot` lets it be written."""
-        return self.range.is_writable
+        return self._range.is_writable
 
     @property
     def buffer(self) -> memoryview:
@@ -135,10 +138,10 @@ class Mapping:
         PermissionError: it may not be read. Do not truncate the object meanwhile: access past its end
         raises SIGBUS.
         """
-        view = self.range.hold()
+        view = self._range.hold()
         if not self.prot & (_mmap.PROT_READ | _mmap.PROT_WRITE):
             raise failure(errno.EACCES, f"{self!r} may not be read")
-        if self.range.is_writable:
+        if self._range.is_writable:
             return view
         return memoryview(address_space.bytes_keeping(self.address, self.length, view))
 
@@ -146,14 +149,14 @@ class Mapping:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.range.is_mapped:
+        if self._range.is_mapped:
             munmap(self)
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self, "pass the descriptor, and mmap it in the other process")
 
     def __repr__(self) -> str:
-        return repr(self.range)
+        return repr(self._range)
 
 
 class Mappings:
@@ -179,16 +182,18 @@ class Mappings:
                 raise _explain(request, -address)
             mapped = Range(request, address, destroys)
             (self._found if destroys is None else destroys.inside).add(address, request.length, mapped)
-            return Mapping(mapped)
+            mapping = Mapping.__new__(Mapping)
+            mapping._start(mapped)
+            return mapping
 
     def unmap(self, mapping: Mapping) -> None:
         """Unmap a mapping that is mapped, has no views and none inside."""
         with self.gate.draining, self.gate.lock:
-            mapping.range.check_unused("unmapped")
-            inside = len(mapping.range.inside)
+            mapping._range.check_unused("unmapped")
+            inside = len(mapping._range.inside)
             if inside:
                 raise BufferError(f"{inside} mappings are inside of {mapping!r}: unmap them first")
-            self._give_back(mapping.range)
+            self._give_back(mapping._range)
             address_space.disown(mapping._memory)
 
     def find(self, address: int) -> Range | None:
@@ -258,7 +263,7 @@ def mmap(
         if not isinstance(destroys, Mapping):
             raise TypeError(f"destroys is a Mapping, not a {type(destroys).__name__}")
         request = check_request(address, length, prot, flags, fd, offset, exact=False)
-        return MAPPINGS.map(request._replace(flags=request.flags | lib.MAP_FIXED), destroys.range)
+        return MAPPINGS.map(request._replace(flags=request.flags | lib.MAP_FIXED), destroys._range)
     request = check_request(address, length, prot, flags, fd, offset, exact=not hint)
     if flags & lib.MAP_FIXED:
         where = f"MAP_FIXED at {request.address:#x} replaces the mappings there"

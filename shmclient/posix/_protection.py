@@ -77,7 +77,7 @@ def munlockall() -> None:
 def _any(target: Any) -> tuple[int, int, Any]:
     """Return the address and length of a mapping or buffer, and a view that keeps it in place."""
     if isinstance(target, Mapping):
-        return target.address, target.length, target.range.hold()
+        return target.address, target.length, target._range.hold()
     held = ffi.from_buffer(target)
     return int(ffi.cast("uintptr_t", held)), len(held), held
 

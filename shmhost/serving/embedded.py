@@ -112,8 +112,10 @@ class EmbeddedHost:
     ResourceWarning. In a forked child it is the parent's: nothing that the child does ends the host.
     """
 
-    def __init__(self, serving: _Serving) -> None:
-        self._serving = serving
+    _serving: _Serving
+
+    def __init__(self) -> None:
+        raise TypeError("an EmbeddedHost has no constructor: use shmhost.start() or shmhost.embedded()")
 
     @property
     def socket_path(self) -> str:
@@ -188,7 +190,9 @@ def start(
         if folder is not None:
             os.rmdir(folder)
         raise
-    return EmbeddedHost(_Serving(config, folder))
+    host = EmbeddedHost.__new__(EmbeddedHost)
+    host._serving = _Serving(config, folder)
+    return host
 
 
 embedded = start  # by this name in `with` statements: `with shmhost.embedded() as host:`

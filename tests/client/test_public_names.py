@@ -32,9 +32,10 @@ NAMES = {
     shmclient.Follow: "close",
     shmclient.aio.AsyncWatch: "aclose close",
     shmclient.aio.AsyncFollow: "aclose close",
+    shmclient.posix.Mapping: "address buffer is_shared is_writable length prot",
     shmclient.Pinner: "iovec pin pin_graph unpin",
-    shmclient.Pinned: "address overlaps readonly size store unpin",
-    shmclient.IoVec: "address nbytes overlaps unpin",
+    shmclient.Pinned: "address readonly size store unpin",
+    shmclient.IoVec: "address nbytes unpin",
 }
 
 
@@ -71,6 +72,12 @@ def test_handles_show_no_attributes_of_their_own(shm: shmclient.Client) -> None:
         (shmclient.Region, r"client\.open"),
         (shmclient.aio.AsyncRegion, r"client\.open"),
         (shmclient.RegionBuilder, r"client\.create"),
+        (shmhost.EmbeddedHost, r"shmhost\.start"),
+        (shmclient.posix.Mapping, r"posix\.mmap"),
+        (shmclient.Watch, r"client\.watch"),
+        (shmclient.aio.AsyncFollow, r"client\.follow"),
+        (shmclient.Pinned, r"pinner\.pin"),
+        (shmclient.IoVec, r"pinner\.iovec"),
     ],
 )
 def test_constructor_says_who_makes_it(cls: type, way: str) -> None:
