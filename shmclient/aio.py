@@ -85,7 +85,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> None:
         timeout = timeout if timeout_s is None else timeout_s
-        self.socket_path = choose_socket_path(socket_path, os.environ)
+        self.socket_path: str = choose_socket_path(socket_path, os.environ)
         self._core: Core[AsyncChannel] = Core(self.socket_path, timeout, anyio.Lock)
         self._wait_s = wait
         self._loop = EventLoop()

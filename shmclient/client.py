@@ -68,7 +68,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> None:
         timeout = timeout if timeout_s is None else timeout_s
-        self.socket_path = choose_socket_path(socket_path, os.environ)
+        self.socket_path: str = choose_socket_path(socket_path, os.environ)
         self._core: Core[Channel] = Core(self.socket_path, timeout, threading.RLock)
         self._drive(self._core.start(wait))
 

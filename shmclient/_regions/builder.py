@@ -45,10 +45,10 @@ class RegionBuilder:
         raise TypeError("a RegionBuilder is made by the client: `with client.create(name, size) as builder`")
 
     def _start(self, outbox: Outbox, request: m.Create, created: m.Created, owned: Owned, size: int) -> None:
-        self.name = request.name
-        self.address = created.address
+        self.name: str = request.name
+        self.address: int = created.address
         self.size = size  # bytes of the payload
-        self.capacity = created.capacity  # bytes of the memory object
+        self.capacity: int = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
         self._is_to_be_sealed = request.seal == Seal.FULL
         self._backend = request.backend

@@ -112,10 +112,11 @@ class EmbeddedHost:
     ResourceWarning. In a forked child it is the parent's: nothing that the child does ends the host.
     """
 
-    _serving: _Serving
-
     def __init__(self) -> None:
         raise TypeError("an EmbeddedHost has no constructor: use shmhost.start() or shmhost.embedded()")
+
+    def _start(self, serving: _Serving) -> None:
+        self._serving = serving
 
     @property
     def socket_path(self) -> str:
@@ -191,7 +192,7 @@ def start(
             os.rmdir(folder)
         raise
     host = EmbeddedHost.__new__(EmbeddedHost)
-    host._serving = _Serving(config, folder)
+    host._start(_Serving(config, folder))
     return host
 
 

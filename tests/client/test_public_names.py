@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -52,6 +53,15 @@ def test_class_shows_these_names_and_no_others(cls: type) -> None:
 def test_each_public_name_has_a_docstring(cls: type) -> None:
     bare = [name for name in public(dir(cls)) if not inspect.getdoc(getattr(cls, name))]
     assert (bare, bool(cls.__doc__)) == ([], True)
+
+
+@pytest.mark.parametrize(
+    "module", [shmclient, shmclient.aio, shmclient.posix, shmhost], ids=lambda m: m.__name__
+)
+def test_each_exported_class_and_function_has_a_docstring(module: ModuleType) -> None:
+    exported = [(name, getattr(module, name)) for name in module.__all__]
+    bare = [name for name, thing in exported if callable(thing) and not inspect.getdoc(thing)]
+    assert bare in ([], ["getpagesize"])  # the standard library's own, which has none
 
 
 def test_builder_shows_no_other_attributes(shm: shmclient.Client) -> None:
