@@ -14,14 +14,13 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from shmclient._connection.loop import EventLoop
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
-from shmclient._drivers.on_anyio import AsyncChannel, open_channel
+from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run, Sleep, Step
 from shmclient._drivers.stream import BaseStream
@@ -242,8 +241,8 @@ class AsyncClient:
                 return await channel.next_event(step)
             case Run() if step.size <= MAX_INLINE:
                 return step.call()
-            case Run():  # waits for the thread even when it is cancelled
-                return await anyio.to_thread.run_sync(step.call)
+            case Run():
+                return await in_thread(step.call)
             case Acquire():
                 with anyio.move_on_after(step.limit_s) as scope:
                     await step.lock.acquire()

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
@@ -24,6 +27,8 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
+
+T = TypeVar("T")
 
 
 class AsyncChannel(BaseChannel):
@@ -219,6 +224,31 @@ class AsyncChannel(BaseChannel):
         self.outbox.flush()
         self._end_if_failed()
         return True
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Call a function in a thread, and return its result. A cancelled task waits for its end, too.
+
+    The thread has its own task, because asyncio's `task.cancel()`, and so `asyncio.timeout`, also ends what
+    anyio shields. The function would run on, and write to a descriptor that is another file's by then.
+    """
+    outcome: Future[T] = Future()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, _note, outcome, call)
+        return outcome.result()
+    finally:
+        del outcome  # an error in it has this frame in its traceback: a cycle
+
+
+def _note(outcome: Future[T], call: Callable[[], T]) -> None:
+    try:
+        outcome.set_result(call())
+    except BaseException as error:
+        outcome.set_exception(error)
+    finally:
+        del outcome  # as above
 
 
 async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncChannel:

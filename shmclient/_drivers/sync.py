@@ -20,7 +20,6 @@ from shmprotocol.errors import (
     HostGone,
     HostTimeout,
     RemoteProtocolError,
-    ShmError,
 )
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -204,18 +203,16 @@ class Channel(BaseChannel):
 
     def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
         data, owned = b"", descriptors.NONE
-        failure: ShmError | None = None
         try:
             data, owned = self._line.receive(wait_s, reading, or_writable=self.outbox.has_unsent)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
-            failure = error
+            with self._lock:
+                self._exchange.fail(error)
         except OSError:
             pass  # ECONNRESET, or closed by another thread: the end
         with self._lock:
-            if failure is not None:
-                self._exchange.fail(failure)
             orphans = self._exchange.receive(data, owned)
             self._wake_sleepers()
         for orphan in orphans:
