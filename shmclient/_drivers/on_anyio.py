@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
 import anyio
@@ -232,23 +231,20 @@ async def in_thread(call: Callable[[], T]) -> T:
     The thread has its own task, because asyncio's `task.cancel()`, and so `asyncio.timeout`, also ends what
     anyio shields. The function would run on, and write to a descriptor that is another file's by then.
     """
-    outcome: Future[T] = Future()
+    results: list[T] = []
+    errors: list[BaseException] = []
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, _note, outcome, call)
-        return outcome.result()
-    finally:
-        del outcome  # an error in it has this frame in its traceback: a cycle
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
 
-
-def _note(outcome: Future[T], call: Callable[[], T]) -> None:
-    try:
-        outcome.set_result(call())
-    except BaseException as error:
-        outcome.set_exception(error)
-    finally:
-        del outcome  # as above
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, run)
+    if errors:
+        raise errors.pop()  # out of the list, which is in its traceback: that would be a cycle
+    return results.pop()
 
 
 async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncChannel:
