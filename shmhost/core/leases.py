@@ -9,11 +9,13 @@ from shmhost.core.regions import READ, Region
 from shmhost.core.registry import Registry
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
+from shmprotocol.wire import shortcut
 
 # Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
 MAX_LEASES = 65_536
 
 Send = Callable[[m.Message, Sequence[int]], None]
+SendFrame = Callable[[bytes, Sequence[int]], None]
 
 
 class Leases:
@@ -30,10 +32,7 @@ class Leases:
         for region in regions:
             region.check(self._peer, READ)
         if len(self._regions) + len(regions) > MAX_LEASES:
-            raise QuotaExceeded(
-                f"one connection has at most {MAX_LEASES} leases, and this one has {len(self._regions)}: "
-                "close regions that are not needed"
-            )
+            raise self._too_many()
         grants, descriptors = [], []
         held = request.held or (0,) * len(regions)
         for region, has in zip(regions, held, strict=True):
@@ -44,6 +43,27 @@ class Leases:
             grants.append(self.grant(region))
             descriptors.append(region.object.reader())
         self.send(m.Opened(request.id, tuple(grants)), grants, descriptors)
+
+    def open_one(self, request: int, region: Region, send_frame: SendFrame) -> None:
+        """Grant one region, as `open` does, with a reply that is packed but for its numbers."""
+        region.check(self._peer, READ)
+        if len(self._regions) >= MAX_LEASES:
+            raise self._too_many()
+        assert region.object is not None
+        reader = region.object.reader()
+        lease = self._registry.lease(region, self._peer).number
+        self._regions[lease] = region
+        try:
+            send_frame(shortcut.opened(request, lease, region.packed_grant()), (reader,))
+        except OSError:
+            self.give_back((lease,))
+            raise
+
+    def _too_many(self) -> QuotaExceeded:
+        return QuotaExceeded(
+            f"one connection has at most {MAX_LEASES} leases, and this one has {len(self._regions)}: "
+            "close regions that are not needed"
+        )
 
     def grant(self, region: Region) -> m.Grant:
         """Return a grant of a region, with a new lease."""

@@ -10,6 +10,7 @@ from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
 from shmprotocol.errors import AccessDenied
+from shmprotocol.wire import shortcut
 from shmprotocol.wire.messages import Grant, RegionInfo
 from shmprotocol.wire.names import Backend, Seal, State
 
@@ -62,6 +63,7 @@ class Region:
     created_ns: int = 0
     is_successor: bool = False  # its name had an older generation when it was published
     leases: dict[int, Lease] = field(default_factory=dict)
+    _packed_grant: bytes = b""
 
     def move(self, state: State) -> None:
         """Move to the next state. Only the registry calls this, which counts regions by state."""
@@ -106,6 +108,12 @@ class Region:
             created_ns=self.created_ns,
             creator_pid=self.owner.pid,
         )
+
+    def packed_grant(self) -> bytes:
+        """Return the part of a grant that is the same for every lease, packed once."""
+        if not self._packed_grant:
+            self._packed_grant = shortcut.pack_rest(self.grant(0))
+        return self._packed_grant
 
     def grant(self, lease: int) -> Grant:
         """Return the grant that a client needs to map it; lease 0 means that the client has it already."""

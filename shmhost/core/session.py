@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from shmhost.core.creations import Creations
 from shmhost.core.hub import Hub
 from shmhost.core.interests import Interests
-from shmhost.core.leases import Leases, Send
+from shmhost.core.leases import Leases, Send, SendFrame
 from shmhost.core.objects import refusal_of
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
@@ -28,6 +28,7 @@ from shmprotocol.errors import (
     Unsupported,
 )
 from shmprotocol.wire import messages as m
+from shmprotocol.wire import shortcut
 from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
 
 MAX_HOLDERS = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
@@ -74,6 +75,19 @@ class Session:
             self._fail(message.id, error)
             return None
         return self._guarded(message.id, steps) if steps is not None else None
+
+    def attach(self, request: shortcut.Attach, send_frame: SendFrame) -> bool:
+        """Do what `handle` does with the messages that it stands for; False, and nothing, if it cannot."""
+        region = self._registry.current.get(request.name)
+        if not self._greeted or self._interests or (request.name and region is None):
+            return False
+        self._leases.give_back(request.leases)
+        if region is not None:
+            try:
+                self._leases.open_one(request.id, region, send_frame)
+            except (ShmError, OSError) as error:
+                self._fail(request.id, error)
+        return True
 
     def close(self) -> None:
         """Give back all leases and undo all creations."""
