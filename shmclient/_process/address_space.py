@@ -209,15 +209,16 @@ class AddressSpace:
             self._check_free(request.address, request.capacity)
             if self._is_reserved(request.address, request.capacity):
                 flags |= MAP_RESERVED
-        mapping = replace(request, flags=flags, holds=set())
         try:
-            mapping.address = function(descriptor, request.address, request.capacity, flags)
-            self._ranges.add(mapping.address, mapping.capacity, mapping)
+            request.address = function(descriptor, request.address, request.capacity, flags)
+            request.flags = flags
+            self._ranges.add(request.address, request.capacity, request)
         except KeyboardInterrupt:
             if flags & MAP_RESERVED:  # else nobody knows what is mapped there now: it stays
-                self._unmap(mapping)
+                request.flags = flags
+                self._unmap(request)
             raise
-        return mapping
+        return request
 
     def _find(self, request: _Range) -> _Range | None:
         mapping = self._ranges.starting(request.address)

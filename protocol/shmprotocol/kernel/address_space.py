@@ -143,14 +143,15 @@ def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int
 
 
 def _raise_os_error(error: int, address: int, size: int) -> None:
+    if not error:
+        return
     where = f"{size} bytes at {address:#x}"
     if error in (errno.ENOMEM, errno.EAGAIN):
         raise OutOfMemory(
             f"cannot map {where}: {os.strerror(error)}; see RLIMIT_AS, RLIMIT_MEMLOCK with mlockall, "
             "and vm.max_map_count"
         )
-    if error:
-        raise OSError(error, f"{os.strerror(error)}, mapping {where}")
+    raise OSError(error, f"{os.strerror(error)}, mapping {where}")
 
 
 def mapping_at(address: int) -> str | None:
