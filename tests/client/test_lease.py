@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import socket
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import shmclient
+from shmclient._connection.outbox import Outbox
+from shmclient._regions.region import Lease
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import Connection
 from support import (
     WatchedHost,
     mapped_addresses,
@@ -95,3 +102,72 @@ def test_clients_leave_nothing_behind(host: WatchedHost) -> None:
             del value
             shm.unlink("x")
     wait_until(lambda: host.counts() == before)
+
+
+# --- counted shares, with the messages that reach the host
+
+
+@pytest.fixture
+def host_end() -> Iterator[tuple[Outbox, Callable[[], list[m.Message]]]]:
+    """An outbox, and a function that reads what it sent."""
+    ours, theirs = socket.socketpair()
+    connection = Connection("host")
+    theirs.setblocking(False)
+
+    def read() -> list[m.Message]:
+        with contextlib.suppress(BlockingIOError):
+            connection.receive(theirs.recv(1 << 16))
+        return [message for message, _ in connection.messages()]
+
+    with ours, theirs:
+        yield Outbox(ours, ours.close), read
+
+
+def test_lease_is_released_with_its_last_share(
+    host_end: tuple[Outbox, Callable[[], list[m.Message]]],
+) -> None:
+    outbox, read = host_end
+    lease = Lease(outbox, 7).share().share()
+    lease.release()
+    lease.release()
+    assert read() == []
+    lease.release()
+    assert read() == [m.Release(0, (7,))]
+
+
+def test_lease_is_released_once_by_many_threads(
+    host_end: tuple[Outbox, Callable[[], list[m.Message]]],
+) -> None:
+    outbox, read = host_end
+    count, start = 8, threading.Barrier(8)
+    leases = [Lease(outbox, number) for number in range(50)]
+    for lease in leases:
+        for _ in range(count - 1):
+            lease.share()
+
+    def work() -> None:
+        start.wait(20)
+        for lease in leases:
+            lease.release()
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    outbox.flush()
+    assert sorted(message.leases for message in read() if isinstance(message, m.Release)) == [
+        (number,) for number in range(50)
+    ]
+
+
+def test_last_lease_closes_the_socket_of_a_closed_client(
+    host_end: tuple[Outbox, Callable[[], list[m.Message]]],
+) -> None:
+    outbox, read = host_end
+    first, second = Lease(outbox, 1), Lease(outbox, 2)
+    outbox.close()
+    first.release()
+    assert (read(), outbox.is_broken) == ([m.Release(0, (1,))], False)
+    second.release()
+    assert (read(), outbox.is_broken) == ([], True)

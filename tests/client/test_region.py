@@ -23,6 +23,18 @@ from support import (
 # --- lifetimes
 
 
+def test_handle_has_no_constructor() -> None:
+    with pytest.raises(TypeError, match=r"a Region has no constructor: use client\.open"):
+        shmclient.Region()
+
+
+def test_handle_says_when_it_is_closed(shm: shmclient.Client) -> None:
+    region = shm.put("x", b"12345")
+    assert repr(region) == f"<Region 'x' generation 1 at {region.address:#x}, 5 bytes>"
+    region.close()
+    assert repr(region).endswith(", 5 bytes, closed>")
+
+
 def test_handle_is_over_when_it_is_closed(shm: shmclient.Client) -> None:
     region = shm.put("x", b"1")
     view = region.data
@@ -33,7 +45,27 @@ def test_handle_is_over_when_it_is_closed(shm: shmclient.Client) -> None:
     assert bytes(view) == b"1"
 
 
-# --- finding and waiting
+# --- what is in it
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4096, 8191])
+def test_translate_takes_each_address_of_the_region(offset: int, shm: shmclient.Client) -> None:
+    region = shm.put("x", b"1")
+    assert region.capacity == 8192
+    assert region.translate(region.address + offset) == region.address + offset
+
+
+@pytest.mark.parametrize("offset", [-1, 8192, -(1 << 50), 1 << 50])
+def test_translate_refuses_other_addresses(offset: int, shm: shmclient.Client) -> None:
+    region = shm.put("x", b"1")
+    with pytest.raises(shmclient.InvalidArgument, match=f"{region.address + offset:#x} is not in <Region"):
+        region.translate(region.address + offset)
+
+
+def test_metadata_is_a_copy_at_each_call(shm: shmclient.Client) -> None:
+    region = shm.put("x", b"1")
+    region.metadata.clear()
+    assert region.metadata
 
 
 def test_header_says_what_the_host_and_the_publisher_said(shm: shmclient.Client) -> None:
@@ -50,9 +82,6 @@ def test_header_says_what_the_host_and_the_publisher_said(shm: shmclient.Client)
     assert region.metadata["format"] == "ndarray"
 
 
-# --- many at once
-
-
 def test_shm_backend_is_a_file_that_others_can_open(host: WatchedHost, shm: shmclient.Client) -> None:
     shm.put("sh/m", b"by name", backend="shm").close()
     file = Path("/dev/shm/shmhost-550000000000.sh%2Fm")
@@ -63,7 +92,7 @@ def test_shm_backend_is_a_file_that_others_can_open(host: WatchedHost, shm: shmc
     wait_until(lambda: not file.exists())
 
 
-# --- what a size is
+# --- sizes
 
 
 @pytest.mark.parametrize("content", [b"hello!", b"", bytes(5000)])
