@@ -22,9 +22,11 @@ unit: $(READY)
 	$(BIN)/python -m pytest -q -m unit
 
 coverage: $(READY)
-	$(BIN)/python -m pip install --quiet coverage
-	$(BIN)/python -m coverage run --branch --source=shmprotocol,shmclient,shmhost -m pytest -q -m "not containers and not sanitizer and not wheel"
-	$(BIN)/python -m coverage report --skip-covered --sort=cover
+	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress"
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py tests/system/test_misuse_interrupt.py
