@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import shmclient
-from support import WatchedHost, wait_until
+from support import WatchedHost, count_waits, wait_until
 
 DEADLINE_S = 20.0  # for scripts that take half a second: only a hang is over this
 
@@ -75,3 +75,31 @@ def nothing_left(host: WatchedHost) -> Iterator[None]:
             shm.unlink(info.name)
 
     wait_until(lambda: host.is_back_at(before), shown=lambda: {**host.counts(), "before": before})
+
+
+CLIENT = """
+import asyncio, contextlib, copy, gc, math, os, pickle, sys, threading
+import cffi
+import shmclient, shmclient.aio, shmhost
+from shmclient import ClientClosed, PinReleased, RegionClosed
+
+path = sys.argv[1]
+ffi = cffi.FFI()
+shm = shmclient.connect(path)
+
+def refused(kind, text, *calls):
+    for call in calls:
+        try:
+            result = eval(call, globals())
+        except kind as error:
+            assert text in str(error), f"{call}: {error}"
+        else:
+            raise AssertionError(f"{call} gave {result!r}")
+"""
+
+
+def run_client(script: str, host: WatchedHost, waits: int = 0) -> Ended:
+    """Run a script that has a client, `shm`, of a host; it gets a line on its standard input once the host
+    has so many waits."""
+    with nothing_left(host):
+        return run_script(CLIENT + script, host.socket_path, ready=lambda: count_waits(host) >= waits)
