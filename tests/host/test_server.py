@@ -18,13 +18,11 @@ import msgpack
 import pytest
 
 import shmclient
-from shmhost.core.peers import Peer
-from shmhost.machine.peers import peer_of
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.names import MAX_REQUEST
-from support import RawPeer, WatchedHost, in_child, serve, wait_until
+from support import RawPeer, WatchedHost, in_child, needs_root, serve, wait_until
 
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "raw"))
 CREATE = m.Create(2, "raw", 100, "full", "memfd", 0o600, True)
@@ -283,21 +281,7 @@ def test_host_frees_everything_when_a_publisher_is_killed(
 # --- who is at the other end
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-@pytest.mark.parametrize("count", [0, 1, 32, 33, 300, 65536])
-def test_peer_has_all_its_groups(count: int) -> None:
-    def look() -> None:
-        os.setgroups(range(1000, 1000 + count))
-        os.setresgid(77, 77, 77)
-        os.setresuid(78, 78, 78)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            assert peer_of(ours) == Peer(78, 77, os.getpid(), frozenset(range(1000, 1000 + count)))
-
-    assert in_child(look) == 0
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@needs_root
 def test_mode_lets_a_member_of_the_group_in(host: WatchedHost, shm: shmclient.Client) -> None:
     os.chmod(host.socket_path, 0o666)
     for folder in Path(host.socket_path).parents[:4]:
