@@ -2,7 +2,8 @@
 #   make demo    set up and run the demo            make bench   the figures of this machine
 #   make test    set up and run every check         make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
-#   make coverage  run all tests once more, and print how much of the code they reach, with branches
+#   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
+#                  tests count descriptors or references, and fail under the tracer
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
@@ -24,7 +25,7 @@ unit: $(READY)
 coverage: $(READY)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress"
+	-$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
