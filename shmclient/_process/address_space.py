@@ -31,6 +31,7 @@ class _Range:
     is_writable: bool
     is_published: bool
     holds: set[_Hold] = field(default_factory=set)
+    late: list[_Hold] = field(default_factory=list)  # released, but it could not be unmapped
     buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
 
@@ -71,6 +72,9 @@ class AddressSpace:
         self._reserved: list[tuple[int, int]] = []
         self._ranges: Intervals[_Range] = Intervals()
         self._gate: Gate[_Hold] = Gate(self._give_up)
+        # `with space.draining, space.lock:` has every other thread wait that would map something. Inside of
+        # it no other lock of this package is waited for, and a fork finds it free.
+        self.draining, self.lock = self._gate.draining, self._gate.lock
 
     def reserve(self, windows: tuple[tuple[int, int], ...]) -> None:
         """Reserve windows, as far as this process can.
@@ -244,6 +248,7 @@ class AddressSpace:
         mapping.holds.discard(hold)
         is_mapped = self._ranges.starting(mapping.address) is mapping
         if not mapping.holds and is_mapped and not self._unmap(mapping):
+            mapping.late.append(hold)
             return
         hold.after()
 
@@ -251,8 +256,10 @@ class AddressSpace:
         try:
             address_space.unmap(mapping.address, mapping.capacity, mapping.flags)
         except (OSError, OutOfMemory):
-            return False  # at vm.max_map_count: it stays mapped, and its lease with it, until it is reused
+            return False  # at vm.max_map_count: it stays, with its leases, until the end of its next user
         self._ranges.discard(mapping.address)
+        for hold in mapping.late:
+            hold.after()
         return True
 
     def settle(self) -> None:

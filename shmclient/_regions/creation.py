@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +35,6 @@ class Creation:
         self._address = 0
         self._is_mapped = False
         self._lease: Lease | None = None
-        self._forgotten = itertools.count()
         self._key = creation_key(region)
         self._state = "open"  # then "published" or "aborted"
         outbox.hold(self._key)
@@ -92,7 +90,7 @@ class Creation:
         """The host has it. The lease is held for as long as the writable mapping lives, if it does."""
         self._end("published")
         if self._is_mapped:
-            self._lease = lease.share()
+            self._lease = lease.share(self._key)
         self._outbox.give_back(self._key)
 
     def abort(self) -> None:
@@ -105,7 +103,7 @@ class Creation:
             if self._is_mapped:
                 self._outbox.give_back(None, m.Abort(0, self.region, True))
             # Not `else`: the last view may have gone meanwhile, on another thread. Either its `_unmapped` saw
-            # "aborted", or this sees that nothing is mapped, or both: then `_forget` is called twice.
+            # "aborted", or this sees that nothing is mapped, or both: the outbox gives the key back once.
             if not self._is_mapped:
                 self._forget()
 
@@ -118,9 +116,8 @@ class Creation:
         if self._state == "aborted":
             self._forget()
         elif self._lease is not None:
-            self._lease.release()
+            self._lease.release(self._key)
 
     def _forget(self) -> None:
-        if next(self._forgotten) == 0:  # `next` is atomic
-            # After an Abort that said "mapped" and came later, on another thread, this has ended it all.
-            self._outbox.give_back(self._key, m.Abort(0, self.region, False))
+        # After an Abort that said "mapped" and came later, on another thread, this has ended it all.
+        self._outbox.give_back(self._key, m.Abort(0, self.region, False))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -14,17 +12,11 @@ from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
-from shmclient._process.fork import INNER, at_fork
 from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-
-# Held while a descriptor gets its own description, and while a handle is closed. One for the process: it is
-# held for 4 us, once a handle, by a thread that waits for nothing. A child of a fork gets it free.
-_SEPARATING = threading.RLock()
-at_fork(INNER, _SEPARATING.acquire, _SEPARATING.release)
 
 
 class Lease:
@@ -34,21 +26,24 @@ class Lease:
 
     def __init__(self, outbox: Outbox, number: int) -> None:
         self._number = number
-        self._users = 1
-        self._released = itertools.count(1)
+        self._users: set[object] = {None}  # adding and discarding are atomic
         self._outbox = outbox
         self.host_id = outbox.host_id
         self._is_over = False
         outbox.hold(number)
 
-    def share(self) -> Lease:
-        """Count one more user, who calls `release` as well; before any user can have released it."""
-        self._users += 1
+    def share(self, user: object) -> Lease:
+        """Add a user, who calls `release` as well; before the others can have released it."""
+        self._users.add(user)
         return self
 
-    def release(self) -> None:
-        """Release the share of one user. Never waits; safe in a destructor."""
-        if next(self._released) == self._users:  # `next` is atomic: destructors run on any thread
+    def release(self, user: object = None) -> None:
+        """Release the share of a user, by default the first one's.
+
+        Never waits; safe in a destructor, on any thread. May be called again, as it is after Ctrl-C.
+        """
+        self._users.discard(user)
+        if not self._users:  # two threads may see that: the outbox gives back once
             self._end()
 
     def _end(self) -> None:
@@ -99,8 +94,13 @@ class Mapped:
         return self.buffer is not None and self.buffer() is not None
 
     def view(self) -> memoryview:
-        """Return a read-only view of the whole region, which keeps the mapping."""
+        """Return a read-only view of the whole region, which keeps the mapping.
+
+        RegionClosed: another thread has closed the handle meanwhile, and nothing else kept the mapping.
+        """
         buffer: Any = self.buffer() if self.buffer is not None else None
+        if buffer is None:
+            raise RegionClosed(f"the handle of {self.grant.name!r} is closed")
         return memoryview(buffer)
 
     def data(self) -> memoryview:
@@ -259,7 +259,7 @@ class RegionHandle:
         backend is shm and the host another user) it shares them with every reader of the region, of every
         user. Portable code uses pread(2) or mmap(2), never read(2) or lseek(2).
         """
-        with _SEPARATING:
+        with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:
             descriptor = self._open_descriptor()
             if self._is_shared:
                 self._is_shared = False  # or not, and then it stays so: the offset must not jump later
@@ -268,10 +268,14 @@ class RegionHandle:
 
     def close(self) -> None:
         """Close the handle. Views stay valid. May be called again; never waits, never raises."""
-        with _SEPARATING:  # or another thread's `fileno` would put a descriptor where this one was
-            if self._is_closed:
-                return
-            self._is_closed = True
+        # Not while another thread maps it, or gives it a descriptor of its own where this one was.
+        with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._owned.close()
         self._mapped = self._buffer = None
         if self._lease is not None:
@@ -280,7 +284,7 @@ class RegionHandle:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not getattr(self, "_is_closed", True) and not is_finalizing():
-            self.close()
+            self._close()  # nobody else has it, and a destructor must not wait for the lock
 
     def __reduce__(self) -> NoReturn:
         remedy = "pass its name and generation, and open it in the other process"
@@ -299,13 +303,18 @@ class RegionHandle:
         return self._owned[0]
 
     def _attach(self) -> Mapped:
-        if self._mapped is None:
+        mapped = self._mapped
+        return self._attach_once() if mapped is None else mapped
+
+    def _attach_once(self) -> Mapped:
+        with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:  # for one thread at a time
             descriptor = self._open_descriptor()
-            lease = self._lease
-            assert lease is not None
-            self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
-            self._lease = None  # the mapping's now
-        return self._mapped
+            if self._mapped is None:
+                lease = self._lease
+                assert lease is not None
+                self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
+                self._lease = None  # the mapping's now
+            return self._mapped
 
 
 # The interface of a handle for the rest of the client. Functions, so that `help(Region)` does not show them.

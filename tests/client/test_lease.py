@@ -14,7 +14,10 @@ import pytest
 
 import shmclient
 from shmclient._connection.outbox import Outbox
+from shmclient._regions import region as region_module
 from shmclient._regions.region import Lease
+from shmprotocol.errors import OutOfMemory
+from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
 from support import (
@@ -127,11 +130,12 @@ def test_lease_is_released_with_its_last_share(
     host_end: tuple[Outbox, Callable[[], list[m.Message]]],
 ) -> None:
     outbox, read = host_end
-    lease = Lease(outbox, 7).share().share()
+    lease = Lease(outbox, 7).share("a").share("b")
     lease.release()
-    lease.release()
+    lease.release()  # once more, as after Ctrl-C
+    lease.release("a")
     assert read() == []
-    lease.release()
+    lease.release("b")
     assert read() == [m.Release(0, (7,))]
 
 
@@ -142,15 +146,16 @@ def test_lease_is_released_once_by_many_threads(
     count, start = 8, threading.Barrier(8)
     leases = [Lease(outbox, number) for number in range(50)]
     for lease in leases:
-        for _ in range(count - 1):
-            lease.share()
+        for user in range(count):
+            lease.share(user)
+        lease.release()
 
-    def work() -> None:
+    def work(user: int) -> None:
         start.wait(20)
         for lease in leases:
-            lease.release()
+            lease.release(user)
 
-    threads = [threading.Thread(target=work) for _ in range(count)]
+    threads = [threading.Thread(target=work, args=(user,)) for user in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -171,3 +176,86 @@ def test_last_lease_closes_the_socket_of_a_closed_client(
     assert (read(), outbox.is_broken) == ([m.Release(0, (1,))], False)
     second.release()
     assert (read(), outbox.is_broken) == ([], True)
+
+
+def test_lease_stays_while_the_region_cannot_be_unmapped(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutOfMemory("vm.max_map_count")
+
+    shm.put("x", b"1").close()
+    value = shm.get("x")
+    with monkeypatch.context() as context:
+        context.setattr(address_space, "unmap", fail)
+        del value
+    assert len(mapped_addresses()) == 1
+    shm.list()  # the host has seen what was sent before
+    assert host.counts()["leases"] == 1  # its address is not free
+    assert bytes(shm.get("x")) == b"1"  # used again, and unmapped then
+    wait_until(lambda: host.counts()["leases"] == 0)
+    assert mapped_addresses() == []
+
+
+@pytest.mark.parametrize("seal", ["writer", "full"])
+def test_share_that_is_released_twice_leaves_the_others(
+    seal: Any, host: WatchedHost, shm: shmclient.Client
+) -> None:
+    with shm.create("x", 100, seal=seal) as builder:
+        creation = builder._creation
+        data = builder.data
+    region = builder.region
+    assert region is not None
+    creation._unmapped()
+    creation._unmapped()  # as after Ctrl-C, where the gate hands an item on once more
+    shm.list()
+    assert host.counts()["leases"] == 1
+    assert region.data[:1] == data[:1]
+    region.close()
+
+
+def test_threads_map_a_handle_once(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = shm.put("x", b"1")
+    attach, views, calls = region_module.attach, [], []
+    other = threading.Thread(target=lambda: views.append(region.data))
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            other.start()
+            other.join(0.2)  # it must not pass
+        return attach(*arguments, **options)
+
+    monkeypatch.setattr(region_module, "attach", overtaken)
+    views.append(region.data)
+    other.join(20)
+    assert [bytes(view) for view in views] == [b"1", b"1"]
+    assert len(calls) == 1
+    del views[0]
+    shm.list()
+    assert host.counts()["leases"] == 1
+
+
+def test_handle_is_not_closed_while_another_thread_maps_it(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = shm.put("x", b"1")
+    attach = region_module.attach
+    other = threading.Thread(target=region.close)
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        other.start()
+        other.join(0.2)  # it must not pass: the descriptor is in use
+        return attach(*arguments, **options)
+
+    monkeypatch.setattr(region_module, "attach", overtaken)
+    try:
+        view = region.data
+    except shmclient.RegionClosed:
+        view = None
+    other.join(20)
+    shm.list()
+    assert host.counts()["leases"] == (view is not None)
+    assert len(mapped_addresses()) == (view is not None)
