@@ -105,8 +105,9 @@ class Outbox:
     def detach(self) -> None:
         """Forget everything without a word: this is the child of a fork, the connection the parent's.
 
-        Takes no lock: a thread that does not exist here may have held it.
+        The lock is a new one: a thread that does not exist here may have held the other.
         """
+        self._gate = Gate(self._give_back)
         self.is_detached = True
         self._shut()
 

@@ -35,7 +35,7 @@ class BaseChannel:
         self.context = Context(self.outbox, self._exchange, wake)
         self._guard = guard
         self._is_ending = False  # EOF is pending; whoever reads must consume it
-        detach_after_fork(self, BaseChannel.detach)
+        detach_after_fork(self, type(self).detach)
 
     def is_alive(self) -> bool:
         """Whether a request may be sent: also looks for the end of a host that went while nobody asked."""

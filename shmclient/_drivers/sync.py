@@ -38,11 +38,8 @@ class Channel(BaseChannel):
         sock = connect(path, connect_s)
         self._line = Line(sock, connect_s)
         self._timeout_s = connect_s
-        self._lock = threading.RLock()
+        self._start_turns()
         super().__init__(sock, self._close_socket, self._wake, self._lock)
-        self._turn = threading.Condition(self._lock)
-        self._reader = 0  # the thread that reads, by its identifier; 0: none
-        self._sleepers = 0  # threads that wait for the one that reads
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
             self._line.set_timeout(timeout_s)
@@ -90,6 +87,17 @@ class Channel(BaseChannel):
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
         return self._line.fileno()
+
+    def detach(self) -> None:
+        self._start_turns()  # a thread that does not exist in the child may have had the lock, or the turn
+        self._guard = self._lock
+        super().detach()
+
+    def _start_turns(self) -> None:
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
+        self._reader = 0  # the thread that reads, by its identifier; 0: none
+        self._sleepers = 0  # threads that wait for the one that reads
 
     def _close_socket(self) -> None:
         if self.outbox.is_detached:

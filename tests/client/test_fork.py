@@ -160,6 +160,38 @@ def test_forks_in_the_middle_of_requests_never_hang(host: WatchedHost, shm: shmc
     wait_until(lambda: host.counts()["leases"] == 0)
 
 
+@pytest.mark.parametrize("owner", ["channel", "outbox"])
+def test_lock_of_another_thread_is_free_in_the_child(owner: str, shm: shmclient.Client) -> None:
+    channel = shm._core.channel
+    assert channel is not None
+    lock = channel._lock if owner == "channel" else channel.outbox._gate.lock
+    is_held, may_go_on = threading.Event(), threading.Event()
+    changes, context = shm.watch(), shm.create("x", 100)
+    context.__enter__()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            may_go_on.wait(30)
+
+    def leave() -> None:
+        changes.close()
+        with pytest.raises(shmclient.HostGone, match="parent process"):
+            context.__exit__(None, None, None)
+        shm.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait(30)
+    try:
+        assert in_child(leave) == 0
+    finally:
+        may_go_on.set()
+        thread.join()
+    context.__exit__(None, None, None)
+    assert next(changes).info.name == "x"
+
+
 def test_parents_death_is_seen_although_its_child_lives(host: WatchedHost) -> None:
     reader, writer = os.pipe()
 
