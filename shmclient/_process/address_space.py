@@ -32,6 +32,7 @@ class _Range:
     is_published: bool
     holds: set[_Hold] = field(default_factory=set)
     late: list[_Hold] = field(default_factory=list)  # released, but it could not be unmapped
+    unmappings: list[int] = field(default_factory=list)  # their results; 0: nothing is mapped any more
     buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
 
@@ -226,6 +227,9 @@ class AddressSpace:
 
     def _find(self, request: _Range) -> _Range | None:
         mapping = self._ranges.starting(request.address)
+        if mapping is not None and 0 in mapping.unmappings:
+            self._unmap(mapping)  # Ctrl-C came before it was forgotten
+            return None
         if (
             mapping is not None
             and mapping.identity == request.identity
@@ -254,7 +258,8 @@ class AddressSpace:
 
     def _unmap(self, mapping: _Range) -> bool:
         try:
-            address_space.unmap(mapping.address, mapping.capacity, mapping.flags)
+            if 0 not in mapping.unmappings:
+                address_space.unmap(mapping.address, mapping.capacity, mapping.flags, mapping.unmappings)
         except (OSError, OutOfMemory):
             return False  # at vm.max_map_count: it stays, with its leases, until the end of its next user
         self._ranges.discard(mapping.address)

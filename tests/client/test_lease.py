@@ -259,3 +259,26 @@ def test_handle_is_not_closed_while_another_thread_maps_it(
     shm.list()
     assert host.counts()["leases"] == (view is not None)
     assert len(mapped_addresses()) == (view is not None)
+
+
+def test_region_is_mapped_again_when_ctrl_c_came_right_after_its_end(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unmap = address_space.unmap
+
+    def interrupted(*arguments: Any) -> None:
+        unmap(*arguments)
+        raise KeyboardInterrupt
+
+    shm.put("x", b"1").close()
+    region = shm.open("x")
+    with monkeypatch.context() as context:
+        context.setattr(address_space, "unmap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            region.close()
+    value = shm.get("x")
+    assert len(mapped_addresses()) == 1  # reading it would be SIGSEGV
+    assert bytes(value) == b"1"
+    del value
+    wait_until(lambda: host.counts()["leases"] == 0)
+    assert mapped_addresses() == []

@@ -99,9 +99,14 @@ def freeze(descriptor: int, address: int, capacity: int) -> None:
     _raise_os_error(-lib.shm_freeze(descriptor, address, capacity), address, capacity)
 
 
-def unmap(address: int, capacity: int, flags: int) -> None:
-    """Unmap a range, and give it back to the reservation if it is in one."""
-    _raise_os_error(-lib.shm_unmap(address, capacity, flags), address, capacity)
+def unmap(address: int, capacity: int, flags: int, results: list[int] | None = None) -> None:
+    """Unmap a range, and give it back to the reservation if it is in one.
+
+    `results` gets one more: 0 or -errno. It is there even when Ctrl-C comes right after the unmapping.
+    """
+    results = [] if results is None else results
+    results.extend(map(lib.shm_unmap, (address,), (capacity,), (flags,)))
+    _raise_os_error(-results[-1], address, capacity)
 
 
 def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writable: bool = False) -> Any:
