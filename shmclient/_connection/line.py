@@ -41,6 +41,7 @@ class Line:
         # before it looks here: at least one of the two sees the other. Adding and discarding are atomic.
         self._users: set[object] = set()
         self._is_closing = False
+        self._is_interrupted = False
         _open_waker(self._waker, sock)
         sock.settimeout(None if self._waits_in_kernel else 0)
         self.set_timeout(timeout_s)
@@ -62,12 +63,19 @@ class Line:
         user = self._enter()
         try:
             if wait_s is None and self._waits_in_kernel and not or_writable:
-                return descriptors.receive(self._sock, 0, reading)
+                return self._receive_in_kernel(reading)
             events = select.POLLIN | (select.POLLOUT if or_writable else 0)
             self._poll(events, self._timeout_s if wait_s is None else wait_s)
             return descriptors.receive(self._sock, descriptors.DONTWAIT, reading)
         finally:
             self._leave(user)
+
+    def interrupt(self) -> None:
+        """End a `receive` of this thread that goes on after a signal's handler, or the next one."""
+        self._is_interrupted = True
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 1))
+        self.wake()
 
     def wait_writable(self, wait_s: float) -> None:
         """Return when a send may succeed, or fail for good, or the time is over."""
@@ -112,6 +120,15 @@ class Line:
         # Of a connection that Ctrl-C kept from being made whole, or from being closed.
         if hasattr(self, "_sock") and not is_finalizing():
             self._close()
+
+    def _receive_in_kernel(self, reading: descriptors.Reading) -> tuple[bytes, descriptors.Owned]:
+        try:
+            return descriptors.receive(self._sock, 0, reading)
+        finally:
+            if self._is_interrupted:
+                self._is_interrupted = False
+                with contextlib.suppress(OSError):
+                    self.set_timeout(self._timeout_s)
 
     def _enter(self) -> object:
         user = object()

@@ -144,10 +144,14 @@ class Channel(BaseChannel):
         A long wait polls, for a time of its own, and can be woken. Any other has the line's timeout for each
         read, so that it may last up to twice that when something else comes meanwhile.
         """
+        me = threading.get_ident()
+        # A signal's handler, or a destructor, uses the client in the middle of a read of this very thread. It
+        # may take the reply that the read waits for, and so has that look again, and take its turn again.
+        is_nested = self._reader == me
         try:
-            if not self._take_turn(is_ready, deadline):
-                return is_ready()
             while not is_ready() or self._is_ending:
+                if self._reader != me and not self._take_turn(is_ready, deadline):
+                    return is_ready()
                 if self._exchange.failure is not None:
                     break
                 left = deadline - time.monotonic()
@@ -160,6 +164,8 @@ class Channel(BaseChannel):
                 if not self._is_read_elsewhere():
                     self._reader = 0
                     self._wake_sleepers()
+            if is_nested:
+                self._line.interrupt()
 
     def _is_read_elsewhere(self) -> bool:
         """Whether another thread reads. This one may be noted in vain, if Ctrl-C came in `finally`."""
