@@ -21,6 +21,7 @@ from shmclient._drivers.stream import BaseStream
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
+from shmclient._process.lock import new_lock
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
@@ -286,7 +287,7 @@ class Stream(BaseStream[T]):
 
     def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
         super()._begin(client, core, source, wait_s)
-        self._turn = threading.Lock()  # one thread drives the source at a time
+        self._turn = new_lock()  # one thread drives the source at a time
         detach_after_fork(self, Stream._detach)
 
     def __iter__(self) -> Self:
@@ -309,7 +310,7 @@ class Stream(BaseStream[T]):
         self.close()
 
     def _detach(self) -> None:  # in the child of a fork: the thread that had the turn is not here
-        self._turn = threading.Lock()
+        self._turn = new_lock()
 
 
 class Watch(Stream[Change]):

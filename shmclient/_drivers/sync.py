@@ -16,6 +16,7 @@ from shmclient._drivers.channel import GRACE_S, BaseChannel, late
 from shmclient._drivers.operations import dispose, greeted, take
 from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.lock import new_lock
 from shmprotocol.errors import (
     HostGone,
     HostTimeout,
@@ -94,7 +95,7 @@ class Channel(BaseChannel):
         super().detach()
 
     def _start_turns(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._turn = threading.Condition(self._lock)
         self._reader = 0  # the thread that reads, by its identifier; 0: none
         self._sleepers = 0  # threads that wait for the one that reads

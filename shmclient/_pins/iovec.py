@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 from shmclient._pins.buffers import Buffers
 from shmclient._process.copying import not_copied
 from shmclient._process.fork import INNER, at_fork
+from shmclient._process.lock import new_lock
 from shmprotocol.errors import PinReleased
 from shmprotocol.native.binding import ffi, lib
 
@@ -18,7 +18,7 @@ _WRITE, _AT = lib.SHM_TRANSFER_WRITE, lib.SHM_TRANSFER_AT
 _INTERRUPTED = lib.SHM_TRANSFER_INTERRUPTED
 
 # Guards how many transfers use each IoVec; held for a few instructions. A child of a fork gets it free.
-_USES = threading.RLock()
+_USES = new_lock()
 at_fork(INNER, _USES.acquire, _USES.release)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,13 +22,14 @@ from shmclient._pins.slots import resolve
 from shmclient._pointers.check import check_store
 from shmclient._process.copying import not_copied
 from shmclient._process.fork import INNER, at_fork
+from shmclient._process.lock import new_lock
 from shmclient._regions.builder import RegionBuilder
 from shmprotocol.errors import PinReleased, RegionBusy
 from shmprotocol.native.binding import lib
 
 # Held while a slot is written or zeroed, so that no address gets into a slot after its pin has ended. One for
 # the process: it is held for a microsecond at a time, and a child of a fork gets it free.
-_SLOTS = threading.RLock()
+_SLOTS = new_lock()
 at_fork(INNER, _SLOTS.acquire, _SLOTS.release)
 
 _stored: dict[int, Pinned] = {}  # for each slot that holds an address, the pin that stored it last

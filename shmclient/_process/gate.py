@@ -8,16 +8,17 @@ releasing, so that no item is left behind.
 
 A section is `with gate.draining, gate.lock:`, in this order. Ctrl-C raises between any two calls, and a lock
 that a function in Python takes or releases can so be left locked for ever. A `with` statement takes and
-releases this one in C, where nothing interrupts. An interrupted `draining` leaves items to the next section.
+releases this one as a whole. An interrupted `draining` leaves items to the next section.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from shmclient._process.lock import new_lock
 
 Item = TypeVar("Item")
 
@@ -35,9 +36,9 @@ class Gate(Generic[Item]):
     def __init__(self, handle: Callable[[Item], None]) -> None:
         self._handle = handle
         self._items: deque[Item] = deque()
-        self.lock = threading.RLock()
+        self.lock = new_lock()
         self.draining = _Draining(self._items, self.drain)
-        self._is_inside: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # as Condition
+        self._is_inside: Callable[[], bool] = self.lock._is_owned  # as Condition
 
     def submit(self, item: Item) -> None:
         """Have an item handled, now if the gate is free. Never waits; safe in a destructor.
