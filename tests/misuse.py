@@ -35,7 +35,9 @@ def run_script(
 
     It gets a line on its standard input once `ready` is true.
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    # From 3.12 on, Python warns of each fork in a process with threads, such as those of a host.
+    quiet = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", quiet, "-c", textwrap.dedent(script), *arguments]
     # subprocess.run would wait on for children of the script that still hold its output.
     with subprocess.Popen(
         command,

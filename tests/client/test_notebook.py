@@ -56,7 +56,7 @@ READ = "out = float(np.frombuffer(shm.get('x'), 'f4').sum())"
 CLEAN = """
 for name in ("array", "old", "builder", "first"):
     globals().pop(name, None)
-sys.last_traceback = sys.last_value = None
+sys.last_traceback = sys.last_value = sys.last_exc = None
 out = [descriptors(), mappings()]
 """
 
