@@ -45,7 +45,7 @@ class Terminal:
         """Run one of our commands in this interpreter, then show its exit code as `code=N`."""
         command = shlex.join([sys.executable, "-m", module, *arguments])
         self._tmux("send-keys", "-R")  # at once: the exit code of the command before must not be seen
-        self.run(f"clear; {command}; echo code=$?")
+        self.run(f"clear; {command}; echo code''=$?")  # what is typed is no `code=` yet
 
     def screen(self) -> str:
         """Return what is on the screen, without trailing blanks."""

@@ -377,4 +377,4 @@ def test_descriptors_and_memory_are_back_after_many_pins() -> None:
                 pinner.pin(objects[index])
             pinner.iovec(objects)
     assert [sys.getrefcount(obj) for obj in objects] == counts
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # one of an earlier test may go meanwhile
