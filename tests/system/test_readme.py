@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import cffi
 import pytest
 
-import shmclient
-import shmhost
+from support import WatchedHost
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
 
 
 def test_readme_has_the_examples_that_are_tested_here() -> None:
-    assert sorted(EXAMPLES) == ["build_list", "fill_array", "pins", "put_get", "words.c"]
+    assert sorted(EXAMPLES) == ["fill_array", "pins", "put_get", "words.c", "words.py"]
 
 
-@pytest.mark.parametrize("name", ["put_get", "fill_array", "build_list", "pins"])
+@pytest.mark.parametrize("name", ["put_get", "fill_array", "pins"])
 def test_python_example_runs(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", EXAMPLES[name]], capture_output=True, text=True, timeout=50
@@ -31,23 +30,24 @@ def test_python_example_runs(name: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-def test_c_example_prints_the_words_of_the_python_example(tmp_path: Path) -> None:
-    (tmp_path / "words.c").write_text(EXAMPLES["words.c"])
-    include = subprocess.check_output([sys.executable, "-m", "shmprotocol", "--include"], text=True).strip()
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{include}"]
-    subprocess.run(["cc", *flags, "words.c", "-o", "words"], cwd=tmp_path, check=True)
-
-    ffi = cffi.FFI()
-    ffi.cdef("struct node { const struct node *next; const char *word; };")
-    with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
-        with shm.create("words", 4096) as builder:
-            head = ffi.NULL
-            for word in (b"world", b"hello"):
-                head = builder.new(ffi, "struct node *", {"next": head, "word": builder.bytes(word)})
-            builder.set_root(head)
-        command = [sys.executable, "-m", "shmclient", "exec", "--socket", host.socket_path]
-        output = subprocess.check_output([*command, "--region", "words", "--", tmp_path / "words"], text=True)
-    assert output == "hello\nworld\n"
+def test_c_example_prints_the_words_of_the_python_example(host: WatchedHost, tmp_path: Path) -> None:
+    """By the README's own commands, but for the host."""
+    for name in ("words.py", "words.c"):
+        (tmp_path / name).write_text(EXAMPLES[name])
+    commands = re.search(r"```console\n\$ shmhost serve &\n(.*?)```", README, re.DOTALL)
+    assert commands is not None
+    lines = commands[1].splitlines()
+    folder = Path(sys.executable).parent
+    environ = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "SHMHOST_SOCKET": host.socket_path,
+        "PYTHONWARNINGS": "error",
+    }
+    script = "set -e\n" + "\n".join(line[2:] for line in lines if line.startswith("$ "))
+    strict = 'cc() { command cc -std=c11 -Wall -Wextra -Wpedantic -Werror "$@"; }\n'
+    output = subprocess.check_output(["sh", "-c", strict + script], cwd=tmp_path, env=environ, text=True)
+    assert output.splitlines() == [line for line in lines if not line.startswith("$ ")] == ["hello", "world"]
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile() -> None:
