@@ -42,6 +42,7 @@ bench: $(READY)
 
 $(READY): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("shmhost needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or sys.exit("the headers of Python are needed to build from source: apt-get install python3-dev")'
 	@command -v cc >/dev/null || { echo "a C compiler is needed to build from source: apt-get install gcc libc6-dev" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[numpy,fast,test,lint]'
