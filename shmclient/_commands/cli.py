@@ -159,7 +159,7 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
     ),
 )
 @click.option("--region", "names", multiple=True, required=True, metavar="NAME", help="May be repeated.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", metavar="PROGRAM [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @wait_option
 @socket_option
 def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None, path: str | None) -> None:

@@ -153,8 +153,8 @@ class Registry:
         except KeyError:
             count = len(self.current)
             raise RegionNotFound(
-                f"no region is named {name!r} ({count} others are). `shmhost ls` shows them; "
-                "wait=SECONDS waits for it"
+                f"no region is named {name!r} (the host has {count} others): "
+                "`shmhost ls` lists them; get and open can wait for a name"
             ) from None
 
     def unlink(self, name: str, peer: Peer) -> Region:
