@@ -21,7 +21,7 @@ from collections.abc import Callable
 from shmclient._connection.exchange import Pending
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone
-from shmprotocol.wire import descriptors
+from shmprotocol.wire import descriptors, shortcut
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 
@@ -121,7 +121,7 @@ class Outbox:
         key, message = item
         if key is not None and key not in self._holds:
             return  # as after Ctrl-C: given back before
-        frame = b"" if message is None or self.is_broken else pack(message)
+        frame = b"" if message is None or self.is_broken else _packed(message)
         if key is not None:
             del self._holds[key]
         if frame:  # Ctrl-C, which comes after a call, cannot come between this and the `del`
@@ -161,3 +161,9 @@ class Outbox:
                 with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
                     self._sock.shutdown(socket.SHUT_RDWR)
                 break
+
+
+def _packed(message: m.Message) -> bytes:
+    if type(message) is m.Release and len(message.leases) == 1:
+        return shortcut.release(message.leases[0])
+    return pack(message)

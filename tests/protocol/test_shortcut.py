@@ -87,6 +87,11 @@ def test_any_bytes_are_parsed_without_an_error(data: bytes) -> None:
     shortcut.parse(frame(data))
 
 
+@given(NUMBERS)
+def test_release_is_the_frame_that_pack_makes(lease: int) -> None:
+    assert shortcut.release(lease) == pack(m.Release(0, (lease,)))
+
+
 @given(NUMBERS, NUMBERS, NAMES)
 def test_opened_is_the_frame_that_pack_makes(number: int, lease: int, name: str) -> None:
     grant = m.Grant(lease, 7, 2, name, 0x550000000000, 10, 8192, 3)

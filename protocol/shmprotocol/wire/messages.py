@@ -370,7 +370,6 @@ for _cls in [value for value in vars().values() if hasattr(value, "_fields")]:
 
 def descriptors_of(message: Message) -> int:
     """Return the number of descriptors that ride on the frame of a message."""
-    cls = type(message)
-    if isinstance(message, Opened):
+    if type(message) is Opened:
         return len([grant for grant in message.grants if grant.lease])
-    return 1 if cls is Created or cls is Published else 0
+    return 1 if type(message) is Created or type(message) is Published else 0

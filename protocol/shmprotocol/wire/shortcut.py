@@ -1,4 +1,4 @@
-"""The frames of an attach without msgpack: what a host reads and writes most often. Pure.
+"""The frames of an attach without the codec, as they are the most frequent ones. Pure.
 
 Only the plainest form is recognised: whole frames, Releases of one lease each and then an Open of one name
 that neither waits nor holds a region. Everything else is for `Connection`, which says what is wrong with it.
@@ -85,6 +85,12 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
         return first, at + 1
     end = at + 1 + _WIDTHS.get(first, len(data))
     return int.from_bytes(data[at + 1 : end], "big"), end
+
+
+def release(lease: int) -> bytes:
+    """Return the whole frame of a Release of one lease."""
+    body: bytes = _RELEASE + msgpack.packb(lease)
+    return _LENGTH.pack(len(body)) + body
 
 
 def pack_rest(grant: Grant) -> bytes:
