@@ -16,14 +16,13 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 import anyio
 
 from shmclient._connection.loop import EventLoop
-from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run, Sleep, Step
-from shmclient._drivers.stream import BaseStream
+from shmclient._drivers.stream import BaseStream, make_stream
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
 from shmclient._regions.builder import RegionBuilder, abort
@@ -173,11 +172,11 @@ class AsyncClient:
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
         """Return an async iterator of changes: from `await` or `async with` on, or from the first step."""
-        return _stream(AsyncWatch, self, Changes(prefix, resumes=wait is not None), wait)
+        return make_stream(AsyncWatch, self, Changes(prefix, resumes=wait is not None), wait)
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
         """Return an async iterator of the value of a name: the current one, then each newer one."""
-        return _stream(AsyncFollow, self, Values(name, anywhere=anywhere), wait)
+        return make_stream(AsyncFollow, self, Values(name, anywhere=anywhere), wait)
 
     async def aclose(self) -> None:
         """Close the client. Mapped regions stay mapped, with their leases. May be called again.
@@ -261,10 +260,7 @@ class AsyncClient:
 class AsyncStream(BaseStream[T]):
     """The result of `watch` and `follow`: starts when it is awaited, entered, or first iterated."""
 
-    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
-        super()._begin(client, core, source, wait_s)
-        self._turn = anyio.Lock()  # one task drives the source at a time
-        detach_after_fork(self, AsyncStream._detach)
+    _new_turn = staticmethod(anyio.Lock)
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
@@ -305,9 +301,6 @@ class AsyncStream(BaseStream[T]):
         """Do what `close` does, for `contextlib.aclosing`."""
         self.close()
 
-    def _detach(self) -> None:  # in the child of a fork: the task that had the turn is not here
-        self._turn = anyio.Lock()
-
 
 class AsyncWatch(AsyncStream[Change]):
     """The changes of names, as they happen; see `shmclient.Client.watch`."""
@@ -315,15 +308,6 @@ class AsyncWatch(AsyncStream[Change]):
 
 class AsyncFollow(AsyncStream[Any]):
     """The value of a name, and each newer one; see `shmclient.Client.follow`."""
-
-
-S = TypeVar("S", bound=AsyncStream[Any])
-
-
-def _stream(kind: type[S], client: AsyncClient, source: Changes | Values, wait: float | None) -> S:
-    stream = kind.__new__(kind)
-    stream._begin(client, client._core, source, wait)
-    return stream
 
 
 async def connect(

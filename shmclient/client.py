@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
-from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import operations
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run
-from shmclient._drivers.stream import BaseStream
+from shmclient._drivers.stream import BaseStream, make_stream
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
@@ -185,7 +184,7 @@ class Client:
         generations in between, only the last is reported. `close`, or the end of a `with` block,
         ends it, on any thread; closing the client ends it with ClientClosed.
         """
-        watch = _stream(Watch, self, Changes(prefix, resumes=wait is not None), wait)
+        watch = make_stream(Watch, self, Changes(prefix, resumes=wait is not None), wait)
         self._drive(watch._start())
         return watch
 
@@ -198,7 +197,7 @@ class Client:
         it raises WaitTimeout, and the next step waits again. None: no absence is allowed, so that
         RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
         """
-        return _stream(Follow, self, Values(name, anywhere=anywhere), wait)
+        return make_stream(Follow, self, Values(name, anywhere=anywhere), wait)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which holds the leases. The client still owns it."""
@@ -285,10 +284,7 @@ class Client:
 class Stream(BaseStream[T]):
     """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
 
-    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
-        super()._begin(client, core, source, wait_s)
-        self._turn = new_lock()  # one thread drives the source at a time
-        detach_after_fork(self, Stream._detach)
+    _new_turn = staticmethod(new_lock)
 
     def __iter__(self) -> Self:
         return self
@@ -309,9 +305,6 @@ class Stream(BaseStream[T]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _detach(self) -> None:  # in the child of a fork: the thread that had the turn is not here
-        self._turn = new_lock()
-
 
 class Watch(Stream[Change]):
     """The changes of names, as they happen; see `Client.watch`."""
@@ -319,15 +312,6 @@ class Watch(Stream[Change]):
 
 class Follow(Stream[Any]):
     """The value of a name, and each newer one; see `Client.follow`."""
-
-
-S = TypeVar("S", bound=Stream[Any])
-
-
-def _stream(kind: type[S], client: Client, source: Changes | Values, wait: float | None) -> S:
-    stream = kind.__new__(kind)
-    stream._begin(client, client._core, source, wait)
-    return stream
 
 
 def connect(

@@ -116,6 +116,12 @@ class Exchange:
         subscription.failure = subscription.failure or error
         self._watches.pop(subscription.id, None)
 
+    def must_settle(self, request: m.Message) -> bool:
+        """Whether a request must wait until the exchange `is_settled`: it is a Create, and an earlier one of
+        its name may have been given up, which is undone when its reply comes.
+        """
+        return type(request) is m.Create and not self.is_settled()
+
     def is_settled(self) -> bool:
         """Whether every request that was given up is answered; until then their effects stay."""
         return not self._abandoned or self.failure is not None

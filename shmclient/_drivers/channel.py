@@ -11,8 +11,9 @@ from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.operations import dispose
 from shmclient._drivers.steps import Context
-from shmprotocol.errors import ClientClosed, HostGone, WaitTimeout
+from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, WaitTimeout
 from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
 
 GRACE_S = 0.1  # for the host to answer that a wait is over: its one reply may be what was waited for
 
@@ -78,6 +79,17 @@ class BaseChannel:
         if self._exchange.failure is not None:
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
+
+
+def unsent(timeout_s: float) -> HostTimeout:
+    """Return the error of a request that the host did not take in time."""
+    return HostTimeout(f"the host accepted no request for {timeout_s} s: is it stopped?")
+
+
+def unanswered(request: m.Message, timeout_s: float) -> HostTimeout:
+    """Return the error of a request that the host did not answer in time."""
+    name = type(request).__name__
+    return HostTimeout(f"the host did not answer {name} for {timeout_s} s: is it stopped?")
 
 
 def late(wait_s: float) -> WaitTimeout:

@@ -15,13 +15,12 @@ import anyio.to_thread
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
-from shmclient._drivers.channel import GRACE_S, BaseChannel, late
+from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.operations import dispose, greeted, take
 from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
     HostGone,
-    HostTimeout,
     RemoteProtocolError,
 )
 from shmprotocol.wire import descriptors, query
@@ -65,8 +64,7 @@ class AsyncChannel(BaseChannel):
 
     async def ask(self, step: Ask) -> Outcome:
         """Send a request and wait for its reply; the refusal is raised."""
-        if type(step.request) is m.Create and not self._exchange.is_settled():
-            # A creation of this name may have been given up, and is undone when the reply comes.
+        if self._exchange.must_settle(step.request):
             await self._wait_until(self._exchange.is_settled, self.timeout_s)
         pending = self._exchange.open(step.request)
         try:
@@ -109,16 +107,14 @@ class AsyncChannel(BaseChannel):
         if await self._wait_until(pending.is_done, limit_s):
             return
         if wait_s is not None:
-            self.context.cancel(
-                pending.request.id
-            )  # the one reply still comes: the refusal, or what arrived in time
+            # The one reply still comes: the refusal, or what arrived in time.
+            self.context.cancel(pending.request.id)
             if await self._wait_until(pending.is_done, GRACE_S):
                 return
             raise late(wait_s)
         if not self.outbox.is_sent(number):
-            raise HostTimeout(f"the host accepted no request for {limit_s} s: is it stopped?")
-        name = type(pending.request).__name__
-        raise HostTimeout(f"the host did not answer {name} for {limit_s} s: is it stopped?")
+            raise unsent(limit_s)
+        raise unanswered(pending.request, limit_s)
 
     async def _wait_until(self, is_ready: Callable[[], bool], limit_s: float) -> bool:
         """Wait, and do meanwhile what nobody else does, until `is_ready`. False when the time is over."""

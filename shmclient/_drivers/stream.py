@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
-from shmclient._drivers.core import Core
+from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.steps import Operation
 from shmclient._process.copying import not_copied
@@ -21,11 +21,14 @@ class BaseStream(Generic[T]):
     def __init__(self) -> None:
         raise TypeError(f"a {type(self).__name__} has no constructor: use client.watch() or client.follow()")
 
-    def _begin(self, client: Any, core: Core[Any], source: Changes | Values, wait_s: float | None) -> None:
+    _new_turn: Callable[[], Any]  # makes a lock of threads or tasks
+
+    def _begin(self, client: Any, source: Changes | Values, wait_s: float | None) -> None:
         self._client = client  # which must not be collected meanwhile
-        self._core = core
         self._source: Any = source
         self._wait_s = wait_s
+        self._turn = self._new_turn()  # one thread or task drives the source at a time
+        detach_after_fork(self, BaseStream._detach)
 
     def close(self) -> None:
         """End it, and a loop over it in another thread or task. May be called again; never waits."""
@@ -38,14 +41,17 @@ class BaseStream(Generic[T]):
     def __reduce__(self) -> NoReturn:
         raise not_copied(self, "pass the name, and watch or follow it in the other process")
 
+    def _detach(self) -> None:  # in the child of a fork: the thread or task that had the turn is not here
+        self._turn = self._new_turn()
+
     def _start(self) -> Operation[None]:
-        return self._core.run_waiting(self._source.start, self._wait_s)
+        yield from self._client._core.run_waiting(self._source.start, self._wait_s)
 
     def _next(self) -> Operation[T]:
         """Return the next item. Closed when it was closed."""
         if (ready := self._ready()) is not None:
             return ready
-        item: T = yield from self._core.run_waiting(self._source.next, self._wait_s, self._ready)
+        item: T = yield from self._client._core.run_waiting(self._source.next, self._wait_s, self._ready)
         return item
 
     def _ready(self) -> T | None:
@@ -54,3 +60,15 @@ class BaseStream(Generic[T]):
             raise Closed("the watch is closed")
         pending: T | None = self._source.pending()
         return pending
+
+
+# A function, so that `help(Watch)` does not show it.
+
+S = TypeVar("S", bound=BaseStream[Any])
+
+
+def make_stream(kind: type[S], client: Any, source: Changes | Values, wait_s: float | None) -> S:
+    """Return a watch or followed name of a client, which drives the source."""
+    stream = kind.__new__(kind)
+    stream._begin(client, source, wait_s)
+    return stream

@@ -12,14 +12,13 @@ from collections.abc import Callable
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
-from shmclient._drivers.channel import GRACE_S, BaseChannel, late
+from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.operations import dispose, greeted, take
 from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.lock import new_lock
 from shmprotocol.errors import (
     HostGone,
-    HostTimeout,
     RemoteProtocolError,
 )
 from shmprotocol.wire import descriptors
@@ -63,8 +62,7 @@ class Channel(BaseChannel):
 
         HostGone, RemoteProtocolError: there will be no reply. HostTimeout: there was none in time.
         """
-        if type(step.request) is m.Create and not self._exchange.is_settled():
-            # A creation of this name may have been given up, and is undone when the reply comes.
+        if self._exchange.must_settle(step.request):
             self._read_until(self._exchange.is_settled, time.monotonic() + self._timeout_s)
         with self._lock:
             pending = self._exchange.open(step.request)
@@ -120,7 +118,7 @@ class Channel(BaseChannel):
         while not is_over():
             now = time.monotonic()
             if now >= end:
-                raise HostTimeout(f"the host accepted no request for {self._timeout_s} s: is it stopped?")
+                raise unsent(self._timeout_s)
             if self._is_read_elsewhere():
                 self._line.wait_writable(min(end - now, LOOK_AGAIN_S))
                 self.outbox.flush()
@@ -131,8 +129,7 @@ class Channel(BaseChannel):
         now = time.monotonic()
         if wait_s is None:
             if not self._read_until(pending.is_done, now + self._timeout_s):
-                name = type(pending.request).__name__
-                raise HostTimeout(f"the host did not answer {name} for {self._timeout_s} s: is it stopped?")
+                raise unanswered(pending.request, self._timeout_s)
         elif not self._read_until(pending.is_done, now + wait_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
             self.context.cancel(pending.request.id)

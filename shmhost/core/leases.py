@@ -51,8 +51,7 @@ class Leases:
             raise self._too_many()
         assert region.object is not None
         reader = region.object.reader()
-        lease = self._registry.lease(region, self._peer).number
-        self._regions[lease] = region
+        lease = self._lease(region)
         try:
             send_frame(shortcut.opened(request, lease, region.packed_grant()), (reader,))
         except OSError:
@@ -67,9 +66,12 @@ class Leases:
 
     def grant(self, region: Region) -> m.Grant:
         """Return a grant of a region, with a new lease."""
-        lease = self._registry.lease(region, self._peer)
-        self._regions[lease.number] = region
-        return region.grant(lease.number)
+        return region.grant(self._lease(region))
+
+    def _lease(self, region: Region) -> int:
+        lease = self._registry.lease(region, self._peer).number
+        self._regions[lease] = region
+        return lease
 
     def send(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
         """Send a reply with the leases that it gives, or take them back and raise OSError."""
