@@ -113,6 +113,17 @@ def sensible() -> st.SearchStrategy[m.Message]:
             sizes(),
             sizes(),
         ),
+        st.builds(
+            m.Put,
+            ids(),
+            names(),
+            st.sampled_from([0, 0o600, 0o777, 0o1000]),
+            st.booleans(),
+            sizes() | st.integers(0, 9),
+            sizes() | st.just(0),
+            sizes() | st.integers(0, 9),
+            st.binary(max_size=9) | st.just(bytes(20_000)),
+        ),
         st.builds(m.Abort, ids(), st.integers(0, 2), st.booleans()),
         st.builds(
             m.Open,

@@ -29,6 +29,8 @@ def strategy_for(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a field's type, as its annotation declares it."""
     if hint is int:
         return st.integers(0, U64_MAX)
+    if hint is bytes:
+        return st.binary(max_size=100)
     if hint is bool:
         return st.booleans()
     if hint is str:

@@ -117,10 +117,10 @@ class Exchange:
         self._watches.pop(subscription.id, None)
 
     def must_settle(self, request: m.Message) -> bool:
-        """Whether a request must wait until the exchange `is_settled`: it is a Create, and an earlier one of
-        its name may have been given up, which is undone when its reply comes.
+        """Whether a request must wait until the exchange `is_settled`: it is a Create or a Put, and
+        an earlier Create of its name may have been given up, which is undone when its reply comes.
         """
-        return type(request) is m.Create and not self.is_settled()
+        return bool(self._abandoned) and type(request) in (m.Create, m.Put) and not self.is_settled()
 
     def is_settled(self) -> bool:
         """Whether every request that was given up is answered; until then their effects stay."""

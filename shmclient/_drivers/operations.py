@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from shmclient import _codecs as codecs
 from shmclient._connection.exchange import Pending, Subscription
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
-from shmclient._drivers.transfer import Progress, write_all
+from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
 from shmclient._regions import builder as building
@@ -37,6 +37,7 @@ from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
     MAX_DESCRIPTORS,
+    Backend,
     check_backend,
     check_mode,
     check_name,
@@ -46,6 +47,9 @@ from shmprotocol.wire.names import (
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
+PUT_VERSION = 2  # of the wire: the first that has Put
+# Bytes that go with the request: a host reads 16 KiB at once, and the rest of a frame by another call.
+SENT_MAX = 12 * 1024
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 
@@ -53,6 +57,11 @@ R = TypeVar("R", bound=RegionHandle)
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
     """Take the host's answer to the greeting; return the windows that it announces."""
     welcome = _only(outcome[0], m.Welcome)
+    if not m.VERSION_MIN <= welcome.version <= m.VERSION:
+        raise RemoteProtocolError(
+            f"the host chose version {welcome.version}, of {m.VERSION_MIN} to {m.VERSION}"
+        )
+    context.version = welcome.version
     context.outbox.host_id = welcome.host
     return welcome.windows
 
@@ -170,6 +179,8 @@ def put(
     encoded = codecs.encode(obj)
     metadata_at = -(-encoded.size // 8) * 8
     size = metadata_at + len(encoded.metadata)
+    if size <= SENT_MAX and backend == Backend.MEMFD and context.version >= PUT_VERSION:
+        return (yield from _send_whole(context, kind, name, encoded, metadata_at, mode, replace, progress))
     create = _create_request(context, name, size, mode, "full", backend, replace)
     reply, owned = yield Ask(create)
     created = _whole(context, reply, owned, m.Created)
@@ -185,6 +196,27 @@ def put(
     except BaseException:
         creation.abort()
         raise
+
+
+def _send_whole(
+    context: Context,
+    kind: type[R],
+    name: str,
+    encoded: codecs.Encoded,
+    metadata_at: int,
+    mode: int,
+    replace: bool,
+    progress: Progress | None,
+) -> Operation[R]:
+    """Put a small value by a request that has its bytes."""
+    payload = joined([*encoded.chunks, (metadata_at, memoryview(encoded.metadata))], progress)
+    number, metadata = context.outbox.next_id(), (metadata_at, len(encoded.metadata))
+    request = m.Put(
+        number, check_name(name), check_mode(mode), bool(replace), encoded.size, *metadata, payload
+    )
+    reply, owned = yield Ask(request)
+    grant = _whole(context, reply, owned, m.Published).grant
+    return make_region(kind, grant, Lease(context.outbox, grant.lease), owned)
 
 
 def create(

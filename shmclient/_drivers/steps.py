@@ -79,17 +79,18 @@ Operation = Generator[Step, Any, T]
 class Context:
     """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
 
-    `wake` has those who wait for events look again.
+    `wake` has those who wait for events look again. `version` is that of the wire, known from the greeting.
     """
 
     outbox: Outbox
     exchange: Exchange
     wake: Callable[[], None]
     mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
+    version: int = m.VERSION_MIN
 
     def greeting(self) -> m.Hello:
         """Return the first message of a connection."""
-        return m.Hello(self.outbox.next_id(), m.VERSION, m.VERSION, "shmclient for Python")
+        return m.Hello(self.outbox.next_id(), m.VERSION_MIN, m.VERSION, "shmclient for Python")
 
     def cancel(self, target: int) -> None:
         """Tell the host that nobody waits for a request or watch any more. Never waits, never raises."""

@@ -45,6 +45,18 @@ def write_all(
         progress(done)
 
 
+def joined(chunks: Sequence[tuple[int, memoryview]], progress: Progress | None = None) -> bytes:
+    """Return what `write_all` would write, zeros in between; `progress` gets the bytes of the chunks."""
+    parts: list[bytes | memoryview] = []
+    end = 0
+    for offset, buffer in chunks:
+        parts += [bytes(offset - end), buffer] if offset > end else [buffer]
+        end = offset + buffer.nbytes
+    if progress is not None:
+        progress(sum(buffer.nbytes for _, buffer in chunks))
+    return b"".join(parts)
+
+
 def _pieces(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
     for start in range(0, max(len(buffer), 1), PIECE):
         yield offset + start, buffer[start : start + PIECE]

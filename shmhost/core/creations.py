@@ -5,13 +5,14 @@ from __future__ import annotations
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send
+from shmhost.core.objects import Memfd, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.work import Steps, Work
-from shmprotocol.abi.header import Header
+from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionNotFound
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import Backend, ChangeKind, State
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
 
 class Creations:
@@ -48,23 +49,37 @@ class Creations:
         """Make a region of this client visible; the reply is Published."""
         region = self._creation(request.region)
         registry = self._registry
-        header = header_of(region, request, registry.next_generation(region), registry.clock())
+        assert region.object is not None
+        flags = region.object.flag(region.seal)
+        header = header_of(region, request, flags, registry.next_generation(region), registry.clock())
         yield from self._seal(region, header)
         _check_pending(region)
-        region.size = header.data_size
-        region.generation, region.created_ns = header.generation, header.created_ns
-        assert region.object is not None
-        # The reply goes first: without it the creator would treat a visible region as unpublished.
         try:
-            grant = self._leases.grant(region)
-            self._leases.send(m.Published(request.id, grant), (grant,), (region.object.reader(),))
+            self._reply(region, header, request.id)
         except OSError:
-            region.generation = 0
             registry.abandon(region)
             raise
         del self._regions[region.number]
-        registry.publish(region)
-        self._hub.tell(ChangeKind.PUBLISHED, region)
+        self._show(region)
+
+    def put(self, request: m.Put) -> Steps:
+        """Make, fill and publish a small region; the reply is Published.
+
+        Its creator never has a descriptor that can write, so nothing can make this wait.
+        """
+        size = len(request.payload)
+        create = m.Create(
+            request.id, request.name, size, Seal.FULL, Backend.MEMFD, request.mode, request.replace
+        )
+        region = self._registry.create(create, self._peer)
+        try:
+            header = self._header(region, request)
+            region.object = yield Work(lambda: self._filled(region, header, request.payload), is_quick=True)
+            self._reply(region, header, request.id)
+        except BaseException:
+            self._registry.abort(region)
+            raise
+        self._show(region)
 
     def abort(self, request: m.Abort) -> None:
         """Undo a creation, if it was not published meanwhile: the two messages may cross."""
@@ -81,6 +96,41 @@ class Creations:
         """Undo all creations."""
         while self._regions:
             self._registry.abort(self._regions.popitem()[1])
+
+    def _header(self, region: Region, request: m.Put) -> Header:
+        registry = self._registry
+        metadata = region.span.address + HEADER_SIZE + request.metadata if request.metadata_size else 0
+        publish = m.Publish(
+            request.id, region.number, KIND_DATA, request.data_size, 0, 0, metadata, request.metadata_size
+        )
+        return header_of(region, publish, FLAG_SEAL_FULL, registry.next_generation(region), registry.clock())
+
+    def _filled(self, region: Region, header: Header, payload: bytes) -> MemoryObject:
+        memory_object = self._hub.make_object(region.backend, region.name, region.capacity)
+        assert isinstance(memory_object, Memfd)
+        try:
+            memory_object.fill(header.pack(), payload, region.seal)
+        except BaseException:
+            memory_object.close()
+            raise
+        return memory_object
+
+    def _reply(self, region: Region, header: Header, request: int) -> None:
+        """Send Published. OSError: the region is as unpublished as before."""
+        region.size = header.data_size
+        region.generation, region.created_ns = header.generation, header.created_ns
+        assert region.object is not None
+        # The reply goes first: without it the creator would treat a visible region as unpublished.
+        try:
+            grant = self._leases.grant(region)
+            self._leases.send(m.Published(request, grant), (grant,), (region.object.reader(),))
+        except OSError:
+            region.generation = 0
+            raise
+
+    def _show(self, region: Region) -> None:
+        self._registry.publish(region)
+        self._hub.tell(ChangeKind.PUBLISHED, region)
 
     def _seal(self, region: Region, header: Header) -> Steps:
         memory_object = region.object

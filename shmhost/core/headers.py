@@ -9,15 +9,14 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_METADATA
 
 
-def header_of(region: Region, request: m.Publish, generation: int, now_ns: int) -> Header:
-    """Return the header of a region that has its object. InvalidArgument: the request points outside."""
+def header_of(region: Region, request: m.Publish, flags: int, generation: int, now_ns: int) -> Header:
+    """Return the header of a region. InvalidArgument: the request points outside."""
     base = region.span.address
     payload = range(base + HEADER_SIZE, base + HEADER_SIZE + region.room)
     _check(request, payload)
-    assert region.object is not None
     return Header(
         kind=request.kind,
-        flags=region.object.flag(region.seal),
+        flags=flags,
         base=base,
         size=HEADER_SIZE + region.room,
         capacity=region.capacity,

@@ -89,6 +89,20 @@ class Memfd:
         os.close(self._writer)
         self._writer = -1
 
+    def fill(self, header: bytes, payload: bytes, seal: Seal) -> None:
+        """Write the whole content and publish it. Quick: nobody else ever had the object.
+
+        After an error the object is to be closed.
+        """
+        try:
+            if os.pwritev(self._writer, (header, payload), 0) != len(header) + len(payload):
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
+        except OSError as error:
+            raise refusal_of(error, "write the object") from None
+        os.close(self._writer)
+        self._writer = -1
+
     def close(self) -> None:
         """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
         for descriptor in (self._writer, self._reader):

@@ -127,14 +127,15 @@ class Session:
     def _hello(self, message: m.Message) -> None:
         if type(message) is not m.Hello:
             raise RemoteProtocolError(f"{type(message).__name__} arrived before Hello")
-        if not message.version_min <= m.VERSION <= message.version_max:
+        version = min(m.VERSION, message.version_max)
+        if version < max(m.VERSION_MIN, message.version_min):
             raise RemoteProtocolError(
-                f"this host speaks version {m.VERSION}, the client {message.version_min} to "
-                f"{message.version_max}: use the same shmhost version on both sides"
+                f"this host speaks versions {m.VERSION_MIN} to {m.VERSION}, the client "
+                f"{message.version_min} to {message.version_max}: use the same shmhost version on both sides"
             )
         self._greeted = True
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
-        self._send(m.Welcome(message.id, m.VERSION, self._hub.host, windows, self.peer.uid), ())
+        self._send(m.Welcome(message.id, version, self._hub.host, windows, self.peer.uid), ())
 
     def _open(self, request: m.Open) -> None:
         if not 1 <= len(request.open_names) <= MAX_DESCRIPTORS:
@@ -215,6 +216,7 @@ class Session:
     _HANDLERS: ClassVar[dict[type[m.Message], Callable[[Session, Any], Steps | None]]] = {
         m.Create: lambda self, request: self._creations.create(request),
         m.Publish: lambda self, request: self._creations.publish(request),
+        m.Put: lambda self, request: self._creations.put(request),
         m.Abort: lambda self, request: self._creations.abort(request),
         m.Open: _open,
         m.Release: lambda self, request: self._leases.give_back(request.leases),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shmclient._drivers import transfer
-from shmclient._drivers.transfer import IOV_MAX, write_all
+from shmclient._drivers.transfer import IOV_MAX, joined, write_all
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def chunks_of(*pairs: tuple[int, bytes]) -> list[tuple[int, memoryview]]:
 def test_what_lies_between_two_buffers_stays_zero(fd: int) -> None:
     write_all(fd, 10, chunks_of((0, b"ab"), (2, b"cd"), (8, b"ef")))
     assert content(fd) == bytes(10) + b"abcd" + bytes(4) + b"ef"
+
+
+def test_joined_bytes_are_what_would_be_written() -> None:
+    reports: list[int] = []
+    assert joined(chunks_of((0, b"ab"), (2, b"cd"), (8, b"ef"))) == b"abcd" + bytes(4) + b"ef"
+    assert joined([]) == b""
+    assert joined(chunks_of((0, b"ab"), (8, b"ef")), reports.append) == b"ab" + bytes(6) + b"ef"
+    assert reports == [4]
 
 
 def test_nothing_is_written_when_there_is_nothing(fd: int) -> None:

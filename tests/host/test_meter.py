@@ -50,7 +50,7 @@ def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Clien
         assert peer.is_dropped()
     after = measure(host.socket_path)
     counts = {timing.operation: timing.requests for timing in after.timings}
-    assert (counts["create"], counts["publish"], counts["open"]) == (3, 2, 2)
+    assert (counts["create"], counts["publish"], counts["put"], counts["open"]) == (2, 2, 1, 2)
     assert all(timing.total_ns > 0 for timing in after.timings)
     assert dict(after.refusals) == {"exists": 1, "not-found": 1}
     assert (after.dropped - before.dropped, after.connections - before.connections) == (1, 2)

@@ -145,11 +145,11 @@ def test_histogram_has_cumulative_buckets(tmp_path: Path) -> None:
             shm.put(f"r{number}", b"x").close()
         metrics = scrape(address)
     buckets = metrics["shmhost_request_duration_seconds_bucket"]
-    of_create = [(float(le), value) for (le, operation), value in buckets.items() if operation == "create"]
-    assert [bound for bound, _ in of_create] == sorted(bound for bound, _ in of_create)
-    assert [value for _, value in of_create] == sorted(value for _, value in of_create)
-    assert of_create[-1] == (float("inf"), 50)
-    assert 0 < metrics["shmhost_request_duration_seconds_sum"][("create",)] < 60
+    of_put = [(float(le), value) for (le, operation), value in buckets.items() if operation == "put"]
+    assert [bound for bound, _ in of_put] == sorted(bound for bound, _ in of_put)
+    assert [value for _, value in of_put] == sorted(value for _, value in of_put)
+    assert of_put[-1] == (float("inf"), 50)
+    assert 0 < metrics["shmhost_request_duration_seconds_sum"][("put",)] < 60
 
 
 def test_names_follow_the_conventions(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Watch": 12,
         "Inspect": 13,
         "Measure": 14,
+        "Put": 15,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,

@@ -97,6 +97,25 @@ def test_missing_fields_are_counted(count: int) -> None:
         PLAIN(GOOD[:count])
 
 
+class Grown(NamedTuple):
+    """A record with two fields that a later version appended."""
+
+    number: int
+    flag: bool = False
+    points: tuple[Point, ...] = ()
+
+
+def test_appended_fields_have_their_defaults_when_an_earlier_version_sends_none() -> None:
+    grown = Record(Grown)
+    assert grown((1,)) == Grown(1, False, ())
+    assert grown((1, True)) == Grown(1, True, ())
+    assert grown((1, True, ((2, 3),), "later")) == Grown(1, True, (Point(2, 3),))
+    with pytest.raises(TypeError, match="Grown has 3 fields, not 0"):
+        grown(())
+    with pytest.raises(TypeError, match="flag: 1 is not a bool"):
+        grown((1, 1))
+
+
 def test_later_fields_are_ignored_in_every_array() -> None:
     assert PLAIN((*GOOD, "later", None)) == Plain(*GOOD)
     later = nested(pair=(3, 4, "later"), point=(5, 6, None), points=((7, 8, -1),))

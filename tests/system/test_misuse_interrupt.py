@@ -78,6 +78,10 @@ def put(shm: shmclient.Client) -> None:
     shm.put("new", np.arange(10)).close()
 
 
+def put_in_two_steps(shm: shmclient.Client) -> None:
+    shm.put("new", np.arange(10_000)).close()
+
+
 def put_beside_a_region(shm: shmclient.Client) -> None:
     with shm.open("old"):
         put(shm)
@@ -126,6 +130,7 @@ OPERATIONS = [
     connect,
     reconnect,
     put,
+    put_in_two_steps,
     put_beside_a_region,
     get,
     get_what_is_mapped,

@@ -27,6 +27,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     12: m.Watch,
     13: m.Inspect,
     14: m.Measure,
+    15: m.Put,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,

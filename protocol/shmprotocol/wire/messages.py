@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-VERSION = 1
+VERSION = 2  # the newest that this package speaks
+VERSION_MIN = 1
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 
@@ -150,6 +151,23 @@ class Publish(NamedTuple):
     root_size: int
     metadata: int
     metadata_size: int
+
+
+class Put(NamedTuple):
+    """Store a small value in one request. The reply is Published. Since version 2.
+
+    It makes a sealed region (full, memfd) of `payload`: at its start `data_size` bytes of data, and at offset
+    `metadata` a msgpack map of `metadata_size` bytes; 0 and 0: none.
+    """
+
+    id: int
+    name: str
+    mode: int
+    replace: bool
+    data_size: int
+    metadata: int
+    metadata_size: int
+    payload: bytes
 
 
 class Abort(NamedTuple):

@@ -157,7 +157,7 @@ class Query:
     def __enter__(self) -> Query:
         self._socket = connect(self._path, self._timeout_s)
         try:
-            welcome = self.ask(m.Hello(1, m.VERSION, m.VERSION, self._client), m.Welcome)
+            welcome = self.ask(m.Hello(1, m.VERSION_MIN, m.VERSION, self._client), m.Welcome)
         except BaseException:
             self.__exit__()
             raise

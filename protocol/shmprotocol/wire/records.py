@@ -40,6 +40,7 @@ class Record:
         self.name: str = cls.__name__
         self.fields: tuple[str, ...] = cls._fields
         self._make = cls._make
+        self._defaults: tuple[Any, ...] = tuple(cls._field_defaults.values())
         kinds = [hints[name] for name in self.fields]
         self._types = tuple([_type_of(hint) for hint in kinds])
         self._integers = _picker([i for i, hint in enumerate(kinds) if hint is int])
@@ -47,12 +48,16 @@ class Record:
         self._nested = [(i, check) for i, check in checks if check is not None]
 
     def __call__(self, value: Any) -> Any:
-        """Return the named tuple for an array; fields after the known ones are ignored."""
+        """Return the named tuple for an array; fields after the known ones are ignored.
+
+        Fields with a default were appended: an earlier version sends none.
+        """
         types_of, count = self._types, len(self._types)
         if len(value) != count:
-            if len(value) < count:
+            missing = count - len(value)
+            if missing > len(self._defaults):
                 raise TypeError(f"{self.name} has {count} fields, not {len(value)}")
-            value = value[:count]
+            value = value[:count] if missing < 0 else value + self._defaults[-missing:]
         integers = self._integers(value)
         if tuple(map(type, value)) != types_of or min(integers) < 0 or max(integers) > U64_MAX:
             raise TypeError(self._wrong(value))
