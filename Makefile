@@ -1,9 +1,12 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
-#   make demo    set up and run the demo            make bench   the figures of this machine
+#   make demo    set up and run the demo
 #   make test    set up and run every check         make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
+#   make bench   the figures of this machine against floors, two minutes; JSON=new.json keeps them, CHECK=1 fails
+#                where an aim is missed, AGAINST=old.json where a figure is slower than it was
+#   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage fuzz lint bench clean
+.PHONY: demo test unit coverage fuzz lint bench bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -38,7 +41,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CHECK),--check)
+
+bench-compare: $(READY)
+	$(BIN)/python -m benchmarks.compare $(A) $(B)
 
 $(READY): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("shmhost needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cffi
-from timing import Row, paired
 
 import shmclient
 import shmhost
+from benchmarks.measure import Figure, paired
+from benchmarks.results import FLOOR, OURS, Row
 from shmclient import Pinner
 
 BUFFERS = 1024
@@ -29,14 +30,14 @@ ffi.cdef(
 def rows(cpu: int) -> Iterator[Row]:
     """Yield all figures, measured on one CPU."""
     os.sched_setaffinity(0, {cpu})
-    yield bench_pin(cpu)
+    yield bench_pin()
     for size in (16, 1024, 4096):
-        yield bench_readv(cpu, size)
-    yield bench_from_buffer(cpu)
-    yield bench_check_pointers(cpu)
+        yield bench_readv(size)
+    yield bench_from_buffer()
+    yield bench_check_pointers()
 
 
-def bench_pin(cpu: int) -> Row:
+def bench_pin() -> Row:
     """Pin, store and unpin 1024 buffers one by one; the same with ffi.from_buffer, which zeroes no slot."""
     buffers = [bytearray(16) for _ in range(BUFFERS)]
     slots = ffi.new("void *[]", BUFFERS)
@@ -58,10 +59,10 @@ def bench_pin(cpu: int) -> Row:
             ffi.release(pointer)
 
     mine, theirs = paired(ours, bare, ROUNDS, 20)
-    return Row("pin + store + unpin, a buffer", str(cpu), mine / BUFFERS, theirs / BUFFERS)
+    return _row("pins", "pin + store + unpin, 1024 buffers", mine, theirs)
 
 
-def bench_readv(cpu: int, size: int) -> Row:
+def bench_readv(size: int) -> Row:
     """Read into 1024 buffers that are pinned for it, against os.preadv, which pins them too."""
     descriptor, buffers = _file(size)
     pinner = Pinner()
@@ -72,10 +73,10 @@ def bench_readv(cpu: int, size: int) -> Row:
 
     mine, theirs = paired(ours, lambda: os.preadv(descriptor, buffers, 0), ROUNDS, SAMPLES)
     os.close(descriptor)
-    return Row(f"iovec + preadv + unpin, 1024 of {size} bytes", str(cpu), mine, theirs, 1.0)
+    return _row(f"preadv/{size}", f"iovec + preadv + unpin, 1024 of {size} bytes", mine, theirs, 1.0)
 
 
-def bench_from_buffer(cpu: int) -> Row:
+def bench_from_buffer() -> Row:
     """The same against an iovec that is built with ffi.from_buffer for each buffer, and read by os.preadv."""
     descriptor, buffers = _file(16)
     pinner = Pinner()
@@ -95,10 +96,10 @@ def bench_from_buffer(cpu: int) -> Row:
 
     mine, theirs = paired(ours, bare, ROUNDS, 50)
     os.close(descriptor)
-    return Row("the same, against ffi.from_buffer", str(cpu), mine, theirs)
+    return _row("preadv/from_buffer", "the same of 16 bytes, against ffi.from_buffer", mine, theirs)
 
 
-def bench_check_pointers(cpu: int) -> Row:
+def bench_check_pointers() -> Row:
     """Check a million nodes with two pointers each, against a loop in Python that only follows one."""
     with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
         with shmclient.unchecked(), shm.create("nodes", NODES * 24 + 64) as builder:
@@ -109,7 +110,7 @@ def bench_check_pointers(cpu: int) -> Row:
             root: Any = region.root(ffi, "struct node *")
             ours, theirs = paired(_checked(region), _followed(root), 3, 1)
             del root
-    return Row("check_pointers, a million objects", str(cpu), ours, theirs)
+    return _row("check_pointers", "check_pointers, a million objects", ours, theirs)
 
 
 def _link(builder: shmclient.RegionBuilder, count: int) -> None:
@@ -146,3 +147,7 @@ def _file(size: int) -> tuple[int, list[bytearray]]:
     os.ftruncate(descriptor, size * BUFFERS)
     os.pwrite(descriptor, os.urandom(size * BUFFERS), 0)
     return descriptor, [bytearray(size) for _ in range(BUFFERS)]
+
+
+def _row(key: str, title: str, ours: Figure, floor: Figure, ratio: float | None = None) -> Row:
+    return Row(key, title, figures={OURS: ours, FLOOR: floor}, aim_ratio=ratio)

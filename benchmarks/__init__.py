@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` (ours against floors), `python -m benchmarks.peers` (against others)."""

@@ -1,0 +1,61 @@
+"""Tables for the terminal. Pure."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from benchmarks.results import FLOOR, OURS, Row, Run
+
+
+def number(value: float) -> str:
+    """Write a figure with three digits that mean something, and no exponent."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    for bound, digits in ((100, 0), (10, 1), (1, 2)):
+        if size >= bound:
+            return f"{value:,.{digits}f}"
+    return f"{value:.3f}"
+
+
+def verdict(row: Row) -> str:
+    """Say whether the row meets its aims, and by how much it misses."""
+    limit = row.limit
+    if limit is None or OURS not in row.figures:
+        return ""
+    return "met" if not row.is_missed else f"MISSED {number(row.figures[OURS].p50 / limit)}x"
+
+
+def aims(row: Row) -> str:
+    """Write the aims of a row: a ratio to the floor, a value, or both."""
+    texts = [] if row.aim_ratio is None else [f"{row.aim_ratio:g}x"]
+    texts += [] if row.aim is None else [f"{row.aim:g} {row.unit}"]
+    return ", ".join(texts)
+
+
+def floor_table(run: Run) -> Table:
+    """Draw ours against the floors."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("figure", no_wrap=True)
+    for column in ("", "ours", "p99", "spread", "floor", "ratio", "aim <=", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in run.rows:
+        table.add_row(*floor_cells(row), style="bold" if row.is_missed else None)
+    return table
+
+
+def floor_cells(row: Row) -> list[str]:
+    """Return the cells of a row in the table of floors."""
+    ours, floor, ratio = row.figures[OURS], row.figures.get(FLOOR), row.ratio()
+    return [
+        row.title,
+        row.unit,
+        number(ours.p50),
+        number(ours.p99),
+        f"{ours.spread:.0%}",
+        number(floor.p50) if floor else "",
+        number(ratio) if ratio is not None else "",
+        aims(row),
+        verdict(row),
+    ]
