@@ -11,7 +11,9 @@ MAX_LISTENING = 1024
 
 
 class Interests:
-    """The waits and watches of one connection, by the number of their request."""
+    """The waits and watches of one connection, by the number of their request. False if there is none."""
+
+    __slots__ = ("_count", "_waits", "_watches")
 
     def __init__(self) -> None:
         self._waits: dict[int, m.Open] = {}
@@ -21,6 +23,9 @@ class Interests:
     def __len__(self) -> int:
         """Return the number of waits and watches."""
         return len(self._waits) + len(self._watches)
+
+    def __bool__(self) -> bool:
+        return self._count > 0
 
     def check_wait(self, request: int) -> None:
         """Raise RemoteProtocolError if a wait has this number."""

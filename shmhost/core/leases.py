@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 
 from shmhost.core.peers import Peer
@@ -20,6 +21,8 @@ SendFrame = Callable[[bytes, Sequence[int]], None]
 
 class Leases:
     """The leases that one client holds. `send` is as for a Session."""
+
+    __slots__ = ("_peer", "_regions", "_registry", "_send")
 
     def __init__(self, registry: Registry, peer: Peer, send: Send) -> None:
         self._registry = registry
@@ -44,18 +47,25 @@ class Leases:
             descriptors.append(region.object.reader())
         self.send(m.Opened(request.id, tuple(grants)), grants, descriptors)
 
-    def open_one(self, request: int, region: Region, send_frame: SendFrame) -> None:
-        """Grant one region, as `open` does, with a reply that is packed but for its numbers."""
-        region.check(self._peer, READ)
-        if len(self._regions) >= MAX_LEASES:
+    def open_packed(self, request: int, regions: Sequence[Region], send_frame: SendFrame) -> None:
+        """Grant regions, none of them held, as `open` does, by a reply that is packed but for its numbers."""
+        peer = self._peer
+        for region in regions:
+            if not region.allows(peer, READ):
+                region.check(peer, READ)
+        if len(self._regions) + len(regions) > MAX_LEASES:
             raise self._too_many()
-        assert region.object is not None
-        reader = region.object.reader()
-        lease = self._lease(region)
+        leases, grants = [], []
+        for region in regions:
+            leases.append(self._lease(region))
+            grants.append(region.packed_grant())
+        readers = regions[0].reader()
+        if len(regions) > 1:
+            readers = array("i", b"".join(map(Region.reader, regions)))
         try:
-            send_frame(shortcut.opened(request, lease, region.packed_grant()), (reader,))
+            send_frame(shortcut.opened(request, leases, grants), readers)
         except OSError:
-            self.give_back((lease,))
+            self.give_back(leases)
             raise
 
     def _too_many(self) -> QuotaExceeded:
@@ -69,7 +79,7 @@ class Leases:
         return region.grant(self._lease(region))
 
     def _lease(self, region: Region) -> int:
-        lease = self._registry.lease(region, self._peer).number
+        lease = self._registry.lease(region, self._peer)
         self._regions[lease] = region
         return lease
 

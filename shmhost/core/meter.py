@@ -6,7 +6,7 @@ A request costs two looks at the clock and one `add`, so that measuring is alway
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 
 from shmprotocol.wire.names import State
 
@@ -23,6 +23,11 @@ class Latency:
         self.counts: list[int] = [0] * (len(BOUNDS) + 1)  # for each bound those up to it, and the rest
         self.total_ns: int = 0
 
+    def add(self, duration_ns: int, count: int = 1) -> None:
+        """Count requests that took this long each."""
+        self.counts[bisect_left(BOUNDS, duration_ns)] += count
+        self.total_ns += duration_ns * count
+
     @property
     def count(self) -> int:
         """How many there were."""
@@ -38,15 +43,36 @@ class Meter:
         self.connections = 0
         self.dropped = 0
         self.refusals: Counter[str] = Counter()
-        self.latencies: dict[str, Latency] = {}
+        self.latencies: defaultdict[str, Latency] = defaultdict(Latency)
 
     def add(self, operation: str, duration_ns: int) -> None:
         """Count an answered request; a request for which its client was dropped does not count."""
-        latency = self.latencies.get(operation)
-        if latency is None:
-            latency = self.latencies[operation] = Latency()
-        latency.counts[bisect_left(BOUNDS, duration_ns)] += 1
-        latency.total_ns += duration_ns
+        self.latencies[operation].add(duration_ns)
+
+    def add_attach(self, releases: int, opens: int, duration_ns: int) -> None:
+        """Count requests that were answered together: each took its part of the time."""
+        share_ns = duration_ns // (releases + opens)
+        if releases:
+            self.latencies["release"].add(share_ns, releases)
+        if opens:
+            self.latencies["open"].add(share_ns, opens)
+
+
+class Tally:
+    """How many regions there are in one state, the bytes of their objects, and their leases."""
+
+    __slots__ = ("capacity", "leases", "regions")
+
+    def __init__(self) -> None:
+        self.regions: int = 0
+        self.capacity: int = 0
+        self.leases: int = 0
+
+    def add(self, regions: int, capacity: int, leases: int) -> None:
+        """Count in, or out where the numbers are negative."""
+        self.regions += regions
+        self.capacity += capacity
+        self.leases += leases
 
 
 class Tallies:
@@ -56,42 +82,40 @@ class Tallies:
     """
 
     def __init__(self) -> None:
-        self._states = {state: [0, 0, 0] for state in State}
+        self._states = {state: Tally() for state in State}
         self._users: dict[int, list[int]] = {}
 
-    def add(self, state: State, uid: int, capacity: int) -> None:
-        """Count a new region, which has no lease."""
-        self._count(state, 1, capacity, 0)
+    def add(self, state: State, uid: int, capacity: int) -> Tally:
+        """Count a new region, which has no lease; return the tally of its state, for its leases."""
         row = self._users.setdefault(uid, [0, 0])
         row[0] += 1
         row[1] += capacity
+        tally = self._states[state]
+        tally.add(1, capacity, 0)
+        return tally
 
-    def move(self, before: State, after: State, uid: int, capacity: int, leases: int) -> None:
-        """Count a region in its next state, and no more once it is FREED."""
-        self._count(before, -1, -capacity, -leases)
+    def move(self, before: Tally, after: State, uid: int, capacity: int, leases: int) -> Tally:
+        """Count a region in its next state, and no more once it is FREED; return the tally of that state."""
+        before.add(-1, -capacity, -leases)
+        tally = self._states[after]
         if after is not State.FREED:
-            self._count(after, 1, capacity, leases)
-            return
+            tally.add(1, capacity, leases)
+            return tally
         row = self._users[uid]
         row[0] -= 1
         row[1] -= capacity
         if not row[0]:
             del self._users[uid]
-
-    def lease(self, state: State, change: int) -> None:
-        """Count leases in, or out where they are negative, of regions that are counted."""
-        self._states[state][2] += change
+        return tally
 
     def states(self) -> dict[State, tuple[int, int, int]]:
         """Return regions, bytes and leases by state, of the states that there are."""
-        return {state: (row[0], row[1], row[2]) for state, row in self._states.items() if row[0]}
+        return {
+            state: (tally.regions, tally.capacity, tally.leases)
+            for state, tally in self._states.items()
+            if tally.regions
+        }
 
     def users(self) -> dict[int, tuple[int, int]]:
         """Return regions and bytes by uid, of those who have any."""
         return {uid: (row[0], row[1]) for uid, row in self._users.items()}
-
-    def _count(self, state: State, regions: int, capacity: int, leases: int) -> None:
-        row = self._states[state]
-        row[0] += regions
-        row[1] += capacity
-        row[2] += leases

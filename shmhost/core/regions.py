@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from shmhost.core.accounts import Charge
+from shmhost.core.meter import Tally
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
@@ -28,14 +29,6 @@ LIFE: dict[State, frozenset[State]] = {
 RETIRED = (State.SUPERSEDED, State.UNLINKED)  # freed with the last lease
 
 
-class Lease(NamedTuple):
-    """A client's hold on a region, until a Release or the end of the client. `number` is never reused."""
-
-    number: int
-    peer: Peer
-    since_ns: int
-
-
 @dataclass(eq=False, slots=True)
 class Region:
     """A shared memory object and the host's data about it. Sizes are bytes.
@@ -54,6 +47,7 @@ class Region:
     span: Span
     window: Window
     charge: Charge
+    tally: Tally = field(default_factory=Tally)  # of its state: it counts the leases
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
     is_busy: bool = False  # a thread is at work on the object
     was_busy: bool = False  # a publish was refused because pages or a mapping were in use
@@ -62,8 +56,11 @@ class Region:
     generation: int = 0
     created_ns: int = 0
     is_successor: bool = False  # its name had an older generation when it was published
-    leases: dict[int, Lease] = field(default_factory=dict)
+    # Who may have it mapped, and since when, until a Release or the end of the client; by numbers that are
+    # never reused.
+    leases: dict[int, tuple[Peer, int]] = field(default_factory=dict)
     _packed_grant: bytes = b""
+    _reader: array[int] | None = None
 
     def move(self, state: State) -> None:
         """Move to the next state. Only the registry calls this, which counts regions by state."""
@@ -82,12 +79,13 @@ class Region:
 
     def check(self, peer: Peer, right: int) -> None:
         """Raise AccessDenied if the mode does not give a peer this right."""
-        if not self.allows(peer, right):
-            what = "read" if right == READ else "replace or unlink"
-            raise AccessDenied(
-                f"uid {peer.uid} may not {what} {self.name!r}: it belongs to uid {self.owner.uid}, "
-                f"gid {self.owner.gid}, mode {self.mode:04o}"
-            )
+        if self.allows(peer, right):
+            return
+        what = "read" if right == READ else "replace or unlink"
+        raise AccessDenied(
+            f"uid {peer.uid} may not {what} {self.name!r}: it belongs to uid {self.owner.uid}, "
+            f"gid {self.owner.gid}, mode {self.mode:04o}"
+        )
 
     def info(self) -> RegionInfo:
         """Return the record for `list` and `stat`."""
@@ -109,10 +107,17 @@ class Region:
             creator_pid=self.owner.pid,
         )
 
+    def reader(self) -> array[int]:
+        """Return the read-only descriptor of its object, as `sendmsg` takes it."""
+        if self._reader is None:
+            assert self.object is not None
+            self._reader = array("i", (self.object.reader(),))
+        return self._reader
+
     def packed_grant(self) -> bytes:
-        """Return the part of a grant that is the same for every lease, packed once."""
+        """Return a grant without its lease, for `shortcut.opened`; packed once."""
         if not self._packed_grant:
-            self._packed_grant = shortcut.pack_rest(self.grant(0))
+            self._packed_grant = shortcut.pack_grant(self.grant(0))
         return self._packed_grant
 
     def grant(self, lease: int) -> Grant:

@@ -16,7 +16,7 @@ from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, RETIRED, WRITE, Lease, Region
+from shmhost.core.regions import READ, RETIRED, WRITE, Region
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
@@ -91,7 +91,7 @@ class Registry:
             charge=charge,
         )
         self.creating[region.name] = self.regions[region.number] = region
-        self.tallies.add(region.state, peer.uid, capacity)
+        region.tally = self.tallies.add(region.state, peer.uid, capacity)
         return region
 
     def next_generation(self, region: Region) -> int:
@@ -180,17 +180,17 @@ class Registry:
         self.note(ChangeKind.CHANGED, region)
         return region
 
-    def lease(self, region: Region, peer: Peer) -> Lease:
-        """Record that a peer may have a region mapped."""
-        lease = Lease(next(self._lease_numbers), peer, self.clock())
-        region.leases[lease.number] = lease
-        self.tallies.lease(region.state, 1)
-        return lease
+    def lease(self, region: Region, peer: Peer) -> int:
+        """Record that a peer may have a region mapped; return the number of the lease."""
+        number = next(self._lease_numbers)
+        region.leases[number] = (peer, self.clock())
+        region.tally.leases += 1
+        return number
 
     def release(self, region: Region, lease: int) -> None:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         del region.leases[lease]
-        self.tallies.lease(region.state, -1)
+        region.tally.leases -= 1
         if not region.leases and region.state in RETIRED:
             self._free(region)
 
@@ -218,10 +218,10 @@ class Registry:
                 continue
             if inspections and (len(region.leases) > room or len(inspections) == MAX_INSPECTED):
                 return tuple(inspections), True
-            leases = itertools.islice(region.leases.values(), limit)
+            leases = itertools.islice(region.leases.items(), limit)
             holders = tuple(
-                Holder(lease.number, lease.peer.uid, lease.peer.gid, lease.peer.pid, lease.since_ns)
-                for lease in leases
+                Holder(number, holder.uid, holder.gid, holder.pid, since_ns)
+                for number, (holder, since_ns) in leases
             )
             inspections.append(Inspection(region.info(), holders))
             room -= len(holders)
@@ -256,9 +256,10 @@ class Registry:
         return span
 
     def _move(self, region: Region, state: State) -> None:
-        before = region.state
         region.move(state)
-        self.tallies.move(before, state, region.owner.uid, region.capacity, len(region.leases))
+        region.tally = self.tallies.move(
+            region.tally, state, region.owner.uid, region.capacity, len(region.leases)
+        )
 
     def _retire(self, region: Region, state: State) -> None:
         self._move(region, state)

@@ -76,18 +76,23 @@ class Session:
             return None
         return self._guarded(message.id, steps) if steps is not None else None
 
-    def attach(self, request: shortcut.Attach, send_frame: SendFrame) -> bool:
-        """Do what `handle` does with the messages that it stands for; False, and nothing, if it cannot."""
-        region = self._registry.current.get(request.name)
-        if not self._greeted or self._interests or (request.name and region is None):
-            return False
-        self._leases.give_back(request.leases)
-        if region is not None:
-            try:
-                self._leases.open_one(request.id, region, send_frame)
-            except (ShmError, OSError) as error:
-                self._fail(request.id, error)
-        return True
+    def attach(self, data: bytes, send_frame: SendFrame) -> tuple[int, int] | None:
+        """Do what `handle` does with the messages in these frames; None, and nothing, if it cannot.
+
+        The result is the number of Releases and of Opens.
+        """
+        request = shortcut.parse(data, self._registry.current)
+        if request is None or not self._greeted or self._interests:
+            return None
+        releases, leases, number, regions = request
+        self._leases.give_back(leases)
+        if not regions:
+            return releases, 0
+        try:
+            self._leases.open_packed(number, regions, send_frame)
+        except (ShmError, OSError) as error:
+            self._fail(number, error)
+        return releases, 1
 
     def close(self) -> None:
         """Give back all leases and undo all creations."""

@@ -24,7 +24,7 @@ from shmhost.serving.outbox import Outbox
 from shmhost.serving.unread import Share
 from shmhost.serving.workers import Outcome, attempt
 from shmprotocol.errors import RemoteProtocolError
-from shmprotocol.wire import descriptors, shortcut
+from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
 from shmprotocol.wire.messages import Goodbye, Message
 
@@ -41,6 +41,29 @@ StartWork = Callable[["Link", Steps, Work], Callable[[], bool]]
 
 class Link:
     """The socket of one session. `on_closed` is called once, when the session has released everything."""
+
+    __slots__ = (
+        "_began_ns",
+        "_closer",
+        "_closing",
+        "_connection",
+        "_deadline",
+        "_is_finished",
+        "_is_inside_frame",
+        "_is_paused",
+        "_loop",
+        "_meter",
+        "_on_closed",
+        "_operation",
+        "_outbox",
+        "_pidfd",
+        "_refused",
+        "_sock",
+        "_start_work",
+        "_take_back",
+        "_working",
+        "session",
+    )
 
     def __init__(
         self,
@@ -67,6 +90,7 @@ class Link:
         self._outbox = Outbox(sock, share, self._all_sent, self._end)
         self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
+        self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
         self._is_paused = False  # the loop does not watch the socket for what comes
         self._take_back: Callable[[], bool] = lambda: False
         self._closing = False
@@ -140,7 +164,7 @@ class Link:
         if self._is_paused:
             self._is_paused = False
             self._loop.add_reader(self._sock, self._readable)
-        if self._connection.is_inside_frame:
+        if self._is_inside_frame:
             self._pump()
 
     def _readable(self) -> None:
@@ -160,29 +184,24 @@ class Link:
         if not data:
             self.close()
             return
-        if not (self._outbox.is_empty and not self._connection.is_inside_frame and self._attach(data)):
+        if self._is_inside_frame or not self._outbox.is_empty or not self._attach(data):
             self._connection.receive(data)
             self._pump()
 
     def _attach(self, data: bytes) -> bool:
         """Answer the most frequent requests without unpacking them; False: they are something else."""
-        request = shortcut.parse(data)
-        if request is None:
-            return False
         began_ns = perf_counter_ns()
         try:
-            if not self.session.attach(request, self._outbox.send):
-                return False
+            done = self.session.attach(data, self._outbox.send)
         except RemoteProtocolError as error:
             self._drop(error)
             return True
         except Exception:
             self._fault()
             return True
-        operations = ["release"] * len(request.leases) + ["open"] * bool(request.name)
-        share_ns = (perf_counter_ns() - began_ns) // len(operations)
-        for operation in operations:
-            self._meter.add(operation, share_ns)
+        if done is None:
+            return False
+        self._meter.add_attach(*done, perf_counter_ns() - began_ns)
         if not self._outbox.is_empty:
             self._pause()
         return True
@@ -216,9 +235,11 @@ class Link:
             self._drop(error)
         except Exception:
             self._fault()
+        finally:
+            self._is_inside_frame = self._connection.is_inside_frame
 
     def _overdue(self) -> None:
-        what = "the rest of its frame" if self._connection.is_inside_frame else "its Hello"
+        what = "the rest of its frame" if self._is_inside_frame else "its Hello"
         self._drop(RemoteProtocolError(f"{what} did not come within {FRAME_TICKS * TICK_S:.0f} s"))
 
     def _take_turn(self) -> None:

@@ -39,6 +39,21 @@ class Outbox:
     is queued behind them, until it has read all or is dropped.
     """
 
+    __slots__ = (
+        "_delay_s",
+        "_is_held",
+        "_loop",
+        "_on_emptied",
+        "_on_end",
+        "_queue",
+        "_retry",
+        "_share",
+        "_size",
+        "_sock",
+        "_stall",
+        "_unread",
+    )
+
     def __init__(
         self,
         sock: socket.socket,
@@ -84,7 +99,7 @@ class Outbox:
 
     def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
         """Send as much as possible; return the number of bytes. After 0 bytes a retry is pending."""
-        if fds and not self._may_send(len(fds)):
+        if fds and (self._is_held or not self._unread.admits(len(fds))) and not self._may_send(len(fds)):
             self._try_later()
             return 0
         try:
@@ -112,7 +127,7 @@ class Outbox:
     def _may_send(self, count: int) -> bool:
         if self._is_held:
             return False
-        if self._unread.admits(count) or self._unread.make_room(count):
+        if self._unread.make_room(count):
             return True
         self._is_held = self._unread.count > 0  # if not, others of its uid have to read
         return False

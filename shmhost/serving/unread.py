@@ -104,6 +104,8 @@ class Share:
 class Unread:
     """The unread data of the peer of one socket. `on_pressure` is called when others wait for it to read."""
 
+    __slots__ = ("_behind", "_share", "_sock", "count", "on_pressure")
+
     def __init__(self, sock: socket.socket, share: Share, on_pressure: Callable[[], None]) -> None:
         self.count: int = 0
         self.on_pressure: Callable[[], None] = on_pressure
@@ -126,9 +128,10 @@ class Unread:
 
     def add(self, count: int) -> None:
         """Count descriptors that were sent."""
+        if not self.count:
+            self._share.debtors.add(self)
         self.count += count
         self._share.count += count
-        self._share.debtors.add(self)
         self._behind = 0
 
     def settle(self) -> bool:

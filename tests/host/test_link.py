@@ -35,6 +35,9 @@ class Session:
         self.log: list[str] = []
         self._send = send
 
+    def attach(self, data: bytes, send_frame: Any) -> None:
+        """Leave each request to `handle`."""
+
     def handle(self, message: Any) -> Steps | None:
         self.log.append(message.name)
         deed = self.deeds.get(message.name)

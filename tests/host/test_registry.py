@@ -124,7 +124,7 @@ def test_new_generation_frees_the_old_one_when_nobody_has_it() -> None:
 def test_old_generation_is_freed_with_its_last_lease() -> None:
     world = World()
     old = world.publish("x")
-    leases = [world.registry.lease(old, OTHER).number for _ in range(2)]
+    leases = [world.registry.lease(old, OTHER) for _ in range(2)]
     world.publish("x")
     world.registry.release(old, leases[0])
     assert world.freed == []
@@ -141,7 +141,7 @@ def test_unlinked_region_keeps_its_address_until_its_last_lease() -> None:
         world.registry.find("x")
     with pytest.raises(QuotaExceeded, match="window"):
         world.create("y")
-    world.registry.release(region, lease.number)
+    world.registry.release(region, lease)
     assert world.create("y").span == region.span
 
 

@@ -147,9 +147,10 @@ def test_binary_is_wrapped_by_one_module() -> None:
     assert users("shmprotocol.native._native") == {"binding.py"}
 
 
-def test_c_is_called_by_header_address_space_pins_and_posix_alone() -> None:
+def test_c_is_called_by_a_few_modules_alone() -> None:
     pinning = {"buffers.py", "slots.py", "plan.py", "iovec.py", "pinner.py"}
-    assert users("shmprotocol.native.binding") == {"header.py", "address_space.py"} | pinning
+    memory = {"header.py", "address_space.py", "builtins.py"}
+    assert users("shmprotocol.native.binding") == memory | pinning
 
 
 def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported() -> None:

@@ -96,5 +96,6 @@ class _Lib:
         path_max: int,
         /,
     ) -> int: ...
+    def shm_builtins_install(self, target: int, /) -> int: ...
 
 lib: _Lib

@@ -11,7 +11,8 @@ FOLDER = Path(__file__).resolve().parent
 ABI = FOLDER.parent / "abi"
 SOURCES = (
     ABI / "shm_abi.h",
-    *(FOLDER / name for name in ("address_space.c", "memory_object.c", "posix.c", "pinning.c", "pointers.c")),
+    *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
+    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "builtins")),
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 

@@ -73,6 +73,18 @@ class Connection:
     the lists in which descriptors are handed on.
     """
 
+    __slots__ = (
+        "_broken",
+        "_buffer",
+        "_descriptors",
+        "_max_frame",
+        "_none",
+        "_owned",
+        "_start",
+        "_tags",
+        "_unclaimed_max",
+    )
+
     def __init__(self, role: Literal["client", "host"], owned: type[list[int]] = list) -> None:
         self._tags = REPLY_TAGS if role == "client" else REQUEST_TAGS
         self._max_frame = MAX_FRAME if role == "client" else MAX_REQUEST

@@ -39,8 +39,8 @@ def send(
     """Send bytes, with descriptors on their first byte; return the number sent. The caller keeps them."""
     if not descriptors:
         return sock.send(data, flags | _NOSIGNAL)
-    rights = (_SOCKET, _RIGHTS, array.array("i", descriptors))
-    return sock.sendmsg([data], [rights], flags | _NOSIGNAL)
+    numbers = descriptors if type(descriptors) is array.array else array.array("i", descriptors)
+    return sock.sendmsg((data,), ((_SOCKET, _RIGHTS, numbers),), flags | _NOSIGNAL)
 
 
 def send_first(sock: socket.socket, queue: deque[bytes]) -> None:
