@@ -36,21 +36,18 @@ from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics
 from shmhost.serving.closing import Closer
+from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
-from shmhost.serving.workers import NoThread, Outcome, Workers, attempt
+from shmhost.serving.workers import Workers
 from shmhost.settings.config import Config
 from shmprotocol.errors import HostError, ShmError
-from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend, ChangeKind, State
 
 LOG = logging.getLogger("shmhost")
 
-ACCEPT_AT_ONCE = 64
-MAX_FREED_INLINE = 16 * MIB  # bytes: freeing this much takes about a millisecond
-MAX_FREED_AT_ONCE = 64 * 1024  # bytes: freeing them takes 6 us, less than a further turn of the loop
 END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
@@ -85,9 +82,9 @@ class Host:
         self._links: set[Link] = set()
         self._closer = Closer()
         self._flight = Flight(descriptors_in_flight_max())
-        self._later: list[MemoryObject] = []  # to be closed in the next turn of the loop
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
+        self._freer: Freer | None = None  # likewise
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -104,7 +101,6 @@ class Host:
                     self._resume_generations(socket_file.lock)
                     await self._serve(listener, task_status)
             finally:
-                self._close_later()
                 self.registry.close()
         LOG.info("stopped")
 
@@ -152,6 +148,7 @@ class Host:
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
+        self._freer = freer = Freer(workers)
         try:
             await self._listen(listener, task_status)
         finally:
@@ -161,7 +158,8 @@ class Host:
             if scope.cancelled_caught:
                 LOG.warning("abandoned system calls that have not returned")
             workers.close()
-            self._workers = None
+            freer.close()
+            self._workers = self._freer = None
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
@@ -195,22 +193,22 @@ class Host:
         self._stopped.set()
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            if self._closer.is_full:
-                self._pause(listener, "too many closed connections hold descriptors whose close blocks")
-                return
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._accept_later(listener, error)
-                return
-            try:
-                self._add_link(sock)
-            except OSError as error:  # the peer is gone already, or no descriptor is left
-                LOG.warning("refused a connection: %s", error)
-                self._shut(sock)
+        # One in each turn of the loop: a link takes 28 us, and a crowd that connects keeps nobody waiting.
+        if self._closer.is_full:
+            self._pause(listener, "too many closed connections hold descriptors whose close blocks")
+            return
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._accept_later(listener, error)
+            return
+        try:
+            self._add_link(sock)
+        except OSError as error:  # the peer is gone already, or no descriptor is left
+            LOG.warning("refused a connection: %s", error)
+            self._shut(sock)
 
     def _accept_later(self, listener: socket.socket, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
@@ -269,37 +267,10 @@ class Host:
         return Memfd(name, capacity)
 
     def _dispose(self, memory_object: MemoryObject) -> None:
-        # Freeing pages takes 100 us a MiB: the client whose request replaced the object gets its reply first.
-        if self._workers is None:
-            _note_outcome(attempt(memory_object.close))
-        elif isinstance(memory_object, PosixShm) or memory_object.capacity > MAX_FREED_INLINE:
-            # Any user can make a call in the folder of PosixShm wait: such calls have their own lane.
-            self._workers.start(
-                type(memory_object).__name__,
-                memory_object.close,
-                lambda outcome: self._disposed(memory_object, outcome),
-            )
-        elif memory_object.capacity <= MAX_FREED_AT_ONCE:
-            _note_outcome(attempt(memory_object.close))
+        if self._freer is not None:
+            self._freer.free(memory_object)
         else:
-            self._later.append(memory_object)
-            if len(self._later) == 1:
-                asyncio.get_running_loop().call_soon(self._close_later)
-
-    def _disposed(self, memory_object: MemoryObject, outcome: Outcome) -> None:
-        if isinstance(outcome[1], NoThread):
-            # A pause of the loop is better than memory that nobody is charged for.
-            outcome = attempt(memory_object.close)
-        _note_outcome(outcome)
-
-    def _close_later(self) -> None:
-        while self._later:
-            _note_outcome(attempt(self._later.pop().close))
-
-
-def _note_outcome(outcome: Outcome) -> None:
-    if outcome[1] is not None:
-        LOG.warning("cannot remove an object: %s", outcome[1])
+            close_all([memory_object])
 
 
 def _warn(peer: Peer, error: ShmError) -> None:
