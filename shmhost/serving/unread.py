@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import resource
 import socket
 import struct
 import termios
+from collections import deque
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
@@ -26,7 +28,8 @@ from shmprotocol.wire.names import MAX_DESCRIPTORS
 # Bytes that wait in the host for all connections of a uid: they are in no budget, see OWN_MEMORY in `config`.
 MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
-LINGER_S = 0.5  # between looks at sockets that are closed but for what their peers have not read
+LINGER_S = 0.5  # between looks at a socket that is closed but for what its peer has not read
+MAX_LOOKS = 32  # at the kernel's queues in one turn of the loop: 35 us
 _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
 
 
@@ -36,7 +39,7 @@ class Flight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
-        self._lingering: list[tuple[Unread, Callable[[], None]]] = []
+        self._lingering: deque[tuple[Unread, Callable[[], None]]] = deque()
 
     def share(self, uid: int) -> Share:
         """Return the share of a uid, which all its connections use."""
@@ -46,7 +49,7 @@ class Flight:
         return share
 
     def press(self) -> None:
-        """Look at every connection that may have unread descriptors; clear those that have read all."""
+        """Look at connections of each uid that may have unread descriptors; clear those that have read all."""
         for share in list(self._shares.values()):
             share.press()
 
@@ -59,17 +62,18 @@ class Flight:
     def close(self) -> None:
         """Close the sockets that linger."""
         while self._lingering:
-            self._lingering.pop()[1]()
+            self._lingering.popleft()[1]()
 
     def _look(self) -> None:
-        lingering, self._lingering = self._lingering, []
-        for unread, close in lingering:
+        for _ in range(min(MAX_LOOKS, len(self._lingering))):
+            unread, close = self._lingering.popleft()
             if unread.settle():
                 close()
             else:
                 self._lingering.append((unread, close))
-        if self._lingering:
-            asyncio.get_running_loop().call_later(LINGER_S, self._look)
+        if self._lingering:  # at each of them once in LINGER_S
+            rate = min(1.0, MAX_LOOKS / len(self._lingering))
+            asyncio.get_running_loop().call_later(LINGER_S * rate, self._look)
 
 
 class Share:
@@ -79,17 +83,28 @@ class Share:
         self.flight = flight
         self.limit = limit
         self.count: int = 0
-        self.debtors: set[Unread] = set()
+        self.debtors: dict[Unread, None] = {}  # the one that was looked at last is the last one
         self._backlogs: dict[
             Callable[[str], None], int
         ] = {}  # bytes that wait in the host, by who can end it
         self._backlog = 0
 
     def press(self) -> None:
-        """Clear the debtors that have read all, and notify the others."""
-        for debtor in list(self.debtors):
-            if not debtor.settle():
-                debtor.on_pressure()
+        """Look at some debtors: clear those that have read all, and notify the others."""
+        for debtor in self._look(MAX_LOOKS):
+            debtor.on_pressure()
+
+    def relieve(self) -> None:
+        """Look at a few debtors. Called above half of the limit, so that it is hardly ever reached."""
+        self._look(2)
+
+    def _look(self, count: int) -> list[Unread]:
+        """Look at the next debtors; return those that have not read all."""
+        debtors = list(itertools.islice(self.debtors, count))
+        owing = [debtor for debtor in debtors if not debtor.settle()]
+        for debtor in owing:
+            self.debtors[debtor] = self.debtors.pop(debtor)
+        return owing
 
     def note_backlog(self, size: int, end: Callable[[str], None]) -> None:
         """Note the `size` bytes that wait for one connection; over the limit, end the one with the most."""
@@ -128,17 +143,20 @@ class Unread:
 
     def add(self, count: int) -> None:
         """Count descriptors that were sent."""
+        share = self._share
         if not self.count:
-            self._share.debtors.add(self)
+            share.debtors[self] = None
         self.count += count
-        self._share.count += count
+        share.count += count
         self._behind = 0
+        if share.count > share.limit // 2:
+            share.relieve()
 
     def settle(self) -> bool:
         """Return whether all descriptors are read; if so, clear the count. In doubt they count as unread."""
         if self.count and _queued(self._sock) <= self._behind:
             self._share.count -= self.count
-            self._share.debtors.discard(self)
+            del self._share.debtors[self]
             self.count = 0
         return not self.count
 

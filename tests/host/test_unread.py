@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmhost.serving.unread import MAX_BACKLOG, MAX_PER_CONNECTION, Flight, Unread
+from shmhost.serving.unread import MAX_BACKLOG, MAX_LOOKS, MAX_PER_CONNECTION, Flight, Unread
 from shmprotocol.wire import descriptors
 
 
@@ -164,3 +164,32 @@ def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit(
     share.note_backlog(0, large)
     share.note_backlog(MAX_BACKLOG, small)
     assert len(ended) == 1
+
+
+def test_those_that_have_read_are_cleared_before_the_limit_of_their_uid_is_reached() -> None:
+    flight = Flight(20)
+    wires = [Wire(flight) for _ in range(15)]
+    for wire in wires[:10]:
+        wire.send(1)
+        wire.read()
+    assert flight.share(7).count == 10
+    wires[10].send(1)
+    assert flight.share(7).count == 9  # two were looked at
+    for wire in wires[11:]:
+        wire.send(1)
+    assert flight.share(7).count <= 11
+    for wire in wires:
+        wire.close()
+
+
+def test_a_look_under_pressure_is_at_the_next_few_alone() -> None:
+    flight = Flight(3 * MAX_LOOKS)
+    wires = [Wire(flight) for _ in range(2 * MAX_LOOKS)]
+    for wire in wires:
+        wire.send(1)
+    flight.share(7).press()
+    assert sum(wire.pressed for wire in wires) == MAX_LOOKS
+    flight.share(7).press()
+    assert [wire.pressed for wire in wires] == [1] * len(wires)
+    for wire in wires:
+        wire.close()
