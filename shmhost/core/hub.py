@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
+from shmhost.core.work import Run, run_to_end
 from shmprotocol.errors import ShmError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind
@@ -24,8 +25,8 @@ MakeObject = Callable[[Backend, str, int], MemoryObject]
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
-    def hear(self, kind: ChangeKind, region: Region) -> None:
-        """Take news of a change."""
+    def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
+        """Take news of a change; return the steps that this takes, if they are many."""
 
 
 @dataclass(slots=True)
@@ -41,11 +42,18 @@ class Hub:
     )  # called with the errors of the system
     clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
+    run_news: Run = run_to_end  # one after the other: clients hear of changes in their order
+    run_ends: Run = run_to_end
 
     def tell(self, kind: ChangeKind, region: Region) -> None:
         """Notify all waits and watches of a change."""
-        for listener in list(self.listeners):
-            listener.hear(kind, region)
+        if self.listeners:
+            self.run_news(self._telling(kind, region.info(), list(self.listeners)))
+
+    def _telling(self, kind: ChangeKind, info: m.RegionInfo, listeners: list[Listener]) -> Iterator[None]:
+        for listener in listeners:
+            yield from listener.hear(kind, info) or ()
+            yield
 
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""

@@ -55,6 +55,15 @@ class Interests:
         """Return the requests that wait for a name."""
         return [request for request in self._waits.values() if name in request.open_names]
 
+    def has_watch(self, request: int, name: str) -> bool:
+        """Whether there is a watch of a name with this number."""
+        prefix = self._watches.get(request)
+        return prefix is not None and name.startswith(prefix)
+
+    def has_wait(self, request: m.Open) -> bool:
+        """Whether this wait has not ended."""
+        return self._waits.get(request.id) is request
+
     def end_watch(self, request: int) -> None:
         """Remove a watch, if there is one with this number."""
         if self._watches.pop(request, None) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, Region
@@ -99,8 +99,9 @@ class Leases:
                 raise RemoteProtocolError(f"lease {lease} is not held by this connection")
             self._registry.release(region, lease)
 
-    def close(self) -> None:
-        """Release all leases."""
+    def closing(self) -> Iterator[None]:
+        """Release all leases, one in each step."""
         while self._regions:
             lease, region = self._regions.popitem()
             self._registry.release(region, lease)
+            yield

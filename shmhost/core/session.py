@@ -7,7 +7,7 @@ and interests of the client are in the modules of these names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from shmhost.core.creations import Creations
@@ -16,7 +16,6 @@ from shmhost.core.interests import Interests
 from shmhost.core.leases import Leases, Send, SendFrame
 from shmhost.core.objects import refusal_of
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Region
 from shmhost.core.work import Steps
 from shmprotocol.errors import (
     Cancelled,
@@ -95,22 +94,32 @@ class Session:
         return releases, 1
 
     def close(self) -> None:
-        """Give back all leases and undo all creations."""
+        """Give back all leases, if they are many a little later, and undo all creations."""
         self._hub.clients[self.peer.uid] -= 1
         if not self._hub.clients[self.peer.uid]:
             del self._hub.clients[self.peer.uid]
         self._hub.listeners.discard(self)
         self._interests.clear()
         self._creations.close()
-        self._leases.close()
+        self._hub.run_ends(self._leases.closing())
 
-    def hear(self, kind: ChangeKind, region: Region) -> None:
+    def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""
-        for watch in self._interests.watches(region.name):
-            self._send(m.Event(watch, kind, region.info()), ())
-        if kind is ChangeKind.PUBLISHED:
-            for wait in self._interests.waits(region.name):
+        watches = self._interests.watches(info.name)
+        waits = self._interests.waits(info.name) if kind is ChangeKind.PUBLISHED else []
+        return self._hearing(kind, info, watches, waits) if watches or waits else None
+
+    def _hearing(
+        self, kind: ChangeKind, info: m.RegionInfo, watches: list[int], waits: list[m.Open]
+    ) -> Iterator[None]:
+        for watch in watches:
+            if self._interests.has_watch(watch, info.name):  # not cancelled meanwhile
+                self._send(m.Event(watch, kind, info), ())
+                yield
+        for wait in waits:
+            if self._interests.has_wait(wait):
                 self._retry(wait)
+                yield
 
     def _guarded(self, request: int, steps: Steps) -> Steps:
         try:

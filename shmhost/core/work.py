@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,3 +20,14 @@ class Work:
 
 
 Steps = Generator[Work, Any, None]
+
+# Yielded in the middle of something long, so that others go first.
+PAUSE = Work(lambda: None, is_quick=True)
+
+Run = Callable[[Iterator[None]], None]  # does a work, with others between its steps if it is long
+
+
+def run_to_end(work: Iterator[None]) -> None:
+    """Do all of a work now."""
+    for _ in work:
+        pass

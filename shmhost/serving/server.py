@@ -31,10 +31,11 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.window import Allocator
-from shmhost.core.work import Steps, Work
+from shmhost.core.work import Steps, Work, run_to_end
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics
+from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
 from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.link import Link
@@ -149,6 +150,7 @@ class Host:
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
         self._freer = freer = Freer(workers)
+        self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
             await self._listen(listener, task_status)
         finally:
@@ -160,6 +162,7 @@ class Host:
             workers.close()
             freer.close()
             self._workers = self._freer = None
+            self._hub.run_news = self._hub.run_ends = run_to_end
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()

@@ -49,7 +49,7 @@ class Flight:
         return share
 
     def press(self) -> None:
-        """Look at connections of each uid that may have unread descriptors; clear those that have read all."""
+        """Look at connections that may have unread descriptors, some of each uid; clear what is read."""
         for share in list(self._shares.values()):
             share.press()
 

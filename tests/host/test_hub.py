@@ -14,7 +14,7 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.window import STEP, Allocator
 from shmprotocol.wire.connection import Connection, pack
-from shmprotocol.wire.messages import Create, Measured
+from shmprotocol.wire.messages import Create, Measured, RegionInfo
 from shmprotocol.wire.names import ChangeKind
 
 
@@ -25,8 +25,8 @@ class Ear:
         self.heard: list[tuple[ChangeKind, str]] = []
         self._then = then
 
-    def hear(self, kind: ChangeKind, region: Region) -> None:
-        self.heard.append((kind, region.name))
+    def hear(self, kind: ChangeKind, info: RegionInfo) -> None:
+        self.heard.append((kind, info.name))
         self._then()
 
 

@@ -11,6 +11,7 @@ from shmhost.core.leases import Leases
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.work import run_to_end
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
@@ -103,5 +104,5 @@ def test_close_frees_what_no_name_leads_to(holder: Holder) -> None:
     holder.open(a)
     holder.region("a")
     assert a.number in holder.world.registry.regions
-    holder.leases.close()
+    run_to_end(holder.leases.closing())
     assert a.number not in holder.world.registry.regions
