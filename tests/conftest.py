@@ -31,6 +31,7 @@ UNIT = frozenset(
     [
         "test_accounts",
         "test_config",
+        "test_current",
         "test_deadline",
         "test_gate",
         "test_hub",

@@ -14,6 +14,7 @@ WINDOW = "0x540000000000:1G"
 TEXTS = {
     "socket": "/tmp/a.sock",
     "socket_mode": "600",
+    "board": "100",
     "window": WINDOW,
     "budget": "5M",
     "log_format": "json",

@@ -173,8 +173,11 @@ class RawPeer:
     def receive(self) -> tuple[m.Message, list[int]]:
         """Return the next message and its descriptors; EOFError at the end of the stream."""
         while True:
-            for item in self.connection.messages():
-                return item
+            for message, fds in self.connection.messages():
+                if isinstance(message, m.Welcome):  # which brings the board
+                    descriptors.close_all(fds)
+                    fds = []
+                return message, fds
             data, fds = descriptors.receive(self.socket)
             if not data:
                 raise EOFError

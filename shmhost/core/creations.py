@@ -120,11 +120,16 @@ class Creations:
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
         assert region.object is not None
-        # The reply goes first: without it the creator would treat a visible region as unpublished.
+        # The reply goes first: without it the creator would treat a visible region as unpublished. And before
+        # it the board: with the reply, the creator may look.
+        self._registry.announce(region)
+        if not region.line:
+            self._hub.note_full_board(region)
         try:
             grant = self._leases.grant(region)
             self._leases.send(m.Published(request, grant), (grant,), (region.object.reader(),))
         except OSError:
+            self._registry.retract(region)
             region.generation = 0
             raise
 

@@ -13,10 +13,11 @@ from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.work import Run, run_to_end
-from shmprotocol.errors import ShmError
+from shmprotocol.errors import QuotaExceeded, ShmError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind
 
+FULL_BOARD = "board-full"  # among the refusals: names that got no line
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 MakeObject = Callable[[Backend, str, int], MemoryObject]
@@ -44,6 +45,19 @@ class Hub:
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
     run_news: Run = run_to_end  # one after the other: clients hear of changes in their order
     run_ends: Run = run_to_end
+
+    def note_full_board(self, region: Region) -> None:
+        """Count a region without a line, and warn of the first one."""
+        names = self.registry.board.names
+        if not names:
+            return
+        error = QuotaExceeded(
+            f"the board has no line for {region.name!r}: all {names} are in use. Clients ask for this name "
+            "each time; unlink others, or start the host with a larger --board"
+        )
+        if not self.meter.refusals[FULL_BOARD]:
+            self.warn(region.owner, error)
+        self.meter.refusals[FULL_BOARD] += 1
 
     def tell(self, kind: ChangeKind, region: Region) -> None:
         """Notify all waits and watches of a change."""

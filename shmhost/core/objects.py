@@ -50,7 +50,7 @@ class Memfd:
         self.capacity = capacity
         self._reader = self._writer = -1
         try:
-            self._writer = _memfd("shmhost:" + name.encode()[:200].decode(errors="ignore"))
+            self._writer = new_memfd("shmhost:" + name.encode()[:200].decode(errors="ignore"))
             os.ftruncate(self._writer, capacity)
             fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
             # A process with a read-only descriptor may open it once more, for its own offset or to map it
@@ -176,7 +176,8 @@ class PosixShm:
 MemoryObject = Memfd | PosixShm
 
 
-def _memfd(name: str) -> int:
+def new_memfd(name: str) -> int:
+    """Return a read-write descriptor of a new object, which takes seals and cannot be executed."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)

@@ -59,6 +59,8 @@ class Region:
     # Who may have it mapped, and since when, until a Release or the end of the client; by numbers that are
     # never reused.
     leases: dict[int, tuple[Peer, int]] = field(default_factory=dict)
+    line: int = 0  # of the board; 0: none
+    rights: int = 0  # the word of the line that changes with `mode`
     _packed_grant: bytes = b""
     _reader: array[int] | None = None
 
@@ -66,6 +68,11 @@ class Region:
         """Move to the next state. Only the registry calls this, which counts regions by state."""
         assert state in LIFE[self.state], f"{self.name!r} was {self.state} and cannot become {state}"
         self.state = state
+
+    def change_rights(self) -> None:
+        """Note that the mode has changed: grants carry another number from now on, and clients ask again."""
+        self.rights = (self.rights + 1) % 2**32
+        self._packed_grant = b""
 
     def allows(self, peer: Peer, right: int) -> bool:
         """Whether the mode gives a peer this right, as for a file; uid 0 may do everything."""
@@ -124,5 +131,14 @@ class Region:
         """Return the grant that a client needs to map it; lease 0 means that the client has it already."""
         flags = self.object.flag(self.seal) if self.object is not None else 0
         return Grant(
-            lease, self.number, self.generation, self.name, self.span.address, self.size, self.capacity, flags
+            lease,
+            self.number,
+            self.generation,
+            self.name,
+            self.span.address,
+            self.size,
+            self.capacity,
+            flags,
+            self.line,
+            self.rights,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Budget
+from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
 from shmhost.core.objects import MemoryObject
@@ -61,6 +62,7 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     tallies: Tallies = field(default_factory=Tallies)
+    board: Board = field(default_factory=NoBoard)
     generations: Generations = field(default_factory=Generations)
     _names: list[str] = field(default_factory=list)  # of `current`, sorted
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -99,8 +101,26 @@ class Registry:
         older = self.current.get(region.name)
         return self.generations.next(older.generation if older is not None else None)
 
+    def announce(self, region: Region) -> None:
+        """Say on the board that a region is the current one of its name; before anybody is told otherwise."""
+        older = self.current.get(region.name)
+        region.line = self.board.assign(older.line if older is not None else 0)
+        if older is not None and older.line == region.line:
+            region.rights = older.rights
+        else:
+            self.board.set_rights(region.line, region.rights)
+        self.board.set(region.line, region.number, region.generation)
+
+    def retract(self, region: Region) -> None:
+        """Undo `announce`: the older generation has stayed the current one."""
+        older = self.current.get(region.name)
+        number, generation = (older.number, older.generation) if older is not None else (0, 0)
+        self.board.set(region.line, number, generation)
+        self.board.release(region.line)
+        region.line = 0
+
     def publish(self, region: Region) -> None:
-        """Make a created region, which has its generation, the current one of its name."""
+        """Make a created and announced region, which has its generation, the current one of its name."""
         del self.creating[region.name]
         older = self.current.get(region.name)
         self.current[region.name] = region
@@ -164,6 +184,7 @@ class Registry:
         del self.current[name]
         del self._names[bisect_left(self._names, name)]
         self.generations.retire(region.generation)
+        self.board.set(region.line, 0, 0)
         self.note(ChangeKind.UNLINKED, region)
         self._retire(region, State.UNLINKED)
         return region
@@ -177,6 +198,8 @@ class Registry:
                 f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
             )
         region.mode = mode
+        region.change_rights()
+        self.board.set_rights(region.line, region.rights)
         self.note(ChangeKind.CHANGED, region)
         return region
 
@@ -271,6 +294,7 @@ class Registry:
             self.note(State.FREED, region)
         self._move(region, State.FREED)
         del self.regions[region.number]
+        self.board.release(region.line)
         self.allocator.give(region.span)
         region.charge.release()
         if region.object is not None and not region.is_busy:

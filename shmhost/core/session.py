@@ -149,7 +149,10 @@ class Session:
             )
         self._greeted = True
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
-        self._send(m.Welcome(message.id, version, self._hub.host, windows, self.peer.uid), ())
+        board = self._registry.board
+        span = board.range if version > 1 else (0, 0)
+        welcome = m.Welcome(message.id, version, self._hub.host, windows, self.peer.uid, span)
+        self._send(welcome, (board.reader(),) if span[1] else ())
 
     def _open(self, request: m.Open) -> None:
         if not 1 <= len(request.open_names) <= MAX_DESCRIPTORS:

@@ -99,6 +99,8 @@ class Outbox:
 
     def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
         """Send as much as possible; return the number of bytes. After 0 bytes a retry is pending."""
+        if len(fds) > 1:  # worth a look: a Welcome's may be counted still, though it was read long ago
+            self._unread.settle()
         if fds and (self._is_held or not self._unread.admits(len(fds))) and not self._may_send(len(fds)):
             self._try_later()
             return 0

@@ -32,6 +32,7 @@ from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.window import Allocator
 from shmhost.core.work import Steps, Work, run_to_end
+from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics
@@ -80,6 +81,7 @@ class Host:
         )
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
+        self._board: SharedBoard | None = None
         self._links: set[Link] = set()
         self._closer = Closer()
         self._flight = Flight(descriptors_in_flight_max())
@@ -100,9 +102,12 @@ class Host:
                 async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
                     self._count_start(socket_file)
                     self._resume_generations(socket_file.lock)
+                    self._open_board()
                     await self._serve(listener, task_status)
             finally:
                 self.registry.close()
+                if self._board is not None:
+                    self._board.close()
         LOG.info("stopped")
 
     @contextlib.contextmanager
@@ -122,6 +127,15 @@ class Host:
                 yield listener
             finally:
                 socket_file.lock.release()
+
+    def _open_board(self) -> None:
+        try:
+            board = make_board(self.registry.allocator, self.config.board, time.time_ns())
+        except OSError as error:
+            LOG.warning("there is no board, so clients ask each time what is current: %s", error.strerror)
+            return
+        if board is not None:
+            self._board = self.registry.board = board
 
     def _count_start(self, socket_file: SocketFile) -> None:
         self._hub.meter.restarts = socket_file.lock.starts

@@ -135,9 +135,11 @@ class Unread:
 
     def make_room(self, more: int) -> bool:
         """Return whether this many descriptors fit after a look at the kernel's queues."""
-        if not self.settle():
+        self.settle()
+        if self.count + more > MAX_PER_CONNECTION:
             return False
-        if not self.admits(more):  # the others of this uid have to read
+        # The others of this uid have to read; most have, but for the count: a Welcome's is cleared here.
+        if not self.admits(more):
             self._share.press()
         return self.admits(more)
 

@@ -21,12 +21,16 @@ WINDOWS = ((0x550000000000, 256 * GIB), (0x510000000000, 4096 * GIB))
 MAX_ADDRESS = 2**47  # user space of x86-64 with four-level page tables
 # For a host without regions, † 22 MiB in its cgroup (2026-11), and for its clients' requests and replies.
 OWN_MEMORY = 32 * MIB
+MAX_BOARD = 2**24  # names, of 64 bytes: a GiB
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_address."""
+    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_address.
+
+    `board` is the number of names for which clients see without a request whether what they have is current.
+    """
 
     socket_path: str = field(default_factory=lambda: socket_path(None, os.environ))
     socket_mode: int = 0o660
@@ -35,6 +39,7 @@ class Config:
     log_format: str = "text"
     log_level: str = "info"
     metrics: str = ""
+    board: int = 65_535
 
     def __post_init__(self) -> None:
         check_mode(self.socket_mode)
@@ -42,6 +47,7 @@ class Config:
         check_choice("log format", FORMATS, self.log_format)
         check_choice("log level", LEVELS, self.log_level)
         check_metrics(self.metrics)
+        check_board(self.board)
         check_windows(self.windows)
         if self.metrics and os.path.abspath(self.metrics) == os.path.abspath(self.socket_path):
             raise InvalidArgument(f"metrics cannot be served at {self.metrics}: it is the host's own socket")
@@ -59,6 +65,13 @@ def check_budget(budget: int) -> int:
     if not 1 <= budget < 2**63:
         raise InvalidArgument(f"a budget is at least 1 byte and less than 2**63, not {shown(budget)}")
     return budget
+
+
+def check_board(names: int) -> int:
+    """Return a number of names for the board, or raise InvalidArgument."""
+    if not 0 <= names <= MAX_BOARD:
+        raise InvalidArgument(f"a board has room for 0 to {MAX_BOARD} names, not {shown(names)}")
+    return names
 
 
 def check_choice(what: str, choices: Sequence[str], text: str) -> str:

@@ -15,6 +15,7 @@ import rich_click as click
 from shmhost.machine.logs import FORMATS, LEVELS
 from shmhost.settings.config import (
     Config,
+    check_board,
     check_budget,
     check_choice,
     check_metrics,
@@ -52,6 +53,13 @@ def _octal(text: str) -> int:
     except ValueError:
         raise InvalidArgument(f"a socket mode is an octal number such as 660, not {text!r:.40}") from None
     return check_mode(mode)
+
+
+def _names(text: str) -> int:
+    try:
+        return check_board(int(text))
+    except ValueError:
+        raise InvalidArgument(f"a number of names such as 65535 is needed, not {text!r:.40}") from None
 
 
 SETTINGS = (
@@ -112,6 +120,15 @@ SETTINGS = (
         str,
         "ADDRESS",
         "Serve Prometheus metrics at this address: 127.0.0.1:9464 or a path. Default: no metrics.",
+    ),
+    Setting(
+        "board",
+        "board",
+        _names,
+        str,
+        "NAMES",
+        "Names of which clients see without a request which region is current. Default: 65535.",
+        is_number=True,
     ),
 )
 

@@ -22,7 +22,8 @@ def test_every_field_of_a_config_is_a_setting() -> None:
 def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) -> None:
     config, _ = collect(tmp_path, **{where: " ".join(NAMES)})
     assert config == Config(
-        "/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json", "warning", "127.0.0.1:9464"
+        *("/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json", "warning", "127.0.0.1:9464"),
+        board=100,
     )
 
 

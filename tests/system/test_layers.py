@@ -149,7 +149,7 @@ def test_binary_is_wrapped_by_one_module() -> None:
 
 def test_c_is_called_by_a_few_modules_alone() -> None:
     pinning = {"buffers.py", "slots.py", "plan.py", "iovec.py", "pinner.py"}
-    memory = {"header.py", "address_space.py", "builtins.py"}
+    memory = {"header.py", "address_space.py", "board.py", "builtins.py"}
     assert users("shmprotocol.native.binding") == memory | pinning
 
 

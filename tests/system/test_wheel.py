@@ -42,6 +42,7 @@ def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     requirements = {
         "shmprotocol/abi/shm_abi.h",
+        "shmprotocol/abi/shm_board.h",
         "shmprotocol/py.typed",
         "shmclient/py.typed",
         "shmhost/py.typed",

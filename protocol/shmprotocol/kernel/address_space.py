@@ -6,6 +6,7 @@ Knows no socket and no message.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,11 @@ def freeze(descriptor: int, address: int, capacity: int) -> None:
     still owns it. Views can still read; a write through one is SIGSEGV.
     """
     _raise_os_error(-lib.shm_freeze(descriptor, address, capacity), address, capacity)
+
+
+def keep_from_children(address: int, size: int) -> None:
+    """Have the children of forks from now on get none of a range of mappings."""
+    _raise_os_error(-lib.shm_madvise(address, size, mmap.MADV_DONTFORK), address, size)
 
 
 def unmap(address: int, capacity: int, flags: int, results: list[int] | None = None) -> None:

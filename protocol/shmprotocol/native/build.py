@@ -11,8 +11,9 @@ FOLDER = Path(__file__).resolve().parent
 ABI = FOLDER.parent / "abi"
 SOURCES = (
     ABI / "shm_abi.h",
+    ABI / "shm_board.h",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
-    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "builtins")),
+    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "board", "current", "builtins")),
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 

@@ -21,6 +21,8 @@ static PyMethodDef shm_builtins[] = {
         {NULL, NULL, 0, NULL},
 };
 
+static PyType_Spec *shm_builtin_types[] = {&shm_current_spec};
+
 /* Put an object, which is ours, into a dict; NULL is an error. */
 static int shm_install(uint64_t dict, const char *name, PyObject *object)
 {
@@ -30,15 +32,19 @@ static int shm_install(uint64_t dict, const char *name, PyObject *object)
         return error ? -ENOMEM : 0;
 }
 
-/* Put the functions into a dict, by their names. -ENOMEM: no memory. */
+/* Put the functions and the types into a dict, by their names without the module. -ENOMEM: no memory. */
 int shm_builtins_install(uint64_t dict)
 {
         PyGILState_STATE state = PyGILState_Ensure();
         PyMethodDef *method;
+        size_t i;
         int error = 0;
 
         for (method = shm_builtins; method->ml_name != NULL && !error; method++)
                 error = shm_install(dict, method->ml_name, PyCFunction_NewEx(method, NULL, NULL));
+        for (i = 0; i < sizeof(shm_builtin_types) / sizeof(shm_builtin_types[0]) && !error; i++)
+                error = shm_install(dict, strrchr(shm_builtin_types[i]->name, '.') + 1,
+                                    PyType_FromSpec(shm_builtin_types[i]));
         if (error)
                 PyErr_Clear();
         PyGILState_Release(state);

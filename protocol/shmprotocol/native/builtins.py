@@ -13,3 +13,5 @@ if lib.shm_builtins_install(id(_functions)):
 
 parse_attach = _functions["parse_attach"]
 pack_opened = _functions["pack_opened"]
+# The base of what stands for a region: `is_current()`, `_is_granted()` and `_follow_line()`.
+Current = _functions["Current"]

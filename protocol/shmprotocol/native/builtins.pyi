@@ -16,3 +16,18 @@ def pack_opened(request: int, leases: list[int], grants: list[bytes], /) -> byte
 
     The grants are packed but for their leases: those go behind the first byte of each.
     """
+
+class Current:
+    """The base of what stands for a region: whether that is current, by a line of the board."""
+
+    def is_current(self) -> bool:
+        """Whether this generation is still the current one of its name."""
+    def _is_granted(self) -> bool | None:
+        """Whether it is current, and the rights to it as they were when it was granted.
+
+        None without a line, or without a living host: then the host must be asked.
+        """
+    def _ask_current(self) -> bool:
+        """Ask the host; called by `is_current`."""
+    def _follow_line(self, board: object, owner: int, line: int, region: int, rights: int, /) -> None:
+        """Look at the line at this address from now on; `board` keeps the memory."""

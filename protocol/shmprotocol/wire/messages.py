@@ -103,7 +103,9 @@ class Grant(NamedTuple):
     """An opened region: the lease, and where to map it. `lease` 0: the held region is current.
 
     Every other grant comes with one descriptor, in the order of the grants. `size` is the bytes of the
-    payload; `capacity` is the bytes of the object, to be mapped.
+    payload; `capacity` is the bytes of the object, to be mapped. `line` is the line of the board that has the
+    number of the name's current region; 0: the board had no room. `rights` is the word of that line that
+    changes with the rights to the region.
     """
 
     lease: int
@@ -114,6 +116,8 @@ class Grant(NamedTuple):
     size: int
     capacity: int
     flags: int
+    line: int = 0
+    rights: int = 0
 
 
 # --- from the client; `codec` has their tags
@@ -264,13 +268,18 @@ class Measure(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The reply to Hello: the version both speak, and the ranges of addresses to reserve."""
+    """The reply to Hello: the version both speak, and the ranges of addresses to reserve.
+
+    `board` is the address and the bytes of the board, whose read-only descriptor comes along; (0, 0): there
+    is none, as in version 1.
+    """
 
     id: int
     version: int
     host: str
     windows: tuple[tuple[int, int], ...]
     uid: int
+    board: tuple[int, int] = (0, 0)
 
 
 class Created(NamedTuple):
@@ -390,4 +399,6 @@ def descriptors_of(message: Message) -> int:
     """Return the number of descriptors that ride on the frame of a message."""
     if type(message) is Opened:
         return len([grant for grant in message.grants if grant.lease])
+    if type(message) is Welcome:
+        return 1 if message.board[1] else 0
     return 1 if type(message) is Created or type(message) is Published else 0

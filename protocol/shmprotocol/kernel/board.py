@@ -1,0 +1,91 @@
+"""The board of a host in memory: the host writes it, clients look at it or sleep on it. See `shm_board.h`."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.errors import BadRegion
+from shmprotocol.kernel import address_space
+from shmprotocol.native.binding import ffi, lib
+
+_LINE = lib.SHM_BOARD_LINE_SIZE
+_ROOT = ffi.sizeof("struct shm_board")
+_OWNER = ffi.offsetof("struct shm_board", "owner")
+_CHANGES = ffi.offsetof("struct shm_board_line", "changes")
+_CONSTANTS = struct.Struct("<QI")  # lines, owner_at
+
+
+def size_of(lines: int) -> int:
+    """Return the bytes of a board with so many lines, line 0 included."""
+    return int(_ROOT + lines * _LINE)
+
+
+class Writer:
+    """The one writable mapping of a board, and the mutex that says that its host lives. For one thread.
+
+    `descriptor` is read-write, of an object of zeros, and stays the caller's. OSError: it cannot be mapped.
+    """
+
+    def __init__(self, descriptor: int, capacity: int, lines: int) -> None:
+        flags = address_space.MAP_ANYWHERE
+        self._base = address_space.map_writable(descriptor, 0, capacity, flags)
+        self._capacity = capacity
+        self._process = os.getpid()
+        owner = self._base + HEADER_SIZE + _OWNER
+        try:
+            address_space.keep_from_children(self._base, capacity)
+            self._owner_at = lib.shm_board_own(owner)
+            if self._owner_at < 0:
+                raise OSError(-self._owner_at, os.strerror(-self._owner_at))
+            os.pwrite(descriptor, _CONSTANTS.pack(lines, self._owner_at), HEADER_SIZE)
+        except BaseException:
+            address_space.unmap(self._base, capacity, flags)
+            raise
+        self._owner = owner
+        self._first = self._base + HEADER_SIZE + _ROOT
+
+    def set(self, line: int, region: int, generation: int) -> None:
+        """Write a line, and wake those who sleep on it."""
+        lib.shm_board_set(self._first + line * _LINE, region, generation)
+
+    def set_rights(self, line: int, rights: int) -> None:
+        """Write the word of a line that changes with the rights."""
+        lib.shm_board_set_rights(self._first + line * _LINE, rights)
+
+    def close(self) -> None:
+        """Say that the host is gone, and unmap. Not in a forked child, which does not have the mapping."""
+        if self._base and self._process == os.getpid():
+            lib.shm_board_disown(self._owner)
+            address_space.unmap(self._base, self._capacity, address_space.MAP_ANYWHERE)
+        self._base = 0
+
+
+class Reader:
+    """A board that is mapped at an address by `memory`, which it keeps. BadRegion: it is not a board."""
+
+    def __init__(self, address: int, memory: Any) -> None:
+        header = address_space.native_header(address, memory)
+        root = int(ffi.cast("uintptr_t", header.root)) - int(ffi.cast("uintptr_t", header.base))
+        board = lib.shm_board_of(header)
+        if address != int(ffi.cast("uintptr_t", header.base)) or board == ffi.NULL:
+            raise BadRegion("the host's board is not one, or its numbers contradict each other")
+        self.memory = memory
+        self._board = board
+        self._lines = board.lines
+        self.owner = address + root + _OWNER + board.owner_at
+        self._first = address + root + _ROOT
+
+    def line(self, number: int) -> int:
+        """Return the address of a line; 0 for line 0, and for one that the board does not have."""
+        return self._first + number * _LINE if 0 < number < self._lines else 0
+
+    def lives(self) -> bool:
+        """Whether the host serves."""
+        return bool(lib.shm_board_lives(self._board))
+
+    def changes(self, line: int) -> int:
+        """Return the number that changes with a line, whose address this is."""
+        return int(lib.shm_word_load(line + _CHANGES))
