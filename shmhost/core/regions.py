@@ -56,7 +56,7 @@ class Region:
     generation: int = 0
     created_ns: int = 0
     is_successor: bool = False  # its name had an older generation when it was published
-    # Who may have it mapped, and since when, until a Release or the end of the client; by numbers that are
+    # The clients that may have it mapped, and since when, until a Release or their end; by numbers that are
     # never reused.
     leases: dict[int, tuple[Peer, int]] = field(default_factory=dict)
     line: int = 0  # of the board; 0: none
