@@ -34,6 +34,6 @@ class Chores:
                     if perf_counter_ns() > ends_ns:
                         self._loop.call_soon(self._do)
                         return
-            except Exception:  # a bug; the other works are no part of it
+            except Exception:  # a bug; the other works are not part of it
                 LOG.exception("fault in long work")
             self._queue.popleft()
