@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from shmprotocol.kernel.constants import IOV_MAX
@@ -24,9 +25,10 @@ def write_all(
 
     `progress` is called with the bytes written so far, each time that a PIECE of them is done.
     """
-    pending = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
+    buffers = [(start + offset, buffer.cast("B")) for offset, buffer in chunks]
     if progress is not None:
-        pending = [piece for chunk in pending for piece in _pieces(*chunk)]
+        buffers = [piece for chunk in buffers for piece in _pieces(*chunk)]
+    pending = deque(buffers)  # a list would move all that is left each time
     done = reported = 0
     while pending:
         group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
@@ -37,7 +39,7 @@ def write_all(
             reported = done
             progress(done)
         while pending and written >= len(pending[0][1]):
-            written -= len(pending.pop(0)[1])
+            written -= len(pending.popleft()[1])
         if written:
             offset, buffer = pending[0]
             pending[0] = (offset + written, buffer[written:])
