@@ -9,6 +9,7 @@ or a host may be missing, `timeout` how long a running host may take to answer. 
 """
 
 from shmclient import posix
+from shmclient._codecs import RegionDict
 from shmclient._pins import pinner as pinning
 from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
 from shmclient._pins.pinner import Leak, Pinned, Pinner
@@ -73,6 +74,7 @@ __all__ = [
     "RegionBuilder",
     "RegionBusy",
     "RegionClosed",
+    "RegionDict",
     "RegionExists",
     "RegionInfo",
     "RegionNotFound",

@@ -101,6 +101,7 @@ class Client:
     ) -> Any:
         """Return the value that was put: an ndarray, a memoryview or a dict, read-only and without a copy.
 
+        A dict of more than 64 keys is a RegionDict, a Mapping whose values are made when they are looked up.
         The memory stays mapped while the value or any view of it exists. `wait` is the number of seconds
         to wait for the name, and for a stopped host to come back; WaitTimeout after that
         (`math.inf`: never). `after`: accept only a generation greater than this one (see `stat` and `open`

@@ -9,8 +9,12 @@ import os
 import signal
 import struct
 import traceback
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from shmprotocol.native.binding import ffi
 
 PATIENCE_S = 30  # for one example, before it counts as a hang
 Started = tuple[IO[bytes], IO[bytes], Callable[[], int]]  # requests, replies, and how to wait for its end
@@ -73,3 +77,32 @@ def serve(answer: Callable[[bytes], str], requests: IO[bytes], replies: IO[bytes
         code = 0
     finally:
         os._exit(code)
+
+
+def check_inside(value: Any, start: int, end: int) -> None:
+    """Check that each byte of a value lies in a range of addresses, and that it stays read-only."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            check_inside(item, start, end)
+    elif isinstance(value, np.ndarray):
+        low, high = bounds(value)
+        assert start <= low <= high <= end, (low, high, start, end)
+        assert not value.dtype.hasobject
+        assert not value.flags.writeable
+        value.tobytes()
+    else:
+        assert isinstance(value, memoryview)
+        low = int(ffi.cast("uintptr_t", ffi.from_buffer(value)))
+        assert start <= low <= low + value.nbytes <= end
+        assert value.readonly
+        value.tobytes()
+
+
+def bounds(array: Any) -> tuple[int, int]:
+    """Return the addresses of an array's first byte and of the one behind its last."""
+    low = high = array.ctypes.data
+    if array.nbytes:
+        reach = [step * (length - 1) for step, length in zip(array.strides, array.shape, strict=True)]
+        low += sum(step for step in reach if step < 0)
+        high += sum(step for step in reach if step > 0) + array.itemsize
+    return low, high

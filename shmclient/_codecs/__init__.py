@@ -1,18 +1,26 @@
 """The values that `put` stores and `get` returns, and their metadata: a codec for each kind of value."""
 
+from shmclient._codecs.index import INDEX_ALIGNMENT, REFERENCE_SIZE, Index, pack_reference
+from shmclient._codecs.items import pack_metadata, unpack_metadata
 from shmclient._codecs.layout import ALIGNMENT, Encoded
 from shmclient._codecs.numpy import FORMAT as ARRAY
 from shmclient._codecs.numpy import describe_array
-from shmclient._codecs.registry import can_encode, decode, encode, pack_metadata, unpack_metadata
+from shmclient._codecs.region_dict import RegionDict
+from shmclient._codecs.registry import can_encode, decode, encode
 
 __all__ = [
     "ALIGNMENT",
     "ARRAY",
+    "INDEX_ALIGNMENT",
+    "REFERENCE_SIZE",
     "Encoded",
+    "Index",
+    "RegionDict",
     "can_encode",
     "decode",
     "describe_array",
     "encode",
     "pack_metadata",
+    "pack_reference",
     "unpack_metadata",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from shmclient._codecs.dtypes import check_shape
-from shmclient._codecs.layout import Layout, slice_of
+from shmclient._codecs.layout import Layout, Maker
 
 FORMAT = "bytes"
 _ITEM_FORMATS = frozenset("cbB?hHiIlLqQnNfdP")  # the formats that memoryview.cast() accepts
@@ -23,6 +23,16 @@ def can_encode(obj: Any) -> bool:
     return True
 
 
+def kind_of(obj: Any) -> Hashable:
+    """Return what is equal for buffers whose descriptions differ in their places alone; or None."""
+    return bytes if type(obj) is bytes else None
+
+
+def place(content: bytes, layout: Layout) -> tuple[int, int]:
+    """Add the bytes of a buffer that has a kind; return offset and size."""
+    return layout.append(content, len(content)), len(content)
+
+
 def encode(obj: Any, layout: Layout) -> dict[str, Any]:
     """Add the bytes, in C order; contiguous buffers are not copied. TypeError: an unsupported format."""
     view = memoryview(obj)
@@ -34,14 +44,19 @@ def encode(obj: Any, layout: Layout) -> dict[str, Any]:
     return description | layout.place(view.cast("B") if view.nbytes else memoryview(b""))
 
 
-def decode(item: Mapping[str, Any], data: memoryview) -> Any:
-    """Return the view that was stored, with its item format and shape."""
-    view = slice_of(item, data)
+def plan(item: Mapping[str, Any]) -> Maker:
+    """Return what makes views by a description, with its item format and shape."""
     if "item" not in item:
-        return view
-    if item["item"] not in _ITEM_FORMATS:
-        raise ValueError(f"unknown item format {item['item']!r:.20}")
-    return _cast(view, item["item"], check_shape(item["shape"]))
+        return flat
+    code, shape = item["item"], check_shape(item["shape"])
+    if code not in _ITEM_FORMATS:
+        raise ValueError(f"unknown item format {code!r:.20}")
+    return lambda data, offset, size: _cast(flat(data, offset, size), code, shape)
+
+
+def flat(data: memoryview, offset: int, size: int) -> memoryview:
+    """Make a view of bytes."""
+    return data[offset : offset + size]
 
 
 def _item_format(view: memoryview) -> str:

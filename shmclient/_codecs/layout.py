@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 ALIGNMENT = 64  # a cache line, and the widest vector loads
+GATHERED_MAX = 4096  # bytes of a buffer that is copied beside others: writing it by itself costs as much
+PIECE = 1024 * 1024  # bytes of such copies in one chunk
+
+Maker = Callable[[memoryview, int, int], Any]  # makes a value over `size` bytes of the data, from `offset` on
 
 
 @dataclass(slots=True)
@@ -19,24 +23,54 @@ class Encoded:
 
 
 class Layout:
-    """Assigns each buffer its offset."""
+    """Assigns each buffer its offset, and gathers small ones: 100,000 of 1 KiB are 100 chunks."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.chunks: list[tuple[int, memoryview]] = []
+        self._chunks: list[tuple[int, memoryview]] = []
+        self._gathered: list[Any] = []  # adjacent buffers, with what fills the gaps between them
+        self._start = self._end = 0  # the offset of the first, and behind the last
 
     def place(self, buffer: memoryview) -> dict[str, int]:
         """Append a buffer of bytes; return its offset and size."""
+        return {"offset": self.append(buffer, buffer.nbytes), "size": buffer.nbytes}
+
+    def append(self, buffer: Any, size: int) -> int:
+        """Append a contiguous buffer, of bytes if it has more than GATHERED_MAX; return its offset."""
         offset = -(-self.size // ALIGNMENT) * ALIGNMENT
-        self.size = offset + buffer.nbytes
-        if buffer.nbytes:
-            self.chunks.append((offset, buffer))
-        return {"offset": offset, "size": buffer.nbytes}
+        self.size = offset + size
+        if not size:
+            return offset
+        if size > GATHERED_MAX or offset - self._start >= PIECE:
+            self._flush()
+        if size > GATHERED_MAX:
+            self._chunks.append((offset, memoryview(buffer)))
+            return offset
+        if not self._gathered:
+            self._start = offset
+        elif offset > self._end:
+            self._gathered.append(bytes(offset - self._end))
+        self._gathered.append(buffer)
+        self._end = self.size
+        return offset
+
+    def finish(self) -> list[tuple[int, memoryview]]:
+        """Return the buffers with their offsets."""
+        self._flush()
+        return self._chunks
+
+    def _flush(self) -> None:
+        if self._gathered:
+            first = self._gathered[0]
+            is_alone = len(self._gathered) == 1 and isinstance(first, bytes | memoryview)
+            content = first if is_alone else b"".join(self._gathered)
+            self._chunks.append((self._start, memoryview(content)))
+            self._gathered = []
 
 
-def slice_of(item: Mapping[str, Any], data: memoryview) -> memoryview:
-    """Return the bytes that a description refers to; ValueError unless they lie inside the payload."""
+def place_of(item: Mapping[str, Any], data: memoryview) -> tuple[int, int]:
+    """Return offset and size of what a description refers to; ValueError unless it is inside the data."""
     offset, size = item["offset"], item["size"]
     if type(offset) is not int or type(size) is not int or not 0 <= offset <= offset + size <= len(data):
         raise ValueError(f"{size!r} bytes at {offset!r} are not inside of {len(data)}")
-    return data[offset : offset + size]
+    return offset, size

@@ -107,7 +107,7 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
     if not grants[0].lease and mapped is not None:
         buffer = mapped.buffer() if mapped.buffer is not None else None
         if buffer is not None:  # and stays, whatever another thread lets go of
-            value = codecs.decode(mapped.metadata, mapped.data())
+            value = mapped.value()
             del buffer  # the value's views keep it from here on
             return value
     if not grants[0].lease:  # the last view went while the host was asked
@@ -133,7 +133,7 @@ def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: boo
     finally:
         owned.close()
     context.mapped[grant.name] = mapped
-    value = codecs.decode(mapped.metadata, mapped.data())
+    value = mapped.value()
     del buffer  # the value's views keep it from here on
     return value
 

@@ -13,6 +13,7 @@ from shmclient._pointers.check import NO_LENGTHS, Lengths, check_root, is_checki
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
+from shmclient._regions.arrays import Arrays
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
@@ -21,8 +22,6 @@ from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import Owned
 from shmprotocol.wire.names import Backend, Seal
-
-ARRAYS_OVERHEAD = 32  # bytes that a description of a dict has beside its items
 
 
 class RegionBuilder:
@@ -59,8 +58,7 @@ class RegionBuilder:
         self._room = request.size - size
         self._root: tuple[int, int, Any] = (0, 0, None)
         self._lengths = NO_LENGTHS
-        self._arrays: dict[str | None, dict[str, Any]] = {}  # descriptions by name; None: the whole value
-        self._arrays_size = ARRAYS_OVERHEAD
+        self._arrays = Arrays(self.name, self._room)
         self._buffer = self._creation.map(created, f"region {self.name!r} under construction")
 
     @property
@@ -136,7 +134,7 @@ class RegionBuilder:
         import numpy as np
 
         self._check_unpublished()
-        self._check_array_name(name)
+        self._arrays.check_name(name)
         lengths = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(shape)
         try:
             description = codecs.describe_array(dtype, lengths)
@@ -144,13 +142,7 @@ class RegionBuilder:
             raise InvalidArgument(f"cannot make an array of shape {lengths!r:.80}: {error}") from None
         address = self.alloc(description["size"], codecs.ALIGNMENT)
         description["offset"] = address - self.data_address
-        taken = self._arrays_size + len(codecs.pack_metadata({name or "": description}))
-        if taken > self._room:
-            raise InvalidArgument(
-                f"{len(self._arrays)} arrays of {self.name!r} are described, and the {self._room} bytes for "
-                "that are full: make fewer and larger ones, or put() a dict"
-            )
-        self._arrays[name], self._arrays_size = description, taken
+        self._arrays.add(name, description)
         return np.ndarray(lengths, np.dtype(dtype), self.data, description["offset"])
 
     def set_root(self, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> None:
@@ -179,26 +171,13 @@ class RegionBuilder:
         address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
         return ffi.cast(pointer_type, address)
 
-    def _check_array_name(self, name: str | None) -> None:
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"an array is named by a str, not {type(name).__name__}: {name!r:.40}")
-        if name in self._arrays or (self._arrays and None in (name, *self._arrays)):
-            raise InvalidArgument(
-                f"{self.name!r} has the array {name!r:.40}: use another name"
-                if name in self._arrays and name is not None
-                else f"{self.name!r} has an array already: if there are several, name each"
-            )
-
-    def _describe(self) -> dict[str, Any]:
-        """Return what readers are told that the payload is."""
+    def _describe(self, offset: int) -> tuple[Any, Any]:
+        """Return what readers are told: the index of a dict, to be at this offset, and the metadata."""
         root, _, kind = self._root
         if root:
-            return {"format": "objects", "root": kind.cname}
-        if None in self._arrays:
-            return self._arrays[None]
-        if self._arrays:
-            return {"format": "dict", "items": [list(item) for item in self._arrays.items()]}
-        return {"format": "bytes", "offset": 0, "size": self.size}
+            return b"", codecs.pack_metadata({"format": "objects", "root": kind.cname})
+        plain = {"format": "bytes", "offset": 0, "size": self.size}
+        return self._arrays.describe(offset) or (b"", codecs.pack_metadata(plain))
 
     def _mapped(self) -> Any:
         if self._buffer is None:
@@ -215,10 +194,12 @@ class RegionBuilder:
 
     def _finish(self, request: int) -> m.Publish:
         root, root_size, _ = self._root
-        metadata = codecs.pack_metadata(self._describe())
-        start = HEADER_SIZE + self.size
-        if len(metadata) <= self._room:
-            memoryview(self._mapped())[start : start + len(metadata)] = metadata
+        offset = -(-self.size // codecs.INDEX_ALIGNMENT) * codecs.INDEX_ALIGNMENT
+        index, metadata = self._describe(offset)
+        content = index + metadata
+        if offset - self.size + len(content) <= self._room:
+            start = HEADER_SIZE + offset
+            memoryview(self._mapped())[start : start + len(content)] = content
         else:
             metadata = b""
         if self._is_to_be_sealed:
@@ -230,7 +211,7 @@ class RegionBuilder:
             self.size,
             root,
             root_size,
-            self.address + start if metadata else 0,
+            self.data_address + offset + len(index) if metadata else 0,
             len(metadata),
         )
 

@@ -107,6 +107,14 @@ class Mapped:
         """Return a read-only view of the payload's data."""
         return self.view()[HEADER_SIZE : HEADER_SIZE + self.grant.size]
 
+    def payload(self) -> memoryview:
+        """Return a read-only view of the data and of what lies behind it: metadata, the index of a dict."""
+        return self.view()[HEADER_SIZE : self.header.size]
+
+    def value(self) -> Any:
+        """Return the value, as it was put: views of the data, which keep the mapping."""
+        return codecs.decode(self.metadata, self.data(), self.payload)
+
 
 def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
     """Map a granted region; return the data about the mapping, and the buffer that keeps it.
@@ -216,8 +224,7 @@ class RegionHandle:
 
     def value(self) -> Any:
         """Return what `get` would return for this generation; it keeps the mapping, also after `close`."""
-        mapped = self._attach()
-        return codecs.decode(mapped.metadata, mapped.data())
+        return self._attach().value()
 
     def root(self, ffi: Any, ctype: str) -> Any:
         """Return the root pointer as `ctype` of a cffi FFI, which keeps the region mapped.

@@ -98,6 +98,11 @@ HOSTILE = {
     "dict of three": {"format": "dict", "items": [["a", GOOD, GOOD]]},
     "key of a number": {"format": "dict", "items": [[1, GOOD]]},
     "item of a dict": {"format": "dict", "items": [["a", changed(dtype="|V0", shape=[-1], size=0)]]},
+    "index of zeros": {"format": "dict", "index": 0},
+    "index that is text": {"format": "dict", "index": "0"},
+    "index that is true": {"format": "dict", "index": True},
+    "index before the start": {"format": "dict", "index": -8},
+    "index behind the end": {"format": "dict", "index": 1 << 63},
     "no item": {"format": "dict", "items": [["a", 1]]},
     "unknown, and outside": {"format": "dict", "items": [["a", {"format": "new", "offset": 8, "size": 9}]]},
 }  # fmt: skip

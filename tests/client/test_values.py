@@ -123,7 +123,7 @@ def test_empty_dict_comes_back(shm: shmclient.Client) -> None:
         ({1: b""}, TypeError, "keys"),
         ({"a": {"b": b""}}, TypeError, "'a'"),
         (np.array([None]), TypeError, "object"),
-        ({f"{n:0100}": b"" for n in range(6000)}, shmclient.InvalidArgument, "fewer keys"),
+        (np.zeros(1, [(f"{n:0100}", "u1") for n in range(6000)]), shmclient.InvalidArgument, "fewer fields"),
     ],
 )
 def test_put_refuses_what_it_cannot_share(

@@ -14,41 +14,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzzing import Reader, forked
+from fuzzing import Reader, check_inside, forked
 from shmclient import _codecs, posix
 from shmprotocol.errors import BadRegion
-from shmprotocol.native.binding import ffi
 
 PAYLOAD = 4096
-
-
-def check_inside(value: Any, start: int, end: int) -> None:
-    """Check that each byte of a value lies in a range of addresses, and that it stays read-only."""
-    if isinstance(value, dict):
-        for item in value.values():
-            check_inside(item, start, end)
-    elif isinstance(value, np.ndarray):
-        low, high = bounds(value)
-        assert start <= low <= high <= end, (low, high, start, end)
-        assert not value.dtype.hasobject
-        assert not value.flags.writeable
-        value.tobytes()
-    else:
-        assert isinstance(value, memoryview)
-        low = int(ffi.cast("uintptr_t", ffi.from_buffer(value)))
-        assert start <= low <= low + value.nbytes <= end
-        assert value.readonly
-        value.tobytes()
-
-
-def bounds(array: Any) -> tuple[int, int]:
-    """Return the addresses of an array's first byte and of the one behind its last."""
-    low = high = array.ctypes.data
-    if array.nbytes:
-        reach = [step * (length - 1) for step, length in zip(array.strides, array.shape, strict=True)]
-        low += sum(step for step in reach if step < 0)
-        high += sum(step for step in reach if step > 0) + array.itemsize
-    return low, high
 
 
 def decoded(raw: bytes) -> str:
@@ -165,6 +135,7 @@ def test_metadata_of_anything_is_a_value_inside_or_a_bad_region(raw: bytes, pyth
 
 def test_fuzzing_reaches_values_and_refusals(python_reader: Reader) -> None:
     """Most examples would be refused by the first check, if they were not nearly right."""
-    good = [_codecs.encode(value).metadata for value in (np.ones(3), b"1", {"a": np.zeros(2, "i4,f8")})]
-    assert [python_reader.ask(raw) for raw in good] == ["value"] * 3
+    good = [_codecs.encode(value).metadata for value in (np.ones(3), b"1", np.zeros(2, "i4,f8"))]
+    good.append(packed({"format": "dict", "items": [["a", _codecs.unpack_metadata(good[2])]]}))
+    assert [python_reader.ask(raw) for raw in good] == ["value"] * 4
     assert python_reader.ask(b"\xc1") == "refused"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 TESTS = {
     "client": """memory header buffers slots pinner leaks iovec vectored pointers stores published_pointers
-    builder""",
+    builder region_dict""",
     "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
     posix_protection posix_locks posix_seals posix_write_seals""",
 }

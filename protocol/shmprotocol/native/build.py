@@ -13,7 +13,7 @@ SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
-    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "board", "current", "builtins")),
+    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "dict_index", "board", "current", "builtins")),
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 

@@ -18,6 +18,10 @@ int shm_builtins_install(uint64_t dict);
 static PyMethodDef shm_builtins[] = {
         {"parse_attach", (PyCFunction)(void (*)(void))shm_parse_attach, METH_FASTCALL, NULL},
         {"pack_opened", (PyCFunction)(void (*)(void))shm_pack_opened, METH_FASTCALL, NULL},
+        {"dict_count", (PyCFunction)(void (*)(void))shm_dict_count, METH_FASTCALL, NULL},
+        {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},
+        {"dict_records", (PyCFunction)(void (*)(void))shm_dict_records, METH_FASTCALL, NULL},
+        {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
 

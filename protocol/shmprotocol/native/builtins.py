@@ -13,5 +13,9 @@ if lib.shm_builtins_install(id(_functions)):
 
 parse_attach = _functions["parse_attach"]
 pack_opened = _functions["pack_opened"]
+dict_count = _functions["dict_count"]
+dict_find = _functions["dict_find"]
+dict_records = _functions["dict_records"]
+dict_make = _functions["dict_make"]
 # The base of what stands for a region: `is_current()`, `_is_granted()` and `_follow_line()`.
 Current = _functions["Current"]

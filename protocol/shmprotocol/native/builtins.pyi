@@ -1,6 +1,6 @@
 """The builtins of the compiled module; see `builtins.c`."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -15,6 +15,36 @@ def pack_opened(request: int, leases: list[int], grants: list[bytes], /) -> byte
     """Return the whole frame of an Opened with at most 64 grants, whose descriptors go with it.
 
     The grants are packed but for their leases: those go behind the first byte of each.
+    """
+
+def dict_count(index: Any, data_size: int, /) -> int:
+    """Check the index of a dict, whose values lie in so many bytes of data; return the number of its keys.
+
+    This and the two below: ValueError for an index that breaks the rules of `shm_dict.h`.
+    """
+
+def dict_find(index: Any, data_size: int, key: object, /) -> tuple[int, int, bytes] | None:
+    """Return offset, size and description of the value of a key, or None.
+
+    TypeError, UnicodeEncodeError: this cannot be a key.
+    """
+
+def dict_records(index: Any, data_size: int, start: int, stop: int, /) -> list[tuple[str, int, int, bytes]]:
+    """Return these records, each with its key, and offset, size and description of the value."""
+
+def dict_make(
+    keys: list[str],
+    offsets: list[int],
+    sizes: list[int],
+    kinds: list[int],
+    descriptions: list[bytes],
+    seed: int,
+    /,
+) -> bytes | None:
+    """Return an index. The lists have one length, but for the descriptions: `kinds` are positions in them.
+
+    None: too many keys share slots, so take another seed. KeyError: two keys are the same text.
+    UnicodeEncodeError: a key is not Unicode. OverflowError: one is too long.
     """
 
 class Current:

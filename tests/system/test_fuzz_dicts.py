@@ -1,0 +1,296 @@
+"""Hostile indexes of dicts: readers in Python and C get values inside of the data, or an error, and soon.
+
+Behind the index lies a page that must not be read (Python), or what a sanitizer watches (C).
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shmprotocol
+from fuzzing import Reader, Started, check_inside, forked
+from shmclient import RegionDict, _codecs, posix
+from shmprotocol.errors import BadRegion
+from shmprotocol.native.builtins import dict_make
+
+DATA_SIZE = 4096
+ROOM = 64 * 1024
+KEYS = [f"key/{number}" for number in range(70)]
+ASKED = ["key/0", "key/69", "", "none", "key/5"]
+DESCRIPTIONS = [
+    {"format": "ndarray", "dtype": "<u2", "shape": [4], "order": "C"},
+    {"format": "bytes"},
+    {"format": "bytes", "item": "d", "shape": [1]},
+    {"format": "new"},
+]
+COUNT = len(KEYS)
+SLOTS, RECORDS = 64, 64 + 4 * 256
+
+
+def index_of(count: int = COUNT) -> bytes:
+    packed = [msgpack.packb(description) for description in DESCRIPTIONS]
+    offsets, kinds = [8 * n for n in range(count)], [n % len(DESCRIPTIONS) for n in range(count)]
+    index = dict_make(KEYS[:count], offsets, [8] * count, kinds, packed, 0xCBF29CE484222325)
+    assert index is not None
+    return index
+
+
+INDEX = index_of()
+EDGES = [0, 1, 2, 8, 63, 64, COUNT, COUNT + 1, 255, 256, 512, 4095, 4096, 4097, len(INDEX) - 1, len(INDEX)]
+EDGES += [len(INDEX) + 1, 1 << 31, (1 << 31) - 1, 1 << 32, (1 << 32) - 1, 1 << 33, 1 << 63, (1 << 64) - 1]
+EDGES += [(1 << 64) - 8, (1 << 64) - 48]
+
+
+def patched(index: bytes, patches: list[tuple[int, bytes]]) -> bytes:
+    changed = bytearray(index)
+    for offset, content in patches:
+        changed[offset : offset + len(content)] = content
+    return bytes(changed)
+
+
+def mutations() -> Iterator[bytes]:
+    """Yield the index with each field of header, slots and records changed to each of the edges."""
+    fields = [*range(0, 64, 4), *range(SLOTS, SLOTS + 32, 4), SLOTS + 1020]
+    fields += [*range(RECORDS, RECORDS + 96, 4), *range(RECORDS + 48 * 69, RECORDS + 48 * 70, 4)]
+    for field in fields:
+        for edge in EDGES:
+            yield patched(INDEX, [(field, struct.pack("<Q", edge)[: 8 if field % 8 == 0 else 4])])
+            yield patched(INDEX, [(field, struct.pack("<I", edge % (1 << 32)))])
+    yield from (INDEX[:size] for size in range(0, len(INDEX), 7))
+    yield from (patched(INDEX, [(SLOTS, struct.pack("<I", edge % (1 << 32)) * 256)]) for edge in EDGES)
+    same = struct.pack("<I", 1) * 256
+    yield patched(INDEX, [(SLOTS, same)])  # no slot is free, and all lead to one record
+    hashes = [(RECORDS + 48 * number, INDEX[RECORDS : RECORDS + 8]) for number in range(COUNT)]
+    yield patched(INDEX, [(SLOTS, same), *hashes])
+
+
+# --- in Python
+
+
+PRIVATE = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS
+AREA = posix.mmap(None, ROOM + 4096, posix.PROT_RDWR, PRIVATE)
+posix.mprotect(memoryview(AREA.buffer)[ROOM:], posix.PROT_NONE)
+DATA = posix.mmap(None, DATA_SIZE, posix.PROT_READ, PRIVATE)
+
+
+def decoded(index: bytes) -> str:
+    """Read a dict by this index; say what became of it."""
+    start = (ROOM - len(index)) & -8
+    view = memoryview(AREA.buffer)
+    view[start : start + len(index)] = index
+    try:
+        value = _codecs.decode({"format": "dict", "index": start}, DATA.buffer, lambda: view[:ROOM])
+    except BadRegion:
+        return "refused"
+    return ",".join([*(looked_up(value, key) for key in ASKED), listed(value)])
+
+
+def looked_up(value: dict[str, object] | RegionDict, key: str) -> str:
+    try:
+        if key not in value:
+            return "absent"
+        check_inside(value[key], DATA.address, DATA.address + DATA_SIZE)
+    except BadRegion:
+        return "bad"
+    return "value"
+
+
+def listed(value: dict[str, object] | RegionDict) -> str:
+    try:
+        for item in value.values():
+            check_inside(item, DATA.address, DATA.address + DATA_SIZE)
+        assert repr(value)
+    except BadRegion:
+        return "bad"
+    return "all"
+
+
+@pytest.fixture(scope="module")
+def python_reader() -> Iterator[Reader]:
+    reader = Reader(lambda: forked(decoded))
+    yield reader
+    assert reader.stop() == 0
+
+
+# --- in C
+
+
+PROGRAM = r"""
+#include "shm_dict.h"
+#include <stdio.h>
+
+static unsigned sum; /* what is read is used, so that no compiler leaves the reading out */
+
+static const char *touch(const struct shm_dict *dict, const struct shm_dict_value *value)
+{
+        const char *index = (const char *)dict->index;
+        const char *description = (const char *)value->description;
+        const unsigned char *data = (const unsigned char *)value->data;
+
+        if (value->key < index || value->key_size > dict->size - (uint64_t)(value->key - index) ||
+            description < index || value->description_size > dict->size - (uint64_t)(description - index) ||
+            data < dict->data || value->size > dict->data_size - (uint64_t)(data - dict->data))
+                return "outside";
+        for (uint64_t i = 0; i < value->key_size; i++)
+                sum += (unsigned char)value->key[i];
+        for (uint64_t i = 0; i < value->description_size; i++)
+                sum += (unsigned char)description[i];
+        for (uint64_t i = 0; i < value->size; i++)
+                sum += data[i];
+        return "value";
+}
+
+static const char *look_up(const struct shm_dict *dict, const char *key)
+{
+        struct shm_dict_value value;
+        int error = shm_dict_find(dict, key, strlen(key), &value);
+
+        return error == 0 ? touch(dict, &value) : error == -ENOENT ? "absent" : "bad";
+}
+
+static const char *list(const struct shm_dict *dict)
+{
+        for (uint64_t i = 0; i <= dict->count; i++) {
+                struct shm_dict_value value;
+
+                if (shm_dict_at(dict, i, &value) != 0)
+                        return i == dict->count ? "all" : "bad";
+                if (strcmp(touch(dict, &value), "value") != 0)
+                        return "outside";
+        }
+        return "too many";
+}
+
+int main(int argc, char **argv)
+{
+        unsigned char *data = (unsigned char *)calloc(4096, 1);
+        uint32_t size;
+
+        while (fread(&size, sizeof(size), 1, stdin) == 1) {
+                unsigned char *index = (unsigned char *)malloc(size);
+                struct shm_dict dict;
+
+                alarm(30);
+                if (size != 0 && fread(index, size, 1, stdin) != 1)
+                        return 3;
+                if (shm_dict_check(index, size, data, 4096, &dict) != 0) {
+                        printf("refused\n");
+                } else {
+                        for (int i = 1; i < argc; i++)
+                                printf("%s,", look_up(&dict, argv[i]));
+                        printf("%s\n", list(&dict));
+                }
+                fflush(stdout);
+                free(index);
+        }
+        free(data);
+        return sum == 1u << 31;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def c_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A native reader, compiled with sanitizers where the compiler has them."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("reader")
+    source, program = folder / "reader.c", folder / "reader"
+    source.write_text(PROGRAM)
+    include = Path(shmprotocol.__file__).parent / "abi"
+    command = ["cc", "-std=gnu11", "-g", "-O1", f"-I{include}", str(source), "-o", str(program)]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    if subprocess.run([*command, *sanitizers], capture_output=True, check=False).returncode:
+        subprocess.run(command, check=True)
+
+    def start() -> Started:
+        child = subprocess.Popen([program, *ASKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        return child.stdin, child.stdout, child.wait
+
+    reader = Reader(start)
+    yield reader
+    assert reader.stop() == 0
+
+
+@pytest.fixture(params=["python_reader", "c_reader"])
+def reader(request: pytest.FixtureRequest) -> Reader:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+def check_verdict(verdict: str) -> None:
+    assert verdict == "refused" or set(verdict.split(",")) <= {"value", "absent", "bad", "all"}, verdict
+
+
+def test_good_index_has_its_values(reader: Reader) -> None:
+    assert reader.ask(INDEX) == "value,value,absent,absent,value,all"
+    assert reader.ask(index_of(5)) == "value,absent,absent,absent,absent,all"
+    assert reader.ask(index_of(0)) == "absent,absent,absent,absent,absent,all"
+
+
+def test_each_field_may_lie(reader: Reader) -> None:
+    verdicts = {"refused": 0, "other": 0}
+    for index in mutations():
+        verdict = reader.ask(index)
+        check_verdict(verdict)
+        verdicts["refused" if verdict == "refused" else "other"] += 1
+    assert min(verdicts.values()) > 100
+
+
+REFUSED = {
+    "magic": (0, b"SHMDICt"),
+    "version": (8, b"\2"),
+    "version of four bytes": (11, b"\1"),
+    "more than there is": (16, struct.pack("<Q", len(INDEX) + 8)),
+    "less than its parts": (16, struct.pack("<Q", RECORDS + 48 * COUNT - 1)),
+    "one slot": (32, struct.pack("<Q", 1)),
+    "too few slots": (32, struct.pack("<Q", 128)),
+    "slots that are not a power of two": (32, struct.pack("<Q", 192)),
+    "too many keys": (24, struct.pack("<Q", 129)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_header_that_breaks_a_rule_is_refused(name: str, reader: Reader) -> None:
+    assert reader.ask(patched(INDEX, [REFUSED[name]])) == "refused"
+
+
+def test_index_that_is_not_aligned_is_refused() -> None:
+    with pytest.raises(BadRegion, match="corrupt"):
+        _codecs.decode({"format": "dict", "index": 1}, DATA.buffer, lambda: memoryview(b"\0" + INDEX))
+
+
+PATCHES = st.tuples(
+    st.integers(0, 40) | st.sampled_from(range(0, len(INDEX), 4)) | st.integers(0, len(INDEX)),
+    st.sampled_from(EDGES).map(lambda edge: struct.pack("<Q", edge)) | st.binary(max_size=8),
+)
+INDEXES = st.builds(patched, st.sampled_from([INDEX, index_of(3)]), st.lists(PATCHES, max_size=4))
+
+
+@given(index=INDEXES)
+def test_index_that_is_nearly_right_harms_no_reader_in_python(index: bytes, python_reader: Reader) -> None:
+    check_verdict(python_reader.ask(index))
+
+
+@given(index=INDEXES)
+def test_index_that_is_nearly_right_harms_no_reader_in_c(index: bytes, c_reader: Reader) -> None:
+    check_verdict(c_reader.ask(index))
+
+
+@given(raw=st.binary(max_size=300), is_started=st.booleans())
+def test_bytes_of_anything_harm_no_reader(
+    raw: bytes, is_started: bool, python_reader: Reader, c_reader: Reader
+) -> None:
+    raw = INDEX[:16] + raw if is_started else raw
+    check_verdict(python_reader.ask(raw))
+    check_verdict(c_reader.ask(raw))
