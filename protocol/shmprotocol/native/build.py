@@ -13,7 +13,8 @@ SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
-    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "dict_index", "board", "current", "builtins")),
+    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "dict_index", "board", "current")),
+    FOLDER / "builtins.c",
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
