@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, Region
 from shmhost.core.registry import Registry
+from shmhost.core.work import PAUSE, Steps
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire import shortcut
 
 # Of one connection; † 0.4 KiB each (2026-11). A process has 65,530 mappings unless it raised that limit.
 MAX_LEASES = 65_536
+
+MAX_RELEASED = 128  # at once, which takes 50 us
 
 Send = Callable[[m.Message, Sequence[int]], None]
 SendFrame = Callable[[bytes, Sequence[int]], None]
@@ -90,6 +93,19 @@ class Leases:
         except OSError:
             self.give_back([grant.lease for grant in grants if grant.lease])
             raise
+
+    def release(self, leases: Sequence[int]) -> Steps | None:
+        """Release leases, with pauses if they are many. RemoteProtocolError as for `give_back`."""
+        if len(leases) > MAX_RELEASED:
+            return self._releasing(leases)
+        self.give_back(leases)
+        return None
+
+    def _releasing(self, leases: Sequence[int]) -> Steps:
+        for start in range(0, len(leases), MAX_RELEASED):
+            if start:
+                yield PAUSE
+            self.give_back(leases[start : start + MAX_RELEASED])
 
     def give_back(self, leases: Sequence[int]) -> None:
         """Release leases. RemoteProtocolError: the client does not hold one of them."""

@@ -17,7 +17,7 @@ from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, RETIRED, WRITE, Region
+from shmhost.core.regions import RETIRED, WRITE, Region
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
@@ -28,7 +28,7 @@ from shmprotocol.errors import (
     RegionExists,
     RegionNotFound,
 )
-from shmprotocol.wire.messages import Create, Holder, Inspection
+from shmprotocol.wire.messages import Create
 from shmprotocol.wire.names import (
     Backend,
     ChangeKind,
@@ -40,7 +40,6 @@ from shmprotocol.wire.names import (
     check_seal,
 )
 
-MAX_INSPECTED = 500  # regions in one answer: of 500 bytes at most each
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
 REGION_OVERHEAD = 4096
@@ -65,6 +64,7 @@ class Registry:
     board: Board = field(default_factory=NoBoard)
     generations: Generations = field(default_factory=Generations)
     _names: list[str] = field(default_factory=list)  # of `current`, sorted
+    _order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -93,6 +93,7 @@ class Registry:
             charge=charge,
         )
         self.creating[region.name] = self.regions[region.number] = region
+        self._order.append(region.number)
         region.tally = self.tallies.add(region.state, peer.uid, capacity)
         return region
 
@@ -229,26 +230,10 @@ class Registry:
             names.append(name)
         return [self.current[name] for name in names[:limit]], len(names) > limit
 
-    def inspect(self, prefix: str, after: int, peer: Peer, limit: int) -> tuple[tuple[Inspection, ...], bool]:
-        """Return regions in any state, after a number, that a peer may read, with `limit` leases in all.
-
-        The second value says whether there are more. At least one region is returned when there is one.
-        """
-        inspections: list[Inspection] = []
-        room = limit
-        for region in self.regions.values():  # in the order of their numbers: each is larger than all before
-            if region.number <= after or not region.name.startswith(prefix) or not region.allows(peer, READ):
-                continue
-            if inspections and (len(region.leases) > room or len(inspections) == MAX_INSPECTED):
-                return tuple(inspections), True
-            leases = itertools.islice(region.leases.items(), limit)
-            holders = tuple(
-                Holder(number, holder.uid, holder.gid, holder.pid, since_ns)
-                for number, (holder, since_ns) in leases
-            )
-            inspections.append(Inspection(region.info(), holders))
-            room -= len(holders)
-        return tuple(inspections), False
+    def following(self, number: int) -> Region | None:
+        """Return the region in any state with the next larger number."""
+        index = bisect_right(self._order, number)
+        return self.regions[self._order[index]] if index < len(self._order) else None
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends.
@@ -295,6 +280,7 @@ class Registry:
         self._move(region, State.FREED)
         del self.regions[region.number]
         self.board.release(region.line)
+        del self._order[bisect_left(self._order, region.number)]
         self.allocator.give(region.span)
         region.charge.release()
         if region.object is not None and not region.is_busy:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from shmhost.core.creations import Creations
 from shmhost.core.hub import Hub
+from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
-from shmhost.core.leases import Leases, Send, SendFrame
+from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.objects import refusal_of
 from shmhost.core.peers import Peer
 from shmhost.core.work import Steps
@@ -30,8 +31,7 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
 
-MAX_HOLDERS = 4096  # leases in an Inspected: of 50 bytes at most each, beside 500 regions
-MAX_PAGE = 500  # regions in a Listed: each has at most 255 bytes of name, so a frame holds them
+MAX_PAGE = 32  # regions in a Listed, which takes 50 us
 
 
 class Session:
@@ -84,6 +84,8 @@ class Session:
         if request is None or not self._greeted or self._interests:
             return None
         releases, leases, number, regions = request
+        if len(leases) > MAX_RELEASED:
+            return None
         self._leases.give_back(leases)
         if not regions:
             return releases, 0
@@ -198,10 +200,9 @@ class Session:
         regions, more = self._registry.page(request.prefix, request.after, MAX_PAGE)
         self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
 
-    def _inspect(self, request: m.Inspect) -> None:
+    def _inspect(self, request: m.Inspect) -> Steps:
         check_part("prefix", request.prefix)
-        regions, more = self._registry.inspect(request.prefix, request.after, self.peer, MAX_HOLDERS)
-        self._send(m.Inspected(request.id, regions, more), ())
+        return Inspection(self._registry, self.peer, request, self._send).steps()
 
     def _measure(self, request: m.Measure) -> None:
         self._send(self._hub.measure(request.id), ())
@@ -236,7 +237,7 @@ class Session:
         m.Put: lambda self, request: self._creations.put(request),
         m.Abort: lambda self, request: self._creations.abort(request),
         m.Open: _open,
-        m.Release: lambda self, request: self._leases.give_back(request.leases),
+        m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,
         m.Stat: _stat,

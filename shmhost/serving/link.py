@@ -17,7 +17,7 @@ from time import perf_counter_ns
 
 from shmhost.core.meter import Meter
 from shmhost.core.session import Session
-from shmhost.core.work import Steps, Work
+from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.outbox import Outbox
@@ -30,7 +30,7 @@ from shmprotocol.wire.messages import Goodbye, Message
 
 LOG = logging.getLogger("shmhost")
 
-TURN_NS = 1_000_000  # time slice for one client's queued requests
+TURN_NS = 100_000  # time slice for one client's queued requests: so much does each other one wait
 # For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
@@ -253,9 +253,10 @@ class Link:
             while True:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
-                if not work.is_quick:
+                if work is PAUSE or not work.is_quick:
                     self._working = True
-                    self._take_back = self._start_work(self, steps, work)
+                    start = self._resume_later if work is PAUSE else self._start_work
+                    self._take_back = start(self, steps, work)
                     return False
                 outcome = attempt(work.call)
         except StopIteration:
@@ -265,6 +266,16 @@ class Link:
         except Exception:
             self._fault()
         return True
+
+    def _resume_later(self, _link: Link, steps: Steps, _work: Work) -> Callable[[], bool]:
+        handle = self._loop.call_soon(self.resume, steps, (None, None))
+
+        def take_back() -> bool:
+            handle.cancel()
+            steps.close()
+            return True
+
+        return take_back
 
     def _fault(self) -> None:
         """Handle a bug or a broken system: only this client loses its connection."""

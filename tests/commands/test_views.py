@@ -16,7 +16,7 @@ import pytest
 
 import shmclient
 from shmhost.commands.views.who import Process, process_of
-from shmhost.core.session import MAX_HOLDERS
+from shmhost.core.inspecting import MAX_HOLDERS
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack

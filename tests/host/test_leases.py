@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 from test_registry import World
 
-from shmhost.core.leases import Leases
+from shmhost.core.leases import MAX_RELEASED, Leases
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
-from shmhost.core.work import run_to_end
+from shmhost.core.work import PAUSE, run_to_end
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
@@ -106,3 +106,24 @@ def test_close_frees_what_no_name_leads_to(holder: Holder) -> None:
     assert a.number in holder.world.registry.regions
     run_to_end(holder.leases.closing())
     assert a.number not in holder.world.registry.regions
+
+
+def test_many_leases_are_given_back_with_pauses(holder: Holder) -> None:
+    region = holder.region("a")
+    leases = [grant.lease for _ in range(5) for grant in holder.open(*[region] * 64)]
+    assert holder.leases.release(leases[:MAX_RELEASED]) is None
+    steps = holder.leases.release(leases[MAX_RELEASED:])
+    assert steps is not None
+    assert next(steps) is PAUSE
+    assert len(region.leases) == len(leases) - 2 * MAX_RELEASED
+    assert list(steps) == []
+    assert region.leases == {}
+
+
+def test_one_of_many_leases_that_is_not_held_is_an_error(holder: Holder) -> None:
+    region = holder.region("a")
+    leases = [grant.lease for _ in range(3) for grant in holder.open(*[region] * 64)]
+    steps = holder.leases.release([*leases, 1000])
+    assert steps is not None
+    with pytest.raises(RemoteProtocolError, match="lease 1000 is not held"):
+        list(steps)

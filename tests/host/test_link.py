@@ -16,7 +16,7 @@ import pytest
 
 from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
-from shmhost.core.work import Steps, Work
+from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.link import Link
 from shmhost.serving.unread import Flight
@@ -33,6 +33,7 @@ class Session:
         self.peer = Peer(7, 70, 700)
         self.deeds: dict[str, Callable[[], object]] = {}
         self.log: list[str] = []
+        self.began: list[Callable[[], object]] = []  # called when a long request begins
         self._send = send
 
     def attach(self, data: bytes, send_frame: Any) -> None:
@@ -43,6 +44,8 @@ class Session:
         deed = self.deeds.get(message.name)
         if message.name.startswith("work"):
             return self._work(message, deed)
+        if message.name.startswith("long"):
+            return self._pause(message)
         if deed is not None:
             deed()
         self._send(m.Done(message.id), ())
@@ -52,6 +55,16 @@ class Session:
         result = yield Work(deed, is_quick=message.name.endswith("quick"))
         self.log.append(f"{message.name}: {result}")
         self._send(m.Done(message.id), ())
+
+    def _pause(self, message: Any) -> Steps:
+        for call in self.began:
+            call()
+        try:
+            yield PAUSE
+            yield PAUSE
+            self._send(m.Done(message.id), ())
+        finally:
+            self.log.append("long ended")
 
     def close(self) -> None:
         self.log.append("closed")
@@ -139,6 +152,31 @@ async def test_requests_are_answered_in_order(rig: Rig) -> None:
     rig.ask("a", "b", "c")
     assert await rig.replies(3) == [m.Done(1), m.Done(2), m.Done(3)]
     assert rig.session.log == ["a", "b", "c"]
+
+
+async def test_others_go_first_where_steps_pause(rig: Rig) -> None:
+    rig.ask("long", "b")
+    other: list[str] = []
+    began = rig.session.began
+    began.append(lambda: asyncio.get_running_loop().call_soon(lambda: other.extend(rig.session.log)))
+    assert await rig.replies(2) == [m.Done(1), m.Done(2)]
+    assert rig.session.log == ["long", "long ended", "b"]
+    assert other == ["long"]
+
+
+async def test_steps_that_pause_end_when_the_link_is_closed(rig: Rig) -> None:
+    closed = asyncio.Event()
+
+    def close() -> None:
+        rig.link.close()
+        closed.set()
+
+    rig.session.began.append(lambda: asyncio.get_running_loop().call_soon(close))
+    rig.ask("long")
+    await closed.wait()
+    assert rig.session.log == ["long", "long ended", "closed"]
+    await turns()
+    assert (rig.session.log[2:], rig.closed) == (["closed"], [rig.link])
 
 
 async def test_requests_behind_a_work_wait_for_it(rig: Rig) -> None:

@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator, MutableSequence
 from itertools import repeat, starmap
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgpack
 
@@ -27,8 +27,27 @@ _PREFIX = _LENGTH.size
 _MAX_UNCLAIMED = {"client": MAX_DESCRIPTORS, "host": 0}
 
 
+class Packed(NamedTuple):
+    """A message that is packed already."""
+
+    id: int
+    frame: bytes
+
+
+def pack_list(kind: type[Message], request: int, items: list[bytes], *rest: object) -> bytes:
+    """Return the whole frame of a message without descriptors whose first field is a list of packed items."""
+    head = msgpack.Packer().pack_array_header(len(items))
+    fields = b"".join(map(msgpack.packb, (TAG_OF[kind], 0, request)))
+    body = b"".join((bytes((0x90 | 4 + len(rest),)), fields, head, *items, *map(msgpack.packb, rest)))
+    if len(body) > MAX_FRAME:
+        raise LocalProtocolError(f"{len(body)}-byte frame is over {MAX_FRAME}: it is a {kind.__name__}")
+    return _LENGTH.pack(len(body)) + body
+
+
 def pack(message: Message) -> bytes:
     """Return the whole frame of a message; LocalProtocolError if it cannot be sent."""
+    if type(message) is Packed:
+        return message.frame
     try:
         body: bytes = msgpack.packb(to_wire(message), use_bin_type=True)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
