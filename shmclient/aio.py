@@ -16,7 +16,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 import anyio
 
 from shmclient._connection.loop import EventLoop
-from shmclient._drivers import operations
+from shmclient._drivers import operations, putting
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
@@ -80,11 +80,12 @@ class AsyncClient:
         *,
         timeout: float = TIMEOUT_S,
         wait: float | None = None,
+        reserve: int = 0,
         timeout_s: float | None = None,
     ) -> None:
         timeout = timeout if timeout_s is None else timeout_s
         self.socket_path: str = choose_socket_path(socket_path, os.environ)
-        self._core: Core[AsyncChannel] = Core(self.socket_path, timeout, anyio.Lock)
+        self._core: Core[AsyncChannel] = Core(self.socket_path, timeout, anyio.Lock, reserve)
         self._wait_s = wait
         self._loop = EventLoop()
 
@@ -103,7 +104,7 @@ class AsyncClient:
 
         On cancellation the name has its old value, or the new one if the host had published already.
         """
-        region = await self._run(operations.put, AsyncRegion, name, obj, mode, backend, replace, progress)
+        region = await self._run(putting.put, AsyncRegion, name, obj, mode, backend, replace, progress)
         return self._adopt(region)
 
     async def get(
@@ -315,11 +316,14 @@ async def connect(
     *,
     timeout: float = TIMEOUT_S,
     wait: float | None = None,
+    reserve: int = 0,
     timeout_s: float | None = None,
 ) -> AsyncClient:
     """Connect to the host at a socket: the given one, $SHMHOST_SOCKET, or the default path.
 
     HostGone: no host answers there; with `wait`, retry for that many seconds, then raise WaitTimeout.
-    AccessDenied: its socket is not for this user. `timeout` is as for `Client`.
+    AccessDenied: its socket is not for this user. `timeout` and `reserve` are as for `Client`.
     """
-    return await AsyncClient(socket_path, timeout=timeout, wait=wait, timeout_s=timeout_s).__aenter__()
+    return await AsyncClient(
+        socket_path, timeout=timeout, wait=wait, reserve=reserve, timeout_s=timeout_s
+    ).__aenter__()

@@ -112,7 +112,22 @@ def sensible() -> st.SearchStrategy[m.Message]:
             sizes(),
             sizes(),
             sizes(),
+            st.lists(sizes(), max_size=3).map(tuple),
         ),
+        st.builds(
+            m.Assign,
+            ids(),
+            st.integers(0, 2),
+            names(),
+            st.sampled_from([0, 0o600, 0o777, 0o1000]),
+            st.booleans(),
+            sizes(),
+            sizes() | st.just(1),
+            sizes() | st.just(0),
+            sizes() | st.just(0),
+            st.lists(sizes(), max_size=3).map(tuple),
+        ),
+        st.builds(m.Reserve, ids(), sizes()),
         st.builds(
             m.Put,
             ids(),
@@ -149,7 +164,7 @@ def published() -> st.SearchStrategy[list[m.Message]]:
     return st.builds(
         lambda name, seal, backend: [
             m.Create(4, name, 4096, seal, backend, 0o600, True),
-            m.Publish(5, 0, 1, 4096, 0, 0, 0, 0),
+            m.Publish(5, 0, 1, 4096, 0, 0, 0, 0, (4096,)),
             m.Open(6, (name,), (), False),
         ],
         names(),

@@ -17,6 +17,8 @@ TEXTS = {
     "board": "100",
     "window": WINDOW,
     "budget": "5M",
+    "spares": "1M",
+    "reserve": "1G",
     "log_format": "json",
     "log_level": "warning",
     "metrics": "127.0.0.1:9464",

@@ -20,6 +20,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 import shmclient
+import shmclient.aio
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
 from shmprotocol.wire import descriptors
@@ -66,6 +67,13 @@ def mapped_addresses() -> list[int]:
 
 def _starts(lines: list[str]) -> list[int]:
     return [int(line.split("-", 1)[0], 16) for line in lines if line.split()[2] == "00000000"]
+
+
+def give_spares_back(shm: shmclient.Client | shmclient.aio.AsyncClient) -> None:
+    """Have a client give back what it got ahead of its puts, which a host takes back when it is idle."""
+    if shm._core.channel is not None:
+        while (spare := shm._core.channel.context.spares.take(0)) is not None:
+            spare.abort()
 
 
 class WatchedHost:

@@ -47,6 +47,7 @@ class BaseChannel:
 
         Waits and watches of other threads and tasks end with ClientClosed.
         """
+        self.context.spares.close()
         with self._guard:
             targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
         for target in targets:
@@ -60,12 +61,14 @@ class BaseChannel:
 
         The socket closes with the last lease that is known, and with the socket the unknown ones end.
         """
+        self.context.spares.close()
         self.outbox.close()
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""
         self._exchange.fail(HostGone("this connection belongs to the parent process"))
         self.outbox.detach()
+        self.context.spares.close()
 
     def _abandon(self, pending: Pending) -> None:
         with self._guard:

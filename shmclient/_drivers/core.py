@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers import operations
+from shmclient._drivers import operations, putting
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.following import once_after
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
@@ -30,9 +30,12 @@ class Core(Generic[C]):
     `new_lock` makes a lock that a thread or task owns while it connects.
     """
 
-    def __init__(self, socket_path: str, timeout_s: float, new_lock: Callable[[], Any]) -> None:
+    def __init__(
+        self, socket_path: str, timeout_s: float, new_lock: Callable[[], Any], reserve: int = 0
+    ) -> None:
         self.socket_path = socket_path
         self.timeout_s = operations.check_timeout(timeout_s)
+        self._reserve = putting.check_reserve(reserve)
         self.is_closed = False
         self.channel: C | None = None
         self._attempts = Attempts(timeout_s)
@@ -129,6 +132,7 @@ class Core(Generic[C]):
     def give_up(self) -> None:
         """Close the connection of a client that nobody can use any more. Safe in a destructor."""
         if self.channel is not None:
+            self.channel.context.spares.close()
             self.channel.outbox.close()  # nobody can be waiting: that would keep the client
 
     def _connect(self, left_s: float | None, over: int) -> Operation[C]:
@@ -136,6 +140,8 @@ class Core(Generic[C]):
         if (channel := self.live()) is None:
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
+            if self._reserve:
+                yield Drive(channel, putting.reserve(channel.context, self._reserve))
             if self.is_closed:  # closed meanwhile, by a thread or task that did not see the new connection
                 self.close()
                 self._check_open()

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from shmclient import _codecs as codecs
 from shmclient._connection.exchange import Pending, Subscription
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
-from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
 from shmclient._regions import builder as building
@@ -21,7 +19,7 @@ from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.info import RegionInfo, info_of
 from shmclient._regions.region import Lease, RegionHandle, attach, attached, is_region_of, make_region
-from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
+from shmprotocol.abi.header import page_up
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
@@ -37,7 +35,6 @@ from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
     MAX_DESCRIPTORS,
-    Backend,
     check_backend,
     check_mode,
     check_name,
@@ -47,16 +44,13 @@ from shmprotocol.wire.names import (
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
-PUT_VERSION = 2  # of the wire: the first that has Put
-# Bytes that go with the request: a host reads 16 KiB at once, and the rest of a frame by another call.
-SENT_MAX = 12 * 1024
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 
 
 def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
     """Take the host's answer to the greeting; return the windows that it announces."""
-    welcome = _only(outcome[0], m.Welcome)
+    welcome = only(outcome[0], m.Welcome)
     if not m.VERSION_MIN <= welcome.version <= m.VERSION:
         raise RemoteProtocolError(
             f"the host chose version {welcome.version}, of {m.VERSION_MIN} to {m.VERSION}"
@@ -162,63 +156,6 @@ def open_many(
     return regions
 
 
-def put(
-    context: Context,
-    kind: type[R],
-    name: str,
-    obj: object,
-    mode: int,
-    backend: str,
-    replace: bool,
-    progress: Progress | None,
-) -> Operation[R]:
-    """Store an object as one sealed region: written with `pwritev`, never mapped.
-
-    On cancellation the name has its old value, or the new one if the host had published already.
-    """
-    encoded = codecs.encode(obj)
-    metadata_at = -(-encoded.size // 8) * 8
-    size = metadata_at + len(encoded.metadata)
-    if size <= SENT_MAX and backend == Backend.MEMFD and context.version >= PUT_VERSION:
-        return (yield from _send_whole(context, kind, name, encoded, metadata_at, mode, replace, progress))
-    create = _create_request(context, name, size, mode, "full", backend, replace)
-    reply, owned = yield Ask(create)
-    created = _whole(context, reply, owned, m.Created)
-    creation = Creation(context.outbox, created.region, owned)
-    try:
-        descriptor = creation.fileno()
-        chunks = [*encoded.chunks, (metadata_at, memoryview(encoded.metadata))]
-        yield Run(lambda: write_all(descriptor, HEADER_SIZE, chunks, progress), size)
-        metadata = (created.address + HEADER_SIZE + metadata_at, len(encoded.metadata))
-        number = context.outbox.next_id()
-        reply, owned = yield Ask(m.Publish(number, created.region, KIND_DATA, encoded.size, 0, 0, *metadata))
-        return _published(context, kind, creation, reply, owned)
-    except BaseException:
-        creation.abort()
-        raise
-
-
-def _send_whole(
-    context: Context,
-    kind: type[R],
-    name: str,
-    encoded: codecs.Encoded,
-    metadata_at: int,
-    mode: int,
-    replace: bool,
-    progress: Progress | None,
-) -> Operation[R]:
-    """Put a small value by a request that has its bytes."""
-    payload = joined([*encoded.chunks, (metadata_at, memoryview(encoded.metadata))], progress)
-    number, metadata = context.outbox.next_id(), (metadata_at, len(encoded.metadata))
-    request = m.Put(
-        number, check_name(name), check_mode(mode), bool(replace), encoded.size, *metadata, payload
-    )
-    reply, owned = yield Ask(request)
-    grant = _whole(context, reply, owned, m.Published).grant
-    return make_region(kind, grant, Lease(context.outbox, grant.lease), owned)
-
-
 def create(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> Operation[RegionBuilder]:
@@ -226,9 +163,9 @@ def create(
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
     whole_size = page_up(size + METADATA_ROOM)
-    request = _create_request(context, name, whole_size, mode, seal, backend, replace)
+    request = create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
-    created = _whole(context, reply, owned, m.Created)
+    created = whole(context, reply, owned, m.Created)
     return building.make_builder(context.outbox, request, created, owned, size)
 
 
@@ -239,7 +176,7 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
         if building.is_to_be_sealed(builder):
             check_unpinned(builder)
         reply, owned = yield Ask(building.finish(builder, context.outbox.next_id()))
-        region = _published(context, kind, building.creation_of(builder), reply, owned)
+        region = published(context, kind, building.creation_of(builder), reply, owned)
         attached(region)
         building.published(builder, region)
         return region
@@ -264,7 +201,7 @@ def list_regions(context: Context, prefix: str) -> Operation[list[RegionInfo]]:
 def stat(context: Context, name: str) -> Operation[RegionInfo]:
     """Return what the host knows of a current region."""
     reply, _ = yield Ask(m.Stat(context.outbox.next_id(), check_name(name)))
-    return info_of(_only(reply, m.Described).info)
+    return info_of(only(reply, m.Described).info)
 
 
 def exists(context: Context, name: str) -> Operation[bool]:
@@ -329,6 +266,8 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
                 Lease(context.outbox, grant.lease).release()
     elif isinstance(reply, m.Published):
         Lease(context.outbox, reply.grant.lease).release()
+        for spare in reply.spares:
+            context.outbox.give_back(None, m.Abort(0, spare.region, False))
     elif isinstance(reply, m.Created):
         context.outbox.give_back(None, m.Abort(0, reply.region, False))
 
@@ -340,16 +279,17 @@ def _open(
         check_name(name)
     request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
     reply, owned = yield Ask(request, wait_s)
-    grants = _whole(context, reply, owned, m.Opened).grants
+    grants = whole(context, reply, owned, m.Opened).grants
     if len(grants) != len(names) or len(owned) + len(held) < len(names):
         dispose(context, reply, owned)
         raise RemoteProtocolError(f"{len(grants)} grants arrived for {len(names)} names")
     return grants, owned
 
 
-def _create_request(
+def create_request(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> m.Create:
+    """Return the request for a new region; InvalidArgument if no host would take it."""
     check_seal(seal)
     check_backend(backend)
     return m.Create(
@@ -357,26 +297,33 @@ def _create_request(
     )
 
 
-def _published(context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: fds.Owned) -> R:
-    grant = _only(reply, m.Published).grant
-    lease = Lease(context.outbox, grant.lease)
+def published(context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: fds.Owned) -> R:
+    """Return the region that a creation has become; keep the spares that came with it."""
+    answer = only(reply, m.Published)
+    lease = Lease(context.outbox, answer.grant.lease)
     creation.published(lease)  # before any error: what is mapped keeps it
     if not owned:
         lease.release()
+        context.spares.add(answer.spares, owned)
         raise no_room(reply, 0)
-    return make_region(kind, grant, lease, owned)
+    reader = owned
+    if answer.spares:
+        reader = owned.take()
+        context.spares.add(answer.spares, owned)
+    return make_region(kind, answer.grant, lease, reader)
 
 
-def _whole(context: Context, reply: m.Message, owned: fds.Owned, kind: type[T]) -> T:
+def whole(context: Context, reply: m.Message, owned: fds.Owned, kind: type[T]) -> T:
     """Return a reply that came with all its descriptors; else give back what it granted, and say why."""
     if len(owned) < m.descriptors_of(reply):
         error = no_room(reply, len(owned))
         dispose(context, reply, owned)
         raise error
-    return _only(reply, kind)
+    return only(reply, kind)
 
 
-def _only(reply: m.Message, kind: type[T]) -> T:
+def only(reply: m.Message, kind: type[T]) -> T:
+    """Return a reply of the expected type."""
     if not isinstance(reply, kind):
         raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {kind.__name__}")
     return reply

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
 from shmclient._regions.region import Mapped
+from shmclient._regions.spares import Spares
 from shmprotocol.errors import Closed, HostGone
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
@@ -87,6 +88,10 @@ class Context:
     wake: Callable[[], None]
     mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
     version: int = m.VERSION_MIN
+    spares: Spares = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spares = Spares(self.outbox)
 
     def greeting(self) -> m.Hello:
         """Return the first message of a connection."""

@@ -80,6 +80,11 @@ class Creation:
             reader.close()
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is neither published nor given up."""
+        return self._state == "open"
+
     def fileno(self) -> int:
         """Return the read-write descriptor; RegionClosed when the creation is over."""
         if not self._owned:

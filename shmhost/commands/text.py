@@ -7,6 +7,7 @@ from shmprotocol.wire.names import State
 STATE_COLORS: dict[str, str] = {
     State.CURRENT: "green",
     State.CREATING: "yellow",
+    State.SPARE: "blue",
     State.ABORTED: "magenta",
     State.SUPERSEDED: "cyan",
     State.UNLINKED: "red",

@@ -17,8 +17,12 @@ class Charge:
 
     def release(self) -> None:
         """Give the bytes back."""
-        self._budget.used -= self.size
-        self.size = 0
+        self.shrink(0)
+
+    def shrink(self, size: int) -> None:
+        """Give back all but this many bytes."""
+        self._budget.used -= self.size - size
+        self.size = size
 
 
 class Budget:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send
 from shmhost.core.objects import Memfd, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.spares import Spares, as_create
 from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
-from shmprotocol.errors import InvalidArgument, RegionBusy, RegionNotFound
+from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionNotFound
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
+from shmprotocol.wire.names import Backend, ChangeKind, State
 
 
 class Creations:
@@ -25,10 +30,11 @@ class Creations:
         self._leases = leases
         self._send = send
         self._regions: dict[int, Region] = {}
+        self._spares = Spares(hub, peer)
 
     def create(self, request: m.Create) -> Steps:
         """Make a region and its object; the reply is Created."""
-        region = self._registry.create(request, self._peer)
+        region = yield from self._new(request)
         self._regions[region.number] = region
         # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
         # now, in a folder that others can make wait.
@@ -52,26 +58,46 @@ class Creations:
         assert region.object is not None
         flags = region.object.flag(region.seal)
         header = header_of(region, request, flags, registry.next_generation(region), registry.clock())
-        yield from self._seal(region, header)
-        _check_pending(region)
+        with self._made_ahead(request.spares) as spares:
+            yield from self._seal(region, header, spares)
+            _check_pending(region)
+            try:
+                self._reply(region, header, request.id, spares)
+            except OSError:
+                registry.abandon(region)
+                raise
+            del self._regions[region.number]
+            self._show(region, spares)
+
+    def assign(self, request: m.Assign) -> Steps:
+        """Name a spare, which its client has filled, and make it visible; the reply is Published.
+
+        After a refusal the spare is gone: what the client wrote must not show under another name.
+        """
+        region = self._spares.take(request.region)
         try:
-            self._reply(region, header, request.id)
-        except OSError:
-            registry.abandon(region)
-            raise
-        del self._regions[region.number]
-        self._show(region)
+            self._registry.assign(region, as_create(request, request.size))
+            header = self._header(region, request)
+            with self._made_ahead(request.spares) as spares:
+                yield from self._seal(region, header, spares)
+                _check_pending(region)
+                self._registry.shrink(region)
+                self._reply(region, header, request.id, spares)
+                self._show(region, spares)
+        finally:
+            if region.state is not State.CURRENT:
+                self._registry.abort(region)
+
+    def reserve(self, request: m.Reserve) -> None:
+        """Say how many bytes of spares the client may have from now on."""
+        self._send(m.Reserved(request.id, self._spares.reserve(request.size)), ())
 
     def put(self, request: m.Put) -> Steps:
         """Make, fill and publish a small region; the reply is Published.
 
         Its creator never has a descriptor that can write, so nothing can make this wait.
         """
-        size = len(request.payload)
-        create = m.Create(
-            request.id, request.name, size, Seal.FULL, Backend.MEMFD, request.mode, request.replace
-        )
-        region = self._registry.create(create, self._peer)
+        region = yield from self._new(as_create(request, len(request.payload)))
         try:
             header = self._header(region, request)
             region.object = yield Work(lambda: self._filled(region, header, request.payload), is_quick=True)
@@ -83,6 +109,9 @@ class Creations:
 
     def abort(self, request: m.Abort) -> None:
         """Undo a creation, if it was not published meanwhile: the two messages may cross."""
+        if self._spares.has(request.region):
+            self._registry.abort(self._spares.take(request.region))
+            return
         region = self._regions.get(request.region)
         if region is None:
             return
@@ -94,10 +123,34 @@ class Creations:
 
     def close(self) -> None:
         """Undo all creations."""
+        self._spares.close()
         while self._regions:
             self._registry.abort(self._regions.popitem()[1])
 
-    def _header(self, region: Region, request: m.Put) -> Header:
+    def _new(self, request: m.Create) -> Generator[Work, Any, Region]:
+        """Return a new region; when memory is short, spares are taken back for it."""
+        try:
+            return self._registry.create(request, self._peer)
+        except QuotaExceeded:
+            wait = self._hub.recall() if self._registry.fits_without_spares(request.size) else None
+            if wait is None:
+                raise
+        yield Work(wait, is_quick=False)
+        return self._registry.create(request, self._peer)
+
+    @contextlib.contextmanager
+    def _made_ahead(self, sizes: Sequence[int]) -> Iterator[list[Region]]:
+        """Yield new spares, which still need their objects; free those that the block does not give away."""
+        spares = self._spares.admit(sizes) if sizes else []
+        try:
+            yield spares
+        except BaseException:
+            for spare in spares:
+                if not self._spares.has(spare.number):
+                    self._registry.abort(spare)
+            raise
+
+    def _header(self, region: Region, request: m.Put | m.Assign) -> Header:
         registry = self._registry
         metadata = region.span.address + HEADER_SIZE + request.metadata if request.metadata_size else 0
         publish = m.Publish(
@@ -115,7 +168,7 @@ class Creations:
             raise
         return memory_object
 
-    def _reply(self, region: Region, header: Header, request: int) -> None:
+    def _reply(self, region: Region, header: Header, request: int, spares: Sequence[Region] = ()) -> None:
         """Send Published. OSError: the region is as unpublished as before."""
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
@@ -127,27 +180,40 @@ class Creations:
             self._hub.note_full_board(region)
         try:
             grant = self._leases.grant(region)
-            self._leases.send(m.Published(request, grant), (grant,), (region.object.reader(),))
+            ahead = tuple([m.Spare(spare.number, spare.span.address, spare.capacity) for spare in spares])
+            writers = [spare.object.writer() for spare in spares if spare.object is not None]
+            descriptors = (region.object.reader(), *writers)
+            self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors)
         except OSError:
             self._registry.retract(region)
             region.generation = 0
             raise
 
-    def _show(self, region: Region) -> None:
+    def _show(self, region: Region, spares: Sequence[Region] = ()) -> None:
+        if spares:
+            self._spares.add(spares)
         self._registry.publish(region)
         self._hub.tell(ChangeKind.PUBLISHED, region)
 
-    def _seal(self, region: Region, header: Header) -> Steps:
+    def _seal(self, region: Region, header: Header, spares: list[Region]) -> Steps:
+        """Write the header and seal; then give the new spares their objects, to as many as can have one."""
         memory_object = region.object
         assert memory_object is not None
+
+        def call() -> list[MemoryObject]:
+            if isinstance(memory_object, Memfd):
+                memory_object.cut(header.capacity)
+            memory_object.publish(header.pack(), region.seal)
+            return self._spares.make_objects(spares) if spares else []
+
         # The creator can make this wait, whatever the size: see `workers`.
         region.is_busy = True
         try:
-            yield Work(
-                lambda: memory_object.publish(header.pack(), region.seal),
-                is_quick=False,
-                is_retry=region.was_busy,
-            )
+            objects = yield Work(call, is_quick=False, is_retry=region.was_busy)
+            while len(spares) > len(objects):
+                self._registry.abort(spares.pop())
+            for spare, spare_object in zip(spares, objects, strict=True):
+                spare.object = spare_object
         except RegionBusy:
             region.was_busy = True
             raise

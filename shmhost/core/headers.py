@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmhost.core.regions import Region
-from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header, page_up
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_METADATA
@@ -19,7 +19,7 @@ def header_of(region: Region, request: m.Publish, flags: int, generation: int, n
         flags=flags,
         base=base,
         size=HEADER_SIZE + region.room,
-        capacity=region.capacity,
+        capacity=page_up(HEADER_SIZE + region.room),  # of a spare, after the rest was cut off
         data=payload.start,
         data_size=request.data_size,
         root=request.root,

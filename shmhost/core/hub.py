@@ -23,6 +23,16 @@ MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 MakeObject = Callable[[Backend, str, int], MemoryObject]
 
 
+class Spares(Protocol):
+    """The spares of a client, which the host may take back."""
+
+    def take_all(self, now_ns: int | None = None) -> list[Region]:
+        """Take all; with a time, none of a reserve, and none that is younger than IDLE_NS."""
+
+    def keep(self, region: Region) -> None:
+        """Take one again that could not be emptied: it is charged as long as the client may have it."""
+
+
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
@@ -41,6 +51,13 @@ class Hub:
     warn: Callable[[Peer, ShmError], None] = lambda _peer, _error: (
         None
     )  # called with the errors of the system
+    # Starts to take back all spares; returns a call that waits for that, for a thread; None: there are none.
+    recall: Callable[[], Callable[[], object] | None] = lambda: None
+    note_spares: Callable[[], None] = lambda: None  # called when a client has some: they may become idle
+    spare_max: int = 0  # bytes of spares that a connection may have without asking
+    reserve_max: int = 0  # bytes that the connections of a uid may reserve
+    reserved: Counter[int] = field(default_factory=Counter)  # by uid
+    spares: set[Spares] = field(default_factory=set)  # of the clients that have any
     clients: Counter[int] = field(default_factory=Counter)  # by uid
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
     run_news: Run = run_to_end  # one after the other: clients hear of changes in their order

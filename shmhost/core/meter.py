@@ -108,6 +108,11 @@ class Tallies:
             del self._users[uid]
         return tally
 
+    def resize(self, tally: Tally, uid: int, change: int) -> None:
+        """Count bytes of a region's object in, or out where they are negative."""
+        tally.capacity += change
+        self._users[uid][1] += change
+
     def states(self) -> dict[State, tuple[int, int, int]]:
         """Return regions, bytes and leases by state, of the states that there are."""
         return {

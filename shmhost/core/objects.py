@@ -44,15 +44,21 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
 
 
 class Memfd:
-    """An anonymous object that only its descriptors reach (the default)."""
+    """An anonymous object that only its descriptors reach (the default). Without a name, it is a spare's.
+
+    A spare cannot grow, so that its charge is exact, but it can shrink until it is published: `cut` and
+    `empty` do that, and its client could.
+    """
 
     def __init__(self, name: str, capacity: int) -> None:
         self.capacity = capacity
+        self._is_spare = not name
         self._reader = self._writer = -1
         try:
-            self._writer = new_memfd("shmhost:" + name.encode()[:200].decode(errors="ignore"))
+            label = name.encode()[:200].decode(errors="ignore") or "spare"
+            self._writer = new_memfd("shmhost:" + label)
             os.ftruncate(self._writer, capacity)
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW if self._is_spare else _SHAPE)
             # A process with a read-only descriptor may open it once more, for its own offset or to map it
             # when the creator's is read-write; it cannot get a writable one that way.
             os.fchmod(self._writer, 0o444)
@@ -85,9 +91,27 @@ class Memfd:
             fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
         except OSError as error:
             raise _not_sealed(error) from None
+        if self._is_spare and os.fstat(self._reader).st_size != self.capacity:
+            raise InvalidArgument("the creator changed the size of the object: create it again")
         _check_header(self._reader, header)
         os.close(self._writer)
         self._writer = -1
+
+    def cut(self, capacity: int) -> None:
+        """Cut a spare to the size that it is published with. Not for the event loop, as `publish`."""
+        if capacity < self.capacity:
+            try:
+                os.ftruncate(self._writer, capacity)
+            except OSError as error:
+                raise _not_sealed(error) from None
+            self.capacity = capacity
+
+    def empty(self) -> None:
+        """Take all memory from a spare, which cannot grow again, whoever has a descriptor of it.
+
+        Not for the event loop: a creator that writes makes it wait. OSError: the creator has sealed it.
+        """
+        os.ftruncate(self._writer, 0)
 
     def fill(self, header: bytes, payload: bytes, seal: Seal) -> None:
         """Write the whole content and publish it. Quick: nobody else ever had the object.

@@ -19,6 +19,7 @@ READ, WRITE = 0o4, 0o2
 
 # A region's life: what may follow each state. FREED may follow each of them, for a host that ends frees all.
 LIFE: dict[State, frozenset[State]] = {
+    State.SPARE: frozenset({State.CREATING, State.FREED}),
     State.CREATING: frozenset({State.CURRENT, State.ABORTED, State.FREED}),
     State.ABORTED: frozenset({State.FREED}),
     State.CURRENT: frozenset({State.SUPERSEDED, State.UNLINKED, State.FREED}),
@@ -37,16 +38,16 @@ class Region:
     """
 
     number: int
-    name: str
     owner: Peer
-    mode: int
-    seal: Seal
-    backend: Backend
     room: int  # what the creator asked for: its payload and its metadata
     capacity: int  # of the memory object: what is charged
     span: Span
     window: Window
     charge: Charge
+    name: str = ""  # of a spare
+    mode: int = 0o600
+    seal: Seal = Seal.FULL
+    backend: Backend = Backend.MEMFD
     tally: Tally = field(default_factory=Tally)  # of its state: it counts the leases
     object: MemoryObject | None = None  # set once it is made; the registry disposes of it
     is_busy: bool = False  # a thread is at work on the object

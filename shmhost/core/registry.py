@@ -72,30 +72,43 @@ class Registry:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
         seal, backend = _check_create(request)
         self._check_replace(request, peer)
-        capacity = self._capacity(request.size)
-        charge = self.budget.charge(capacity + REGION_OVERHEAD)
-        try:
-            span, window = self._take_span(capacity)
-        except QuotaExceeded:
-            charge.release()
-            raise
-        region = Region(
-            number=next(self._numbers),
-            name=request.name,
-            owner=peer,
-            mode=request.mode,
-            seal=seal if backend is not Backend.SHM else Seal.NONE,  # tmpfs files take none
-            backend=backend,
-            room=request.size,
-            capacity=capacity,
-            span=span,
-            window=window,
-            charge=charge,
-        )
-        self.creating[region.name] = self.regions[region.number] = region
-        self._order.append(region.number)
-        region.tally = self.tallies.add(region.state, peer.uid, capacity)
+        region = self._take(request.size, peer)
+        region.name, region.mode, region.backend = request.name, request.mode, backend
+        region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
+        self.creating[region.name] = region
+        self._add(region, State.CREATING)
         return region
+
+    def spare(self, size: int, peer: Peer) -> Region:
+        """Take bytes and address for a region that gets its name and its content later; or refuse."""
+        region = self._take(size, peer)
+        self._add(region, State.SPARE)
+        return region
+
+    def assign(self, region: Region, request: Create) -> None:
+        """Give a spare its name, and the size of its payload; or refuse."""
+        _check_create(request)
+        self._check_replace(request, region.owner)
+        if self._capacity(request.size) > region.capacity:
+            raise InvalidArgument(f"{request.size} bytes do not fit in a spare of {region.capacity}")
+        region.name, region.mode, region.room = request.name, request.mode, request.size
+        self.creating[region.name] = region
+        self._move(region, State.CREATING)
+
+    def fits_without_spares(self, size: int) -> bool:
+        """Whether the budget would have room for a payload, but for the spares."""
+        spare = self.tallies.states().get(State.SPARE, (0, 0, 0))
+        taken = self.budget.used - spare[1] - spare[0] * REGION_OVERHEAD
+        return page_up(HEADER_SIZE + size) + REGION_OVERHEAD <= self.budget.limit - taken
+
+    def shrink(self, region: Region) -> None:
+        """Give back what the object of a region has beyond its payload: the object was cut."""
+        capacity = self._capacity(region.room)
+        if capacity == region.capacity:
+            return
+        self.tallies.resize(region.tally, region.owner.uid, capacity - region.capacity)
+        region.capacity = capacity
+        region.charge.shrink(capacity + REGION_OVERHEAD)
 
     def next_generation(self, region: Region) -> int:
         """Return the generation that a region will be when it is published."""
@@ -245,6 +258,30 @@ class Registry:
             self._free(region)
         for table in (self.current, self.creating, self._names):
             table.clear()
+
+    def _take(self, size: int, peer: Peer) -> Region:
+        capacity = self._capacity(size)
+        charge = self.budget.charge(capacity + REGION_OVERHEAD)
+        try:
+            span, window = self._take_span(capacity)
+        except QuotaExceeded:
+            charge.release()
+            raise
+        return Region(
+            number=next(self._numbers),
+            owner=peer,
+            room=size,
+            capacity=capacity,
+            span=span,
+            window=window,
+            charge=charge,
+        )
+
+    def _add(self, region: Region, state: State) -> None:
+        region.state = state
+        self.regions[region.number] = region
+        self._order.append(region.number)
+        region.tally = self.tallies.add(state, region.owner.uid, region.capacity)
 
     def _capacity(self, size: int) -> int:
         capacity = page_up(HEADER_SIZE + size)

@@ -235,6 +235,8 @@ class Session:
         m.Create: lambda self, request: self._creations.create(request),
         m.Publish: lambda self, request: self._creations.publish(request),
         m.Put: lambda self, request: self._creations.put(request),
+        m.Assign: lambda self, request: self._creations.assign(request),
+        m.Reserve: lambda self, request: self._creations.reserve(request),
         m.Abort: lambda self, request: self._creations.abort(request),
         m.Open: _open,
         m.Release: lambda self, request: self._leases.release(request.leases),

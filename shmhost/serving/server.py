@@ -41,6 +41,7 @@ from shmhost.serving.closing import Closer
 from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
+from shmhost.serving.recall import Recall
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Workers
 from shmhost.settings.config import Config
@@ -82,6 +83,7 @@ class Host:
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
         self._board: SharedBoard | None = None
+        self._hub.spare_max, self._hub.reserve_max = config.spares, config.reserve
         self._links: set[Link] = set()
         self._closer = Closer()
         self._flight = Flight(descriptors_in_flight_max())
@@ -164,10 +166,12 @@ class Host:
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
         self._freer = freer = Freer(workers)
+        recall = Recall(self._hub, workers)
         self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
             await self._listen(listener, task_status)
         finally:
+            recall.close()
             # Steps must see the end of their work: otherwise its object would have no owner.
             with anyio.move_on_after(END_S, shield=True) as scope:
                 await workers.drain()

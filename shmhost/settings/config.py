@@ -27,9 +27,10 @@ _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a host runs. `budget` is bytes; a window is (base, size); `metrics` is as for metrics_address.
+    """How a host runs. `budget`, `spares` and `reserve` are bytes; a window is (base, size).
 
     `board` is the number of names for which clients see without a request whether what they have is current.
+    `metrics` is as for metrics_address.
     """
 
     socket_path: str = field(default_factory=lambda: socket_path(None, os.environ))
@@ -40,10 +41,14 @@ class Config:
     log_level: str = "info"
     metrics: str = ""
     board: int = 65_535
+    spares: int = 4 * MIB  # of a connection; clients do not ask for more without a reserve
+    reserve: int = 256 * MIB  # of all connections of a uid
 
     def __post_init__(self) -> None:
         check_mode(self.socket_mode)
         check_budget(self.budget)
+        check_spares(self.spares)
+        check_spares(self.reserve)
         check_choice("log format", FORMATS, self.log_format)
         check_choice("log level", LEVELS, self.log_level)
         check_metrics(self.metrics)
@@ -72,6 +77,13 @@ def check_board(names: int) -> int:
     if not 0 <= names <= MAX_BOARD:
         raise InvalidArgument(f"a board has room for 0 to {MAX_BOARD} names, not {shown(names)}")
     return names
+
+
+def check_spares(size: int) -> int:
+    """Return a limit of spares in bytes, or raise InvalidArgument."""
+    if not 0 <= size < 2**63:
+        raise InvalidArgument(f"a limit of spares is 0 bytes or more and less than 2**63, not {shown(size)}")
+    return size
 
 
 def check_choice(what: str, choices: Sequence[str], text: str) -> str:

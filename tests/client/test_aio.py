@@ -13,7 +13,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from support import WatchedHost, count_descriptors, wait_until
+from support import WatchedHost, count_descriptors, give_spares_back, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +123,7 @@ async def test_cancellation_at_any_point_leaks_nothing(
     await ashm.list()  # whatever replies were left are read by now
     if await ashm.list("temporary"):
         await ashm.unlink("temporary")
+    give_spares_back(ashm)
     gc.collect()
     wait_until(lambda: host.counts() | {"threads": 0} == before | {"threads": 0})
     assert count_descriptors() == descriptors

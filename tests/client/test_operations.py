@@ -11,7 +11,7 @@ import pytest
 from shmclient import Region, RemoteProtocolError
 from shmclient._connection.exchange import Exchange
 from shmclient._connection.outbox import Outbox
-from shmclient._drivers import operations
+from shmclient._drivers import operations, putting
 from shmclient._drivers.steps import Ask, Context, Run
 from shmclient._regions.region import Lease, make_region
 from shmprotocol.abi.header import HEADER_SIZE
@@ -236,7 +236,7 @@ def test_reply_that_nobody_waits_for_is_undone(
 
 
 def put(context: Context) -> Generator[Ask | Run, Any, Region]:
-    return operations.put(context, Region, "x", b"content!", 0o600, "memfd", True, None)
+    return putting.put(context, Region, "x", b"content!", 0o600, "memfd", True, None)
 
 
 def test_put_creates_writes_and_publishes(context: Context, wire: Wire) -> None:

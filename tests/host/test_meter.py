@@ -56,11 +56,11 @@ def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Clien
     assert (after.dropped - before.dropped, after.connections - before.connections) == (1, 2)
     assert after.clients == 2
     refusals = {timing.state: (timing.regions, timing.leases) for timing in after.totals}
-    assert refusals == {"current": (1, 0), "superseded": (1, 1)}
+    assert refusals == {"current": (1, 0), "superseded": (1, 1), "spare": (1, 0)}
     (account,) = after.accounts
-    assert (account.uid, account.regions, account.clients) == (os.getuid(), 2, 2)
+    assert (account.uid, account.regions, account.clients) == (os.getuid(), 3, 2)
     assert account.capacity == sum(timing.capacity for timing in after.totals)
-    assert after.used == account.capacity + 2 * REGION_OVERHEAD
+    assert after.used == account.capacity + 3 * REGION_OVERHEAD
     assert before.started_ns == after.started_ns
     assert len(old) == MIB
 

@@ -24,11 +24,13 @@ def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) 
     assert config == Config(
         *("/tmp/a.sock", 0o600, ((0x540000000000, 1 << 30),), 5 << 20, "json", "warning", "127.0.0.1:9464"),
         board=100,
+        spares=1 << 20,
+        reserve=1 << 30,
     )
 
 
 def test_what_is_shown_can_be_given_again(tmp_path: Path) -> None:
-    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345, "json", "warning", "/run/metrics.sock")
+    config = Config("/tmp/a.sock", 0o640, WINDOWS, 12345, "json", "warning", "/run/metrics.sock", 5, 0, 7)
     (tmp_path / "empty.toml").touch()
     again = {f"SHMHOST_{name.upper()}": text for name, text in settings.shown(config).items()}
     assert parsed([], again, tmp_path / "empty.toml")[0] == config
@@ -59,6 +61,8 @@ def test_config_command_shows_value_and_source(tmp_path: Path) -> None:
     [
         ([], {"SHMHOST_BUDGET": "lots"}),
         (["--budget", "1Q"], {}),
+        (["--spares", "1Q"], {}),
+        ([], {"SHMHOST_RESERVE": str(2**63)}),
         (["--config", "/nonexistent.toml"], {}),
         ([], {"SHMHOST_CONFIG": "/nonexistent.toml"}),
         (["--metrics", "/tmp/x", "--socket", "/tmp/x"], {}),

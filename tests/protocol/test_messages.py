@@ -38,6 +38,8 @@ def test_tags_are_the_published_numbers() -> None:
         "Inspect": 13,
         "Measure": 14,
         "Put": 15,
+        "Assign": 16,
+        "Reserve": 17,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -52,6 +54,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Goodbye": 138,
         "Inspected": 139,
         "Measured": 140,
+        "Reserved": 141,
     }
 
 

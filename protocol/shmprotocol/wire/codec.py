@@ -28,6 +28,8 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     13: m.Inspect,
     14: m.Measure,
     15: m.Put,
+    16: m.Assign,
+    17: m.Reserve,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,
@@ -42,6 +44,7 @@ REPLY_TAGS: dict[int, type[m.Message]] = {
     138: m.Goodbye,
     139: m.Inspected,
     140: m.Measured,
+    141: m.Reserved,
 }
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}

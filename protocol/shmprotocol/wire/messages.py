@@ -120,6 +120,17 @@ class Grant(NamedTuple):
     rights: int = 0
 
 
+class Spare(NamedTuple):
+    """A region without a name, made ahead of a put, of `capacity` bytes with its header page.
+
+    It comes with a read-write descriptor. The host may take it back at any time, and then empties the object.
+    """
+
+    region: int
+    address: int
+    capacity: int
+
+
 # --- from the client; `codec` has their tags
 
 
@@ -145,7 +156,10 @@ class Create(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Make a created region visible. Addresses are absolute; 0 is none. The reply is Published."""
+    """Make a created region visible. Addresses are absolute; 0 is none. The reply is Published.
+
+    `spares`: bytes of payload that the client would like spares for; since version 2.
+    """
 
     id: int
     region: int
@@ -155,6 +169,36 @@ class Publish(NamedTuple):
     root_size: int
     metadata: int
     metadata_size: int
+    spares: tuple[int, ...] = ()
+
+
+class Assign(NamedTuple):
+    """Give a spare that is filled its name, and publish it. The reply is Published. Since version 2.
+
+    `size` is the bytes of its payload; what is behind them is cut off. The other fields are as in Create
+    and Publish: there is no root.
+    """
+
+    id: int
+    region: int
+    name: str
+    mode: int
+    replace: bool
+    size: int
+    data_size: int
+    metadata: int
+    metadata_size: int
+    spares: tuple[int, ...]
+
+
+class Reserve(NamedTuple):
+    """Ask that spares of this connection may have `size` bytes, also while it is idle. The reply is Reserved.
+
+    Since version 2.
+    """
+
+    id: int
+    size: int
 
 
 class Put(NamedTuple):
@@ -292,10 +336,22 @@ class Created(NamedTuple):
 
 
 class Published(NamedTuple):
-    """The reply to Publish: the creator's own grant, with a read-only descriptor."""
+    """The reply to Publish, Put and Assign: the creator's own grant, with a read-only descriptor.
+
+    `spares`, each with a read-write descriptor behind that one, are some of those that the request asked
+    for, perhaps none.
+    """
 
     id: int
     grant: Grant
+    spares: tuple[Spare, ...] = ()
+
+
+class Reserved(NamedTuple):
+    """The reply to Reserve: the bytes that the host lets the connection have, at most those it asked for."""
+
+    id: int
+    size: int
 
 
 class Opened(NamedTuple):
@@ -401,4 +457,6 @@ def descriptors_of(message: Message) -> int:
         return len([grant for grant in message.grants if grant.lease])
     if type(message) is Welcome:
         return 1 if message.board[1] else 0
-    return 1 if type(message) is Created or type(message) is Published else 0
+    if type(message) is Published:
+        return 1 + len(message.spares)
+    return 1 if type(message) is Created else 0

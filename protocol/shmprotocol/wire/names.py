@@ -58,6 +58,7 @@ _BACKENDS: dict[str, Backend] = {backend.value: backend for backend in BACKENDS}
 class State(StrEnum):
     """Where a region is in its life. The host's `regions` has the table of what may follow what."""
 
+    SPARE = "spare"  # it has no name yet: its client may fill it, and give it one
     CREATING = "creating"  # its creator fills it
     ABORTED = "aborted"  # never published, and its creator may still have it mapped
     CURRENT = "current"  # what its name leads to

@@ -102,7 +102,7 @@ def _published(before: Sample | None, after: Sample) -> dict[str, int]:
 def _newest(regions: Iterable[m.RegionInfo]) -> dict[str, int]:
     newest: dict[str, int] = {}
     for info in regions:
-        if info.state not in (State.CREATING, State.ABORTED):
+        if info.state not in (State.SPARE, State.CREATING, State.ABORTED):
             newest[info.name] = max(info.generation, newest.get(info.name, 0))
     return newest
 

@@ -16,6 +16,7 @@ from shmprotocol.wire.names import State
 SVG_COLORS: dict[str, str] = {
     State.CURRENT: "#2e8b57",
     State.CREATING: "#d4a017",
+    State.SPARE: "#9a9a9a",
     State.ABORTED: "#8e5a9b",
     State.SUPERSEDED: "#4a90a4",
     State.UNLINKED: "#b5443c",

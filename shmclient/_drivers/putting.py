@@ -1,0 +1,136 @@
+"""`put`, as a generator like those of `operations`: in one request, by a spare, or in two steps. No I/O."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from shmclient import _codecs as codecs
+from shmclient._drivers.filling import Filler
+from shmclient._drivers.operations import create_request, only, published, whole
+from shmclient._drivers.steps import Ask, Context, Operation, Run
+from shmclient._drivers.transfer import Progress, joined, write_all
+from shmclient._regions.creation import Creation
+from shmclient._regions.region import Lease, RegionHandle, make_region
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
+from shmprotocol.errors import InvalidArgument, RegionNotFound
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import Backend, check_mode, check_name
+
+VERSION = 2  # of the wire: the first that has Put, Assign and Reserve
+# Bytes that go with the request: a host reads 16 KiB at once, and the rest of a frame by another call.
+SENT_MAX = 12 * 1024
+R = TypeVar("R", bound=RegionHandle)
+Chunks = list[tuple[int, memoryview]]
+
+
+class Value(NamedTuple):
+    """A value to be put: its name and rights, and its payload. `size` and `metadata_at` are bytes of that."""
+
+    name: str
+    mode: int
+    replace: bool
+    size: int
+    data_size: int
+    metadata_at: int
+    metadata_size: int
+    chunks: Chunks
+    progress: Progress | None
+
+
+def put(
+    context: Context,
+    kind: type[R],
+    name: str,
+    obj: object,
+    mode: int,
+    backend: str,
+    replace: bool,
+    progress: Progress | None,
+) -> Operation[R]:
+    """Store an object as one sealed region: written with `pwritev`, never mapped.
+
+    On cancellation the name has its old value, or the new one if the host had published already.
+    """
+    value = _value(codecs.encode(obj), check_name(name), check_mode(mode), bool(replace), progress)
+    if context.version < VERSION or backend != Backend.MEMFD:
+        return (yield from _create(context, kind, value, backend, ()))
+    if value.size <= SENT_MAX:
+        return (yield from _send(context, kind, value))
+    if (spare := context.spares.take(value.size)) is not None:
+        region = yield from _fill(context, kind, value, spare)
+        if region is not None:
+            return region
+    return (yield from _create(context, kind, value, backend, context.spares.wanted(value.size)))
+
+
+def _value(encoded: codecs.Encoded, name: str, mode: int, replace: bool, progress: Progress | None) -> Value:
+    metadata_at = -(-encoded.size // 8) * 8
+    metadata = encoded.metadata
+    chunks = [*encoded.chunks, (metadata_at, memoryview(metadata))]
+    size = metadata_at + len(metadata)
+    return Value(name, mode, replace, size, encoded.size, metadata_at, len(metadata), chunks, progress)
+
+
+def _send(context: Context, kind: type[R], value: Value) -> Operation[R]:
+    """Put a small value by a request that has its bytes."""
+    rights, sizes = value[1:3], value[4:7]
+    payload = joined(value.chunks, value.progress)
+    reply, owned = yield Ask(m.Put(context.outbox.next_id(), value.name, *rights, *sizes, payload))
+    grant = whole(context, reply, owned, m.Published).grant
+    return make_region(kind, grant, Lease(context.outbox, grant.lease), owned)
+
+
+def _fill(context: Context, kind: type[R], value: Value, spare: Creation) -> Operation[R | None]:
+    """Write a value into a spare, and name it; return None if the host has taken the spare back."""
+    try:
+        yield _write(value, spare)
+        number, ahead = context.outbox.next_id(), context.spares.wanted(value.size)
+        reply, owned = yield Ask(m.Assign(number, spare.region, *value[:7], ahead))
+        return published(context, kind, spare, reply, owned)
+    except BaseException as error:
+        spare.abort()
+        if type(error) in (RegionNotFound, PermissionError):  # the second: it is empty, and cannot grow
+            return None
+        raise
+
+
+def _create(
+    context: Context, kind: type[R], value: Value, backend: str, spares: tuple[int, ...]
+) -> Operation[R]:
+    """Take the name, write the value, and publish it: two requests."""
+    create = create_request(context, value.name, value.size, value.mode, "full", backend, value.replace)
+    reply, owned = yield Ask(create)
+    created = whole(context, reply, owned, m.Created)
+    creation = Creation(context.outbox, created.region, owned)
+    try:
+        yield _write(value, creation)
+        metadata = (created.address + HEADER_SIZE + value.metadata_at, value.metadata_size)
+        number = context.outbox.next_id()
+        publish = m.Publish(number, created.region, KIND_DATA, value.data_size, 0, 0, *metadata, spares)
+        reply, owned = yield Ask(publish)
+        return published(context, kind, creation, reply, owned)
+    except BaseException:
+        creation.abort()
+        raise
+
+
+def _write(value: Value, creation: Creation) -> Run:
+    descriptor = creation.fileno()
+    return Run(lambda: write_all(descriptor, HEADER_SIZE, value.chunks, value.progress), value.size)
+
+
+def check_reserve(size: int) -> int:
+    """Return the bytes to reserve; InvalidArgument unless they are a number of bytes."""
+    if type(size) is not int or not 0 <= size < 2**63:
+        raise InvalidArgument(f"a reserve is a number of bytes, 0 or more, not {size!r:.40}")
+    return size
+
+
+def reserve(context: Context, size: int) -> Operation[None]:
+    """Ask the host for up to `size` bytes of spares for this connection, and have a thread fill them."""
+    if context.version < VERSION:
+        return
+    reply, _ = yield Ask(m.Reserve(context.outbox.next_id(), size))
+    context.spares.reserve = only(reply, m.Reserved).size
+    if context.spares.reserve:
+        context.spares.filler = Filler()
