@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -51,6 +52,7 @@ def serve(**options: Any) -> None:
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
     _raise_open_files()
     listener = take_listener(os.environ, os.getpid())
+    _shorten_pauses()
     anyio.run(_serve, config, listener, backend_options=backend_options())
 
 
@@ -62,6 +64,19 @@ def _raise_open_files() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):  # over fs.nr_open, which was lowered since
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _shorten_pauses() -> None:
+    """Let neither the garbage collector nor another thread keep the loop from the next request for long.
+
+    † A full collection takes 30 ms with 10,000 regions and 20,000 leases; links and regions are freed without
+    it, so it hardly ever runs. A thread that computes, as for a scrape, keeps the interpreter as long as the
+    interval is. An embedded host leaves both to its program.
+    """
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays
+    gc.set_threshold(200, 5, 10_000)  # the youngest 200 objects at a time, all after 10 million more
+    sys.setswitchinterval(0.0001)  # seconds; 5 ms by default
 
 
 async def _serve(config: Config, listener: socket.socket | None) -> None:

@@ -11,6 +11,8 @@ from shmprotocol.errors import QuotaExceeded
 class Charge:
     """Bytes taken from a budget until `release`, which may be called again without effect."""
 
+    __slots__ = ("_budget", "size")
+
     def __init__(self, budget: Budget, size: int) -> None:
         self._budget = budget
         self.size: int = size

@@ -43,6 +43,11 @@ class Deadline:
             self._handle.cancel()
             self._handle = None
 
+    def end(self) -> None:
+        """Stop for good, and forget whom to call."""
+        self.stop()
+        self._expired = _do_nothing
+
     def _arm(self) -> None:
         self._due_s = self._loop.time() + TICK_S
         self._handle = self._loop.call_later(TICK_S, self._tick)
@@ -55,3 +60,7 @@ class Deadline:
         else:
             self._handle = None
             self._expired()
+
+
+def _do_nothing() -> None:
+    pass

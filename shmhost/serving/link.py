@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 
 from shmhost.core.meter import Meter
+from shmhost.core.peers import Peer
 from shmhost.core.session import Session
 from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
@@ -62,6 +63,7 @@ class Link:
         "_start_work",
         "_take_back",
         "_working",
+        "peer",
         "session",
     )
 
@@ -92,11 +94,12 @@ class Link:
         self._working = False  # a Work is in a thread, or waits for one
         self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
         self._is_paused = False  # the loop does not watch the socket for what comes
-        self._take_back: Callable[[], bool] = lambda: False
+        self._take_back: Callable[[], bool] = _cannot
         self._closing = False
         self._is_finished = False
         self._watch()
         self.session: Session = make_session(self.send)
+        self.peer: Peer = self.session.peer
         self._deadline.start()  # until Hello has come
 
     def _watch(self) -> None:
@@ -123,6 +126,7 @@ class Link:
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with a session's steps after their Work was carried out elsewhere."""
         self._working = False
+        self._take_back = _cannot
         if self._drive(steps, outcome):
             if self._closing:
                 self._finish()
@@ -137,7 +141,7 @@ class Link:
             return
         self._closing = True
         self._loop.remove_reader(self._sock)
-        self._deadline.stop()
+        self._deadline.end()
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -154,6 +158,7 @@ class Link:
         self._is_finished = True
         self.session.close()
         self._on_closed(self)
+        del self.session  # it has this link's `send`: a cycle, which only the garbage collector would free
 
     def _pause(self) -> None:
         if not self._is_paused:
@@ -279,12 +284,12 @@ class Link:
 
     def _fault(self) -> None:
         """Handle a bug or a broken system: only this client loses its connection."""
-        LOG.exception("fault while serving uid %d", self.session.peer.uid)
+        LOG.exception("fault while serving uid %d", self.peer.uid)
         self.close()
 
     def _drop(self, error: RemoteProtocolError) -> None:
         """Send the peer its error, if the socket has room, and close."""
-        self._note_drop(error)
+        self._note_drop(str(error))  # which does not keep the frames of its traceback
         self.send(Goodbye(0, str(error)), ())
         self.close()
 
@@ -294,10 +299,14 @@ class Link:
             self._note_drop(why)
         self.close()
 
-    def _note_drop(self, why: object) -> None:
+    def _note_drop(self, why: str) -> None:
         self._meter.dropped += 1
-        LOG.warning("dropped uid %d pid %d: %s", self.session.peer.uid, self.session.peer.pid, why)
+        LOG.warning("dropped uid %d pid %d: %s", self.peer.uid, self.peer.pid, why)
 
     def _all_sent(self) -> None:
         if not self._working:
             self._go_on()
+
+
+def _cannot() -> bool:
+    return False

@@ -91,7 +91,8 @@ class Outbox:
     def close(self, close_socket: Callable[[], None]) -> None:
         """Drop the queue, stop watching the socket, and have it closed once its descriptors are read."""
         self._wait_no_more()
-        self._stall.stop()
+        self._stall.end()
+        self._on_emptied, self._on_end = _do_nothing, _do_nothing
         while self._queue:
             descriptors.close_all(self._queue.popleft()[1])
         self._grow(-self._size)
@@ -217,6 +218,10 @@ class Outbox:
 
     def _end(self, why: str) -> None:
         self._loop.call_soon(self._on_end, why)
+
+
+def _do_nothing(_why: str = "") -> None:
+    pass
 
 
 def _copies(fds: Sequence[int]) -> list[int]:

@@ -271,7 +271,7 @@ class Host:
         workers = self._workers
         assert workers is not None  # links are closed before
         # Retries have their own lane: a client that loops over a call that waits delays only such clients.
-        lane = (link.session.peer.uid, work.is_retry)
+        lane = (link.peer.uid, work.is_retry)
         job = workers.start(lane, work.call, functools.partial(link.resume, steps))
 
         def take_back() -> bool:
