@@ -24,7 +24,7 @@ from shmprotocol.native.builtins import dict_make
 
 DATA_SIZE = 4096
 ROOM = 64 * 1024
-KEYS = [f"key/{number}" for number in range(70)]
+KEYS = [f"key/{number}" for number in range(300)]
 ASKED = ["key/0", "key/69", "", "none", "key/5"]
 DESCRIPTIONS = [
     {"format": "ndarray", "dtype": "<u2", "shape": [4], "order": "C"},
@@ -32,8 +32,7 @@ DESCRIPTIONS = [
     {"format": "bytes", "item": "d", "shape": [1]},
     {"format": "new"},
 ]
-COUNT = len(KEYS)
-SLOTS, RECORDS = 64, 64 + 4 * 256
+COUNT = 70
 
 
 def index_of(count: int = COUNT) -> bytes:
@@ -45,9 +44,12 @@ def index_of(count: int = COUNT) -> bytes:
 
 
 INDEX = index_of()
-EDGES = [0, 1, 2, 8, 63, 64, COUNT, COUNT + 1, 255, 256, 512, 4095, 4096, 4097, len(INDEX) - 1, len(INDEX)]
-EDGES += [len(INDEX) + 1, 1 << 31, (1 << 31) - 1, 1 << 32, (1 << 32) - 1, 1 << 33, 1 << 63, (1 << 64) - 1]
-EDGES += [(1 << 64) - 8, (1 << 64) - 48]
+BUCKET_COUNT = 8
+BUCKETS, ORDER = struct.unpack_from("<QQ", INDEX, 48)
+RECORDS = [8 * unit for unit in struct.unpack_from(f"<{COUNT}I", INDEX, ORDER)]  # offsets, by key
+EDGES = [0, 1, 2, 7, 8, 63, 64, COUNT, COUNT + 1, 127, 255, 256, 512, 4095, 4096, 4097, 1 << 31, 1 << 32]
+EDGES += [len(INDEX) - 1, len(INDEX), len(INDEX) + 1, len(INDEX) // 8, len(INDEX) // 8 - 4, BUCKETS, ORDER]
+EDGES += [(1 << 31) - 1, (1 << 32) - 1, 1 << 33, 1 << 63, (1 << 64) - 1, (1 << 64) - 8, (1 << 64) - 40]
 
 
 def patched(index: bytes, patches: list[tuple[int, bytes]]) -> bytes:
@@ -58,19 +60,25 @@ def patched(index: bytes, patches: list[tuple[int, bytes]]) -> bytes:
 
 
 def mutations() -> Iterator[bytes]:
-    """Yield the index with each field of header, slots and records changed to each of the edges."""
-    fields = [*range(0, 64, 4), *range(SLOTS, SLOTS + 32, 4), SLOTS + 1020]
-    fields += [*range(RECORDS, RECORDS + 96, 4), *range(RECORDS + 48 * 69, RECORDS + 48 * 70, 4)]
+    """Yield the index with each field of header, words and some records changed to each of the edges."""
+    fields = [*range(0, 64, 4), *range(BUCKETS, BUCKETS + 4 * BUCKET_COUNT + 4, 4)]
+    fields += [ORDER, ORDER + 4 * COUNT - 4]
+    fields += [
+        record + field
+        for number in (0, 1, 5, 69)
+        for record in [RECORDS[number]]
+        for field in range(0, 48, 4)
+    ]
     for field in fields:
         for edge in EDGES:
             yield patched(INDEX, [(field, struct.pack("<Q", edge)[: 8 if field % 8 == 0 else 4])])
             yield patched(INDEX, [(field, struct.pack("<I", edge % (1 << 32)))])
+    for edge in EDGES:
+        word = struct.pack("<I", edge % (1 << 32))
+        yield patched(INDEX, [(BUCKETS, word * (BUCKET_COUNT + 1))])
+        yield patched(INDEX, [(BUCKETS, (word + bytes(4)) * (BUCKET_COUNT // 2) + word)])
+        yield patched(INDEX, [(record + 36, word) for record in RECORDS])
     yield from (INDEX[:size] for size in range(0, len(INDEX), 7))
-    yield from (patched(INDEX, [(SLOTS, struct.pack("<I", edge % (1 << 32)) * 256)]) for edge in EDGES)
-    same = struct.pack("<I", 1) * 256
-    yield patched(INDEX, [(SLOTS, same)])  # no slot is free, and all lead to one record
-    hashes = [(RECORDS + 48 * number, INDEX[RECORDS : RECORDS + 8]) for number in range(COUNT)]
-    yield patched(INDEX, [(SLOTS, same), *hashes])
 
 
 # --- in Python
@@ -252,17 +260,28 @@ REFUSED = {
     "version": (8, b"\2"),
     "version of four bytes": (11, b"\1"),
     "more than there is": (16, struct.pack("<Q", len(INDEX) + 8)),
-    "less than its parts": (16, struct.pack("<Q", RECORDS + 48 * COUNT - 1)),
-    "one slot": (32, struct.pack("<Q", 1)),
-    "too few slots": (32, struct.pack("<Q", 128)),
-    "slots that are not a power of two": (32, struct.pack("<Q", 192)),
-    "too many keys": (24, struct.pack("<Q", 129)),
+    "less than its words": (16, struct.pack("<Q", ORDER + 4 * COUNT - 1)),
+    "no bucket": (32, struct.pack("<Q", 0)),
+    "buckets that are not a power of two": (32, struct.pack("<Q", 3)),
+    "too many keys": (24, struct.pack("<Q", len(INDEX) // 4)),
+    "words that are not aligned": (48, struct.pack("<Q", BUCKETS + 1)),
+    "order behind the end": (56, struct.pack("<Q", len(INDEX) + 4)),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_header_that_breaks_a_rule_is_refused(name: str, reader: Reader) -> None:
     assert reader.ask(patched(INDEX, [REFUSED[name]])) == "refused"
+
+
+def test_bucket_of_too_many_keys_is_not_searched_to_its_end(reader: Reader) -> None:
+    index, bucket_count = index_of(300), 32
+    buckets = struct.unpack_from("<Q", index, 48)[0]
+    start, *_, end = struct.unpack_from(f"<{bucket_count + 1}I", index, buckets)
+    merged = patched(index, [(32, struct.pack("<Q", 1)), (buckets, struct.pack("<II", start, end))])
+    verdicts = reader.ask(merged).split(",")
+    assert verdicts[2:4] == ["bad", "bad"]  # of keys that are not there
+    assert verdicts[-1] == "all"
 
 
 def test_index_that_is_not_aligned_is_refused() -> None:

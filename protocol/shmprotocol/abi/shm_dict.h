@@ -12,7 +12,7 @@
  *
  * The index is as untrusted as its creator, who may even write to it under SHM_FLAG_SEAL_WRITER: each
  * word is loaded once, and checked before it is used. These functions read nothing outside of the payload, and
- * end after SHM_DICT_PROBES slots. All that they return lies in the payload.
+ * end after SHM_DICT_BUCKET_MAX records. All that they return lies in the payload.
  */
 #ifndef SHM_DICT_H
 #define SHM_DICT_H
@@ -21,37 +21,40 @@
 
 #define SHM_DICT_VERSION 1
 #define SHM_DICT_HEADER_SIZE 64
-#define SHM_DICT_RECORD_SIZE 48
-#define SHM_DICT_MAX 0x7fffffff /* keys: a slot has 32 bits, and there are two slots or more for each key */
+#define SHM_DICT_RECORD_SIZE 40 /* without its key */
+#define SHM_DICT_UNIT 8         /* bytes; records start at multiples, so that 32 bits say where */
+#define SHM_DICT_MAX 0x7fffffff /* keys */
 /*
- * A key is in one of so many slots from its own on, or not in the dict. At a load of one half, runs of some
- * 40 slots occur with 100,000 keys, of 150 with 2^31. A writer that gets a longer one starts anew with another
- * seed, so that no choice of keys makes a reader slow.
+ * The records of a bucket lie side by side, each with its key, so that a look-up touches one page beside the
+ * start of the index: pages that were not touched before cost more (2 us each) than reading 16 records.
+ * With a good hash no bucket has over 60 of 2^31 keys. A writer that gets more than SHM_DICT_BUCKET_MAX starts anew with
+ * another seed, so that no choice of keys makes a reader slow.
  */
-#define SHM_DICT_PROBES 1024
+#define SHM_DICT_BUCKET 16
+#define SHM_DICT_BUCKET_MAX 256
 #define SHM_DICT_SEED 0xcbf29ce484222325u /* of the FNV-1a hash */
 
 /* The start of an index. Offsets in the index count from here. Writer: the creator of the region, once. */
 struct shm_dict_header {
         uint8_t magic[8]; /* "SHMDICT" and a zero byte */
         uint32_t version; /* SHM_DICT_VERSION */
-        uint32_t reserved0;
-        uint64_t size;       /* bytes of the index: header, slots, records, texts */
-        uint64_t count;      /* keys, and records */
-        uint64_t slot_count; /* a power of two, at least 2, and at least twice the count */
-        uint64_t seed;       /* of the hash */
-        uint64_t reserved[2];
+        uint32_t reserved;
+        uint64_t size;         /* bytes of the index */
+        uint64_t count;        /* keys, and records */
+        uint64_t bucket_count; /* a power of two, at most 2^31 */
+        uint64_t seed;         /* of the hash */
+        uint64_t buckets;      /* offset of bucket_count + 1 words: the unit where the records of each start, and end */
+        uint64_t order;        /* offset of count words: the units where the records start, in the order of the keys */
 };
 
-/* A key and its value. The records come in the order of the keys, after the slots. */
+/* A key and its value, at a multiple of SHM_DICT_UNIT. The key follows, in UTF-8, then zero bytes to the next multiple. */
 struct shm_dict_record {
         uint64_t hash;
-        uint64_t key; /* offset in the index: UTF-8, without a zero byte at its end */
-        uint32_t key_size;
-        uint32_t description_size;
-        uint64_t description; /* offset in the index: a msgpack map, which several records may share */
-        uint64_t offset;      /* of the value, from the start of the data */
+        uint64_t offset; /* of the value, from the start of the data */
         uint64_t size;
+        uint64_t description; /* offset in the index: a msgpack map, which several records may share */
+        uint32_t description_size;
+        uint32_t key_size;
 };
 
 static_assert(sizeof(struct shm_dict_header) == SHM_DICT_HEADER_SIZE, "version 1");
@@ -62,8 +65,10 @@ struct shm_dict {
         const uint8_t *index;
         uint64_t size;
         uint64_t count;
-        uint64_t slot_count;
+        uint64_t bucket_count;
         uint64_t seed;
+        uint64_t buckets;
+        uint64_t order;
         const uint8_t *data;
         uint64_t data_size;
 };
@@ -88,7 +93,7 @@ static inline uint64_t shm_dict_load64(const uint8_t *address)
         return __atomic_load_n((const uint64_t *)(const void *)address, __ATOMIC_RELAXED);
 }
 
-/* FNV-1a from `seed`, with its upper half folded into the lower one, which chooses the slot. */
+/* FNV-1a from `seed`, with its upper half folded into the lower one, which chooses the bucket. */
 static inline uint64_t shm_dict_hash(uint64_t seed, const char *key, uint64_t size)
 {
         uint64_t i;
@@ -98,20 +103,16 @@ static inline uint64_t shm_dict_hash(uint64_t seed, const char *key, uint64_t si
         return seed ^ seed >> 32;
 }
 
-/* The least number of slots for so many keys. */
-static inline uint64_t shm_dict_slots(uint64_t count)
+/* The bytes of a record with a key of so many bytes. */
+static inline uint64_t shm_dict_record_size(uint64_t key_size)
 {
-        uint64_t slots = 2;
-
-        while (slots < 2 * count)
-                slots *= 2;
-        return slots;
+        return SHM_DICT_RECORD_SIZE + (key_size + SHM_DICT_UNIT - 1) / SHM_DICT_UNIT * SHM_DICT_UNIT;
 }
 
-/* The offset of the texts, behind the records. */
-static inline uint64_t shm_dict_texts(uint64_t slot_count, uint64_t count)
+/* Do `count` words of 32 bits at `offset` lie inside `size` bytes, at a multiple of their size? */
+static inline int shm_dict_words_inside(uint64_t offset, uint64_t count, uint64_t size)
 {
-        return SHM_DICT_HEADER_SIZE + sizeof(uint32_t) * slot_count + SHM_DICT_RECORD_SIZE * count;
+        return offset % sizeof(uint32_t) == 0 && offset <= size && count <= (size - offset) / sizeof(uint32_t);
 }
 
 /*
@@ -124,7 +125,7 @@ static inline int shm_dict_check(const void *index, uint64_t available, const vo
         const uint8_t *bytes = (const uint8_t *)index;
         struct shm_dict dict;
 
-        if (available < SHM_DICT_HEADER_SIZE || (uintptr_t)index % sizeof(uint64_t) != 0 ||
+        if (available < SHM_DICT_HEADER_SIZE || (uintptr_t)index % SHM_DICT_UNIT != 0 ||
             memcmp(bytes, "SHMDICT", 8) != 0)
                 return -EBADMSG;
         if (shm_dict_load32(bytes + offsetof(struct shm_dict_header, version)) != SHM_DICT_VERSION)
@@ -132,43 +133,60 @@ static inline int shm_dict_check(const void *index, uint64_t available, const vo
         dict.index = bytes;
         dict.size = shm_dict_load64(bytes + offsetof(struct shm_dict_header, size));
         dict.count = shm_dict_load64(bytes + offsetof(struct shm_dict_header, count));
-        dict.slot_count = shm_dict_load64(bytes + offsetof(struct shm_dict_header, slot_count));
+        dict.bucket_count = shm_dict_load64(bytes + offsetof(struct shm_dict_header, bucket_count));
         dict.seed = shm_dict_load64(bytes + offsetof(struct shm_dict_header, seed));
+        dict.buckets = shm_dict_load64(bytes + offsetof(struct shm_dict_header, buckets));
+        dict.order = shm_dict_load64(bytes + offsetof(struct shm_dict_header, order));
         dict.data = (const uint8_t *)data;
         dict.data_size = data_size;
-        if (dict.size > available || dict.count > SHM_DICT_MAX || dict.slot_count > (uint64_t)1 << 32 ||
-            dict.slot_count < 2 || dict.slot_count < 2 * dict.count ||
-            (dict.slot_count & (dict.slot_count - 1)) != 0 ||
-            dict.size < shm_dict_texts(dict.slot_count, dict.count))
+        if (dict.size > available || dict.count > SHM_DICT_MAX || dict.bucket_count == 0 ||
+            dict.bucket_count > (uint64_t)1 << 31 || (dict.bucket_count & (dict.bucket_count - 1)) != 0 ||
+            !shm_dict_words_inside(dict.buckets, dict.bucket_count + 1, dict.size) ||
+            !shm_dict_words_inside(dict.order, dict.count, dict.size))
                 return -EBADMSG;
         *dict_out = dict;
+        return 0;
+}
+
+/*
+ * Check the record at `start`, which ends at `end` at the latest. Returns 0, its key and value, and where the next
+ * one starts; or -EBADMSG.
+ */
+static inline int shm_dict_read(const struct shm_dict *dict, uint64_t start, uint64_t end,
+                                struct shm_dict_value *value_out, uint64_t *next_out)
+{
+        const uint8_t *record = dict->index + start;
+        uint64_t description, offset;
+
+        if (end > dict->size || start > end || end - start < SHM_DICT_RECORD_SIZE)
+                return -EBADMSG;
+        value_out->key_size = shm_dict_load32(record + offsetof(struct shm_dict_record, key_size));
+        value_out->description_size =
+                shm_dict_load32(record + offsetof(struct shm_dict_record, description_size));
+        value_out->size = shm_dict_load64(record + offsetof(struct shm_dict_record, size));
+        description = shm_dict_load64(record + offsetof(struct shm_dict_record, description));
+        offset = shm_dict_load64(record + offsetof(struct shm_dict_record, offset));
+        if (shm_dict_record_size(value_out->key_size) > end - start || description > dict->size ||
+            value_out->description_size > dict->size - description ||
+            value_out->description_size > SHM_METADATA_MAX || offset > dict->data_size ||
+            value_out->size > dict->data_size - offset)
+                return -EBADMSG;
+        value_out->key = (const char *)record + SHM_DICT_RECORD_SIZE;
+        value_out->description = dict->index + description;
+        value_out->data = dict->data + offset;
+        *next_out = start + shm_dict_record_size(value_out->key_size);
         return 0;
 }
 
 /* The key and value of record `number`, below the count, in the order of the keys. Returns 0 or -EBADMSG. */
 static inline int shm_dict_at(const struct shm_dict *dict, uint64_t number, struct shm_dict_value *value_out)
 {
-        const uint8_t *record = dict->index + shm_dict_texts(dict->slot_count, number);
-        uint64_t key, description, offset;
+        uint64_t start, next;
 
         if (number >= dict->count)
                 return -EBADMSG;
-        key = shm_dict_load64(record + offsetof(struct shm_dict_record, key));
-        description = shm_dict_load64(record + offsetof(struct shm_dict_record, description));
-        offset = shm_dict_load64(record + offsetof(struct shm_dict_record, offset));
-        value_out->key_size = shm_dict_load32(record + offsetof(struct shm_dict_record, key_size));
-        value_out->description_size =
-                shm_dict_load32(record + offsetof(struct shm_dict_record, description_size));
-        value_out->size = shm_dict_load64(record + offsetof(struct shm_dict_record, size));
-        if (key > dict->size || value_out->key_size > dict->size - key || description > dict->size ||
-            value_out->description_size > dict->size - description ||
-            value_out->description_size > SHM_METADATA_MAX || offset > dict->data_size ||
-            value_out->size > dict->data_size - offset)
-                return -EBADMSG;
-        value_out->key = (const char *)dict->index + key;
-        value_out->description = dict->index + description;
-        value_out->data = dict->data + offset;
-        return 0;
+        start = (uint64_t)shm_dict_load32(dict->index + dict->order + sizeof(uint32_t) * number) * SHM_DICT_UNIT;
+        return shm_dict_read(dict, start, dict->size, value_out, &next);
 }
 
 /* Find a key of `size` bytes. Returns 0 and the value, or: -ENOENT there is none; -EBADMSG a corrupt index. */
@@ -176,23 +194,22 @@ static inline int shm_dict_find(const struct shm_dict *dict, const char *key, ui
                                 struct shm_dict_value *value_out)
 {
         uint64_t hash = shm_dict_hash(dict->seed, key, size);
-        uint64_t probe;
+        uint64_t bucket = hash & (dict->bucket_count - 1);
+        const uint8_t *word = dict->index + dict->buckets + sizeof(uint32_t) * bucket;
+        uint64_t start = (uint64_t)shm_dict_load32(word) * SHM_DICT_UNIT;
+        const uint64_t end = (uint64_t)shm_dict_load32(word + sizeof(uint32_t)) * SHM_DICT_UNIT;
+        int i;
 
-        for (probe = 0; probe < SHM_DICT_PROBES; probe++) {
-                uint64_t place = (hash + probe) & (dict->slot_count - 1);
-                uint32_t slot = shm_dict_load32(dict->index + SHM_DICT_HEADER_SIZE + sizeof(slot) * place);
+        for (i = 0; i < SHM_DICT_BUCKET_MAX; i++) {
+                const uint8_t *record = dict->index + start;
                 int error;
 
-                if (slot == 0)
+                if (start == end)
                         return -ENOENT;
-                if (slot > dict->count)
-                        return -EBADMSG;
-                if (shm_dict_load64(dict->index + shm_dict_texts(dict->slot_count, slot - 1)) != hash)
-                        continue;
-                error = shm_dict_at(dict, slot - 1, value_out);
+                error = shm_dict_read(dict, start, end, value_out, &start);
                 if (error)
                         return error;
-                if (value_out->key_size == size &&
+                if (shm_dict_load64(record) == hash && value_out->key_size == size &&
                     (size == 0 || memcmp(value_out->key, key, (size_t)size) == 0))
                         return 0;
         }

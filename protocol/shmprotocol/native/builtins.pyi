@@ -43,7 +43,7 @@ def dict_make(
 ) -> bytes | None:
     """Return an index. The lists have one length, but for the descriptions: `kinds` are positions in them.
 
-    None: too many keys share slots, so take another seed. KeyError: two keys are the same text.
+    None: a bucket has too many keys, so take another seed. KeyError: two keys are the same text.
     UnicodeEncodeError: a key is not Unicode. OverflowError: one is too long.
     """
 
