@@ -118,6 +118,11 @@ class Client:
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Region:
         """Return a handle of the current region of a name, mapped; `after` and errors as for `get`."""
+        if after is None and wait is None and (channel := self._core.channel) is not None:
+            region = channel.attach(Region, self, name, anywhere)
+            if isinstance(region, Region):
+                region._client = self
+                return region
         return self._adopt(self._drive(self._core.open(Region, name, after, wait, anywhere))[0])
 
     def open_many(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError, again
 from shmprotocol.wire import messages as m
@@ -21,8 +22,8 @@ class Pending:
 
     __slots__ = ("descriptors", "failure", "is_posted", "reply", "request")
 
-    def __init__(self, request: m.Message) -> None:
-        self.request = request
+    def __init__(self, request: m.Message | None) -> None:
+        self.request: Any = request  # None: of the fast road, which says later what it is
         self.is_posted = False
         self.reply: m.Message | None = None
         self.descriptors = NONE
@@ -78,6 +79,15 @@ class Exchange:
         self._watches: dict[int, Subscription] = {}
         self._closed: ShmError | None = None
         self.failure: ShmError | None = None
+
+    @property
+    def pendings(self) -> dict[int, Pending]:
+        """The requests in flight: the fast road notes its own here, too."""
+        return self._pending
+
+    def is_between_frames(self) -> bool:
+        """Whether nothing of a further message has come."""
+        return self.failure is None and self._connection.is_between_frames
 
     def open(self, request: m.Message) -> Pending:
         """Note a request that is about to be sent, and whose reply is awaited."""

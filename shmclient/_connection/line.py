@@ -36,14 +36,14 @@ class Line:
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self._waker = descriptors.Owned()
         self._sock = sock
-        self._waits_in_kernel = isinstance(sock, _socket.socket)
+        self.waits_in_kernel = isinstance(sock, _socket.socket)
         # The callers in a system call. Each enters and then looks at `_is_closing`, which the closer sets
         # before it looks here: at least one of the two sees the other. Adding and discarding are atomic.
-        self._users: set[object] = set()
+        self.users: set[object] = set()  # the fast road's too
         self._is_closing = False
         self._is_interrupted = False
         _open_waker(self._waker, sock)
-        sock.settimeout(None if self._waits_in_kernel else 0)
+        sock.settimeout(None if self.waits_in_kernel else 0)
         self.set_timeout(timeout_s)
 
     def set_timeout(self, timeout_s: float) -> None:
@@ -62,13 +62,13 @@ class Line:
         """
         user = self._enter()
         try:
-            if wait_s is None and self._waits_in_kernel and not or_writable:
+            if wait_s is None and self.waits_in_kernel and not or_writable:
                 return self._receive_in_kernel(reading)
             events = select.POLLIN | (select.POLLOUT if or_writable else 0)
             self._poll(events, self._timeout_s if wait_s is None else wait_s)
             return descriptors.receive(self._sock, descriptors.DONTWAIT, reading)
         finally:
-            self._leave(user)
+            self.leave(user)
 
     def interrupt(self) -> None:
         """End a `receive` of this thread that goes on after a signal's handler, or the next one."""
@@ -84,7 +84,7 @@ class Line:
             try:
                 self._poll(select.POLLOUT, wait_s)
             finally:
-                self._leave(user)
+                self.leave(user)
 
     def wake(self) -> None:
         """End a `receive` that has a time of its own, or the next one."""
@@ -93,7 +93,7 @@ class Line:
             try:
                 os.eventfd_write(self._waker[0], 1)
             finally:
-                self._leave(user)
+                self.leave(user)
 
     def has_ended(self) -> bool:
         """Whether the host has closed it, though it may have said more before. Never waits."""
@@ -108,7 +108,7 @@ class Line:
         self._is_closing = True
         with contextlib.suppress(OSError):  # of a peer that is gone already
             self._sock.shutdown(socket.SHUT_RDWR)
-        if not self._users:
+        if not self.users:
             self._close()
 
     def detach(self) -> None:
@@ -132,15 +132,16 @@ class Line:
 
     def _enter(self) -> object:
         user = object()
-        self._users.add(user)
+        self.users.add(user)
         if self._is_closing:
-            self._leave(user)
+            self.leave(user)
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return user
 
-    def _leave(self, user: object) -> None:
-        self._users.discard(user)
-        if self._is_closing and not self._users:
+    def leave(self, user: object) -> None:
+        """Note that a caller has left its system call."""
+        self.users.discard(user)
+        if self._is_closing and not self.users:
             self._close()
 
     def _close(self) -> None:

@@ -17,13 +17,17 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Literal
 
 from shmclient._connection.exchange import Pending
+from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone
+from shmprotocol.native.builtins import Lane
 from shmprotocol.wire import descriptors, shortcut
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import check_name
 
 
 class Outbox:
@@ -40,11 +44,33 @@ class Outbox:
         self._holds: dict[object, None] = {}  # a key for each
         self.host_id = ""  # said in the host's Welcome
         self._ids = itertools.count(1)
-        self._gate: Gate[tuple[object, m.Message | None]] = Gate(self._give_back)
+        self._gate: Gate[tuple[object, m.Message | Literal[True] | None]] = Gate(self._give_back)
         self.is_broken = False  # the peer takes nothing any more
         self.is_closing = False  # no new requests; the socket goes with the last lease
         self._is_shut = False
         self.is_detached = False
+        self._lane: Lane | None = None  # of a sync client: sends by itself, and has Releases to go
+
+    def make_lane(
+        self, pendings: dict[int, Pending], users: set[object], leave: Callable[[object], None]
+    ) -> Lane:
+        """Return the fast road beside this one; `users` and `leave` are those of the socket's `Line`."""
+        self._lane = Lane(
+            self._sock.fileno(),
+            len(m.Grant._fields),
+            ADDRESS_SPACE.space,
+            pendings,
+            users,
+            self._unsent,
+            self._ids,
+            self._holds,
+            self._gate.items,
+            self._gate.released,
+            leave,
+            m.Grant,
+            check_name,
+        )
+        return self._lane
 
     def next_id(self) -> int:
         """Return a request id that this connection has not used."""
@@ -94,6 +120,8 @@ class Outbox:
         if not self.is_detached:
             with self._gate.draining, self._gate.lock:
                 self.is_closing = True
+                if self._lane is not None:  # first: its leases come here from now on, or are gone already
+                    self._lane.close()
                 if not self._holds:
                     self._shut()
 
@@ -109,6 +137,8 @@ class Outbox:
         """
         self._gate = Gate(self._give_back)
         self.is_detached = True
+        if self._lane is not None:
+            self._lane.detach()
         self._shut()
 
     def _check(self) -> None:
@@ -117,11 +147,12 @@ class Outbox:
         if self.is_broken:
             raise HostGone("the host closed the connection: it stopped, or dropped this client")
 
-    def _give_back(self, item: tuple[object, m.Message | None]) -> None:
+    def _give_back(self, item: tuple[object, m.Message | Literal[True] | None]) -> None:
         key, message = item
         if key is not None and key not in self._holds:
             return  # as after Ctrl-C: given back before
-        frame = b"" if message is None or self.is_broken else _packed(message)
+        self._take_late()  # before the `del`: after Ctrl-C in between, this item is handled again
+        frame = b"" if message is None or self.is_broken else _packed(key, message)
         if key is not None:
             del self._holds[key]
         if frame:  # Ctrl-C, which comes after a call, cannot come between this and the `del`
@@ -136,17 +167,25 @@ class Outbox:
         self.is_broken = True
         if not self._is_shut:
             self._is_shut = True
+            if self._lane is not None:
+                self._lane.shut()
             self._unsent.clear()
             self._close_socket()
 
     def _put(self, frame: bytes, pending: Pending | None = None) -> None:
         if self.is_broken:
             return
+        self._take_late()
         if pending is not None:
             pending.is_posted = True  # Ctrl-C cannot come between this and the next line
         self._unsent.append(frame)
         self._posted += 1
         self._write()
+
+    def _take_late(self) -> None:
+        """Have the Releases that wait for a request go before what is sent next."""
+        if self._lane is not None and self._lane.queue_late():
+            self._posted += 1
 
     def _write(self) -> None:
         """Send what the socket takes; keep the rest."""
@@ -157,13 +196,17 @@ class Outbox:
                 break
             except OSError:  # EPIPE, ECONNRESET: whoever reads learns that the host is gone
                 self.is_broken = True
+                if self._lane is not None:
+                    self._lane.close()
                 self._unsent.clear()
                 with contextlib.suppress(OSError):  # and, whatever the error was, does find an end
                     self._sock.shutdown(socket.SHUT_RDWR)
                 break
 
 
-def _packed(message: m.Message) -> bytes:
+def _packed(key: Any, message: m.Message | Literal[True]) -> bytes:
+    if message is True:  # of the fast road, where the key is a lease
+        return shortcut.release(key)
     if type(message) is m.Release and len(message.leases) == 1:
         return shortcut.release(message.leases[0])
     return pack(message)

@@ -140,15 +140,26 @@ def open_many(
     try:
         for start in range(0, len(names), MAX_DESCRIPTORS):
             batch = tuple(names[start : start + MAX_DESCRIPTORS])
-            grants, owned = yield from _open(context, batch, (), wait_s())
-            leases = [Lease(context.outbox, grant.lease) for grant in grants]
-            batch_regions = [
-                make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
-                for grant, lease in zip(grants, leases, strict=True)
-            ]
-            regions += batch_regions
-            for region in batch_regions:
-                attached(region)
+            outcome = yield _open_request(context, batch, (), wait_s())
+            regions += opened(context, kind, outcome, len(batch), anywhere)
+    except BaseException:
+        for region in regions:
+            region.close()
+        raise
+    return regions
+
+
+def opened(context: Context, kind: type[R], outcome: Outcome, count: int, anywhere: bool) -> list[R]:
+    """Return the handles for the answer to an Open of so many names, mapped. All or none."""
+    grants, owned = _granted(context, outcome, count, 0)
+    leases = [Lease(context.outbox, grant.lease) for grant in grants]
+    regions = [
+        make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
+        for grant, lease in zip(grants, leases, strict=True)
+    ]
+    try:
+        for region in regions:
+            attached(region)
     except BaseException:
         for region in regions:
             region.close()
@@ -275,14 +286,26 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
 def _open(
     context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
 ) -> Operation[tuple[tuple[m.Grant, ...], fds.Owned]]:
+    outcome = yield _open_request(context, names, held, wait_s)
+    return _granted(context, outcome, len(names), len(held))
+
+
+def _open_request(
+    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
+) -> Ask:
     for name in names:
         check_name(name)
-    request = m.Open(context.outbox.next_id(), names, held, wait_s is not None)
-    reply, owned = yield Ask(request, wait_s)
+    return Ask(m.Open(context.outbox.next_id(), names, held, wait_s is not None), wait_s)
+
+
+def _granted(
+    context: Context, outcome: Outcome, count: int, held: int
+) -> tuple[tuple[m.Grant, ...], fds.Owned]:
+    reply, owned = outcome
     grants = whole(context, reply, owned, m.Opened).grants
-    if len(grants) != len(names) or len(owned) + len(held) < len(names):
+    if len(grants) != count or len(owned) + held < count:
         dispose(context, reply, owned)
-        raise RemoteProtocolError(f"{len(grants)} grants arrived for {len(names)} names")
+        raise RemoteProtocolError(f"{len(grants)} grants arrived for {count} names")
     return grants, owned
 
 

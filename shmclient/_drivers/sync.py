@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
-from shmclient._drivers.operations import dispose, greeted, take
+from shmclient._drivers.operations import dispose, greeted, opened, take
 from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.lock import new_lock
+from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -25,6 +27,8 @@ from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.query import connect
 
+Receive = Callable[[descriptors.Reading], tuple[bytes, descriptors.Owned]]
+R = TypeVar("R", bound=RegionHandle)
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
 
 
@@ -40,10 +44,14 @@ class Channel(BaseChannel):
         self._timeout_s = connect_s
         self._start_turns()
         super().__init__(sock, self._close_socket, self._wake, self._lock)
+        self._lane = self.outbox.make_lane(self._exchange.pendings, self._line.users, self._line.leave)
         try:
             ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
             self._line.set_timeout(timeout_s)
             self._timeout_s = timeout_s
+            self._lane.host_id = self.outbox.host_id
+            if self._line.waits_in_kernel:
+                self._renew_lane()
         except BaseException:
             self.outbox.shut()
             raise
@@ -83,6 +91,22 @@ class Channel(BaseChannel):
             return None
         return subscription.take()
 
+    def attach(self, kind: type[R], client: object, names: str | tuple[str, ...], anywhere: bool) -> Any:
+        """Open the regions of 1 to 64 names, and map them; return a handle, or a list for a tuple of names.
+
+        False: the fast road is not free, and nothing was done.
+        """
+        try:
+            result = self._lane.attach(kind, client, names)
+            return self._finish(kind, names, anywhere) if result is None else result
+        except BaseException as error:
+            self._give_up_attach(error)
+            raise
+        finally:
+            if self._sleepers:
+                with self._lock:
+                    self._wake_sleepers()
+
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
         return self._line.fileno()
@@ -95,8 +119,49 @@ class Channel(BaseChannel):
     def _start_turns(self) -> None:
         self._lock = new_lock()
         self._turn = threading.Condition(self._lock)
-        self._reader = 0  # the thread that reads, by its identifier; 0: none
         self._sleepers = 0  # threads that wait for the one that reads
+
+    @property
+    def _reader(self) -> int:
+        """The thread that reads, by its identifier; 0: none."""
+        return self._lane.reader
+
+    def _renew_lane(self) -> None:
+        pending = Pending(None)
+        pending.is_posted = True
+        self._lane.renew(pending, descriptors.Reading())
+        self._lane.is_ready = self._exchange.is_between_frames()
+
+    def _finish(self, kind: type[R], names: str | tuple[str, ...], anywhere: bool) -> R | list[R]:
+        """Do by the plain road what is left of an attach: it was sent, and part of the reply may be here."""
+        lane, began_s = self._lane, self._lane.began_ns / 1e9
+        pending: Pending = lane.pending
+        all_names = names if type(names) is tuple else (str(names),)
+        pending.request = m.Open(lane.id, all_names, (), False)
+        if lane.reading:
+            self._take_in(lane.reading, descriptors.taken)
+            lane.reading.clear()
+        self._leave_turn()
+        self._await(pending, None, began_s)
+        outcome = take(pending, None)
+        pending.reply = None  # from here on it is not to be undone
+        regions = opened(self.context, kind, outcome, len(all_names), anywhere)
+        self._renew_lane()
+        return regions if type(names) is tuple else regions[0]
+
+    def _give_up_attach(self, error: BaseException) -> None:
+        lane = self._lane
+        if not lane.is_unfinished:
+            return  # nothing was sent, or all that came has its owner
+        if lane.reading or not lane.is_ready:
+            self._lose_reply()
+        if isinstance(error, KeyboardInterrupt):
+            self.retire()  # it may have come between two owners
+        pending: Pending = lane.pending
+        pending.request = pending.request or m.Open(lane.id, (), (), False)
+        self._abandon(pending)
+        self._renew_lane()
+        self._leave_turn()
 
     def _close_socket(self) -> None:
         if self.outbox.is_detached:
@@ -125,8 +190,8 @@ class Channel(BaseChannel):
             else:
                 self._read_until(is_over, min(end, now + LOOK_AGAIN_S), is_long=True)
 
-    def _await(self, pending: Pending, wait_s: float | None) -> None:
-        now = time.monotonic()
+    def _await(self, pending: Pending, wait_s: float | None, began_s: float | None = None) -> None:
+        now = time.monotonic() if began_s is None else began_s
         if wait_s is None:
             if not self._read_until(pending.is_done, now + self._timeout_s):
                 raise unanswered(pending.request, self._timeout_s)
@@ -158,12 +223,15 @@ class Channel(BaseChannel):
                 self._receive(max(left, 0) if is_long else None)
             return True
         finally:
-            with self._lock:
-                if not self._is_read_elsewhere():
-                    self._reader = 0
-                    self._wake_sleepers()
+            self._leave_turn()
             if is_nested:
                 self._line.interrupt()
+
+    def _leave_turn(self) -> None:
+        with self._lock:
+            if not self._is_read_elsewhere():
+                self._lane.reader = 0
+                self._wake_sleepers()
 
     def _is_read_elsewhere(self) -> bool:
         """Whether another thread reads. This one may be noted in vain, if Ctrl-C came in `finally`."""
@@ -172,18 +240,17 @@ class Channel(BaseChannel):
     def _take_turn(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Wait until nobody reads, and become the one who does. False: no need any more, or no time."""
         with self._lock:
-            while not is_ready():
-                if not self._is_read_elsewhere():
-                    self._reader = threading.get_ident()
-                    return True
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._sleepers += 1
-                try:
+            self._sleepers += 1  # first: the fast road gives the turn up with no lock, then looks here
+            try:
+                while not is_ready():
+                    if self._lane.take_turn(threading.get_ident()):
+                        return True
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return False
                     self._turn.wait(min(left, threading.TIMEOUT_MAX))
-                finally:
-                    self._sleepers -= 1
+            finally:
+                self._sleepers -= 1
         return False
 
     def _wake(self) -> None:
@@ -201,22 +268,31 @@ class Channel(BaseChannel):
         When Ctrl-C comes right after the read, its bytes are lost: nobody could make sense of those that
         follow. The connection ends then, and the client makes a new one.
         """
-        reading = descriptors.Reading()
+        self._take_in(
+            descriptors.Reading(),
+            lambda reading: self._line.receive(wait_s, reading, or_writable=self.outbox.has_unsent),
+        )
+
+    def _take_in(self, reading: descriptors.Reading, receive: Receive) -> None:
         try:
-            self._receive_into(reading, wait_s)
+            self._hand_out(reading, receive)
         except BaseException:
             if reading:
-                self._exchange.fail(HostGone("Ctrl-C came in the middle of a reply: this connection is over"))
-                descriptors.close_all(self._exchange.drain())
-                self.retire()
+                self._lose_reply()
             raise
         self.outbox.flush()
         self._end_if_failed()
+        self._lane.is_ready = self._exchange.is_between_frames()
 
-    def _receive_into(self, reading: descriptors.Reading, wait_s: float | None) -> None:
+    def _lose_reply(self) -> None:
+        self._exchange.fail(HostGone("Ctrl-C came in the middle of a reply: this connection is over"))
+        descriptors.close_all(self._exchange.drain())
+        self.retire()
+
+    def _hand_out(self, reading: descriptors.Reading, receive: Receive) -> None:
         data, owned = b"", descriptors.NONE
         try:
-            data, owned = self._line.receive(wait_s, reading, or_writable=self.outbox.has_unsent)
+            data, owned = receive(reading)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:

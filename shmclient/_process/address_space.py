@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from shmclient._process.gate import Gate
-from shmclient._process.intervals import Intervals
+from shmclient._process.intervals import Interval, Intervals
 from shmprotocol.errors import AddressConflict, OutOfMemory
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
+from shmprotocol.native.builtins import Holding, Space
 
 
 @dataclass(slots=True)
@@ -66,16 +67,34 @@ class Buffer(NamedTuple):
     memory: Any
 
 
+def region_label(name: str, generation: int) -> str:
+    """Return what errors call a region."""
+    return f"region {name!r}, generation {generation}"
+
+
 class AddressSpace:
     """Reservations and mappings. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._reserved: list[tuple[int, int]] = []
-        self._ranges: Intervals[_Range] = Intervals()
-        self._gate: Gate[_Hold] = Gate(self._give_up)
+        self._ranges: Intervals[_Range | Holding] = Intervals()
+        self._gate: Gate[_Hold | Holding] = Gate(self._give_up)
         # `with space.draining, space.lock:` has every other thread wait that would map something. Inside of
         # it no other lock of this package is waited for, and a fork finds it free.
         self.draining, self.lock = self._gate.draining, self._gate.lock
+        # For the fast road. Its mappings are in `_ranges` as Holdings, until somebody here needs a range.
+        self.space = Space(
+            self._ranges.starts,
+            self._ranges.found,
+            Interval,
+            self._reserved,
+            self.lock.acquire,
+            self.lock.release,
+            self._gate.is_inside,
+            self._gate.items,
+            self._gate.released,
+            self._keep_stuck,
+        )
 
     def reserve(self, windows: tuple[tuple[int, int], ...]) -> None:
         """Reserve windows, as far as this process can.
@@ -134,7 +153,7 @@ class AddressSpace:
         """
         with self._gate.draining, self._gate.lock:
             mapping = self._ranges.starting(address)
-            assert mapping is not None
+            assert isinstance(mapping, _Range)
             address_space.freeze(descriptor, address, mapping.capacity)
             mapping.is_writable = False
 
@@ -144,7 +163,7 @@ class AddressSpace:
         if not low <= address < high:
             return None
         with self._gate.draining, self._gate.lock:
-            mapping = self._ranges.at(address)
+            mapping = self._taken_over(self._ranges.at(address))
             if mapping is None or not mapping.holds:
                 return None
             buffer = mapping.buffer() if mapping.buffer is not None else None
@@ -226,7 +245,7 @@ class AddressSpace:
         return request
 
     def _find(self, request: _Range) -> _Range | None:
-        mapping = self._ranges.starting(request.address)
+        mapping = self._taken_over(self._ranges.starting(request.address))
         if mapping is not None and 0 in mapping.unmappings:
             self._unmap(mapping)  # Ctrl-C came before it was forgotten
             return None
@@ -247,7 +266,30 @@ class AddressSpace:
     def _is_reserved(self, address: int, size: int) -> bool:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)
 
-    def _give_up(self, hold: _Hold) -> None:
+    def _taken_over(self, mapping: _Range | Holding | None) -> _Range | None:
+        """Return a range that others can share, also for what the fast road mapped. With the gate held."""
+        if not isinstance(mapping, Holding):
+            return mapping
+        grant = mapping.grant
+        identity, label = (mapping.lane.host_id, grant.region), region_label(grant.name, grant.generation)
+        shared = _Range(mapping.address, mapping.capacity, MAP_RESERVED, identity, label, False, True)
+        hold = _Hold(shared, mapping.give_back)
+        shared.holds.add(hold)
+        # One call: from here on the end of its memory submits this hold, and the books have this range.
+        mapping.become(shared, hold)
+        return shared
+
+    def _keep_stuck(self, holding: Holding) -> None:
+        """Keep what could not be unmapped, as `_give_up` does. With the gate held."""
+        shared = self._taken_over(holding)
+        assert shared is not None
+        shared.late += shared.holds
+        shared.holds.clear()
+
+    def _give_up(self, hold: _Hold | Holding) -> None:
+        if isinstance(hold, Holding):
+            hold.finish()
+            return
         mapping = hold.range
         mapping.holds.discard(hold)
         is_mapped = self._ranges.starting(mapping.address) is mapping

@@ -35,10 +35,10 @@ class Gate(Generic[Item]):
 
     def __init__(self, handle: Callable[[Item], None]) -> None:
         self._handle = handle
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
         self.lock = new_lock()
-        self.draining = _Draining(self._items, self.drain)
-        self._is_inside: Callable[[], bool] = self.lock._is_owned  # as Condition
+        self.draining = _Draining(self.items, self.drain)
+        self.is_inside: Callable[[], bool] = self.lock._is_owned  # as Condition
 
     def submit(self, item: Item) -> None:
         """Have an item handled, now if the gate is free. Never waits; safe in a destructor.
@@ -47,13 +47,18 @@ class Gate(Generic[Item]):
         """
         if self._is_finalizing():
             return
-        self._items.append(item)
+        self.items.append(item)
         self.drain()
+
+    def released(self) -> None:
+        """Have what is in `items` handled, as `submit` does after it has put an item there. For C."""
+        if not self._is_finalizing():
+            self.drain()
 
     def drain(self) -> None:
         """Handle what is queued, unless somebody is inside, who does that after it leaves. Never waits."""
-        while self._items:
-            if self._is_inside():  # this very thread: a destructor runs anywhere
+        while self.items:
+            if self.is_inside():  # this very thread: a destructor runs anywhere
                 return
             try:
                 if not self.lock.acquire(blocking=False):
@@ -76,9 +81,9 @@ class Gate(Generic[Item]):
         self.drain()
 
     def _handle_all(self) -> None:
-        while self._items:
-            self._handle(self._items[0])
-            self._items.popleft()
+        while self.items:
+            self._handle(self.items[0])
+            self.items.popleft()
 
 
 class _Draining:

@@ -10,11 +10,12 @@ from typing import Any, NoReturn, TypeVar
 from shmclient import _codecs as codecs
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
-from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmclient._process.copying import not_copied
 from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
+from shmprotocol.native.builtins import Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
@@ -133,7 +134,7 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
         grant.address,
         grant.capacity,
         after,
-        f"region {grant.name!r}, generation {grant.generation}",
+        region_label(grant.name, grant.generation),
         unsealed=bool(grant.flags & FLAG_UNSEALED),
         anywhere=anywhere,
     )
@@ -152,16 +153,25 @@ class RegionHandle:
     def __init__(self) -> None:
         raise TypeError(f"a {type(self).__name__} has no constructor: use client.open() or client.put()")
 
+    # The fast road makes a handle that has only its grant and `_held`, which owns its descriptor and its
+    # mapping until a descriptor is asked for. All else stands here.
+    _grant: m.Grant
+    _host_id: str
+    _held: Held | None = None
+    _lease: Lease | None = None
+    _owned: descriptors.Owned = descriptors.NONE
+    _is_shared = True  # the open file description: the host sends the same one to all clients
+    _anywhere = False
+    _mapped: Mapped | None = None
+    _buffer: Any = None
+    _is_closed = False
+
     def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
         self._grant = grant
-        self._lease: Lease | None = lease
+        self._lease = lease
         self._host_id = lease.host_id
         self._owned = owned
-        self._is_shared = True  # the open file description: the host sends the same one to all clients
         self._anywhere = anywhere
-        self._mapped: Mapped | None = None
-        self._buffer: Any = None
-        self._is_closed = False
 
     @property
     def name(self) -> str:
@@ -275,6 +285,10 @@ class RegionHandle:
 
     def close(self) -> None:
         """Close the handle. Views stay valid. May be called again; never waits, never raises."""
+        held = self._held
+        if held is not None and held.close():
+            self._mapped, self._is_closed = None, True
+            return
         # Not while another thread maps it, or gives it a descriptor of its own where this one was.
         with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:
             self._close()
@@ -305,6 +319,10 @@ class RegionHandle:
         )
 
     def _open_descriptor(self) -> int:
+        if self._held is not None:
+            self._owned = descriptors.Owned()
+            self._buffer = self._held.take(self._owned)
+            self._held = None
         if self._is_closed:
             raise RegionClosed(f"the handle of {self.name!r} is closed")
         return self._owned[0]
@@ -315,6 +333,8 @@ class RegionHandle:
 
     def _attach_once(self) -> Mapped:
         with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:  # for one thread at a time
+            if self._held is not None:
+                return self._attach_held(self._held)
             descriptor = self._open_descriptor()
             if self._mapped is None:
                 lease = self._lease
@@ -322,6 +342,15 @@ class RegionHandle:
                 self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
                 self._lease = None  # the mapping's now
             return self._mapped
+
+    def _attach_held(self, held: Held) -> Mapped:
+        buffer = held.memory
+        if buffer is None:
+            raise RegionClosed(f"the handle of {self.name!r} is closed")
+        mapped = Mapped(self._grant)
+        mapped.buffer, mapped.address = weakref.ref(buffer), self._grant.address
+        self._mapped = mapped
+        return mapped
 
 
 # The interface of a handle for the rest of the client. Functions, so that `help(Region)` does not show them.

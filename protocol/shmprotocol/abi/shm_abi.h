@@ -207,18 +207,12 @@ static inline int shm_seals_check(int fd)
         return 0;
 }
 
-/*
- * Copy the header out of an object and check it, and check that the object's seals match its flags:
- * -EPERM if they do not. Reads the object once; the copy belongs to the caller.
- */
-static inline int shm_header_read(int fd, struct shm_region_header *header_out)
+/* shm_header_read() for a caller that has the object's seals. */
+static inline int shm_header_read_sealed(int fd, int seals, struct shm_region_header *header_out)
 {
         struct stat status;
-        int seals = shm_seals_get(fd);
         int error;
 
-        if (seals < 0)
-                return seals;
         if (fstat(fd, &status) < 0)
                 return -errno;
         if (pread(fd, header_out, sizeof(*header_out), 0) != (ssize_t)sizeof(*header_out))
@@ -227,6 +221,17 @@ static inline int shm_header_read(int fd, struct shm_region_header *header_out)
         if (error)
                 return error;
         return (header_out->flags & SHM_FLAG_SEAL_FULL) && !(seals & SHM_F_SEAL_WRITE) ? -EPERM : 0;
+}
+
+/*
+ * Copy the header out of an object and check it, and check that the object's seals match its flags:
+ * -EPERM if they do not. Reads the object once; the copy belongs to the caller.
+ */
+static inline int shm_header_read(int fd, struct shm_region_header *header_out)
+{
+        int seals = shm_seals_get(fd);
+
+        return seals < 0 ? seals : shm_header_read_sealed(fd, seals, header_out);
 }
 
 /*

@@ -22,10 +22,12 @@ static PyMethodDef shm_builtins[] = {
         {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},
         {"dict_records", (PyCFunction)(void (*)(void))shm_dict_records, METH_FASTCALL, NULL},
         {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
+        {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
 
-static PyType_Spec *shm_builtin_types[] = {&shm_current_spec};
+static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
+                                           &shm_lane_spec};
 
 /* Put an object, which is ours, into a dict; NULL is an error. */
 static int shm_install(uint64_t dict, const char *name, PyObject *object)
@@ -49,6 +51,8 @@ int shm_builtins_install(uint64_t dict)
         for (i = 0; i < sizeof(shm_builtin_types) / sizeof(shm_builtin_types[0]) && !error; i++)
                 error = shm_install(dict, strrchr(shm_builtin_types[i]->name, '.') + 1,
                                     PyType_FromSpec(shm_builtin_types[i]));
+        if (!error)
+                error = shm_lane_install((PyObject *)(uintptr_t)dict);
         if (error)
                 PyErr_Clear();
         PyGILState_Release(state);

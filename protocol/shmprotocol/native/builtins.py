@@ -19,3 +19,10 @@ dict_records = _functions["dict_records"]
 dict_make = _functions["dict_make"]
 # The base of what stands for a region: `is_current()`, `_is_granted()` and `_follow_line()`.
 Current = _functions["Current"]
+opened_read = _functions["opened_read"]
+
+# The fast road of a client, see `lane.c`.
+Space = _functions["Space"]
+Holding = _functions["Holding"]
+Held = _functions["Held"]
+Lane = _functions["Lane"]

@@ -1,5 +1,7 @@
 """The builtins of the compiled module; see `builtins.c`."""
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -61,3 +63,96 @@ class Current:
         """Ask the host; called by `is_current`."""
     def _follow_line(self, board: object, owner: int, line: int, region: int, rights: int, /) -> None:
         """Look at the line at this address from now on; `board` keeps the memory."""
+
+class Space:
+    """The address space's books and gate, as the fast road uses them; see `holding.c`."""
+
+    def __init__(
+        self,
+        starts: list[int],
+        found: dict[int, Any],
+        interval: type,
+        reserved: list[tuple[int, int]],
+        acquire: Callable[..., object],
+        release: Callable[[], object],
+        is_owned: Callable[[], bool],
+        items: deque[Any],
+        drain: Callable[[], None],
+        stuck: Callable[[Any], None],
+        /,
+    ) -> None: ...
+
+class Holding:
+    """A region that the fast road has mapped, with its lease. Calling it ends it."""
+
+    address: int
+    capacity: int
+    grant: Any
+    lane: Lane
+
+    def __call__(self) -> None:
+        """Have it unmapped, and its lease given back, now or by whoever is inside the gate. Never waits."""
+    def finish(self) -> None:
+        """Do so inside of the gate."""
+    def give_back(self) -> None:
+        """Give the lease back."""
+    def become(self, mapping: object, hold: object, /) -> bool:
+        """Have the books hold `mapping` instead, and its end submit `hold`. False: it has ended."""
+
+class Held:
+    """The part of a handle: its descriptor, and the memory that its mapping lives by."""
+
+    memory: Any
+    is_taken: bool
+
+    def close(self) -> bool:
+        """Close it; False when its parts were taken."""
+    def take(self, descriptors: list[int], /) -> Any:
+        """Pass the descriptor on to a list that owns it, and return the memory; None when it is closed."""
+
+class Lane:
+    """The fast road of one connection; see `lane.c`."""
+
+    reader: int
+    is_ready: bool
+    is_unfinished: bool
+    id: int
+    began_ns: int
+    pending: Any
+    reading: Any
+    host_id: str
+
+    def __init__(
+        self,
+        descriptor: int,
+        fields: int,
+        space: Space,
+        pendings: dict[int, Any],
+        users: set[Any],
+        unsent: deque[bytes],
+        ids: Iterator[int],
+        holds: dict[Any, None],
+        items: deque[Any],
+        drain: Callable[[], None],
+        leave: Callable[[Any], None],
+        grant: type,
+        check_name: Callable[[str], str],
+        /,
+    ) -> None: ...
+    def attach(self, kind: type | None, client: object, names: str | tuple[str, ...], /) -> Any:
+        """Open regions in one trip and map them. False: nothing was sent. None: not finished."""
+    def renew(self, pending: object, reading: list[Any], /) -> None:
+        """Give it what the next request needs."""
+    def queue_late(self) -> bool:
+        """Have the caller send the Releases that wait, from its queue; whether there are any."""
+    def take_turn(self, me: int, /) -> bool:
+        """Become the one that reads, unless another one does. A thread, or a greenlet of gevent."""
+    def close(self) -> None:
+        """Take no more requests."""
+    def shut(self) -> None:
+        """Send nothing more: the socket is about to be closed."""
+    def detach(self) -> None:
+        """Forget the connection: it belongs to the parent process."""
+
+def opened_read(data: bytes, fields: int, /) -> tuple[int, list[tuple[Any, ...]]] | None:
+    """Return the id and the grants of an Opened that the fast road takes, or None."""

@@ -156,6 +156,11 @@ class Connection:
         """Whether bytes are left over: those of an incomplete frame, after `messages` has ended."""
         return self._start < len(self._buffer)
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether all that came has gone: neither bytes nor descriptors are left over."""
+        return self._start == len(self._buffer) and not self._descriptors
+
     def drain(self) -> list[int]:
         """Return the descriptors that no message has claimed; the caller closes them."""
         left = [descriptor for descriptor in self._descriptors if descriptor != LOST]

@@ -108,6 +108,11 @@ def receive(sock: socket.socket, flags: int = 0, reading: Reading | None = None)
     """
     reading = Reading() if reading is None else reading
     reading.extend(map(sock.recvmsg, (_READ,), (_ANCILLARY,), (flags | _CLOEXEC,)))
+    return taken(reading)
+
+
+def taken(reading: Reading) -> tuple[bytes, Owned]:
+    """Return what was received with a `recvmsg` that had room for all descriptors; see `receive`."""
     data, ancillary, result, _ = reading[0]
     if not ancillary and not result & _CTRUNC:
         return data, NONE

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * haul.c - the regions that a good answer grants: entered into the books, mapped, and made into what the caller gets;
+ * and the state of the connection that they belong to, which takes their leases back. See lane.c.
+ */
+#ifndef SHM_HAUL_H
+#define SHM_HAUL_H
+
+#include <stdint.h>
+#include <unistd.h>
+
+struct shm_lane {
+        PyObject_HEAD
+        struct shm_late late;
+        struct shm_space *space;
+        PyObject *pendings;   /* dict: requests in flight by id */
+        PyObject *users;      /* set: callers in a system call, which keep the socket open */
+        PyObject *unsent;     /* deque of frames */
+        PyObject *ids;        /* iterator of request ids */
+        PyObject *holds;      /* dict: leases that keep the connection */
+        PyObject *items;      /* deque: the queue of the outbox's gate, the plain road for a lease */
+        PyObject *drain;      /* handles it, if the gate is free */
+        PyObject *leave;      /* takes a user out of `users` and closes what had to wait for it */
+        PyObject *grant;      /* class of grants, a named tuple */
+        PyObject *check_name; /* raises for a wrong name */
+        PyObject *names;      /* dict: names that are right */
+        PyObject *host_id;
+        PyObject *pending; /* of the next request; when a call returns None, of that one */
+        PyObject *reading; /* list that owns what was received; empty but when a call has returned None */
+        unsigned long reader; /* the thread that reads the socket, 0 for none; changes with the GIL */
+        unsigned long long id;
+        unsigned long long began_ns; /* of the last request, CLOCK_MONOTONIC */
+        uint32_t fields;             /* of a grant */
+        char is_unfinished;          /* the last request was sent, and its answer has no owner but this */
+        char is_open;                /* false: the connection takes no more requests */
+        char is_ready;               /* false: the exchange has half a frame, or has failed */
+        char is_detached;            /* this is the child of a fork, the connection its parent's */
+};
+
+static PyObject *shm_text_grant, *shm_text_held, *shm_text_host_id, *shm_text_client, *shm_no_arguments; /* see install */
+
+/* --- the release of a lease */
+
+/* Have the outbox give a lease back: it can keep what the socket does not take, and close that after the last. */
+static void shm_lane_submit(struct shm_lane *lane, PyObject *key)
+{
+        PyObject *item = PyTuple_Pack(2, key, Py_True);
+
+        if (item == NULL) {
+                PyErr_Clear();
+                return;
+        }
+        shm_submit(lane->items, item);
+        Py_DECREF(item);
+        shm_tell(lane->drain, NULL);
+}
+
+static void shm_lane_give_back(struct shm_lane *lane, uint64_t lease)
+{
+        uint8_t frame[SHM_RELEASE_MAX];
+        PyObject *key;
+
+        if (lane->is_detached)
+                return;
+        key = PyLong_FromUnsignedLongLong(lease);
+        if (key == NULL) {
+                PyErr_Clear(); /* no memory: the lease ends with the connection */
+                return;
+        }
+        if (!lane->is_open) {
+                shm_lane_submit(lane, key);
+        } else if (PyDict_DelItem(lane->holds, key) < 0) {
+                PyErr_Clear(); /* given back before */
+        } else if (shm_late_release(&lane->late, frame, (size_t)(shm_put_release(frame, lease) - frame))) {
+                if (PyDict_SetItem(lane->holds, key, Py_None) < 0)
+                        PyErr_Clear();
+                shm_lane_submit(lane, key); /* the socket is full: it has a queue */
+        }
+        Py_DECREF(key);
+}
+
+/* The grant as Python's named tuple. */
+static PyObject *shm_lane_grant(const struct shm_lane *lane, const struct shm_granted *granted)
+{
+        newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+        PyObject *fields = PyTuple_New((Py_ssize_t)lane->fields), *arguments, *item, *result = NULL;
+        uint32_t field, number = 0;
+
+        if (fields == NULL)
+                return NULL;
+        for (field = 0; field < lane->fields; field++) {
+                if (field == SHM_GRANT_NAME)
+                        item = PyUnicode_DecodeUTF8(granted->name, (Py_ssize_t)granted->name_size, NULL);
+                else
+                        item = PyLong_FromUnsignedLongLong(granted->numbers[number++]);
+                if (item == NULL || PyTuple_SetItem(fields, (Py_ssize_t)field, item) < 0) {
+                        Py_DECREF(fields);
+                        return NULL;
+                }
+        }
+        arguments = PyTuple_Pack(1, fields);
+        Py_DECREF(fields);
+        if (arguments != NULL)
+                result = make((PyTypeObject *)lane->grant, arguments, NULL);
+        Py_XDECREF(arguments);
+        return result;
+}
+
+/* A holding that is not mapped yet. */
+static struct shm_holding *shm_lane_holding(struct shm_lane *lane, const struct shm_granted *granted)
+{
+        struct shm_holding *holding =
+                (struct shm_holding *)PyType_GenericAlloc((PyTypeObject *)shm_holding_type, 0);
+
+        if (holding == NULL)
+                return NULL;
+        Py_INCREF((PyObject *)lane->space);
+        Py_INCREF((PyObject *)lane);
+        holding->space = lane->space;
+        holding->lane = lane;
+        holding->address = granted->numbers[SHM_ADDRESS];
+        holding->capacity = granted->numbers[SHM_CAPACITY];
+        holding->lease = granted->numbers[SHM_LEASE];
+        holding->grant = shm_lane_grant(lane, granted);
+        if (holding->grant != NULL)
+                return holding;
+        Py_DECREF((PyObject *)holding);
+        return NULL;
+}
+
+/* Enter a holding into the books, if its addresses are free and reserved. -1: they are not, or an error. */
+static int shm_holding_enter(struct shm_holding *holding)
+{
+        struct shm_space *space = holding->space;
+
+        if (!holding->address || !holding->capacity || !shm_space_is_reserved(space, holding->address, holding->capacity) ||
+            !shm_space_is_free(space, holding->address, holding->capacity))
+                return -1;
+        return shm_space_put(space, holding->address, holding->capacity, (PyObject *)holding, 1);
+}
+
+/* The memory of a holding as an object, which owns it from then on. */
+static PyObject *shm_holding_memory(const struct shm_holding *holding)
+{
+        return shm_memory_make(holding->address, holding->capacity, 0, (uint64_t)(uintptr_t)holding);
+}
+
+/* The regions of a trip so far. `memories` own the holdings. */
+struct shm_haul {
+        uint32_t entered;
+        uint32_t mapped;
+        struct shm_holding *holdings[SHM_FRAME_NAMES_MAX]; /* borrowed */
+        PyObject *memories[SHM_FRAME_NAMES_MAX];
+        int fds[SHM_FRAME_NAMES_MAX]; /* the trip's */
+};
+
+/* Enter all into the books; -1: something is in the way. Inside of the gate. */
+static int shm_haul_enter(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip)
+{
+        struct shm_holding *holding;
+
+        for (haul->entered = 0; haul->entered < trip->opened.count; haul->entered++) {
+                holding = shm_lane_holding(lane, &trip->opened.grants[haul->entered]);
+                if (holding == NULL)
+                        return -1;
+                haul->fds[haul->entered] = trip->fds[haul->entered];
+                haul->holdings[haul->entered] = holding;
+                haul->memories[haul->entered] = shm_holding_memory(holding);
+                Py_DECREF((PyObject *)holding); /* the memory has it */
+                if (haul->memories[haul->entered] == NULL)
+                        return -1;
+                if (shm_holding_enter(holding) < 0) {
+                        Py_DECREF(haul->memories[haul->entered]);
+                        return -1;
+                }
+        }
+        return 0;
+}
+
+/* Without the GIL: others find the books right, and wait for the gate. */
+static int shm_haul_map(struct shm_haul *haul)
+{
+        for (haul->mapped = 0; haul->mapped < haul->entered; haul->mapped++) {
+                const struct shm_holding *holding = haul->holdings[haul->mapped];
+
+                if (shm_map(haul->fds[haul->mapped], holding->address, holding->capacity, SHM_MAP_RESERVED) < 0)
+                        return -1;
+        }
+        return 0;
+}
+
+/* Unmap what is mapped, and take it out of the books. Inside of the gate. */
+static void shm_haul_undo(struct shm_haul *haul)
+{
+        while (haul->entered) {
+                struct shm_holding *holding = haul->holdings[--haul->entered];
+
+                if (haul->entered < haul->mapped && shm_unmap(holding->address, holding->capacity, SHM_MAP_RESERVED)) {
+                        holding->is_live = 1; /* at vm.max_map_count: it ends as any other */
+                } else {
+                        shm_space_discard(holding->space, holding->address, (PyObject *)holding);
+                }
+                Py_DECREF(haul->memories[haul->entered]);
+        }
+        PyErr_Clear();
+}
+
+/* Note the leases: from now on the memories give them back. */
+static int shm_haul_own(struct shm_haul *haul, struct shm_lane *lane)
+{
+        uint32_t i;
+
+        for (i = 0; i < haul->entered; i++) {
+                PyObject *key = PyLong_FromUnsignedLongLong(haul->holdings[i]->lease);
+                int error = key == NULL || PyDict_SetItem(lane->holds, key, Py_None) < 0;
+
+                Py_XDECREF(key);
+                if (error)
+                        return -1;
+        }
+        for (i = 0; i < haul->entered; i++)
+                haul->holdings[i]->is_live = 1;
+        return 0;
+}
+
+/* Map all regions of a good answer; -1: not one is, and the plain road has to see why. */
+static int shm_haul_take(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip)
+{
+        int error;
+
+        haul->mapped = haul->entered = 0;
+        if (!shm_asks(lane->space->acquire, Py_False))
+                return -1;
+        error = shm_haul_enter(haul, lane, trip);
+        if (!error) {
+                Py_BEGIN_ALLOW_THREADS
+                error = shm_haul_map(haul);
+                Py_END_ALLOW_THREADS
+        }
+        if (!error)
+                error = shm_haul_own(haul, lane);
+        PyErr_Clear();
+        if (error)
+                shm_haul_undo(haul);
+        shm_tell(lane->space->release, NULL);
+        if (PyObject_Size(lane->space->items) > 0)
+                shm_tell(lane->space->drain, NULL);
+        return error;
+}
+
+/* A handle of a class, which owns the memory and the descriptor; NULL: they are closed. */
+static PyObject *shm_lane_handle(struct shm_lane *lane, PyObject *kind, PyObject *client, PyObject *grant,
+                                 PyObject *memory, int fd)
+{
+        newfunc make = (newfunc)PyType_GetSlot((PyTypeObject *)kind, Py_tp_new);
+        struct shm_held *held = (struct shm_held *)PyType_GenericAlloc((PyTypeObject *)shm_held_type, 0);
+        PyObject *handle;
+
+        if (held == NULL) {
+                Py_DECREF(memory);
+                (void)close(fd);
+                return NULL;
+        }
+        held->memory = memory;
+        held->fd = fd;
+        handle = make((PyTypeObject *)kind, shm_no_arguments, NULL);
+        if (handle != NULL && (PyObject_SetAttr(handle, shm_text_grant, grant) < 0 ||
+                               PyObject_SetAttr(handle, shm_text_host_id, lane->host_id) < 0 ||
+                               PyObject_SetAttr(handle, shm_text_client, client) < 0 ||
+                               PyObject_SetAttr(handle, shm_text_held, (PyObject *)held) < 0))
+                Py_CLEAR(handle);
+        Py_DECREF((PyObject *)held);
+        return handle;
+}
+
+/* The caller's result for one region: a handle, or (grant, memory). */
+static PyObject *shm_lane_result(struct shm_lane *lane, PyObject *kind, PyObject *client, struct shm_haul *haul,
+                                 uint32_t index)
+{
+        PyObject *grant = haul->holdings[index]->grant, *memory = haul->memories[index], *result;
+
+        if (kind != Py_None)
+                return shm_lane_handle(lane, kind, client, grant, memory, haul->fds[index]);
+        (void)close(haul->fds[index]);
+        result = PyTuple_Pack(2, grant, memory);
+        Py_DECREF(memory);
+        return result;
+}
+
+/* A list of the results. All that the trip has is theirs, or closed. */
+static PyObject *shm_lane_results(struct shm_lane *lane, PyObject *kind, PyObject *client, struct shm_haul *haul)
+{
+        PyObject *list = PyList_New(0), *result;
+        uint32_t i;
+        int error = list == NULL;
+
+        for (i = 0; i < haul->entered; i++) {
+                result = shm_lane_result(lane, kind, client, haul, i);
+                error |= result == NULL || (list != NULL && PyList_Append(list, result) < 0);
+                Py_XDECREF(result);
+        }
+        if (error)
+                Py_CLEAR(list);
+        return list;
+}
+
+#endif /* SHM_HAUL_H */
