@@ -24,8 +24,13 @@ def can_encode(obj: Any) -> bool:
 
 
 def kind_of(obj: Any) -> Hashable:
-    """Return what is equal for buffers whose descriptions differ in their places alone; or None."""
+    """Return what is equal for buffers that differ in their bytes alone, if one `is_plain`."""
     return bytes if type(obj) is bytes else None
+
+
+def is_plain(content: bytes) -> bool:
+    """Whether it is flat bytes, as `kind_of` has found."""
+    return True
 
 
 def place(content: bytes, layout: Layout) -> tuple[int, int]:

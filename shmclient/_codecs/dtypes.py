@@ -27,8 +27,8 @@ _ML_NAME = re.compile(r"bfloat16|float[4-8]_e[0-9a-z]{2,12}|u?int[1-7]|b?complex
 
 def describe(dtype: Any) -> str | dict[str, Any]:
     """Return the description of a dtype; TypeError if it would not survive the round trip."""
-    if dtype.isbuiltin == 1 and dtype.kind in "biufc" and _named(dtype.str) is dtype:
-        return str(dtype.str)  # one of NumPy's own objects: 1 us instead of 4
+    if is_own(dtype):
+        return str(dtype.str)  # 1 us instead of 4
     description = _describe(dtype, 0)
     try:
         is_same = _is_same(parse(description), dtype)
@@ -37,6 +37,11 @@ def describe(dtype: Any) -> str | dict[str, Any]:
     if not is_same:
         raise TypeError(f"an array of dtype {dtype!r:.200} cannot be stored without loss")
     return description
+
+
+def is_own(dtype: Any) -> bool:
+    """Whether a dtype is the object that NumPy has for the numbers of its name."""
+    return bool(dtype.isbuiltin == 1 and dtype.kind in "biufc" and _named(dtype.str) is dtype)
 
 
 def parse(description: object, depth: int = 0) -> Any:

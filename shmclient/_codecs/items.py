@@ -29,10 +29,13 @@ class Codec(Protocol):
         """Add the object's bytes, return its description; TypeError if it cannot be stored without loss."""
 
     def kind_of(self, obj: object) -> Hashable:
-        """Return what is equal for objects that differ in their bytes alone; None: only `encode` knows."""
+        """Return what is equal for objects that differ in their bytes alone, if one `is_plain`; or None."""
+
+    def is_plain(self, obj: Any) -> bool:
+        """Whether `encode` describes all objects of its kind as it does this one, but for their places."""
 
     def place(self, obj: Any, layout: Layout) -> tuple[int, int]:
-        """Add the bytes of an object that has a kind, as `encode` does; return their offset and size."""
+        """Add the bytes of an object of such a kind, as `encode` does; return their offset and size."""
 
     def plan(self, item: Mapping[str, Any]) -> Maker:
         """Return what makes such values over the bytes of a payload; both: ValueError if they are corrupt."""

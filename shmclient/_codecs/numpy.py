@@ -11,7 +11,7 @@ import sys
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from shmclient._codecs.dtypes import check_shape, describe, parse
+from shmclient._codecs.dtypes import check_shape, describe, is_own, parse
 from shmclient._codecs.layout import GATHERED_MAX, Layout, Maker
 
 FORMAT = "ndarray"
@@ -28,13 +28,16 @@ def can_encode(obj: object) -> bool:
 
 
 def kind_of(obj: Any) -> Hashable:
-    """Return what is equal for arrays whose descriptions differ in their places alone; or None."""
+    """Return what is equal for arrays that differ in their bytes alone, if one `is_plain`."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) is not numpy.ndarray:
+    if numpy is None or type(obj) is not numpy.ndarray or not obj.flags.c_contiguous:
         return None
-    dtype = obj.dtype
-    is_plain = dtype.isbuiltin == 1 and dtype.kind in "biufc" and obj.flags.c_contiguous
-    return (dtype, obj.shape) if is_plain else None
+    return id(obj.dtype), obj.shape
+
+
+def is_plain(array: Any) -> bool:
+    """Whether its dtype is an object of NumPy's own, which lives on, so that its id says what it is."""
+    return is_own(array.dtype)
 
 
 def place(array: Any, layout: Layout) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from shmclient._codecs import buffers
+from shmclient._codecs import numpy as arrays
 from shmclient._codecs.index import Index, pack_reference
 from shmclient._codecs.items import CODECS, Codec, decode_item, encode_item, pack_metadata
 from shmclient._codecs.layout import Encoded, Layout
@@ -38,31 +40,33 @@ def encode(obj: object) -> Encoded:
 
 def _encode_items(items: Mapping[Any, object], layout: Layout) -> Index:
     index = Index()
-    numbers: dict[Hashable, int] = {}  # of descriptions, by the kinds of the values
+    numbers: dict[Hashable, int] = {}  # of descriptions, by the kinds of plain values
     for key, value in items.items():
         if not isinstance(key, str):
             raise TypeError(f"the keys of a dict are str, not {type(key).__name__}: {key!r:.40}")
-        codec, kind = _kind_of(value)
-        if kind in numbers:
-            index.add(key, *codec.place(value, layout), numbers[kind])
+        kind: Hashable = arrays.kind_of(value)
+        codec: Codec = buffers if kind is None else arrays
+        if kind is None:
+            kind = buffers.kind_of(value)
+        number = numbers.get(kind)
+        if number is not None:
+            index.add(key, *codec.place(value, layout), number)
             continue
-        try:
-            description = encode_item(value, layout)
-        except TypeError as error:
-            raise TypeError(f"{key!r:.40}: {error}") from None
-        number = index.describe(description)
-        index.add(key, description["offset"], description["size"], number)
-        if kind is not None:
+        number = _encode_first(key, value, layout, index)
+        if kind is not None and codec.is_plain(value):
             numbers[kind] = number
     return index
 
 
-def _kind_of(value: object) -> tuple[Codec, Hashable]:
-    for codec in CODECS:
-        kind = codec.kind_of(value)
-        if kind is not None:
-            break
-    return codec, kind
+def _encode_first(key: str, value: object, layout: Layout, index: Index) -> int:
+    """Encode a value of a kind that is not known; return the number of its description."""
+    try:
+        description = encode_item(value, layout)
+    except TypeError as error:
+        raise TypeError(f"{key!r:.40}: {error}") from None
+    number = index.describe(description)
+    index.add(key, description["offset"], description["size"], number)
+    return number
 
 
 def decode(

@@ -275,6 +275,42 @@ def test_builder_writes_the_same_index(shm: shmclient.Client) -> None:
 # --- what is refused
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.zeros((2, 2), np.dtype("f4", metadata={"unit": "m"})),
+        np.ma.array(np.zeros((2, 2), "f4")),
+        np.zeros((2, 2), "f4").view(type("Mine", (np.ndarray,), {})),
+    ],
+    ids=["metadata", "mask", "class"],
+)
+def test_array_that_nearly_equals_others_is_refused(other: Any) -> None:
+    """What is said once for alike arrays must not be said of an array that only compares as they do."""
+    with pytest.raises(TypeError, match="'b'"):
+        _codecs.encode({"a": np.zeros((2, 2), "f4"), "b": other})
+
+
+def test_arrays_that_nearly_equal_others_keep_what_they_are() -> None:
+    base: Any = np.arange(4, dtype="i8").reshape(2, 2)
+    record = np.dtype((np.record, [("x", "<i8")]))
+    value = {
+        "array": base,
+        "F": np.asfortranarray(base),
+        "long long": base.astype(np.longlong),
+        "swapped": base.astype(">i8"),
+        "unsigned": base.astype("u8"),
+        "matrix": base.view(np.matrix),
+        "records": base.view(record),
+        "reversed": base[::-1],
+        "slice": np.arange(16).reshape(4, 4)[:2, :2],
+        "scalar": np.int64(7),
+    }
+    value |= {f"{key} again": item for key, item in value.items()}
+    got = round_trip(value)
+    assert content(got) == [(key, content(np.asanyarray(item))) for key, item in value.items()]
+    assert [type(got[key]) for key in ("matrix", "matrix again")] == [np.matrix] * 2
+
+
 class Twice(str):
     """A key that differs from others of the same text."""
 
