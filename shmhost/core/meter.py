@@ -23,9 +23,9 @@ class Latency:
         self.counts: list[int] = [0] * (len(BOUNDS) + 1)  # for each bound those up to it, and the rest
         self.total_ns: int = 0
 
-    def add(self, duration_ns: int, count: int = 1) -> None:
-        """Count requests that took this long each."""
-        self.counts[bisect_left(BOUNDS, duration_ns)] += count
+    def add(self, bucket: int, duration_ns: int, count: int) -> None:
+        """Count requests that took this long each, which is in this bucket of BOUNDS."""
+        self.counts[bucket] += count
         self.total_ns += duration_ns * count
 
     @property
@@ -47,15 +47,16 @@ class Meter:
 
     def add(self, operation: str, duration_ns: int) -> None:
         """Count an answered request; a request for which its client was dropped does not count."""
-        self.latencies[operation].add(duration_ns)
+        self.latencies[operation].add(bisect_left(BOUNDS, duration_ns), duration_ns, 1)
 
     def add_attach(self, releases: int, opens: int, duration_ns: int) -> None:
         """Count requests that were answered together: each took its part of the time."""
         share_ns = duration_ns // (releases + opens)
+        bucket = bisect_left(BOUNDS, share_ns)
         if releases:
-            self.latencies["release"].add(share_ns, releases)
+            self.latencies["release"].add(bucket, share_ns, releases)
         if opens:
-            self.latencies["open"].add(share_ns, opens)
+            self.latencies["open"].add(bucket, share_ns, opens)
 
 
 class Tally:

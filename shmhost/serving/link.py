@@ -177,7 +177,7 @@ class Link:
             self._pause()
             return
         try:
-            data = descriptors.receive_data(self._sock, descriptors.DONTWAIT, refused=self._refused)
+            data = descriptors.receive_data(self._sock, refused=self._refused)
         except BlockingIOError:
             return
         except RemoteProtocolError as error:

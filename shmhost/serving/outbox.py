@@ -110,7 +110,7 @@ class Outbox:
                 return self._unread.send_behind(
                     lambda: descriptors.send(self._sock, data, (), descriptors.DONTWAIT)
                 )
-            sent = descriptors.send(self._sock, data, fds, descriptors.DONTWAIT)
+            sent = descriptors.send_now(self._sock, data, fds)
         except BlockingIOError:
             self._wait_for_room()
             return 0

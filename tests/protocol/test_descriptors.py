@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -133,3 +135,56 @@ def test_close_all_closes_each_one() -> None:
     before = open_descriptors()
     descriptors.close_all([os.dup(0), os.dup(0)])
     assert open_descriptors() == before
+
+
+def test_send_now_passes_descriptors_as_send_does(pair: Pair, null: int) -> None:
+    assert descriptors.send_now(pair[0], b"abc", [null]) == 3
+    assert descriptors.send_now(pair[0], b"def", array.array("i", [null] * MAX_DESCRIPTORS)) == 3
+    assert descriptors.send_now(pair[0], b"ghi", []) == 3
+    for data, count in ((b"abc", 1), (b"def", MAX_DESCRIPTORS), (b"ghi", 0)):
+        received, owned = descriptors.receive(pair[1])
+        assert (received, len(owned)) == (data, count)
+        owned.close()
+
+
+def test_receive_data_reads_what_there_is_and_never_waits(pair: Pair) -> None:
+    for refused in (True, False):
+        with pytest.raises(BlockingIOError):
+            descriptors.receive_data(pair[1], refused=refused)
+        pair[0].send(b"abc" * 100)
+        assert descriptors.receive_data(pair[1], refused=refused) == b"abc" * 100
+    pair[0].send(bytes(20_000))
+    assert descriptors.receive_data(pair[1], refused=True) == bytes(16 * 1024)
+    assert descriptors.receive_data(pair[1], refused=True) == bytes(20_000 - 16 * 1024)
+    pair[0].close()
+    assert descriptors.receive_data(pair[1], refused=True) == b""
+
+
+def test_send_now_never_waits_and_raises_no_signal(pair: Pair, null: int) -> None:
+    with pytest.raises(BlockingIOError):
+        while True:
+            descriptors.send_now(pair[0], bytes(10_000), [null])
+    pair[1].close()
+    with pytest.raises(BrokenPipeError):
+        descriptors.send_now(pair[0], b"x", [null])
+    pair[0].close()
+    with pytest.raises(OSError, match="Bad file"):
+        descriptors.send_now(pair[0], b"x", [null])
+    with pytest.raises(OSError, match="Bad file"):
+        descriptors.receive_data(pair[0], refused=True)
+
+
+def test_wrong_rights_are_errors_of_the_caller(pair: Pair, null: int) -> None:
+    with pytest.raises(ValueError, match="260 bytes are not up to 64 descriptors"):
+        descriptors.send_now(pair[0], b"x", [null] * 65)
+    with pytest.raises(ValueError, match="5 bytes"):
+        builtins.send_now(pair[0].fileno(), b"x", b"12345")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        builtins.send_now(pair[0].fileno(), "x", b"")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        builtins.send_now(pair[0].fileno(), b"x", 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        builtins.receive_now("x")  # type: ignore[arg-type]
+    for number in (2**40, 2**70):
+        with pytest.raises(OverflowError):
+            builtins.receive_now(number)

@@ -13,7 +13,10 @@ SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
-    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "dict_index", "board", "current")),
+    *(
+        FOLDER / f"{name}.c"
+        for name in ("arguments", "shortcut", "nonblocking", "dict_index", "board", "current")
+    ),
     *(
         FOLDER / f"{name}.c"
         for name in ("opened", "late", "trip", "space", "holding", "haul", "attach", "lane")

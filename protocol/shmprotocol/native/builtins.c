@@ -17,6 +17,8 @@ int shm_builtins_install(uint64_t dict);
 
 static PyMethodDef shm_builtins[] = {
         {"parse_attach", (PyCFunction)(void (*)(void))shm_parse_attach, METH_FASTCALL, NULL},
+        {"receive_now", SHM_FAST(shm_receive_now), METH_FASTCALL, NULL},
+        {"send_now", SHM_FAST(shm_send_now), METH_FASTCALL, NULL},
         {"pack_opened", (PyCFunction)(void (*)(void))shm_pack_opened, METH_FASTCALL, NULL},
         {"dict_count", (PyCFunction)(void (*)(void))shm_dict_count, METH_FASTCALL, NULL},
         {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},

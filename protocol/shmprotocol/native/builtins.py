@@ -13,6 +13,7 @@ if lib.shm_builtins_install(id(_functions)):
 
 parse_attach = _functions["parse_attach"]
 pack_opened = _functions["pack_opened"]
+receive_now, send_now = _functions["receive_now"], _functions["send_now"]
 dict_count = _functions["dict_count"]
 dict_find = _functions["dict_find"]
 dict_records = _functions["dict_records"]

@@ -1,5 +1,6 @@
 """The builtins of the compiled module; see `builtins.c`."""
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -11,6 +12,15 @@ def parse_attach(data: bytes, current: dict[str, T], /) -> tuple[int, list[int],
 
     That is the number of Releases, the leases that they give back, the id of the Open, and what it opens: the
     values of its names in `current`. None: the data is anything else, or not whole, or a name has no value.
+    """
+
+def receive_now(descriptor: int, /) -> bytes:
+    """Read once from a socket, without waiting and without descriptors; `b""` is EOF. OSError as `recv`."""
+
+def send_now(descriptor: int, data: bytes, rights: array[int], /) -> int:
+    """Send bytes to a socket, without waiting, with descriptors on their first byte; return the number sent.
+
+    `rights` is an array("i") of at most 64. OSError as for `sendmsg`; SIGPIPE is not raised.
     """
 
 def pack_opened(request: int, leases: list[int], grants: list[bytes], /) -> bytes:

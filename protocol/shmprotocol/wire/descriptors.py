@@ -18,6 +18,7 @@ from typing import Any
 
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.kernel.constants import SO_PASSRIGHTS
+from shmprotocol.native import builtins
 from shmprotocol.wire.messages import LOST
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -39,8 +40,14 @@ def send(
     """Send bytes, with descriptors on their first byte; return the number sent. The caller keeps them."""
     if not descriptors:
         return sock.send(data, flags | _NOSIGNAL)
+    rights = (_SOCKET, _RIGHTS, array.array("i", descriptors))
+    return sock.sendmsg([data], [rights], flags | _NOSIGNAL)
+
+
+def send_now(sock: socket.socket, data: bytes, descriptors: Sequence[int]) -> int:
+    """Send as `send` does, without waiting. An array("i") of descriptors saves making one."""
     numbers = descriptors if type(descriptors) is array.array else array.array("i", descriptors)
-    return sock.sendmsg((data,), ((_SOCKET, _RIGHTS, numbers),), flags | _NOSIGNAL)
+    return builtins.send_now(sock.fileno(), data, numbers)
 
 
 def send_first(sock: socket.socket, queue: deque[bytes]) -> None:
@@ -157,19 +164,19 @@ def are_refused(sock: socket.socket) -> bool:
         return False
 
 
-def receive_data(sock: socket.socket, flags: int, *, refused: bool) -> bytes:
-    """Read once from a peer that may not send descriptors, and receive none; `b""` is EOF.
+def receive_data(sock: socket.socket, *, refused: bool) -> bytes:
+    """Read once, without waiting, from a peer that may not send descriptors; receive none. `b""` is EOF.
 
     Unless the kernel has `refused` them, RemoteProtocolError if some arrived. They stay in the socket and
     are closed with it: a peer can make that block, and would block this thread if we received them.
     """
     if refused:
-        return sock.recv(_READ, flags)
+        return builtins.receive_now(sock.fileno())
     # With no room for descriptors a peek shows whether there are any, and the queue keeps them.
-    data, _, result, _ = sock.recvmsg(_READ, 0, flags | _PEEK)
+    data, _, result, _ = sock.recvmsg(_READ, 0, DONTWAIT | _PEEK)
     if result & _CTRUNC:
         raise RemoteProtocolError("descriptors arrived, but requests have none")
-    return sock.recv(len(data), flags) if data else data
+    return sock.recv(len(data), DONTWAIT) if data else data
 
 
 def reopen(descriptor: int) -> Owned:

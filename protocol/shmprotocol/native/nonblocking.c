@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nonblocking.c - one read and one write of a socket that never wait, as builtins: without the conversions and the
+ * large buffer of Python's own, which take as long as the kernel does. Since they never wait, they hold the GIL: a
+ * thread that computes does not get it in between.
+ */
+#ifndef SHM_NONBLOCKING_H
+#define SHM_NONBLOCKING_H
+
+#include <limits.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define SHM_READ_MAX 16384      /* bytes of a read: nearly every request fits */
+#define SHM_DESCRIPTORS_MAX 64  /* of a frame */
+
+/* Read an argument that is a descriptor. Returns -1, with an exception set, if it is not one. */
+static int shm_argument_descriptor(PyObject *argument, int *descriptor_out)
+{
+        long value = PyLong_AsLong(argument);
+
+        if (value == -1 && PyErr_Occurred())
+                return -1;
+        if (value < INT_MIN || value > INT_MAX) {
+                PyErr_Format(PyExc_OverflowError, "%ld is not a descriptor", value);
+                return -1;
+        }
+        *descriptor_out = (int)value;
+        return 0;
+}
+
+/* receive_now(descriptor): read once, as bytes; none are EOF. Descriptors that come along are dropped by the kernel. */
+static PyObject *shm_receive_now(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        char buffer[SHM_READ_MAX];
+        ssize_t size;
+        int descriptor;
+
+        (void)self;
+        if (shm_arguments_check("receive_now", count, 1) < 0 || shm_argument_descriptor(arguments[0], &descriptor) < 0)
+                return NULL;
+        do {
+                size = recv(descriptor, buffer, sizeof(buffer), MSG_DONTWAIT);
+        } while (size < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+        if (size < 0)
+                return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+        return PyBytes_FromStringAndSize(buffer, size);
+}
+
+/* Send bytes with descriptors on the first of them; return how many were sent. NULL: an exception is set. */
+static PyObject *shm_send_with(int socket, const char *data, size_t size, const void *rights, size_t rights_size)
+{
+        union {
+                char bytes[CMSG_SPACE(SHM_DESCRIPTORS_MAX * sizeof(int))];
+                struct cmsghdr align;
+        } control;
+        struct iovec part = {(void *)(uintptr_t)data, size};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+        struct cmsghdr *header;
+        ssize_t sent;
+
+        if (rights_size > 0) {
+                message.msg_control = control.bytes;
+                message.msg_controllen = CMSG_SPACE(rights_size);
+                header = CMSG_FIRSTHDR(&message);
+                header->cmsg_level = SOL_SOCKET;
+                header->cmsg_type = SCM_RIGHTS;
+                header->cmsg_len = CMSG_LEN(rights_size);
+                memcpy(CMSG_DATA(header), rights, rights_size);
+        }
+        do {
+                sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        } while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+        if (sent < 0)
+                return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+        return PyLong_FromSsize_t(sent);
+}
+
+/* send_now(descriptor, data, rights): `rights` is an array("i") of at most 64 descriptors. */
+static PyObject *shm_send_now(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        PyObject *answer = NULL;
+        Py_buffer rights;
+        Py_ssize_t size;
+        char *data;
+        int descriptor;
+
+        (void)self;
+        if (shm_arguments_check("send_now", count, 3) < 0 || shm_argument_descriptor(arguments[0], &descriptor) < 0 ||
+            PyBytes_AsStringAndSize(arguments[1], &data, &size) < 0 ||
+            PyObject_GetBuffer(arguments[2], &rights, PyBUF_SIMPLE) < 0)
+                return NULL;
+        if (rights.len % (Py_ssize_t)sizeof(int) || rights.len > SHM_DESCRIPTORS_MAX * (Py_ssize_t)sizeof(int))
+                PyErr_Format(PyExc_ValueError, "%zd bytes are not up to %d descriptors", rights.len, SHM_DESCRIPTORS_MAX);
+        else
+                answer = shm_send_with(descriptor, data, (size_t)size, rights.buf, (size_t)rights.len);
+        PyBuffer_Release(&rights);
+        return answer;
+}
+
+#endif /* SHM_NONBLOCKING_H */
