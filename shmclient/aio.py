@@ -29,7 +29,7 @@ from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
-from shmprotocol.errors import Closed, RegionClosed
+from shmprotocol.errors import Closed, HostGone, RegionClosed
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -45,11 +45,20 @@ class AsyncRegion(RegionHandle):
 
     _client: AsyncClient | None = None
 
-    async def is_current(self) -> bool:
-        """Whether this generation is still the current one of its name: one short round trip."""
+    async def is_current(self) -> bool:  # type: ignore[override]
+        """Whether this generation is still the current one of its name, as in `Region.is_current`."""
+        answer: Any = super().is_current()
+        return answer if type(answer) is bool else await answer
+
+    async def _ask_current(self) -> bool:  # type: ignore[override]
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
-        return await self._client._run(operations.is_current, self)
+        try:
+            return await self._client._run(operations.is_current, self)
+        except HostGone:
+            if self._was_current():
+                return True
+            raise
 
     async def __aenter__(self) -> AsyncRegion:
         return self
@@ -111,6 +120,8 @@ class AsyncClient:
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Any:
         """Return the stored value, read-only and not copied. Cancelling ends the wait at the host too."""
+        if after is None and (value := self._core.mapped_value(name)) is not None:
+            return value
         return await self._drive(self._core.get(name, after, wait, anywhere))
 
     async def open(

@@ -24,7 +24,8 @@ from shmclient._process.lock import new_lock
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import Closed, RegionClosed
+from shmprotocol.errors import Closed, HostGone, RegionClosed
+from shmprotocol.native.builtins import value_again
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -38,11 +39,17 @@ class Region(RegionHandle):
 
     _client: Client | None = None
 
-    def is_current(self) -> bool:
-        """Whether this generation is still the current one of its name: one short round trip."""
+    def _ask_current(self) -> bool:
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
-        return self._client._run(operations.is_current, self)
+        if self._follow(self._client._core.board_of(self._host_id)):
+            return self.is_current()
+        try:
+            return self._client._run(operations.is_current, self)
+        except HostGone:
+            if self._was_current():
+                return True
+            raise
 
     def __enter__(self) -> Region:
         return self
@@ -112,6 +119,10 @@ class Client:
         RegionNotFound: no such name. AddressConflict: its address is occupied in this process;
         `anywhere=True` maps it elsewhere. BadRegion: its content does not match its metadata.
         """
+        if after is None:
+            value = value_again(self._core.mapped, name)
+            if value is not None or (value := self._core.mapped_value(name)) is not None:
+                return value
         return self._drive(self._core.get(name, after, wait, anywhere))
 
     def open(

@@ -23,6 +23,7 @@ from shmclient._connection.exchange import Pending
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone
+from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Lane
 from shmprotocol.wire import descriptors, shortcut
 from shmprotocol.wire import messages as m
@@ -43,6 +44,7 @@ class Outbox:
         self._posted = 0  # frames since the connection began
         self._holds: dict[object, None] = {}  # a key for each
         self.host_id = ""  # said in the host's Welcome
+        self.board: Board | None = None  # which comes with it
         self._ids = itertools.count(1)
         self._gate: Gate[tuple[object, m.Message | Literal[True] | None]] = Gate(self._give_back)
         self.is_broken = False  # the peer takes nothing any more

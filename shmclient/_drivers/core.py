@@ -6,6 +6,7 @@ The sync and the async client carry out the same steps, each in its own way.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -16,12 +17,18 @@ from shmclient._drivers import operations, putting
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.following import once_after
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
-from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
+from shmclient._regions.region import Mapped, RegionHandle
+from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, RegionClosed
+from shmprotocol.kernel.board import Reader as Board
 
+LOOK_FOR_HOST_S = 0.01  # a look takes 25 us
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 C = TypeVar("C", bound=BaseChannel)
+
+
+def nothing() -> None:
+    """Return None: of an operation that no attempt was needed for."""
 
 
 class Core(Generic[C]):
@@ -38,6 +45,10 @@ class Core(Generic[C]):
         self._reserve = putting.check_reserve(reserve)
         self.is_closed = False
         self.channel: C | None = None
+        self.mapped: dict[str, Mapped] = {}  # of the last connection
+        self._alone_until_s = (
+            0.0  # there was no host, and until then none is looked for to get what is mapped
+        )
         self._attempts = Attempts(timeout_s)
         self._new_lock = new_lock
         self._lock = new_lock()
@@ -68,7 +79,7 @@ class Core(Generic[C]):
         self,
         start: Callable[[Context, Retry], Operation[T]],
         wait_s: float | None,
-        ready: Callable[[], T | None] = lambda: None,
+        ready: Callable[[], T | None] = nothing,
     ) -> Operation[T]:
         """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
@@ -93,6 +104,34 @@ class Core(Generic[C]):
         """Connect for the first time."""
         return self.run_waiting(lambda context, retry: operations.nothing(), wait_s)
 
+    def board_of(self, host_id: str) -> Board | None:
+        """Return the board of a host, if it is the one of the last connection."""
+        outbox = self.channel.outbox if self.channel is not None else None
+        return outbox.board if outbox is not None and outbox.host_id == host_id else None
+
+    def mapped_value(self, name: str) -> Any:
+        """Return the value of a name that is mapped here and current; None if the host must be asked.
+
+        While there is no host, its last word counts, and the next one is looked for now and then.
+        """
+        if type(name) is not str:  # which is refused by who asks the host
+            return None
+        mapped = self.mapped.get(name)
+        if mapped is not None and (mapped._is_granted() or self._is_alone(mapped)):
+            try:
+                return mapped.value()
+            except RegionClosed:  # its last view went meanwhile
+                pass
+        return None
+
+    def _is_alone(self, mapped: Mapped) -> bool:
+        return mapped._was_current() and time.monotonic() < self._alone_until_s
+
+    def _last_value(self, name: str) -> Any:
+        """Return a value in place of the error that there is no host, if it was the last one of its name."""
+        self._alone_until_s = time.monotonic() + LOOK_FOR_HOST_S
+        return self.mapped_value(name)
+
     def get(self, name: str, after: int | None, wait_s: float | None, anywhere: bool) -> Operation[Any]:
         """Return the value of a name."""
 
@@ -100,7 +139,8 @@ class Core(Generic[C]):
             value = operations.get(context, name, retry.remaining, anywhere)
             return value if after is None else once_after(context, name, after, retry, value)
 
-        return self.run_waiting(start, wait_s)
+        last = functools.partial(self._last_value, name) if after is None else nothing
+        return self.run_waiting(start, wait_s, last)
 
     def open(
         self, kind: type[R], name: str, after: int | None, wait_s: float | None, anywhere: bool
@@ -125,6 +165,7 @@ class Core(Generic[C]):
     def close(self) -> None:
         """Close the connection, and make no other."""
         self.is_closed = True
+        self.mapped = {}
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
@@ -140,6 +181,7 @@ class Core(Generic[C]):
         if (channel := self.live()) is None:
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
+            self.mapped = channel.context.mapped
             if self._reserve:
                 yield Drive(channel, putting.reserve(channel.context, self._reserve))
             if self.is_closed:  # closed meanwhile, by a thread or task that did not see the new connection
@@ -154,3 +196,4 @@ class Core(Generic[C]):
     def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
         self._lock = self._new_lock()
         self.channel = None
+        self.mapped = {}

@@ -16,9 +16,9 @@ import anyio.to_thread
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
-from shmclient._drivers.operations import dispose, greeted, take
+from shmclient._drivers.greeting import greeted
+from shmclient._drivers.operations import dispose, take
 from shmclient._drivers.steps import Ask, Next, Outcome
-from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -251,7 +251,7 @@ async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncCh
     sock = await _connect(path, connect_s)
     channel = AsyncChannel(sock, connect_s)
     try:
-        ADDRESS_SPACE.reserve(greeted(channel.context, await channel.ask(Ask(channel.context.greeting()))))
+        greeted(channel.context, await channel.ask(Ask(channel.context.greeting())))
         channel.timeout_s = timeout_s
     except BaseException:
         channel.outbox.shut()

@@ -7,6 +7,7 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,11 +19,20 @@ from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.info import RegionInfo, info_of
-from shmclient._regions.region import Lease, RegionHandle, attach, attached, is_region_of, make_region
+from shmclient._regions.region import (
+    Lease,
+    RegionHandle,
+    attach,
+    attached,
+    is_region_of,
+    make_region,
+    note_mapped,
+)
 from shmprotocol.abi.header import page_up
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
+    RegionClosed,
     RegionNotFound,
     RegionTimeout,
     RemoteProtocolError,
@@ -46,18 +56,6 @@ METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: som
 DEFAULT_MODE = 0o600
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
-
-
-def greeted(context: Context, outcome: Outcome) -> tuple[tuple[int, int], ...]:
-    """Take the host's answer to the greeting; return the windows that it announces."""
-    welcome = only(outcome[0], m.Welcome)
-    if not m.VERSION_MIN <= welcome.version <= m.VERSION:
-        raise RemoteProtocolError(
-            f"the host chose version {welcome.version}, of {m.VERSION_MIN} to {m.VERSION}"
-        )
-    context.version = welcome.version
-    context.outbox.host_id = welcome.host
-    return welcome.windows
 
 
 def take(pending: Pending, wait_s: float | None) -> Outcome:
@@ -93,16 +91,15 @@ def nothing() -> Operation[None]:
 
 
 def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
-    """Return the value of a name. A region that is mapped and current costs one short round trip."""
+    """Return the value of a name. A region that is mapped and has no line costs one short round trip."""
     # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
     mapped = context.mapped.get(name)
     held = (mapped.grant.region,) if mapped is not None and mapped.is_mapped() else ()
     grants, owned = yield from _open(context, (name,), held, wait_s())
     if not grants[0].lease and mapped is not None:
-        buffer = mapped.buffer() if mapped.buffer is not None else None
-        if buffer is not None:  # and stays, whatever another thread lets go of
+        with contextlib.suppress(RegionClosed):  # another thread lets go of it
             value = mapped.value()
-            del buffer  # the value's views keep it from here on
+            mapped.renew(grants[0])
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
@@ -126,7 +123,7 @@ def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: boo
         raise
     finally:
         owned.close()
-    context.mapped[grant.name] = mapped
+    note_mapped(context.mapped, mapped)
     value = mapped.value()
     del buffer  # the value's views keep it from here on
     return value
@@ -249,7 +246,7 @@ def chmod(context: Context, name: str, mode: int) -> Operation[None]:
 
 
 def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
-    """Whether a region is still what its name stands for."""
+    """Whether a region is still what its name stands for, by the host."""
     try:
         info = yield from stat(context, region.name)
     except RegionNotFound:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
 
 from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
@@ -86,7 +85,7 @@ class Context:
     outbox: Outbox
     exchange: Exchange
     wake: Callable[[], None]
-    mapped: WeakValueDictionary[str, Mapped] = field(default_factory=WeakValueDictionary)
+    mapped: dict[str, Mapped] = field(default_factory=dict)  # while a view keeps the mapping
     version: int = m.VERSION_MIN
     spares: Spares = field(init=False)
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
-from shmclient._drivers.operations import dispose, greeted, opened, take
+from shmclient._drivers.greeting import greeted
+from shmclient._drivers.operations import dispose, opened, take
 from shmclient._drivers.steps import Ask, Next, Outcome
-from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import (
@@ -46,7 +46,7 @@ class Channel(BaseChannel):
         super().__init__(sock, self._close_socket, self._wake, self._lock)
         self._lane = self.outbox.make_lane(self._exchange.pendings, self._line.users, self._line.leave)
         try:
-            ADDRESS_SPACE.reserve(greeted(self.context, self.ask(Ask(self.context.greeting()))))
+            greeted(self.context, self.ask(Ask(self.context.greeting())))
             self._line.set_timeout(timeout_s)
             self._timeout_s = timeout_s
             self._lane.host_id = self.outbox.host_id

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
+from shmclient._codecs.again import recipe
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
@@ -15,7 +16,8 @@ from shmclient._process.copying import not_copied
 from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
-from shmprotocol.native.builtins import Held
+from shmprotocol.kernel.board import Reader as Board
+from shmprotocol.native.builtins import Current, Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
@@ -30,6 +32,7 @@ class Lease:
         self._users: set[object] = {None}  # adding and discarding are atomic
         self._outbox = outbox
         self.host_id = outbox.host_id
+        self.board = outbox.board
         self._is_over = False
         outbox.hold(number)
 
@@ -57,20 +60,44 @@ class Lease:
             self._end()
 
 
-class Mapped:
+class Mapped(Current):
     """The data about a live mapping. Refers to the buffer weakly: only views keep it."""
 
-    __slots__ = ("__weakref__", "_header", "_metadata", "address", "buffer", "grant")
+    __slots__ = (
+        "__weakref__",
+        "_board",
+        "_header",
+        "_metadata",
+        "_table",
+        "address",
+        "buffer",
+        "grant",
+    )
 
     # No functools.cached_property: before Python 3.12 it holds a lock of the whole process, and a child
     # that is forked meanwhile would wait for it for ever. Two threads may read the same values twice.
 
-    def __init__(self, grant: m.Grant) -> None:
+    def __init__(self, grant: m.Grant, board: Board | None) -> None:
         self.grant = grant
+        follow_line(self, board, grant)
         self.address = 0
         self.buffer: weakref.ref[Any] | None = None
         self._header: Header | None = None
         self._metadata: dict[str, Any] | None = None
+        self._table: dict[str, Mapped] | None = None
+        self._board = board
+
+    def renew(self, grant: m.Grant) -> None:
+        """Take a grant that says that it is current still, perhaps with other rights."""
+        follow_line(self, self._board, grant)
+
+    def end(self) -> None:
+        """Note that nothing is mapped any more."""
+        self.buffer = None
+        table = self._table
+        # Another region can only get its name in between, and is found again by the host then.
+        if table is not None and table.get(self.grant.name) is self:
+            table.pop(self.grant.name, None)
 
     @property
     def header(self) -> Header:
@@ -99,10 +126,7 @@ class Mapped:
 
         RegionClosed: another thread has closed the handle meanwhile, and nothing else kept the mapping.
         """
-        buffer: Any = self.buffer() if self.buffer is not None else None
-        if buffer is None:
-            raise RegionClosed(f"the handle of {self.grant.name!r} is closed")
-        return memoryview(buffer)
+        return memoryview(self.memory())
 
     def data(self) -> memoryview:
         """Return a read-only view of the payload's data."""
@@ -113,8 +137,19 @@ class Mapped:
         return self.view()[HEADER_SIZE : self.header.size]
 
     def value(self) -> Any:
-        """Return the value, as it was put: views of the data, which keep the mapping."""
-        return codecs.decode(self.metadata, self.data(), self.payload)
+        """Return the value, as it was put: views of the data, which keep the mapping. RegionClosed: as for `view`."""
+        value = codecs.decode(self.metadata, self.data(), self.payload)
+        how = recipe(value, self.metadata, self.address)
+        if how is not None:
+            self._make_by(self.buffer, *how)
+        return value
+
+    def memory(self) -> Any:
+        """Return the buffer of the whole region. RegionClosed as for `view`."""
+        buffer: Any = self.buffer() if self.buffer is not None else None
+        if buffer is None:
+            raise RegionClosed(f"the handle of {self.grant.name!r} is closed")
+        return buffer
 
 
 def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
@@ -122,10 +157,10 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
 
     The mapping then owns the lease, unless there is an error. The caller still owns the descriptor.
     """
-    mapped = Mapped(grant)
+    mapped = Mapped(grant, lease.board)
 
     def after() -> None:
-        mapped.buffer = None  # and keeps `mapped` alive until now
+        mapped.end()  # and keeps `mapped` alive until now
         lease.release()
 
     mapping = ADDRESS_SPACE.attach(
@@ -143,7 +178,24 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
     return mapped, mapping.memory
 
 
-class RegionHandle:
+def follow_line(current: Current, board: Board | None, grant: m.Grant) -> bool:
+    """Have a handle look at the line of its region; False if there is none."""
+    line = board.line(grant.line) if board is not None else 0
+    if line:
+        assert board is not None
+        current._follow_line(board, board.owner, line, grant.region, grant.rights)
+    return bool(line)
+
+
+def note_mapped(table: dict[str, Mapped], mapped: Mapped) -> None:
+    """Have a mapping found by its name, as long as a view keeps it."""
+    mapped._table = table
+    table[mapped.grant.name] = mapped
+    if mapped.buffer is None:  # it went meanwhile, perhaps before it was in the table
+        mapped.end()
+
+
+class RegionHandle(Current):
     """A published region: the common part of `Region` (sync) and `AsyncRegion`.
 
     The handle owns a descriptor and a share of the mapping. Views, arrays and roots have their own shares:
@@ -165,13 +217,22 @@ class RegionHandle:
     _mapped: Mapped | None = None
     _buffer: Any = None
     _is_closed = False
+    _has_looked = False  # for its line on the board
 
     def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
         self._grant = grant
         self._lease = lease
+        self._follow(lease.board)
         self._host_id = lease.host_id
         self._owned = owned
         self._anywhere = anywhere
+
+    def _follow(self, board: Board | None) -> bool:
+        """Look at the line of the region from now on; False if there is none, or if it does so already."""
+        if self._has_looked:
+            return False
+        self._has_looked = True
+        return follow_line(self, board, self._grant)
 
     @property
     def name(self) -> str:
@@ -347,7 +408,7 @@ class RegionHandle:
         buffer = held.memory
         if buffer is None:
             raise RegionClosed(f"the handle of {self.name!r} is closed")
-        mapped = Mapped(self._grant)
+        mapped = Mapped(self._grant, None)
         mapped.buffer, mapped.address = weakref.ref(buffer), self._grant.address
         self._mapped = mapped
         return mapped

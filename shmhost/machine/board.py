@@ -50,7 +50,7 @@ class SharedBoard:
         self.range = (span.address, capacity)
         header = _header(span, window, size, capacity, lines, now_ns)
         with contextlib.ExitStack() as undo:
-            writer = new_memfd("shmhost:board")
+            writer = new_memfd("board:shmhost")
             undo.callback(os.close, writer)
             os.ftruncate(writer, capacity)
             os.fchmod(writer, 0o444)

@@ -25,6 +25,7 @@ static PyMethodDef shm_builtins[] = {
         {"dict_records", (PyCFunction)(void (*)(void))shm_dict_records, METH_FASTCALL, NULL},
         {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
+        {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
 
@@ -57,6 +58,8 @@ int shm_builtins_install(uint64_t dict)
                 error = shm_lane_install((PyObject *)(uintptr_t)dict);
         if (error)
                 PyErr_Clear();
+        else
+                shm_current_type = PyDict_GetItemString((PyObject *)(uintptr_t)dict, "Current");
         PyGILState_Release(state);
         return error;
 }

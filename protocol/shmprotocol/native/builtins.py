@@ -18,7 +18,7 @@ dict_count = _functions["dict_count"]
 dict_find = _functions["dict_find"]
 dict_records = _functions["dict_records"]
 dict_make = _functions["dict_make"]
-# The base of what stands for a region: `is_current()`, `_is_granted()` and `_follow_line()`.
+value_again = _functions["value_again"]
 Current = _functions["Current"]
 opened_read = _functions["opened_read"]
 

@@ -59,6 +59,9 @@ def dict_make(
     UnicodeEncodeError: a key is not Unicode. OverflowError: one is too long.
     """
 
+def value_again(table: dict[str, T], name: object, /) -> Any:
+    """Return the value of a name that is mapped and current, of those in a dict; else None."""
+
 class Current:
     """The base of what stands for a region: whether that is current, by a line of the board."""
 
@@ -69,8 +72,15 @@ class Current:
 
         None without a line, or without a living host: then the host must be asked.
         """
+    def _was_current(self) -> bool:
+        """Whether it was current when the host last said something; False without a line."""
     def _ask_current(self) -> bool:
         """Ask the host; called by `is_current`."""
+    def _make_by(self, memory: object, make: object, before: object, after: object, /) -> None:
+        """Have `value_again` return make(*before, memory, *after), or without `make` a slice of the memory.
+
+        `memory` is a weak reference; the slice is `before`.
+        """
     def _follow_line(self, board: object, owner: int, line: int, region: int, rights: int, /) -> None:
         """Look at the line at this address from now on; `board` keeps the memory."""
 
