@@ -137,7 +137,7 @@ class Mapped(Current):
         return self.view()[HEADER_SIZE : self.header.size]
 
     def value(self) -> Any:
-        """Return the value, as it was put: views of the data, which keep the mapping. RegionClosed: as for `view`."""
+        """Return the value, as it was put: views that keep the mapping. RegionClosed as for `view`."""
         value = codecs.decode(self.metadata, self.data(), self.payload)
         how = recipe(value, self.metadata, self.address)
         if how is not None:

@@ -1,7 +1,7 @@
 """The answer to an Inspect: regions and their holders, packed piece by piece. Pure.
 
 One region may have 4096 holders in it, which takes 3 ms to gather and pack: so this stops now and then, and
-others go first. What comes later may have changed meanwhile.
+others go first. The later ones may have changed meanwhile.
 """
 
 from __future__ import annotations

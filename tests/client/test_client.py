@@ -166,6 +166,8 @@ def test_client_comes_back_by_itself_when_the_host_does(tmp_path: Path) -> None:
     assert bytes(shm.get("x")) == bytes(view) == b"before"
     with watched_host(path):
         with pytest.raises(shmclient.RegionNotFound):
+            shm.stat("x")
+        with pytest.raises(shmclient.RegionNotFound):
             shm.get("x")
         shm.put("y", b"after").close()
         assert [info.name for info in shm.list()] == ["y"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -88,3 +89,30 @@ def test_offset_of_a_descriptor_is_its_own_for_another_user(open_host: WatchedHo
 
         assert as_nobody(move) == 0
         assert os.lseek(region.fileno(), 0, os.SEEK_CUR) == 0
+
+
+@needs_root
+def test_rights_are_asked_again_when_the_mode_changes(open_host: WatchedHost) -> None:
+    to_child, from_child = os.pipe(), os.pipe()
+
+    def read_on() -> None:
+        with shmclient.connect(open_host.socket_path) as reader:
+            value = reader.get("x")
+            region = reader.open("x")
+            reader.get("x")
+            os.write(from_child[1], b".")
+            os.read(to_child[0], 1)
+            with pytest.raises(shmclient.AccessDenied):
+                reader.get("x")
+            assert region.is_current()  # it is, though not for all
+            assert bytes(value) == b"1"
+
+    with shmclient.connect(open_host.socket_path) as shm, ThreadPoolExecutor() as pool:
+        shm.put("x", b"1", mode=0o644).close()
+        result = pool.submit(as_nobody, read_on)
+        os.read(from_child[0], 1)
+        shm.chmod("x", 0o600)
+        os.write(to_child[1], b".")
+        assert result.result(30) == 0
+    for descriptor in (*to_child, *from_child):
+        os.close(descriptor)
