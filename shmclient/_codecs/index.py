@@ -53,15 +53,19 @@ class Index:
         for column in (self._keys, self._offsets, self._sizes, self._kinds):
             column.pop()
 
-    def pack(self) -> bytes:
-        """Return the index; InvalidArgument: a key that cannot be stored, or too many of them."""
+    def pack(self, lead: int = 0) -> bytes:
+        """Return the index; InvalidArgument: a key that cannot be stored, or too many of them.
+
+        With a `lead`, which is the bytes of the payload before the index, the data follows it at the next
+        multiple of 64, and the offsets of the values count from there.
+        """
         if len(self._keys) > KEYS_MAX:
             raise InvalidArgument(f"a dict has at most {KEYS_MAX} keys, not {len(self._keys)}: put several")
-        descriptions = list(self._descriptions)
+        columns = (self._keys, self._offsets, self._sizes, self._kinds, list(self._descriptions))
         seed = SEED
         for _ in range(TRIES):
             try:
-                index = dict_make(self._keys, self._offsets, self._sizes, self._kinds, descriptions, seed)
+                index = dict_make(*columns, lead, seed)
             except UnicodeEncodeError as error:
                 raise InvalidArgument(f"a name is not UTF-8: {error}") from None
             except (KeyError, OverflowError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,15 @@ Maker = Callable[[memoryview, int, int], Any]  # makes a value over `size` bytes
 
 @dataclass(slots=True)
 class Encoded:
-    """A payload to be written: buffers with their offsets, in bytes, and their description."""
+    """A payload to be written: buffers with their offsets, in bytes, and their description.
+
+    The metadata is among the buffers if `metadata_at` says where; else it goes behind the data.
+    """
 
     metadata: bytes
     size: int = 0
     chunks: list[tuple[int, memoryview]] = field(default_factory=list)
+    metadata_at: int | None = None
 
 
 class Layout:
@@ -53,6 +57,21 @@ class Layout:
         self._gathered.append(buffer)
         self._end = self.size
         return offset
+
+    def lead(self, buffers: Sequence[bytes]) -> None:
+        """Put buffers in front of all others, each at a multiple of ALIGNMENT."""
+        self._flush()
+        chunks = self._chunks
+        start, self._chunks = 0, []
+        for buffer in buffers:
+            self._chunks.append((start, memoryview(buffer)))
+            start += -(-len(buffer) // ALIGNMENT) * ALIGNMENT
+        self._chunks += [(start + offset, buffer) for offset, buffer in chunks]
+        self.size += start
+        last, content = self._chunks[-1]
+        end = last + content.nbytes
+        if end < self.size:  # an empty value is the last
+            self._chunks.append((end, memoryview(bytes(self.size - end))))
 
     def finish(self) -> list[tuple[int, memoryview]]:
         """Return the buffers with their offsets."""

@@ -13,7 +13,7 @@ from shmclient._codecs import buffers
 from shmclient._codecs import numpy as arrays
 from shmclient._codecs.index import Index, pack_reference
 from shmclient._codecs.items import CODECS, Codec, decode_item, encode_item, pack_metadata
-from shmclient._codecs.layout import Encoded, Layout
+from shmclient._codecs.layout import ALIGNMENT, Encoded, Layout
 from shmclient._codecs.region_dict import read_dict
 from shmprotocol.errors import BadRegion
 
@@ -30,12 +30,13 @@ def encode(obj: object) -> Encoded:
     object would lose data; the text says what to do. InvalidArgument: a key that cannot be stored.
     """
     layout = Layout()
-    if isinstance(obj, Mapping):
-        index = _encode_items(obj, layout).pack()
-        metadata = pack_reference(layout.append(index, len(index)))
-    else:
+    if not isinstance(obj, Mapping):
         metadata = pack_metadata(encode_item(obj, layout))
-    return Encoded(metadata, layout.size, layout.finish())
+        return Encoded(metadata, layout.size, layout.finish())
+    # All that a look-up touches but the records lies in front, where the host's page is touched anyway.
+    metadata = pack_reference(ALIGNMENT)
+    layout.lead([metadata, _encode_items(obj, layout).pack(lead=ALIGNMENT)])
+    return Encoded(metadata, layout.size, layout.finish(), metadata_at=0)
 
 
 def _encode_items(items: Mapping[Any, object], layout: Layout) -> Index:

@@ -64,10 +64,12 @@ def put(
 
 
 def _value(encoded: codecs.Encoded, name: str, mode: int, replace: bool, progress: Progress | None) -> Value:
-    metadata_at = -(-encoded.size // 8) * 8
-    metadata = encoded.metadata
-    chunks = [*encoded.chunks, (metadata_at, memoryview(metadata))]
-    size = metadata_at + len(metadata)
+    metadata, metadata_at = encoded.metadata, encoded.metadata_at
+    chunks, size = encoded.chunks, encoded.size
+    if metadata_at is None:
+        metadata_at = -(-size // 8) * 8
+        chunks = [*chunks, (metadata_at, memoryview(metadata))]
+        size = metadata_at + len(metadata)
     return Value(name, mode, replace, size, encoded.size, metadata_at, len(metadata), chunks, progress)
 
 

@@ -131,7 +131,7 @@ def test_index_is_that_of_the_specification() -> None:
     block = README.read_text("utf-8").split("```hex dict\n")[1].split("```")[0]
     raw = bytes.fromhex(" ".join(line.split("#")[0] for line in block.splitlines()))
     metadata, data = stored({"a": b"xyz"})
-    assert data[metadata["index"] :] == raw
+    assert data[metadata["index"] :][: len(raw)] == raw
     assert _codecs.encode({"a": b"xyz"}).metadata == b"\x82\xa6format\xa4dict\xa5index\xcf" + bytes(7) + b"@"
 
 
@@ -341,6 +341,6 @@ def test_keys_that_collide_are_stored_with_another_seed(monkeypatch: pytest.Monk
 
 def test_reader_takes_any_seed_and_finds_nothing_else() -> None:
     for seed in (0, 1, 2**64 - 1):
-        index = dict_make(["a", "b"], [0, 8], [8, 8], [0, 0], [b"x"], seed)
+        index = dict_make(["a", "b"], [0, 8], [8, 8], [0, 0], [b"x"], 0, seed)
         assert dict_find(index, 16, "b") == (8, 8, b"x")
         assert dict_find(index, 16, "c") is None

@@ -38,7 +38,7 @@ COUNT = 70
 def index_of(count: int = COUNT) -> bytes:
     packed = [msgpack.packb(description) for description in DESCRIPTIONS]
     offsets, kinds = [8 * n for n in range(count)], [n % len(DESCRIPTIONS) for n in range(count)]
-    index = dict_make(KEYS[:count], offsets, [8] * count, kinds, packed, 0xCBF29CE484222325)
+    index = dict_make(KEYS[:count], offsets, [8] * count, kinds, packed, 0, 0xCBF29CE484222325)
     assert index is not None
     return index
 

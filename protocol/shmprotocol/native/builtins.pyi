@@ -50,11 +50,14 @@ def dict_make(
     sizes: list[int],
     kinds: list[int],
     descriptions: list[bytes],
+    lead: int,
     seed: int,
     /,
 ) -> bytes | None:
     """Return an index. The lists have one length, but for the descriptions: `kinds` are positions in them.
 
+    With a `lead`, the bytes of the payload before the index, the data follows it at the next multiple of 64,
+    and offsets count from there.
     None: a bucket has too many keys, so take another seed. KeyError: two keys are the same text.
     UnicodeEncodeError: a key is not Unicode. OverflowError: one is too long.
     """

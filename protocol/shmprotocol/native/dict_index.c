@@ -152,6 +152,8 @@ struct shm_dict_making {
         PyObject *keys, *offsets, *sizes, *kinds, *descriptions;
         Py_ssize_t count, kind_count;
         struct shm_dict_header header;
+        uint64_t lead; /* bytes of the payload before the index, if the values follow it */
+        uint64_t shift; /* where the first value can be */
         uint64_t descriptions_at;
         uint64_t records_at;
         uint64_t *hashes;               /* of the keys, in their order */
@@ -228,6 +230,8 @@ static int shm_dict_plan(struct shm_dict_making *making)
                 making->descriptions_at = header->size;
                 header->size += descriptions;
         }
+        if (making->lead)
+                making->shift = (making->lead + header->size + 63) / 64 * 64;
         return 0;
 }
 
@@ -293,7 +297,7 @@ static int shm_dict_add(struct shm_dict_making *making, Py_ssize_t i)
         key = PyUnicode_AsUTF8AndSize(PyList_GetItem(making->keys, i), &size);
         record = making->kinds_of[kind];
         record.hash = making->hashes[i];
-        record.offset = PyLong_AsUnsignedLongLong(PyList_GetItem(making->offsets, i));
+        record.offset = PyLong_AsUnsignedLongLong(PyList_GetItem(making->offsets, i)) + making->shift;
         record.size = PyLong_AsUnsignedLongLong(PyList_GetItem(making->sizes, i));
         record.key_size = (uint32_t)size;
         if (PyErr_Occurred())
@@ -350,7 +354,7 @@ static int shm_dict_making_start(struct shm_dict_making *making, PyObject *const
 
         for (i = 0; i < 5; i++)
                 if (!PyList_CheckExact(arguments[i])) {
-                        PyErr_SetString(PyExc_TypeError, "dict_make takes five lists and a seed");
+                        PyErr_SetString(PyExc_TypeError, "dict_make takes five lists and two numbers");
                         return -1;
                 }
         making->keys = arguments[0];
@@ -368,7 +372,9 @@ static int shm_dict_making_start(struct shm_dict_making *making, PyObject *const
         memcpy(making->header.magic, "SHMDICT", sizeof(making->header.magic));
         making->header.version = SHM_DICT_VERSION;
         making->header.count = (uint64_t)making->count;
-        return shm_argument(arguments, 5, &making->header.seed);
+        return shm_argument(arguments, 5, &making->lead) < 0 || shm_argument(arguments, 6, &making->header.seed) < 0
+                       ? -1
+                       : 0;
 }
 
 /* Make the index in new bytes; NULL: -EAGAIN or -EEXIST in `error_out`, or an exception. */
@@ -396,8 +402,9 @@ static PyObject *shm_dict_make_bytes(struct shm_dict_making *making, int *error_
 }
 
 /*
- * dict_make(keys, offsets, sizes, kinds, descriptions, seed): return an index. Lists of one length, but for the
- * descriptions, in which `kinds` are positions. None: a bucket has too many keys, so take another seed. KeyError:
+ * dict_make(keys, offsets, sizes, kinds, descriptions, lead, seed): return an index. Lists of one length, but for the
+ * descriptions, in which `kinds` are positions. With a `lead`, the bytes before the index, the data follows it at the
+ * next multiple of 64, and offsets count from there. None: a bucket has too many keys, so take another seed. KeyError:
  * two keys are the same text. UnicodeEncodeError: a key is not Unicode. No Python code runs in here.
  */
 static PyObject *shm_dict_make(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
@@ -408,7 +415,7 @@ static PyObject *shm_dict_make(PyObject *self, PyObject *const *arguments, Py_ss
 
         (void)self;
         memset(&making, 0, sizeof(making));
-        if (shm_arguments_check("dict_make", count, 6) < 0 || shm_dict_making_start(&making, arguments) < 0 ||
+        if (shm_arguments_check("dict_make", count, 7) < 0 || shm_dict_making_start(&making, arguments) < 0 ||
             shm_dict_plan(&making) < 0)
                 return NULL;
         bytes = shm_dict_make_bytes(&making, &error);
