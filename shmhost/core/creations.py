@@ -121,11 +121,12 @@ class Creations:
             del self._regions[region.number]
             self._registry.abort(region)
 
-    def close(self) -> None:
-        """Undo all creations."""
+    def closing(self) -> Iterator[None]:
+        """Undo all creations, one in each step."""
         self._spares.close()
         while self._regions:
             self._registry.abort(self._regions.popitem()[1])
+            yield
 
     def _new(self, request: m.Create) -> Generator[Work, Any, Region]:
         """Return a new region; when memory is short, spares are taken back for it."""

@@ -96,14 +96,17 @@ class Session:
         return releases, 1
 
     def close(self) -> None:
-        """Give back all leases, if they are many a little later, and undo all creations."""
+        """Undo all creations and give back all leases, a little later if they are many."""
         self._hub.clients[self.peer.uid] -= 1
         if not self._hub.clients[self.peer.uid]:
             del self._hub.clients[self.peer.uid]
         self._hub.listeners.discard(self)
         self._interests.clear()
-        self._creations.close()
-        self._hub.run_ends(self._leases.closing())
+        self._hub.run_ends(self._closing())
+
+    def _closing(self) -> Iterator[None]:
+        yield from self._creations.closing()
+        yield from self._leases.closing()
 
     def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""

@@ -47,6 +47,7 @@ class Window:
         self.size = size
         self._starts = [base]  # of the free ranges, sorted; `_sizes` beside it
         self._sizes = [size]
+        self._free = size
         self._next = base + skip
 
     def __contains__(self, address: int) -> bool:
@@ -66,6 +67,7 @@ class Window:
 
     def give(self, span: Span) -> None:
         """Give a span back and join it with its free neighbours."""
+        self._free += span.size
         index = bisect.bisect(self._starts, span.address)
         start, end = span.address, span.end
         if index < len(self._starts) and self._starts[index] == end:
@@ -79,7 +81,7 @@ class Window:
 
     def free(self) -> int:
         """Return the bytes that are free."""
-        return sum(self._sizes)
+        return self._free
 
     def _start(self, index: int, *, from_next: bool) -> int:
         start = self._starts[index]
@@ -94,6 +96,7 @@ class Window:
                 self._starts.insert(index, start)
                 self._sizes.insert(index, stop - start)
         self._next = span.end
+        self._free -= span.size
         return span
 
     def _remove(self, index: int) -> int:
