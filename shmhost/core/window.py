@@ -6,10 +6,10 @@ that a read past the end of a region faults and never reaches its neighbour.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shmhost.core.ranges import Ranges
 from shmprotocol.kernel.constants import MIB
 
 STEP = 2 * MIB  # the size of a huge page: a region can be backed by them without moving
@@ -45,8 +45,8 @@ class Window:
     def __init__(self, base: int, size: int, skip: int = 0) -> None:
         self.base = base
         self.size = size
-        self._starts = [base]  # of the free ranges, sorted; `_sizes` beside it
-        self._sizes = [size]
+        self._ranges = Ranges()  # the free ones
+        self._ranges.add(base, size)
         self._free = size
         self._next = base + skip
 
@@ -55,53 +55,41 @@ class Window:
 
     def take(self, size: int) -> Span | None:
         """Take `size` bytes, a multiple of STEP; None when no free range is large enough."""
-        count = len(self._starts)
-        first = max(bisect.bisect_right(self._starts, self._next) - 1, 0)
-        # The range where the last search ended is looked at twice: behind that point, and last of all whole.
-        for offset in range(count + 1 if count else 0):
-            index = (first + offset) % count
-            start = self._start(index, from_next=offset == 0)
-            if self._starts[index] + self._sizes[index] - start >= size:
-                return self._cut(index, Span(start, size))
-        return None
+        last = self._ranges.at(self._next)  # where the last search ended
+        above = -1
+        if last is not None:
+            above, end = last[0], last[0] + last[1]
+            if self._next <= end - size:
+                return self._cut(last, Span(self._next, size))
+        # The range where the last search ended comes once more, whole, and last of all.
+        fit = self._ranges.fit(above, size) or self._ranges.fit(-1, size)
+        return self._cut(fit, Span(fit[0], size)) if fit is not None else None
 
     def give(self, span: Span) -> None:
         """Give a span back and join it with its free neighbours."""
         self._free += span.size
-        index = bisect.bisect(self._starts, span.address)
         start, end = span.address, span.end
-        if index < len(self._starts) and self._starts[index] == end:
-            end += self._remove(index)
-        if index and self._starts[index - 1] + self._sizes[index - 1] == start:
-            start = self._starts[index - 1]
-            self._remove(index - 1)
-            index -= 1
-        self._starts.insert(index, start)
-        self._sizes.insert(index, end - start)
+        before, after = self._ranges.at(start), self._ranges.at(end)
+        if after is not None and after[0] == end:
+            end += self._ranges.remove(end)
+        if before is not None and sum(before) == start:
+            start = before[0]
+            self._ranges.remove(start)
+        self._ranges.add(start, end - start)
 
     def free(self) -> int:
         """Return the bytes that are free."""
         return self._free
 
-    def _start(self, index: int, *, from_next: bool) -> int:
-        start = self._starts[index]
-        end = start + self._sizes[index]
-        return self._next if from_next and start < self._next < end else start
-
-    def _cut(self, index: int, span: Span) -> Span:
-        low, end = self._starts[index], self._starts[index] + self._sizes[index]
-        self._remove(index)
-        for start, stop in ((span.end, end), (low, span.address)):
+    def _cut(self, free: tuple[int, int], span: Span) -> Span:
+        low, end = free[0], sum(free)
+        self._ranges.remove(low)
+        for start, stop in ((low, span.address), (span.end, end)):
             if stop > start:
-                self._starts.insert(index, start)
-                self._sizes.insert(index, stop - start)
+                self._ranges.add(start, stop - start)
         self._next = span.end
         self._free -= span.size
         return span
-
-    def _remove(self, index: int) -> int:
-        del self._starts[index]
-        return self._sizes.pop(index)
 
 
 class Allocator:

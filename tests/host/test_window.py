@@ -80,3 +80,64 @@ def test_allocator_knows_the_largest_capacity() -> None:
     allocator = Allocator(((BASE, 2 * STEP), (0x510000000000, 4 * STEP)))
     assert allocator.largest == 4 * STEP - GUARD
     assert allocator.take(allocator.largest) is not None
+
+
+class Plain:
+    """A window with one list of its free steps: what Window does, by the plainest means."""
+
+    def __init__(self, steps: int) -> None:
+        self.is_free = [True] * steps
+        self.next = 0
+
+    def take(self, count: int) -> int | None:
+        steps = len(self.is_free)
+        tries = list(range(self.next, steps)) + list(range(steps))
+        for start in self.starts(tries, count):
+            self.is_free[start : start + count] = [False] * count
+            self.next = start + count
+            return start
+        return None
+
+    def starts(self, tries: list[int], count: int) -> list[int]:
+        """Where a search may end: at the place of the last one, or at the beginning of a free range."""
+        return [
+            start
+            for start in tries
+            if start + count <= len(self.is_free)
+            and all(self.is_free[start : start + count])
+            and (start in (0, self.next) or not self.is_free[start - 1])
+        ]
+
+    def give(self, start: int, count: int) -> None:
+        self.is_free[start : start + count] = [True] * count
+
+
+@given(st.lists(st.one_of(st.integers(1, 4), st.integers(-40, -1)), max_size=120))
+def test_search_ends_where_the_plainest_one_does(schedule: list[int]) -> None:
+    """A positive number takes so many steps, a negative one gives a span back; blocks have two ranges."""
+    window, plain = Window(BASE, 40 * STEP), Plain(40)
+    held: list[Span] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shmhost.core.ranges.BLOCK", 2)
+        for action in schedule:
+            if action < 0 and held:
+                span = held.pop(action % len(held))
+                window.give(span)
+                plain.give((span.address - BASE) // STEP, span.size // STEP)
+            elif action > 0:
+                taken, want = window.take(action * STEP), plain.take(action)
+                assert (None if taken is None else (taken.address - BASE) // STEP) == want
+                held += [taken] if taken is not None else []
+
+
+def test_thousands_of_free_ranges_are_found_and_joined() -> None:
+    window = Window(BASE, 3000 * STEP)
+    spans = [window.take(STEP) for _ in range(3000)]
+    assert None not in spans
+    for span in spans[::2]:
+        window.give(span or Span(0, 0))
+    assert window.take(2 * STEP) is None
+    assert window.take(STEP) == spans[0]
+    for span in spans[1::2]:
+        window.give(span or Span(0, 0))
+    assert window.take(2999 * STEP) == Span(BASE + STEP, 2999 * STEP)
