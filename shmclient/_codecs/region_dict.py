@@ -10,6 +10,7 @@ import functools
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any, NoReturn
 
+from shmclient._codecs import buffers
 from shmclient._codecs.items import plan_of, unpack_metadata
 from shmclient._codecs.layout import Maker
 from shmprotocol.errors import BadRegion
@@ -106,9 +107,14 @@ class RegionDict(Mapping[str, Any]):
         return f"<RegionDict of {self._count} values: {keys}{', ...' if self._count > SHOWN else ''}>"
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
+        data = self._data
+        make: Maker = buffers.flat
+        last: bytes | None = None
         for key, offset, size, description in self._records():
             try:
-                value = _plan(description)(self._data, offset, size)
+                if description is not last:  # alike neighbours share the object
+                    make, last = _plan(description), description
+                value = make(data, offset, size)
             except Exception as error:
                 _raise(error, key)
             yield key, value
