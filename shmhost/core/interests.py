@@ -60,6 +60,10 @@ class Interests:
         prefix = self._watches.get(request)
         return prefix is not None and name.startswith(prefix)
 
+    def is_waiting(self, request: int) -> bool:
+        """Whether there is a wait with this number."""
+        return request in self._waits
+
     def has_wait(self, request: m.Open) -> bool:
         """Whether this wait has not ended."""
         return self._waits.get(request.id) is request

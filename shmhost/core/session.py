@@ -81,10 +81,10 @@ class Session:
         The result is the number of Releases and of Opens.
         """
         request = shortcut.parse(data, self._registry.current)
-        if request is None or not self._greeted or self._interests:
+        if request is None or not self._greeted:
             return None
         releases, leases, number, regions = request
-        if len(leases) > MAX_RELEASED:
+        if len(leases) > MAX_RELEASED or (self._hub.listeners and self._interests.is_waiting(number)):
             return None
         self._leases.give_back(leases)
         if not regions:

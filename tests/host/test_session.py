@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from shmhost.core.window import STEP, Allocator
 from shmhost.serving.workers import attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 CREATE = m.Create(1, "x", 100, "full", "memfd", 0o600, True)
@@ -122,6 +124,43 @@ def test_region_goes_from_create_to_unlink(world: World) -> None:
     talk.say(m.Release(0, (grant.lease, opened.grants[0].lease)))
     assert talk.say(m.Unlink(5, "x")) == m.Done(5)
     assert world.hub.registry.regions == {}
+
+
+def test_attach_by_its_bytes_grants_what_the_messages_would(world: World) -> None:
+    talk, frames = world.client(), []
+    x, y = talk.publish("x").grant, talk.publish("y").grant
+    talk.say(m.Watch(9, ""))
+    data = pack(m.Release(0, (x.lease,))) + pack(m.Open(5, ("y", "x"), (), False))
+    done = talk.session.attach(data, lambda frame, fds: frames.append((frame, list(fds))))
+    assert done == (1, 1)
+    leases = [next(reversed(world.hub.registry.current[name].leases)) for name in ("y", "x")]
+    want = m.Opened(5, (y._replace(lease=leases[0]), x._replace(lease=leases[1])))
+    objects = [world.hub.registry.current[name].object for name in ("y", "x")]
+    assert frames == [(pack(want), [each.reader() for each in objects if each is not None])]
+    assert talk.say(m.Stat(6, "x")).info.leases == 1
+
+
+def test_attach_with_the_number_of_a_wait_is_for_handle_to_refuse(world: World) -> None:
+    talk, frames = world.client(), []
+    talk.publish("x")
+    talk.say(m.Open(5, ("later",), (), True))
+    attach = partial(talk.session.attach, send_frame=lambda frame, _fds: frames.append(frame))
+    assert attach(pack(m.Open(5, ("x",), (), False))) is None
+    assert attach(pack(m.Open(6, ("x",), (), False))) == (0, 1)
+    assert len(frames) == 1
+
+
+def test_attach_of_what_its_mode_forbids_is_refused(world: World) -> None:
+    world.client().publish("x")
+    other = world.client(uid=8)
+    assert other.session.attach(pack(m.Open(5, ("x",), (), False)), pytest.fail) == (0, 1)
+    assert other.last().code == "access-denied"
+
+
+def test_attach_before_hello_is_for_handle_to_refuse(world: World) -> None:
+    world.client().publish("x")
+    talk = world.client(greet=False)
+    assert talk.session.attach(pack(m.Open(5, ("x",), (), False)), pytest.fail) is None
 
 
 def test_open_of_what_is_held_sends_no_descriptor_and_no_lease(world: World) -> None:
