@@ -8,7 +8,7 @@ from typing import Any
 
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
-from shmhost.core.leases import Leases, Send
+from shmhost.core.leases import Leases, Send, SendFrame
 from shmhost.core.objects import Memfd, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
@@ -93,15 +93,30 @@ class Creations:
         self._send(m.Reserved(request.id, self._spares.reserve(request.size)), ())
 
     def put(self, request: m.Put) -> Steps:
-        """Make, fill and publish a small region; the reply is Published.
+        """Make, fill and publish a small region; the reply is Published."""
+        size = len(request.payload)
+        region = yield from self._new(as_create(request, size))
+        self._publish_whole(region, request, request.payload, (0, size))
 
-        Its creator never has a descriptor that can write, so nothing can make this wait.
-        """
-        region = yield from self._new(as_create(request, len(request.payload)))
+    def put_packed(self, request: m.Put, data: bytes, part: tuple[int, int], send_frame: SendFrame) -> None:
+        """Do what `put` does with a request that has no payload: it is a part of the data."""
+        create = as_create(request, part[1])
+        region = self._registry.create(create, self._peer)
+        self._publish_whole(region, request, data, part, send_frame)
+
+    def _publish_whole(
+        self,
+        region: Region,
+        request: m.Put,
+        data: bytes,
+        part: tuple[int, int],
+        send_frame: SendFrame | None = None,
+    ) -> None:
+        # The creator never has a descriptor that can write, so that nothing can make this wait.
         try:
             header = self._header(region, request)
-            region.object = yield Work(lambda: self._filled(region, header, request.payload), is_quick=True)
-            self._reply(region, header, request.id)
+            region.object = Memfd.sealed(region.name, region.capacity, header.pack(), data, part)
+            self._reply(region, header, request.id, (), send_frame)
         except BaseException:
             self._registry.abort(region)
             raise
@@ -159,17 +174,14 @@ class Creations:
         )
         return header_of(region, publish, FLAG_SEAL_FULL, registry.next_generation(region), registry.clock())
 
-    def _filled(self, region: Region, header: Header, payload: bytes) -> MemoryObject:
-        memory_object = self._hub.make_object(region.backend, region.name, region.capacity)
-        assert isinstance(memory_object, Memfd)
-        try:
-            memory_object.fill(header.pack(), payload, region.seal)
-        except BaseException:
-            memory_object.close()
-            raise
-        return memory_object
-
-    def _reply(self, region: Region, header: Header, request: int, spares: Sequence[Region] = ()) -> None:
+    def _reply(
+        self,
+        region: Region,
+        header: Header,
+        request: int,
+        spares: Sequence[Region],
+        send_frame: SendFrame | None = None,
+    ) -> None:
         """Send Published. OSError: the region is as unpublished as before."""
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
@@ -180,11 +192,14 @@ class Creations:
         if not region.line:
             self._hub.note_full_board(region)
         try:
-            grant = self._leases.grant(region)
-            ahead = tuple([m.Spare(spare.number, spare.span.address, spare.capacity) for spare in spares])
-            writers = [spare.object.writer() for spare in spares if spare.object is not None]
-            descriptors = (region.object.reader(), *writers)
-            self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors)
+            if send_frame is not None:
+                self._leases.publish_packed(request, region, send_frame)
+            else:
+                grant = self._leases.grant(region)
+                ahead = tuple([m.Spare(spare.number, spare.span.address, spare.capacity) for spare in spares])
+                writers = [spare.object.writer() for spare in spares if spare.object is not None]
+                descriptors = (region.object.reader(), *writers)
+                self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors)
         except OSError:
             self._registry.retract(region)
             region.generation = 0

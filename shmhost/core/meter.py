@@ -49,14 +49,14 @@ class Meter:
         """Count an answered request; a request for which its client was dropped does not count."""
         self.latencies[operation].add(bisect_left(BOUNDS, duration_ns), duration_ns, 1)
 
-    def add_attach(self, releases: int, opens: int, duration_ns: int) -> None:
-        """Count requests that were answered together: each took its part of the time."""
-        share_ns = duration_ns // (releases + opens)
+    def add_answers(self, releases: int, last: str, duration_ns: int) -> None:
+        """Count Releases and a last request, if any, that were answered together: each took its part."""
+        share_ns = duration_ns // (releases + 1 if last else releases)
         bucket = bisect_left(BOUNDS, share_ns)
         if releases:
             self.latencies["release"].add(bucket, share_ns, releases)
-        if opens:
-            self.latencies["open"].add(bucket, share_ns, opens)
+        if last:
+            self.latencies[last].add(bucket, share_ns, 1)
 
 
 class Tally:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
+from shmprotocol.native import builtins
 from shmprotocol.wire.names import Seal
 
 _SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -113,19 +114,21 @@ class Memfd:
         """
         os.ftruncate(self._writer, 0)
 
-    def fill(self, header: bytes, payload: bytes, seal: Seal) -> None:
-        """Write the whole content and publish it. Quick: nobody else ever had the object.
+    @classmethod
+    def sealed(cls, name: str, capacity: int, header: bytes, data: bytes, part: tuple[int, int]) -> Memfd:
+        """Return a published object of a header and a part of the data, which has a start and a size.
 
-        After an error the object is to be closed.
+        Quick: nobody else ever had a descriptor that can write.
         """
+        label = b"shmhost:" + name.encode()[:200]
         try:
-            if os.pwritev(self._writer, (header, payload), 0) != len(header) + len(payload):
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
+            reader = builtins.make_sealed(label, capacity, header, data, *part)
         except OSError as error:
-            raise refusal_of(error, "write the object") from None
-        os.close(self._writer)
-        self._writer = -1
+            raise refusal_of(error, f"make an object of {capacity} bytes") from None
+        memory_object = cls.__new__(cls)
+        memory_object.capacity, memory_object._is_spare = capacity, False
+        memory_object._reader, memory_object._writer = reader, -1
+        return memory_object
 
     def close(self) -> None:
         """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""

@@ -95,6 +95,10 @@ class Registry:
         self.creating[region.name] = region
         self._move(region, State.CREATING)
 
+    def has_room(self, size: int) -> bool:
+        """Whether the budget has room for a payload."""
+        return page_up(HEADER_SIZE + size) + REGION_OVERHEAD <= self.budget.limit - self.budget.used
+
     def fits_without_spares(self, size: int) -> bool:
         """Whether the budget would have room for a payload, but for the spares."""
         spare = self.tallies.states().get(State.SPARE, (0, 0, 0))

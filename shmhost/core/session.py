@@ -75,11 +75,14 @@ class Session:
             return None
         return self._guarded(message.id, steps) if steps is not None else None
 
-    def attach(self, data: bytes, send_frame: SendFrame) -> tuple[int, int] | None:
+    def answer(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
         """Do what `handle` does with the messages in these frames; None, and nothing, if it cannot.
 
-        The result is the number of Releases and of Opens.
+        The result is the number of Releases, and the operation that came behind them, "" for none.
         """
+        return self._attach(data, send_frame) or self._put(data, send_frame)
+
+    def _attach(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
         request = shortcut.parse(data, self._registry.current)
         if request is None or not self._greeted:
             return None
@@ -88,12 +91,27 @@ class Session:
             return None
         self._leases.give_back(leases)
         if not regions:
-            return releases, 0
+            return releases, ""
         try:
             self._leases.open_packed(number, regions, send_frame)
         except (ShmError, OSError) as error:
             self._fail(number, error)
-        return releases, 1
+        return releases, "open"
+
+    def _put(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
+        request = shortcut.parse_put(data)
+        if request is None or not self._greeted:
+            return None
+        releases, leases, *fields, start, size = request
+        if len(leases) > MAX_RELEASED or not self._registry.has_room(size):
+            return None
+        self._leases.give_back(leases)
+        put = m.Put._make((*fields, b""))
+        try:
+            self._creations.put_packed(put, data, (start, size), send_frame)
+        except (ShmError, OSError) as error:
+            self._fail(put.id, error)
+        return releases, "put"
 
     def close(self) -> None:
         """Undo all creations and give back all leases, a little later if they are many."""

@@ -189,15 +189,15 @@ class Link:
         if not data:
             self.close()
             return
-        if self._is_inside_frame or not self._outbox.is_empty or not self._attach(data):
+        if self._is_inside_frame or not self._outbox.is_empty or not self._answer(data):
             self._connection.receive(data)
             self._pump()
 
-    def _attach(self, data: bytes) -> bool:
+    def _answer(self, data: bytes) -> bool:
         """Answer the most frequent requests without unpacking them; False: they are something else."""
         began_ns = perf_counter_ns()
         try:
-            done = self.session.attach(data, self._outbox.send)
+            done = self.session.answer(data, self._outbox.send)
         except RemoteProtocolError as error:
             self._drop(error)
             return True
@@ -206,7 +206,7 @@ class Link:
             return True
         if done is None:
             return False
-        self._meter.add_attach(*done, perf_counter_ns() - began_ns)
+        self._meter.add_answers(*done, perf_counter_ns() - began_ns)
         if not self._outbox.is_empty:
             self._pause()
         return True

@@ -36,7 +36,7 @@ class Session:
         self.began: list[Callable[[], object]] = []  # called when a long request begins
         self._send = send
 
-    def attach(self, data: bytes, send_frame: Any) -> None:
+    def answer(self, data: bytes, send_frame: Any) -> None:
         """Leave each request to `handle`."""
 
     def handle(self, message: Any) -> Steps | None:

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from shmhost.core.accounts import Budget
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import HEADER_SIZE, check_header
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import Connection, pack
 from support import count_descriptors
 
 PUT = m.Put(5, "x", 0o640, True, 3, 8, 2, b"abc\0\0\0\0\0\x81\x01")
@@ -128,35 +131,93 @@ def test_put_leaves_the_older_generation_when_its_reply_cannot_be_sent(world: Wo
     assert talk.say(m.Stat(6, "x")).info.region == older.region
 
 
-class Failing:
-    """Makes the call number `failing` of those that make an object fail; counts them."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.calls = self.failing = 0
-        calls = {os: ("memfd_create", "ftruncate", "fchmod", "open", "pwritev"), fcntl: ("fcntl",)}
-        for module, names in calls.items():
-            for name in names:
-                patch.setattr(module, name, self._wrapped(getattr(module, name)))
-
-    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def attempt(*args: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.failing:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return call(*args)
-
-        return attempt
+@contextmanager
+def limited(resource_: int, soft: int) -> Iterator[None]:
+    """Lower a limit of this process for a while."""
+    before = resource.getrlimit(resource_)
+    resource.setrlimit(resource_, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource_, before)
 
 
-def test_each_step_that_fails_is_undone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [0, 1])  # for the descriptor that writes, and for the one that reads
+def test_put_is_refused_when_no_descriptor_is_left(room: int, world: World) -> None:
     talk = world.client()
-    failing = Failing(monkeypatch)
     before = world.taken(), count_descriptors()
-    for step in range(1, 20):
-        failing.calls, failing.failing = 0, step
+    free = os.dup(0)
+    os.close(free)
+    with limited(resource.RLIMIT_NOFILE, free + room):
         reply = talk.say(PUT)
-        if isinstance(reply, m.Published):
-            break
-        assert (reply.code, "No space left" in reply.text) == ("out-of-memory", True)
-        assert (world.taken(), count_descriptors()) == before
-    assert step == failing.calls + 1 > 6
+    assert (reply.code, "ulimit -n" in reply.text) == ("out-of-memory", True)
+    assert (world.taken(), count_descriptors()) == before
+    assert isinstance(talk.say(PUT), m.Published)
+
+
+def test_put_is_refused_when_files_may_not_be_so_large(world: World) -> None:
+    talk = world.client()
+    before = world.taken(), count_descriptors()
+    with limited(resource.RLIMIT_FSIZE, 4096):
+        reply = talk.say(PUT)
+    assert (reply.code, "ulimit -f" in reply.text) == ("out-of-memory", True)
+    assert (world.taken(), count_descriptors()) == before
+
+
+# --- without the codec
+
+
+class Frames(list[tuple[bytes, tuple[int, ...]]]):
+    """What a session sends without the codec, with copies of the descriptors' numbers."""
+
+    def send(self, frame: bytes, descriptors: Sequence[int]) -> None:
+        self.append((frame, tuple(descriptors)))
+
+
+def test_frames_of_a_put_are_answered_as_its_message_is(world: World) -> None:
+    talk, frames = world.client(), Frames()
+    older = talk.say(PUT).grant
+    data = pack(m.Release(0, (older.lease,))) + pack(PUT)
+    assert talk.session.answer(data, frames.send) == (1, "put")
+    ((frame, (descriptor,)),) = frames
+    connection = Connection("client")
+    connection.receive(frame, [descriptor])
+    ((reply, _),) = connection.messages()
+    assert isinstance(reply, m.Published)
+    assert (reply.id, reply.grant.generation, reply.spares) == (PUT.id, 2, ())
+    assert os.pread(descriptor, 8192, HEADER_SIZE).rstrip(b"\0") == PUT.payload
+    assert list(world.hub.registry.regions) == [reply.grant.region]
+
+
+def test_frames_of_a_refused_put_release_and_are_refused(world: World) -> None:
+    talk, frames = world.client(), Frames()
+    older = talk.say(PUT).grant
+    data = pack(m.Release(0, (older.lease,))) + pack(PUT._replace(replace=False))
+    assert talk.session.answer(data, frames.send) == (1, "put")
+    assert (frames, talk.last().code) == ([], "exists")
+    assert talk.say(m.Stat(6, "x")).info.leases == 0
+
+
+def test_frames_of_a_put_are_left_alone_when_the_budget_is_short(world: World) -> None:
+    talk, frames = world.client(), Frames()
+    world.hub.registry.budget = Budget(2 * HEADER_SIZE + REGION_OVERHEAD - 1)
+    assert talk.session.answer(pack(PUT), frames.send) is None
+    assert frames == []
+
+
+def test_frames_of_a_put_are_left_alone_before_hello(world: World) -> None:
+    assert world.client(greet=False).session.answer(pack(PUT), Frames().send) is None
+
+
+def test_put_that_cannot_be_answered_leaves_nothing(world: World) -> None:
+    talk = world.client()
+    older = talk.say(PUT).grant
+    before = world.taken(), count_descriptors()
+
+    def fail(_frame: bytes, _descriptors: Sequence[int]) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert talk.session.answer(pack(PUT), fail) == (0, "put")
+    assert is_refusal(talk.last())
+    assert (world.taken(), count_descriptors()) == before
+    assert talk.say(m.Stat(6, "x")).info.region == older.region

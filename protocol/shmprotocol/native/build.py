@@ -15,7 +15,7 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
     *(
         FOLDER / f"{name}.c"
-        for name in ("arguments", "shortcut", "nonblocking", "dict_index", "board", "current")
+        for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index", "board", "current")
     ),
     *(
         FOLDER / f"{name}.c"

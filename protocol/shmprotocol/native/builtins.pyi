@@ -29,6 +29,22 @@ def pack_opened(request: int, leases: list[int], grants: list[bytes], /) -> byte
     The grants are packed but for their leases: those go behind the first byte of each.
     """
 
+def parse_put(data: bytes, /) -> tuple[int, list[int], int, str, int, bool, int, int, int, int, int] | None:
+    """Return what all of the data asks for: Releases, and then a Put.
+
+    That is the number of Releases, the leases that they give back, the fields of the Put, and where in the
+    data its payload starts and how many bytes it has. None: the data is anything else, or not whole.
+    """
+
+def make_sealed(label: bytes, capacity: int, header: bytes, data: bytes, start: int, size: int, /) -> int:
+    """Return a read-only descriptor of a new memfd of these bytes, which nobody can write: header, then data.
+
+    OSError: the system refuses one of the steps, and nothing is left.
+    """
+
+def pack_published(request: int, lease: int, grant: bytes, /) -> bytes:
+    """Return the whole frame of a Published without spares; the grant is packed as for `pack_opened`."""
+
 def dict_count(index: Any, data_size: int, /) -> int:
     """Check the index of a dict, whose values lie in so many bytes of data; return the number of its keys.
 

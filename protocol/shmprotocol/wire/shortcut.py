@@ -1,7 +1,8 @@
-"""The frames of an attach without the codec, as they are the most frequent ones. Pure.
+"""The frames of an attach and of a small put without the codec, as they are the most frequent ones. Pure.
 
 Only the plainest form is recognised: whole frames, Releases and then an Open that neither waits nor holds a
-region. Everything else is for `Connection`, which says what is wrong with it. `shortcut.c` does the work.
+region, or a Put. Everything else is for `Connection`, which says what is wrong with it. `shortcut.c` and
+`put.c` do the work.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from shmprotocol.wire.messages import Grant, Release
 
 _LENGTH = struct.Struct("<I")
 _RELEASE = bytes((0x94, TAG_OF[Release], 0, 0, 0x91))  # id 0, an array of one lease
-_GRANT = bytes((0x90 | len(Grant._fields),))  # the header of its array
 
 parse = builtins.parse_attach
 opened = builtins.pack_opened
+parse_put = builtins.parse_put
+published = builtins.pack_published
 
 
 def release(lease: int) -> bytes:
@@ -30,4 +32,5 @@ def release(lease: int) -> bytes:
 
 def pack_grant(grant: Grant) -> bytes:
     """Return a grant without its lease, for `opened`. It says the same in each grant of a region."""
-    return _GRANT + b"".join(map(msgpack.packb, grant[1:]))
+    packed: bytes = msgpack.packb(grant._replace(lease=0))
+    return packed[:1] + packed[2:]  # without the 0
