@@ -29,6 +29,7 @@ NAMES = {
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
+    shmclient.RegionDict: "copy get items keys values",
     shmclient.Watch: "close",
     shmclient.Follow: "close",
     shmclient.aio.AsyncWatch: "aclose close",

@@ -5,13 +5,17 @@ Behind the index lies a page that must not be read (Python), or what a sanitizer
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +25,7 @@ from fuzzing import Reader, Started, check_inside, forked
 from shmclient import RegionDict, _codecs, posix
 from shmprotocol.errors import BadRegion
 from shmprotocol.native.builtins import dict_make
+from support import in_child
 
 DATA_SIZE = 4096
 ROOM = 64 * 1024
@@ -109,6 +114,8 @@ def looked_up(value: dict[str, object] | RegionDict, key: str) -> str:
         check_inside(value[key], DATA.address, DATA.address + DATA_SIZE)
     except BadRegion:
         return "bad"
+    except KeyError:  # the index has changed in between
+        return "absent"
     return "value"
 
 
@@ -127,6 +134,49 @@ def python_reader() -> Iterator[Reader]:
     reader = Reader(lambda: forked(decoded))
     yield reader
     assert reader.stop() == 0
+
+
+def test_index_that_changes_while_it_is_read_harms_no_reader() -> None:
+    """Its creator may write under a writer's seal: a number that was checked must not be loaded again."""
+    area = posix.mmap(None, ROOM + 4096, posix.PROT_RDWR, posix.MAP_SHARED | posix.MAP_ANONYMOUS)
+    posix.mprotect(memoryview(area.buffer)[ROOM:], posix.PROT_NONE)
+    start = (ROOM - len(INDEX)) & -8
+    view = memoryview(area.buffer)[start:ROOM]
+    view[: len(INDEX)] = INDEX
+    writer = os.fork()
+    if writer == 0:
+        scribble(view)
+    try:
+        code = in_child(lambda: read_many_times(view))
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert code == 0
+
+
+def scribble(index: memoryview) -> NoReturn:
+    """Exchange a few numbers of records and words for edges and back, for ever."""
+    words = np.frombuffer(index, "<u4", len(index) // 4)
+    random = np.random.default_rng(1)
+    fields = [RECORDS[number] + field for number in range(COUNT) for field in (8, 16, 24, 32, 36)]
+    fields += range(BUCKETS, BUCKETS + 4 * BUCKET_COUNT + 4, 4)
+    parts = [random.choice(np.array(fields) // 4, 4) for _ in range(1000)]
+    edges = [random.choice(np.array(EDGES, "u8"), 4).astype("u4") for _ in range(1000)]
+    good = words.copy()
+    while True:
+        for part, edge in zip(parts, edges, strict=True):
+            words[part] = edge
+            words[part] = good[part]
+
+
+def read_many_times(index: memoryview) -> None:
+    value = RegionDict.__new__(RegionDict)
+    value._start(index, DATA.buffer)
+    seen: set[str] = set()
+    for number in range(5000):
+        seen.add(listed(value))
+        seen |= {looked_up(value, KEYS[(number + step) % COUNT]) for step in range(5)}
+    assert seen >= {"value", "bad", "all"}
 
 
 # --- in C
