@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 from shmclient._drivers import operations, putting
 from shmclient._drivers.core import Core
@@ -23,10 +23,10 @@ from shmclient._process.copying import not_copied
 from shmclient._process.lock import new_lock
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
-from shmclient._regions.region import RegionHandle
+from shmclient._regions.region import RegionHandle, close_all
 from shmprotocol.errors import Closed, HostGone, RegionClosed
 from shmprotocol.native.builtins import value_again
-from shmprotocol.wire.names import BackendName, SealName
+from shmprotocol.wire.names import MAX_DESCRIPTORS, BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 P = ParamSpec("P")
@@ -130,9 +130,8 @@ class Client:
     ) -> Region:
         """Return a handle of the current region of a name, mapped; `after` and errors as for `get`."""
         if after is None and wait is None and (channel := self._core.channel) is not None:
-            region = channel.attach(Region, self, name, anywhere)
-            if isinstance(region, Region):
-                region._client = self
+            region: Region | Literal[False] = channel.attach(Region, self, name, anywhere)
+            if region is not False:
                 return region
         return self._adopt(self._drive(self._core.open(Region, name, after, wait, anywhere))[0])
 
@@ -140,6 +139,8 @@ class Client:
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> list[Region]:
         """Return handles of several regions, all or none, with one round trip for each 64 of them."""
+        if wait is None and (regions := _attach_many(self, names, anywhere)) is not None:
+            return regions
         regions = self._drive(self._core.open_many(Region, names, wait, anywhere))
         return [self._adopt(region) for region in regions]
 
@@ -299,6 +300,27 @@ class Client:
     def _adopt(self, region: Region) -> Region:
         region._client = self
         return region
+
+
+def _attach_many(client: Client, names: Sequence[str], anywhere: bool) -> list[Region] | None:
+    """Return handles, by the fast road; None: it was not free, and nothing is open."""
+    channel = client._core.channel
+    if channel is None:
+        return None
+    regions: list[Region] = []
+    try:
+        for start in range(0, len(names), MAX_DESCRIPTORS):
+            batch = channel.attach(Region, client, tuple(names[start : start + MAX_DESCRIPTORS]), anywhere)
+            if batch is False:
+                break
+            regions += batch
+        else:
+            return regions
+    except BaseException:
+        close_all(regions)
+        raise
+    close_all(regions)
+    return None
 
 
 class Stream(BaseStream[T]):

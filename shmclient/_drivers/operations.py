@@ -24,6 +24,7 @@ from shmclient._regions.region import (
     RegionHandle,
     attach,
     attached,
+    close_all,
     is_region_of,
     make_region,
     note_mapped,
@@ -140,8 +141,7 @@ def open_many(
             outcome = yield _open_request(context, batch, (), wait_s())
             regions += opened(context, kind, outcome, len(batch), anywhere)
     except BaseException:
-        for region in regions:
-            region.close()
+        close_all(regions)
         raise
     return regions
 
@@ -158,8 +158,7 @@ def opened(context: Context, kind: type[R], outcome: Outcome, count: int, anywhe
         for region in regions:
             attached(region)
     except BaseException:
-        for region in regions:
-            region.close()
+        close_all(regions)
         raise
     return regions
 

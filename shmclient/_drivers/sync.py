@@ -18,7 +18,7 @@ from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, opened, take
 from shmclient._drivers.steps import Ask, Next, Outcome
 from shmclient._process.lock import new_lock
-from shmclient._regions.region import RegionHandle
+from shmclient._regions.region import RegionHandle, adopted
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -98,7 +98,7 @@ class Channel(BaseChannel):
         """
         try:
             result = self._lane.attach(kind, client, names)
-            return self._finish(kind, names, anywhere) if result is None else result
+            return self._finish(kind, client, names, anywhere) if result is None else result
         except BaseException as error:
             self._give_up_attach(error)
             raise
@@ -132,7 +132,9 @@ class Channel(BaseChannel):
         self._lane.renew(pending, descriptors.Reading())
         self._lane.is_ready = self._exchange.is_between_frames()
 
-    def _finish(self, kind: type[R], names: str | tuple[str, ...], anywhere: bool) -> R | list[R]:
+    def _finish(
+        self, kind: type[R], client: Any, names: str | tuple[str, ...], anywhere: bool
+    ) -> R | list[R]:
         """Do by the plain road what is left of an attach: it was sent, and part of the reply may be here."""
         lane, began_s = self._lane, self._lane.began_ns / 1e9
         pending: Pending = lane.pending
@@ -146,6 +148,8 @@ class Channel(BaseChannel):
         outcome = take(pending, None)
         pending.reply = None  # from here on it is not to be undone
         regions = opened(self.context, kind, outcome, len(all_names), anywhere)
+        for region in regions:
+            adopted(region, client)
         self._renew_lane()
         return regions if type(names) is tuple else regions[0]
 

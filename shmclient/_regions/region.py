@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
@@ -218,6 +218,7 @@ class RegionHandle(Current):
     _buffer: Any = None
     _is_closed = False
     _has_looked = False  # for its line on the board
+    _client: Any = None
 
     def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
         self._grant = grant
@@ -431,6 +432,18 @@ def make_region(
 def attached(region: RegionHandle) -> Mapped:
     """Map a region, unless it is mapped already. AddressConflict, BadRegion: see the client's `open`."""
     return region._attach()
+
+
+def adopted(region: R, client: Any) -> R:
+    """Return a handle whose client this is: it is asked whether the region is current."""
+    region._client = client
+    return region
+
+
+def close_all(regions: Iterable[RegionHandle]) -> None:
+    """Close handles: an operation that opens all or none has failed."""
+    for region in regions:
+        region.close()
 
 
 def is_region_of(region: RegionHandle, host_id: str, number: int) -> bool:

@@ -111,6 +111,8 @@ def get_with_a_wait(shm: shmclient.Client) -> None:
 def open_many(shm: shmclient.Client) -> None:
     for region in shm.open_many(["old", "older"]):
         region.close()
+    for region in shm.open_many(["old", "older"], wait=0):  # by the plain road
+        region.close()
 
 
 def create(shm: shmclient.Client) -> None:
