@@ -395,8 +395,12 @@ class RegionHandle(Current):
 
     def _attach_once(self) -> Mapped:
         with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:  # for one thread at a time
-            if self._held is not None:
-                return self._attach_held(self._held)
+            buffer = self._held.memory if self._held is not None else self._buffer
+            if buffer is not None:  # the fast road has mapped it
+                mapped = Mapped(self._grant, None)
+                mapped.buffer, mapped.address = weakref.ref(buffer), self._grant.address
+                self._mapped = mapped
+                return mapped
             descriptor = self._open_descriptor()
             if self._mapped is None:
                 lease = self._lease
@@ -404,15 +408,6 @@ class RegionHandle(Current):
                 self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
                 self._lease = None  # the mapping's now
             return self._mapped
-
-    def _attach_held(self, held: Held) -> Mapped:
-        buffer = held.memory
-        if buffer is None:
-            raise RegionClosed(f"the handle of {self.name!r} is closed")
-        mapped = Mapped(self._grant, None)
-        mapped.buffer, mapped.address = weakref.ref(buffer), self._grant.address
-        self._mapped = mapped
-        return mapped
 
 
 # The interface of a handle for the rest of the client. Functions, so that `help(Region)` does not show them.

@@ -271,6 +271,10 @@ static PyObject *shm_builtin_opened_read(PyObject *none, PyObject *const *argume
                         Py_CLEAR(grants);
                 Py_XDECREF(grant);
         }
+        if (grants == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+                PyErr_Clear(); /* as for an attach, which leaves such a name to the codec */
+                Py_RETURN_NONE;
+        }
         return grants == NULL ? NULL : Py_BuildValue("(KN)", (unsigned long long)opened.id, grants);
 }
 

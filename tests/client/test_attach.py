@@ -1,0 +1,349 @@
+"""The fast road of an attach: what it takes, and what it leaves to the plain road, on real sockets."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import MAX_DESCRIPTORS
+from support import Machine, count_descriptors, mapped_addresses, wait_until
+
+Part = tuple[bytes, list[int]]  # bytes, and descriptors that ride on the first of them
+Change = Callable[[bytes, list[int]], list[Part]]
+
+
+class Middle:
+    """A listener that hands on to a host what a client says, and back its replies, changed."""
+
+    def __init__(self, path: str, host: str) -> None:
+        self.path = path
+        self.change: Change = lambda data, fds: [(data, fds)]
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._host = host
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                host = socket.socket(socket.AF_UNIX)
+                host.connect(self._host)
+                self._start(self._ask, client, host)
+                self._start(self._answer, client, host)
+
+    def _ask(self, client: socket.socket, host: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                host.sendall(data)
+        with contextlib.suppress(OSError):
+            host.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, client: socket.socket, host: socket.socket) -> None:
+        with client, host:
+            with contextlib.suppress(OSError):
+                while self._hand_back(client, *descriptors.receive(host)):
+                    pass
+            for sock in (client, host):  # the other thread waits at them
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _hand_back(self, client: socket.socket, data: bytes, owned: descriptors.Owned) -> bool:
+        is_opened = data[4:7] == b"\x94\xcc\x84"
+        for part, fds in self.change(data, list(owned)) if is_opened else [(data, list(owned))]:
+            if not part:
+                return False
+            send(client, part, fds)
+        owned.close()
+        return True
+
+    def close(self) -> None:
+        """End it; its clients are closed."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def send(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([data], rights)
+
+
+@pytest.fixture
+def shm(machine: Machine) -> Iterator[shmclient.Client]:
+    """Give a client of the host itself, another process: its descriptors are not counted here."""
+    with shmclient.connect(machine.path) as shm:
+        for name in ("a", "b"):
+            shm.put(name, name.encode() * 10).close()
+        yield shm
+
+
+@pytest.fixture
+def middle(machine: Machine, tmp_path: Path) -> Iterator[Middle]:
+    middle = Middle(str(tmp_path / "middle.sock"), machine.path)
+    yield middle
+    middle.close()
+
+
+@pytest.fixture
+def between(middle: Middle, shm: shmclient.Client) -> Iterator[shmclient.Client]:
+    """Give a client behind the listener, and see that it leaves nothing."""
+    with shmclient.connect(middle.path, timeout=30) as client:
+        assert client.exists("a")  # and the listener has closed what came before this answer
+        before = state()
+        yield client
+        gc.collect()
+        wait_until(lambda: state() == before)  # the listener has descriptors, too
+    wait_until(lambda: leases(shm) == 0)
+
+
+def state() -> tuple[list[int], int]:
+    return mapped_addresses(), count_descriptors()
+
+
+def leases(shm: shmclient.Client) -> int:
+    return sum(info.leases for info in shm.list())
+
+
+def is_fast(region: shmclient.Region) -> bool:
+    return region._held is not None
+
+
+def test_plainest_reply_is_taken_whole(between: shmclient.Client) -> None:
+    with between.open("a") as region:
+        assert is_fast(region)
+        assert bytes(region.data) == b"a" * 10
+        assert region.is_current()
+    regions = between.open_many(["a", "b"])
+    assert [is_fast(region) for region in regions] == [True, True]
+    assert [bytes(region.data) for region in regions] == [b"a" * 10, b"b" * 10]
+    for region in regions:
+        region.close()
+
+
+def split(at: int) -> Change:
+    return lambda data, fds: [(data[:at], fds), (data[at:], [])]
+
+
+EVENT = pack(
+    m.Event(0, "published", m.RegionInfo("x", 1, 1, "current", 0, 0, 0, 0, 0, 0, "full", "memfd", 0, 0, 0))
+)
+PIECES: dict[str, Change] = {
+    "a length alone": split(4),
+    "all but a byte": split(-1),
+    "an event in front": lambda data, fds: [(EVENT, []), (data, fds)],
+    "an event glued to it": lambda data, fds: [(data + EVENT, fds)],
+    "a part of an event behind": lambda data, fds: [(data + EVENT[:9], fds), (EVENT[9:], [])],
+    "a later field": lambda data, fds: [(later(data), fds)],
+}
+
+
+def later(data: bytes) -> bytes:
+    """Append a field that the fast road cannot read to an Opened."""
+    body = b"\x95" + data[5:] + b"\xa3new"
+    return len(body).to_bytes(4, "little") + body
+
+
+@pytest.mark.parametrize("what", PIECES)
+def test_reply_in_another_form_goes_the_plain_road(
+    what: str, middle: Middle, between: shmclient.Client
+) -> None:
+    middle.change = PIECES[what]
+    with between.open("a") as region:
+        assert not is_fast(region)
+        assert bytes(region.data) == b"a" * 10
+    first, second = between.open_many(("b", "a"))
+    assert [bytes(first.data), bytes(second.data)] == [b"b" * 10, b"a" * 10]
+    first.close()
+    second.close()
+    middle.change = lambda data, fds: [(data, fds)]
+    between.open("a").close()  # takes what is left over
+    with between.open("a") as region:
+        assert is_fast(region)
+
+
+def test_descriptor_that_no_frame_declares_ends_the_connection(
+    middle: Middle, between: shmclient.Client
+) -> None:
+    middle.change = lambda data, fds: [(data, fds * 2)]
+    first = between._core.channel
+    between.open("a").close()
+    middle.change = lambda data, fds: [(data, fds)]
+    between.open("a").close()
+    assert between._core.channel is not first
+
+
+def other_id(data: bytes) -> bytes:
+    at = data.index(b"\x94\xcc\x84\x01") + 4
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@contextlib.contextmanager
+def files(count: int) -> Iterator[list[int]]:
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+    yield fds
+    descriptors.close_all(fds)
+
+
+WRONG: dict[str, tuple[Change, type[Exception]]] = {
+    "another id": (lambda data, fds: [(other_id(data), fds)], RemoteProtocolError),
+    "no descriptor": (lambda data, fds: [(data, [])], RemoteProtocolError),
+    "the end in the middle": (lambda data, fds: [(data[:-1], fds), (b"", [])], shmclient.HostGone),
+    "garbage": (lambda data, fds: [(data[:4] + b"\xc1" * (len(data) - 4), fds)], RemoteProtocolError),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_reply_is_an_error_and_leaves_nothing(
+    what: str, middle: Middle, between: shmclient.Client
+) -> None:
+    change, error = WRONG[what]
+
+    def changed(data: bytes, fds: list[int]) -> list[Part]:
+        middle.change = lambda data, fds: [(data, fds)]
+        return change(data, fds)
+
+    middle.change = changed
+    with pytest.raises(error):
+        between.open("a")
+    gc.collect()
+    with between.open("a") as region:  # by a new connection
+        assert bytes(region.data) == b"a" * 10
+
+
+@pytest.mark.parametrize("is_region", [False, True], ids=["a device", "another region"])
+def test_descriptor_of_something_else_is_refused(
+    is_region: bool, shm: shmclient.Client, middle: Middle, between: shmclient.Client
+) -> None:
+    with between.open("b", wait=0) as other, files(1) as null:
+        wrong = [other.fileno() if is_region else null[0]]
+        middle.change = lambda data, fds: [(data, wrong)]
+        with pytest.raises(shmclient.BadRegion):
+            between.open("a")
+        with pytest.raises(shmclient.BadRegion):
+            between.open_many(["a"])
+    del other
+    gc.collect()
+    wait_until(lambda: leases(shm) == 0)
+
+
+def test_more_descriptors_than_a_frame_has_are_closed(middle: Middle, between: shmclient.Client) -> None:
+    with files(MAX_DESCRIPTORS) as more:
+        middle.change = lambda data, fds: [(data, more + fds)]
+        with pytest.raises(RemoteProtocolError, match="more than 64 descriptors"):
+            between.open("a")
+        middle.change = lambda data, fds: [(data, fds)]
+        between.open("a").close()
+
+
+def test_refusals_and_wrong_names_are_those_of_the_plain_road(between: shmclient.Client) -> None:
+    for name in ("missing", "../x", "", "x" * 256, "a\0b", 5, None):
+        with pytest.raises(shmclient.ShmError) as fast:
+            between.open(name)  # type: ignore[arg-type]
+        with pytest.raises(shmclient.ShmError) as plain:
+            between.open(name, wait=0)  # type: ignore[arg-type]
+        if name != "missing":  # where the other one says how long it waited
+            assert (type(fast.value), str(fast.value)) == (type(plain.value), str(plain.value))
+    with pytest.raises(shmclient.RegionNotFound):
+        between.open_many(["a", "missing"])
+    with pytest.raises(shmclient.InvalidArgument):
+        between.open_many(["a", "../x"])
+    assert between.open_many([]) == []
+
+
+def test_region_that_is_mapped_here_is_shared(between: shmclient.Client, shm: shmclient.Client) -> None:
+    first = between.open("a")
+    view = first.data
+    second, third = between.open_many(["a", "b"])
+    assert (is_fast(first), is_fast(second), is_fast(third)) == (True, False, False)
+    assert second.address == first.address
+    first.close()
+    assert bytes(view) == bytes(second.data) == b"a" * 10
+    wait_until(lambda: leases(shm) == 3)
+    del view
+    wait_until(lambda: leases(shm) == 2)
+    second.close()
+    third.close()
+    wait_until(lambda: leases(shm) == 0)
+
+
+def test_same_name_twice_in_one_request_is_one_mapping(between: shmclient.Client) -> None:
+    before = mapped_addresses()
+    regions = between.open_many(["a", "a"])
+    assert regions[0].address == regions[1].address
+    assert len(mapped_addresses()) == len(before) + 1
+    for region in regions:
+        region.close()
+
+
+def test_more_names_than_a_request_has_take_more_requests(
+    shm: shmclient.Client, between: shmclient.Client
+) -> None:
+    names = [f"many/{number}" for number in range(MAX_DESCRIPTORS * 2 + 1)]
+    for name in names:
+        shm.put(name, name.encode()).close()
+    regions = between.open_many(names)
+    assert all(map(is_fast, regions))
+    assert [bytes(region.data).decode() for region in regions] == names
+    with pytest.raises(shmclient.RegionNotFound):
+        between.open_many([*names, "missing"])
+    for region in regions:
+        region.close()
+    del region
+    regions.clear()
+    wait_until(lambda: leases(shm) == 0)
+
+
+@pytest.mark.parametrize("ask", ["fileno", "data", "header"])
+def test_handle_is_whole_whatever_is_asked_of_it(
+    ask: str, shm: shmclient.Client, between: shmclient.Client
+) -> None:
+    region = between.open("a")
+    fds = count_descriptors()
+    value = getattr(region, ask)
+    kept = value() if ask == "fileno" else value
+    assert region.fileno() == region.fileno()
+    assert os.fstat(region.fileno()).st_size == region.capacity
+    assert bytes(region.value()) == b"a" * 10
+    assert count_descriptors() == fds
+    region.close()
+    region.close()
+    assert count_descriptors() == fds - 1
+    for use in (region.fileno, region.value, lambda: region.data, lambda: region.header):
+        with pytest.raises(shmclient.RegionClosed):
+            use()
+    del value, kept
+    wait_until(lambda: leases(shm) == 0)
+
+
+def test_handle_that_is_dropped_gives_all_back(shm: shmclient.Client, between: shmclient.Client) -> None:
+    before, mapped = count_descriptors(), mapped_addresses()
+    between.open("a")
+    between.open_many(["a", "b"])
+    view = between.open("a").data
+    assert bytes(view) == b"a" * 10
+    del view
+    assert mapped_addresses() == mapped
+    wait_until(lambda: count_descriptors() == before)
+    wait_until(lambda: leases(shm) == 0)
