@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from shmprotocol.abi.header import raise_unless_region
@@ -36,17 +37,7 @@ def pointer_keeping(user_ffi: Any, pointer_type: Any, address: int, owner: objec
 
 def bytes_keeping(address: int, size: int, owner: object) -> Any:
     """Return an object whose buffer is raw memory, read-only; it keeps an object alive."""
-    return bytes_at(address, size, _Keeper(owner))
-
-
-class _Keeper:
-    """A release callback that does nothing, but keeps an object alive until it is called."""
-
-    def __init__(self, owner: object) -> None:
-        self._kept = owner
-
-    def __call__(self) -> None:
-        """Do nothing: the object is released with this callback."""
+    return bytes_at(address, size, partial(id, owner))  # which does nothing, with no code of Python
 
 
 def char_pointer(address: int) -> Any:
@@ -115,7 +106,7 @@ def unmap(address: int, capacity: int, flags: int, results: list[int] | None = N
     _raise_os_error(-results[-1], address, capacity)
 
 
-def bytes_at(address: int, size: int, on_release: Callable[[], None], *, is_writable: bool = False) -> Any:
+def bytes_at(address: int, size: int, on_release: Callable[[], object], *, is_writable: bool = False) -> Any:
     """Return an object whose buffer is raw memory; `on_release` is called once, when it is deallocated.
 
     Its end comes with the last view of it, on any thread, even inside the garbage collector, but never
