@@ -21,7 +21,19 @@ from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run, Sleep, Step
+from shmclient._drivers.steps import (
+    Acquire,
+    Ask,
+    Connect,
+    Context,
+    Drive,
+    Look,
+    Next,
+    Operation,
+    Run,
+    Sleep,
+    Step,
+)
 from shmclient._drivers.stream import BaseStream, make_stream
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
@@ -248,6 +260,8 @@ class AsyncClient:
                 return await channel.ask(step)
             case Drive():
                 return await self._drive(step.operation, step.channel)
+            case Look():
+                return False  # an event loop does not sleep on memory
             case Next() if channel is not None:
                 return await channel.next_event(step)
             case Run() if step.size <= MAX_INLINE:

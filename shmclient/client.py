@@ -15,7 +15,7 @@ from shmclient._drivers import operations, putting
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Next, Operation, Run
+from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Look, Next, Operation, Run
 from shmclient._drivers.stream import BaseStream, make_stream
 from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
@@ -290,6 +290,8 @@ class Client:
             return self._drive(step.operation, step.channel)
         if kind is Next:
             return channel.next_event(step)
+        if kind is Look:
+            return channel.look(step)
         if kind is Acquire:
             return step.lock.acquire(timeout=step.limit_s)
         if kind is Connect:

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
+from shmclient._drivers.sleeping import sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
 from shmclient._regions.info import Change, RegionInfo, change_of
+from shmclient._regions.region import Mapped
 from shmprotocol.errors import (
     Closed,
     HostGone,
@@ -38,11 +40,12 @@ class Listener:
         self._passes = passes
         self._context: Context | None = None
         self._subscription: Subscription | None = None
+        self._is_told = False  # by the host; else the subscription is of this process alone
         self.is_closed = False
 
     def is_on(self, context: Context) -> bool:
         """Whether it listens on this connection."""
-        return self._context is context
+        return self._context is context and self._is_told
 
     def host_id(self) -> str:
         """Return the id of the host that it listens to, or did."""
@@ -51,8 +54,18 @@ class Listener:
     def listen(self, context: Context) -> Operation[Subscription]:
         """Listen on a connection from now on."""
         subscription = yield from operations.listen(context, self._prefix, self._passes)
-        self._context, self._subscription = context, subscription
+        self._context, self._subscription, self._is_told = context, subscription, True
         if self.is_closed:  # meanwhile, by who saw the subscription before
+            self.give_up()
+            raise Closed("the watch is closed")
+        return subscription
+
+    def attend(self, context: Context) -> Subscription:
+        """Return a subscription of which the host knows nothing: it ends with this or the connection."""
+        subscription = Subscription(context.outbox.next_id())
+        context.exchange.watch(subscription)
+        self._context, self._subscription, self._is_told = context, subscription, False
+        if self.is_closed:  # meanwhile, as in `listen`
             self.give_up()
             raise Closed("the watch is closed")
         return subscription
@@ -86,9 +99,9 @@ class Listener:
         return gone if isinstance(gone, HostGone) else HostGone("the host of this watch is gone")
 
     def give_up(self) -> None:
-        """End it at the host. Never waits; safe in a destructor."""
+        """End it, at the host too. Never waits; safe in a destructor."""
         if self._context is not None and self._subscription is not None:
-            self._context.unlisten(self._subscription)
+            self._context.unlisten(self._subscription, is_told=self._is_told)
 
     def reset(self) -> None:
         """End it for now: the next `listen` starts anew."""
@@ -199,40 +212,67 @@ def _differences(
 
 
 class Values:
-    """The value of one name, and each newer one: of those that came meanwhile, the newest."""
+    """The value of one name, and each newer one: of those that came meanwhile, the newest.
+
+    While the last value is current, a thread sleeps on its line of the board. Event loops are told by the
+    host, and so is everybody who waits for a name that is missing.
+    """
 
     def __init__(self, name: str, *, anywhere: bool) -> None:
         self._name = check_name(name)
         self._anywhere = anywhere
-        self._last = ("", 0)  # the host and the number of the region that was given last
+        self._last: Mapped | None = None  # the region that was given last, and the connection
+        self._context: Context | None = None
+        self._can_sleep = True
         self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
 
     def start(self, context: Context, retry: Retry) -> Operation[None]:
-        """Listen on a connection, unless that is so already."""
-        if not self.listener.is_on(context):
-            yield from self.listener.listen(context)
+        """Do nothing: there is nothing to be missed before the first value."""
+        yield from ()
 
     def pending(self) -> None:
         """Return None: a value is always asked for, so that it is the newest."""
 
     def next(self, context: Context, retry: Retry) -> Operation[Any]:
         """Return the current value, once it is another than the last one."""
-        yield from self.start(context, retry)
-        host = context.outbox.host_id
+        if context.outbox.host_id != self._host_id():
+            self._last = None
+        self._context = context
+        yield from self._sleep(context, retry)
         while True:
             self.listener.take()  # the answer to what is asked now is newer than all of them
-            last_host, number = self._last
-            held = number if last_host == host else 0
+            is_absent = False
             try:
-                other = yield from operations.get_other(context, self._name, held, self._anywhere)
+                other = yield from operations.get_other(context, self._name, self._last, self._anywhere)
             except RegionNotFound:
-                yield from self._wait_for_name(retry)
-                continue
+                is_absent, other = True, None
             if other is not None:
-                value, number = other
-                self._last = (host, number)
+                value, self._last = other
+                if self._can_sleep and self._last.grant.line:
+                    self.listener.reset()  # nobody would read what the host tells
                 return value
-            yield from self.listener.next(retry)
+            if not self.listener.is_on(context):
+                yield from self.listener.listen(context)  # and ask again: it may have come before
+            elif is_absent:
+                yield from self._wait_for_name(retry)
+            else:
+                yield from self.listener.next(retry)
+
+    def _host_id(self) -> str:
+        return self._context.outbox.host_id if self._context is not None else ""
+
+    def _sleep(self, context: Context, retry: Retry) -> Operation[None]:
+        """Return when the last value may not be current any more, or at once if nobody can sleep on it."""
+        last = self._last
+        if last is None or not last.grant.line or not self._can_sleep:
+            return
+        subscription = self.listener.attend(context)
+        try:
+            answer = yield from sleep_while_current(context, last, subscription)
+        finally:
+            self.listener.reset()
+            retry.renew()  # what is absent afterwards is absent since then
+        self._can_sleep = bool(answer)
 
     def _wait_for_name(self, retry: Retry) -> Operation[None]:
         left = retry.remaining()
@@ -256,6 +296,7 @@ def once_after(
 
 
 def _wait_after(context: Context, name: str, after: int, retry: Retry) -> Operation[None]:
+    yield from _sleep_until_newer(context, name, after, retry)
     generation = yield from _generation(context, name)
     if generation > after:
         return
@@ -270,6 +311,19 @@ def _wait_after(context: Context, name: str, after: int, retry: Retry) -> Operat
             raise RegionTimeout(f"{name!r} had no generation after {after} in time: {_now(generation)}")
     finally:
         context.unlisten(subscription)
+
+
+def _sleep_until_newer(context: Context, name: str, after: int, retry: Retry) -> Operation[None]:
+    """Sleep while a region that is mapped here is current, and not newer than the given generation."""
+    mapped, left_s = context.mapped.get(name), retry.remaining()
+    if mapped is None or mapped.grant.generation > after or not left_s:
+        return
+    subscription = Subscription(context.outbox.next_id())
+    context.exchange.watch(subscription)
+    try:
+        yield from sleep_while_current(context, mapped, subscription, left_s)
+    finally:
+        context.unlisten(subscription, is_told=False)
 
 
 def _generation(context: Context, name: str) -> Operation[int]:

@@ -21,6 +21,7 @@ from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.info import RegionInfo, info_of
 from shmclient._regions.region import (
     Lease,
+    Mapped,
     RegionHandle,
     attach,
     attached,
@@ -107,15 +108,23 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
     return _map_value(context, grants[0], owned, anywhere)
 
 
-def get_other(context: Context, name: str, held: int, anywhere: bool) -> Operation[tuple[Any, int] | None]:
-    """Return the value of a name and its region's number, unless that is `held`: then None."""
-    grants, owned = yield from _open(context, (name,), (held,), None)
-    if not grants[0].lease:
-        return None
-    return _map_value(context, grants[0], owned, anywhere), grants[0].region
+def get_other(
+    context: Context, name: str, last: Mapped | None, anywhere: bool
+) -> Operation[tuple[Any, Mapped] | None]:
+    """Return the value of a name and its mapping, unless that is the last one: then None."""
+    grants, owned = yield from _open(context, (name,), (last.grant.region if last is not None else 0,), None)
+    if grants[0].lease:
+        return _mapped(context, grants[0], owned, anywhere)
+    if last is not None:
+        last.renew(grants[0])
+    return None
 
 
 def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) -> Any:
+    return _mapped(context, grant, owned, anywhere)[0]
+
+
+def _mapped(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) -> tuple[Any, Mapped]:
     lease = Lease(context.outbox, grant.lease)
     try:
         mapped, buffer = attach(grant, lease, owned[0], anywhere=anywhere)
@@ -127,7 +136,7 @@ def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: boo
     note_mapped(context.mapped, mapped)
     value = mapped.value()
     del buffer  # the value's views keep it from here on
-    return value
+    return value, mapped
 
 
 def open_many(

@@ -42,6 +42,20 @@ class Next(NamedTuple):
     wait_s: float = math.inf
 
 
+class Look(NamedTuple):
+    """A sleep until a line of the board changes, whose addresses these are, or the host goes.
+
+    `changes` is the number of the line before it was looked at. Its outcome is True, None after `wait_s`, or
+    False if nobody can sleep so here. An end of the subscription is raised.
+    """
+
+    subscription: Subscription
+    line: int
+    owner: int
+    changes: int
+    wait_s: float = math.inf
+
+
 class Drive(NamedTuple):
     """An operation on a connection; its outcome is its result."""
 
@@ -68,7 +82,7 @@ class Sleep(NamedTuple):
     pause_s: float
 
 
-Step = Ask | Run | Next | Drive | Connect | Acquire | Sleep
+Step = Ask | Run | Next | Look | Drive | Connect | Acquire | Sleep
 Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")
@@ -102,8 +116,9 @@ class Context:
             with contextlib.suppress(HostGone):
                 self.outbox.post(m.Cancel(0, target))
 
-    def unlisten(self, subscription: Subscription) -> None:
-        """End a watch. Never waits, and takes no lock: safe in a destructor."""
+    def unlisten(self, subscription: Subscription, *, is_told: bool = True) -> None:
+        """End a watch, of which the host `is_told`. Never waits, and takes no lock: safe in a destructor."""
         if self.exchange.is_watched(subscription):
-            self.cancel(subscription.id)  # first: after Ctrl-C in between, the next call does it all again
+            if is_told:  # first: after Ctrl-C in between, the next call does it all again
+                self.cancel(subscription.id)
             self.exchange.unwatch(subscription, Closed("the watch is closed"))

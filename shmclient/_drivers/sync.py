@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
+from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, opened, take
-from shmclient._drivers.steps import Ask, Next, Outcome
+from shmclient._drivers.steps import Ask, Look, Next, Outcome
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle, adopted
 from shmprotocol.errors import (
@@ -42,6 +43,7 @@ class Channel(BaseChannel):
         sock = connect(path, connect_s)
         self._line = Line(sock, connect_s)
         self._timeout_s = connect_s
+        self._sleeper = Sleeper()
         self._start_turns()
         super().__init__(sock, self._close_socket, self._wake, self._lock)
         self._lane = self.outbox.make_lane(self._exchange.pendings, self._line.users, self._line.leave)
@@ -90,6 +92,16 @@ class Channel(BaseChannel):
         if not self._read_until(subscription.is_done, time.monotonic() + step.wait_s, is_long=True):
             return None
         return subscription.take()
+
+    def look(self, step: Look) -> bool | None:
+        """Sleep until a line of the board may have changed; None when the time is over, False: it cannot."""
+        if not self._line.waits_in_kernel:  # a greenlet must not stop all others
+            return False
+        subscription = step.subscription
+        answer = self._sleeper.sleep(step.line, step.owner, step.changes, step.wait_s, subscription.is_done)
+        if subscription.is_done():
+            subscription.take()
+        return answer
 
     def attach(self, kind: type[R], client: object, names: str | tuple[str, ...], anywhere: bool) -> Any:
         """Open the regions of 1 to 64 names, and map them; return a handle, or a list for a tuple of names.
@@ -261,6 +273,7 @@ class Channel(BaseChannel):
         with self._lock:
             self._wake_sleepers()
         self._line.wake()
+        self._sleeper.wake()
 
     def _wake_sleepers(self) -> None:
         if self._sleepers:  # notify_all costs half a microsecond even without any

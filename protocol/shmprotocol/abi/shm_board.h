@@ -35,7 +35,9 @@ struct shm_board_line {
         uint64_t generation; /* its generation, if `region` is the same before and after it is read */
         uint32_t changes;    /* a futex: sleep while it has the value that was loaded before `region` was */
         uint32_t rights;   /* changes with the mode of the region: what a mode allowed must be asked again */
-        uint64_t reserved[5]; /* zero */
+        uint32_t cpu;      /* 1 + the processor that the host wrote this on last; 0: not known */
+        uint32_t unused;   /* zero */
+        uint64_t reserved[4]; /* zero */
 };
 
 /*

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from typing import Any
@@ -89,3 +90,29 @@ class Reader:
     def changes(self, line: int) -> int:
         """Return the number that changes with a line, whose address this is."""
         return int(lib.shm_word_load(line + _CHANGES))
+
+
+class Waker:
+    """A word of this process on which its threads sleep, beside others."""
+
+    def __init__(self) -> None:
+        self._word = ffi.new("uint32_t *")
+        self.address = int(ffi.cast("uintptr_t", self._word))
+
+    def count(self) -> int:
+        """Return how often it was woken, modulo 2**32."""
+        return int(lib.shm_word_load(self.address))
+
+    def wake(self) -> None:
+        """Wake all who sleep on it. Never waits."""
+        lib.shm_wake(self.address)
+
+
+def wait_for_change(line: int, changes: int, owner: int, waker: Waker, wakes: int, wait_s: float) -> int:
+    """Sleep until a line changes, its host goes, or the waker is used; return 0 or an errno.
+
+    `changes` and `wakes` are the numbers from before. `wait_s` may be infinite. EINTR: a signal came.
+    ENOSYS, EPERM: nobody can sleep so here. The other threads of the interpreter run meanwhile.
+    """
+    wait_ns = -1 if wait_s == math.inf else int(wait_s * 1e9)
+    return -int(lib.shm_board_wait(line, changes, owner, waker.address, wakes, wait_ns))

@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -37,6 +38,7 @@ uint32_t shm_word_load(uint64_t word);
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449 /* Linux 5.16; the same number on every architecture */
 #endif
+#define SHM_BOARD_SPIN_NS 20000 /* about what a wake-up on another processor takes */
 #define SHM_FUTEX_32 2 /* FUTEX_32, FUTEX2_SIZE_U32 of linux/futex.h */
 #define SHM_FUTEX_PRIVATE 128
 
@@ -74,10 +76,15 @@ int shm_board_own(uint64_t owner)
                 error = pthread_mutex_lock(mutex);
         if (error)
                 return -error;
-        for (at = 0; at < (int)sizeof(*mutex); at += 4)
-                if ((__atomic_load_n((uint32_t *)(uintptr_t)(owner + (uint64_t)at), __ATOMIC_RELAXED) &
-                     SHM_FUTEX_TID_MASK) == thread)
+        for (at = 0; at < (int)sizeof(*mutex); at += 4) {
+                uint32_t *word = (uint32_t *)(uintptr_t)(owner + (uint64_t)at);
+
+                if ((__atomic_load_n(word, __ATOMIC_RELAXED) & SHM_FUTEX_TID_MASK) == thread) {
+                        /* Readers cannot say that they sleep here; without it the kernel wakes nobody at our death. */
+                        __atomic_or_fetch(word, FUTEX_WAITERS, __ATOMIC_RELAXED);
                         return at;
+                }
+        }
         pthread_mutex_unlock(mutex);
         return -ENOTSUP;
 }
@@ -93,6 +100,7 @@ void shm_board_set(uint64_t line, uint64_t region, uint64_t generation)
 {
         struct shm_board_line *words = (struct shm_board_line *)(uintptr_t)line;
 
+        __atomic_store_n(&words->cpu, (uint32_t)(sched_getcpu() + 1), __ATOMIC_RELAXED);
         __atomic_store_n(&words->generation, generation, __ATOMIC_RELAXED);
         __atomic_store_n(&words->region, region, __ATOMIC_RELEASE);
         __atomic_add_fetch(&words->changes, 1, __ATOMIC_RELEASE);
@@ -119,6 +127,27 @@ uint32_t shm_word_load(uint64_t word)
         return __atomic_load_n((uint32_t *)(uintptr_t)word, __ATOMIC_ACQUIRE);
 }
 
+static int64_t shm_board_now_ns(void)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Look at a line for a moment, if the host writes it on another processor: waking up costs more. */
+static void shm_board_spin(const struct shm_board_line *line, uint32_t changes)
+{
+        uint32_t cpu = __atomic_load_n(&line->cpu, __ATOMIC_RELAXED);
+        int64_t end_ns;
+
+        if (cpu == 0 || (int)cpu == sched_getcpu() + 1)
+                return;
+        end_ns = shm_board_now_ns() + SHM_BOARD_SPIN_NS;
+        while (__atomic_load_n(&line->changes, __ATOMIC_ACQUIRE) == changes && shm_board_now_ns() < end_ns)
+                ;
+}
+
 /*
  * Sleep until `changes` of a line is another, or the host goes, or another thread adds to the word at `waker`, which
  * had the value `wakes`. Returns 0, also if it was woken without a change; or -ETIMEDOUT, -EINTR (a signal), -ENOSYS
@@ -134,21 +163,20 @@ int shm_board_wait(uint64_t line, uint32_t changes, uint64_t owner, uint64_t wak
                 {wakes, waker, SHM_FUTEX_32 | SHM_FUTEX_PRIVATE, 0},
         };
         struct timespec end;
+        int64_t end_ns;
+        int error;
 
         if ((thread & SHM_FUTEX_TID_MASK) == 0)
                 return 0;
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        if (wait_ns >= 0) {
-                end.tv_sec += (time_t)(wait_ns / 1000000000);
-                end.tv_nsec += (long)(wait_ns % 1000000000);
-                if (end.tv_nsec >= 1000000000) {
-                        end.tv_sec++;
-                        end.tv_nsec -= 1000000000;
-                }
-        }
-        if (syscall(SYS_futex_waitv, waiters, 3, 0, wait_ns >= 0 ? &end : NULL, CLOCK_MONOTONIC) >= 0)
-                return 0;
-        return errno == EAGAIN ? 0 : -errno;
+        end_ns = shm_board_now_ns() + (wait_ns < 0 ? 0 : wait_ns);
+        end.tv_sec = (time_t)(end_ns / 1000000000);
+        end.tv_nsec = (long)(end_ns % 1000000000);
+        shm_board_spin(words, changes);
+        error = syscall(SYS_futex_waitv, waiters, 3, 0, wait_ns >= 0 ? &end : NULL, CLOCK_MONOTONIC) < 0 ? -errno : 0;
+        /* Whoever ends the owner wakes one of those who sleep on it; that one wakes the others. */
+        if (!shm_board_word_lives((const uint32_t *)(uintptr_t)owner))
+                (void)syscall(SYS_futex, owner, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+        return error == -EAGAIN ? 0 : error;
 }
 
 #endif /* SHM_NATIVE_BOARD_H */

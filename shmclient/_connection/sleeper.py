@@ -1,0 +1,52 @@
+"""Threads that sleep on the board until a line of it changes, the host goes, or somebody wakes them."""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Callable
+
+from shmprotocol.kernel.board import Waker, wait_for_change
+
+_NEVER_S = 1e6  # longer waits are taken for endless
+# The end of a host wakes one sleeper, and that one the others: this is for when it is killed in between.
+_LOOK_AGAIN_S = 5.0
+
+
+class Sleeper:
+    """The sleeping threads of one connection.
+
+    Some kernels and filters do not let anybody sleep on several words (before Linux 5.16; seccomp): then
+    `sleep` says so, and the caller waits for messages instead.
+    """
+
+    def __init__(self) -> None:
+        self._waker = Waker()
+        self._is_refused = False
+
+    def sleep(
+        self, line: int, owner: int, changes: int, wait_s: float, is_over: Callable[[], bool]
+    ) -> bool | None:
+        """Return True when a line has changed or the host is gone, or when `is_over`.
+
+        `changes` is the number that the line had before it was looked at. None: the time is over. False: it
+        cannot be done here. A signal's handler runs in between, and what it raises ends this.
+        """
+        end = time.monotonic() + wait_s if wait_s < _NEVER_S else math.inf
+        while not self._is_refused:
+            wakes = self._waker.count()  # before the look: whoever ends this wakes afterwards
+            if is_over():
+                return True
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return None
+            error = wait_for_change(line, changes, owner, self._waker, wakes, min(left_s, _LOOK_AGAIN_S))
+            if not error and self._waker.count() == wakes:
+                return True
+            self._is_refused = error not in (0, errno.ETIMEDOUT, errno.EINTR)
+        return False
+
+    def wake(self) -> None:
+        """Have all of them look again whether it is over."""
+        self._waker.wake()
