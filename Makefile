@@ -6,15 +6,18 @@
 #                  tests count descriptors or references, and fail under the tracer
 #   make bench   the figures of this machine against floors, two minutes; JSON=new.json keeps them, CHECK=1 fails
 #                where an aim is missed, AGAINST=old.json where a figure is slower than it was
+#   make bench-peers    the same workloads with this project and with others, which it installs in an environment
+#                of their own; JSON=new.json; redis-server comes from the system
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage fuzz lint bench bench-compare clean
+.PHONY: demo test unit coverage fuzz lint bench bench-peers bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -43,8 +46,17 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CHECK),--check)
 
+bench-peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m benchmarks.peers $(if $(JSON),--json $(JSON))
+
 bench-compare: $(READY)
 	$(BIN)/python -m benchmarks.compare $(A) $(B)
+
+$(PEERS)/.ready: pyproject.toml benchmarks/peers/install.py | $(READY)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --editable '.[numpy,fast]'
+	$(PEERS)/bin/python -m benchmarks.peers.install
+	@touch $@
 
 $(READY): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("shmhost needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
@@ -55,4 +67,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

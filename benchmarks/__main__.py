@@ -24,7 +24,7 @@ NOTES = """\
 attach: the floor is one C call against a bare uvloop host, without checks or messages; open_many: 16 of them.
 put: the floor is the kernel's part: memfd_create, size, seals, pwrite into fresh pages, seal, reopen, free.
 get again: NumPy's own new view of the array. is_current: a load from a memoryview.
-host CPU: the bare host with one client. import: cffi and msgpack alone. connect: the socket alone.
+host CPU: the bare host. import: cffi and msgpack alone. connect: the socket alone.
 pin: ffi.from_buffer and ffi.release. iovec: os.preadv of the same buffers; then ffi.from_buffer for each.
 check_pointers: a loop in Python that follows one pointer of each object and checks nothing."""
 

@@ -18,7 +18,7 @@ SOURCE = r"""
 #define REQUEST_SIZE 32
 #define REPLY_SIZE 96
 
-/* Ask, receive one descriptor, map it at its address, read a header word, unmap, say so. */
+/* Ask for an object by its size, receive its descriptor, map it, read a header word, unmap, say so. */
 static int attach_detach(int sock, unsigned long address, unsigned long size)
 {
         char request[REQUEST_SIZE] = "o", release[REQUEST_SIZE] = "r", reply[REPLY_SIZE];
@@ -28,6 +28,7 @@ static int attach_detach(int sock, unsigned long address, unsigned long size)
         volatile char *mapped;
         int fd;
 
+        memcpy(request + 8, &size, sizeof(size));
         if (send(sock, request, sizeof(request), MSG_NOSIGNAL) != sizeof(request))
                 return -errno;
         if (recvmsg(sock, &message, MSG_CMSG_CLOEXEC) != sizeof(reply))

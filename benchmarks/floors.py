@@ -12,7 +12,7 @@ import numpy as np
 import shmclient
 from benchmarks import kernel
 from benchmarks.measure import Call, Figure, paired
-from benchmarks.processes import bare_host, host
+from benchmarks.processes import bare_attach, bare_host, connected, host
 from benchmarks.results import FLOOR, OURS, Row
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -27,7 +27,9 @@ def rows(folder: str, first: int, other: int) -> Iterator[Row]:
         with ExitStack() as stack:
             path, _ = stack.enter_context(host(folder, cpu))
             shm = stack.enter_context(shmclient.connect(path))
-            bare, _ = stack.enter_context(bare_host(folder, cpu, MIB + kernel.HEADER_SIZE))
+            bare_path, _ = stack.enter_context(bare_host(folder, cpu))
+            sock = stack.enter_context(connected(bare_path))
+            bare = bare_attach(folder, sock, MIB + kernel.HEADER_SIZE)
             where = "one CPU" if cpu == first else "two CPUs"
             yield attach(shm, bare, where)
             yield put(shm, MIB, where, 60, 1.25)

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.measure import Call
 ADDRESS = 0x600000000000  # of the yardstick, outside of our windows
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 20.0
+BASELINE = "_shm_bench_baseline"
 
 
 @contextlib.contextmanager
@@ -76,34 +76,42 @@ def connected(path: str) -> socket.socket:
 
 
 @contextlib.contextmanager
-def bare_host(folder: str, cpu: int, size: int) -> Iterator[tuple[Call, int]]:
-    """Run the bare host with one memfd of `size` bytes; gives the one C call against it, and its pid."""
-    native = baseline()
-    path = os.path.join(folder, f"bare-{cpu}-{size}.sock")
-    command = [sys.executable, str(ROOT / "benchmarks" / "baseline.py"), path, str(size), str(cpu)]
-    with process(command, cpu, path) as child, contextlib.closing(connected(path)) as sock:
-        descriptor = sock.fileno()
-        native.lib.reserve(ADDRESS, size + (2 << 20))
+def bare_host(folder: str, cpu: int) -> Iterator[tuple[str, int]]:
+    """Run the bare host on a CPU; gives its socket's path and its pid."""
+    compile_baseline(folder)
+    path = os.path.join(folder, f"bare-{cpu}.sock")
+    with process([sys.executable, str(ROOT / "benchmarks" / "baseline.py"), path], cpu, path) as child:
+        yield path, child.pid
 
-        def call() -> None:
-            if native.lib.attach_detach(descriptor, ADDRESS, size):
-                raise RuntimeError("the yardstick failed")
 
-        yield call, child.pid
+def bare_attach(folder: str, sock: socket.socket, size: int) -> Call:
+    """Return the one C call: attach and detach an object of `size` bytes of the bare host in the folder."""
+    library, descriptor = baseline(folder).lib, sock.fileno()
+    library.reserve(ADDRESS, size)
+
+    def call() -> None:
+        if library.attach_detach(descriptor, ADDRESS, size):
+            raise RuntimeError("the yardstick failed")
+
+    return call
+
+
+def compile_baseline(folder: str) -> None:
+    """Compile the yardstick into the folder, unless it is there."""
+    from benchmarks._baseline_build import ffibuilder
+
+    if not list(Path(folder).glob(f"{BASELINE}*.so")):
+        ffibuilder.compile(tmpdir=folder, verbose=False)
 
 
 @functools.cache
-def baseline() -> ModuleType:
-    """Compile the yardstick in a temporary folder, and import it."""
-    from benchmarks._baseline_build import ffibuilder
-
-    with tempfile.TemporaryDirectory() as folder:
-        ffibuilder.compile(tmpdir=folder, verbose=False)
-        sys.path.insert(0, folder)
-        try:
-            return importlib.import_module("_shm_bench_baseline")
-        finally:
-            sys.path.remove(folder)
+def baseline(folder: str) -> ModuleType:
+    """Import the yardstick from the folder."""
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(BASELINE)
+    finally:
+        sys.path.remove(folder)
 
 
 def cpu_us(pid: int) -> float:

@@ -59,3 +59,37 @@ def floor_cells(row: Row) -> list[str]:
         aims(row),
         verdict(row),
     ]
+
+
+def peer_keys(run: Run) -> list[str]:
+    """Return the peers of a run, in its order."""
+    return list(run.versions)
+
+
+def peer_cell(row: Row, peer: str) -> str:
+    """Write the median and the 99th percentile of a peer, or a dash."""
+    figure = row.figures.get(peer)
+    if figure is None:
+        return "-"
+    return number(figure.p50) if figure.samples < 20 else f"{number(figure.p50)} / {number(figure.p99)}"
+
+
+def peer_table(run: Run) -> Table:
+    """Draw all peers, medians and 99th percentiles."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("p50 / p99")
+    for column in ("", *peer_keys(run)):
+        table.add_column(column, justify="right")
+    for row in run.rows:
+        table.add_row(row.title, row.unit, *(peer_cell(row, peer) for peer in peer_keys(run)))
+    return table
+
+
+def peer_notes(run: Run) -> list[str]:
+    """Say why there are dashes, and which peers could not run."""
+    notes: dict[tuple[str, str], list[str]] = {}
+    for row in run.rows:
+        for peer, note in row.notes.items():
+            notes.setdefault((peer, note), []).append(row.title)
+    lines = [f"- {peer} {note}: {'; '.join(titles)}" for (peer, note), titles in notes.items()]
+    return lines + [f"- {peer} could not run: {reason}" for peer, reason in run.absent.items()]
