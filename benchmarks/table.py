@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from rich import box
 from rich.table import Table
 
+from benchmarks.measure import Figure
 from benchmarks.results import FLOOR, OURS, Row, Run
+
+LONG_US = 1000.0  # rows whose figures all take longer are given in milliseconds
+
+LATE = ("spread", "server_cpu", "memory")
 
 
 def number(value: float) -> str:
@@ -17,6 +25,20 @@ def number(value: float) -> str:
         if size >= bound:
             return f"{value:,.{digits}f}"
     return f"{value:.3f}"
+
+
+def readable(row: Row) -> Row:
+    """Give a row of long times in milliseconds instead of microseconds."""
+    figures = list(row.figures.values())
+    if row.unit != "us" or not figures or min(figure.p50 for figure in figures) < LONG_US:
+        return row
+    in_ms = {road: _in_ms(figure) for road, figure in row.figures.items()}
+    return replace(row, unit="ms", figures=in_ms, aim=None if row.aim is None else row.aim / 1000)
+
+
+def _in_ms(figure: Figure) -> Figure:
+    p50, p99, low, high = (value / 1000 for value in (figure.p50, figure.p99, figure.low, figure.high))
+    return Figure(p50, p99, low, high, figure.samples)
 
 
 def verdict(row: Row) -> str:
@@ -40,7 +62,7 @@ def floor_table(run: Run) -> Table:
     table.add_column("figure", no_wrap=True)
     for column in ("", "ours", "p99", "spread", "floor", "ratio", "aim <=", ""):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in run.rows:
+    for row in map(readable, run.rows):
         table.add_row(*floor_cells(row), style="bold" if row.is_missed else None)
     return table
 
@@ -74,13 +96,18 @@ def peer_cell(row: Row, peer: str) -> str:
     return number(figure.p50) if figure.samples < 20 else f"{number(figure.p50)} / {number(figure.p99)}"
 
 
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """Put the rows about single operations first; memory is measured first, while servers are fresh."""
+    return sorted(rows, key=lambda row: row.key.startswith(LATE))
+
+
 def peer_table(run: Run) -> Table:
     """Draw all peers, medians and 99th percentiles."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("p50 / p99")
     for column in ("", *peer_keys(run)):
         table.add_column(column, justify="right")
-    for row in run.rows:
+    for row in map(readable, ordered(run.rows)):
         table.add_row(row.title, row.unit, *(peer_cell(row, peer) for peer in peer_keys(run)))
     return table
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.peers import registry, runner, workloads
+from benchmarks.peers.workload import Scale
 from benchmarks.results import OURS, dump
 from benchmarks.table import peer_notes, peer_table
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     def say(text: str) -> None:
         console.print(f"{time.monotonic() - began:6.0f} s  {text}", highlight=False, style="dim")
 
-    scale = workloads.Scale(rounds=options.rounds)
+    scale = Scale(rounds=options.rounds)
     chosen = [entry for entry in workloads.workloads(scale) if entry.key.startswith(tuple(options.only))]
     run = runner.run(options.peers, chosen, scale, say)
     console.print(peer_table(run), *peer_notes(run), sep="\n", highlight=False)

@@ -7,16 +7,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers.base import Peer, Place, Session
+from benchmarks.peers.base import Peer, Session, Site
 
 
 class Arrow(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import pyarrow
 
         self._arrow = pyarrow
         self._schema = pyarrow.schema([("value", pyarrow.uint8())])
-        self._folder = f"/dev/shm/{place.prefix}arrow"
+        self._folder = f"/dev/shm/{site.prefix}arrow"
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._names: set[str] = set()
         self._held: dict[str, Any] = {}

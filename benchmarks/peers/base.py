@@ -17,7 +17,7 @@ class Absent(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where a peer lives: a folder for its sockets, a prefix for names elsewhere, a CPU for its server."""
 
     folder: str
@@ -100,7 +100,7 @@ class Session:
         """Give everything back, names included."""
 
 
-Serve = Callable[[Place], AbstractContextManager[list[int]]]
+Serve = Callable[[Site], AbstractContextManager[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,6 @@ class Peer:
     title: str
     road: str
     version: Callable[[], str]
-    connect: Callable[[Place], Session]
+    connect: Callable[[Site], Session]
     serve: Serve | None = None
     more: tuple[str, ...] = ()  # remarks for the page

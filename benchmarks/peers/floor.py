@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks import kernel
-from benchmarks.peers.base import Peer, Place, Session
+from benchmarks.peers.base import Peer, Session, Site
 from benchmarks.processes import bare_attach, bare_host, connected
 
 
 class Floor(Session):
     """A key is the size of the value, and the path of its descriptor."""
 
-    def __init__(self, place: Place) -> None:
-        self._socket = connected(place.path(f"bare-{place.cpu}.sock"))
-        self._folder = place.folder
-        self._fifo = place.path("floor.fifo")
+    def __init__(self, site: Site) -> None:
+        self._socket = connected(site.path(f"bare-{site.cpu}.sock"))
+        self._folder = site.folder
+        self._fifo = site.path("floor.fifo")
         self._descriptors: dict[str, int] = {}
         self._calls: dict[str, Any] = {}
         self._held: dict[str, memoryview] = {}
@@ -73,12 +73,14 @@ class Floor(Session):
 
     async def watch_loop(self, name: str) -> AsyncIterator[Any]:
         bell, loop, news = self._listen(), asyncio.get_running_loop(), asyncio.Event()
+        os.set_blocking(bell, False)
         loop.add_reader(bell, news.set)
         try:
             while True:
                 await news.wait()
                 news.clear()
-                yield os.read(bell, 16)
+                with contextlib.suppress(BlockingIOError):  # the loop may have called twice for one value
+                    yield os.read(bell, 16)
         finally:
             loop.remove_reader(bell)
             os.close(bell)
@@ -96,8 +98,8 @@ class Floor(Session):
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[list[int]]:
-    with bare_host(place.folder, place.cpu) as (_, pid):
+def serve(site: Site) -> Iterator[list[int]]:
+    with bare_host(site.folder, site.cpu) as (_, pid):
         yield [pid]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 
 from benchmarks.machine import version
-from benchmarks.peers.base import Peer, Place, Session, Unsupported
+from benchmarks.peers.base import Peer, Session, Site, Unsupported
 
 READERS = 10  # of a channel; each adds to the memory that it reserves, which is untouched
 LONGEST_S = 3600
@@ -21,12 +21,15 @@ MANY = 2000
 
 
 class Iceoryx(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import iceoryx2
 
         self._iox: Any = iceoryx2
         iceoryx2.set_log_level(iceoryx2.LogLevel.Error)
-        self._folder, self._prefix = place.path("iceoryx2"), f"{place.prefix}iox_"
+        self._prefix = f"{site.prefix}iox_"
+        self._folder = (
+            f"/dev/shm/{site.prefix}nodes"  # a subscriber syncs a file: on a disk that takes longer
+        )
         os.makedirs(self._folder, exist_ok=True)
         config = iceoryx2.config.default()
         config.global_cfg.prefix = self._iox.FileName.new(self._prefix)
@@ -126,7 +129,7 @@ class Iceoryx(Session):
         del self._node
         for path in Path("/dev/shm").glob(f"{self._prefix}*"):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # the other processes of the benchmark end too
 
 
 def installed() -> str:

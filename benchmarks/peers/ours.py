@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.machine import version
-from benchmarks.peers.base import Peer, Place, Session
+from benchmarks.peers.base import Peer, Session, Site
 from benchmarks.processes import host
 
 BATCH = 1000
 
 
 class Ours(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import shmclient
 
-        self._path = place.path(f"ours-{place.cpu}.sock")
+        self._path = site.path(f"ours-{site.cpu}.sock")
         self._shm = shmclient.connect(self._path)
         self._held: dict[str, memoryview] = {}
 
@@ -79,8 +79,8 @@ class Ours(Session):
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[list[int]]:
-    with host(place.folder, place.cpu) as (_, pid):
+def serve(site: Site) -> Iterator[list[int]]:
+    with host(site.folder, site.cpu) as (_, pid):
         yield [pid]
 
 

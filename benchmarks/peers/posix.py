@@ -8,15 +8,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.peers.base import Peer, Place, Session, Unsupported
+from benchmarks.peers.base import Peer, Session, Site, Unsupported
 
 
 class Posix(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import posix_ipc
 
         self._ipc = posix_ipc
-        self._prefix = "/" + place.prefix
+        self._prefix = "/" + site.prefix
         self._held: dict[str, mmap.mmap] = {}
         self._names: set[str] = set()
         self._bell: Any = None
@@ -70,6 +70,9 @@ class Posix(Session):
 
     def watch(self, name: str) -> Iterator[Any]:
         bell, key = self._semaphore(), self._prefix + name.replace("/", ".")
+        with contextlib.suppress(self._ipc.BusyError):
+            while True:  # of earlier values
+                bell.acquire(0)
         while True:
             bell.acquire()
             yield memoryview(self._map(key))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.machine import version as distribution_version
-from benchmarks.peers.base import Absent, Peer, Place, Session, Unsupported
+from benchmarks.peers.base import Absent, Peer, Session, Site, Unsupported
 from benchmarks.processes import process
 
 LARGEST = 512 << 20
@@ -16,10 +16,10 @@ BATCH = 1000
 
 
 class Redis(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import redis
 
-        self._path = place.path("redis.sock")
+        self._path = site.path("redis.sock")
         self._redis = redis.Redis(unix_socket_path=self._path)
         self._held: dict[str, bytes] = {}
 
@@ -93,11 +93,11 @@ class Redis(Session):
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[list[int]]:
+def serve(site: Site) -> Iterator[list[int]]:
     binary = _binary()
-    flags = ["--port", "0", "--save", "", "--appendonly", "no", "--dir", place.folder, "--maxclients", "2000"]
-    path = place.path("redis.sock")
-    with process([binary, *flags, "--unixsocket", path], place.cpu, path) as child:
+    flags = ["--port", "0", "--save", "", "--appendonly", "no", "--dir", site.folder, "--maxclients", "2000"]
+    path = site.path("redis.sock")
+    with process([binary, *flags, "--unixsocket", path], site.cpu, path) as child:
         yield [child.pid]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.measure import summary
 from benchmarks.peers import install
-from benchmarks.peers.base import Absent, Place, Unsupported
+from benchmarks.peers.base import Absent, Site, Unsupported
 from benchmarks.peers.registry import load
 from benchmarks.peers.team import Failed, Team, team
-from benchmarks.peers.workloads import Scale, Workload
+from benchmarks.peers.workload import Scale, Workload
 from benchmarks.results import Row, Run
 
 Say = Callable[[str], None]
@@ -93,8 +93,12 @@ def _round(attempt: Attempt, workload: Workload, *, keep: bool) -> None:
 
 
 def _row(workload: Workload, attempts: list[Attempt]) -> Row:
-    figures = {one.team.peer.key: summary(one.rounds) for one in attempts if one.rounds and not one.note}
-    notes = {one.team.peer.key: one.note for one in attempts if one.note}
+    figures = {
+        attempt.team.peer.key: summary(attempt.rounds)
+        for attempt in attempts
+        if attempt.rounds and not attempt.note
+    }
+    notes = {attempt.team.peer.key: attempt.note for attempt in attempts if attempt.note}
     return Row(
         workload.key, workload.title, workload.unit, figures, notes, more_is_better=workload.more_is_better
     )
@@ -108,9 +112,9 @@ def started(keys: Sequence[str], absent: dict[str, str], say: Say) -> Iterator[l
         teams = []
         for key in keys:
             say(f"starting {key}")
-            place = Place(folder, f"shmbench{os.getpid()}-{key}-", cpus[0])
+            site = Site(folder, f"shmbench{os.getpid()}-{key}-", cpus[0])
             try:
-                teams.append(stack.enter_context(team(load(key), place, cpus)))
+                teams.append(stack.enter_context(team(load(key), site, cpus)))
             except (Absent, Failed) as reason:
                 absent[key] = install.reasons().get(key, str(reason))
                 say(f"{key} cannot run: {absent[key]}")

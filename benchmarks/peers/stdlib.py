@@ -7,17 +7,17 @@ import platform
 import sys
 from typing import Any
 
-from benchmarks.peers.base import Peer, Place, Session
+from benchmarks.peers.base import Peer, Session, Site
 
 UNTRACKED: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
 
 
 class Stdlib(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         from multiprocessing.shared_memory import SharedMemory
 
         self._open: Any = SharedMemory
-        self._prefix = place.prefix
+        self._prefix = site.prefix
         self._held: dict[str, Any] = {}
         self._names: set[str] = set()
 
@@ -66,8 +66,9 @@ class Stdlib(Session):
 
 PEER = Peer(
     "shared_memory",
-    "multiprocessing. shared_memory",
-    "`SharedMemory(create=True)`, `SharedMemory(name)`; to replace is to unlink and create",
+    "shared_memory",
+    "`multiprocessing.shared_memory`: `SharedMemory(create=True)`, `SharedMemory(name)`; to replace is to "
+    "unlink and create",
     lambda: f"Python {platform.python_version()}",
     Stdlib,
     more=(

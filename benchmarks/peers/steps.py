@@ -1,6 +1,6 @@
 """The steps of workloads, as a worker process runs them with a session of its peer. A step returns JSON.
 
-A value's first eight bytes are the time at which its `put` began, so that a reader can tell its age: all
+An announced value begins with the time at which its `put` began, so that a reader can tell its age: all
 processes of a machine have the same monotonic clock.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ from benchmarks.processes import cpu_us
 
 MIB = 1 << 20
 PAGE = 4096
-END = 1  # the time of a value after which nothing follows
+INPUT = 0  # the descriptor on which commands come; its reader has no buffer
 WAIT_S = 20.0
 
 clock = time.perf_counter_ns
@@ -77,7 +76,7 @@ class Steps:
     def noise(self, name: str, size: int) -> int:
         """Replace a value until the next command comes; returns how often."""
         count, data = 0, self.value(size)
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        while not select.select([INPUT], [], [], 0)[0]:
             self._session.replace(name, data)
             count += 1
         return count
@@ -150,33 +149,35 @@ class Steps:
 
     # notice
 
-    def announce(self, name: str, size: int, count: int, pause_s: float) -> None:
-        """Announce values with their times, at a pace at which a reader sleeps again; the last one ends."""
-        rest = self.value(size)[8:]
-        for _ in range(count):
-            time.sleep(pause_s)
-            self._session.announce(name, clock().to_bytes(8, "little") + rest)
-        time.sleep(pause_s)
-        self._session.announce(name, END.to_bytes(8, "little") + rest)
+    def announce(self, name: str, size: int, pause_s: float) -> None:
+        """Announce values with their times until the next command comes, so slowly that readers sleep.
 
-    def watch(self, name: str, ready: Callable[[], None]) -> list[float]:
-        ages: list[float] = []
+        The last one tells a reader that no more follow.
+        """
+        rest, end = self.value(size)[16:], time.monotonic() + WAIT_S
+        while time.monotonic() < end and not select.select([INPUT], [], [], pause_s)[0]:
+            self._session.announce(name, stamped(clock(), False, rest))
+        self._session.announce(name, stamped(clock(), True, rest))
+
+    def watch(self, name: str, count: int, ready: Callable[[], None]) -> list[float]:
+        """Return the ages of new values at the time at which they are here, in microseconds."""
+        ages = Ages(count)
         values = self._session.watch(name)
         ready()
         for value in values:
-            if not _aged(value, ages):
+            if not ages.add(value):
                 break
-        return ages
+        return ages.us
 
-    def watch_loop(self, name: str, ready: Callable[[], None]) -> list[float]:
+    def watch_loop(self, name: str, count: int, ready: Callable[[], None]) -> list[float]:
         async def watch() -> list[float]:
-            ages: list[float] = []
+            ages = Ages(count)
             values = self._session.watch_loop(name)
             ready()
             async for value in values:
-                if not _aged(value, ages):
+                if not ages.add(value):
                     break
-            return ages
+            return ages.us
 
         return asyncio.run(watch())
 
@@ -232,10 +233,26 @@ def _timed(call: Callable[[], object], budget_s: float, limit: int) -> list[floa
             return times
 
 
-def _aged(value: Any, ages: list[float]) -> bool:
-    """Add the age of a value that has one; False for the last value."""
-    now = clock()
-    began = int.from_bytes(bytes(memoryview(value)[:8]), "little")
-    if now - WAIT_S * 1e9 < began <= now:  # others are from before: the watch began with them
-        ages.append((now - began) / 1000)
-    return began != END
+def stamped(began: int, is_last: bool, rest: bytes = b"") -> bytes:
+    """Return a value that says when it was announced, and whether it is the last one."""
+    return began.to_bytes(8, "little") + int(is_last).to_bytes(8, "little") + rest
+
+
+class Ages:
+    """The ages of values announced since it began; older ones, and the same one again, do not count."""
+
+    def __init__(self, count: int) -> None:
+        self.us: list[float] = []
+        self._count = count
+        self._last = clock()
+
+    def add(self, value: Any) -> bool:
+        """Add the age of a value; False after enough of them, or after the last."""
+        now = clock()
+        head = bytes(memoryview(value)[:16])
+        began, is_last = int.from_bytes(head[:8], "little"), head[8:] == (1).to_bytes(8, "little")
+        if not self._last < began <= now:
+            return True
+        self._last = began
+        self.us.append((now - began) / 1000)
+        return not is_last and len(self.us) < self._count

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.base import Absent, Peer, Place, Unsupported
+from benchmarks.peers.base import Absent, Peer, Site, Unsupported
 from benchmarks.processes import ROOT
 
-ANSWER_S = 180.0
+ANSWER_S = 60.0
 END_S = 10.0
 
 
@@ -27,11 +27,11 @@ class Failed(Exception):
 class Worker:
     """One worker process. `ask` sends a step and waits; `send` and `answer` do it apart."""
 
-    def __init__(self, key: str, place: Place, cpu: int) -> None:
+    def __init__(self, key: str, site: Site, cpu: int) -> None:
         command = ["taskset", "-c", str(cpu), sys.executable, "-m", "benchmarks.peers.worker"]
-        self._log = open(place.path(f"{key}.log"), "ab")  # noqa: SIM115 closed by close()
+        self._log = open(site.path(f"{key}.log"), "ab")  # noqa: SIM115 closed by close()
         self._child = subprocess.Popen(
-            [*command, key, place.folder, place.prefix, str(place.cpu)],
+            [*command, key, site.folder, site.prefix, str(site.cpu)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -98,12 +98,12 @@ class Worker:
 class Team:
     """A peer that runs: the pids of its server, its version, and workers by their role."""
 
-    def __init__(self, peer: Peer, place: Place, cpus: tuple[int, int], stack: ExitStack) -> None:
+    def __init__(self, peer: Peer, site: Site, cpus: tuple[int, int], stack: ExitStack) -> None:
         self.peer = peer
-        self.place = place
+        self.site = site
         self.cpus = cpus
         self._stack = stack
-        self.servers = stack.enter_context(peer.serve(place)) if peer.serve else []
+        self.servers = stack.enter_context(peer.serve(site)) if peer.serve else []
         (self.owner, self.version), (self.user, _) = self.worker(cpus[0]), self.worker(cpus[0])
 
     def worker(self, cpu: int) -> tuple[Worker, str]:
@@ -113,7 +113,7 @@ class Team:
 
     def workers(self, cpus: list[int]) -> list[tuple[Worker, str]]:
         """Start several workers at once."""
-        workers = [Worker(self.peer.key, self.place, cpu) for cpu in cpus]
+        workers = [Worker(self.peer.key, self.site, cpu) for cpu in cpus]
         for worker in workers:
             self._stack.callback(worker.close)
         return [(worker, worker.answer()) for worker in workers]
@@ -124,17 +124,17 @@ class Team:
 
     def log(self) -> str:
         """Return the last line that a process of the peer wrote to its error output."""
-        path = Path(self.place.path(f"{self.peer.key}.log"))
+        path = Path(self.site.path(f"{self.peer.key}.log"))
         lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
         return lines[-1] if lines else ""
 
 
 @contextlib.contextmanager
-def team(peer: Peer, place: Place, cpus: tuple[int, int]) -> Iterator[Team]:
+def team(peer: Peer, site: Site, cpus: tuple[int, int]) -> Iterator[Team]:
     """Start a peer for the length of a block: Absent or Failed if it does not run."""
     with ExitStack() as stack:
         try:
-            started = Team(peer, place, cpus, stack)
+            started = Team(peer, site, cpus, stack)
         except (ImportError, RuntimeError, OSError) as error:
             raise Absent(f"{type(error).__name__}: {error}") from error
         yield started

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import version
-from benchmarks.peers.base import Absent, Peer, Place, Session
+from benchmarks.peers.base import Absent, Peer, Session, Site
 from benchmarks.processes import process
 
 SIZE = "6Gi"
@@ -18,11 +18,11 @@ SIZE = "6Gi"
 class Vineyard(Session):
     """The key is the object's id: a blob has no name."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import vineyard
 
         self._id = vineyard.ObjectID
-        self._client: Any = vineyard.connect(place.path("vineyard.sock"))
+        self._client: Any = vineyard.connect(site.path("vineyard.sock"))
         self._ids: dict[str, Any] = {}
         self._held: dict[str, Any] = {}
 
@@ -61,10 +61,10 @@ class Vineyard(Session):
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[list[int]]:
-    path = place.path("vineyard.sock")
+def serve(site: Site) -> Iterator[list[int]]:
+    path = site.path("vineyard.sock")
     flags = ["--meta=local", f"--size={SIZE}", "--rpc=false", f"--socket={path}"]
-    with process([_binary(), *flags], place.cpu, path) as child:
+    with process([_binary(), *flags], site.cpu, path) as child:
         yield [child.pid]
 
 

@@ -14,9 +14,9 @@ import traceback
 from typing import Any
 
 from benchmarks.machine import raise_descriptor_limit
-from benchmarks.peers.base import Absent, Place, Unsupported
+from benchmarks.peers.base import Absent, Site, Unsupported
 from benchmarks.peers.registry import load
-from benchmarks.peers.steps import Steps
+from benchmarks.peers.steps import INPUT, Steps
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a peer may print
     key, folder, prefix, server_cpu = sys.argv[1:5]
-    peer, place = load(key), Place(folder, prefix, int(server_cpu))
+    peer, site = load(key), Site(folder, prefix, int(server_cpu))
 
     def reply(**answer: Any) -> None:
         replies.write(json.dumps(answer) + "\n")
@@ -34,14 +34,15 @@ def main() -> int:
 
     try:
         version = peer.version()
-        steps = Steps(lambda: peer.connect(place))
+        steps = Steps(lambda: peer.connect(site))
     except (Absent, ImportError) as error:
         reply(absent=str(error))
         return 0
     reply(ok=version)
     try:
-        while line := sys.stdin.readline():
-            _answer(steps, json.loads(line), reply)
+        with open(INPUT, "rb", buffering=0, closefd=False) as commands:  # steps look for the next one too
+            while line := commands.readline():
+                _answer(steps, json.loads(line), reply)
     finally:
         steps.close()
     return 0

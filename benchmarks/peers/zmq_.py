@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.peers.base import Peer, Place, Session
+from benchmarks.peers.base import Peer, Session, Site
 from benchmarks.processes import process
 
 
 class Zmq(Session):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, site: Site) -> None:
         import zmq
 
         self._zmq = zmq
-        self._path = place.path("zmq.sock")
+        self._path = site.path("zmq.sock")
         self._context = zmq.Context.instance()  # one for all clients of the process: it has a thread
         self._socket = self._context.socket(zmq.REQ)
         self._socket.connect(f"ipc://{self._path}")
@@ -97,9 +97,9 @@ def store(path: str) -> None:
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[list[int]]:
-    path = place.path("zmq.sock")
-    with process([sys.executable, "-m", "benchmarks.peers.zmq_", path], place.cpu, path) as child:
+def serve(site: Site) -> Iterator[list[int]]:
+    path = site.path("zmq.sock")
+    with process([sys.executable, "-m", "benchmarks.peers.zmq_", path], site.cpu, path) as child:
         yield [child.pid]
 
 
