@@ -17,7 +17,8 @@ from shmclient._drivers import operations, putting
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.following import once_after
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
-from shmclient._regions.region import Mapped, RegionHandle
+from shmclient._regions.mapped import Mapped
+from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, RegionClosed
 from shmprotocol.kernel.board import Reader as Board
 

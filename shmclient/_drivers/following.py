@@ -17,7 +17,7 @@ from shmclient._drivers import operations
 from shmclient._drivers.sleeping import sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
 from shmclient._regions.info import Change, RegionInfo, change_of
-from shmclient._regions.region import Mapped
+from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import (
     Closed,
     HostGone,

@@ -19,17 +19,8 @@ from shmclient._regions import builder as building
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.info import RegionInfo, info_of
-from shmclient._regions.region import (
-    Lease,
-    Mapped,
-    RegionHandle,
-    attach,
-    attached,
-    close_all,
-    is_region_of,
-    make_region,
-    note_mapped,
-)
+from shmclient._regions.mapped import Lease, Mapped, attach, note_mapped
+from shmclient._regions.region import RegionHandle, attached, close_all, is_region_of, make_region
 from shmprotocol.abi.header import page_up
 from shmprotocol.errors import (
     Cancelled,

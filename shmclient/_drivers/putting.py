@@ -10,7 +10,8 @@ from shmclient._drivers.operations import create_request, only, published, whole
 from shmclient._drivers.steps import Ask, Context, Operation, Run
 from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._regions.creation import Creation
-from shmclient._regions.region import Lease, RegionHandle, make_region
+from shmclient._regions.mapped import Lease
+from shmclient._regions.region import RegionHandle, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
 from shmprotocol.errors import InvalidArgument, RegionNotFound
 from shmprotocol.wire import messages as m

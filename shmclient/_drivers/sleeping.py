@@ -6,7 +6,7 @@ import math
 
 from shmclient._connection.exchange import Subscription
 from shmclient._drivers.steps import Context, Look, Operation
-from shmclient._regions.region import Mapped
+from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import HostGone
 
 

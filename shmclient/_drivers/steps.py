@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
-from shmclient._regions.region import Mapped
+from shmclient._regions.mapped import Mapped
 from shmclient._regions.spares import Spares
 from shmprotocol.errors import Closed, HostGone
 from shmprotocol.wire import descriptors as fds

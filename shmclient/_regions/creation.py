@@ -8,7 +8,7 @@ from typing import Any
 
 from shmclient._connection.outbox import Outbox
 from shmclient._process.address_space import ADDRESS_SPACE
-from shmclient._regions.region import Lease
+from shmclient._regions.mapped import Lease
 from shmprotocol.errors import RegionClosed
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m

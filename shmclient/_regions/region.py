@@ -1,4 +1,4 @@
-"""Published regions as this process holds them: the lease, the mapping, the handle. Does no I/O."""
+"""The handles of published regions. Does no I/O."""
 
 from __future__ import annotations
 
@@ -8,191 +8,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._codecs.again import recipe
-from shmclient._connection.outbox import Outbox
 from shmclient._pointers.plan import Pointed
-from shmclient._process.address_space import ADDRESS_SPACE, region_label
+from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
-from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
+from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
 from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-
-
-class Lease:
-    """A lease of this process: released when its last user is gone."""
-
-    _is_over = True
-
-    def __init__(self, outbox: Outbox, number: int) -> None:
-        self._number = number
-        self._users: set[object] = {None}  # adding and discarding are atomic
-        self._outbox = outbox
-        self.host_id = outbox.host_id
-        self.board = outbox.board
-        self._is_over = False
-        outbox.hold(number)
-
-    def share(self, user: object) -> Lease:
-        """Add a user, who calls `release` as well; before the others can have released it."""
-        self._users.add(user)
-        return self
-
-    def release(self, user: object = None) -> None:
-        """Release the share of a user, by default the first one's.
-
-        Never waits; safe in a destructor, on any thread. May be called again, as it is after Ctrl-C.
-        """
-        self._users.discard(user)
-        if not self._users:  # two threads may see that: the outbox gives back once
-            self._end()
-
-    def _end(self) -> None:
-        self._outbox.give_back(self._number, m.Release(0, (self._number,)))
-        self._is_over = True
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # Of a lease that no user got, because Ctrl-C came first.
-        if not self._is_over and not is_finalizing():
-            self._end()
-
-
-class Mapped(Current):
-    """The data about a live mapping. Refers to the buffer weakly: only views keep it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_board",
-        "_header",
-        "_metadata",
-        "_table",
-        "address",
-        "buffer",
-        "grant",
-    )
-
-    # No functools.cached_property: before Python 3.12 it holds a lock of the whole process, and a child
-    # that is forked meanwhile would wait for it for ever. Two threads may read the same values twice.
-
-    def __init__(self, grant: m.Grant, board: Board | None) -> None:
-        self.grant = grant
-        follow_line(self, board, grant)
-        self.address = 0
-        self.buffer: weakref.ref[Any] | None = None
-        self._header: Header | None = None
-        self._metadata: dict[str, Any] | None = None
-        self._table: dict[str, Mapped] | None = None
-        self._board = board
-
-    def renew(self, grant: m.Grant) -> None:
-        """Take a grant that says that it is current still, perhaps with other rights."""
-        follow_line(self, self._board, grant)
-
-    def end(self) -> None:
-        """Note that nothing is mapped any more."""
-        self.buffer = None
-        table = self._table
-        # Another region can only get its name in between, and is found again by the host then.
-        if table is not None and table.get(self.grant.name) is self:
-            table.pop(self.grant.name, None)
-
-    @property
-    def header(self) -> Header:
-        """The header's values, copied and checked on first use."""
-        if self._header is None:
-            page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
-            self._header = check_header(page, self.grant.capacity)
-        return self._header
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The unpacked metadata; BadRegion if it is not a map."""
-        if self._metadata is None:
-            header, view = self.header, self.view()
-            start = header.metadata - header.base
-            raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
-            self._metadata = codecs.unpack_metadata(raw)
-        return self._metadata
-
-    def is_mapped(self) -> bool:
-        """Whether a view still keeps the mapping."""
-        return self.buffer is not None and self.buffer() is not None
-
-    def view(self) -> memoryview:
-        """Return a read-only view of the whole region, which keeps the mapping.
-
-        RegionClosed: another thread has closed the handle meanwhile, and nothing else kept the mapping.
-        """
-        return memoryview(self.memory())
-
-    def data(self) -> memoryview:
-        """Return a read-only view of the payload's data."""
-        return self.view()[HEADER_SIZE : HEADER_SIZE + self.grant.size]
-
-    def payload(self) -> memoryview:
-        """Return a read-only view of the data and of what lies behind it: metadata, the index of a dict."""
-        return self.view()[HEADER_SIZE : self.header.size]
-
-    def value(self) -> Any:
-        """Return the value, as it was put: views that keep the mapping. RegionClosed as for `view`."""
-        value = codecs.decode(self.metadata, self.data(), self.payload)
-        how = recipe(value, self.metadata, self.address)
-        if how is not None:
-            self._make_by(self.buffer, *how)
-        return value
-
-    def memory(self) -> Any:
-        """Return the buffer of the whole region. RegionClosed as for `view`."""
-        buffer: Any = self.buffer() if self.buffer is not None else None
-        if buffer is None:
-            raise RegionClosed(f"the handle of {self.grant.name!r} is closed")
-        return buffer
-
-
-def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
-    """Map a granted region; return the data about the mapping, and the buffer that keeps it.
-
-    The mapping then owns the lease, unless there is an error. The caller still owns the descriptor.
-    """
-    mapped = Mapped(grant, lease.board)
-
-    def after() -> None:
-        mapped.end()  # and keeps `mapped` alive until now
-        lease.release()
-
-    mapping = ADDRESS_SPACE.attach(
-        (lease.host_id, grant.region),
-        descriptor,
-        grant.address,
-        grant.capacity,
-        after,
-        region_label(grant.name, grant.generation),
-        unsealed=bool(grant.flags & FLAG_UNSEALED),
-        anywhere=anywhere,
-    )
-    mapped.buffer = weakref.ref(mapping.memory)
-    mapped.address = mapping.address
-    return mapped, mapping.memory
-
-
-def follow_line(current: Current, board: Board | None, grant: m.Grant) -> bool:
-    """Have a handle look at the line of its region; False if there is none."""
-    line = board.line(grant.line) if board is not None else 0
-    if line:
-        assert board is not None
-        current._follow_line(board, board.owner, line, grant.region, grant.rights)
-    return bool(line)
-
-
-def note_mapped(table: dict[str, Mapped], mapped: Mapped) -> None:
-    """Have a mapping found by its name, as long as a view keeps it."""
-    mapped._table = table
-    table[mapped.grant.name] = mapped
-    if mapped.buffer is None:  # it went meanwhile, perhaps before it was in the table
-        mapped.end()
 
 
 class RegionHandle(Current):

@@ -15,7 +15,7 @@ import pytest
 import shmclient
 from shmclient._connection.outbox import Outbox
 from shmclient._regions import region as region_module
-from shmclient._regions.region import Lease
+from shmclient._regions.mapped import Lease
 from shmprotocol.errors import OutOfMemory
 from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m

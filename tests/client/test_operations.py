@@ -13,7 +13,8 @@ from shmclient._connection.exchange import Exchange
 from shmclient._connection.outbox import Outbox
 from shmclient._drivers import operations, putting
 from shmclient._drivers.steps import Ask, Context, Run
-from shmclient._regions.region import Lease, make_region
+from shmclient._regions.mapped import Lease
+from shmclient._regions.region import make_region
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import (
     BadRegion,
