@@ -103,8 +103,13 @@ class Client:
         name is taken and `replace` is False.
         AccessDenied, QuotaExceeded, RegionBusy.
         """
-        region = self._run(putting.put, Region, name, obj, mode, backend, replace, progress)
-        return self._adopt(region)
+        value = putting.encode(name, obj, mode, replace, progress)
+        channel = self._core.channel
+        if channel is not None and progress is None and putting.can_be_sent(channel.context, value, backend):
+            region: Region | Literal[False] = channel.put(Region, self, value)
+            if region is not False:
+                return region
+        return self._adopt(self._run(putting.put_value, Region, value, backend))
 
     def get(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False

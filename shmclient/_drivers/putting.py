@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from shmclient import _codecs as codecs
 from shmclient._drivers.filling import Filler
 from shmclient._drivers.operations import create_request, only, published, whole
-from shmclient._drivers.steps import Ask, Context, Operation, Run
+from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Run
 from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._regions.creation import Creation
 from shmclient._regions.mapped import Lease
@@ -52,11 +52,15 @@ def put(
 
     On cancellation the name has its old value, or the new one if the host had published already.
     """
-    value = _value(codecs.encode(obj), check_name(name), check_mode(mode), bool(replace), progress)
+    return put_value(context, kind, encode(name, obj, mode, replace, progress), backend)
+
+
+def put_value(context: Context, kind: type[R], value: Value, backend: str) -> Operation[R]:
+    """Do so with an object that is encoded."""
+    if can_be_sent(context, value, backend):
+        return (yield from _send(context, kind, value))
     if context.version < VERSION or backend != Backend.MEMFD:
         return (yield from _create(context, kind, value, backend, ()))
-    if value.size <= SENT_MAX:
-        return (yield from _send(context, kind, value))
     if (spare := context.spares.take(value.size)) is not None:
         region = yield from _fill(context, kind, value, spare)
         if region is not None:
@@ -64,21 +68,40 @@ def put(
     return (yield from _create(context, kind, value, backend, context.spares.wanted(value.size)))
 
 
-def _value(encoded: codecs.Encoded, name: str, mode: int, replace: bool, progress: Progress | None) -> Value:
+def can_be_sent(context: Context, value: Value, backend: str) -> bool:
+    """Whether a request can have the bytes of a value."""
+    return value.size <= SENT_MAX and context.version >= VERSION and backend == Backend.MEMFD
+
+
+def encode(name: str, obj: object, mode: int, replace: bool, progress: Progress | None) -> Value:
+    """Return an object as a value to be put; the errors of a put that need no host."""
+    encoded = codecs.encode(obj)
+    check_name(name)
+    check_mode(mode)
     metadata, metadata_at = encoded.metadata, encoded.metadata_at
     chunks, size = encoded.chunks, encoded.size
     if metadata_at is None:
         metadata_at = -(-size // 8) * 8
         chunks = [*chunks, (metadata_at, memoryview(metadata))]
         size = metadata_at + len(metadata)
-    return Value(name, mode, replace, size, encoded.size, metadata_at, len(metadata), chunks, progress)
+    return Value(name, mode, bool(replace), size, encoded.size, metadata_at, len(metadata), chunks, progress)
 
 
 def _send(context: Context, kind: type[R], value: Value) -> Operation[R]:
     """Put a small value by a request that has its bytes."""
-    rights, sizes = value[1:3], value[4:7]
     payload = joined(value.chunks, value.progress)
-    reply, owned = yield Ask(m.Put(context.outbox.next_id(), value.name, *rights, *sizes, payload))
+    outcome = yield Ask(request_of(context.outbox.next_id(), value, payload))
+    return sent(context, kind, outcome)
+
+
+def request_of(number: int, value: Value, payload: bytes) -> m.Put:
+    """Return the request of a small value."""
+    return m.Put(number, *value[:3], *value[4:7], payload)
+
+
+def sent(context: Context, kind: type[R], outcome: Outcome) -> R:
+    """Return the region of a small value that was sent."""
+    reply, owned = outcome
     grant = whole(context, reply, owned, m.Published).grant
     return make_region(kind, grant, Lease(context.outbox, grant.lease), owned)
 

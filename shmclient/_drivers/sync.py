@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._connection.sleeper import Sleeper
+from shmclient._drivers import putting
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, opened, take
 from shmclient._drivers.steps import Ask, Look, Next, Outcome
+from shmclient._drivers.transfer import joined
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle, adopted
 from shmprotocol.errors import (
@@ -30,6 +32,7 @@ from shmprotocol.wire.query import connect
 
 Receive = Callable[[descriptors.Reading], tuple[bytes, descriptors.Owned]]
 R = TypeVar("R", bound=RegionHandle)
+T = TypeVar("T")
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
 
 
@@ -110,14 +113,31 @@ class Channel(BaseChannel):
         """
         try:
             result = self._lane.attach(kind, client, names)
-            return self._finish(kind, client, names, anywhere) if result is None else result
+            return self._finish_attach(kind, client, names, anywhere) if result is None else result
         except BaseException as error:
-            self._give_up_attach(error)
+            self._give_up_trip(error)
             raise
         finally:
-            if self._sleepers:
-                with self._lock:
-                    self._wake_sleepers()
+            self._end_trip()
+
+    def put(self, kind: type[R], client: object, value: putting.Value) -> Any:
+        """Put a small value, and map it; return a handle. False: as `attach`."""
+        if not self._exchange.is_settled():
+            return False
+        payload = joined(value.chunks, value.progress)
+        rest = (value.data_size, value.metadata_at, value.metadata_size, payload)
+        try:
+            result = self._lane.put(kind, client, value.name, value.mode, value.replace, *rest)
+            if result is not None:
+                return result
+            request = putting.request_of(self._lane.id, value, b"")
+            region = self._finish(request, lambda outcome: putting.sent(self.context, kind, outcome))
+            return adopted(region, client)
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
@@ -144,14 +164,23 @@ class Channel(BaseChannel):
         self._lane.renew(pending, descriptors.Reading())
         self._lane.is_ready = self._exchange.is_between_frames()
 
-    def _finish(
+    def _finish_attach(
         self, kind: type[R], client: Any, names: str | tuple[str, ...], anywhere: bool
     ) -> R | list[R]:
-        """Do by the plain road what is left of an attach: it was sent, and part of the reply may be here."""
+        all_names = names if type(names) is tuple else (str(names),)
+
+        def finish(outcome: Outcome) -> list[R]:
+            regions = opened(self.context, kind, outcome, len(all_names), anywhere)
+            return [adopted(region, client) for region in regions]
+
+        regions = self._finish(m.Open(self._lane.id, all_names, (), False), finish)
+        return regions if type(names) is tuple else regions[0]
+
+    def _finish(self, request: m.Message, finish: Callable[[Outcome], T]) -> T:
+        """Do by the plain road what is left of a trip: it was sent, and part of the reply may be here."""
         lane, began_s = self._lane, self._lane.began_ns / 1e9
         pending: Pending = lane.pending
-        all_names = names if type(names) is tuple else (str(names),)
-        pending.request = m.Open(lane.id, all_names, (), False)
+        pending.request = request
         if lane.reading:
             self._take_in(lane.reading, descriptors.taken)
             lane.reading.clear()
@@ -159,13 +188,16 @@ class Channel(BaseChannel):
         self._await(pending, None, began_s)
         outcome = take(pending, None)
         pending.reply = None  # from here on it is not to be undone
-        regions = opened(self.context, kind, outcome, len(all_names), anywhere)
-        for region in regions:
-            adopted(region, client)
+        result = finish(outcome)
         self._renew_lane()
-        return regions if type(names) is tuple else regions[0]
+        return result
 
-    def _give_up_attach(self, error: BaseException) -> None:
+    def _end_trip(self) -> None:
+        if self._sleepers:
+            with self._lock:
+                self._wake_sleepers()
+
+    def _give_up_trip(self, error: BaseException) -> None:
         lane = self._lane
         if not lane.is_unfinished:
             return  # nothing was sent, or all that came has its owner

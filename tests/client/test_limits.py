@@ -130,6 +130,7 @@ def test_client_at_its_limit_loses_the_request_and_no_lease(
 ) -> None:
     for number in range(NAMES):
         shm.put(f"r/{number}", f"r/{number}".encode()).close()
+    host.settle()
     before = host.counts()
     command = [sys.executable, "-c", textwrap.dedent(COMMON + script), host.socket_path]
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)

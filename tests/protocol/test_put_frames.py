@@ -169,3 +169,61 @@ def test_message_that_the_connection_refuses_is_left_alone() -> None:
     with pytest.raises(RemoteProtocolError):
         messages(data)
     assert shortcut.parse_put(data) is None
+
+
+# --- the answer, as the fast road of a client reads it
+
+GRANT = m.Grant(7, 6, 5, "x", 0x550000000000, 3, 8192, 1, 4, 3)
+FIELDS = len(m.Grant._fields)
+
+
+@given(st.integers(0, 2**64 - 1), record(m.Grant))
+def test_published_is_read_as_it_is_packed(number: int, grant: m.Grant) -> None:
+    read = builtins.opened_read(pack(m.Published(number, grant)), FIELDS)
+    assert read == ((number, [tuple(grant)]) if grant.lease else None)
+
+
+@given(st.data())
+def test_damaged_answer_is_left_alone_or_says_the_same(draw: st.DataObject) -> None:
+    data = bytearray(pack(m.Published(5, GRANT)))
+    for _ in range(draw.draw(st.integers(1, 3))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        read = builtins.opened_read(bytes(data), FIELDS)
+    except UnicodeDecodeError:
+        return
+    if read is None:
+        return
+    connection = Connection("client")
+    connection.receive(bytes(data), [9] * len(read[1]))
+    ((message, _),) = connection.messages()
+    grants = message.grants if isinstance(message, m.Opened) else (message.grant,)  # type: ignore[attr-defined]
+    assert read == (message.id, [tuple(grant) for grant in grants])
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        [131, 2, 5, GRANT, [m.Spare(1, 2, 3)]],
+        [131, 0, 5, GRANT, []],
+        [131, 1, 5, GRANT, 7],
+        [131, 1, 5, GRANT._replace(lease=0), []],
+        [131, 1, 5, GRANT[:-1], []],
+        [131, 1, 5],
+        [130, 1, 5, GRANT, []],
+    ],
+    ids=repr,
+)
+def test_other_answers_are_left_alone(wire: list[Any]) -> None:
+    assert builtins.opened_read(frame(msgpack.packb(wire)), FIELDS) is None
+
+
+@pytest.mark.parametrize("more", [[], [7], [7, None, True]])
+def test_answers_of_other_versions_are_read(more: list[Any]) -> None:
+    wire = [131, 1, 5, GRANT, *([[], *more] if more else [])]
+    assert builtins.opened_read(frame(msgpack.packb(wire)), FIELDS) == (5, [tuple(GRANT)])
+
+
+@pytest.mark.parametrize("size", range(len(pack(m.Published(5, GRANT)))))
+def test_part_of_an_answer_is_left_alone(size: int) -> None:
+    assert builtins.opened_read(pack(m.Published(5, GRANT))[:size], FIELDS) is None

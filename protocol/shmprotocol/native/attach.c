@@ -98,29 +98,29 @@ static void shm_lane_leave(struct shm_lane *lane)
                 PyErr_Clear();
 }
 
-/* Make the trip with the request noted as pending, the turn to read taken, and the socket kept open. */
-static int shm_lane_travel(struct shm_lane *lane, struct shm_trip *trip, PyObject *const *names, uint32_t count,
-                           PyObject *key)
+/*
+ * Make the trip with the request noted as pending, the turn to read taken, and the socket kept open. The request lies
+ * behind the room for Releases, up to its end.
+ */
+static int shm_lane_travel(struct shm_lane *lane, struct shm_trip *trip, uint8_t *end, uint32_t count, PyObject *key)
 {
-        uint8_t *open = trip->bytes + SHM_LATE_SIZE;
-        uint8_t *end = shm_lane_write_names(names, count, shm_put_open(open, lane->id, count)), *start;
+        uint8_t *request = trip->bytes + SHM_LATE_SIZE, *start;
 
-        if (end == NULL || PySet_Add(lane->users, Py_True) < 0)
+        if (PySet_Add(lane->users, Py_True) < 0)
                 return -1;
         if (PyDict_SetItem(lane->pendings, key, lane->pending) < 0) {
                 shm_lane_leave(lane);
                 return -1;
         }
-        end = shm_put_open_end(open, end);
-        start = shm_late_take(&lane->late, open);
+        start = shm_late_take(&lane->late, request);
         trip->fd = lane->late.fd;
         lane->reader = PyThread_get_thread_ident();
         Py_BEGIN_ALLOW_THREADS
         lane->began_ns = shm_now_ns();
         shm_trip_make(trip, start, (size_t)(end - start), lane->id, count, lane->fields);
         Py_END_ALLOW_THREADS
-        if (!trip->is_sent && start != open)
-                shm_lane_queue(lane, start, (size_t)(open - start));
+        if (!trip->is_sent && start != request)
+                shm_lane_queue(lane, start, (size_t)(request - start));
         shm_lane_leave(lane);
         return 0;
 }
@@ -134,35 +134,66 @@ static void shm_lane_arrive(struct shm_lane *lane, PyObject *key)
         lane->reader = 0;
 }
 
-/* Attach regions in one trip; `key` is the request's id. See the method. */
-static PyObject *shm_lane_go(struct shm_lane *lane, PyObject *kind, PyObject *client, PyObject *const *names,
-                             uint32_t count, PyObject *key)
+static void shm_trip_prepare(struct shm_trip *trip, int is_put)
 {
-        struct shm_trip trip;
+        trip->error = trip->is_sent = trip->is_good = trip->flags = 0;
+        trip->is_put = is_put;
+        trip->descriptors = 0;
+        trip->size = 0;
+}
+
+/* Make a trip, and its regions into handles; `key` is the request's id. See the methods. */
+static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8_t *end, PyObject *kind,
+                             PyObject *client, uint32_t count, PyObject *key)
+{
         struct shm_haul haul;
 
-        trip.error = trip.is_sent = trip.is_good = trip.flags = 0;
-        trip.descriptors = 0;
-        trip.size = 0;
-        if (shm_lane_travel(lane, &trip, names, count, key) < 0)
+        if (shm_lane_travel(lane, trip, end, count, key) < 0)
                 return NULL;
-        if (!trip.is_sent) {
+        if (!trip->is_sent) {
                 shm_lane_arrive(lane, key);
                 Py_RETURN_FALSE;
         }
         /* Not if somebody has failed the request meanwhile: then the exchange is to decide what its answer is. */
-        if (trip.is_good && PyDict_GetItemWithError(lane->pendings, key) == lane->pending &&
-            !shm_haul_take(&haul, lane, &trip)) {
+        if (trip->is_good && PyDict_GetItemWithError(lane->pendings, key) == lane->pending &&
+            !shm_haul_take(&haul, lane, trip)) {
                 shm_lane_arrive(lane, key);
                 return shm_lane_results(lane, kind, client, &haul);
         }
         PyErr_Clear();
         lane->is_unfinished = 1;
-        if (trip.error == -EINTR || trip.error == -EAGAIN || !shm_lane_hand_over(lane, &trip))
+        if (trip->error == -EINTR || trip->error == -EAGAIN || !shm_lane_hand_over(lane, trip))
                 Py_RETURN_NONE;
         lane->is_ready = 0; /* bytes are lost: nobody could make sense of those that follow */
-        shm_trip_close(&trip);
+        shm_trip_close(trip);
         return NULL;
+}
+
+/* Attach regions in one trip. */
+static PyObject *shm_lane_open(struct shm_lane *lane, PyObject *kind, PyObject *client, PyObject *const *names,
+                               uint32_t count, PyObject *key)
+{
+        struct shm_trip trip;
+        uint8_t *start = trip.bytes + SHM_LATE_SIZE, *end;
+
+        shm_trip_prepare(&trip, 0);
+        end = shm_lane_write_names(names, count, shm_put_open(start, lane->id, count));
+        if (end == NULL)
+                return NULL;
+        return shm_lane_go(lane, &trip, shm_put_open_end(start, end), kind, client, count, key);
+}
+
+/* The first result of a list, which is given up for it; anything else as it is. */
+static PyObject *shm_lane_first(PyObject *result)
+{
+        PyObject *first;
+
+        if (result == NULL || !PyList_Check(result))
+                return result;
+        first = PyList_GetItem(result, 0);
+        Py_XINCREF(first);
+        Py_DECREF(result);
+        return first;
 }
 
 /*
@@ -200,14 +231,71 @@ static PyObject *shm_lane_attach(PyObject *self, PyObject *const *arguments, Py_
         if (key == NULL)
                 return NULL;
         lane->id = PyLong_AsUnsignedLongLong(key);
-        result = PyErr_Occurred() ? NULL : shm_lane_go(lane, arguments[0], arguments[1], names, (uint32_t)count, key);
+        result = PyErr_Occurred() ? NULL : shm_lane_open(lane, arguments[0], arguments[1], names, (uint32_t)count, key);
         Py_DECREF(key);
-        if (is_many || result == NULL || !PyList_Check(result))
-                return result;
-        key = PyList_GetItem(result, 0);
-        Py_XINCREF(key);
-        Py_DECREF(result);
-        return key;
+        return is_many ? result : shm_lane_first(result);
+}
+
+/* Write a Put behind the room for Releases; NULL: an exception is set. The payload fits. */
+static uint8_t *shm_lane_write_put(const struct shm_lane *lane, struct shm_trip *trip, PyObject *const *arguments)
+{
+        uint8_t *start = trip->bytes + SHM_LATE_SIZE, *at;
+        Py_ssize_t name_size, size;
+        const char *name = PyUnicode_AsUTF8AndSize(arguments[0], &name_size);
+        uint64_t number;
+        char *payload;
+        int i;
+
+        if (name == NULL || name_size > SHM_NAME_MAX || PyBytes_AsStringAndSize(arguments[6], &payload, &size) < 0) {
+                if (!PyErr_Occurred())
+                        PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
+                return NULL;
+        }
+        at = shm_put_put(start, lane->id, name, (size_t)name_size);
+        for (i = 1; i < 6; i++) {
+                if (i == 2) {
+                        *at++ = arguments[2] == Py_True ? 0xc3 : 0xc2;
+                        continue;
+                }
+                if (shm_argument(arguments, i, &number) < 0)
+                        return NULL;
+                at = shm_put_integer(at, number);
+        }
+        return shm_put_length(start, shm_put_bytes(at, payload, (size_t)size));
+}
+
+/*
+ * put(kind, client, name, mode, replace, data_size, metadata, metadata_size, payload): publish a small value in one
+ * trip, and map it. Returns a handle, or False or None as `attach` does; False also for a payload that is too long.
+ */
+static PyObject *shm_lane_put(PyObject *self, PyObject *const *arguments, Py_ssize_t argument_count)
+{
+        struct shm_lane *lane = (struct shm_lane *)self;
+        struct shm_trip trip;
+        PyObject *key, *result = NULL;
+        uint8_t *end;
+
+        if (shm_arguments_check("put", argument_count, 9) < 0)
+                return NULL;
+        if (!PyType_Check(arguments[0]) || !PyBytes_Check(arguments[8])) {
+                PyErr_SetString(PyExc_TypeError, "a kind is a class, and a payload is bytes");
+                return NULL;
+        }
+        if (shm_lane_check_name(lane, arguments[2]) < 0)
+                return NULL;
+        if (PyBytes_Size(arguments[8]) > SHM_TRIP_SIZE - SHM_LATE_SIZE - SHM_PUT_HEAD_MAX ||
+            !shm_lane_is_free(lane)) /* and nothing from here to the trip lets go of the GIL */
+                Py_RETURN_FALSE;
+        key = PyIter_Next(lane->ids);
+        if (key == NULL)
+                return NULL;
+        lane->id = PyLong_AsUnsignedLongLong(key);
+        shm_trip_prepare(&trip, 1);
+        end = PyErr_Occurred() ? NULL : shm_lane_write_put(lane, &trip, arguments + 2);
+        if (end != NULL)
+                result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], 1, key);
+        Py_DECREF(key);
+        return shm_lane_first(result);
 }
 
 #endif /* SHM_ATTACH_H */

@@ -180,6 +180,20 @@ class Lane:
     ) -> None: ...
     def attach(self, kind: type | None, client: object, names: str | tuple[str, ...], /) -> Any:
         """Open regions in one trip and map them. False: nothing was sent. None: not finished."""
+    def put(
+        self,
+        kind: type,
+        client: object,
+        name: str,
+        mode: int,
+        replace: bool,
+        data_size: int,
+        metadata: int,
+        metadata_size: int,
+        payload: bytes,
+        /,
+    ) -> Any:
+        """Put a small value in one trip and map it. False, None: as `attach`."""
     def renew(self, pending: object, reading: list[Any], /) -> None:
         """Give it what the next request needs."""
     def queue_late(self) -> bool:
@@ -194,4 +208,4 @@ class Lane:
         """Forget the connection: it belongs to the parent process."""
 
 def opened_read(data: bytes, fields: int, /) -> tuple[int, list[tuple[Any, ...]]] | None:
-    """Return the id and the grants of an Opened that the fast road takes, or None."""
+    """Return the id and the grants of an Opened or Published that the fast road takes, or None."""

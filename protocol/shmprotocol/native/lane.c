@@ -186,6 +186,7 @@ static void shm_lane_dealloc(PyObject *self)
 
 static PyMethodDef shm_lane_methods[] = {
         {"attach", SHM_FAST(shm_lane_attach), METH_FASTCALL, NULL},
+        {"put", SHM_FAST(shm_lane_put), METH_FASTCALL, NULL},
         {"renew", SHM_FAST(shm_lane_renew), METH_FASTCALL, NULL},
         {"queue_late", shm_lane_queue_late, METH_NOARGS, NULL},
         {"take_turn", shm_lane_take_turn, METH_O, NULL},
@@ -246,7 +247,8 @@ static int shm_lane_install(PyObject *dict)
                        : 0;
 }
 
-/* opened_read(data, fields): what the fast road reads in bytes, as (id, (grant, ...)), or None: for tests. */
+/* opened_read(data, fields): what the fast road reads in bytes, as (id, (grant, ...)), or None: for tests. A Published
+ * is read as well. */
 static PyObject *shm_builtin_opened_read(PyObject *none, PyObject *const *arguments, Py_ssize_t count)
 {
         static struct shm_opened opened; /* with the GIL */
@@ -261,7 +263,8 @@ static PyObject *shm_builtin_opened_read(PyObject *none, PyObject *const *argume
         if (shm_arguments_check("opened_read", count, 2) < 0 || shm_argument(arguments, 1, &fields) < 0 ||
             PyBytes_AsStringAndSize(arguments[0], (char **)&data, &size) < 0)
                 return NULL;
-        if (!shm_opened_read((const uint8_t *)data, (size_t)size, (uint32_t)fields, &opened))
+        if (!shm_opened_read((const uint8_t *)data, (size_t)size, (uint32_t)fields, &opened) &&
+            !shm_published_read((const uint8_t *)data, (size_t)size, (uint32_t)fields, &opened))
                 Py_RETURN_NONE;
         lane.fields = (uint32_t)fields;
         grants = PyList_New(0);

@@ -13,6 +13,8 @@
 
 #define SHM_TAG_OPEN 5
 #define SHM_TAG_RELEASE 6
+#define SHM_TAG_PUT 15
+#define SHM_TAG_PUBLISHED 131
 #define SHM_TAG_OPENED 132
 #define SHM_GRANT_NUMBERS 11   /* numbers of a grant that are looked at: all fields but the name */
 #define SHM_GRANT_FIELDS_MIN 8 /* of the first version */
@@ -91,6 +93,31 @@ static int shm_opened_read(const uint8_t *bytes, size_t size, uint32_t fields, s
         return frame.at == frame.end;
 }
 
+/*
+ * Read bytes that are one whole Published, [tag, 1, id, grant, spares, ...], without spares, as if it were an Opened.
+ * 0: they are something else.
+ */
+static int shm_published_read(const uint8_t *bytes, size_t size, uint32_t fields, struct shm_opened *opened)
+{
+        struct shm_frame data = {bytes, bytes + size}, frame;
+        uint64_t tag, descriptors, items, spares = 0, i;
+
+        if (fields < SHM_GRANT_FIELDS_MIN || fields > SHM_GRANT_NUMBERS + 1 || !shm_frame_next(&data, &frame) ||
+            data.at != data.end)
+                return 0;
+        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
+            tag != SHM_TAG_PUBLISHED || !shm_frame_integer(&frame, &descriptors) || descriptors != 1 ||
+            !shm_frame_integer(&frame, &opened->id) || !shm_frame_granted(&frame, fields, &opened->grants[0]))
+                return 0;
+        if (items > 4 && !shm_frame_array(&frame, 0, &spares))
+                return 0;
+        for (i = 5; i < items; i++)
+                if (!shm_frame_skip_field(&frame))
+                        return 0;
+        opened->count = 1;
+        return frame.at == frame.end;
+}
+
 /* --- writers: each returns the end, and has room */
 
 static uint8_t *shm_put_array(uint8_t *at, uint32_t count)
@@ -147,6 +174,28 @@ static uint8_t *shm_put_open_end(uint8_t *start, uint8_t *at)
         *at++ = 0x90;
         *at++ = 0xc2;
         return shm_put_length(start, at);
+}
+
+#define SHM_PUT_HEAD_MAX (4 + 3 + 9 + 2 + SHM_NAME_MAX + 4 * 9 + 1 + 5) /* bytes of a Put, but for its payload */
+
+/* The start of a Put, up to its mode. */
+static uint8_t *shm_put_put(uint8_t *start, uint64_t id, const char *name, size_t name_size)
+{
+        static const uint8_t head[] = {0x9a, SHM_TAG_PUT, 0};
+
+        memcpy(start + 4, head, sizeof(head));
+        return shm_put_string(shm_put_integer(start + 4 + sizeof(head), id), name, name_size);
+}
+
+/* A byte string, of less than 64 KiB: at most 3 more. */
+static uint8_t *shm_put_bytes(uint8_t *at, const char *bytes, size_t size)
+{
+        *at++ = size > UINT8_MAX ? 0xc5 : 0xc4;
+        if (size > UINT8_MAX)
+                *at++ = (uint8_t)(size >> 8);
+        *at++ = (uint8_t)size;
+        memcpy(at, bytes, size);
+        return at + size;
 }
 
 #endif /* SHM_OPENED_H */

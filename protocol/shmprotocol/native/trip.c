@@ -23,6 +23,7 @@ struct shm_trip {
         int error;   /* of send or recvmsg, as -errno */
         int is_sent;
         int is_good; /* the answer is the plainest */
+        int is_put;  /* that is a Published, else an Opened */
         int flags;   /* of the message that was received */
         ssize_t size;
         uint32_t descriptors;
@@ -91,6 +92,8 @@ static int shm_grant_check(const struct shm_granted *granted, int fd)
 static void shm_trip_make(struct shm_trip *trip, const uint8_t *bytes, size_t size, uint64_t id, uint32_t count,
                           uint32_t fields)
 {
+        int (*read)(const uint8_t *, size_t, uint32_t, struct shm_opened *) =
+                trip->is_put ? shm_published_read : shm_opened_read;
         ssize_t sent = send(trip->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         uint32_t i;
 
@@ -104,7 +107,7 @@ static void shm_trip_make(struct shm_trip *trip, const uint8_t *bytes, size_t si
         }
         shm_trip_receive(trip);
         if (trip->error || trip->flags & (MSG_CTRUNC | MSG_TRUNC) ||
-            !shm_opened_read(trip->bytes, (size_t)trip->size, fields, &trip->opened) || trip->opened.id != id ||
+            !read(trip->bytes, (size_t)trip->size, fields, &trip->opened) || trip->opened.id != id ||
             trip->opened.count != count || trip->descriptors != count)
                 return;
         for (i = 0; i < count; i++)
