@@ -59,6 +59,8 @@ class AsyncRegion(RegionHandle):
 
     async def is_current(self) -> bool:  # type: ignore[override]
         """Whether this generation is still the current one of its name, as in `Region.is_current`."""
+        if self._client is not None:
+            self._client._loop.check()
         answer: Any = super().is_current()
         return answer if type(answer) is bool else await answer
 
@@ -132,6 +134,7 @@ class AsyncClient:
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Any:
         """Return the stored value, read-only and not copied. Cancelling ends the wait at the host too."""
+        self._loop.check()
         if after is None and (value := self._core.mapped_value(name)) is not None:
             return value
         return await self._drive(self._core.get(name, after, wait, anywhere))
@@ -200,7 +203,7 @@ class AsyncClient:
 
     def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
         """Return an async iterator of the value of a name: the current one, then each newer one."""
-        return make_stream(AsyncFollow, self, Values(name, anywhere=anywhere), wait)
+        return make_stream(AsyncFollow, self, Values(name, anywhere=anywhere, can_sleep=False), wait)
 
     async def aclose(self) -> None:
         """Close the client. Mapped regions stay mapped, with their leases. May be called again.

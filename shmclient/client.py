@@ -223,7 +223,7 @@ class Client:
         it raises WaitTimeout, and the next step waits again. None: no absence is allowed, so that
         RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
         """
-        return make_stream(Follow, self, Values(name, anywhere=anywhere), wait)
+        return make_stream(Follow, self, Values(name, anywhere=anywhere, can_sleep=True), wait)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which holds the leases. The client still owns it."""

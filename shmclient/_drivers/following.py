@@ -218,17 +218,18 @@ class Values:
     host, and so is everybody who waits for a name that is missing.
     """
 
-    def __init__(self, name: str, *, anywhere: bool) -> None:
+    def __init__(self, name: str, *, anywhere: bool, can_sleep: bool) -> None:
         self._name = check_name(name)
         self._anywhere = anywhere
+        self._can_sleep = can_sleep
         self._last: Mapped | None = None  # the region that was given last, and the connection
         self._context: Context | None = None
-        self._can_sleep = True
         self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
 
     def start(self, context: Context, retry: Retry) -> Operation[None]:
-        """Do nothing: there is nothing to be missed before the first value."""
-        yield from ()
+        """Listen on a connection, unless that is so already."""
+        if not self.listener.is_on(context):
+            yield from self.listener.listen(context)
 
     def pending(self) -> None:
         """Return None: a value is always asked for, so that it is the newest."""

@@ -53,8 +53,8 @@ def ask_and_die(machine: Machine) -> None:
         assert bytes(region.data) == b"1"
         machine.signal(signal.SIGSTOP)
         with ThreadPoolExecutor() as pool:
-            asked = pool.submit(region.is_current)
-            wait_until(lambda: shm._connected()._exchange._pending)
+            asked = pool.submit(shm.stat, region.name)
+            wait_until(lambda: shm._connected()._exchange.pendings)
             machine.kill()
             with pytest.raises(shmclient.HostGone):
                 asked.result(30)
@@ -82,7 +82,7 @@ async def test_nothing_is_kept_by_the_error_of_an_async_client(machine: Machine,
 
                 async def ask() -> None:
                     with pytest.raises(shmclient.HostGone):
-                        await region.is_current()
+                        await ashm.stat(region.name)
 
                 tasks.start_soon(ask)
                 await anyio.wait_all_tasks_blocked()
