@@ -69,17 +69,17 @@ class Ranges:
 
     def at(self, number: int) -> tuple[int, int] | None:
         """Return the last range that starts at a number or below it."""
-        place = bisect_right(self._firsts, number) - 1
-        if place < 0:
+        block_number = bisect_right(self._firsts, number) - 1
+        if block_number < 0:
             return None
-        block = self._blocks[place]
+        block = self._blocks[block_number]
         index = bisect_right(block.starts, number) - 1
         return block.starts[index], block.sizes[index]
 
     def fit(self, above: int, size: int) -> tuple[int, int] | None:
         """Return the first range of at least this size that starts above a number."""
-        place = max(bisect_right(self._firsts, above) - 1, 0)
-        for block in self._blocks[place:]:
+        block_number = max(bisect_right(self._firsts, above) - 1, 0)
+        for block in self._blocks[block_number:]:
             if block.largest >= size:
                 for index in range(bisect_right(block.starts, above), len(block.starts)):
                     if block.sizes[index] >= size:

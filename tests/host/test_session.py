@@ -131,8 +131,8 @@ def test_attach_by_its_bytes_grants_what_the_messages_would(world: World) -> Non
     x, y = talk.publish("x").grant, talk.publish("y").grant
     talk.say(m.Watch(9, ""))
     data = pack(m.Release(0, (x.lease,))) + pack(m.Open(5, ("y", "x"), (), False))
-    done = talk.session.attach(data, lambda frame, fds: frames.append((frame, list(fds))))
-    assert done == (1, 1)
+    done = talk.session.answer(data, lambda frame, fds: frames.append((frame, list(fds))))
+    assert done == (1, "open")
     leases = [next(reversed(world.hub.registry.current[name].leases)) for name in ("y", "x")]
     want = m.Opened(5, (y._replace(lease=leases[0]), x._replace(lease=leases[1])))
     objects = [world.hub.registry.current[name].object for name in ("y", "x")]
@@ -144,23 +144,23 @@ def test_attach_with_the_number_of_a_wait_is_for_handle_to_refuse(world: World) 
     talk, frames = world.client(), []
     talk.publish("x")
     talk.say(m.Open(5, ("later",), (), True))
-    attach = partial(talk.session.attach, send_frame=lambda frame, _fds: frames.append(frame))
+    attach = partial(talk.session.answer, send_frame=lambda frame, _fds: frames.append(frame))
     assert attach(pack(m.Open(5, ("x",), (), False))) is None
-    assert attach(pack(m.Open(6, ("x",), (), False))) == (0, 1)
+    assert attach(pack(m.Open(6, ("x",), (), False))) == (0, "open")
     assert len(frames) == 1
 
 
 def test_attach_of_what_its_mode_forbids_is_refused(world: World) -> None:
     world.client().publish("x")
     other = world.client(uid=8)
-    assert other.session.attach(pack(m.Open(5, ("x",), (), False)), pytest.fail) == (0, 1)
+    assert other.session.answer(pack(m.Open(5, ("x",), (), False)), pytest.fail) == (0, "open")
     assert other.last().code == "access-denied"
 
 
 def test_attach_before_hello_is_for_handle_to_refuse(world: World) -> None:
     world.client().publish("x")
     talk = world.client(greet=False)
-    assert talk.session.attach(pack(m.Open(5, ("x",), (), False)), pytest.fail) is None
+    assert talk.session.answer(pack(m.Open(5, ("x",), (), False)), pytest.fail) is None
 
 
 def test_open_of_what_is_held_sends_no_descriptor_and_no_lease(world: World) -> None:
