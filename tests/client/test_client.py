@@ -115,6 +115,7 @@ def test_no_region_is_opened_when_one_is_missing(host: WatchedHost, shm: shmclie
     names = [f"x/{number:03}" for number in range(70)]
     for name in names:
         shm.put(name, b"1").close()
+    host.settle()
     before = host.counts()
     with pytest.raises(shmclient.RegionNotFound):
         shm.open_many([*names, "missing"])

@@ -217,7 +217,7 @@ def test_share_that_is_released_twice_leaves_the_others(
 def test_threads_map_a_handle_once(
     host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    region = shm.put("x", b"1")
+    region = shm.put("x", b"1", progress=print)  # by the plain road: not mapped yet
     attach, views, calls = region_module.attach, [], []
     other = threading.Thread(target=lambda: views.append(region.data))
 
@@ -241,7 +241,7 @@ def test_threads_map_a_handle_once(
 def test_handle_is_not_closed_while_another_thread_maps_it(
     host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    region = shm.put("x", b"1")
+    region = shm.put("x", b"1", progress=print)  # by the plain road: not mapped yet
     attach = region_module.attach
     other = threading.Thread(target=region.close)
 
