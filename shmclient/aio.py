@@ -139,6 +139,12 @@ class AsyncClient:
             return value
         return await self._drive(self._core.get(name, after, wait, anywhere))
 
+    async def get_many(
+        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+    ) -> list[Any]:
+        """Return the values of several names, all or none, with one round trip for each 64 of them."""
+        return await self._drive(self._core.get_many(names, wait, anywhere))
+
     async def open(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> AsyncRegion:

@@ -23,10 +23,10 @@ from shmclient._process.copying import not_copied
 from shmclient._process.lock import new_lock
 from shmclient._regions.builder import RegionBuilder, abort
 from shmclient._regions.info import Change, RegionInfo
-from shmclient._regions.region import RegionHandle, close_all
+from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import Closed, HostGone, RegionClosed
 from shmprotocol.native.builtins import value_again
-from shmprotocol.wire.names import MAX_DESCRIPTORS, BackendName, SealName
+from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 P = ParamSpec("P")
@@ -128,7 +128,24 @@ class Client:
             value = value_again(self._core.mapped, name)
             if value is not None or (value := self._core.mapped_value(name)) is not None:
                 return value
+            if wait is None and (channel := self._core.channel) is not None and not self._core.is_noted(name):
+                value = channel.attach(None, None, name, anywhere)
+                if value is not False:
+                    return value
         return self._drive(self._core.get(name, after, wait, anywhere))
+
+    def get_many(
+        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+    ) -> list[Any]:
+        """Return the values of several names, all or none, as `get` does.
+
+        One round trip for each 64 of them; those that are mapped and current need none.
+        """
+        if wait is None and (channel := self._core.channel) is not None:
+            values = channel.get_many(names, self._core.mapped_value, anywhere)
+            if values is not None:
+                return values
+        return self._drive(self._core.get_many(names, wait, anywhere))
 
     def open(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
@@ -144,8 +161,10 @@ class Client:
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
     ) -> list[Region]:
         """Return handles of several regions, all or none, with one round trip for each 64 of them."""
-        if wait is None and (regions := _attach_many(self, names, anywhere)) is not None:
-            return regions
+        if wait is None and (channel := self._core.channel) is not None:
+            several: list[Region] | None = channel.attach_many(Region, self, names, anywhere)
+            if several is not None:
+                return several
         regions = self._drive(self._core.open_many(Region, names, wait, anywhere))
         return [self._adopt(region) for region in regions]
 
@@ -307,27 +326,6 @@ class Client:
     def _adopt(self, region: Region) -> Region:
         region._client = self
         return region
-
-
-def _attach_many(client: Client, names: Sequence[str], anywhere: bool) -> list[Region] | None:
-    """Return handles, by the fast road; None: it was not free, and nothing is open."""
-    channel = client._core.channel
-    if channel is None:
-        return None
-    regions: list[Region] = []
-    try:
-        for start in range(0, len(names), MAX_DESCRIPTORS):
-            batch = channel.attach(Region, client, tuple(names[start : start + MAX_DESCRIPTORS]), anywhere)
-            if batch is False:
-                break
-            regions += batch
-        else:
-            return regions
-    except BaseException:
-        close_all(regions)
-        raise
-    close_all(regions)
-    return None
 
 
 class Stream(BaseStream[T]):

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers import operations, putting
+from shmclient._drivers import getting, operations, putting
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.following import once_after
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
@@ -125,6 +125,10 @@ class Core(Generic[C]):
                 pass
         return None
 
+    def is_noted(self, name: str) -> bool:
+        """Whether a region of this name is mapped here, whether it is current or not."""
+        return type(name) is str and name in self.mapped
+
     def _is_alone(self, mapped: Mapped) -> bool:
         return mapped._was_current() and time.monotonic() < self._alone_until_s
 
@@ -160,6 +164,15 @@ class Core(Generic[C]):
         """Return a handle for each name, mapped."""
         return self.run_waiting(
             lambda context, retry: operations.open_many(context, kind, names, retry.remaining, anywhere),
+            wait_s,
+        )
+
+    def get_many(self, names: Sequence[str], wait_s: float | None, anywhere: bool) -> Operation[list[Any]]:
+        """Return the value of each name."""
+        return self.run_waiting(
+            lambda context, retry: getting.get_many(
+                context, names, retry.remaining, anywhere, self.mapped_value
+            ),
             wait_s,
         )
 

@@ -8,7 +8,7 @@ thread. An error of a step is raised at its `yield`; so is a cancellation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from shmclient._connection.exchange import Pending, Subscription
@@ -96,7 +96,7 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
-    return _map_value(context, grants[0], owned, anywhere)
+    return map_value(context, grants[0], Lease(context.outbox, grants[0].lease), owned, anywhere)[0]
 
 
 def get_other(
@@ -105,18 +105,16 @@ def get_other(
     """Return the value of a name and its mapping, unless that is the last one: then None."""
     grants, owned = yield from _open(context, (name,), (last.grant.region if last is not None else 0,), None)
     if grants[0].lease:
-        return _mapped(context, grants[0], owned, anywhere)
+        return map_value(context, grants[0], Lease(context.outbox, grants[0].lease), owned, anywhere)
     if last is not None:
         last.renew(grants[0])
     return None
 
 
-def _map_value(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) -> Any:
-    return _mapped(context, grant, owned, anywhere)[0]
-
-
-def _mapped(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) -> tuple[Any, Mapped]:
-    lease = Lease(context.outbox, grant.lease)
+def map_value(
+    context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool
+) -> tuple[Any, Mapped]:
+    """Map a granted region; return its value, which has the lease from then on, and the mapping."""
     try:
         mapped, buffer = attach(grant, lease, owned[0], anywhere=anywhere)
     except BaseException:
@@ -130,15 +128,20 @@ def _mapped(context: Context, grant: m.Grant, owned: fds.Owned, anywhere: bool) 
     return value, mapped
 
 
+def batches(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the names in parts that fit into a request."""
+    for start in range(0, len(names), MAX_DESCRIPTORS):
+        yield tuple(names[start : start + MAX_DESCRIPTORS])
+
+
 def open_many(
     context: Context, kind: type[R], names: Sequence[str], wait_s: Remaining, anywhere: bool
 ) -> Operation[list[R]]:
     """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
     regions: list[R] = []
     try:
-        for start in range(0, len(names), MAX_DESCRIPTORS):
-            batch = tuple(names[start : start + MAX_DESCRIPTORS])
-            outcome = yield _open_request(context, batch, (), wait_s())
+        for batch in batches(names):
+            outcome = yield open_request(context, batch, (), wait_s())
             regions += opened(context, kind, outcome, len(batch), anywhere)
     except BaseException:
         close_all(regions)
@@ -148,7 +151,7 @@ def open_many(
 
 def opened(context: Context, kind: type[R], outcome: Outcome, count: int, anywhere: bool) -> list[R]:
     """Return the handles for the answer to an Open of so many names, mapped. All or none."""
-    grants, owned = _granted(context, outcome, count, 0)
+    grants, owned = granted(context, outcome, count, 0)
     leases = [Lease(context.outbox, grant.lease) for grant in grants]
     regions = [
         make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
@@ -282,21 +285,23 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
 def _open(
     context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
 ) -> Operation[tuple[tuple[m.Grant, ...], fds.Owned]]:
-    outcome = yield _open_request(context, names, held, wait_s)
-    return _granted(context, outcome, len(names), len(held))
+    outcome = yield open_request(context, names, held, wait_s)
+    return granted(context, outcome, len(names), len(held))
 
 
-def _open_request(
+def open_request(
     context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
 ) -> Ask:
+    """Return the request to open names; InvalidArgument if one is wrong."""
     for name in names:
         check_name(name)
     return Ask(m.Open(context.outbox.next_id(), names, held, wait_s is not None), wait_s)
 
 
-def _granted(
+def granted(
     context: Context, outcome: Outcome, count: int, held: int
 ) -> tuple[tuple[m.Grant, ...], fds.Owned]:
+    """Return the grants of an answer to an Open of so many names, some held, and their descriptors."""
     reply, owned = outcome
     grants = whole(context, reply, owned, m.Opened).grants
     if len(grants) != count or len(owned) + held < count:

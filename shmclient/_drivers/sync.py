@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from shmclient._connection.exchange import Pending
@@ -16,12 +16,13 @@ from shmclient._connection.line import Line
 from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers import putting
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
+from shmclient._drivers.getting import got, sorted_out, value_in
 from shmclient._drivers.greeting import greeted
-from shmclient._drivers.operations import dispose, opened, take
+from shmclient._drivers.operations import batches, dispose, opened, take
 from shmclient._drivers.steps import Ask, Look, Next, Outcome
 from shmclient._drivers.transfer import joined
 from shmclient._process.lock import new_lock
-from shmclient._regions.region import RegionHandle, adopted
+from shmclient._regions.region import RegionHandle, adopted, close_all
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -31,6 +32,7 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.query import connect
 
 Receive = Callable[[descriptors.Reading], tuple[bytes, descriptors.Owned]]
+Names = str | tuple[str, ...]
 R = TypeVar("R", bound=RegionHandle)
 T = TypeVar("T")
 LOOK_AGAIN_S = 0.05  # for who would send and cannot
@@ -106,14 +108,18 @@ class Channel(BaseChannel):
             subscription.take()
         return answer
 
-    def attach(self, kind: type[R], client: object, names: str | tuple[str, ...], anywhere: bool) -> Any:
-        """Open the regions of 1 to 64 names, and map them; return a handle, or a list for a tuple of names.
+    def attach(self, kind: type[R] | None, client: object, names: Names, anywhere: bool) -> Any:
+        """Open the regions of 1 to 64 names, and map them; return a handle of a class, or the value for None.
 
-        False: the fast road is not free, and nothing was done.
+        A list of them for a tuple of names. False: the fast road is not free, and nothing was done.
         """
         try:
             result = self._lane.attach(kind, client, names)
-            return self._finish_attach(kind, client, names, anywhere) if result is None else result
+            if result is None:
+                return self._finish_attach(kind, client, names, anywhere)
+            if kind is None and result is not False:
+                return self._values(result, names)
+            return result
         except BaseException as error:
             self._give_up_trip(error)
             raise
@@ -138,6 +144,33 @@ class Channel(BaseChannel):
             raise
         finally:
             self._end_trip()
+
+    def attach_many(self, kind: type[R], client: object, names: Sequence[str], anywhere: bool) -> Any:
+        """Return handles of any number of names, all or none; None: the fast road was not free."""
+        regions: list[R] = []
+        try:
+            for batch in batches(names):
+                some = self.attach(kind, client, batch, anywhere)
+                if some is False:
+                    close_all(regions)
+                    return None
+                regions += some
+        except BaseException:
+            close_all(regions)
+            raise
+        return regions
+
+    def get_many(
+        self, names: Sequence[str], mapped_value: Callable[[str], Any], anywhere: bool
+    ) -> list[Any] | None:
+        """Return the values of any number of names, all or none; None: the fast road was not free."""
+        values, missing = sorted_out(names, mapped_value)
+        for batch in batches(missing):
+            some = self.attach(None, None, batch, anywhere)
+            if some is False:
+                return None
+            values.update(zip(batch, some, strict=True))
+        return [values[name] for name in names]
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
@@ -164,17 +197,22 @@ class Channel(BaseChannel):
         self._lane.renew(pending, descriptors.Reading())
         self._lane.is_ready = self._exchange.is_between_frames()
 
-    def _finish_attach(
-        self, kind: type[R], client: Any, names: str | tuple[str, ...], anywhere: bool
-    ) -> R | list[R]:
+    def _values(self, result: Any, names: Names) -> Any:
+        if type(names) is not tuple:
+            return value_in(self.context, *result)
+        return [value_in(self.context, *part) for part in result]
+
+    def _finish_attach(self, kind: type[R] | None, client: Any, names: Names, anywhere: bool) -> Any:
         all_names = names if type(names) is tuple else (str(names),)
 
-        def finish(outcome: Outcome) -> list[R]:
+        def finish(outcome: Outcome) -> list[Any]:
+            if kind is None:
+                return got(self.context, outcome, len(all_names), anywhere)
             regions = opened(self.context, kind, outcome, len(all_names), anywhere)
             return [adopted(region, client) for region in regions]
 
-        regions = self._finish(m.Open(self._lane.id, all_names, (), False), finish)
-        return regions if type(names) is tuple else regions[0]
+        results = self._finish(m.Open(self._lane.id, all_names, (), False), finish)
+        return results if type(names) is tuple else results[0]
 
     def _finish(self, request: m.Message, finish: Callable[[Outcome], T]) -> T:
         """Do by the plain road what is left of a trip: it was sent, and part of the reply may be here."""

@@ -174,6 +174,17 @@ def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> 
     return mapped, mapping.memory
 
 
+def mapped_already(grant: m.Grant, board: Board | None, buffer: Any) -> Mapped:
+    """Return the data about what the fast road has mapped, and this buffer keeps."""
+    mapped = Mapped(grant, board)
+
+    def released(_: object) -> None:
+        mapped.end()
+
+    mapped.buffer, mapped.address = weakref.ref(buffer, released), grant.address
+    return mapped
+
+
 def follow_line(current: Current, board: Board | None, grant: m.Grant) -> bool:
     """Have a handle look at the line of its region; False if there is none."""
     line = board.line(grant.line) if board is not None else 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import shmclient
+import shmclient.aio
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -177,6 +178,8 @@ def test_reply_in_another_form_goes_the_plain_road(
     assert [bytes(first.data), bytes(second.data)] == [b"b" * 10, b"a" * 10]
     first.close()
     second.close()
+    assert bytes(between.get("a")) == b"a" * 10
+    assert list(map(bytes, between.get_many(("b", "a")))) == [b"b" * 10, b"a" * 10]
     middle.change = lambda data, fds: [(data, fds)]
     between.open("a").close()  # takes what is left over
     with between.open("a") as region:
@@ -270,6 +273,55 @@ def test_refusals_and_wrong_names_are_those_of_the_plain_road(between: shmclient
     with pytest.raises(shmclient.InvalidArgument):
         between.open_many(["a", "../x"])
     assert between.open_many([]) == []
+
+
+def test_values_of_many_names_come_in_one_trip(
+    middle: Middle, shm: shmclient.Client, between: shmclient.Client
+) -> None:
+    trips: list[int] = []
+
+    def count(data: bytes, fds: list[int]) -> list[Part]:
+        trips.append(len(fds))
+        return [(data, fds)]
+
+    middle.change = count
+    names = [f"many/{number}" for number in range(MAX_DESCRIPTORS + 6)]
+    for name in names:
+        shm.put(name, name.encode()).close()
+    values = between.get_many([*names, *names])
+    assert [bytes(value).decode() for value in values] == [*names, *names]
+    assert trips == [64, 6]
+    assert between.get_many(names[:2]) == values[:2]
+    assert bytes(between.get("many/3")) == b"many/3"
+    assert trips == [64, 6]  # what is mapped and current needs none
+    shm.put("many/1", b"new").close()
+    assert list(map(bytes, between.get_many(["many/0", "many/1"]))) == [b"many/0", b"new"]
+    assert trips == [64, 6, 1]
+    del values
+    assert between._core.mapped == {}
+
+
+def test_values_of_many_names_are_all_or_none(shm: shmclient.Client, between: shmclient.Client) -> None:
+    with pytest.raises(shmclient.RegionNotFound):
+        between.get_many(["a", "b", "missing"])
+    with pytest.raises(shmclient.InvalidArgument):
+        between.get_many(["a", "../x"])
+    with pytest.raises(shmclient.WaitTimeout):
+        between.get_many(["a", "missing"], wait=0.01)
+    assert between.get_many([]) == []
+    assert list(map(bytes, between.get_many(["a", "b"], wait=1))) == [b"a" * 10, b"b" * 10]
+    wait_until(lambda: leases(shm) == 0)
+
+
+@pytest.mark.anyio
+async def test_values_of_many_names_come_to_an_async_client(
+    shm: shmclient.Client, anyio_backend: str
+) -> None:
+    async with await shmclient.aio.connect(shm.socket_path) as ashm:
+        assert list(map(bytes, await ashm.get_many(["b", "a", "b"]))) == [b"b" * 10, b"a" * 10, b"b" * 10]
+        with pytest.raises(shmclient.RegionNotFound):
+            await ashm.get_many(["a", "missing"])
+    wait_until(lambda: leases(shm) == 0)
 
 
 def test_region_that_is_mapped_here_is_shared(between: shmclient.Client, shm: shmclient.Client) -> None:

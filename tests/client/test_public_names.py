@@ -22,9 +22,11 @@ HANDLE = (
     "root size translate value"
 )
 NAMES = {
-    shmclient.Client: "chmod close create exists fileno follow get list open open_many put stat unlink watch",
+    shmclient.Client: (
+        "chmod close create exists fileno follow get get_many list open open_many put stat unlink watch"
+    ),
     shmclient.aio.AsyncClient: (
-        "aclose chmod create exists follow get list open open_many put stat unlink watch"
+        "aclose chmod create exists follow get get_many list open open_many put stat unlink watch"
     ),
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,

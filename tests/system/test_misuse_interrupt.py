@@ -94,6 +94,7 @@ def put_beside_a_region(shm: shmclient.Client) -> None:
 
 def get(shm: shmclient.Client) -> None:
     shm.get("old")
+    shm.get("old", wait=0)  # by the plain road
 
 
 def get_what_is_mapped(shm: shmclient.Client) -> None:
@@ -113,6 +114,13 @@ def open_many(shm: shmclient.Client) -> None:
         region.close()
     for region in shm.open_many(["old", "older"], wait=0):  # by the plain road
         region.close()
+
+
+def get_many(shm: shmclient.Client) -> None:
+    kept = shm.get("old")
+    shm.get_many(["old", "older", "new"])
+    del kept
+    shm.get_many(["old", "older"], wait=0)  # by the plain road
 
 
 def create(shm: shmclient.Client) -> None:
@@ -144,21 +152,22 @@ OPERATIONS = [
     get_what_is_mapped,
     get_with_a_wait,
     open_many,
+    get_many,
     create,
     watch,
     lists,
 ]
 
 
-def state(host: WatchedHost) -> tuple[object, object]:
+def state(host: WatchedHost) -> tuple[dict[str, object], list[int]]:
     return host.counts(), mapped_addresses()
 
 
-def settles(before: object, host: WatchedHost, shm: shmclient.Client) -> bool:
+def settles(before: tuple[dict[str, object], list[int]], host: WatchedHost, shm: shmclient.Client) -> bool:
     """Whether the host and this process get back to where they were, without the spares of the client."""
     deadline = time.monotonic() + 20
     give_spares_back(shm)
-    while state(host) != before:
+    while not (host.is_back_at(before[0]) and mapped_addresses() == before[1]):
         if time.monotonic() > deadline:
             return False
         gc.collect()

@@ -1,0 +1,53 @@
+"""Operations on the values of many names; see `operations`. Do no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shmclient._drivers.operations import batches, granted, map_value, open_request
+from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
+from shmclient._regions.mapped import Lease, mapped_already, note_mapped
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_name
+
+
+def get_many(
+    context: Context,
+    names: Sequence[str],
+    wait_s: Remaining,
+    anywhere: bool,
+    mapped_value: Callable[[str], Any],
+) -> Operation[list[Any]]:
+    """Return the value of each name; a round trip for each 64 that `mapped_value` has not. All or none."""
+    values, missing = sorted_out(names, mapped_value)
+    for batch in batches(missing):
+        outcome = yield open_request(context, batch, (), wait_s())
+        values.update(zip(batch, got(context, outcome, len(batch), anywhere), strict=True))
+    return [values[name] for name in names]
+
+
+def sorted_out(
+    names: Sequence[str], mapped_value: Callable[[str], Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the values that need no host, by name, and the other names, each once."""
+    values = {name: mapped_value(check_name(name)) for name in names}
+    missing = tuple(name for name, value in values.items() if value is None)
+    return values, missing
+
+
+def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[Any]:
+    """Return the values for the answer to an Open of so many names. All or none."""
+    grants, owned = granted(context, outcome, count, 0)
+    leases = [Lease(context.outbox, grant.lease) for grant in grants]
+    return [
+        map_value(context, grant, lease, owned.take(), anywhere)[0]
+        for grant, lease in zip(grants, leases, strict=True)
+    ]
+
+
+def value_in(context: Context, grant: m.Grant, buffer: Any) -> Any:
+    """Return the value of a region that the fast road has mapped."""
+    mapped = mapped_already(grant, context.outbox.board, buffer)
+    note_mapped(context.mapped, mapped)
+    return mapped.value()
