@@ -23,6 +23,7 @@ import shmclient
 import shmclient.aio
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
+from shmprotocol.native.builtins import flush_late
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
@@ -90,6 +91,7 @@ class WatchedHost:
 
     def counts(self) -> dict[str, Any]:
         """Return what must go back to where it was when clients are gone."""
+        flush_late()  # of clients in this process: a Release may wait for the next request
 
         def count() -> dict[str, Any]:
             registry = self.host.registry

@@ -372,6 +372,7 @@ def test_handle_is_whole_whatever_is_asked_of_it(
     ask: str, shm: shmclient.Client, between: shmclient.Client
 ) -> None:
     region = between.open("a")
+    assert between.exists("a")  # and the listener has closed its own
     fds = count_descriptors()
     value = getattr(region, ask)
     kept = value() if ask == "fileno" else value

@@ -24,6 +24,7 @@ dict_make = _functions["dict_make"]
 value_again = _functions["value_again"]
 Current = _functions["Current"]
 opened_read = _functions["opened_read"]
+flush_late = _functions["flush_late"]
 
 # The fast road of a client, see `lane.c`.
 Space = _functions["Space"]

@@ -207,5 +207,8 @@ class Lane:
     def detach(self) -> None:
         """Forget the connection: it belongs to the parent process."""
 
+def flush_late() -> None:
+    """Send every Release that waits for a request of its connection. For tests."""
+
 def opened_read(data: bytes, fields: int, /) -> tuple[int, list[tuple[Any, ...]]] | None:
     """Return the id and the grants of an Opened or Published that the fast road takes, or None."""

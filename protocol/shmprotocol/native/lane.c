@@ -247,6 +247,17 @@ static int shm_lane_install(PyObject *dict)
                        : 0;
 }
 
+/* flush_late(): have every Release on its way that waits for a request: for tests. */
+static PyObject *shm_builtin_flush_late(PyObject *self, PyObject *none)
+{
+        (void)self;
+        (void)none;
+        pthread_mutex_lock(&shm_lates.mutex);
+        shm_late_flush_all();
+        pthread_mutex_unlock(&shm_lates.mutex);
+        Py_RETURN_NONE;
+}
+
 /* opened_read(data, fields): what the fast road reads in bytes, as (id, (grant, ...)), or None: for tests. A Published
  * is read as well. */
 static PyObject *shm_builtin_opened_read(PyObject *none, PyObject *const *arguments, Py_ssize_t count)

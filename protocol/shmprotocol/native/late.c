@@ -144,14 +144,21 @@ static int shm_late_start(void)
         return error ? -EAGAIN : 0;
 }
 
-static void shm_late_before_fork(void)
+/* Send what waits in all buffers. With the mutex held. */
+static void shm_late_flush_all(void)
 {
         struct shm_late *late;
+
+        for (late = shm_lates.first; late != NULL; late = late->next)
+                (void)shm_late_flush(late);
+}
+
+static void shm_late_before_fork(void)
+{
         pthread_t thread;
 
         pthread_mutex_lock(&shm_lates.mutex);
-        for (late = shm_lates.first; late != NULL; late = late->next)
-                (void)shm_late_flush(late);
+        shm_late_flush_all();
         if (!shm_lates.is_joinable)
                 return;
         thread = shm_lates.thread;
