@@ -8,7 +8,8 @@
 #                where an aim is missed, AGAINST=old.json where a figure is slower than it was
 #   make bench-peers    the same workloads with this project and with others, which it installs in an environment
 #                of their own; JSON=new.json; redis-server comes from the system
-#   make performance    write docs/performance.md from the runs that are kept in docs/performance
+#   make figures        measure both anew and write docs/performance.md, some fifteen minutes on an idle machine;
+#                make performance writes the page from the runs that are kept in docs/performance
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage fuzz lint bench bench-peers performance bench-compare clean
+.PHONY: demo test unit coverage fuzz lint bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -49,6 +50,11 @@ bench: $(READY)
 
 bench-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(if $(JSON),--json $(JSON))
+
+figures:
+	$(MAKE) bench JSON=docs/performance/floors.json
+	$(MAKE) bench-peers JSON=docs/performance/peers.json
+	$(MAKE) performance
 
 performance: $(READY)
 	$(BIN)/python -m benchmarks.page

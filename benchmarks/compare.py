@@ -1,7 +1,7 @@
 """`python -m benchmarks.compare OLD.json NEW.json`: flags what has become slower, by ratio to the floor.
 
 Absolute times differ between machines and days; the floor of the same run differs with them. Rows without a
-floor are compared as they are, with a wider tolerance.
+floor are compared as they are, with a wider tolerance. A row is flagged only beyond the spread of its rounds.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Change:
     by_floor: bool
     slower: float
     tolerance: float
+    is_beyond_spread: bool  # the rounds of the two runs do not overlap
 
     @property
     def is_flagged(self) -> bool:
-        return self.slower > self.tolerance
+        return self.slower > self.tolerance and self.is_beyond_spread
 
 
 def compare(old: Run, new: Run, tolerance: float = TOLERANCE) -> tuple[list[Change], list[str]]:
@@ -49,7 +50,19 @@ def change(old: Row, new: Row, tolerance: float = TOLERANCE) -> Change:
         before, after = old.figures[OURS].p50, new.figures[OURS].p50
         tolerance = max(tolerance, ABSOLUTE_TOLERANCE)
     slower = before / max(after, 1e-9) if new.more_is_better else after / max(before, 1e-9)
-    return Change(new.title, before, after, by_floor, slower, tolerance)
+    return Change(new.title, before, after, by_floor, slower, tolerance, _is_apart(old, new, slower))
+
+
+def _is_apart(old: Row, new: Row, slower: float) -> bool:
+    """Whether ours became slower by more than its rounds differ, in both runs together."""
+    before, after = old.figures[OURS], new.figures[OURS]
+    if new.more_is_better:
+        return slower > _part(before.p50, before.low) * _part(after.high, after.p50)
+    return slower > _part(before.high, before.p50) * _part(after.p50, after.low)
+
+
+def _part(larger: float, smaller: float) -> float:
+    return larger / smaller if smaller > 0 else 1.0
 
 
 def report(changes: list[Change], lost: list[str]) -> str:

@@ -70,9 +70,10 @@ def peers_section(run: Run) -> str:
     footnotes = [f"{index}. {note}" for index, note in enumerate(notes, 1)]
     absent = [f"{key} could not run: {reason}" for key, reason in run.absent.items()]
     parts = [
-        machine_line(run) + " Each cell: median / 99th percentile; the spread of the rounds is in the JSON.",
+        machine_line(run) + " Each cell: median / 99th percentile.",
         _table(["", "", *titles.values()], rows),
         "\n".join([*absent, *footnotes]),
+        _spreads(run, titles),
         "### Roads and versions",
         _roads(run),
         "### Where others are ahead",
@@ -93,6 +94,19 @@ def _cell(row: Row, key: str, notes: list[str]) -> str:
     if figure.samples >= 20:
         text += f" / {number(figure.p99)}"
     return f"**{text}**" if key == OURS else text
+
+
+def _spreads(run: Run, titles: dict[str, str]) -> str:
+    """Write how far the medians of the rounds lie apart, folded away."""
+    rows = [[row.title, *(_spread(row, key) for key in titles)] for row in ordered(run.rows)]
+    table = _table(["", *titles.values()], rows)
+    summary = "The spread of the rounds: from the lowest median to the highest, as a part of the median"
+    return f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>"
+
+
+def _spread(row: Row, key: str) -> str:
+    figure = row.figures.get(key)
+    return f"{figure.spread:.0%}" if figure else "-"
 
 
 def _roads(run: Run) -> str:

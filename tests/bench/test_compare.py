@@ -35,6 +35,16 @@ def test_rows_without_a_floor_are_compared_as_they_are() -> None:
     assert change(row("pss", 100), row("pss", 151)).is_flagged
 
 
+def test_row_is_flagged_only_beyond_the_spread_of_its_rounds() -> None:
+    def noisy(p50: float, low: float, high: float) -> Row:
+        return Row(
+            "many", "many", figures={OURS: Figure(p50, p50, low, high, 3), FLOOR: Figure(1, 1, 1, 1, 3)}
+        )
+
+    assert not change(noisy(100, 80, 150), noisy(150, 120, 190)).is_flagged
+    assert change(noisy(100, 95, 105), noisy(150, 145, 155)).is_flagged
+
+
 def test_falling_rate_is_slower() -> None:
     old, new = (row("rate", rate, 100, more_is_better=True) for rate in (200.0, 100.0))
 
