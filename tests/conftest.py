@@ -30,6 +30,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 UNIT = frozenset(
     [
         "test_accounts",
+        "test_compare",
         "test_config",
         "test_current",
         "test_deadline",
@@ -38,12 +39,15 @@ UNIT = frozenset(
         "test_intervals",
         "test_keys",
         "test_kubernetes",
+        "test_measure",
         "test_messages",
         "test_names",
         "test_operations",
+        "test_page",
         "test_posix_errnos",
         "test_records",
         "test_regions",
+        "test_results",
         "test_session",
         "test_sources",
         "test_top",

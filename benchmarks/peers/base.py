@@ -57,6 +57,11 @@ class Session:
         """Get a value and keep it instead of the one that was held before."""
         raise Unsupported("cannot hold a value")
 
+    def hold_many(self, keys: Sequence[str]) -> None:
+        """Keep many values at once."""
+        for key in keys:
+            self.hold(key)
+
     def again(self, key: str) -> object:
         """Get the value that is held once more, as a new view of it."""
         raise Unsupported("cannot get again")

@@ -74,6 +74,7 @@ PEER = Peer(
     more=(
         "Has no rights but the file mode, no seals and no leases: any process of the user can write what "
         "others read.",
+        "Python before 3.13 also tells the resource tracker, a process of its own, about each attach.",
         '"Get again" says nothing about whether the value is current.',
     ),
 )

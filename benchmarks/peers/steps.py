@@ -91,8 +91,7 @@ class Steps:
         return sum(self._session.hold(key)[::PAGE]) & 0xFF
 
     def hold_all(self, keys: list[str]) -> None:
-        for key in keys:
-            self._session.hold(key)
+        self._session.hold_many(keys)
 
     def time_attach(self, key: str, budget_s: float, limit: int) -> list[float]:
         return _timed(lambda: self._session.attach(key), budget_s, limit)

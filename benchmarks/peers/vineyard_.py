@@ -49,6 +49,9 @@ class Vineyard(Session):
         self._held[""] = self._client.get_blob(self._id(key))
         return memoryview(self._held[""])
 
+    def hold_many(self, keys: Sequence[str]) -> None:
+        self._held["many"] = self._client.get_blobs([self._id(key) for key in keys])
+
     def again(self, key: str) -> object:
         return memoryview(self._client.get_blob(self._id(key)))
 
