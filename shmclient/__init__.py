@@ -8,15 +8,10 @@
 or a host may be missing, `timeout` how long a running host may take to answer. Sizes are bytes.
 """
 
-from shmclient import posix
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from shmclient._codecs import RegionDict
-from shmclient._pins import pinner as pinning
-from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
-from shmclient._pins.pinner import Leak, Pinned, Pinner
-from shmclient._pointers.check import unchecked
-from shmclient._regions.builder import RegionBuilder
-from shmclient._regions.info import Change, RegionInfo
-from shmclient._regions.pointers import check_pointers
 from shmclient.client import Client, Follow, Region, Watch, connect
 from shmprotocol import __version__
 from shmprotocol.errors import (
@@ -45,6 +40,16 @@ from shmprotocol.errors import (
     WaitTimeout,
     WrongEventLoop,
 )
+
+if TYPE_CHECKING:
+    from shmclient import posix
+    from shmclient._pins import pinner as pinning
+    from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
+    from shmclient._pins.pinner import Leak, Pinned, Pinner
+    from shmclient._pointers.check import unchecked
+    from shmclient._regions.builder import RegionBuilder
+    from shmclient._regions.info import Change, RegionInfo
+    from shmclient._regions.pointers import check_pointers
 
 __all__ = [
     "__version__",
@@ -94,3 +99,28 @@ __all__ = [
     "unchecked",
     "writev",
 ]
+
+# Imported when they are first used: a program that only reads starts in half the time.
+_LATER = {
+    "posix": "shmclient.posix",
+    "pinning": "shmclient._pins.pinner",
+    **dict.fromkeys(("IoVec", "preadv", "pwritev", "readv", "writev"), "shmclient._pins.iovec"),
+    **dict.fromkeys(("Leak", "Pinned", "Pinner"), "shmclient._pins.pinner"),
+    "unchecked": "shmclient._pointers.check",
+    "RegionBuilder": "shmclient._regions.builder",
+    **dict.fromkeys(("Change", "RegionInfo"), "shmclient._regions.info"),
+    "check_pointers": "shmclient._regions.pointers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    value = module if name in ("posix", "pinning") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 import anyio
 
@@ -37,8 +37,6 @@ from shmclient._drivers.steps import (
 from shmclient._drivers.stream import BaseStream, make_stream
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
-from shmclient._regions.builder import RegionBuilder, abort
-from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
 from shmprotocol.errors import Closed, HostGone, RegionClosed
@@ -46,6 +44,10 @@ from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
+
+if TYPE_CHECKING:
+    from shmclient._regions.builder import RegionBuilder
+    from shmclient._regions.info import Change, RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -178,7 +180,7 @@ class AsyncClient:
             yield builder
             self._loop.check()
         except BaseException:
-            abort(builder)
+            operations.abort(builder)
             raise
         publication = operations.publish(channel.context, AsyncRegion, builder)
         self._adopt(await self._drive(publication, channel))
@@ -337,7 +339,13 @@ class AsyncStream(BaseStream[T]):
         self.close()
 
 
-class AsyncWatch(AsyncStream[Change]):
+if TYPE_CHECKING:
+    Changed = AsyncStream[Change]
+else:
+    Changed = AsyncStream
+
+
+class AsyncWatch(Changed):
     """The changes of names, as they happen; see `shmclient.Client.watch`."""
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 from shmclient._drivers import operations, putting
 from shmclient._drivers.core import Core
@@ -21,13 +21,15 @@ from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
 from shmclient._process.lock import new_lock
-from shmclient._regions.builder import RegionBuilder, abort
-from shmclient._regions.info import Change, RegionInfo
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import Closed, HostGone, RegionClosed
 from shmprotocol.native.builtins import value_again
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
+
+if TYPE_CHECKING:
+    from shmclient._regions.builder import RegionBuilder
+    from shmclient._regions.info import Change, RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -193,7 +195,7 @@ class Client:
         try:
             yield builder
         except BaseException:
-            abort(builder)
+            operations.abort(builder)
             raise
         self._adopt(self._drive(operations.publish(channel.context, Region, builder), channel))
 
@@ -353,7 +355,13 @@ class Stream(BaseStream[T]):
         self.close()
 
 
-class Watch(Stream[Change]):
+if TYPE_CHECKING:
+    Changed = Stream[Change]
+else:
+    Changed = Stream
+
+
+class Watch(Changed):
     """The changes of names, as they happen; see `Client.watch`."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 ALIGNMENT = 64  # a cache line, and the widest vector loads
@@ -13,17 +12,23 @@ PIECE = 1024 * 1024  # bytes of such copies in one chunk
 Maker = Callable[[memoryview, int, int], Any]  # makes a value over `size` bytes of the data, from `offset` on
 
 
-@dataclass(slots=True)
 class Encoded:
     """A payload to be written: buffers with their offsets, in bytes, and their description.
 
     The metadata is among the buffers if `metadata_at` says where; else it goes behind the data.
     """
 
-    metadata: bytes
-    size: int = 0
-    chunks: list[tuple[int, memoryview]] = field(default_factory=list)
-    metadata_at: int | None = None
+    def __init__(
+        self,
+        metadata: bytes,
+        size: int = 0,
+        chunks: Sequence[tuple[int, memoryview]] = (),
+        metadata_at: int | None = None,
+    ) -> None:
+        self.metadata = metadata
+        self.size = size
+        self.chunks = list(chunks)
+        self.metadata_at = metadata_at
 
 
 class Layout:

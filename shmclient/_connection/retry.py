@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from shmprotocol.errors import HostTimeout, InvalidArgument, ShmError, WaitTimeout, again
+from shmprotocol.wire.query import jittered
 
 PAUSE_MIN_S = 0.01  # a restarted host listens again after about 200 ms
 PAUSE_MAX_S = 1.0
@@ -108,6 +108,6 @@ class Retry:
                 del error  # its traceback has this frame: a cycle, which would keep the callers' frames
         if left == 0:
             raise WaitTimeout(f"no host answered within {self._wait_s} s: {error}") from error
-        pause = self._pause_s * random.uniform(0.5, 1.0)
+        pause = jittered(self._pause_s)
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
         return min(pause, left)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
 from shmclient._drivers.sleeping import sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
-from shmclient._regions.info import Change, RegionInfo, change_of
 from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import (
     Closed,
@@ -28,6 +27,9 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name, check_part
+
+if TYPE_CHECKING:
+    from shmclient._regions.info import Change, RegionInfo
 
 T = TypeVar("T")
 
@@ -152,7 +154,7 @@ class Changes:
         if self._seen is None:
             # Events since the watch started are reported, even if the list has them already.
             events = self.listener.take()
-            changes = [change_of(event) for event in events]
+            changes = _changes(events)
             self._pending += changes
             self._seen = now
             for change in changes:
@@ -176,7 +178,7 @@ class Changes:
         return self._pending.popleft()
 
     def _take(self, events: Iterable[m.Event]) -> None:
-        self._pending += filter(self._is_news, map(change_of, events))
+        self._pending += filter(self._is_news, _changes(events))
 
     def _is_news(self, change: Change) -> bool:
         """Note a change. False: the list that was made meanwhile had it already."""
@@ -196,9 +198,17 @@ class Changes:
         return True
 
 
+def _changes(events: Iterable[m.Event]) -> list[Change]:
+    from shmclient._regions.info import change_of  # only for who watches: see `shmclient`
+
+    return [change_of(event) for event in events]
+
+
 def _differences(
     before: dict[str, tuple[str, RegionInfo]], now: dict[str, tuple[str, RegionInfo]]
 ) -> list[Change]:
+    from shmclient._regions.info import Change
+
     changes = [
         Change(kind="unlinked", info=info) for name, (_, info) in sorted(before.items()) if name not in now
     ]

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmclient._connection.exchange import Pending, Subscription
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
-from shmclient._pins.pinner import check_unpinned
 from shmclient._process.limits import no_room
-from shmclient._regions import builder as building
-from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.creation import Creation, creation_key
-from shmclient._regions.info import RegionInfo, info_of
 from shmclient._regions.mapped import Lease, Mapped, attach, note_mapped
 from shmclient._regions.region import RegionHandle, attached, close_all, is_region_of, make_region
 from shmprotocol.abi.header import page_up
@@ -44,6 +40,10 @@ from shmprotocol.wire.names import (
     check_part,
     check_seal,
 )
+
+if TYPE_CHECKING:
+    from shmclient._regions.builder import RegionBuilder
+    from shmclient._regions.info import RegionInfo
 
 METADATA_ROOM = 4096  # bytes that a builder adds for its metadata at least: some 50 arrays with names
 DEFAULT_MODE = 0o600
@@ -176,11 +176,16 @@ def create(
     request = create_request(context, name, whole_size, mode, seal, backend, replace)
     reply, owned = yield Ask(request)
     created = whole(context, reply, owned, m.Created)
+    from shmclient._regions import builder as building  # only for who builds: see `shmclient`
+
     return building.make_builder(context.outbox, request, created, owned, size)
 
 
 def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operation[R]:
     """Publish what a builder has built, or give it up."""
+    from shmclient._pins.pinner import check_unpinned
+    from shmclient._regions import builder as building
+
     try:
         yield Run(lambda: building.check_built(builder), builder.size)
         if building.is_to_be_sealed(builder):
@@ -195,9 +200,18 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
         raise
 
 
+def abort(builder: RegionBuilder) -> None:
+    """Give up what a builder has built. May be called again."""
+    from shmclient._regions import builder as building
+
+    building.abort(builder)
+
+
 def list_regions(context: Context, prefix: str) -> Operation[list[RegionInfo]]:
     """Return all current regions whose name starts with the prefix, sorted by name."""
     check_part("a prefix", prefix)
+    from shmclient._regions.info import info_of
+
     infos: list[RegionInfo] = []
     more = True
     while more:
@@ -211,6 +225,8 @@ def list_regions(context: Context, prefix: str) -> Operation[list[RegionInfo]]:
 def stat(context: Context, name: str) -> Operation[RegionInfo]:
     """Return what the host knows of a current region."""
     reply, _ = yield Ask(m.Stat(context.outbox.next_id(), check_name(name)))
+    from shmclient._regions.info import info_of
+
     return info_of(only(reply, m.Described).info)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from shmclient._connection.exchange import Exchange, Subscription
@@ -89,22 +88,19 @@ T = TypeVar("T")
 Operation = Generator[Step, Any, T]
 
 
-@dataclass(slots=True)
 class Context:
     """The state that the operations of one connection share: outgoing messages, and mapped regions by name.
 
     `wake` has those who wait for events look again. `version` is that of the wire, known from the greeting.
     """
 
-    outbox: Outbox
-    exchange: Exchange
-    wake: Callable[[], None]
-    mapped: dict[str, Mapped] = field(default_factory=dict)  # while a view keeps the mapping
-    version: int = m.VERSION_MIN
-    spares: Spares = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spares = Spares(self.outbox)
+    def __init__(self, outbox: Outbox, exchange: Exchange, wake: Callable[[], None]) -> None:
+        self.outbox = outbox
+        self.exchange = exchange
+        self.wake = wake
+        self.mapped: dict[str, Mapped] = {}  # while a view keeps the mapping
+        self.version = m.VERSION_MIN
+        self.spares = Spares(outbox)
 
     def greeting(self) -> m.Hello:
         """Return the first message of a connection."""

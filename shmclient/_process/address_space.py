@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from shmclient._process.gate import Gate
@@ -20,29 +19,55 @@ from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNS
 from shmprotocol.native.builtins import Holding, Space
 
 
-@dataclass(slots=True)
 class _Range:
-    """A mapping of this process, and its users."""
+    """A mapping of this process, and its users.
 
-    address: int
-    capacity: int
-    flags: int
-    identity: tuple[str, int]  # the host's own id, and the region's number there
-    label: str
-    is_writable: bool
-    is_published: bool
-    holds: set[_Hold] = field(default_factory=set)
-    late: list[_Hold] = field(default_factory=list)  # released, but it could not be unmapped
-    unmappings: list[int] = field(default_factory=list)  # their results; 0: nothing is mapped any more
-    buffer: weakref.ref[Any] | None = None  # the last one that was handed out
+    `identity` is the host's own id, and the region's number there.
+    """
+
+    def __init__(
+        self,
+        address: int,
+        capacity: int,
+        flags: int,
+        identity: tuple[str, int],
+        label: str,
+        is_writable: bool,
+        is_published: bool,
+    ) -> None:
+        self.address = address
+        self.capacity = capacity
+        self.flags = flags
+        self.identity = identity
+        self.label = label
+        self.is_writable = is_writable
+        self.is_published = is_published
+        self.holds: set[_Hold] = set()
+        self.late: list[_Hold] = []  # released, but it could not be unmapped
+        self.unmappings: list[int] = []  # their results; 0: nothing is mapped any more
+        self.buffer: weakref.ref[Any] | None = None  # the last one that was handed out
+
+    def elsewhere(self) -> _Range:
+        """Return the same request for any address."""
+        return _Range(
+            0,
+            self.capacity,
+            self.flags | MAP_ANYWHERE,
+            self.identity,
+            self.label,
+            self.is_writable,
+            self.is_published,
+        )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Hold:
     """One user's hold on a range. `after` is called when it is released and no longer mapped for it."""
 
-    range: _Range
-    after: Callable[[], None]
+    __slots__ = ("after", "range")
+
+    def __init__(self, held: _Range, after: Callable[[], None]) -> None:
+        self.range = held
+        self.after = after
 
 
 class Place(NamedTuple):
@@ -194,8 +219,7 @@ class AddressSpace:
                 except AddressConflict:
                     if not anywhere:
                         raise
-                    elsewhere = replace(request, address=0, flags=request.flags | MAP_ANYWHERE)
-                    mapping = self._map_new(function, elsewhere, descriptor)
+                    mapping = self._map_new(function, request.elsewhere(), descriptor)
             try:
                 mapping.label = request.label
                 mapping.is_published = mapping.is_published or request.is_published

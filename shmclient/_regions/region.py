@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._pointers.plan import Pointed
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
 from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
@@ -18,6 +17,9 @@ from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
+
+if TYPE_CHECKING:
+    from shmclient._pointers.plan import Pointed
 
 
 class RegionHandle(Current):
@@ -273,6 +275,8 @@ def is_region_of(region: RegionHandle, host_id: str, number: int) -> bool:
 
 def pointed_in(region: RegionHandle) -> Pointed:
     """Return what `check_pointers` looks at; BadRegion when the header is broken."""
+    from shmclient._pointers.plan import Pointed
+
     mapped = attached(region)
     header = mapped.header
     is_array = str(mapped.metadata.get("root", "")).endswith("]")
