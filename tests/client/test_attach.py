@@ -375,7 +375,7 @@ def test_handle_is_whole_whatever_is_asked_of_it(
     assert between.exists("a")  # and the listener has closed its own
     fds = count_descriptors()
     value = getattr(region, ask)
-    kept = value() if ask == "fileno" else value
+    result = value() if ask == "fileno" else value
     assert region.fileno() == region.fileno()
     assert os.fstat(region.fileno()).st_size == region.capacity
     assert bytes(region.value()) == b"a" * 10
@@ -386,7 +386,7 @@ def test_handle_is_whole_whatever_is_asked_of_it(
     for use in (region.fileno, region.value, lambda: region.data, lambda: region.header):
         with pytest.raises(shmclient.RegionClosed):
             use()
-    del value, kept
+    del value, result
     wait_until(lambda: leases(shm) == 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -185,7 +186,7 @@ def test_lease_stays_while_the_region_cannot_be_unmapped(
         raise OutOfMemory("vm.max_map_count")
 
     shm.put("x", b"1").close()
-    value = shm.get("x")
+    value = shm.get("x", wait=0)  # by the plain road, which calls this function
     with monkeypatch.context() as context:
         context.setattr(address_space, "unmap", fail)
         del value
@@ -193,6 +194,26 @@ def test_lease_stays_while_the_region_cannot_be_unmapped(
     shm.list()  # the host has seen what was sent before
     assert host.counts()["leases"] == 1  # its address is not free
     assert bytes(shm.get("x")) == b"1"  # used again, and unmapped then
+    wait_until(lambda: host.counts()["leases"] == 0)
+    assert mapped_addresses() == []
+
+
+@pytest.mark.parametrize("use", ["open", "get"])
+def test_lease_stays_while_a_limit_forbids_to_unmap(
+    use: str, host: WatchedHost, shm: shmclient.Client
+) -> None:
+    shm.put("x", b"1").close()
+    values = [getattr(shm, use)("x")]
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 20, limits[1]))  # less than there is: ENOMEM for any mmap(2)
+    try:
+        values.clear()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert len(mapped_addresses()) == 1
+    shm.list()
+    assert host.counts()["leases"] == 1
+    assert bytes(shm.get("x")) == b"1"
     wait_until(lambda: host.counts()["leases"] == 0)
     assert mapped_addresses() == []
 

@@ -117,9 +117,9 @@ def open_many(shm: shmclient.Client) -> None:
 
 
 def get_many(shm: shmclient.Client) -> None:
-    kept = shm.get("old")
+    value = shm.get("old")
     shm.get_many(["old", "older", "new"])
-    del kept
+    del value
     shm.get_many(["old", "older"], wait=0)  # by the plain road
 
 
