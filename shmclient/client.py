@@ -111,6 +111,11 @@ class Client:
             region: Region | Literal[False] = channel.put(Region, self, value)
             if region is not False:
                 return region
+        channel = self._core.live()
+        if channel is not None and putting.can_be_filled(channel.context, value, backend):
+            region = channel.fill(Region, self, value)
+            if region is not False:
+                return region
         return self._adopt(self._run(putting.put_value, Region, value, backend))
 
     def get(

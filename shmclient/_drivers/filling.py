@@ -20,6 +20,8 @@ from shmprotocol.wire import descriptors
 
 PIECE = 4 * MIB  # bytes at a time: so long, 1 ms, a put that needs the spare now has to wait
 
+NICE = 10  # setpriority(2), which Linux has for each thread
+
 Item = tuple[descriptors.Owned, Callable[[], Creation | None], int]
 
 
@@ -60,6 +62,9 @@ class Filler:
 
 
 def _fill_all(items: queue.SimpleQueue[Item | None]) -> None:
+    # Behind whatever else wants the CPU, such as the host: a put that waits costs more than an empty spare.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     while (item := items.get()) is not None:
         with contextlib.suppress(OSError):  # it was taken back or sealed meanwhile, or there is no memory
             _fill(*item)

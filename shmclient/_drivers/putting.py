@@ -20,6 +20,8 @@ from shmprotocol.wire.names import Backend, check_mode, check_name
 VERSION = 2  # of the wire: the first that has Put, Assign and Reserve
 # Bytes that go with the request: a host reads 16 KiB at once, and the rest of a frame by another call.
 SENT_MAX = 12 * 1024
+# The errors of a put by a spare that the host has taken back: told so, or it is empty, and cannot grow.
+TAKEN_BACK = (RegionNotFound, PermissionError)
 R = TypeVar("R", bound=RegionHandle)
 Chunks = list[tuple[int, memoryview]]
 
@@ -73,6 +75,11 @@ def can_be_sent(context: Context, value: Value, backend: str) -> bool:
     return value.size <= SENT_MAX and context.version >= VERSION and backend == Backend.MEMFD
 
 
+def can_be_filled(context: Context, value: Value, backend: str) -> bool:
+    """Whether a value can be put by a spare, if there is one."""
+    return value.size > SENT_MAX and context.version >= VERSION and backend == Backend.MEMFD
+
+
 def encode(name: str, obj: object, mode: int, replace: bool, progress: Progress | None) -> Value:
     """Return an object as a value to be put; the errors of a put that need no host."""
     encoded = codecs.encode(obj)
@@ -115,7 +122,7 @@ def _fill(context: Context, kind: type[R], value: Value, spare: Creation) -> Ope
         return published(context, kind, spare, reply, owned)
     except BaseException as error:
         spare.abort()
-        if type(error) in (RegionNotFound, PermissionError):  # the second: it is empty, and cannot grow
+        if type(error) in TAKEN_BACK:
             return None
         raise
 

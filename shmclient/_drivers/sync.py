@@ -18,11 +18,13 @@ from shmclient._drivers import putting
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.getting import got, sorted_out, value_in
 from shmclient._drivers.greeting import greeted
-from shmclient._drivers.operations import batches, dispose, opened, take
+from shmclient._drivers.operations import batches, dispose, opened, published, take
 from shmclient._drivers.steps import Ask, Look, Next, Outcome
-from shmclient._drivers.transfer import joined
+from shmclient._drivers.transfer import joined, write_all
 from shmclient._process.lock import new_lock
+from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, adopted, close_all
+from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -171,6 +173,44 @@ class Channel(BaseChannel):
                 return None
             values.update(zip(batch, some, strict=True))
         return [values[name] for name in names]
+
+    def fill(self, kind: type[R], client: object, value: putting.Value) -> Any:
+        """Put a value by a spare, and map it; return a handle. False: there is none, or it was taken back."""
+        spare = self.context.spares.take(value.size) if self._exchange.is_settled() else None
+        if spare is None:
+            return False
+        try:
+            write_all(spare.fileno(), HEADER_SIZE, value.chunks, value.progress)
+            return self._assign(kind, client, value, spare)
+        except BaseException as error:
+            spare.abort()
+            if isinstance(error, KeyboardInterrupt):
+                self.retire()  # it may have come between two owners
+            if type(error) in putting.TAKEN_BACK:
+                return False
+            raise
+
+    def _assign(self, kind: type[R], client: object, value: putting.Value, spare: Creation) -> R:
+        owned, ahead = descriptors.Owned(), self.context.spares.wanted(value.size)
+        fields = (spare.region, *value[:7], ahead)
+        try:
+            result = self._lane.assign(kind, client, owned, *fields)
+            if result is None:
+                request = m.Assign(self._lane.id, *fields)
+                region = self._finish(request, lambda outcome: published(self.context, kind, spare, *outcome))
+                return adopted(region, client)
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
+        if result is False:
+            outcome = self.ask(Ask(m.Assign(self.outbox.next_id(), *fields)))
+            return adopted(published(self.context, kind, spare, *outcome), client)
+        spare.used()
+        self.context.spares.add(tuple([m.Spare._make(each) for each in result[1]]), owned)
+        handle: R = result[0]
+        return handle
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""

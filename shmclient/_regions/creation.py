@@ -98,6 +98,11 @@ class Creation:
             self._lease = lease.share(self._key)
         self._outbox.give_back(self._key)
 
+    def used(self) -> None:
+        """The host has it, under a name, and its lease has another owner. It was never mapped."""
+        self._end("published")
+        self._outbox.give_back(self._key)
+
     def abort(self) -> None:
         """Give the name back now, and the address once no view of it lives any more. May be called again.
 

@@ -177,9 +177,10 @@ GRANT = m.Grant(7, 6, 5, "x", 0x550000000000, 3, 8192, 1, 4, 3)
 FIELDS = len(m.Grant._fields)
 
 
-@given(st.integers(0, 2**64 - 1), record(m.Grant))
-def test_published_is_read_as_it_is_packed(number: int, grant: m.Grant) -> None:
-    read = builtins.opened_read(pack(m.Published(number, grant)), FIELDS)
+@given(st.integers(0, 2**64 - 1), record(m.Grant), st.lists(record(m.Spare), max_size=20))
+@example(1, GRANT, [m.Spare(1, 2, 3)] * 63)
+def test_published_is_read_as_it_is_packed(number: int, grant: m.Grant, spares: list[m.Spare]) -> None:
+    read = builtins.opened_read(pack(m.Published(number, grant, tuple(spares))), FIELDS)
     assert read == ((number, [tuple(grant)]) if grant.lease else None)
 
 
@@ -204,7 +205,10 @@ def test_damaged_answer_is_left_alone_or_says_the_same(draw: st.DataObject) -> N
 @pytest.mark.parametrize(
     "wire",
     [
-        [131, 2, 5, GRANT, [m.Spare(1, 2, 3)]],
+        [131, 1, 5, GRANT, [m.Spare(1, 2, 3)]],
+        [131, 2, 5, GRANT, []],
+        [131, 2, 5, GRANT, [[1, 2]]],
+        [131, 65, 5, GRANT, [m.Spare(1, 2, 3)] * 64],
         [131, 0, 5, GRANT, []],
         [131, 1, 5, GRANT, 7],
         [131, 1, 5, GRANT._replace(lease=0), []],

@@ -3,7 +3,7 @@
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -194,6 +194,26 @@ class Lane:
         /,
     ) -> Any:
         """Put a small value in one trip and map it. False, None: as `attach`."""
+    def assign(
+        self,
+        kind: type,
+        client: object,
+        owned: list[int],
+        region: int,
+        name: str,
+        mode: int,
+        replace: bool,
+        size: int,
+        data_size: int,
+        metadata: int,
+        metadata_size: int,
+        spares: tuple[int, ...],
+        /,
+    ) -> tuple[Any, list[tuple[int, int, int]]] | Literal[False] | None:
+        """Name and publish a spare in one trip and map it; return a handle, and what spares came.
+
+        Their descriptors are in `owned`. False, None: as `attach`.
+        """
     def renew(self, pending: object, reading: list[Any], /) -> None:
         """Give it what the next request needs."""
     def queue_late(self) -> bool:

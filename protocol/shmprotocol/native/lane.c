@@ -187,6 +187,7 @@ static void shm_lane_dealloc(PyObject *self)
 static PyMethodDef shm_lane_methods[] = {
         {"attach", SHM_FAST(shm_lane_attach), METH_FASTCALL, NULL},
         {"put", SHM_FAST(shm_lane_put), METH_FASTCALL, NULL},
+        {"assign", SHM_FAST(shm_lane_assign), METH_FASTCALL, NULL},
         {"renew", SHM_FAST(shm_lane_renew), METH_FASTCALL, NULL},
         {"queue_late", shm_lane_queue_late, METH_NOARGS, NULL},
         {"take_turn", shm_lane_take_turn, METH_O, NULL},

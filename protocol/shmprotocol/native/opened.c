@@ -28,10 +28,18 @@ struct shm_granted {
         uint64_t name_size;
 };
 
+struct shm_spare {
+        uint64_t region;
+        uint64_t address;
+        uint64_t capacity;
+};
+
 struct shm_opened {
         uint64_t id;
         uint32_t count;
+        uint32_t spare_count; /* of a Published: their descriptors come behind those of the grants */
         struct shm_granted grants[SHM_FRAME_NAMES_MAX];
+        struct shm_spare spares[SHM_FRAME_NAMES_MAX];
 };
 
 /* Pass over a field that a later version appends: a number, nil or a boolean. 0: it is something else. */
@@ -90,32 +98,56 @@ static int shm_opened_read(const uint8_t *bytes, size_t size, uint32_t fields, s
                 if (!shm_frame_skip_field(&frame))
                         return 0;
         opened->count = (uint32_t)count;
+        opened->spare_count = 0;
         return frame.at == frame.end;
 }
 
+/* Read the spares of a Published; 0: they are something else. */
+static int shm_frame_spares(struct shm_frame *frame, struct shm_opened *opened)
+{
+        uint64_t count, fields, i, field;
+
+        if (!shm_frame_array(frame, SHM_FRAME_NAMES_MAX - 1, &count))
+                return 0;
+        for (i = 0; i < count; i++) {
+                struct shm_spare *spare = &opened->spares[i];
+
+                if (!shm_frame_array(frame, SHM_FRAME_ARRAY_MAX, &fields) || fields < 3 ||
+                    !shm_frame_integer(frame, &spare->region) || !shm_frame_integer(frame, &spare->address) ||
+                    !shm_frame_integer(frame, &spare->capacity))
+                        return 0;
+                for (field = 3; field < fields; field++)
+                        if (!shm_frame_skip_field(frame))
+                                return 0;
+        }
+        opened->spare_count = (uint32_t)count;
+        return 1;
+}
+
 /*
- * Read bytes that are one whole Published, [tag, 1, id, grant, spares, ...], without spares, as if it were an Opened.
- * 0: they are something else.
+ * Read bytes that are one whole Published, [tag, descriptors, id, grant, spares, ...], as if it were an Opened with one
+ * grant. 0: they are something else.
  */
 static int shm_published_read(const uint8_t *bytes, size_t size, uint32_t fields, struct shm_opened *opened)
 {
         struct shm_frame data = {bytes, bytes + size}, frame;
-        uint64_t tag, descriptors, items, spares = 0, i;
+        uint64_t tag, descriptors, items, i;
 
         if (fields < SHM_GRANT_FIELDS_MIN || fields > SHM_GRANT_NUMBERS + 1 || !shm_frame_next(&data, &frame) ||
             data.at != data.end)
                 return 0;
         if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
-            tag != SHM_TAG_PUBLISHED || !shm_frame_integer(&frame, &descriptors) || descriptors != 1 ||
+            tag != SHM_TAG_PUBLISHED || !shm_frame_integer(&frame, &descriptors) ||
             !shm_frame_integer(&frame, &opened->id) || !shm_frame_granted(&frame, fields, &opened->grants[0]))
                 return 0;
-        if (items > 4 && !shm_frame_array(&frame, 0, &spares))
+        opened->spare_count = 0;
+        if (items > 4 && !shm_frame_spares(&frame, opened))
                 return 0;
         for (i = 5; i < items; i++)
                 if (!shm_frame_skip_field(&frame))
                         return 0;
         opened->count = 1;
-        return frame.at == frame.end;
+        return descriptors == 1 + opened->spare_count && frame.at == frame.end;
 }
 
 /* --- writers: each returns the end, and has room */
@@ -176,6 +208,7 @@ static uint8_t *shm_put_open_end(uint8_t *start, uint8_t *at)
         return shm_put_length(start, at);
 }
 
+#define SHM_TAG_ASSIGN 16
 #define SHM_PUT_HEAD_MAX (4 + 3 + 9 + 2 + SHM_NAME_MAX + 4 * 9 + 1 + 5) /* bytes of a Put, but for its payload */
 
 /* The start of a Put, up to its mode. */
@@ -185,6 +218,15 @@ static uint8_t *shm_put_put(uint8_t *start, uint64_t id, const char *name, size_
 
         memcpy(start + 4, head, sizeof(head));
         return shm_put_string(shm_put_integer(start + 4 + sizeof(head), id), name, name_size);
+}
+
+/* The start of an Assign, up to its mode. */
+static uint8_t *shm_put_assign(uint8_t *start, uint64_t id, uint64_t region, const char *name, size_t name_size)
+{
+        static const uint8_t head[] = {0x9c, SHM_TAG_ASSIGN, 0};
+
+        memcpy(start + 4, head, sizeof(head));
+        return shm_put_string(shm_put_integer(shm_put_integer(start + 4 + sizeof(head), id), region), name, name_size);
 }
 
 /* A byte string, of less than 64 KiB: at most 3 more. */

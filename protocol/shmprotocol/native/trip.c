@@ -24,6 +24,7 @@ struct shm_trip {
         int is_sent;
         int is_good; /* the answer is the plainest */
         int is_put;  /* that is a Published, else an Opened */
+        uint32_t spares_max; /* of a Published */
         int flags;   /* of the message that was received */
         ssize_t size;
         uint32_t descriptors;
@@ -108,7 +109,7 @@ static void shm_trip_make(struct shm_trip *trip, const uint8_t *bytes, size_t si
         shm_trip_receive(trip);
         if (trip->error || trip->flags & (MSG_CTRUNC | MSG_TRUNC) ||
             !read(trip->bytes, (size_t)trip->size, fields, &trip->opened) || trip->opened.id != id ||
-            trip->opened.count != count || trip->descriptors != count)
+            trip->opened.count != count || trip->opened.spare_count > trip->spares_max || trip->descriptors != count + trip->opened.spare_count)
                 return;
         for (i = 0; i < count; i++)
                 if (shm_grant_check(&trip->opened.grants[i], trip->fds[i]))
