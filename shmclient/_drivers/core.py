@@ -183,6 +183,8 @@ class Core(Generic[C]):
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
+            if channel.outbox.board is not None:
+                channel.outbox.board.end()
 
     def give_up(self) -> None:
         """Close the connection of a client that nobody can use any more. Safe in a destructor."""

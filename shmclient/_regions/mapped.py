@@ -190,7 +190,7 @@ def follow_line(current: Current, board: Board | None, grant: m.Grant) -> bool:
     line = board.line(grant.line) if board is not None else 0
     if line:
         assert board is not None
-        current._follow_line(board, board.owner, line, grant.region, grant.rights)
+        current._follow_line(board, board.is_open, board.owner, line, grant.region, grant.rights)
     return bool(line)
 
 

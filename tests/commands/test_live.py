@@ -55,8 +55,8 @@ def test_json_is_one_object_with_rates(host: WatchedHost, shm: shmclient.Client)
     )
     assert (quiet["rate"], quiet["leases"], quiet["size"]) == (0.0, 2, 1 << 20)
     assert busy["rate"] > 1
-    assert 0.5 < busy["rate"] / content["rates"]["publish"] < 2
-    assert content["rates"].keys() == content["mean_us"].keys() >= {"create", "publish", "open", "measure"}
+    assert 0.5 < busy["rate"] / content["rates"]["put"] < 2
+    assert content["rates"].keys() == content["mean_us"].keys() >= {"put", "open", "measure"}
     assert min(content["mean_us"].values()) > 0
     assert content["refusals"]["not-found"] > 1
     assert (content["socket"], content["clients"], content["restarts"]) == (host.socket_path, 2, 0)

@@ -61,7 +61,7 @@ def test_reader_sees_what_the_writer_has_set(descriptor: int) -> None:
         line, other = reader.line(3), reader.line(4)
         before = reader.changes(line), reader.changes(other)
         current = Current()
-        current._follow_line(reader, reader.owner, line, 7, 0)
+        current._follow_line(reader, reader.is_open, reader.owner, line, 7, 0)
         assert current._is_granted() is False
         writer.set(3, 7, 1)
         assert current._is_granted() is True

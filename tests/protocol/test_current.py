@@ -8,7 +8,7 @@ import pytest
 from shmprotocol.native.binding import ffi
 from shmprotocol.native.builtins import Current
 
-OWNER, LINE = 0, 64  # bytes
+OWNER, OPEN, LINE = 0, 16, 64  # bytes
 
 
 class Asks(Current):
@@ -24,7 +24,8 @@ class Memory:
         self.address = int(ffi.cast("uintptr_t", self.words))
 
     def follow(self, current: Current, region: int) -> None:
-        current._follow_line(self, self.address + OWNER, self.address + LINE, region, 3)
+        self.words[OPEN // 8] = 1
+        current._follow_line(self, self.address + OPEN, self.address + OWNER, self.address + LINE, region, 3)
 
 
 def test_a_line_says_whether_its_region_is_current() -> None:
@@ -70,10 +71,21 @@ def test_the_memory_of_a_board_lives_as_long_as_who_is_granteds_at_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), (None, 1, 2, 3), (None, -1, 2, 3, 4), (None, 1, 2**64, 3, 4), (None, 1, 2, 3, "4")]
+    "arguments",
+    [(), (None, 1, 2, 3, 4), (None, -1, 2, 3, 4, 5), (None, 1, 2**64, 3, 4, 5), (None, 1, 2, 3, 4, "5")],
 )
 def test_wrong_arguments_change_nothing(arguments: tuple[object, ...]) -> None:
     current = Asks()
     with pytest.raises((TypeError, OverflowError)):
         current._follow_line(*arguments)  # type: ignore[arg-type]
     assert current._is_granted() is None
+
+
+def test_a_client_that_is_closed_is_asked() -> None:
+    memory, current = Memory(), Asks()
+    memory.words[0], memory.words[8] = 1, 7
+    memory.follow(current, 7)
+    assert current._is_granted() is not None
+    memory.words[OPEN // 8] = 0
+    assert current._is_granted() is None
+    assert current.is_current() == "asked"

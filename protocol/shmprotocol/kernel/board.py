@@ -74,6 +74,8 @@ class Reader:
         if address != int(ffi.cast("uintptr_t", header.base)) or board == ffi.NULL:
             raise BadRegion("the host's board is not one, or its numbers contradict each other")
         self.memory = memory
+        self._open = ffi.new("uint32_t *", 1)
+        self.is_open = int(ffi.cast("uintptr_t", self._open))  # the address of a word, for those who look
         self._board = board
         self._lines = board.lines
         self.owner = address + root + _OWNER + board.owner_at
@@ -82,6 +84,10 @@ class Reader:
     def line(self, number: int) -> int:
         """Return the address of a line; 0 for line 0, and for one that the board does not have."""
         return self._first + number * _LINE if 0 < number < self._lines else 0
+
+    def end(self) -> None:
+        """Have those who look at it ask their client from now on, who is closed."""
+        self._open[0] = 0
 
     def lives(self) -> bool:
         """Whether the host serves."""

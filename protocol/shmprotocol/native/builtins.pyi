@@ -100,8 +100,13 @@ class Current:
 
         `memory` is a weak reference; the slice is `before`.
         """
-    def _follow_line(self, board: object, owner: int, line: int, region: int, rights: int, /) -> None:
-        """Look at the line at this address from now on; `board` keeps the memory."""
+    def _follow_line(
+        self, board: object, is_open: int, owner: int, line: int, region: int, rights: int, /
+    ) -> None:
+        """Look at the line at this address from now on, while the word at `is_open` is not 0.
+
+        `board` keeps all this memory.
+        """
 
 class Space:
     """The address space's books and gate, as the fast road uses them; see `holding.c`."""

@@ -14,6 +14,7 @@ struct shm_current {
         PyObject_HEAD
         PyObject *board;       /* keeps the board mapped; NULL: there is no line to look at */
         const uint32_t *owner; /* of the board */
+        const uint32_t *open;  /* not 0 as long as the client that looks is open; in memory of the board's object */
         const struct shm_board_line *line;
         uint64_t region;
         uint64_t rights;
@@ -30,7 +31,7 @@ static PyObject *shm_current_answer(const struct shm_current *current)
 {
         uint64_t region;
 
-        if (current->board == NULL)
+        if (current->board == NULL || !*current->open)
                 return Py_None;
         region = __atomic_load_n(&current->line->region, __ATOMIC_ACQUIRE);
         /* Looked at last: the number was loaded while the host lived. */
@@ -81,17 +82,18 @@ static PyObject *shm_current_is_current(PyObject *self, PyObject *none)
         return answer;
 }
 
-/* _follow_line(board, owner, line, region, rights): look at this line from now on; the addresses are in the board. */
+/* _follow_line(board, open, owner, line, region, rights): look at this line from now on; the addresses are in the board. */
 static PyObject *shm_current_follow_line(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_current *current = (struct shm_current *)self;
         PyObject *before = current->board;
-        uint64_t owner, line, region, rights;
+        uint64_t open, owner, line, region, rights;
 
-        if (shm_arguments_check("_follow_line", count, 5) < 0 || shm_argument(arguments, 1, &owner) < 0 ||
-            shm_argument(arguments, 2, &line) < 0 || shm_argument(arguments, 3, &region) < 0 ||
-            shm_argument(arguments, 4, &rights) < 0)
+        if (shm_arguments_check("_follow_line", count, 6) < 0 || shm_argument(arguments, 1, &open) < 0 ||
+            shm_argument(arguments, 2, &owner) < 0 || shm_argument(arguments, 3, &line) < 0 ||
+            shm_argument(arguments, 4, &region) < 0 || shm_argument(arguments, 5, &rights) < 0)
                 return NULL;
+        current->open = (const uint32_t *)(uintptr_t)open;
         current->owner = (const uint32_t *)(uintptr_t)owner;
         current->line = (const struct shm_board_line *)(uintptr_t)line;
         current->region = region;
