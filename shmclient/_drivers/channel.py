@@ -80,6 +80,7 @@ class BaseChannel:
 
     def _end_if_failed(self) -> None:
         if self._exchange.failure is not None:
+            self.context.spares.close()
             descriptors.close_all(self._exchange.drain())
             self.outbox.shut()
 

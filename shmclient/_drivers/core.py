@@ -195,6 +195,8 @@ class Core(Generic[C]):
     def _connect(self, left_s: float | None, over: int) -> Operation[C]:
         self._check_open()
         if (channel := self.live()) is None:
+            if self.channel is not None:  # it is over, but views may keep it
+                self.channel.context.spares.close()
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
             self.mapped = channel.context.mapped
