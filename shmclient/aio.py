@@ -173,6 +173,8 @@ class AsyncClient:
         replace: bool = True,
     ) -> AsyncIterator[RegionBuilder]:
         """Build a region in place: leaving the block publishes; an exception or cancellation undoes it."""
+        from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
+
         channel = await self._connected()
         creation = operations.create(channel.context, name, size, mode, seal, backend, replace)
         builder = await self._drive(creation, channel)
@@ -180,7 +182,7 @@ class AsyncClient:
             yield builder
             self._loop.check()
         except BaseException:
-            operations.abort(builder)
+            abort(builder)
             raise
         publication = operations.publish(channel.context, AsyncRegion, builder)
         self._adopt(await self._drive(publication, channel))

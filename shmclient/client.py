@@ -194,13 +194,15 @@ class Client:
         builder. RegionBusy at the end of the block: it still has a pin, or a child that was forked in the
         block has it mapped.
         """
+        from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
+
         channel = self._connected()
         creation = operations.create(channel.context, name, size, mode, seal, backend, replace)
         builder = self._drive(creation, channel)
         try:
             yield builder
         except BaseException:
-            operations.abort(builder)
+            abort(builder)
             raise
         self._adopt(self._drive(operations.publish(channel.context, Region, builder), channel))
 

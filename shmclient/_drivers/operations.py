@@ -200,13 +200,6 @@ def publish(context: Context, kind: type[R], builder: RegionBuilder) -> Operatio
         raise
 
 
-def abort(builder: RegionBuilder) -> None:
-    """Give up what a builder has built. May be called again."""
-    from shmclient._regions import builder as building
-
-    building.abort(builder)
-
-
 def list_regions(context: Context, prefix: str) -> Operation[list[RegionInfo]]:
     """Return all current regions whose name starts with the prefix, sorted by name."""
     check_part("a prefix", prefix)
