@@ -212,7 +212,7 @@ class RegionHandle(Current):
             self._owned = descriptors.Owned()
             self._buffer = self._held.take(self._owned)
             self._held = None
-        if self._is_closed:
+        if self._is_closed or not self._owned:  # the second: by a thread that is just about to say so
             raise RegionClosed(f"the handle of {self.name!r} is closed")
         return self._owned[0]
 
