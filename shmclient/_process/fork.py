@@ -7,6 +7,7 @@ that the garbage collector runs with a gate held can take the others.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,10 @@ class _Hook(NamedTuple):
     in_child: Callable[[], object]
 
 
-_hooks: list[_Hook] = []
+_hooks: tuple[_Hook, ...] = ()
+# The hooks of the forks under way, by thread: some modules are imported when they are first used, and so bring
+# theirs while another thread forks, whose locks it has not taken and must not release.
+_begun: dict[int, tuple[_Hook, ...]] = {}
 
 
 def at_fork(
@@ -30,22 +34,26 @@ def at_fork(
     in_child: Callable[[], object] | None = None,
 ) -> None:
     """Call functions around each fork: `before` in the order given, the others in the opposite one."""
-    _hooks.append(_Hook(order, before, in_parent, in_child or in_parent))
-    _hooks.sort(key=lambda hook: hook.order)
+    global _hooks  # replaced as a whole: another thread may be going through it
+    hook = _Hook(order, before, in_parent, in_child or in_parent)
+    _hooks = tuple(sorted([*_hooks, hook], key=lambda each: each.order))
 
 
 def _before() -> None:
-    for hook in _hooks:
+    hooks = _begun[threading.get_ident()] = _hooks
+    for hook in hooks:
         hook.before()
 
 
 def _in_parent() -> None:
-    for hook in reversed(_hooks):
+    for hook in reversed(_begun.pop(threading.get_ident(), ())):
         hook.in_parent()
 
 
 def _in_child() -> None:
-    for hook in reversed(_hooks):
+    hooks = _begun.pop(threading.get_ident(), ())  # the one thread here has the number that it had
+    _begun.clear()
+    for hook in reversed(hooks):
         hook.in_child()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import shmclient
+from shmclient._process import fork
 from shmclient._regions.builder import abort
 from support import WatchedHost, in_child, wait_until
 
@@ -211,3 +212,16 @@ def test_parents_death_is_seen_although_its_child_lives(host: WatchedHost) -> No
     wait_until(lambda: host.counts()["links"] == 0)
     assert host.counts()["leases"] == 0
     os.close(writer)
+
+
+def test_hook_that_comes_during_a_fork_is_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def bring_another() -> None:
+        calls.append("before")
+        fork.at_fork(fork.INNER, lambda: calls.append("late"), lambda: calls.append("late in parent"))
+
+    monkeypatch.setattr(fork, "_hooks", fork._hooks)
+    fork.at_fork(fork.INNER, bring_another, lambda: calls.append("in parent"), lambda: None)
+    assert in_child(lambda: None) == 0
+    assert calls == ["before", "in parent"]
