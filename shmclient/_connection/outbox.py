@@ -3,7 +3,8 @@
 Both may happen on any thread at any moment, and a destructor must not wait. So every write is tried
 without waiting; what the socket does not take stays here, in order, and whoever writes next sends it
 first, as does whoever reads. A lease that is given back therefore reaches the host at once, unless the
-socket is full.
+socket is full. One of the fast road (`Lane`) may wait a millisecond for a request to go with: whatever is
+sent here takes those along, in front.
 
 A sender that is cancelled leaves its frame here, for the next one to send. It never leaves half of it on
 the wire, which the host would wait for: each frame goes by a send of its own, and the kernel takes up to

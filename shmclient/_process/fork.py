@@ -22,8 +22,8 @@ class _Hook(NamedTuple):
 
 
 _hooks: tuple[_Hook, ...] = ()
-# The hooks of the forks under way, by thread: some modules are imported when they are first used, and so bring
-# theirs while another thread forks, whose locks it has not taken and must not release.
+# The hooks of the forks under way, by thread: a module that is imported while another thread forks brings its
+# own in between, and that thread has not taken its lock, and must not release it.
 _begun: dict[int, tuple[_Hook, ...]] = {}
 
 
