@@ -115,6 +115,8 @@ class Channel(BaseChannel):
 
         A list of them for a tuple of names. False: the fast road is not free, and nothing was done.
         """
+        if self._lane.unfinished:
+            return False  # and, as for `put`, what this thread leaves unfinished from here on is of this call
         try:
             result = self._lane.attach(kind, client, names)
             if result is None:
@@ -130,7 +132,7 @@ class Channel(BaseChannel):
 
     def put(self, kind: type[R], client: object, value: putting.Value) -> Any:
         """Put a small value, and map it; return a handle. False: as `attach`."""
-        if not self._exchange.is_settled():
+        if self._lane.unfinished or not self._exchange.is_settled():
             return False
         payload = joined(value.chunks, value.progress)
         rest = (value.data_size, value.metadata_at, value.metadata_size, payload)
@@ -176,7 +178,9 @@ class Channel(BaseChannel):
 
     def fill(self, kind: type[R], client: object, value: putting.Value) -> Any:
         """Put a value by a spare, and map it; return a handle. False: there is none, or it was taken back."""
-        spare = self.context.spares.take(value.size) if self._exchange.is_settled() else None
+        if self._lane.unfinished or not self._exchange.is_settled():
+            return False
+        spare = self.context.spares.take(value.size)
         if spare is None:
             return False
         try:
@@ -277,9 +281,9 @@ class Channel(BaseChannel):
 
     def _give_up_trip(self, error: BaseException) -> None:
         lane = self._lane
-        if not lane.is_unfinished:
-            return  # nothing was sent, or all that came has its owner
-        if lane.reading or not lane.is_ready:
+        if lane.unfinished != threading.get_ident():
+            return  # nothing was sent, or all that came has its owner; there may be a trip of another thread
+        if lane.reading or lane.is_lost:
             self._lose_reply()
         if isinstance(error, KeyboardInterrupt):
             self.retire()  # it may have come between two owners

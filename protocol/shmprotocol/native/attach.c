@@ -34,9 +34,9 @@ static int shm_lane_hand_over(struct shm_lane *lane, struct shm_trip *trip)
 /* Whether a request may go now, on this road. */
 static int shm_lane_is_free(const struct shm_lane *lane)
 {
-        return lane->is_open && lane->is_ready && !lane->is_unfinished && lane->reader == 0 && lane->pending != NULL && lane->reading != NULL &&
-               lane->host_id != NULL &&
-               PyObject_Size(lane->unsent) == 0 && PyList_Check(lane->reading) && PyList_Size(lane->reading) == 0;
+        return lane->is_open && lane->is_ready && lane->unfinished == 0 && lane->reader == 0 && lane->pending != NULL &&
+               lane->reading != NULL && PyList_Check(lane->reading) && PyList_Size(lane->reading) == 0 &&
+               lane->host_id != NULL && PyObject_Size(lane->unsent) == 0;
 }
 
 /* Check a name, which is then known; -1, with an exception set, if it is none. */
@@ -162,10 +162,10 @@ static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8
                 return shm_lane_results(lane, kind, client, &haul);
         }
         PyErr_Clear();
-        lane->is_unfinished = 1;
+        lane->unfinished = PyThread_get_thread_ident();
         if (trip->error == -EINTR || trip->error == -EAGAIN || !shm_lane_hand_over(lane, trip))
                 Py_RETURN_NONE;
-        lane->is_ready = 0; /* bytes are lost: nobody could make sense of those that follow */
+        lane->is_lost = 1;
         shm_trip_close(trip);
         return NULL;
 }

@@ -159,7 +159,8 @@ class Lane:
 
     reader: int
     is_ready: bool
-    is_unfinished: bool
+    is_lost: bool
+    unfinished: int
     id: int
     began_ns: int
     pending: Any

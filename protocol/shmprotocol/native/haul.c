@@ -28,12 +28,14 @@ struct shm_lane {
         PyObject *pending; /* of the next request; when a call returns None, of that one */
         PyObject *reading; /* list that owns what was received; empty but when a call has returned None */
         unsigned long reader; /* the thread that reads the socket, 0 for none; changes with the GIL */
+        /* The thread whose request was sent, and whose answer has no owner but this; 0 for none. */
+        unsigned long unfinished;
         unsigned long long id;
         unsigned long long began_ns; /* of the last request, CLOCK_MONOTONIC */
         uint32_t fields;             /* of a grant */
-        char is_unfinished;          /* the last request was sent, and its answer has no owner but this */
         char is_open;                /* false: the connection takes no more requests */
         char is_ready;               /* false: the exchange has half a frame, or has failed */
+        char is_lost;                /* what was received: nobody could make sense of what follows */
         char is_detached;            /* this is the child of a fork, the connection its parent's */
 };
 

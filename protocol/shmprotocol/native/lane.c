@@ -58,7 +58,7 @@ static PyObject *shm_lane_renew(PyObject *self, PyObject *const *arguments, Py_s
         Py_INCREF(arguments[1]);
         lane->pending = arguments[0];
         lane->reading = arguments[1];
-        lane->is_unfinished = 0;
+        lane->unfinished = 0;
         Py_XDECREF(pending);
         Py_XDECREF(reading);
         Py_RETURN_NONE;
@@ -200,7 +200,8 @@ static PyMethodDef shm_lane_methods[] = {
 static PyMemberDef shm_lane_members[] = {
         {"reader", T_ULONG, offsetof(struct shm_lane, reader), 0, NULL},
         {"is_ready", T_BOOL, offsetof(struct shm_lane, is_ready), 0, NULL},
-        {"is_unfinished", T_BOOL, offsetof(struct shm_lane, is_unfinished), READONLY, NULL},
+        {"is_lost", T_BOOL, offsetof(struct shm_lane, is_lost), READONLY, NULL},
+        {"unfinished", T_ULONG, offsetof(struct shm_lane, unfinished), READONLY, NULL},
         {"id", T_ULONGLONG, offsetof(struct shm_lane, id), READONLY, NULL},
         {"began_ns", T_ULONGLONG, offsetof(struct shm_lane, began_ns), READONLY, NULL},
         {"pending", T_OBJECT, offsetof(struct shm_lane, pending), READONLY, NULL},
