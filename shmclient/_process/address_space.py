@@ -300,8 +300,10 @@ class AddressSpace:
         hold = _Hold(shared, mapping.give_back)
         shared.holds.add(hold)
         # One call: from here on the end of its memory submits this hold, and the books have this range.
-        mapping.become(shared, hold)
-        return shared
+        if mapping.become(shared, hold):
+            return shared
+        # A destructor that the collector ran in here was first.
+        return self._taken_over(self._ranges.starting(mapping.address))
 
     def _keep_stuck(self, holding: Holding) -> None:
         """Keep what could not be unmapped, as `_give_up` does. With the gate held."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import shmclient
 from middle_support import EVENT, Middle, Part, files
 from shmclient._drivers.sync import Channel
-from support import Machine, wait_until
+from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._regions.region import close_all
+from support import Machine, mapped_addresses, wait_until
 
 
 @pytest.fixture
@@ -79,3 +85,80 @@ def test_error_before_the_rest_of_an_event_leaves_the_connection(
         halves.may_go.set()
         assert client.exists("a")
         assert channel(client) is first
+
+
+class AtCollection:
+    """Calls a function at the n-th collection in the block, as a destructor in the collector would."""
+
+    def __init__(self, number: int, function: Callable[[], object]) -> None:
+        self._left = number
+        self._function = function
+        self._threshold = gc.get_threshold()
+
+    def __enter__(self) -> AtCollection:
+        gc.callbacks.append(self._called)
+        gc.set_threshold(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.set_threshold(*self._threshold)
+        gc.callbacks.remove(self._called)
+
+    def _called(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            self._left -= 1
+            if self._left == 0:
+                self._function()
+
+    @property
+    def is_over(self) -> bool:
+        return self._left > 0
+
+
+@pytest.mark.parametrize("is_mapped", [False, True], ids=["new", "mapped"])
+def test_collector_that_opens_the_same_regions_shares_them(shm: shmclient.Client, is_mapped: bool) -> None:
+    """The books are right wherever a destructor uses them."""
+    before = mapped_addresses()
+    with shmclient.connect(shm.socket_path) as client, shmclient.connect(shm.socket_path) as other:
+        for number in range(1, 1000):
+            first = shm.open_many(["a", "b"]) if is_mapped else []
+            inner: list[shmclient.Region] = []
+            with AtCollection(number, lambda: inner.extend(other.open_many(["b", "a"]))) as collection:  # noqa: B023
+                outer = client.open_many(["a", "b"])
+            starts = ADDRESS_SPACE._ranges.starts
+            assert starts == sorted(ADDRESS_SPACE._ranges.found), number
+            close_all(first + inner)
+            assert [bytes(region.data) for region in outer] == [b"a" * 10, b"b" * 10]
+            close_all(outer)
+            assert mapped_addresses() == before, number
+            if collection.is_over:
+                break
+        else:
+            pytest.fail("there was no end")
+
+
+def test_handle_that_another_thread_is_closing_is_closed(shm: shmclient.Client) -> None:
+    region = shm.open("a")
+    errors: list[Any] = []
+
+    def at_the_next_line(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code is type(region).close.__code__ and event == "line":
+            is_closed = region._held is not None and region._held.memory is None
+            if is_closed and not errors:
+                thread = threading.Thread(target=use)
+                thread.start()
+                thread.join(20)
+        return at_the_next_line
+
+    def use() -> None:
+        try:
+            region.fileno()
+        except Exception as error:
+            errors.append(error)
+
+    sys.settrace(at_the_next_line)
+    try:
+        region.close()
+    finally:
+        sys.settrace(None)
+    assert [type(error) for error in errors] == [shmclient.RegionClosed]

@@ -155,9 +155,7 @@ static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8
                 shm_lane_arrive(lane, key);
                 Py_RETURN_FALSE;
         }
-        /* Not if somebody has failed the request meanwhile: then the exchange is to decide what its answer is. */
-        if (trip->is_good && PyDict_GetItemWithError(lane->pendings, key) == lane->pending &&
-            !shm_haul_take(&haul, lane, trip)) {
+        if (trip->is_good && !shm_haul_take(&haul, lane, trip, key)) {
                 shm_lane_arrive(lane, key);
                 return shm_lane_results(lane, kind, client, &haul);
         }

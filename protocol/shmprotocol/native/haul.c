@@ -131,14 +131,14 @@ static struct shm_holding *shm_lane_holding(struct shm_lane *lane, const struct 
 }
 
 /* Enter a holding into the books, if its addresses are free and reserved. -1: they are not, or an error. */
-static int shm_holding_enter(struct shm_holding *holding)
+static int shm_holding_enter(struct shm_holding *holding, PyObject *interval)
 {
         struct shm_space *space = holding->space;
 
         if (!holding->address || !holding->capacity || !shm_space_is_reserved(space, holding->address, holding->capacity) ||
             !shm_space_is_free(space, holding->address, holding->capacity))
                 return -1;
-        return shm_space_put(space, holding->address, holding->capacity, (PyObject *)holding, 1);
+        return shm_space_put(space, holding->address, interval, 1);
 }
 
 /* The memory of a holding as an object, which owns it from then on. */
@@ -149,40 +149,54 @@ static PyObject *shm_holding_memory(const struct shm_holding *holding)
 
 /* The regions of a trip so far. `memories` own the holdings. */
 struct shm_haul {
+        uint32_t count;
         uint32_t entered;
         uint32_t mapped;
         struct shm_holding *holdings[SHM_FRAME_NAMES_MAX]; /* borrowed */
+        PyObject *intervals[SHM_FRAME_NAMES_MAX];
         PyObject *memories[SHM_FRAME_NAMES_MAX];
         int fds[SHM_FRAME_NAMES_MAX]; /* the trip's */
 };
 
-/* Enter all into the books; -1: something is in the way. Inside of the gate. */
-static int shm_haul_enter(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip)
+/* Make the objects of all regions of an answer; -1: an error. The garbage collector can run any code in here. */
+static int shm_haul_make(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip)
 {
         struct shm_holding *holding;
+        uint32_t i;
 
-        for (haul->entered = 0; haul->entered < trip->opened.count; haul->entered++) {
-                holding = shm_lane_holding(lane, &trip->opened.grants[haul->entered]);
+        haul->count = haul->entered = haul->mapped = 0;
+        for (i = 0; i < trip->opened.count; i++) {
+                holding = shm_lane_holding(lane, &trip->opened.grants[i]);
                 if (holding == NULL)
                         return -1;
-                haul->fds[haul->entered] = trip->fds[haul->entered];
-                haul->holdings[haul->entered] = holding;
-                haul->memories[haul->entered] = shm_holding_memory(holding);
+                haul->fds[i] = trip->fds[i];
+                haul->holdings[i] = holding;
+                haul->intervals[i] =
+                        shm_space_make(lane->space, holding->address, holding->capacity, (PyObject *)holding);
+                haul->memories[i] = haul->intervals[i] == NULL ? NULL : shm_holding_memory(holding);
                 Py_DECREF((PyObject *)holding); /* the memory has it */
-                if (haul->memories[haul->entered] == NULL)
-                        return -1;
-                if (shm_holding_enter(holding) < 0) {
-                        Py_DECREF(haul->memories[haul->entered]);
+                if (haul->memories[i] == NULL) {
+                        Py_XDECREF(haul->intervals[i]);
                         return -1;
                 }
+                haul->count++;
         }
+        return 0;
+}
+
+/* Enter all into the books; -1: something is in the way. Inside of the gate. */
+static int shm_haul_enter(struct shm_haul *haul)
+{
+        for (; haul->entered < haul->count; haul->entered++)
+                if (shm_holding_enter(haul->holdings[haul->entered], haul->intervals[haul->entered]) < 0)
+                        return -1;
         return 0;
 }
 
 /* Without the GIL: others find the books right, and wait for the gate. */
 static int shm_haul_map(struct shm_haul *haul)
 {
-        for (haul->mapped = 0; haul->mapped < haul->entered; haul->mapped++) {
+        for (; haul->mapped < haul->count; haul->mapped++) {
                 const struct shm_holding *holding = haul->holdings[haul->mapped];
 
                 if (shm_map(haul->fds[haul->mapped], holding->address, holding->capacity, SHM_MAP_RESERVED) < 0)
@@ -198,13 +212,12 @@ static void shm_haul_undo(struct shm_haul *haul)
                 struct shm_holding *holding = haul->holdings[--haul->entered];
 
                 if (haul->entered < haul->mapped && shm_unmap(holding->address, holding->capacity, SHM_MAP_RESERVED)) {
-                        holding->is_live = 1; /* at vm.max_map_count: it ends as any other */
+                        holding->is_live = 1; /* at vm.max_map_count: it ends as any other, */
+                        holding->lease = 0;   /* but the plain road has its lease */
                 } else {
                         shm_space_discard(holding->space, holding->address, (PyObject *)holding);
                 }
-                Py_DECREF(haul->memories[haul->entered]);
         }
-        PyErr_Clear();
 }
 
 /* Note the leases: from now on the memories give them back. */
@@ -212,7 +225,7 @@ static int shm_haul_own(struct shm_haul *haul, struct shm_lane *lane)
 {
         uint32_t i;
 
-        for (i = 0; i < haul->entered; i++) {
+        for (i = 0; i < haul->count; i++) {
                 PyObject *key = PyLong_FromUnsignedLongLong(haul->holdings[i]->lease);
                 int error = key == NULL || PyDict_SetItem(lane->holds, key, Py_None) < 0;
 
@@ -220,20 +233,19 @@ static int shm_haul_own(struct shm_haul *haul, struct shm_lane *lane)
                 if (error)
                         return -1;
         }
-        for (i = 0; i < haul->entered; i++)
+        for (i = 0; i < haul->count; i++)
                 haul->holdings[i]->is_live = 1;
         return 0;
 }
 
-/* Map all regions of a good answer; -1: not one is, and the plain road has to see why. */
-static int shm_haul_take(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip)
+/* Map all regions, whose objects are made; -1: not one is, and the plain road has to see why. */
+static int shm_haul_map_all(struct shm_haul *haul, struct shm_lane *lane)
 {
         int error;
 
-        haul->mapped = haul->entered = 0;
         if (!shm_asks(lane->space->acquire, Py_False))
                 return -1;
-        error = shm_haul_enter(haul, lane, trip);
+        error = shm_haul_enter(haul);
         if (!error) {
                 Py_BEGIN_ALLOW_THREADS
                 error = shm_haul_map(haul);
@@ -247,6 +259,26 @@ static int shm_haul_take(struct shm_haul *haul, struct shm_lane *lane, const str
         shm_tell(lane->space->release, NULL);
         if (PyObject_Size(lane->space->items) > 0)
                 shm_tell(lane->space->drain, NULL);
+        return error;
+}
+
+/* Take the regions of a good answer; -1: not one of them. Not if somebody has failed the request `key` meanwhile: then
+ * the exchange is to decide what its answer is. */
+static int shm_haul_take(struct shm_haul *haul, struct shm_lane *lane, const struct shm_trip *trip, PyObject *key)
+{
+        int error = shm_haul_make(haul, lane, trip);
+        uint32_t i;
+
+        if (!error && PyDict_GetItemWithError(lane->pendings, key) != lane->pending)
+                error = -1;
+        if (!error)
+                error = shm_haul_map_all(haul, lane);
+        PyErr_Clear();
+        for (i = 0; i < haul->count; i++) {
+                Py_DECREF(haul->intervals[i]);
+                if (error)
+                        Py_DECREF(haul->memories[i]);
+        }
         return error;
 }
 
@@ -296,7 +328,7 @@ static PyObject *shm_lane_results(struct shm_lane *lane, PyObject *kind, PyObjec
         uint32_t i;
         int error = list == NULL;
 
-        for (i = 0; i < haul->entered; i++) {
+        for (i = 0; i < haul->count; i++) {
                 result = shm_lane_result(lane, kind, client, haul, i);
                 error |= result == NULL || (list != NULL && PyList_Append(list, result) < 0);
                 Py_XDECREF(result);

@@ -114,16 +114,21 @@ static PyObject *shm_holding_give_back(PyObject *self, PyObject *none)
 static PyObject *shm_holding_become(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_holding *holding = (struct shm_holding *)self;
+        PyObject *interval;
+        int error = 1; /* it has ended */
 
         if (shm_arguments_check("become", count, 2) < 0)
                 return NULL;
-        if (!holding->is_live || holding->plain != NULL)
-                Py_RETURN_FALSE;
-        if (shm_space_put(holding->space, holding->address, holding->capacity, arguments[0], 0) < 0)
+        interval = shm_space_make(holding->space, holding->address, holding->capacity, arguments[0]);
+        if (interval == NULL)
                 return NULL;
-        Py_INCREF(arguments[1]);
-        holding->plain = arguments[1];
-        Py_RETURN_TRUE;
+        if (holding->is_live && holding->plain == NULL) { /* also if the garbage collector ran just now */
+                error = shm_space_put(holding->space, holding->address, interval, 0);
+                if (!error)
+                        holding->plain = Py_NewRef(arguments[1]);
+        }
+        Py_DECREF(interval);
+        return error < 0 ? NULL : PyBool_FromLong(!error);
 }
 
 static void shm_holding_dealloc(PyObject *self)

@@ -139,28 +139,32 @@ static int shm_space_is_reserved(const struct shm_space *space, uint64_t address
         return 0;
 }
 
-/* Put a value into the books, or replace the one that has this start. -1: an error. */
-static int shm_space_put(struct shm_space *space, uint64_t address, uint64_t size, PyObject *value, int is_new)
+/* Make an interval, for the books. The garbage collector can run any code in here. */
+static PyObject *shm_space_make(const struct shm_space *space, uint64_t address, uint64_t size, PyObject *value)
 {
-        PyObject *start = PyLong_FromUnsignedLongLong(address);
-        PyObject *fields = Py_BuildValue("(OKO)", start == NULL ? Py_None : start, (unsigned long long)size, value);
         newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
-        PyObject *arguments = fields == NULL ? NULL : PyTuple_Pack(1, fields);
-        PyObject *interval = NULL;
-        Py_ssize_t index = shm_space_index(space, address);
-        int error = -1;
+        PyObject *arguments = Py_BuildValue("((KKO))", (unsigned long long)address, (unsigned long long)size, value);
+        PyObject *interval = arguments == NULL ? NULL : make((PyTypeObject *)space->interval, arguments, NULL);
 
-        if (start != NULL && arguments != NULL && index >= 0)
-                interval = make((PyTypeObject *)space->interval, arguments, NULL);
-        if (interval != NULL && PyDict_SetItem(space->found, start, interval) == 0) {
-                error = is_new ? PyList_Insert(space->starts, index, start) : 0;
-                if (error)
-                        (void)PyDict_DelItem(space->found, start);
-        }
-        Py_XDECREF(interval);
         Py_XDECREF(arguments);
-        Py_XDECREF(fields);
-        Py_XDECREF(start);
+        return interval;
+}
+
+/*
+ * Put an interval into the books, or in the place of the one that has its start. -1: an error. As a look at the books
+ * before it, this makes no object that the garbage collector counts: no code runs in between that could change them.
+ */
+static int shm_space_put(struct shm_space *space, uint64_t address, PyObject *interval, int is_new)
+{
+        PyObject *start = PyTuple_GetItem(interval, 0);
+        Py_ssize_t index = shm_space_index(space, address);
+        int error;
+
+        if (start == NULL || index < 0 || PyDict_SetItem(space->found, start, interval) < 0)
+                return -1;
+        error = is_new ? PyList_Insert(space->starts, index, start) : 0;
+        if (error)
+                (void)PyDict_DelItem(space->found, start);
         return error;
 }
 
