@@ -217,3 +217,27 @@ def test_native_reader_looks_at_a_board(compiler: list[str], descriptor: int, tm
     assert look() == "1 1 0 0 0"
     writer.close()
     assert look() == "0 1 0 0 0"
+
+
+UNFINISHED = """
+import contextlib, mmap, os, resource
+from shmprotocol.kernel.board import Writer
+
+descriptor, other = os.memfd_create("board"), os.memfd_create("board")
+for each in (descriptor, other):
+    os.ftruncate(each, 8192)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+with contextlib.suppress(OSError):
+    Writer(descriptor, 8192, 10)
+    print("it was written")
+guard = mmap.mmap(-1, 8192, prot=0)  # where it was, which would be the next one's place
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+Writer(other, 8192, 10).close()
+print("made")
+"""
+
+
+def test_thread_whose_board_failed_can_make_another() -> None:
+    """It keeps a list of its robust mutexes, in which none may be left that is unmapped."""
+    result = subprocess.run([sys.executable, "-c", UNFINISHED], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.returncode) == ("made\n", 0)

@@ -35,17 +35,16 @@ class Writer:
         self._base = address_space.map_writable(descriptor, 0, capacity, flags)
         self._capacity = capacity
         self._process = os.getpid()
-        owner = self._base + HEADER_SIZE + _OWNER
+        self._owner = self._base + HEADER_SIZE + _OWNER
         try:
             address_space.keep_from_children(self._base, capacity)
-            self._owner_at = lib.shm_board_own(owner)
+            self._owner_at = lib.shm_board_own(self._owner)
             if self._owner_at < 0:
                 raise OSError(-self._owner_at, os.strerror(-self._owner_at))
             os.pwrite(descriptor, _CONSTANTS.pack(lines, self._owner_at), HEADER_SIZE)
         except BaseException:
-            address_space.unmap(self._base, capacity, flags)
+            self.close()  # the kernel and the C library have the mutex in a list of this thread
             raise
-        self._owner = owner
         self._first = self._base + HEADER_SIZE + _ROOT
 
     def set(self, line: int, region: int, generation: int) -> None:
