@@ -167,6 +167,23 @@ def test_descriptor_of_something_else_is_refused(
     wait_until(lambda: leases(shm) == 0)
 
 
+def test_copy_that_is_not_sealed_is_refused(
+    middle: Middle, shm: shmclient.Client, between: shmclient.Client
+) -> None:
+    with shm.open("a") as region:
+        content = os.pread(region.fileno(), region.capacity, 0)
+    copy = os.memfd_create("copy")  # whoever has it can write it, and cut it off under its readers
+    try:
+        os.write(copy, content)
+        middle.change = lambda data, fds: [(data, [copy])]
+        with pytest.raises(shmclient.BadRegion):
+            between.open("a")
+    finally:
+        middle.change = lambda data, fds: [(data, fds)]
+        assert between.exists("a")
+        os.close(copy)
+
+
 def test_more_descriptors_than_a_frame_has_are_closed(middle: Middle, between: shmclient.Client) -> None:
     with files(MAX_DESCRIPTORS) as more:
         middle.change = lambda data, fds: [(data, more + fds)]

@@ -106,6 +106,7 @@ LEFT: dict[str, bytes] = {
     "another message": pack(m.Done(3)),
     "no grant": pack(m.Opened(3, ())),
     "a grant without a lease": pack(m.Opened(3, (GRANT._replace(lease=0),))),
+    "a descriptor without a lease": frame_of([TAG, 1, 3, [[0, *GRANT[1:]]]]),
     "65 grants": frame_of([TAG, 65, 3, [[*GRANT]] * 65]),
     "a wrong number of descriptors": frame_of([TAG, 2, 3, [[*GRANT]]]),
     "a grant of 7 fields": frame_of([TAG, 1, 3, [[*GRANT][:7]]]),
