@@ -27,6 +27,9 @@ from shmprotocol.errors import OutOfMemory
 from shmprotocol.wire import descriptors
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
+# Bytes of a buffer from which on a send of 20 KiB, the longest of the fast road, is taken whole or not at all: half of
+# it less 64 (unix_stream_sendmsg). The usual ones have 208 KiB (net.core.wmem_default).
+WHOLE_MIN = 42 * 1024
 _NOTHING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)  # as a number: see wire.descriptors
 
 
@@ -37,6 +40,7 @@ class Line:
         self._waker = descriptors.Owned()
         self._sock = sock
         self.waits_in_kernel = isinstance(sock, _socket.socket)
+        self.sends_whole = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= WHOLE_MIN
         # The callers in a system call. Each enters and then looks at `_is_closing`, which the closer sets
         # before it looks here: at least one of the two sees the other. Adding and discarding are atomic.
         self.users: set[object] = set()  # the fast road's too

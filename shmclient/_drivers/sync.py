@@ -59,7 +59,7 @@ class Channel(BaseChannel):
             self._line.set_timeout(timeout_s)
             self._timeout_s = timeout_s
             self._lane.host_id = self.outbox.host_id
-            if self._line.waits_in_kernel:
+            if self._line.waits_in_kernel and self._line.sends_whole:
                 self._renew_lane()
         except BaseException:
             self.outbox.shut()

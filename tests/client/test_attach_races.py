@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from middle_support import EVENT, Middle, Part, files
 from shmclient._drivers.sync import Channel
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.region import close_all
+from shmprotocol.wire import query
 from support import Machine, mapped_addresses, wait_until
 
 
@@ -162,3 +164,22 @@ def test_handle_that_another_thread_is_closing_is_closed(shm: shmclient.Client) 
     finally:
         sys.settrace(None)
     assert [type(error) for error in errors] == [shmclient.RegionClosed]
+
+
+def test_client_with_a_small_buffer_sends_requests_in_parts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a request would be the end of a connection of the fast road, so that has no such one."""
+
+    def connect(path: str, connect_s: float) -> socket.socket:
+        sock = query.connect(path, connect_s)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as with a small net.core.wmem_default
+        return sock
+
+    monkeypatch.setattr("shmclient._drivers.sync.connect", connect)
+    with shmclient.connect(machine.path) as client:
+        first, value = channel(client), bytes(range(250)) * 48
+        for _ in range(3):
+            with client.put("large", value) as region:
+                assert region.data == value
+        assert channel(client) is first
