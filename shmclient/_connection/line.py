@@ -27,8 +27,8 @@ from shmprotocol.errors import OutOfMemory
 from shmprotocol.wire import descriptors
 
 POLL_MAX_S = 2_000_000.0  # poll(2) takes milliseconds in 31 bits
-# Bytes of a buffer from which on a send of 20 KiB, the longest of the fast road, is taken whole or not at all: half of
-# it less 64 (unix_stream_sendmsg). The usual ones have 208 KiB (net.core.wmem_default).
+# Bytes of a buffer that takes a send of 20 KiB, the longest of the fast road, whole or not at all: its half
+# less 64 (unix_stream_sendmsg). The usual ones have 208 KiB (net.core.wmem_default).
 WHOLE_MIN = 42 * 1024
 _NOTHING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)  # as a number: see wire.descriptors
 
