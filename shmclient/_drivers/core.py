@@ -183,8 +183,9 @@ class Core(Generic[C]):
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
-            if channel.outbox.board is not None:
-                channel.outbox.board.end()
+            board, channel.outbox.board = channel.outbox.board, None
+            if board is not None:
+                board.end()
 
     def give_up(self) -> None:
         """Close the connection of a client that nobody can use any more. Safe in a destructor."""

@@ -35,7 +35,13 @@ def _map_board(welcome: m.Welcome, descriptor: int) -> Board | None:
     address, capacity = welcome.board
     with contextlib.suppress(ShmError, OSError):
         buffer = ADDRESS_SPACE.attach(
-            (welcome.host, 0), descriptor, address, capacity, _do_nothing, "the board of the host"
+            (welcome.host, 0),
+            descriptor,
+            address,
+            capacity,
+            _do_nothing,
+            "the board of the host",
+            anywhere=True,  # nothing points into it
         )
         return Board(buffer.address, buffer.memory)
     return None

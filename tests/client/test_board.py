@@ -309,3 +309,48 @@ with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
     main = lines[marks[0]].split()[0]
     between = [line for line in lines[marks[0] + 1 : marks[1]] if line.split()[0] == main]
     assert between == []
+
+
+def boards() -> int:
+    return sum("board:shmhost" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_a_board_is_unmapped_with_the_last_who_looks_at_it(tmp_path: Path) -> None:
+    with watched_host(str(tmp_path / "h.sock")) as running:
+        gc.collect()
+        before = boards()  # that of the host, in this process
+        shm = shmclient.connect(running.socket_path)
+        assert boards() > before
+        region, other = shm.put("x", b"1"), shm.open("x")
+        value = shm.get("x")
+        assert region.is_current()
+        assert other.is_current()
+        with shm.follow("x") as news:
+            assert bytes(next(news)) == bytes(value)
+        shm.close()
+        del region, other, news
+        gc.collect()
+        assert boards() > before  # the data about the value looks at it
+        del value
+        gc.collect()
+        assert boards() == before
+
+
+ELSEWHERE = """
+import sys, shmclient
+path, address, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+flags = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_FIXED_NOREPLACE
+obstacle = posix.mmap(address, size, posix.PROT_READ, flags)
+with shmclient.connect(path) as shm, shm.open("x") as region:
+    assert region.is_current()
+    board = shm._core.channel.outbox.board
+    assert board is not None and not address <= board.owner < address + size
+    assert region._is_granted() is True
+"""
+
+
+def test_a_board_whose_address_is_taken_is_mapped_elsewhere(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("x", b"1").close()
+    assert host.host._board is not None
+    numbers = [str(number) for number in host.host._board.range]
+    subprocess.run([sys.executable, "-c", ELSEWHERE, host.socket_path, *numbers], check=True, timeout=60)

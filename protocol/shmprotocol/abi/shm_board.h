@@ -75,10 +75,13 @@ static inline int shm_board_word_lives(const uint32_t *owner)
 /* The root of a mapped board, or NULL if it is not a board, or contradicts itself. */
 static inline const struct shm_board *shm_board_of(const struct shm_region_header *header)
 {
-        const struct shm_board *board = (const struct shm_board *)header->root;
+        const struct shm_board *board;
 
-        if (header->kind != SHM_KIND_BOARD || board == NULL || header->root_size < sizeof(*board))
+        if (header->kind != SHM_KIND_BOARD || header->root == NULL || header->root_size < sizeof(*board))
                 return NULL;
+        /* Also where it is mapped elsewhere: nothing points into it. */
+        board = (const struct shm_board *)(const void *)((const char *)header + ((const char *)header->root -
+                                                                                 (const char *)header->base));
         if ((uintptr_t)board % SHM_BOARD_LINE_SIZE != 0 || board->owner_at > sizeof(board->owner) - 4 ||
             board->owner_at % 4 != 0)
                 return NULL;

@@ -104,6 +104,8 @@ static PyObject *shm_holding_give_back(PyObject *self, PyObject *none)
 
         (void)none;
         shm_lane_give_back(holding->lane, holding->lease);
+        holding->is_live = 0;
+        Py_CLEAR(holding->plain); /* which leads back here: nothing would collect that cycle */
         Py_RETURN_NONE;
 }
 
