@@ -338,6 +338,7 @@ def test_a_board_is_unmapped_with_the_last_who_looks_at_it(tmp_path: Path) -> No
 
 ELSEWHERE = """
 import sys, shmclient
+from shmclient import posix
 path, address, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 flags = posix.MAP_PRIVATE | posix.MAP_ANONYMOUS | posix.MAP_FIXED_NOREPLACE
 obstacle = posix.mmap(address, size, posix.PROT_READ, flags)
