@@ -19,7 +19,7 @@ SOURCES = (
     ),
     *(
         FOLDER / f"{name}.c"
-        for name in ("opened", "late", "trip", "space", "holding", "haul", "attach", "lane")
+        for name in ("opened", "late", "trip", "space", "holding", "haul", "attach", "lane_put", "lane")
     ),
     FOLDER / "builtins.c",
 )
