@@ -27,6 +27,7 @@ from shmclient._drivers.steps import (
     Connect,
     Context,
     Drive,
+    Fetch,
     Look,
     Next,
     Operation,
@@ -273,8 +274,8 @@ class AsyncClient:
                 return await channel.ask(step)
             case Drive():
                 return await self._drive(step.operation, step.channel)
-            case Look():
-                return False  # an event loop does not sleep on memory
+            case Look() | Fetch():
+                return False  # an event loop neither sleeps on memory nor waits in a call
             case Next() if channel is not None:
                 return await channel.next_event(step)
             case Run() if step.size <= MAX_INLINE:

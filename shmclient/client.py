@@ -15,10 +15,10 @@ from shmclient._drivers import operations, putting
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Look, Next, Operation, Run
+from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Fetch, Look, Next, Operation, Run
 from shmclient._drivers.stream import BaseStream, make_stream
-from shmclient._drivers.sync import Channel
 from shmclient._drivers.transfer import Progress
+from shmclient._drivers.trips import Channel
 from shmclient._process.copying import not_copied
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle
@@ -135,10 +135,11 @@ class Client:
             value = value_again(self._core.mapped, name)
             if value is not None or (value := self._core.mapped_value(name)) is not None:
                 return value
-            if wait is None and (channel := self._core.channel) is not None and not self._core.is_noted(name):
-                value = channel.attach(None, None, name, anywhere)
-                if value is not False:
-                    return value
+            channel = self._core.channel
+            if wait is None and channel is not None and self._core.may_be_fetched(name):
+                got = channel.attach(None, None, name, anywhere)
+                if got is not False:
+                    return got.value
         return self._drive(self._core.get(name, after, wait, anywhere))
 
     def get_many(
@@ -325,6 +326,8 @@ class Client:
             return channel.next_event(step)
         if kind is Look:
             return channel.look(step)
+        if kind is Fetch:
+            return channel.attach(None, None, step.name, step.anywhere)
         if kind is Acquire:
             return step.lock.acquire(timeout=step.limit_s)
         if kind is Connect:

@@ -125,9 +125,10 @@ class Core(Generic[C]):
                 pass
         return None
 
-    def is_noted(self, name: str) -> bool:
-        """Whether a region of this name is mapped here, whether it is current or not."""
-        return type(name) is str and name in self.mapped
+    def may_be_fetched(self, name: str) -> bool:
+        """Whether an Open of this name can only bring what is not mapped here."""
+        mapped = self.mapped.get(name) if type(name) is str else None
+        return mapped is None or mapped.is_superseded()
 
     def _is_alone(self, mapped: Mapped) -> bool:
         return mapped._was_current() and time.monotonic() < self._alone_until_s

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmclient._drivers.operations import batches, granted, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
-from shmclient._regions.mapped import Lease, mapped_already, note_mapped
+from shmclient._regions.mapped import Lease, Mapped, mapped_already, note_mapped
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
+
+
+class Got(NamedTuple):
+    """A value, which keeps its region mapped, and the data about the mapping, which does not."""
+
+    value: Any
+    mapped: Mapped
 
 
 def get_many(
@@ -23,7 +30,8 @@ def get_many(
     values, missing = sorted_out(names, mapped_value)
     for batch in batches(missing):
         outcome = yield open_request(context, batch, (), wait_s())
-        values.update(zip(batch, got(context, outcome, len(batch), anywhere), strict=True))
+        for name, (value, _) in zip(batch, got(context, outcome, len(batch), anywhere), strict=True):
+            values[name] = value
     return [values[name] for name in names]
 
 
@@ -36,18 +44,18 @@ def sorted_out(
     return values, missing
 
 
-def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[Any]:
-    """Return the values for the answer to an Open of so many names. All or none."""
+def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[Got]:
+    """Return what the answer to an Open of so many names brings. All or none."""
     grants, owned = granted(context, outcome, count, 0)
     leases = [Lease(context.outbox, grant.lease) for grant in grants]
     return [
-        map_value(context, grant, lease, owned.take(), anywhere)[0]
+        Got(*map_value(context, grant, lease, owned.take(), anywhere))
         for grant, lease in zip(grants, leases, strict=True)
     ]
 
 
-def value_in(context: Context, grant: m.Grant, buffer: Any) -> Any:
+def got_in(context: Context, grant: m.Grant, buffer: Any) -> Got:
     """Return the value of a region that the fast road has mapped."""
     mapped = mapped_already(grant, context.outbox.board, buffer)
     note_mapped(context.mapped, mapped)
-    return mapped.value()
+    return Got(mapped.value(), mapped)

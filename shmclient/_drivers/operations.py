@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmclient._connection.exchange import Pending, Subscription
-from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Remaining, Run
+from shmclient._drivers.steps import Ask, Context, Fetch, Operation, Outcome, Remaining, Run
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.mapped import Lease, Mapped, attach, note_mapped
@@ -103,6 +103,10 @@ def get_other(
     context: Context, name: str, last: Mapped | None, anywhere: bool
 ) -> Operation[tuple[Any, Mapped] | None]:
     """Return the value of a name and its mapping, unless that is the last one: then None."""
+    if last is None or last.is_superseded():
+        got: tuple[Any, Mapped] | bool = yield Fetch(name, anywhere)
+        if isinstance(got, tuple):
+            return got
     grants, owned = yield from _open(context, (name,), (last.grant.region if last is not None else 0,), None)
     if grants[0].lease:
         return map_value(context, grants[0], Lease(context.outbox, grants[0].lease), owned, anywhere)

@@ -55,6 +55,13 @@ class Look(NamedTuple):
     wait_s: float = math.inf
 
 
+class Fetch(NamedTuple):
+    """A region that is not mapped here, by the fast road; its outcome is a Got, or False if that is busy."""
+
+    name: str
+    anywhere: bool
+
+
 class Drive(NamedTuple):
     """An operation on a connection; its outcome is its result."""
 
@@ -81,7 +88,7 @@ class Sleep(NamedTuple):
     pause_s: float
 
 
-Step = Ask | Run | Next | Look | Drive | Connect | Acquire | Sleep
+Step = Ask | Run | Next | Look | Fetch | Drive | Connect | Acquire | Sleep
 Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
 Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
 T = TypeVar("T")

@@ -87,6 +87,10 @@ class Mapped(Current):
         """Take a grant that says that it is current still, perhaps with other rights."""
         follow_line(self, self._board, grant)
 
+    def is_superseded(self) -> bool:
+        """Whether the board says that it is not current any more. False: it is, or the host must be asked."""
+        return self._is_granted() is False and not self._was_current()
+
     def end(self) -> None:
         """Note that nothing is mapped any more."""
         self.buffer = None

@@ -15,7 +15,7 @@ import pytest
 
 import shmclient
 from middle_support import EVENT, Middle, Part, files
-from shmclient._drivers.sync import Channel
+from shmclient._drivers.trips import Channel
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.region import close_all
 from shmprotocol.wire import query

@@ -1,0 +1,190 @@
+"""The fast road of the sync client: the most frequent requests, each as one call in C.
+
+The call takes only the plainest case. It gives everything else back, as bytes and descriptors, to the plain
+road, which goes on from there. So nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from shmclient._connection.exchange import Pending
+from shmclient._drivers import putting
+from shmclient._drivers.getting import Got, got, got_in, sorted_out
+from shmclient._drivers.operations import batches, opened, published, take
+from shmclient._drivers.steps import Ask, Outcome
+from shmclient._drivers.sync import PlainChannel
+from shmclient._drivers.transfer import joined, write_all
+from shmclient._regions.creation import Creation
+from shmclient._regions.region import RegionHandle, adopted, close_all
+from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+
+Names = str | tuple[str, ...]
+R = TypeVar("R", bound=RegionHandle)
+T = TypeVar("T")
+
+
+class Channel(PlainChannel):
+    """A connected, greeted socket with both roads."""
+
+    def attach(self, kind: type[R] | None, client: object, names: Names, anywhere: bool) -> Any:
+        """Open the regions of 1 to 64 names, and map them; return a handle of a class, or for None a Got.
+
+        A list of them for a tuple of names. False: the fast road is not free, and nothing was done.
+        """
+        if self._lane.unfinished:
+            return False  # and, as for `put`, what this thread leaves unfinished from here on is of this call
+        try:
+            result = self._lane.attach(kind, client, names)
+            if result is None:
+                return self._finish_attach(kind, client, names, anywhere)
+            if kind is None and result is not False:
+                return self._got(result, names)
+            return result
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
+
+    def put(self, kind: type[R], client: object, value: putting.Value) -> Any:
+        """Put a small value, and map it; return a handle. False: as `attach`."""
+        if self._lane.unfinished or not self._exchange.is_settled():
+            return False
+        payload = joined(value.chunks, value.progress)
+        rest = (value.data_size, value.metadata_at, value.metadata_size, payload)
+        try:
+            result = self._lane.put(kind, client, value.name, value.mode, value.replace, *rest)
+            if result is not None:
+                return result
+            request = putting.request_of(self._lane.id, value, b"")
+            region = self._finish(request, lambda outcome: putting.sent(self.context, kind, outcome))
+            return adopted(region, client)
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
+
+    def attach_many(self, kind: type[R], client: object, names: Sequence[str], anywhere: bool) -> Any:
+        """Return handles of any number of names, all or none; None: the fast road was not free."""
+        regions: list[R] = []
+        try:
+            for batch in batches(names):
+                some = self.attach(kind, client, batch, anywhere)
+                if some is False:
+                    close_all(regions)
+                    return None
+                regions += some
+        except BaseException:
+            close_all(regions)
+            raise
+        return regions
+
+    def get_many(
+        self, names: Sequence[str], mapped_value: Callable[[str], Any], anywhere: bool
+    ) -> list[Any] | None:
+        """Return the values of any number of names, all or none; None: the fast road was not free."""
+        values, missing = sorted_out(names, mapped_value)
+        for batch in batches(missing):
+            some = self.attach(None, None, batch, anywhere)
+            if some is False:
+                return None
+            values.update(zip(batch, [each.value for each in some], strict=True))
+        return [values[name] for name in names]
+
+    def fill(self, kind: type[R], client: object, value: putting.Value) -> Any:
+        """Put a value by a spare, and map it; return a handle. False: there is none, or it was taken back."""
+        if self._lane.unfinished or not self._exchange.is_settled():
+            return False
+        spare = self.context.spares.take(value.size)
+        if spare is None:
+            return False
+        try:
+            write_all(spare.fileno(), HEADER_SIZE, value.chunks, value.progress)
+            return self._assign(kind, client, value, spare)
+        except BaseException as error:
+            spare.abort()
+            if isinstance(error, KeyboardInterrupt):
+                self.retire()  # it may have come between two owners
+            if type(error) in putting.TAKEN_BACK:
+                return False
+            raise
+
+    def _assign(self, kind: type[R], client: object, value: putting.Value, spare: Creation) -> R:
+        owned, ahead = descriptors.Owned(), self.context.spares.wanted(value.size)
+        fields = (spare.region, *value[:7], ahead)
+        try:
+            result = self._lane.assign(kind, client, owned, *fields)
+            if result is None:
+                request = m.Assign(self._lane.id, *fields)
+                region = self._finish(request, lambda outcome: published(self.context, kind, spare, *outcome))
+                return adopted(region, client)
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
+        if result is False:
+            outcome = self.ask(Ask(m.Assign(self.outbox.next_id(), *fields)))
+            return adopted(published(self.context, kind, spare, *outcome), client)
+        spare.used()
+        self.context.spares.add(tuple([m.Spare._make(each) for each in result[1]]), owned)
+        handle: R = result[0]
+        return handle
+
+    def _got(self, result: Any, names: Names) -> Got | list[Got]:
+        if type(names) is not tuple:
+            return got_in(self.context, *result)
+        return [got_in(self.context, *part) for part in result]
+
+    def _finish_attach(self, kind: type[R] | None, client: Any, names: Names, anywhere: bool) -> Any:
+        all_names = names if type(names) is tuple else (str(names),)
+
+        def finish(outcome: Outcome) -> list[Any]:
+            if kind is None:
+                return got(self.context, outcome, len(all_names), anywhere)
+            regions = opened(self.context, kind, outcome, len(all_names), anywhere)
+            return [adopted(region, client) for region in regions]
+
+        results = self._finish(m.Open(self._lane.id, all_names, (), False), finish)
+        return results if type(names) is tuple else results[0]
+
+    def _finish(self, request: m.Message, finish: Callable[[Outcome], T]) -> T:
+        """Do by the plain road what is left of a trip: it was sent, and part of the reply may be here."""
+        lane, began_s = self._lane, self._lane.began_ns / 1e9
+        pending: Pending = lane.pending
+        pending.request = request
+        if lane.reading:
+            self._take_in(lane.reading, descriptors.taken)
+            lane.reading.clear()
+        self._leave_turn()
+        self._await(pending, None, began_s)
+        outcome = take(pending, None)
+        pending.reply = None  # from here on it is not to be undone
+        result = finish(outcome)
+        self._renew_lane()
+        return result
+
+    def _end_trip(self) -> None:
+        if self._sleepers:
+            with self._lock:
+                self._wake_sleepers()
+
+    def _give_up_trip(self, error: BaseException) -> None:
+        lane = self._lane
+        if lane.unfinished != threading.get_ident():
+            return  # nothing was sent, or all that came has its owner; there may be a trip of another thread
+        if lane.reading or lane.is_lost:
+            self._lose_reply()
+        if isinstance(error, KeyboardInterrupt):
+            self.retire()  # it may have come between two owners
+        pending: Pending = lane.pending
+        pending.request = pending.request or m.Open(lane.id, (), (), False)
+        self._abandon(pending)
+        self._renew_lane()
+        self._leave_turn()
