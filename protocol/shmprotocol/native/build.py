@@ -9,11 +9,15 @@ import cffi
 
 FOLDER = Path(__file__).resolve().parent
 ABI = FOLDER.parent / "abi"
-_PARTS = """
-address_space memory_object posix pinning pointers arguments shortcut put nonblocking dict_index dict_make
-board current opened late trip space holding haul attach lane_put lane builtins
-""".split()
-SOURCES = (ABI / "shm_abi.h", ABI / "shm_board.h", *(FOLDER / f"{part}.c" for part in _PARTS))
+SOURCES = (
+    ABI / "shm_abi.h",
+    ABI / "shm_board.h",
+    *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
+    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
+    *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "late", "trip")),
+    *(FOLDER / f"{name}.c" for name in ("space", "holding", "haul", "attach", "lane_put", "lane")),
+    FOLDER / "builtins.c",
+)
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
 
