@@ -133,7 +133,7 @@ def read(shm: shmclient.Client, name: str, program: str | None) -> None:
             content = json.dumps(report | {"reader": name, "uid": os.getuid()}).encode()
             with contextlib.suppress(shmclient.HostGone, shmclient.RegionBusy):
                 shm.put(REPORTS + name, content, mode=GROUP_READS).close()
-            read_on(name, index, array)
+            read_on(shm, name, index, array)
 
 
 def report_by_python(index: shmclient.Region, array: shmclient.Region) -> dict[str, Any]:
@@ -166,14 +166,15 @@ def memory(pid: int, regions: dict[str, Any]) -> dict[str, int]:
     return dict(zip(("private", "resident", "share"), sizes, strict=True))
 
 
-def read_on(name: str, index: shmclient.Region, array: shmclient.Region) -> None:
+def read_on(shm: shmclient.Client, name: str, index: shmclient.Region, array: shmclient.Region) -> None:
     """Go on with what is mapped until one of the two is replaced; check that not a bit of it changes."""
     before = found_in(index, array)
     was_there = True
     is_current = True
     while is_current:
+        is_current = index.is_current() and array.is_current()  # asks nobody, and goes on without a host
         try:
-            is_current = index.is_current() and array.is_current()
+            shm.exists(index.name)
             is_there = True
         except (shmclient.HostGone, shmclient.HostTimeout):
             is_there = False

@@ -70,12 +70,14 @@ class AsyncRegion(RegionHandle):
     async def _ask_current(self) -> bool:  # type: ignore[override]
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
+        core = self._client._core
         try:
-            return await self._client._run(operations.is_current, self)
+            return core.is_alone(self) or await self._client._run(operations.is_current, self)
         except HostGone:
-            if self._was_current():
-                return True
-            raise
+            if not self._was_current():
+                raise
+            core.note_absence()
+            return True
 
     async def __aenter__(self) -> AsyncRegion:
         return self

@@ -44,14 +44,16 @@ class Region(RegionHandle):
     def _ask_current(self) -> bool:
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
-        if self._follow(self._client._core.board_of(self._host_id)):
+        core = self._client._core
+        if self._follow(core.board_of(self._host_id)):
             return self.is_current()
         try:
-            return self._client._run(operations.is_current, self)
+            return core.is_alone(self) or self._client._run(operations.is_current, self)
         except HostGone:
-            if self._was_current():
-                return True
-            raise
+            if not self._was_current():
+                raise
+            core.note_absence()
+            return True
 
     def __enter__(self) -> Region:
         return self

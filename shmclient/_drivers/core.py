@@ -21,8 +21,9 @@ from shmclient._regions.mapped import Mapped
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, RegionClosed
 from shmprotocol.kernel.board import Reader as Board
+from shmprotocol.native.builtins import Current
 
-LOOK_FOR_HOST_S = 0.01  # a look takes 25 us
+LOOK_FOR_HOST_S = 0.01  # between two looks, which take 25 us each
 T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 C = TypeVar("C", bound=BaseChannel)
@@ -118,7 +119,7 @@ class Core(Generic[C]):
         if type(name) is not str:  # which is refused by who asks the host
             return None
         mapped = self.mapped.get(name)
-        if mapped is not None and (mapped._is_granted() or self._is_alone(mapped)):
+        if mapped is not None and (mapped._is_granted() or self.is_alone(mapped)):
             try:
                 return mapped.value()
             except RegionClosed:  # its last view went meanwhile
@@ -130,12 +131,17 @@ class Core(Generic[C]):
         mapped = self.mapped.get(name) if type(name) is str else None
         return mapped is None or mapped.is_superseded()
 
-    def _is_alone(self, mapped: Mapped) -> bool:
-        return mapped._was_current() and time.monotonic() < self._alone_until_s
+    def is_alone(self, region: Current) -> bool:
+        """Whether the last host left a region as the current one, and there was none just now."""
+        return not self.is_closed and time.monotonic() < self._alone_until_s and region._was_current()
+
+    def note_absence(self) -> None:
+        """Note that there is no host: for a moment its last word counts, and none is looked for."""
+        self._alone_until_s = time.monotonic() + LOOK_FOR_HOST_S
 
     def _last_value(self, name: str) -> Any:
         """Return a value in place of the error that there is no host, if it was the last one of its name."""
-        self._alone_until_s = time.monotonic() + LOOK_FOR_HOST_S
+        self.note_absence()
         return self.mapped_value(name)
 
     def get(self, name: str, after: int | None, wait_s: float | None, anywhere: bool) -> Operation[Any]:
