@@ -58,7 +58,6 @@ class _Lib:
     NAME_MAX: int
     PROT_NONE: int
     SO_PEERPIDFD: int
-    SHM_WAKE_WORD_SIZE: int
     SHM_IOV_MAX: int
     SHM_BUFFERS_READ_ONLY: int
     SHM_TRANSFER_INTERRUPTED: int

@@ -20,8 +20,6 @@
 
 /* cffi: begin */
 
-#define SHM_WAKE_WORD_SIZE 4
-
 const struct shm_board *shm_board_of(const struct shm_region_header *header);
 int shm_board_lives(const struct shm_board *board);
 
