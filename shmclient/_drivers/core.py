@@ -6,7 +6,6 @@ The sync and the async client carry out the same steps, each in its own way.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -29,10 +28,6 @@ R = TypeVar("R", bound=RegionHandle)
 C = TypeVar("C", bound=BaseChannel)
 
 
-def nothing() -> None:
-    """Return None: of an operation that no attempt was needed for."""
-
-
 class Core(Generic[C]):
     """The connection of a client, a new one after its end.
 
@@ -48,9 +43,7 @@ class Core(Generic[C]):
         self.is_closed = False
         self.channel: C | None = None
         self.mapped: dict[str, Mapped] = {}  # of the last connection
-        self._alone_until_s = (
-            0.0  # there was no host, and until then none is looked for to get what is mapped
-        )
+        self._alone_until_s = 0.0  # there was no host, and until then none is looked for
         self._attempts = Attempts(timeout_s)
         self._new_lock = new_lock
         self._lock = new_lock()
@@ -81,7 +74,7 @@ class Core(Generic[C]):
         self,
         start: Callable[[Context, Retry], Operation[T]],
         wait_s: float | None,
-        ready: Callable[[], T | None] = nothing,
+        ready: Callable[[], T | None] = lambda: None,
     ) -> Operation[T]:
         """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
@@ -151,8 +144,7 @@ class Core(Generic[C]):
             value = operations.get(context, name, retry.remaining, anywhere)
             return value if after is None else once_after(context, name, after, retry, value)
 
-        last = functools.partial(self._last_value, name) if after is None else nothing
-        return self.run_waiting(start, wait_s, last)
+        return self.run_waiting(start, wait_s, lambda: self._last_value(name) if after is None else None)
 
     def open(
         self, kind: type[R], name: str, after: int | None, wait_s: float | None, anywhere: bool

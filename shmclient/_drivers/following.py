@@ -56,18 +56,15 @@ class Listener:
     def listen(self, context: Context) -> Operation[Subscription]:
         """Listen on a connection from now on."""
         subscription = yield from operations.listen(context, self._prefix, self._passes)
-        self._context, self._subscription, self._is_told = context, subscription, True
-        if self.is_closed:  # meanwhile, by who saw the subscription before
-            self.give_up()
-            raise Closed("the watch is closed")
-        return subscription
+        return self._begin(context, subscription, is_told=True)
 
     def attend(self, context: Context) -> Subscription:
         """Return a subscription of which the host knows nothing: it ends with this or the connection."""
-        subscription = Subscription(context.outbox.next_id())
-        context.exchange.watch(subscription)
-        self._context, self._subscription, self._is_told = context, subscription, False
-        if self.is_closed:  # meanwhile, as in `listen`
+        return self._begin(context, context.attend(), is_told=False)
+
+    def _begin(self, context: Context, subscription: Subscription, *, is_told: bool) -> Subscription:
+        self._context, self._subscription, self._is_told = context, subscription, is_told
+        if self.is_closed:  # meanwhile, by who saw the subscription before
             self.give_up()
             raise Closed("the watch is closed")
         return subscription
@@ -232,8 +229,8 @@ class Values:
         self._name = check_name(name)
         self._anywhere = anywhere
         self._can_sleep = can_sleep
-        self._last: Mapped | None = None  # the region that was given last, and the connection
-        self._context: Context | None = None
+        self._last: Mapped | None = None  # the region that was given last, and its host
+        self._host_id = ""
         self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
 
     def start(self, context: Context, retry: Retry) -> Operation[None]:
@@ -246,9 +243,8 @@ class Values:
 
     def next(self, context: Context, retry: Retry) -> Operation[Any]:
         """Return the current value, once it is another than the last one."""
-        if context.outbox.host_id != self._host_id():
-            self._last = None
-        self._context = context
+        if context.outbox.host_id != self._host_id:
+            self._host_id, self._last = context.outbox.host_id, None
         yield from self._sleep(context, retry)
         while True:
             self.listener.take()  # the answer to what is asked now is newer than all of them
@@ -268,9 +264,6 @@ class Values:
                 yield from self._wait_for_name(retry)
             else:
                 yield from self.listener.next(retry)
-
-    def _host_id(self) -> str:
-        return self._context.outbox.host_id if self._context is not None else ""
 
     def _sleep(self, context: Context, retry: Retry) -> Operation[None]:
         """Return when the last value may not be current any more, or at once if nobody can sleep on it."""
@@ -329,8 +322,7 @@ def _sleep_until_newer(context: Context, name: str, after: int, retry: Retry) ->
     mapped, left_s = context.mapped.get(name), retry.remaining()
     if mapped is None or mapped.grant.generation > after or not left_s:
         return
-    subscription = Subscription(context.outbox.next_id())
-    context.exchange.watch(subscription)
+    subscription = context.attend()
     try:
         yield from sleep_while_current(context, mapped, subscription, left_s)
     finally:

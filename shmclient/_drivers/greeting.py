@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from shmclient._drivers.operations import only
 from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import RemoteProtocolError, ShmError
@@ -13,9 +14,8 @@ from shmprotocol.wire import messages as m
 
 def greeted(context: Context, outcome: Outcome) -> None:
     """Take the host's answer to the greeting. The descriptor of the board is closed in any case."""
-    welcome, owned = outcome
-    if not isinstance(welcome, m.Welcome):
-        raise RemoteProtocolError(f"{type(welcome).__name__} arrived instead of Welcome")
+    reply, owned = outcome
+    welcome = only(reply, m.Welcome)
     if not m.VERSION_MIN <= welcome.version <= m.VERSION:
         raise RemoteProtocolError(
             f"the host chose version {welcome.version}, of {m.VERSION_MIN} to {m.VERSION}"

@@ -240,8 +240,7 @@ def listen(
     context: Context, prefix: str, passes: Callable[[m.Event], bool] | None = None
 ) -> Operation[Subscription]:
     """Start a watch of the names with a prefix; with a filter, keep only the events that pass it."""
-    subscription = Subscription(context.outbox.next_id(), passes)
-    context.exchange.watch(subscription)
+    subscription = context.attend(passes)
     try:
         yield Ask(m.Watch(subscription.id, check_part("a prefix", prefix)))
     except BaseException:

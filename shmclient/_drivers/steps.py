@@ -119,6 +119,12 @@ class Context:
             with contextlib.suppress(HostGone):
                 self.outbox.post(m.Cancel(0, target))
 
+    def attend(self, passes: Callable[[m.Event], bool] | None = None) -> Subscription:
+        """Return a new subscription, of which the host knows nothing yet; with a filter as in `listen`."""
+        subscription = Subscription(self.outbox.next_id(), passes)
+        self.exchange.watch(subscription)
+        return subscription
+
     def unlisten(self, subscription: Subscription, *, is_told: bool = True) -> None:
         """End a watch, of which the host `is_told`. Never waits, and takes no lock: safe in a destructor."""
         if self.exchange.is_watched(subscription):
