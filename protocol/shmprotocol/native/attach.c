@@ -57,21 +57,42 @@ static int shm_lane_check_name(const struct shm_lane *lane, PyObject *name)
         return PyDict_SetItem(lane->names, name, Py_None);
 }
 
-/* Write the names; return the end, or NULL with an exception set. Each was checked: 1 to 255 bytes. */
+/* The bytes of a name that was checked, 1 to 255; NULL: an exception is set. */
+static const char *shm_name_bytes(PyObject *name, Py_ssize_t *size_out)
+{
+        const char *text = PyUnicode_AsUTF8AndSize(name, size_out);
+
+        if (text != NULL && *size_out > SHM_NAME_MAX) {
+                PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
+                return NULL;
+        }
+        return text;
+}
+
+/* Take the id of the next request; return it as an object, or NULL with an exception set. */
+static PyObject *shm_lane_next_id(struct shm_lane *lane)
+{
+        PyObject *key = PyIter_Next(lane->ids);
+
+        if (key == NULL)
+                return NULL;
+        lane->id = PyLong_AsUnsignedLongLong(key);
+        if (PyErr_Occurred())
+                Py_CLEAR(key);
+        return key;
+}
+
+/* Write the names; return the end, or NULL with an exception set. */
 static uint8_t *shm_lane_write_names(PyObject *const *names, uint32_t count, uint8_t *at)
 {
         uint32_t i;
 
         for (i = 0; i < count; i++) {
                 Py_ssize_t size;
-                const char *text = PyUnicode_AsUTF8AndSize(names[i], &size);
+                const char *text = shm_name_bytes(names[i], &size);
 
                 if (text == NULL)
                         return NULL;
-                if (size > SHM_NAME_MAX) {
-                        PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
-                        return NULL;
-                }
                 at = shm_put_string(at, text, (size_t)size);
         }
         return at;
@@ -226,11 +247,10 @@ static PyObject *shm_lane_attach(PyObject *self, PyObject *const *arguments, Py_
         }
         if (!shm_lane_is_free(lane)) /* and nothing from here to the trip lets go of the GIL */
                 Py_RETURN_FALSE;
-        key = PyIter_Next(lane->ids);
+        key = shm_lane_next_id(lane);
         if (key == NULL)
                 return NULL;
-        lane->id = PyLong_AsUnsignedLongLong(key);
-        result = PyErr_Occurred() ? NULL : shm_lane_open(lane, arguments[0], arguments[1], names, (uint32_t)count, key);
+        result = shm_lane_open(lane, arguments[0], arguments[1], names, (uint32_t)count, key);
         Py_DECREF(key);
         return is_many ? result : shm_lane_first(result);
 }

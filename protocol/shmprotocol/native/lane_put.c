@@ -9,32 +9,36 @@
 #include <stdint.h>
 #include <unistd.h>
 
+/* Write arguments as numbers, but for the one at `flag`, which is True or False; NULL: an exception is set. */
+static uint8_t *shm_put_fields(uint8_t *at, PyObject *const *arguments, int count, int flag)
+{
+        uint64_t number;
+        int i;
+
+        for (i = 0; i < count; i++) {
+                if (i == flag) {
+                        *at++ = arguments[i] == Py_True ? 0xc3 : 0xc2;
+                } else {
+                        if (shm_argument(arguments, i, &number) < 0)
+                                return NULL;
+                        at = shm_put_integer(at, number);
+                }
+        }
+        return at;
+}
+
 /* Write a Put behind the room for Releases; NULL: an exception is set. The payload fits. */
 static uint8_t *shm_lane_write_put(const struct shm_lane *lane, struct shm_trip *trip, PyObject *const *arguments)
 {
         uint8_t *start = trip->bytes + SHM_LATE_SIZE, *at;
         Py_ssize_t name_size, size;
-        const char *name = PyUnicode_AsUTF8AndSize(arguments[0], &name_size);
-        uint64_t number;
+        const char *name = shm_name_bytes(arguments[0], &name_size);
         char *payload;
-        int i;
 
-        if (name == NULL || name_size > SHM_NAME_MAX || PyBytes_AsStringAndSize(arguments[6], &payload, &size) < 0) {
-                if (!PyErr_Occurred())
-                        PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
+        if (name == NULL || PyBytes_AsStringAndSize(arguments[6], &payload, &size) < 0)
                 return NULL;
-        }
-        at = shm_put_put(start, lane->id, name, (size_t)name_size);
-        for (i = 1; i < 6; i++) {
-                if (i == 2) {
-                        *at++ = arguments[2] == Py_True ? 0xc3 : 0xc2;
-                        continue;
-                }
-                if (shm_argument(arguments, i, &number) < 0)
-                        return NULL;
-                at = shm_put_integer(at, number);
-        }
-        return shm_put_length(start, shm_put_bytes(at, payload, (size_t)size));
+        at = shm_put_fields(shm_put_put(start, lane->id, name, (size_t)name_size), arguments + 1, 5, 1);
+        return at == NULL ? NULL : shm_put_length(start, shm_put_bytes(at, payload, (size_t)size));
 }
 
 /*
@@ -59,12 +63,11 @@ static PyObject *shm_lane_put(PyObject *self, PyObject *const *arguments, Py_ssi
         if (PyBytes_Size(arguments[8]) > SHM_TRIP_SIZE - SHM_LATE_SIZE - SHM_PUT_HEAD_MAX ||
             !shm_lane_is_free(lane)) /* and nothing from here to the trip lets go of the GIL */
                 Py_RETURN_FALSE;
-        key = PyIter_Next(lane->ids);
+        key = shm_lane_next_id(lane);
         if (key == NULL)
                 return NULL;
-        lane->id = PyLong_AsUnsignedLongLong(key);
         shm_trip_prepare(&trip, 1, 0);
-        end = PyErr_Occurred() ? NULL : shm_lane_write_put(lane, &trip, arguments + 2);
+        end = shm_lane_write_put(lane, &trip, arguments + 2);
         if (end != NULL)
                 result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], 1, key);
         Py_DECREF(key);
@@ -76,24 +79,14 @@ static uint8_t *shm_lane_write_assign(const struct shm_lane *lane, struct shm_tr
 {
         uint8_t *start = trip->bytes + SHM_LATE_SIZE, *at;
         Py_ssize_t name_size, count = PyTuple_Size(arguments[8]), i;
-        const char *name = PyUnicode_AsUTF8AndSize(arguments[1], &name_size);
+        const char *name = shm_name_bytes(arguments[1], &name_size);
         uint64_t number;
 
-        if (name == NULL || count < 0 || name_size > SHM_NAME_MAX || shm_argument(arguments, 0, &number) < 0) {
-                if (!PyErr_Occurred())
-                        PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
+        if (name == NULL || count < 0 || shm_argument(arguments, 0, &number) < 0)
                 return NULL;
-        }
-        at = shm_put_assign(start, lane->id, number, name, (size_t)name_size);
-        for (i = 2; i < 8; i++) {
-                if (i == 3) {
-                        *at++ = arguments[3] == Py_True ? 0xc3 : 0xc2;
-                        continue;
-                }
-                if (shm_argument(arguments, i, &number) < 0)
-                        return NULL;
-                at = shm_put_integer(at, number);
-        }
+        at = shm_put_fields(shm_put_assign(start, lane->id, number, name, (size_t)name_size), arguments + 2, 6, 1);
+        if (at == NULL)
+                return NULL;
         at = shm_put_array(at, (uint32_t)count);
         for (i = 0; i < count; i++) {
                 PyObject *size = PyTuple_GetItem(arguments[8], i);
@@ -153,12 +146,11 @@ static PyObject *shm_lane_assign(PyObject *self, PyObject *const *arguments, Py_
         if (PyTuple_Size(arguments[11]) > SHM_FRAME_NAMES_MAX ||
             !shm_lane_is_free(lane)) /* and nothing from here to the trip lets go of the GIL */
                 Py_RETURN_FALSE;
-        key = PyIter_Next(lane->ids);
+        key = shm_lane_next_id(lane);
         if (key == NULL)
                 return NULL;
-        lane->id = PyLong_AsUnsignedLongLong(key);
         shm_trip_prepare(&trip, 1, SHM_FRAME_NAMES_MAX - 1);
-        end = PyErr_Occurred() ? NULL : shm_lane_write_assign(lane, &trip, arguments + 3);
+        end = shm_lane_write_assign(lane, &trip, arguments + 3);
         if (end != NULL)
                 result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], 1, key);
         Py_DECREF(key);
