@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, Region
@@ -18,6 +19,7 @@ MAX_LEASES = 65_536
 
 MAX_RELEASED = 128  # at once, which takes 50 us
 
+T = TypeVar("T")
 Send = Callable[[m.Message, Sequence[int]], None]
 SendFrame = Callable[[bytes, Sequence[int]], None]
 
@@ -65,20 +67,13 @@ class Leases:
         readers = regions[0].reader()
         if len(regions) > 1:
             readers = array("i", b"".join(map(Region.reader, regions)))
-        try:
-            send_frame(shortcut.opened(request, leases, grants), readers)
-        except OSError:
-            self.give_back(leases)
-            raise
+        self._deliver(leases, send_frame, shortcut.opened(request, leases, grants), readers)
 
     def publish_packed(self, request: int, region: Region, send_frame: SendFrame) -> None:
         """Grant a region to its creator, by a Published that is packed but for its numbers."""
         lease = self._lease(region)
-        try:
-            send_frame(shortcut.published(request, lease, region.packed_grant()), region.reader())
-        except OSError:
-            self.give_back((lease,))
-            raise
+        frame = shortcut.published(request, lease, region.packed_grant())
+        self._deliver((lease,), send_frame, frame, region.reader())
 
     def _too_many(self) -> QuotaExceeded:
         return QuotaExceeded(
@@ -97,10 +92,15 @@ class Leases:
 
     def send(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
         """Send a reply with the leases that it gives, or take them back and raise OSError."""
+        self._deliver([grant.lease for grant in grants if grant.lease], self._send, reply, descriptors)
+
+    def _deliver(
+        self, leases: Sequence[int], send: Callable[[T, Sequence[int]], None], reply: T, fds: Sequence[int]
+    ) -> None:
         try:
-            self._send(reply, descriptors)
+            send(reply, fds)
         except OSError:
-            self.give_back([grant.lease for grant in grants if grant.lease])
+            self.give_back(leases)
             raise
 
     def release(self, leases: Sequence[int]) -> Steps | None:
