@@ -5,15 +5,21 @@ One that dies has failed the example that it was given, and hypothesis can make 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import struct
+import subprocess
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pytest
 
+import shmprotocol
 from shmprotocol.native.binding import ffi
 
 PATIENCE_S = 30  # for one example, before it counts as a hang
@@ -47,6 +53,30 @@ class Reader:
         replies.close()
         requests.close()
         return wait()
+
+
+@contextlib.contextmanager
+def compiled(text: str, folder: Path, *arguments: str) -> Iterator[Reader]:
+    """Give a reader in C, with sanitizers where the compiler has them. It must end with 0."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    source, program = folder / "reader.c", folder / "reader"
+    source.write_text(text)
+    include = Path(shmprotocol.__file__).parent / "abi"
+    command = ["cc", "-std=gnu11", "-g", "-O1", f"-I{include}", str(source), "-o", str(program)]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    if subprocess.run([*command, *sanitizers], capture_output=True, check=False).returncode:
+        subprocess.run(command, check=True)
+
+    def start() -> Started:
+        child = subprocess.Popen([program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        return child.stdin, child.stdout, child.wait
+
+    reader = Reader(start)
+    yield reader
+    assert reader.stop() == 0
 
 
 def forked(answer: Callable[[bytes], str]) -> Started:

@@ -133,6 +133,15 @@ def watched_host(path: str, listener: socket.socket | None = None, **settings: A
             serving.result()
 
 
+@contextlib.contextmanager
+def client_with_two(path: str) -> Iterator[shmclient.Client]:
+    """Give a client of a host, which has put two small values: a and b."""
+    with shmclient.connect(path) as shm:
+        for name in ("a", "b"):
+            shm.put(name, name.encode() * 10).close()
+        yield shm
+
+
 def serve(path: Path, first: str = "") -> subprocess.Popen[str]:
     """Start a host as a user would, after it has run `first`; return when it listens."""
     program = ["-c", f"{first}\nfrom shmhost.cli import main; main()"] if first else ["-m", "shmhost"]

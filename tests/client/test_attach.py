@@ -14,15 +14,13 @@ import shmclient.aio
 from middle_support import EVENT, Change, Middle, Part, files
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire.names import MAX_DESCRIPTORS
-from support import Machine, count_descriptors, mapped_addresses, wait_until
+from support import Machine, client_with_two, count_descriptors, mapped_addresses, wait_until
 
 
 @pytest.fixture
 def shm(machine: Machine) -> Iterator[shmclient.Client]:
     """Give a client of the host itself, another process: its descriptors are not counted here."""
-    with shmclient.connect(machine.path) as shm:
-        for name in ("a", "b"):
-            shm.put(name, name.encode() * 10).close()
+    with client_with_two(machine.path) as shm:
         yield shm
 
 

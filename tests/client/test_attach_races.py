@@ -19,14 +19,12 @@ from shmclient._drivers.trips import Channel
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.region import close_all
 from shmprotocol.wire import query
-from support import Machine, mapped_addresses, wait_until
+from support import Machine, client_with_two, mapped_addresses, wait_until
 
 
 @pytest.fixture
 def shm(machine: Machine) -> Iterator[shmclient.Client]:
-    with shmclient.connect(machine.path) as shm:
-        for name in ("a", "b"):
-            shm.put(name, name.encode() * 10).close()
+    with client_with_two(machine.path) as shm:
         yield shm
         wait_until(lambda: sum(info.leases for info in shm.list()) == 0)
 

@@ -11,16 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import shmclient
-from support import Machine, in_child, mapped_addresses, wait_until
+from support import Machine, client_with_two, in_child, mapped_addresses, wait_until
 
 BURST = 200  # more than the buffer of a connection has room for
 
 
 @pytest.fixture
 def shm(machine: Machine) -> Iterator[shmclient.Client]:
-    with shmclient.connect(machine.path) as shm:
-        for name in ("a", "b"):
-            shm.put(name, name.encode() * 10).close()
+    with client_with_two(machine.path) as shm:
         yield shm
 
 

@@ -14,14 +14,7 @@ import numpy as np
 import pytest
 
 import shmclient
-
-ROOT = Path(__file__).parents[2] / "protocol"
-STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'shmprotocol' / 'abi'}"]
-WAYS = {
-    "c11": ["cc", "-std=c11", "-O2"],
-    "c++17": ["c++", "-x", "c++", "-std=c++17", "-O2"],
-    "sanitized": ["cc", "-std=c11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-}
+from native_support import ROOT, STRICT, WAYS
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 

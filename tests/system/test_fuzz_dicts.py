@@ -6,12 +6,9 @@ Behind the index lies a page that must not be read (Python), or what a sanitizer
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import struct
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import msgpack
@@ -20,8 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shmprotocol
-from fuzzing import Reader, Started, check_inside, forked
+from fuzzing import Reader, check_inside, compiled, forked
 from shmclient import RegionDict, _codecs, posix
 from shmprotocol.errors import BadRegion
 from shmprotocol.native.builtins import dict_make
@@ -259,26 +255,8 @@ int main(int argc, char **argv)
 @pytest.fixture(scope="module")
 def c_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A native reader, compiled with sanitizers where the compiler has them."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("reader")
-    source, program = folder / "reader.c", folder / "reader"
-    source.write_text(PROGRAM)
-    include = Path(shmprotocol.__file__).parent / "abi"
-    command = ["cc", "-std=gnu11", "-g", "-O1", f"-I{include}", str(source), "-o", str(program)]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    if subprocess.run([*command, *sanitizers], capture_output=True, check=False).returncode:
-        subprocess.run(command, check=True)
-
-    def start() -> Started:
-        child = subprocess.Popen([program, *ASKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert child.stdin is not None
-        assert child.stdout is not None
-        return child.stdin, child.stdout, child.wait
-
-    reader = Reader(start)
-    yield reader
-    assert reader.stop() == 0
+    with compiled(PROGRAM, tmp_path_factory.mktemp("reader"), *ASKED) as reader:
+        yield reader
 
 
 @pytest.fixture(params=["python_reader", "c_reader"])

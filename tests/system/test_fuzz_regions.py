@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shmprotocol
-from fuzzing import Reader, Started, forked
+from fuzzing import Reader, compiled, forked
 from shmhost.core.objects import Memfd
 from shmprotocol.abi.header import FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
@@ -186,26 +182,8 @@ int main(int argc, char **argv)
 @pytest.fixture(scope="module")
 def c_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A native reader, compiled with sanitizers where the compiler has them."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("reader")
-    source, program = folder / "reader.c", folder / "reader"
-    source.write_text(PROGRAM)
-    include = Path(shmprotocol.__file__).parent / "abi"
-    command = ["cc", "-std=gnu11", "-g", "-O1", f"-I{include}", str(source), "-o", str(program)]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    if subprocess.run([*command, *sanitizers], capture_output=True, check=False).returncode:
-        subprocess.run(command, check=True)
-
-    def start() -> Started:
-        child = subprocess.Popen([program, str(CAPACITY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert child.stdin is not None
-        assert child.stdout is not None
-        return child.stdin, child.stdout, child.wait
-
-    reader = Reader(start)
-    yield reader
-    assert reader.stop() == 0
+    with compiled(PROGRAM, tmp_path_factory.mktemp("reader"), str(CAPACITY)) as reader:
+        yield reader
 
 
 @given(case=EXAMPLES)
