@@ -26,6 +26,11 @@
  * (release), and then wakes those who sleep on `changes`; all of it before it answers the request that made the
  * change. It stores `rights` (release) before it answers a change of the mode. Readers: all processes.
  *
+ * Of an arena (shm_arena.h), `size` is stored (release) before `region` and before the answer to each growth. `ledgers`
+ * is 0 when `region` becomes the arena's, and is raised (seq) before a reader may hold anything in it, and when one has
+ * gone: its owner uses no memory again before it has received so many messages about ledgers. `waiters` is raised before
+ * the answer to a client that wants to sleep on values, and lowered when it has gone.
+ *
  * Line 0 belongs to no name: a grant with line 0 says that the board had no room, so the host must be asked.
  * A line serves another name once its name is gone and every lease that was granted with it. The numbers of regions
  * are never used twice, so a reader that is late finds another number than the one it compares with, or 0.
@@ -36,8 +41,11 @@ struct shm_board_line {
         uint32_t changes;    /* a futex: sleep while it has the value that was loaded before `region` was */
         uint32_t rights;   /* changes with the mode of the region: what a mode allowed must be asked again */
         uint32_t cpu;      /* 1 + the processor that the host wrote this on last; 0: not known */
+        uint32_t ledgers;  /* of an arena: messages about ledgers that its owner must have received */
+        uint64_t size;     /* of an arena: bytes of its object */
+        uint32_t waiters;  /* of an arena: clients that may sleep on its values */
         uint32_t unused;   /* zero */
-        uint64_t reserved[4]; /* zero */
+        uint64_t reserved[2]; /* zero */
 };
 
 /*

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shm_arena_own.h - publish values in an arena: a copy and an exchange of a word, no system call. See shm_arena.h.
+ *
+ * The functions are for one thread at a time, of the process that made the owner.
+ */
+#ifndef SHM_ARENA_OWN_H
+#define SHM_ARENA_OWN_H
+
+#include <linux/futex.h>
+#include <limits.h>
+#include <sys/syscall.h>
+
+#include "shm_arena_collect.h"
+
+#define SHM_ARENA_ANSWER_MS 10000 /* for the host to answer: it needs a ms, and machines swap */
+#define SHM_DESCRIPTIONS 1024     /* that are kept once for all values; a power of two */
+#define SHM_DESCRIPTION_MAX 4096  /* bytes; a longer one goes with its value */
+#define SHM_OWN_HOLDS 131072      /* as in the ledgers that a host makes */
+
+/* A description that many values have: found by its bytes, at its place in the heap. */
+struct shm_description {
+        uint64_t hash;
+        uint64_t offset; /* 0: none */
+        uint64_t size;
+};
+
+/* What a value is, besides its bytes. Zeros: plain bytes. */
+struct shm_arena_meaning {
+        const void *description; /* a msgpack map (protocol/README.md, section 15) */
+        uint64_t description_size;
+        uint64_t root; /* an address in the block, or 0 */
+        uint64_t root_size;
+        uint32_t flags; /* SHM_VALUE_OBJECTS */
+};
+
+static inline uint64_t shm_arena_now_ns(void)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* The slots of an index for so many names: at most half of them are in use. */
+static inline uint64_t shm_arena_slots(uint64_t names)
+{
+        uint64_t slots = 64;
+
+        while (slots < 2 * names)
+                slots *= 2;
+        return slots;
+}
+
+/* Where the values of an arena for so many names begin. */
+static inline uint64_t shm_arena_heap_offset(uint64_t names)
+{
+        uint64_t end = SHM_ARENA_HEAD + shm_arena_slots(names) * 4 + names * sizeof(struct shm_arena_entry);
+
+        return (end + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE * SHM_HEAP_PAGE;
+}
+
+/* Give everything back that an owner has, but for the mapping of the arena, which is the caller's. */
+static inline void shm_owner_close(struct shm_arena_owner *owner)
+{
+        while (owner->ledger_count > 0)
+                shm_owner_drop(owner, 0);
+        if (owner->socket >= 0)
+                close(owner->socket);
+        owner->socket = -1;
+        if (owner->heap.pages != NULL)
+                munmap(owner->heap.pages, owner->pages_room);
+        if (owner->ledgers != NULL)
+                munmap(owner->ledgers, owner->ledgers_room);
+        if (owner->retired != NULL)
+                munmap(owner->retired, owner->retired_room);
+        if (owner->absent != NULL)
+                munmap(owner->absent, owner->arena.entry_count * 5);
+        if (owner->descriptions != NULL)
+                munmap(owner->descriptions, SHM_DESCRIPTIONS * sizeof(*owner->descriptions));
+        if (owner->own.ledger != NULL)
+                munmap(owner->own.ledger, sizeof(struct shm_ledger) + SHM_OWN_HOLDS * sizeof(struct shm_ledger_hold));
+        owner->heap.pages = NULL;
+        owner->ledgers = NULL;
+        owner->retired = NULL;
+        owner->absent = NULL;
+        owner->descriptions = NULL;
+        owner->own.ledger = NULL;
+}
+
+/* Let the heap go to the end of the object. Returns 0 or -ENOMEM. */
+static inline int shm_owner_extend(struct shm_arena_owner *owner, uint64_t size)
+{
+        uint64_t count = (size - owner->heap.start) / SHM_HEAP_PAGE;
+        void *grown = count > UINT32_MAX / 2 ? NULL
+                                             : shm_private_grow(owner->heap.pages, &owner->pages_room,
+                                                                count * sizeof(*owner->heap.pages));
+
+        if (grown == NULL)
+                return -ENOMEM;
+        owner->heap.pages = (struct shm_heap_page *)grown;
+        owner->heap.limit = (uint32_t)count;
+        shm_heap_extend(&owner->heap, (uint32_t)count);
+        owner->arena.size = size;
+        return 0;
+}
+
+static inline void shm_control_write(struct shm_arena_control *control, uint64_t names)
+{
+        memcpy(control->magic, SHM_ARENA_MAGIC, sizeof(control->magic));
+        control->version = SHM_ARENA_VERSION;
+        control->index = SHM_ARENA_HEAD;
+        control->index_slots = shm_arena_slots(names);
+        control->entries = SHM_ARENA_HEAD + control->index_slots * 4;
+        control->entry_count = names;
+        control->heap = shm_arena_heap_offset(names);
+}
+
+/*
+ * Become the owner of an arena of zeros, of which the object has `size` bytes, mapped at `memory` for writing. `home`,
+ * `span`, `region` and `line` are those that the host gave; `socket` is the owner's from now on, also after an
+ * error. Returns 0 or: -EINVAL the number of names; -ENOSPC there is no room for so many; -ENOMEM.
+ */
+static inline int shm_owner_make(struct shm_arena_owner *owner, void *memory, uint64_t home, uint64_t span,
+                                 uint64_t size, uint64_t names, uint64_t region, const struct shm_board_line *line,
+                                 int socket)
+{
+        int error;
+
+        memset(owner, 0, sizeof(*owner));
+        owner->socket = socket;
+        error = names == 0 || names > SHM_ARENA_NAMES_MAX                        ? -EINVAL
+                : shm_arena_heap_offset(names) + SHM_HEAP_PAGE > size || size > span ? -ENOSPC
+                                                                                  : 0;
+        if (error) {
+                shm_owner_close(owner);
+                return error;
+        }
+        owner->control = (struct shm_arena_control *)(void *)((uint8_t *)memory + SHM_HEADER_SIZE);
+        shm_control_write(owner->control, names);
+        error = shm_arena_open(memory, home, span, size, &owner->arena);
+        owner->arena.region = region;
+        owner->arena.line = line;
+        owner->slots = (uint32_t *)(uintptr_t)owner->arena.index;
+        owner->entries = (struct shm_arena_entry *)(uintptr_t)owner->arena.entries;
+        owner->absent = (uint32_t *)shm_private(names * 5);
+        owner->descriptions =
+                (struct shm_description *)shm_private(SHM_DESCRIPTIONS * sizeof(*owner->descriptions));
+        owner->own.ledger = (struct shm_ledger *)shm_private(sizeof(struct shm_ledger) +
+                                                             SHM_OWN_HOLDS * sizeof(struct shm_ledger_hold));
+        owner->own.count = SHM_OWN_HOLDS;
+        shm_heap_make(&owner->heap, NULL, 0, owner->control->heap);
+        if (!error && owner->absent != NULL && owner->descriptions != NULL && owner->own.ledger != NULL)
+                error = shm_owner_extend(owner, size);
+        else
+                error = error ? error : -ENOMEM;
+        if (error) {
+                shm_owner_close(owner);
+                return error;
+        }
+        owner->is_listed = (uint8_t *)(owner->absent + names);
+        owner->own.holds = (struct shm_ledger_hold *)(void *)(owner->own.ledger + 1);
+        return 0;
+}
+
+/* Ask the host, and wait for its answer. Returns 0 or -errno: -EPIPE the host is gone; -ETIMEDOUT. */
+static inline int shm_owner_ask(struct shm_arena_owner *owner, uint32_t kind, uint64_t size)
+{
+        struct shm_arena_message message = {kind, 0, owner->arena.region, size};
+        uint64_t end_ms = shm_arena_now_ns() / 1000000 + SHM_ARENA_ANSWER_MS, now_ms;
+        struct pollfd wait = {owner->socket, POLLIN, 0};
+        int result;
+
+        owner->answer.kind = 0;
+        if (owner->socket < 0 || send(owner->socket, &message, sizeof(message), MSG_NOSIGNAL) < 0)
+                return owner->socket < 0 ? -EPIPE : -errno;
+        while (owner->answer.kind != kind) {
+                result = shm_owner_receive(owner, MSG_DONTWAIT);
+                if (result < 0 && owner->is_alone)
+                        return -EPIPE;
+                if (result != 0)
+                        continue;
+                now_ms = shm_arena_now_ns() / 1000000;
+                if (now_ms >= end_ms)
+                        return -ETIMEDOUT;
+                (void)poll(&wait, 1, (int)(end_ms - now_ms)); /* also after a signal: the answer will come */
+        }
+        return -owner->answer.code;
+}
+
+/* Publish the arena itself: from now on it can be opened, and nobody else can ever write it. Returns 0 or -errno. */
+static inline int shm_arena_ready(struct shm_arena_owner *owner)
+{
+        return shm_owner_ask(owner, SHM_ARENA_READY, owner->arena.size);
+}
+
+/* Let the arena have at least `size` bytes. Returns 0 or: -EINVAL over its span; -EDQUOT; -ENOMEM; -EPIPE. */
+static inline int shm_arena_grow(struct shm_arena_owner *owner, uint64_t size)
+{
+        int error;
+
+        if (size <= owner->arena.size)
+                return 0;
+        if (size > owner->arena.span)
+                return -EINVAL;
+        error = shm_owner_ask(owner, SHM_ARENA_GROW, (size + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE * SHM_HEAP_PAGE);
+        if (error)
+                return error;
+        if (owner->answer.size < owner->arena.size || owner->answer.size > owner->arena.span)
+                return -EBADMSG;
+        return shm_owner_extend(owner, owner->answer.size);
+}
+
+/* Take a block, after everything that can make room for it. Returns its offset, or 0. */
+static inline uint64_t shm_owner_block(struct shm_arena_owner *owner, uint64_t size)
+{
+        uint64_t block, wanted;
+
+        shm_collect_in_turn(owner);
+        block = shm_heap_take(&owner->heap, size);
+        if (block != 0)
+                return block;
+        if (owner->retired_count > owner->kept_count && shm_collect(owner) == 0)
+                block = shm_heap_take(&owner->heap, size);
+        if (block == 0 && owner->retired_count > 0 && shm_collect(owner) == 0) /* what was held then may be free */
+                block = shm_heap_take(&owner->heap, size);
+        if (block != 0 || owner->arena.size >= owner->arena.span || size > owner->arena.span)
+                return block;
+        /* Twice as large, or what is needed and a slab. */
+        wanted = owner->arena.size + (size > owner->arena.size ? size + 65 * SHM_HEAP_PAGE : owner->arena.size);
+        if (wanted > owner->arena.span)
+                wanted = owner->arena.span;
+        if (shm_arena_grow(owner, wanted) != 0 &&
+            shm_arena_grow(owner, owner->arena.size + size + 65 * SHM_HEAP_PAGE) != 0)
+                return 0;
+        return shm_heap_take(&owner->heap, size);
+}
+
+/*
+ * Take a block for `size` bytes, to be written and then published or discarded. Returns 0, or -ENOSPC: the arena is full
+ * of what is current or held.
+ */
+static inline int shm_arena_loan(struct shm_arena_owner *owner, uint64_t size, uint64_t *block_out)
+{
+        *block_out = shm_owner_block(owner, size);
+        return *block_out == 0 ? -ENOSPC : 0;
+}
+
+/* Give back a block that was not published. */
+static inline void shm_arena_discard(struct shm_arena_owner *owner, uint64_t block)
+{
+        shm_heap_give(&owner->heap, block);
+}
+
+/* Where a block is for the owner: it can be written until it is published. */
+static inline void *shm_arena_block(const struct shm_arena_owner *owner, uint64_t block)
+{
+        return (void *)(uintptr_t)(owner->arena.base + block);
+}
+
+/* Wake those who sleep on a word of the arena, at this offset, or on its `changes`. */
+static inline void shm_wake_ledger(struct shm_arena_owner *owner, const struct shm_ledger *ledger, int event,
+                                   uint64_t word, int *wakes_out)
+{
+        uint64_t any = SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes), count, i, one = 1;
+        int is_event = 0;
+
+        count = __atomic_load_n(&ledger->waits_high, __ATOMIC_SEQ_CST);
+        for (i = 0; i < count && i < SHM_LEDGER_WAITS; i++) {
+                uint64_t wait = __atomic_load_n(&ledger->waits[i], __ATOMIC_SEQ_CST);
+                uint64_t at = (wait & ~(uint64_t)3) - owner->arena.home;
+
+                if (wait == 0 || (at != word && at != any))
+                        continue;
+                if (wait & 1)
+                        is_event = 1;
+                else
+                        *wakes_out |= at == word ? 1 : 2;
+        }
+        if (is_event && event >= 0 && write(event, &one, sizeof(one)) < 0)
+                return; /* its counter is full: it is readable anyway */
+}
+
+/* After a flip: wake those who sleep on the entry, or on any change. Without sleepers two loads. */
+static inline void shm_owner_wake(struct shm_arena_owner *owner, uint64_t word)
+{
+        int wakes = 0;
+        uint32_t i;
+
+        __atomic_store_n(&owner->control->changes, owner->control->changes + 1, __ATOMIC_SEQ_CST);
+        shm_wake_ledger(owner, owner->own.ledger, -1, word, &wakes);
+        if (owner->arena.line != NULL && __atomic_load_n(&owner->arena.line->waiters, __ATOMIC_SEQ_CST) != 0) {
+                (void)shm_owner_knows(owner);
+                for (i = 0; i < owner->ledger_count; i++)
+                        shm_wake_ledger(owner, owner->ledgers[i].ledger, owner->ledgers[i].event, word, &wakes);
+        }
+        if (wakes & 1)
+                (void)syscall(SYS_futex, owner->arena.base + word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+        if (wakes & 2)
+                (void)syscall(SYS_futex, &owner->control->changes, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+#endif /* SHM_ARENA_OWN_H */

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shm_arena_read.h - find a value in an arena, and hold it while it is used: no lock, no system call. See shm_arena.h.
+ *
+ * The scheme is that of hazard pointers (Michael, 2004), across processes: docs/arenas.md has the proof.
+ */
+#ifndef SHM_ARENA_READ_H
+#define SHM_ARENA_READ_H
+
+#include "shm_arena_ledger.h"
+
+#define SHM_NAME_ROOM 256 /* bytes for a name that is not in its entry */
+#define SHM_ARENA_TRIES 1000000 /* of a reader whose value is replaced each time: the owner does nothing else */
+
+/* An arena as its reader has checked it. `base` is where it is mapped here; in a ledger it is at `home`. */
+struct shm_arena {
+        const uint8_t *base;
+        uint64_t home;
+        uint64_t span; /* bytes of the mapping */
+        uint64_t size; /* bytes of the object, as far as they are known: it never shrinks */
+        uint64_t region;
+        const struct shm_board_line *line; /* says how far it has grown; NULL: it does not grow */
+        const uint32_t *index;
+        uint64_t index_mask;
+        const struct shm_arena_entry *entries;
+        uint64_t entry_count;
+        uint64_t heap;
+};
+
+/* A value that is held: its bytes do not change until shm_arena_release(). */
+struct shm_arena_value {
+        const void *data;
+        uint64_t size;
+        const void *description; /* NULL: bytes */
+        uint64_t description_size;
+        uint64_t root; /* an address at the arena's home */
+        uint64_t root_size;
+        uint64_t generation;
+        uint64_t published_ns; /* CLOCK_MONOTONIC */
+        uint64_t word;
+        uint32_t entry;
+        uint32_t flags;
+        struct shm_ledger_hold *hold;
+};
+
+/* Is there room for `size` bytes at offset `at`, between `from` and `end`? */
+static inline int shm_arena_inside(uint64_t at, uint64_t size, uint64_t from, uint64_t end)
+{
+        return at >= from && at <= end && size <= end - at;
+}
+
+static inline const struct shm_arena_control *shm_arena_control_of(const struct shm_arena *arena)
+{
+        return (const struct shm_arena_control *)(const void *)(arena->base + SHM_HEADER_SIZE);
+}
+
+/*
+ * Check the control page of an arena that is mapped at `base` with `span` bytes, of which the object has `size`.
+ * `home` is the base in its header. Returns 0, -EBADMSG (not an arena, or it contradicts itself) or -EPROTONOSUPPORT.
+ */
+static inline int shm_arena_open(const void *base, uint64_t home, uint64_t span, uint64_t size,
+                                 struct shm_arena *arena_out)
+{
+        struct shm_arena_control control;
+
+        if (size < SHM_ARENA_HEAD || size > span)
+                return -EBADMSG;
+        memcpy(&control, (const uint8_t *)base + SHM_HEADER_SIZE, 64); /* the constant part */
+        if (memcmp(control.magic, SHM_ARENA_MAGIC, sizeof(control.magic)) != 0)
+                return -EBADMSG;
+        if (control.version != SHM_ARENA_VERSION)
+                return -EPROTONOSUPPORT;
+        if (control.index_slots == 0 || (control.index_slots & (control.index_slots - 1)) != 0 ||
+            control.index_slots > 4 * (uint64_t)SHM_ARENA_NAMES_MAX || control.entry_count > SHM_ARENA_NAMES_MAX)
+                return -EBADMSG;
+        if (control.index % 64 != 0 || control.entries % 64 != 0 ||
+            !shm_arena_inside(control.index, control.index_slots * 4, SHM_ARENA_HEAD, size) ||
+            !shm_arena_inside(control.entries, control.entry_count * sizeof(struct shm_arena_entry),
+                              SHM_ARENA_HEAD, size) ||
+            !shm_arena_inside(control.heap, 0, SHM_ARENA_HEAD, size))
+                return -EBADMSG;
+        memset(arena_out, 0, sizeof(*arena_out));
+        arena_out->base = (const uint8_t *)base;
+        arena_out->home = home;
+        arena_out->span = span;
+        arena_out->size = size;
+        arena_out->index = (const uint32_t *)(const void *)(arena_out->base + control.index);
+        arena_out->index_mask = control.index_slots - 1;
+        arena_out->entries = (const struct shm_arena_entry *)(const void *)(arena_out->base + control.entries);
+        arena_out->entry_count = control.entry_count;
+        arena_out->heap = control.heap;
+        return 0;
+}
+
+/*
+ * Map the arena of descriptor `fd`, which the caller still owns, read-only at its own address. `line` and `region` say
+ * how far it grows, as in its grant; or NULL and 0. Returns 0 or: -EPERM it is not sealed against other writers;
+ * -EBADMSG it is not an arena; -EPROTONOSUPPORT another version; -EEXIST the address is taken in this process.
+ */
+static inline int shm_arena_map(int fd, const struct shm_board_line *line, uint64_t region,
+                                struct shm_arena *arena_out)
+{
+        struct shm_region_header header;
+        struct stat status;
+        void *mapped;
+        int error = shm_seals_check(fd);
+
+        if (error)
+                return error;
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
+                return -EBADMSG;
+        error = shm_header_check(&header, header.capacity);
+        if (error)
+                return error;
+        if (header.kind != SHM_KIND_ARENA)
+                return -EBADMSG;
+        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
+                      MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        if (mapped == MAP_FAILED)
+                return -errno;
+        error = mapped == header.base ? shm_header_freeze(fd, mapped, &header) : -EEXIST;
+        if (!error)
+                error = shm_arena_open(mapped, (uint64_t)(uintptr_t)mapped, header.capacity,
+                                       (uint64_t)status.st_size, arena_out);
+        if (error) {
+                munmap(mapped, (size_t)header.capacity);
+                return error;
+        }
+        (void)madvise(mapped, (size_t)header.capacity, SHM_MADV_DONTDUMP);
+        arena_out->line = line;
+        arena_out->region = region;
+        return 0;
+}
+
+/* Undo shm_arena_map(). Nothing of it may be held. */
+static inline int shm_arena_unmap(const struct shm_arena *arena)
+{
+        return munmap((void *)(uintptr_t)arena->base, (size_t)arena->span) < 0 ? -errno : 0;
+}
+
+/* Whether `size` bytes at `at` are in the object. Asks the board, which only the host writes, how far that has grown. */
+static inline int shm_arena_has(struct shm_arena *arena, uint64_t at, uint64_t size, uint64_t from)
+{
+        uint64_t now;
+
+        if (shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED)))
+                return 1;
+        if (arena->line == NULL)
+                return 0;
+        /* The line speaks of this arena as long as it has its region's number, before and after. */
+        if (__atomic_load_n(&arena->line->region, __ATOMIC_ACQUIRE) != arena->region)
+                return 0;
+        now = __atomic_load_n(&arena->line->size, __ATOMIC_ACQUIRE);
+        if (__atomic_load_n(&arena->line->region, __ATOMIC_ACQUIRE) != arena->region || now > arena->span)
+                return 0;
+        if (now > arena->size)
+                __atomic_store_n(&arena->size, now, __ATOMIC_RELAXED);
+        return shm_arena_inside(at, size, from, now);
+}
+
+/* Whether an entry has this name, if its word does not change meanwhile. */
+static inline int shm_entry_is(struct shm_arena *arena, const struct shm_arena_entry *entry, const char *name,
+                               size_t size)
+{
+        uint64_t at = __atomic_load_n(&entry->name, __ATOMIC_ACQUIRE);
+        const uint64_t *words = entry->inline_name;
+        size_t i;
+
+        if (__atomic_load_n(&entry->name_size, __ATOMIC_ACQUIRE) != size)
+                return 0;
+        if (size > (at == 0 ? sizeof(entry->inline_name) : SHM_NAME_ROOM))
+                return 0;
+        if (at != 0) {
+                if (at % 8 != 0 || !shm_arena_has(arena, at, SHM_NAME_ROOM, arena->heap))
+                        return 0;
+                words = (const uint64_t *)(const void *)(arena->base + at);
+        }
+        for (i = 0; i < size; i += 8)
+                if (__atomic_load_n(&words[i / 8], __ATOMIC_ACQUIRE) != shm_name_word(name, size, i))
+                        return 0;
+        return 1;
+}
+
+/* Find the entry of a name. Returns 0, -ENOENT, or -EBADMSG: the index is corrupt. */
+static inline int shm_arena_find(struct shm_arena *arena, const char *name, size_t size, uint32_t *entry_out)
+{
+        uint64_t hash = shm_name_hash(name, size), probe;
+
+        for (probe = 0; probe <= arena->index_mask; probe++) {
+                uint32_t slot =
+                        __atomic_load_n(&arena->index[(hash + probe) & arena->index_mask], __ATOMIC_ACQUIRE);
+                const struct shm_arena_entry *entry;
+
+                if (slot == 0)
+                        return -ENOENT;
+                if (slot == SHM_ARENA_SLOT_GONE)
+                        continue;
+                if (slot > arena->entry_count)
+                        return -EBADMSG;
+                entry = &arena->entries[slot - 1];
+                if (__atomic_load_n(&entry->hash, __ATOMIC_RELAXED) == hash &&
+                    shm_entry_is(arena, entry, name, size)) {
+                        *entry_out = slot - 1;
+                        return 0;
+                }
+        }
+        return -ENOENT;
+}
+
+static inline void shm_record_copy(const struct shm_arena_record *record, struct shm_arena_record *copy_out)
+{
+        copy_out->block = __atomic_load_n(&record->block, __ATOMIC_ACQUIRE);
+        copy_out->size = __atomic_load_n(&record->size, __ATOMIC_ACQUIRE);
+        copy_out->description = __atomic_load_n(&record->description, __ATOMIC_ACQUIRE);
+        copy_out->description_size = __atomic_load_n(&record->description_size, __ATOMIC_ACQUIRE);
+        copy_out->flags = __atomic_load_n(&record->flags, __ATOMIC_ACQUIRE);
+        copy_out->root = __atomic_load_n(&record->root, __ATOMIC_ACQUIRE);
+        copy_out->root_size = __atomic_load_n(&record->root_size, __ATOMIC_ACQUIRE);
+        copy_out->generation = __atomic_load_n(&record->generation, __ATOMIC_ACQUIRE);
+        copy_out->published_ns = __atomic_load_n(&record->published_ns, __ATOMIC_ACQUIRE);
+}
+
+/* Whether all that a copied record says lies in the heap. */
+static inline int shm_record_fits(struct shm_arena *arena, const struct shm_arena_record *record)
+{
+        uint64_t root = record->root - arena->home;
+
+        return record->block % SHM_ARENA_UNIT == 0 && shm_arena_has(arena, record->block, record->size, arena->heap) &&
+               (record->description == 0
+                        ? record->description_size == 0
+                        : record->description_size <= SHM_METADATA_MAX &&
+                                  shm_arena_has(arena, record->description, record->description_size, arena->heap)) &&
+               (record->root == 0 ? record->root_size == 0
+                                  : shm_arena_inside(root, record->root_size, record->block,
+                                                     record->block + record->size));
+}
+
+static inline void shm_value_fill(const struct shm_arena *arena, const struct shm_arena_record *record, uint64_t word,
+                                  struct shm_arena_value *value_out)
+{
+        value_out->data = arena->base + record->block;
+        value_out->size = record->size;
+        value_out->description = record->description ? arena->base + record->description : NULL;
+        value_out->description_size = record->description_size;
+        value_out->root = record->root;
+        value_out->root_size = record->root_size;
+        value_out->generation = shm_word_generation(word);
+        value_out->published_ns = record->published_ns;
+        value_out->word = word;
+        value_out->flags = record->flags;
+}
+
+/*
+ * Hold the current value of an entry that was found by this name, with a hold that was taken. Returns 0 and fills all
+ * of the value but `hold` and `entry`, or lets the hold stay taken: -ENOENT the name has no value; -EBADMSG the
+ * owner lies; -EBUSY it was replaced a million times meanwhile.
+ */
+static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_entry *entry, const char *name,
+                                size_t size, struct shm_ledger_hold *hold, struct shm_arena_value *value_out)
+{
+        struct shm_arena_record record;
+        uint64_t word, again;
+        int tries, fits;
+
+        word = __atomic_load_n(&entry->word, __ATOMIC_ACQUIRE);
+        for (tries = 0; tries < SHM_ARENA_TRIES; tries++, word = again) {
+                if (!shm_word_present(word) || !shm_entry_is(arena, entry, name, size))
+                        return -ENOENT;
+                shm_record_copy(&entry->record[word & 1], &record);
+                fits = record.generation == shm_word_generation(word) && shm_record_fits(arena, &record);
+                if (fits)
+                        __atomic_store_n(&hold->block, arena->home + record.block, __ATOMIC_SEQ_CST);
+                again = __atomic_load_n(&entry->word, __ATOMIC_SEQ_CST);
+                if (again != word)
+                        continue;
+                if (!fits)
+                        return -EBADMSG;
+                shm_value_fill(arena, &record, word, value_out);
+                return 0;
+        }
+        return -EBUSY;
+}
+
+/*
+ * Hold the current value of a name: what `value_out` leads to does not change until shm_arena_release(). Returns 0 or:
+ * -ENOENT the name has no value; -ENOLCK this client holds as much as its ledger takes; -EBADMSG the arena is corrupt;
+ * -EBUSY the owner replaces the value faster than it can be read.
+ */
+static inline int shm_arena_hold(struct shm_arena *arena, struct shm_holds *holds, const char *name, size_t size,
+                                 struct shm_arena_value *value_out)
+{
+        struct shm_ledger_hold *hold = shm_hold_take(holds);
+        uint32_t entry;
+        int error = hold == NULL ? -ENOLCK : shm_arena_find(arena, name, size, &entry);
+
+        if (!error) {
+                __atomic_store_n(&hold->since_ns, shm_now_coarse_ns(), __ATOMIC_RELAXED);
+                error = shm_arena_try(arena, &arena->entries[entry], name, size, hold, value_out);
+        }
+        if (error) {
+                if (hold != NULL)
+                        shm_hold_release(holds, hold);
+                return error;
+        }
+        value_out->hold = hold;
+        value_out->entry = entry;
+        return 0;
+}
+
+/* Let go of a value. */
+static inline void shm_arena_release(struct shm_holds *holds, const struct shm_arena_value *value)
+{
+        shm_hold_release(holds, value->hold);
+}
+
+#endif /* SHM_ARENA_READ_H */

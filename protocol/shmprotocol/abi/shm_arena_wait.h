@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* shm_arena_wait.h - sleep until a value of an arena changes. See shm_arena.h. */
+#ifndef SHM_ARENA_WAIT_H
+#define SHM_ARENA_WAIT_H
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include "shm_arena_read.h"
+
+/* Take a place in the ledger's list of sleepers; NULL: there is none. */
+static inline uint64_t *shm_wait_take(struct shm_holds *holds, uint64_t wait)
+{
+        uint64_t i, high;
+
+        for (i = 0; i < SHM_LEDGER_WAITS; i++) {
+                uint64_t none = 0, *word = &holds->ledger->waits[i];
+
+                high = __atomic_load_n(&holds->ledger->waits_high, __ATOMIC_RELAXED);
+                while (high <= i && !__atomic_compare_exchange_n(&holds->ledger->waits_high, &high, i + 1, 0,
+                                                                 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                        ;
+                if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0 &&
+                    __atomic_compare_exchange_n(word, &none, wait, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                        return word;
+        }
+        return NULL;
+}
+
+static inline void shm_wait_give(uint64_t *word)
+{
+        __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+}
+
+/* The word of the arena on which one waits for an entry, or, with NULL, for any change: its low 32 bits are a futex. */
+static inline const uint32_t *shm_wait_word(const struct shm_arena *arena, const struct shm_arena_entry *entry)
+{
+        return entry != NULL ? (const uint32_t *)(const void *)&entry->word : &shm_arena_control_of(arena)->changes;
+}
+
+/*
+ * Sleep until the low half of an entry's word, or with NULL the count of all changes, is not `seen` any more. The
+ * client has attended the arena before (protocol/README.md, section 18), or is its owner. `timeout_ns` < 0: without end. Returns 0, also
+ * if it was woken for nothing; or -ETIMEDOUT, -EINTR, or -ENOLCK: 504 threads of this client sleep already.
+ */
+static inline int shm_arena_wait(struct shm_arena *arena, struct shm_holds *holds,
+                                 const struct shm_arena_entry *entry, uint32_t seen, int64_t timeout_ns)
+{
+        const uint32_t *word = shm_wait_word(arena, entry);
+        uint64_t *place = shm_wait_take(holds, arena->home + (uint64_t)((const uint8_t *)word - arena->base));
+        struct timespec timeout;
+        int error = 0;
+
+        if (place == NULL)
+                return -ENOLCK;
+        timeout.tv_sec = (time_t)(timeout_ns / 1000000000);
+        timeout.tv_nsec = (long)(timeout_ns % 1000000000);
+        if (__atomic_load_n(word, __ATOMIC_SEQ_CST) == seen &&
+            syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout_ns < 0 ? NULL : &timeout, NULL, 0) < 0 &&
+            errno != EAGAIN)
+                error = -errno;
+        shm_wait_give(place);
+        return error;
+}
+
+#endif /* SHM_ARENA_WAIT_H */
