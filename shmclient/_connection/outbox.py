@@ -23,7 +23,7 @@ from typing import Any, Literal
 from shmclient._connection.exchange import Pending
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
-from shmprotocol.errors import HostGone
+from shmprotocol.errors import HostGone, ShmError, again
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Lane
 from shmprotocol.wire import descriptors, shortcut
@@ -50,6 +50,7 @@ class Outbox:
         self._gate: Gate[tuple[object, m.Message | Literal[True] | None]] = Gate(self._give_back)
         self.is_broken = False  # the peer takes nothing any more
         self.is_closing = False  # no new requests; the socket goes with the last lease
+        self._closed: ShmError | None = None  # why it is closing
         self._is_shut = False
         self.is_detached = False
         self._lane: Lane | None = None  # of a sync client: sends by itself, and has Releases to go
@@ -106,8 +107,14 @@ class Outbox:
                 self._write()
 
     def hold(self, key: object) -> None:
-        """Keep the connection open for a lease or a creation. May be called again with the same key."""
-        self._holds[key] = None
+        """Keep the connection open for a lease or a creation. May be called again with the same key.
+
+        An error that says why: the connection was closed after the host granted it, and so it has ended.
+        """
+        with self._gate.draining, self._gate.lock:  # not while `close` decides whether anything is held
+            if self._is_shut and self.is_closing:
+                raise again(self._closed or HostGone("this connection is closed"))
+            self._holds[key] = None
 
     def is_held(self, key: object) -> bool:
         """Whether this key keeps the connection open."""
@@ -118,10 +125,11 @@ class Outbox:
         if not self.is_detached:
             self._gate.submit((key, message))
 
-    def close(self) -> None:
-        """Close the socket, or leave that to the last lease."""
+    def close(self, reason: ShmError | None = None) -> None:
+        """Close the socket, or leave that to the last lease. A later `hold` raises the reason."""
         if not self.is_detached:
             with self._gate.draining, self._gate.lock:
+                self._closed = self._closed or reason
                 self.is_closing = True
                 if self._lane is not None:  # first: its leases come here from now on, or are gone already
                     self._lane.close()

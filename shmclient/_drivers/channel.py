@@ -48,11 +48,12 @@ class BaseChannel:
         Waits and watches of other threads and tasks end with ClientClosed.
         """
         self.context.spares.close()
+        reason = ClientClosed("the client is closed: connect again")
         with self._guard:
-            targets = self._exchange.end_waits(ClientClosed("the client is closed: connect again"))
+            targets = self._exchange.end_waits(reason)
         for target in targets:
             self.context.cancel(target)
-        self.outbox.close()
+        self.outbox.close(reason)
         if targets:
             self.context.wake()
 
@@ -62,7 +63,7 @@ class BaseChannel:
         The socket closes with the last lease that is known, and with the socket the unknown ones end.
         """
         self.context.spares.close()
-        self.outbox.close()
+        self.outbox.close(HostGone("Ctrl-C came in the middle of a request: this connection is over"))
 
     def detach(self) -> None:
         """In the child of a fork: let go of the parent's connection."""

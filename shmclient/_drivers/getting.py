@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from shmclient._drivers.operations import batches, granted, map_value, open_request
+from shmclient._drivers.operations import batches, granted, leased, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
-from shmclient._regions.mapped import Lease, Mapped, mapped_already, note_mapped
+from shmclient._regions.mapped import Mapped, mapped_already, note_mapped
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
 
@@ -47,7 +47,7 @@ def sorted_out(
 def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[Got]:
     """Return what the answer to an Open of so many names brings. All or none."""
     grants, owned = granted(context, outcome, count, 0)
-    leases = [Lease(context.outbox, grant.lease) for grant in grants]
+    leases = leased(context, grants, owned)
     return [
         Got(*map_value(context, grant, lease, owned.take(), anywhere))
         for grant, lease in zip(grants, leases, strict=True)

@@ -96,7 +96,7 @@ def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Opera
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait_s())
-    return map_value(context, grants[0], Lease(context.outbox, grants[0].lease), owned, anywhere)[0]
+    return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere)[0]
 
 
 def get_other(
@@ -109,7 +109,7 @@ def get_other(
             return got
     grants, owned = yield from _open(context, (name,), (last.grant.region if last is not None else 0,), None)
     if grants[0].lease:
-        return map_value(context, grants[0], Lease(context.outbox, grants[0].lease), owned, anywhere)
+        return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere)
     if last is not None:
         last.renew(grants[0])
     return None
@@ -156,7 +156,7 @@ def open_many(
 def opened(context: Context, kind: type[R], outcome: Outcome, count: int, anywhere: bool) -> list[R]:
     """Return the handles for the answer to an Open of so many names, mapped. All or none."""
     grants, owned = granted(context, outcome, count, 0)
-    leases = [Lease(context.outbox, grant.lease) for grant in grants]
+    leases = leased(context, grants, owned)
     regions = [
         make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
         for grant, lease in zip(grants, leases, strict=True)
@@ -284,14 +284,18 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
     owned.close()
     if isinstance(reply, m.Opened):
         for grant in reply.grants:
-            if grant.lease:
-                Lease(context.outbox, grant.lease).release()
+            _release(context, grant)
     elif isinstance(reply, m.Published):
-        Lease(context.outbox, reply.grant.lease).release()
+        _release(context, reply.grant)
         for spare in reply.spares:
             context.outbox.give_back(None, m.Abort(0, spare.region, False))
     elif isinstance(reply, m.Created):
         context.outbox.give_back(None, m.Abort(0, reply.region, False))
+
+
+def _release(context: Context, grant: m.Grant) -> None:
+    if grant.lease:
+        context.outbox.give_back(None, m.Release(0, (grant.lease,)))
 
 
 def _open(
@@ -322,6 +326,19 @@ def granted(
     return grants, owned
 
 
+def leased(context: Context, grants: Sequence[m.Grant], owned: fds.Owned) -> list[Lease]:
+    """Return the leases of grants, which end with their users from now on.
+
+    ClientClosed, HostGone: the connection was closed meanwhile, and they ended with it; the descriptors of
+    the grants are closed.
+    """
+    try:
+        return [Lease(context.outbox, grant.lease) for grant in grants]
+    except BaseException:
+        owned.close()
+        raise
+
+
 def create_request(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> m.Create:
@@ -336,7 +353,7 @@ def create_request(
 def published(context: Context, kind: type[R], creation: Creation, reply: m.Message, owned: fds.Owned) -> R:
     """Return the region that a creation has become; keep the spares that came with it."""
     answer = only(reply, m.Published)
-    lease = Lease(context.outbox, answer.grant.lease)
+    (lease,) = leased(context, (answer.grant,), owned)
     creation.published(lease)  # before any error: what is mapped keeps it
     if not owned:
         lease.release()

@@ -6,11 +6,10 @@ from typing import NamedTuple, TypeVar
 
 from shmclient import _codecs as codecs
 from shmclient._drivers.filling import Filler
-from shmclient._drivers.operations import create_request, only, published, whole
+from shmclient._drivers.operations import create_request, leased, only, published, whole
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Run
 from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._regions.creation import Creation
-from shmclient._regions.mapped import Lease
 from shmclient._regions.region import RegionHandle, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
 from shmprotocol.errors import InvalidArgument, RegionNotFound
@@ -110,7 +109,7 @@ def sent(context: Context, kind: type[R], outcome: Outcome) -> R:
     """Return the region of a small value that was sent."""
     reply, owned = outcome
     grant = whole(context, reply, owned, m.Published).grant
-    return make_region(kind, grant, Lease(context.outbox, grant.lease), owned)
+    return make_region(kind, grant, leased(context, (grant,), owned)[0], owned)
 
 
 def _fill(context: Context, kind: type[R], value: Value, spare: Creation) -> Operation[R | None]:

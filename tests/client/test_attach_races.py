@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 import shmclient
+import shmclient.aio
 from middle_support import EVENT, Middle, Part, files
+from shmclient._connection.outbox import Outbox
 from shmclient._drivers.trips import Channel
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.region import close_all
 from shmprotocol.wire import query
-from support import Machine, client_with_two, mapped_addresses, wait_until
+from support import Machine, client_with_two, count_descriptors, mapped_addresses, wait_until
 
 
 @pytest.fixture
@@ -181,3 +183,98 @@ def test_client_with_a_small_buffer_sends_requests_in_parts(
             with client.put("large", value) as region:
                 assert region.data == value
         assert channel(client) is first
+
+
+# --- a client that is closed between the answer and the lease
+
+
+def at_first_hold(function: Callable[[], object], call: Callable[[], Any]) -> Any:
+    """Return the result of a call; the function is called where it is about to note what the host granted."""
+    calls = [function]
+
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is Outbox.hold.__code__ and calls:
+            calls.pop()()
+
+    sys.settrace(trace)
+    try:
+        return call()
+    finally:
+        sys.settrace(None)
+        assert not calls
+
+
+def in_a_thread(function: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join(20)
+
+    return run
+
+
+GRANTED: dict[str, Callable[[shmclient.Client], Any]] = {
+    "open": lambda shm: shm.open("a", wait=20),
+    "open_many": lambda shm: shm.open_many(["b", "a"], wait=20),
+    "get": lambda shm: shm.get("a", wait=20),
+    "get_many": lambda shm: shm.get_many(["b", "a"], wait=20),
+    "put": lambda shm: shm.put("c", bytes(100_000)),
+    "put_small": lambda shm: shm.put("c", b"1", progress=lambda _: None),
+    "put_shm": lambda shm: shm.put("c", b"1", backend="shm"),
+    "create": lambda shm: shm.create("c", 10).__enter__(),
+}
+
+
+@pytest.mark.parametrize("how", GRANTED)
+def test_client_that_is_closed_before_it_notes_a_grant_is_closed(shm: shmclient.Client, how: str) -> None:
+    """Else it would have memory mapped at an address that the host may use again."""
+    before, descriptors = mapped_addresses(), count_descriptors()
+    client = shmclient.connect(shm.socket_path)
+    with pytest.raises(shmclient.ClientClosed):
+        at_first_hold(in_a_thread(client.close), lambda: GRANTED[how](client))
+    wait_until(lambda: mapped_addresses() == before)
+    assert count_descriptors() == descriptors
+    wait_until(lambda: sum(info.leases for info in shm.list()) == 0)
+
+
+@pytest.mark.anyio
+async def test_async_client_that_is_closed_before_it_notes_a_grant_is_closed(
+    shm: shmclient.Client, anyio_backend: str
+) -> None:
+    """Another task can close it after the answer came, and before the one that asked goes on."""
+    client = await shmclient.aio.connect(shm.socket_path)
+    outbox = client._core.channel.outbox  # type: ignore[union-attr]
+    hold = outbox.hold
+
+    def close_and_hold(key: object) -> None:
+        client._core.close()
+        hold(key)
+
+    outbox.hold = close_and_hold  # type: ignore[method-assign]
+    with pytest.raises(shmclient.ClientClosed):
+        await client.open("a")
+
+
+@pytest.mark.parametrize("is_put", [False, True], ids=["attach", "put"])
+def test_collector_that_closes_the_client_leaves_no_mapping_without_a_lease(
+    shm: shmclient.Client, is_put: bool
+) -> None:
+    before = mapped_addresses()
+    ends = set()
+    for number in range(1, 1000):
+        client = shmclient.connect(shm.socket_path)
+        regions: list[shmclient.Region] = []
+        with AtCollection(number, client.close) as collection:
+            try:
+                regions += [client.put("c", b"1")] if is_put else client.open_many(["a", "b"])
+            except shmclient.Closed as error:
+                ends.add(type(error))
+        assert all(shm.stat(region.name).leases == 1 for region in regions), number
+        close_all(regions)
+        client.close()
+        assert mapped_addresses() == before, number
+        if collection.is_over:
+            break
+    else:
+        pytest.fail("there was no end")
+    assert shmclient.ClientClosed in ends

@@ -220,11 +220,16 @@ static void shm_haul_undo(struct shm_haul *haul)
         }
 }
 
-/* Note the leases: from now on the memories give them back. */
+/*
+ * Note the leases: from now on the memories give them back. Not if the connection is closing: whoever closes it says so
+ * before looking whether anything is held, and the plain road waits for the end of that.
+ */
 static int shm_haul_own(struct shm_haul *haul, struct shm_lane *lane)
 {
         uint32_t i;
 
+        if (!lane->is_open)
+                return -1;
         for (i = 0; i < haul->count; i++) {
                 PyObject *key = PyLong_FromUnsignedLongLong(haul->holdings[i]->lease);
                 int error = key == NULL || PyDict_SetItem(lane->holds, key, Py_None) < 0;
