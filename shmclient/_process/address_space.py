@@ -7,6 +7,7 @@ the same region share its mapping. Knows no socket and no message.
 from __future__ import annotations
 
 import contextlib
+import errno
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from shmclient._process.gate import Gate
 from shmclient._process.intervals import Interval, Intervals
 from shmprotocol.errors import AddressConflict, OutOfMemory
 from shmprotocol.kernel import address_space
-from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED
+from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED, MAP_WRITABLE
 from shmprotocol.native.builtins import Holding, Space
 
 
@@ -46,18 +47,6 @@ class _Range:
         self.late: list[_Hold] = []  # released, but it could not be unmapped
         self.unmappings: list[int] = []  # their results; 0: nothing is mapped any more
         self.buffer: weakref.ref[Any] | None = None  # the last one that was handed out
-
-    def elsewhere(self) -> _Range:
-        """Return the same request for any address."""
-        return _Range(
-            0,
-            self.capacity,
-            self.flags | MAP_ANYWHERE,
-            self.identity,
-            self.label,
-            self.is_writable,
-            self.is_published,
-        )
 
 
 class _Hold:
@@ -155,7 +144,7 @@ class AddressSpace:
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
         """
         request = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
-        return self._map(address_space.attach, request, descriptor, after, anywhere)
+        return self._map(request, descriptor, after, anywhere=anywhere)
 
     def map_writable(
         self,
@@ -168,7 +157,7 @@ class AddressSpace:
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does."""
         request = _Range(address, capacity, 0, identity, label, True, False)
-        return self._map(address_space.map_writable, request, descriptor, after, False)
+        return self._map(request, descriptor, after)
 
     def freeze(self, address: int, descriptor: int) -> None:
         """Make what `map_writable` mapped at an address read-only, for all its views; they stay.
@@ -204,28 +193,17 @@ class AddressSpace:
         return self._is_reserved(address, 1)
 
     def _map(
-        self,
-        function: Callable[[int, int, int, int], int],
-        request: _Range,
-        descriptor: int,
-        after: Callable[[], None],
-        anywhere: bool,
+        self, request: _Range, descriptor: int, after: Callable[[], None], *, anywhere: bool = False
     ) -> Buffer:
         with self._gate.draining, self._gate.lock:
-            mapping = self._find(request)
-            if mapping is None:
-                try:
-                    mapping = self._map_new(function, request, descriptor)
-                except AddressConflict:
-                    if not anywhere:
-                        raise
-                    mapping = self._map_new(function, request.elsewhere(), descriptor)
+            mapping = request
             try:
+                mapping = self._find(request) or self._map_new(request, descriptor, anywhere)
                 mapping.label = request.label
                 mapping.is_published = mapping.is_published or request.is_published
                 return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
             except BaseException:
-                if not mapping.holds:
+                if not mapping.holds and self._ranges.starting(mapping.address) is mapping:
                     self._unmap(mapping)
                 raise
 
@@ -249,23 +227,30 @@ class AddressSpace:
             raise
         return buffer
 
-    def _map_new(
-        self, function: Callable[[int, int, int, int], int], request: _Range, descriptor: int
-    ) -> _Range:
-        flags = request.flags
-        if not flags & MAP_ANYWHERE:
-            self._check_free(request.address, request.capacity)
-            if self._is_reserved(request.address, request.capacity):
-                flags |= MAP_RESERVED
+    def _map_new(self, request: _Range, descriptor: int, anywhere: bool) -> _Range:
+        """Map a range that was not mapped before, or return what a destructor has mapped meanwhile."""
+        address, capacity = request.address, request.capacity
+        if self._is_reserved(address, capacity):
+            request.flags |= MAP_RESERVED
+        flags = request.flags | (MAP_WRITABLE if request.is_writable else 0)
         try:
-            request.address = function(descriptor, request.address, request.capacity, flags)
-            request.flags = flags
-            self._ranges.add(request.address, request.capacity, request)
-        except KeyboardInterrupt:
-            if flags & MAP_RESERVED:  # else nobody knows what is mapped there now: it stays
-                request.flags = flags
-                self._unmap(request)
-            raise
+            # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
+            # the two apart, so that is looked up in the same call. Two hosts with the same window meet here.
+            result = self.space.map(Interval(address, capacity, request), descriptor, flags)
+            if result == -errno.EALREADY and (mapping := self._find(request)) is not None:
+                return mapping
+            address_space.mapped(result, address, capacity, flags)
+        except AddressConflict:
+            if not anywhere:
+                raise
+            return self._map_anywhere(request, descriptor)
+        return request
+
+    def _map_anywhere(self, request: _Range, descriptor: int) -> _Range:
+        address, request.address = request.address, 0
+        request.flags = request.flags & ~MAP_RESERVED | MAP_ANYWHERE
+        request.address = address_space.attach(descriptor, address, request.capacity, request.flags)
+        self._ranges.add(request.address, request.capacity, request)
         return request
 
     def _find(self, request: _Range) -> _Range | None:
@@ -280,12 +265,6 @@ class AddressSpace:
         ):
             return mapping
         return None
-
-    def _check_free(self, address: int, capacity: int) -> None:
-        # MAP_FIXED over our own reservation would also go over our own mappings: the kernel cannot tell
-        # the two apart, so it is looked up here. Two hosts with the same window meet here.
-        if self._ranges.overlapping(address, capacity):
-            raise address_space.conflict(address, capacity)
 
     def _is_reserved(self, address: int, size: int) -> bool:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)

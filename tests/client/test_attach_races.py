@@ -139,6 +139,38 @@ def test_collector_that_opens_the_same_regions_shares_them(shm: shmclient.Client
             pytest.fail("there was no end")
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["closed", "kept"])
+@pytest.mark.parametrize("wait", [None, 20], ids=["fast", "plain"])
+def test_collector_that_opens_what_is_being_mapped_shares_it(
+    shm: shmclient.Client, wait: float | None, is_kept: bool
+) -> None:
+    """Nothing comes between the look whether addresses are free and the note of what is mapped there."""
+    before = mapped_addresses()
+    with shmclient.connect(shm.socket_path) as client, shmclient.connect(shm.socket_path) as other:
+
+        def open_inside() -> None:
+            with other.open("a", wait=wait) as region:
+                contents.append(bytes(region.data))
+                if is_kept:
+                    values.append(region.value())
+
+        for number in range(1, 1000):
+            values: list[memoryview] = []
+            contents: list[bytes] = []
+            with AtCollection(number, open_inside) as collection:
+                outer = client.open("a", wait=20)
+            assert bytes(outer.data) == b"a" * 10, number
+            assert collection.is_over or contents == [b"a" * 10], number
+            outer.close()
+            assert [bytes(value) for value in values] == contents[: len(values)], number
+            values.clear()
+            assert mapped_addresses() == before, number
+            if collection.is_over:
+                break
+        else:
+            pytest.fail("there was no end")
+
+
 def test_handle_that_another_thread_is_closing_is_closed(shm: shmclient.Client) -> None:
     region = shm.open("a")
     errors: list[Any] = []

@@ -72,7 +72,8 @@ def reserve(address: int, size: int) -> bool:
 
 def map_writable(descriptor: int, address: int, capacity: int, flags: int) -> int:
     """Map a region under construction read-write (its header page read-only); return its address."""
-    return _map(lib.shm_map, descriptor, address, capacity, flags | MAP_WRITABLE)
+    flags |= MAP_WRITABLE
+    return mapped(lib.shm_map(descriptor, address, capacity, flags), address, capacity, flags)
 
 
 def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
@@ -81,7 +82,18 @@ def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
     BadRegion: seals, size or header are not those of a published region. AddressConflict: another
     mapping is at the address. OutOfMemory: a limit. The caller still owns the descriptor.
     """
-    return _map(lib.shm_attach, descriptor, address, capacity, flags)
+    return mapped(lib.shm_attach(descriptor, address, capacity, flags), address, capacity, flags)
+
+
+def mapped(result: int, address: int, capacity: int, flags: int) -> int:
+    """Return the result of a mapping, an address, or raise the error that it is; see `attach`."""
+    if result < 0:
+        if result in (-errno.EEXIST, -errno.EALREADY):
+            raise conflict(address, capacity)
+        if not flags & MAP_WRITABLE:  # EPERM has another meaning to a writer: sealed, and so not writable
+            raise_unless_region(result, f"the object for address {address:#x}")
+        _raise_os_error(-result, address, capacity)
+    return result
 
 
 def freeze(descriptor: int, address: int, capacity: int) -> None:
@@ -131,17 +143,6 @@ def exports(memory: Any) -> int:
 def disown(memory: Any) -> None:
     """Make an object from `bytes_at` never call its `on_release`; it must have no views, and get none."""
     lib.shm_memory_disown(id(memory))
-
-
-def _map(function: Any, descriptor: int, address: int, capacity: int, flags: int) -> int:
-    mapped: int = function(descriptor, address, capacity, flags)
-    if mapped < 0:
-        if mapped == -errno.EEXIST:
-            raise conflict(address, capacity)
-        if function is lib.shm_attach:  # EPERM has another meaning to shm_map: sealed, and so not writable
-            raise_unless_region(mapped, f"the object for address {address:#x}")
-        _raise_os_error(-mapped, address, capacity)
-    return mapped
 
 
 def _raise_os_error(error: int, address: int, size: int) -> None:

@@ -125,6 +125,11 @@ class Space:
         stuck: Callable[[Any], None],
         /,
     ) -> None: ...
+    def map(self, interval: tuple[int, int, Any], descriptor: int, flags: int, /) -> int:
+        """Note an interval in the books and map it, or neither; return its address or -errno.
+
+        -EALREADY: another one is in the way. Inside of the gate.
+        """
 
 class Holding:
     """A region that the fast road has mapped, with its lease. Calling it ends it."""

@@ -9,6 +9,7 @@
 #ifndef SHM_SPACE_H
 #define SHM_SPACE_H
 
+#include <errno.h>
 #include <stdint.h>
 
 struct shm_space {
@@ -185,6 +186,39 @@ static void shm_space_discard(struct shm_space *space, uint64_t address, PyObjec
         PyErr_Clear();
 }
 
+/*
+ * map(interval, descriptor, flags): note a range, and map it as shm_map() does if it is SHM_MAP_WRITABLE, else as
+ * shm_attach(); or do neither. Inside of the gate. Returns the address, or -errno; -EALREADY: a range of ours is in the
+ * way. One call, so that no destructor and no signal's handler comes between the look at the books and the mapping.
+ */
+static PyObject *shm_space_map(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        const struct shm_space *space = (const struct shm_space *)self;
+        uint64_t address, capacity, fd, flags;
+        int64_t mapped;
+
+        if (shm_arguments_check("map", count, 3) < 0 || shm_argument(arguments, 1, &fd) < 0 ||
+            shm_argument(arguments, 2, &flags) < 0)
+                return NULL;
+        if (!PyArg_ParseTuple(arguments[0], "KKO", &address, &capacity, &self))
+                return NULL;
+        if (!shm_space_is_free(space, address, capacity))
+                return PyErr_Occurred() ? NULL : PyLong_FromLong(-EALREADY);
+        if (shm_space_put(space, address, arguments[0], 1) < 0)
+                return NULL;
+        Py_BEGIN_ALLOW_THREADS
+        mapped = (flags & SHM_MAP_WRITABLE ? shm_map : shm_attach)((int)fd, address, capacity, (int)flags);
+        Py_END_ALLOW_THREADS
+        if (mapped < 0)
+                shm_space_discard(space, address, self);
+        return PyLong_FromLongLong(mapped);
+}
+
+static PyMethodDef shm_space_methods[] = {
+        {"map", (PyCFunction)(void (*)(void))shm_space_map, METH_FASTCALL, NULL},
+        {NULL, NULL, 0, NULL},
+};
+
 static int shm_space_init(PyObject *self, PyObject *arguments, PyObject *keywords)
 {
         struct shm_space *space = (struct shm_space *)self;
@@ -208,6 +242,7 @@ static int shm_space_init(PyObject *self, PyObject *arguments, PyObject *keyword
 /* A Space lives as long as the process: there is one, in a module. */
 static PyType_Slot shm_space_slots[] = {
         {Py_tp_init, (void *)shm_space_init},
+        {Py_tp_methods, (void *)shm_space_methods},
         {0, NULL},
 };
 
