@@ -3,7 +3,7 @@
  * shm_arena.h - arenas: memory that one process writes and everybody reads, at the speed of memory.
  *
  * An arena has named values. Its owner replaces them by a copy and an exchange of a word; readers find and hold them by a
- * few loads and a store. Neither makes a system call, and neither waits for the other. What a reader holds does not change
+ * few loads and a store. Neither makes a system call, and neither waits for the other. A value that a reader holds does not change
  * until it lets go. The kernel lets nobody but the owner write.
  *
  * A reader:

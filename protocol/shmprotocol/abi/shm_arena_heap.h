@@ -3,7 +3,7 @@
  * shm_arena_heap.h - where in an arena its owner puts values: private to the owner, and no reader depends on it.
  *
  * The heap is made of pages. A run of pages is free, or a block, or a slab: a run that is cut into blocks of one size.
- * What is known of each page lies in private memory: a reader sees none of it, and a stray write into the arena cannot
+ * The state of each page lies in private memory: a reader sees none of it, and a stray write into the arena cannot
  * spoil it. Offsets are those of the arena.
  */
 #ifndef SHM_ARENA_HEAP_H
@@ -19,7 +19,7 @@
 
 enum { SHM_PAGE_FREE, SHM_PAGE_BLOCK, SHM_PAGE_SLAB, SHM_PAGE_INSIDE };
 
-/* What is known of a page. `length` counts for the first page of a run; and for its last, if it is free. */
+/* The state of a page. `length` counts for the first page of a run; and for its last, if it is free. */
 struct shm_heap_page {
         uint32_t length; /* pages of the run; inside of a slab: how far back its first page is */
         uint32_t next;   /* in a bin, or in the list of slabs that have room */

@@ -96,7 +96,7 @@ struct shm_arena_control {
 #define SHM_ARENA_SLOT_GONE 0xffffffffu
 
 /*
- * What a client uses of a value. Writer: the client. It stores `block`, the address of the block where the arena has
+ * The use of a value by a client. Writer: the client. It stores `block`, the address of the block where the arena has
  * its base, with seq, and then loads the entry's word with seq. If that has not changed, the owner, which exchanges the
  * word and then loads `block`, sees the hold: it does not use the block again until `block` is 0 (stored with release).
  * 1: the hold is taken, but names nothing yet. `since_ns` is for people. A lie here keeps a block from being used

@@ -25,7 +25,7 @@ struct shm_description {
         uint64_t size;
 };
 
-/* What a value is, besides its bytes. Zeros: plain bytes. */
+/* The meaning of the bytes of a value. Zeros: plain bytes. */
 struct shm_arena_meaning {
         const void *description; /* a msgpack map (protocol/README.md, section 15) */
         uint64_t description_size;

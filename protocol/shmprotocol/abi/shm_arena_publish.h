@@ -191,7 +191,7 @@ static inline int shm_arena_remove(struct shm_arena_owner *owner, const char *na
 
 /*
  * Return where in the arena a description is that is kept for all values which have it; 0: it is too long, or there are
- * too many, so it goes with its value. What is kept never changes, so a reader needs no hold for it.
+ * too many, so it goes with its value. A kept one never changes, so a reader needs no hold for it.
  */
 static inline uint64_t shm_arena_describe(struct shm_arena_owner *owner, const void *description, uint64_t size)
 {
