@@ -211,38 +211,41 @@ static inline int shm_arena_grow(struct shm_arena_owner *owner, uint64_t size)
         return shm_owner_extend(owner, owner->answer.size);
 }
 
-/* Take a block, after everything that can make room for it. Returns its offset, or 0. */
+/* Take a block for `size` bytes without asking the host for more. Returns its offset, or 0. */
 static inline uint64_t shm_owner_block(struct shm_arena_owner *owner, uint64_t size)
 {
-        uint64_t block, wanted;
+        uint64_t block;
 
         shm_collect_in_turn(owner);
         block = shm_heap_take(&owner->heap, size);
-        if (block != 0)
-                return block;
-        if (owner->retired_count > owner->kept_count && shm_collect(owner) == 0)
+        if (block == 0 && owner->retired_count > 0 && shm_collect(owner) == 0)
                 block = shm_heap_take(&owner->heap, size);
-        if (block == 0 && owner->retired_count > 0 && shm_collect(owner) == 0) /* what was held then may be free */
-                block = shm_heap_take(&owner->heap, size);
-        if (block != 0 || owner->arena.size >= owner->arena.span || size > owner->arena.span)
-                return block;
-        /* Twice as large, or what is needed and a slab. */
-        wanted = owner->arena.size + (size > owner->arena.size ? size + 65 * SHM_HEAP_PAGE : owner->arena.size);
+        return block;
+}
+
+/* Let the arena grow so that a block of `size` bytes fits: to twice its size, or at least enough. Returns as shm_arena_grow(). */
+static inline int shm_owner_make_room(struct shm_arena_owner *owner, uint64_t size)
+{
+        uint64_t needed = owner->arena.size + size + 65 * SHM_HEAP_PAGE, wanted = 2 * owner->arena.size;
+
+        if (owner->arena.size >= owner->arena.span || size > owner->arena.span)
+                return -EINVAL;
+        if (wanted < needed)
+                wanted = needed;
         if (wanted > owner->arena.span)
                 wanted = owner->arena.span;
-        if (shm_arena_grow(owner, wanted) != 0 &&
-            shm_arena_grow(owner, owner->arena.size + size + 65 * SHM_HEAP_PAGE) != 0)
-                return 0;
-        return shm_heap_take(&owner->heap, size);
+        return shm_arena_grow(owner, wanted) == 0 ? 0 : shm_arena_grow(owner, needed);
 }
 
 /*
- * Take a block for `size` bytes, to be written and then published or discarded. Returns 0, or -ENOSPC: the arena is full
- * of what is current or held.
+ * Take a block for `size` bytes, to be written and then published or discarded. May ask the host for more memory, and
+ * wait for that. Returns 0, or -ENOSPC: the arena is full of values that are current or held.
  */
 static inline int shm_arena_loan(struct shm_arena_owner *owner, uint64_t size, uint64_t *block_out)
 {
         *block_out = shm_owner_block(owner, size);
+        if (*block_out == 0 && shm_owner_make_room(owner, size) == 0)
+                *block_out = shm_owner_block(owner, size);
         return *block_out == 0 ? -ENOSPC : 0;
 }
 
