@@ -30,6 +30,9 @@ class Board(Protocol):
     def set(self, line: int, region: int, generation: int) -> None:
         """Say that a region is current on a line, or with 0 that none is; wake those who wait for that."""
 
+    def word(self, line: int) -> int:
+        """Return the address of a line, for `publish_put`, which writes it; 0 for none."""
+
     def set_rights(self, line: int, rights: int) -> None:
         """Say that the rights to the region of a line have changed."""
 
@@ -53,6 +56,10 @@ class NoBoard:
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Do nothing."""
+
+    def word(self, line: int) -> int:
+        """Return 0."""
+        return 0
 
     def set_rights(self, line: int, rights: int) -> None:
         """Do nothing."""

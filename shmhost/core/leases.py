@@ -85,6 +85,17 @@ class Leases:
         """Return a grant of a region, with a new lease."""
         return region.grant(self._lease(region))
 
+    def add(self, region: Region, now_ns: int) -> int:
+        """Note a lease of a region that a reply is about to give; return its number."""
+        number = self._registry.lease(region, self._peer, now_ns)
+        self._regions[number] = region
+        return number
+
+    def drop(self, region: Region, number: int) -> None:
+        """Forget a lease whose reply could not be sent; its region is the caller's to give up."""
+        del self._regions[number], region.leases[number]
+        region.tally.leases -= 1
+
     def _lease(self, region: Region) -> int:
         lease = self._registry.lease(region, self._peer)
         self._regions[lease] = region

@@ -51,6 +51,8 @@ class Memfd:
     `empty` do that, and its client could.
     """
 
+    __slots__ = ("_is_spare", "_reader", "_writer", "capacity")
+
     def __init__(self, name: str, capacity: int) -> None:
         self.capacity = capacity
         self._is_spare = not name
@@ -66,7 +68,7 @@ class Memfd:
             self._reader = _reopen(self._writer)
         except OSError as error:
             self.close()
-            raise refusal_of(error, f"make an object of {capacity} bytes") from None
+            raise not_made(capacity, error) from None
 
     def flag(self, seal: Seal) -> int:
         """Return the header flag that says what protects this object."""
@@ -122,12 +124,18 @@ class Memfd:
         """
         label = b"shmhost:" + name.encode()[:200]
         try:
-            reader = builtins.make_sealed(label, capacity, header, data, *part)
+            return cls.of(capacity, builtins.make_sealed(label, capacity, header, data, *part))
         except OSError as error:
-            raise refusal_of(error, f"make an object of {capacity} bytes") from None
+            raise not_made(capacity, error) from None
+
+    @classmethod
+    def of(cls, capacity: int, reader: int) -> Memfd:
+        """Return a published object, which owns its only descriptor from then on."""
         memory_object = cls.__new__(cls)
-        memory_object.capacity, memory_object._is_spare = capacity, False
-        memory_object._reader, memory_object._writer = reader, -1
+        memory_object.capacity = capacity
+        memory_object._is_spare = False
+        memory_object._reader = reader
+        memory_object._writer = -1
         return memory_object
 
     def close(self) -> None:
@@ -244,6 +252,11 @@ def refusal_of(error: OSError, what: str) -> ShmError:
     kind = OutOfMemory if error.errno in _SCARCE else Unsupported
     cure = _CURES.get(error.errno or 0, "see the log of the host")
     return kind(f"the host cannot {what}: {error.strerror or error}; {cure}")
+
+
+def not_made(capacity: int, error: OSError) -> ShmError:
+    """Return the refusal for a client whose object could not be made."""
+    return refusal_of(error, f"make an object of {capacity} bytes")
 
 
 def _not_sealed(error: OSError) -> ShmError:

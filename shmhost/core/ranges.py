@@ -30,7 +30,7 @@ class _Block:
 
 
 class Ranges:
-    """Ranges that do not overlap: each a start and a size. They are not joined."""
+    """Ranges that do not overlap: each a start and a size."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
@@ -51,6 +51,39 @@ class Ranges:
         if len(block.starts) > BLOCK:
             self._blocks.insert(number + 1, block.half())
             self._firsts.insert(number + 1, self._blocks[number + 1].starts[0])
+
+    def join(self, start: int, size: int) -> None:
+        """Add a range as one with those that it touches."""
+        if self._extend(start, size):
+            return
+        end = start + size
+        before, after = self.at(start), self.at(end)
+        if after is not None and after[0] == end:
+            end += self.remove(end)
+        if before is not None and sum(before) == start:
+            start = before[0]
+            self.remove(start)
+        self.add(start, end - start)
+
+    def _extend(self, start: int, size: int) -> bool:
+        """Add to the range that ends at `start`; False if there is none, or if it would touch the next one.
+
+        That is the most frequent case, as most spans come back in the order in which they were taken.
+        """
+        number = bisect_right(self._firsts, start) - 1
+        if number < 0:
+            return False
+        block, end = self._blocks[number], start + size
+        index = bisect_right(block.starts, start)
+        if index < len(block.starts):
+            follower = block.starts[index]
+        else:
+            follower = self._firsts[number + 1] if number + 1 < len(self._firsts) else end + 1
+        if block.starts[index - 1] + block.sizes[index - 1] != start or follower == end:
+            return False
+        block.sizes[index - 1] += size
+        block.largest = max(block.largest, block.sizes[index - 1])
+        return True
 
     def remove(self, start: int) -> int:
         """Remove the range with this start; return its size."""

@@ -62,7 +62,7 @@ class Region:
     leases: dict[int, tuple[Peer, int]] = field(default_factory=dict)
     line: int = 0  # of the board; 0: none
     rights: int = 0  # the word of the line that changes with `mode`
-    _packed_grant: bytes = b""
+    packed: bytes = b""  # a grant without its lease, as `shortcut` has it; made when it is needed
     _reader: array[int] | None = None
 
     def move(self, state: State) -> None:
@@ -73,7 +73,7 @@ class Region:
     def change_rights(self) -> None:
         """Note that the mode has changed: grants carry another number from now on, and clients ask again."""
         self.rights = (self.rights + 1) % 2**32
-        self._packed_grant = b""
+        self.packed = b""
 
     def allows(self, peer: Peer, right: int) -> bool:
         """Whether the mode gives a peer this right, as for a file; uid 0 may do everything."""
@@ -124,9 +124,9 @@ class Region:
 
     def packed_grant(self) -> bytes:
         """Return a grant without its lease, for `shortcut.opened`; packed once."""
-        if not self._packed_grant:
-            self._packed_grant = shortcut.pack_grant(self.grant(0))
-        return self._packed_grant
+        if not self.packed:
+            self.packed = shortcut.pack_grant(self.grant(0))
+        return self.packed
 
     def grant(self, lease: int) -> Grant:
         """Return the grant that a client needs to map it; lease 0 means that the client has it already."""

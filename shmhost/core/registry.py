@@ -63,8 +63,8 @@ class Registry:
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
     generations: Generations = field(default_factory=Generations)
-    _names: list[str] = field(default_factory=list)  # of `current`, sorted
-    _order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
+    names: list[str] = field(default_factory=list)  # of `current`, sorted
+    order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -114,6 +114,10 @@ class Registry:
         region.capacity = capacity
         region.charge.shrink(capacity + REGION_OVERHEAD)
 
+    def next_number(self) -> int:
+        """Return a number for a region, which no other ever has."""
+        return next(self._numbers)
+
     def next_generation(self, region: Region) -> int:
         """Return the generation that a region will be when it is published."""
         older = self.current.get(region.name)
@@ -121,13 +125,17 @@ class Registry:
 
     def announce(self, region: Region) -> None:
         """Say on the board that a region is the current one of its name; before anybody is told otherwise."""
+        self.assign_line(region)
+        self.board.set(region.line, region.number, region.generation)
+
+    def assign_line(self, region: Region) -> None:
+        """Give a region the line of its name, and the rights that it has there."""
         older = self.current.get(region.name)
         region.line = self.board.assign(older.line if older is not None else 0)
         if older is not None and older.line == region.line:
             region.rights = older.rights
         else:
             self.board.set_rights(region.line, region.rights)
-        self.board.set(region.line, region.number, region.generation)
 
     def retract(self, region: Region) -> None:
         """Undo `announce`: the older generation has stayed the current one."""
@@ -144,11 +152,11 @@ class Registry:
         self.current[region.name] = region
         self._move(region, State.CURRENT)
         if older is None:
-            insort(self._names, region.name)
+            insort(self.names, region.name)
         region.is_successor = older is not None
         self.note(ChangeKind.PUBLISHED, region)
         if older is not None:
-            self._retire(older, State.SUPERSEDED)
+            self.retire(older, State.SUPERSEDED)
 
     def abandon(self, region: Region) -> None:
         """Give up a creation whose creator may still have it mapped: its name and object are released.
@@ -200,11 +208,11 @@ class Registry:
         region = self.find(name)
         region.check(peer, WRITE)
         del self.current[name]
-        del self._names[bisect_left(self._names, name)]
+        del self.names[bisect_left(self.names, name)]
         self.generations.retire(region.generation)
         self.board.set(region.line, 0, 0)
         self.note(ChangeKind.UNLINKED, region)
-        self._retire(region, State.UNLINKED)
+        self.retire(region, State.UNLINKED)
         return region
 
     def chmod(self, name: str, mode: int, peer: Peer) -> Region:
@@ -221,10 +229,10 @@ class Registry:
         self.note(ChangeKind.CHANGED, region)
         return region
 
-    def lease(self, region: Region, peer: Peer) -> int:
-        """Record that a peer may have a region mapped; return the number of the lease."""
+    def lease(self, region: Region, peer: Peer, now_ns: int | None = None) -> int:
+        """Record that a peer may have a region mapped, from now on; return the number of the lease."""
         number = next(self._lease_numbers)
-        region.leases[number] = (peer, self.clock())
+        region.leases[number] = (peer, self.clock() if now_ns is None else now_ns)
         region.tally.leases += 1
         return number
 
@@ -237,11 +245,11 @@ class Registry:
 
     def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
         """Return the current regions with this prefix after a name, and whether there are more."""
-        start = bisect_left(self._names, prefix)
+        start = bisect_left(self.names, prefix)
         if after:
-            start = max(start, bisect_right(self._names, after))
+            start = max(start, bisect_right(self.names, after))
         names: list[str] = []
-        for name in itertools.islice(self._names, start, None):
+        for name in itertools.islice(self.names, start, None):
             if not name.startswith(prefix) or len(names) > limit:
                 break
             names.append(name)
@@ -249,8 +257,8 @@ class Registry:
 
     def following(self, number: int) -> Region | None:
         """Return the region in any state with the next larger number."""
-        index = bisect_right(self._order, number)
-        return self.regions[self._order[index]] if index < len(self._order) else None
+        index = bisect_right(self.order, number)
+        return self.regions[self.order[index]] if index < len(self.order) else None
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends.
@@ -260,7 +268,7 @@ class Registry:
         """
         for region in list(self.regions.values()):
             self._free(region)
-        for table in (self.current, self.creating, self._names):
+        for table in (self.current, self.creating, self.names):
             table.clear()
 
     def _take(self, size: int, peer: Peer) -> Region:
@@ -272,7 +280,7 @@ class Registry:
             charge.release()
             raise
         return Region(
-            number=next(self._numbers),
+            number=self.next_number(),
             owner=peer,
             room=size,
             capacity=capacity,
@@ -284,7 +292,7 @@ class Registry:
     def _add(self, region: Region, state: State) -> None:
         region.state = state
         self.regions[region.number] = region
-        self._order.append(region.number)
+        self.order.append(region.number)
         region.tally = self.tallies.add(state, region.owner.uid, region.capacity)
 
     def _capacity(self, size: int) -> int:
@@ -310,7 +318,8 @@ class Registry:
             region.tally, state, region.owner.uid, region.capacity, len(region.leases)
         )
 
-    def _retire(self, region: Region, state: State) -> None:
+    def retire(self, region: Region, state: State) -> None:
+        """Take a region out of use, which is superseded or unlinked; without a lease it is freed."""
         self._move(region, state)
         if not region.leases:
             self._free(region)
@@ -321,7 +330,7 @@ class Registry:
         self._move(region, State.FREED)
         del self.regions[region.number]
         self.board.release(region.line)
-        del self._order[bisect_left(self._order, region.number)]
+        del self.order[bisect_left(self.order, region.number)]
         self.allocator.give(region.span)
         region.charge.release()
         if region.object is not None and not region.is_busy:

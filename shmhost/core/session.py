@@ -17,6 +17,8 @@ from shmhost.core.interests import Interests
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.objects import refusal_of
 from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.small_puts import Parsed, SmallPuts
 from shmhost.core.work import Steps
 from shmprotocol.errors import (
     Cancelled,
@@ -51,6 +53,7 @@ class Session:
         self._greeted = False
         self._leases = Leases(self._registry, peer, send)
         self._creations = Creations(hub, peer, self._leases, send)
+        self._small_puts = SmallPuts(hub, peer, self._leases)
         self._interests = Interests()
 
     @property
@@ -80,12 +83,16 @@ class Session:
 
         The result is the number of Releases, and the operation that came behind them, "" for none.
         """
-        return self._attach(data, send_frame) or self._put(data, send_frame)
-
-    def _attach(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
-        request = shortcut.parse(data, self._registry.current)
+        request = shortcut.parse_request(data, self._registry.current)
         if request is None or not self._greeted:
             return None
+        return (
+            self._attach(request, send_frame) if len(request) == 4 else self._put(request, data, send_frame)
+        )
+
+    def _attach(
+        self, request: tuple[int, list[int], int, list[Region]], send_frame: SendFrame
+    ) -> tuple[int, str] | None:
         releases, leases, number, regions = request
         if len(leases) > MAX_RELEASED or (self._hub.listeners and self._interests.is_waiting(number)):
             return None
@@ -98,19 +105,17 @@ class Session:
             self._fail(number, error)
         return releases, "open"
 
-    def _put(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
-        request = shortcut.parse_put(data)
-        if request is None or not self._greeted:
-            return None
-        releases, leases, *fields, start, size = request
+    def _put(self, parsed: Parsed, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
+        releases, leases, number, *fields, start, size = parsed
         if len(leases) > MAX_RELEASED or not self._registry.has_room(size):
             return None
         self._leases.give_back(leases)
-        put = m.Put._make((*fields, b""))
         try:
-            self._creations.put_packed(put, data, (start, size), send_frame)
+            if not self._small_puts.put(parsed, data, send_frame):
+                put = m.Put._make((number, *fields, b""))
+                self._creations.put_packed(put, data, (start, size), send_frame)
         except (ShmError, OSError) as error:
-            self._fail(put.id, error)
+            self._fail(number, error)
         return releases, "put"
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ that a read past the end of a region faults and never reaches its neighbour.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shmhost.core.ranges import Ranges
 from shmprotocol.kernel.constants import MIB
@@ -16,8 +16,7 @@ STEP = 2 * MIB  # the size of a huge page: a region can be backed by them withou
 GUARD = 4096  # one page, the least that the kernel can leave unmapped
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A range of addresses, in bytes: [address, address + size)."""
 
     address: int
@@ -40,21 +39,48 @@ class Window:
     Next fit: the search goes on from where the last one ended, so that an address is used again as late
     as possible, and a stale pointer meets unmapped memory rather than a stranger's region. The first one
     starts `skip` bytes behind the base, a multiple of STEP.
+
+    The free bytes behind the end of the last search are kept apart, as most searches end there at once.
     """
 
     def __init__(self, base: int, size: int, skip: int = 0) -> None:
         self.base = base
         self.size = size
-        self._ranges = Ranges()  # the free ones
-        self._ranges.add(base, size)
+        self.range = base, size
+        self._ranges = Ranges()  # the free ones, but for the one that follows
+        self._next, self._room = (
+            base + skip,
+            size - skip,
+        )  # where the last search ended, and what is free there
+        if skip:
+            self._ranges.add(base, skip)
         self._free = size
-        self._next = base + skip
 
     def __contains__(self, address: int) -> bool:
         return self.base <= address < self.base + self.size
 
     def take(self, size: int) -> Span | None:
         """Take `size` bytes, a multiple of STEP; None when no free range is large enough."""
+        start = self._next
+        if size > self._room:
+            return self._search(size)
+        self._next, self._room = start + size, self._room - size
+        self._free -= size
+        return Span(start, size)
+
+    def give(self, span: Span) -> None:
+        """Give a span back and join it with its free neighbours."""
+        self._free += span.size
+        self._ranges.join(*span)
+
+    def free(self) -> int:
+        """Return the bytes that are free."""
+        return self._free
+
+    def _search(self, size: int) -> Span | None:
+        if self._room:
+            self._ranges.join(self._next, self._room)
+            self._room = 0
         last = self._ranges.at(self._next)  # where the last search ended
         above = -1
         if last is not None:
@@ -65,29 +91,12 @@ class Window:
         fit = self._ranges.fit(above, size) or self._ranges.fit(-1, size)
         return self._cut(fit, Span(fit[0], size)) if fit is not None else None
 
-    def give(self, span: Span) -> None:
-        """Give a span back and join it with its free neighbours."""
-        self._free += span.size
-        start, end = span.address, span.end
-        before, after = self._ranges.at(start), self._ranges.at(end)
-        if after is not None and after[0] == end:
-            end += self._ranges.remove(end)
-        if before is not None and sum(before) == start:
-            start = before[0]
-            self._ranges.remove(start)
-        self._ranges.add(start, end - start)
-
-    def free(self) -> int:
-        """Return the bytes that are free."""
-        return self._free
-
     def _cut(self, free: tuple[int, int], span: Span) -> Span:
         low, end = free[0], sum(free)
         self._ranges.remove(low)
-        for start, stop in ((low, span.address), (span.end, end)):
-            if stop > start:
-                self._ranges.add(start, stop - start)
-        self._next = span.end
+        if span.address > low:
+            self._ranges.add(low, span.address - low)
+        self._next, self._room = span.end, end - span.end
         self._free -= span.size
         return span
 

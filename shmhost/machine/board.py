@@ -58,6 +58,7 @@ class SharedBoard:
             undo.callback(self._reader.close)
             self._memory = memory.Writer(writer, capacity, lines)
             undo.callback(self._memory.close)
+            self._first = self._memory.first
             os.pwrite(writer, header.pack(), 0)
             fcntl.fcntl(writer, fcntl.F_ADD_SEALS, _SEALS)
             undo.pop_all()
@@ -79,6 +80,10 @@ class SharedBoard:
         """Say that a region is current on a line, and wake those who wait for that."""
         if line:
             self._memory.set(line, region, generation)
+
+    def word(self, line: int) -> int:
+        """Return the address of a line; see Board."""
+        return self._first + line * memory.LINE_SIZE if line else 0
 
     def set_rights(self, line: int, rights: int) -> None:
         """Say that the rights to the region of a line have changed."""

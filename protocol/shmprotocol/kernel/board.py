@@ -12,7 +12,7 @@ from shmprotocol.errors import BadRegion
 from shmprotocol.kernel import address_space
 from shmprotocol.native.binding import ffi, lib
 
-_LINE = lib.SHM_BOARD_LINE_SIZE
+LINE_SIZE: int = lib.SHM_BOARD_LINE_SIZE
 _ROOT = ffi.sizeof("struct shm_board")
 _OWNER = ffi.offsetof("struct shm_board", "owner")
 _CHANGES = ffi.offsetof("struct shm_board_line", "changes")
@@ -21,7 +21,7 @@ _CONSTANTS = struct.Struct("<QI")  # lines, owner_at
 
 def size_of(lines: int) -> int:
     """Return the bytes of a board with so many lines, line 0 included."""
-    return int(_ROOT + lines * _LINE)
+    return int(_ROOT + lines * LINE_SIZE)
 
 
 class Writer:
@@ -45,15 +45,15 @@ class Writer:
         except BaseException:
             self.close()  # the kernel and the C library have the mutex in a list of this thread
             raise
-        self._first = self._base + HEADER_SIZE + _ROOT
+        self.first = self._base + HEADER_SIZE + _ROOT
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Write a line, and wake those who sleep on it."""
-        lib.shm_board_set(self._first + line * _LINE, region, generation)
+        lib.shm_board_set(self.first + line * LINE_SIZE, region, generation)
 
     def set_rights(self, line: int, rights: int) -> None:
         """Write the word of a line that changes with the rights."""
-        lib.shm_board_set_rights(self._first + line * _LINE, rights)
+        lib.shm_board_set_rights(self.first + line * LINE_SIZE, rights)
 
     def close(self) -> None:
         """Say that the host is gone, and unmap. Not in a forked child, which does not have the mapping."""
@@ -82,7 +82,7 @@ class Reader:
 
     def line(self, number: int) -> int:
         """Return the address of a line; 0 for line 0, and for one that the board does not have."""
-        return self._first + number * _LINE if 0 < number < self._lines else 0
+        return self._first + number * LINE_SIZE if 0 < number < self._lines else 0
 
     def end(self) -> None:
         """Have those who look at it ask their client from now on, who is closed."""

@@ -36,6 +36,37 @@ def parse_put(data: bytes, /) -> tuple[int, list[int], int, str, int, bool, int,
     data its payload starts and how many bytes it has. None: the data is anything else, or not whole.
     """
 
+def parse_request(
+    data: bytes, current: dict[str, T], /
+) -> (
+    tuple[int, list[int], int, list[T]]
+    | tuple[int, list[int], int, str, int, bool, int, int, int, int, int]
+    | None
+):
+    """Return what `parse_attach` returns, or else what `parse_put` does."""
+
+def publish_put(
+    data: bytes,
+    parsed: tuple[int, list[int], int, str, int, bool, int, int, int, int, int],
+    owner: tuple[int, int, int],
+    window: tuple[int, int],
+    address: int,
+    region: int,
+    generation: int,
+    created_ns: int,
+    lease: int,
+    line: int,
+    rights: int,
+    word: int,
+    /,
+) -> tuple[int, bytes, bytes]:
+    """Make the sealed object of a Put that `parse_put` found in the data; say on the board that it is there.
+
+    The owner is a uid, a gid and a pid, the window a base and a size; `word` is the address of the region's
+    line in the board's memory, or 0. Returns a read-only descriptor, which the caller owns, the frame of the
+    Published, and its grant as `pack_published` takes it. OSError: a step is refused, and nothing is left.
+    """
+
 def make_sealed(label: bytes, capacity: int, header: bytes, data: bytes, start: int, size: int, /) -> int:
     """Return a read-only descriptor of a new memfd of these bytes, which nobody can write: header, then data.
 

@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * put.c - a small value that comes with its request: the frame read, the object made, the answer written. See
- * wire/shortcut.py, which says what is recognised. As in shortcut.c, no length of a peer is used unchecked.
+ * put.c - a small value that comes with its request: the frame read, the answer written. See wire/shortcut.py, which says
+ * what is recognised, and sealed.c for the object. As in shortcut.c, no length of a peer is used unchecked.
  */
 #ifndef SHM_PUT_H
 #define SHM_PUT_H
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x8U /* linux/memfd.h, Linux 6.3 */
-#endif
 
 /* What a Put says. The pointers are into its frame. */
 struct shm_put {
@@ -131,105 +120,36 @@ static PyObject *shm_parse_put(PyObject *self, PyObject *const *arguments, Py_ss
         return answer == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : answer;
 }
 
-/* Return a new memory object, not executable where the kernel knows that; -errno. */
-static int shm_put_create(const char *label)
+/* parse_request(data, current): see wire/shortcut.py. */
+static PyObject *shm_parse_request(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
-        int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+        PyObject *answer = shm_parse_attach(self, arguments, count);
 
-        if (fd < 0 && errno == EINVAL) /* Linux before 6.3 */
-                fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        return fd < 0 ? -errno : fd;
+        if (answer != Py_None)
+                return answer;
+        Py_DECREF(answer);
+        return shm_parse_put(self, arguments, 1);
 }
 
-/* Size, fill and seal an object, which nobody else has; -errno. */
-static int shm_put_fill(int fd, const struct iovec *parts, off_t capacity)
+/* The frame of a Published without spares, of a grant that is packed but for its lease; NULL: an exception is set. */
+static PyObject *shm_published_frame(uint64_t id, uint64_t lease, PyObject *packed)
 {
-        ssize_t written;
-
-        /* As for any other object: see Memfd. */
-        if (ftruncate(fd, capacity) || fchmod(fd, 0444))
-                return -errno;
-        written = pwritev(fd, parts, 2, 0);
-        if (written != (ssize_t)(parts[0].iov_len + parts[1].iov_len))
-                return written < 0 ? -errno : -ENOMEM;
-        if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-                return -errno;
-        return 0;
-}
-
-/* Return a read-only descriptor of a new object with this content, which nobody can write any more; -errno. */
-static int shm_put_make(const char *label, const struct iovec *parts, off_t capacity)
-{
-        int fd = shm_put_create(label), reader;
-        char path[32];
-
-        if (fd < 0)
-                return fd;
-        reader = shm_put_fill(fd, parts, capacity);
-        if (!reader) {
-                (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-                reader = open(path, O_RDONLY | O_CLOEXEC);
-                if (reader < 0)
-                        reader = -errno;
-        }
-        (void)close(fd);
-        return reader;
-}
-
-/* make_sealed(label, capacity, header, data, start, size): see builtins.pyi. */
-static PyObject *shm_make_sealed(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
-{
-        uint64_t capacity, start, size;
-        Py_ssize_t header_size, data_size;
-        char *label, *header, *data;
-        struct iovec parts[2];
-        int fd;
-
-        (void)self;
-        if (shm_arguments_check("make_sealed", count, 6) < 0 ||
-            PyBytes_AsStringAndSize(arguments[0], &label, NULL) < 0 || shm_argument(arguments, 1, &capacity) < 0 ||
-            PyBytes_AsStringAndSize(arguments[2], &header, &header_size) < 0 ||
-            PyBytes_AsStringAndSize(arguments[3], &data, &data_size) < 0 || shm_argument(arguments, 4, &start) < 0 ||
-            shm_argument(arguments, 5, &size) < 0)
-                return NULL;
-        if (start > (uint64_t)data_size || size > (uint64_t)data_size - start || capacity > INT64_MAX) {
-                PyErr_SetString(PyExc_ValueError, "this part is not in the data");
-                return NULL;
-        }
-        parts[0].iov_base = header;
-        parts[0].iov_len = (size_t)header_size;
-        parts[1].iov_base = data + start;
-        parts[1].iov_len = (size_t)size;
-        fd = shm_put_make(label, parts, (off_t)capacity);
-        if (fd >= 0)
-                return PyLong_FromLong(fd);
-        errno = -fd;
-        return PyErr_SetFromErrno(PyExc_OSError);
-}
-
-/* pack_published(id, lease, grant): see wire/shortcut.py. */
-static PyObject *shm_pack_published(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
-{
-        struct shm_grant grant;
+        struct shm_grant grant = {.lease = lease};
         Py_ssize_t packed_size;
         PyObject *frame;
-        char *packed;
+        char *text;
         uint8_t *at;
-        uint64_t id;
         size_t size, i;
 
-        (void)self;
-        if (shm_arguments_check("pack_published", count, 3) < 0 || shm_argument(arguments, 0, &id) < 0 ||
-            shm_argument(arguments, 1, &grant.lease) < 0 ||
-            PyBytes_AsStringAndSize(arguments[2], &packed, &packed_size) < 0)
+        if (PyBytes_AsStringAndSize(packed, &text, &packed_size) < 0)
                 return NULL;
         if (packed_size == 0) {
                 PyErr_SetString(PyExc_ValueError, "a packed grant is empty");
                 return NULL;
         }
-        grant.packed = packed;
+        grant.packed = text;
         grant.size = (size_t)packed_size;
-        size = 4 + (size_t)shm_integer_size(id) + grant.size + (size_t)shm_integer_size(grant.lease) + 1;
+        size = 4 + (size_t)shm_integer_size(id) + grant.size + (size_t)shm_integer_size(lease) + 1;
         frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(SHM_FRAME_PREFIX + size));
         if (frame == NULL)
                 return NULL;
@@ -240,6 +160,18 @@ static PyObject *shm_pack_published(PyObject *self, PyObject *const *arguments, 
         at = shm_put_integer(at + 4, id);
         *shm_put_grant(at, &grant) = 0x90;
         return frame;
+}
+
+/* pack_published(id, lease, grant): see wire/shortcut.py. */
+static PyObject *shm_pack_published(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        uint64_t id, lease;
+
+        (void)self;
+        if (shm_arguments_check("pack_published", count, 3) < 0 || shm_argument(arguments, 0, &id) < 0 ||
+            shm_argument(arguments, 1, &lease) < 0)
+                return NULL;
+        return shm_published_frame(id, lease, arguments[2]);
 }
 
 #endif /* SHM_PUT_H */

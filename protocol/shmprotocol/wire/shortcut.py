@@ -21,6 +21,7 @@ _RELEASE = bytes((0x94, TAG_OF[Release], 0, 0, 0x91))  # id 0, an array of one l
 parse = builtins.parse_attach
 opened = builtins.pack_opened
 parse_put = builtins.parse_put
+parse_request = builtins.parse_request
 published = builtins.pack_published
 
 

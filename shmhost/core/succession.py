@@ -1,0 +1,104 @@
+"""A region that is published as soon as it is made: with no state in which others could meet it. Pure.
+
+The most frequent one follows a region of the same size that nobody has mapped any more. It inherits the
+charge, the tally and the line of the board, which then need not be counted out and in again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from shmhost.core.peers import Peer
+from shmhost.core.regions import WRITE, Region
+from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_name
+
+
+def begin(
+    registry: Registry, older: Region | None, name: str, mode: int, replace: bool, size: int, peer: Peer
+) -> Region | None:
+    """Return a region to be sealed, which has no object yet and follows the current one of its name, if any.
+
+    The budget has room for it. None, and nothing is taken: the name is being created, `replace` or the rights
+    forbid it, or no address is left. InvalidArgument: it is not a name. QuotaExceeded: no generation is.
+    """
+    if name in registry.creating:
+        return None
+    if older is None:
+        check_name(name)
+    elif not replace or not older.allows(peer, WRITE):
+        return None
+    capacity = page_up(HEADER_SIZE + size)
+    generation = registry.generations.next(None if older is None else older.generation)
+    room = registry.allocator.take(capacity)
+    if room is None:
+        return None
+    if older is not None and _is_heir(older, capacity, peer):
+        charge, tally = older.charge, older.tally
+    else:
+        charge = registry.budget.charge(capacity + REGION_OVERHEAD)
+        tally = registry.tallies.add(State.CURRENT, peer.uid, capacity)
+    number, (span, window) = registry.next_number(), room
+    region = Region(
+        number, peer, size, capacity, span, window, charge, name, mode, Seal.FULL, Backend.MEMFD, tally
+    )
+    region.state, region.generation, region.created_ns = State.CURRENT, generation, registry.clock()
+    if older is not None and charge is older.charge and older.line:
+        region.line, region.rights = older.line, older.rights
+    else:
+        registry.assign_line(region)
+    return region
+
+
+def complete(registry: Registry, region: Region, older: Region | None) -> None:
+    """Make a region the current one of its name; the board and its creator know of it."""
+    registry.current[region.name] = registry.regions[region.number] = region
+    registry.order.append(region.number)
+    if older is None:
+        insort(registry.names, region.name)
+        registry.note(ChangeKind.PUBLISHED, region)
+        return
+    region.is_successor = True
+    registry.note(ChangeKind.PUBLISHED, region)
+    if region.charge is older.charge:
+        _bury(registry, older)
+    else:
+        registry.retire(older, State.SUPERSEDED)
+
+
+def give_up(registry: Registry, region: Region, older: Region | None) -> None:
+    """Undo `begin`, whatever the board said in between: the older region has stayed the current one."""
+    number, generation = (older.number, older.generation) if older is not None else (0, 0)
+    registry.board.set(region.line, number, generation)
+    if older is None or region.line != older.line or region.charge is not older.charge:
+        registry.board.release(region.line)
+    if older is None or region.charge is not older.charge:
+        region.charge.release()
+        registry.tallies.move(region.tally, State.FREED, region.owner.uid, region.capacity, 0)
+    region.state = State.FREED
+    registry.allocator.give(region.span)
+    if region.object is not None:
+        region.object.close()
+
+
+def _is_heir(older: Region, capacity: int, peer: Peer) -> bool:
+    """Whether what is counted for a region can be counted for the next one: it goes at once, and is alike."""
+    return (
+        not older.leases
+        and older.capacity == capacity
+        and older.owner.uid == peer.uid
+        and older.backend is Backend.MEMFD
+    )
+
+
+def _bury(registry: Registry, older: Region) -> None:
+    """Free a region whose charge, tally and line are its successor's."""
+    older.move(State.SUPERSEDED)
+    registry.note(State.FREED, older)
+    older.move(State.FREED)
+    del registry.regions[older.number]
+    del registry.order[bisect_left(registry.order, older.number)]
+    registry.allocator.give(older.span)
+    assert older.object is not None
+    older.object.close()  # quick: as small as its successor
