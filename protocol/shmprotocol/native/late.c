@@ -31,7 +31,8 @@
 struct shm_late {
         int fd; /* the socket, which the caller owns; -1: nothing is sent any more */
         uint32_t used;
-        uint64_t last_ns; /* CLOCK_MONOTONIC of the last release */
+        uint64_t last_ns;  /* CLOCK_MONOTONIC of the last release */
+        uint64_t since_ns; /* likewise of the oldest in the buffer */
         struct shm_late *next;
         int is_listed;
         uint8_t bytes[SHM_LATE_SIZE];
@@ -79,35 +80,54 @@ static int shm_late_flush(struct shm_late *late)
         return error;
 }
 
-/* Wait for a time, or to be woken. With the mutex held. Returns -ETIMEDOUT after the time. */
-static int shm_late_pause(uint64_t pause_ns)
+/* Wait until a time, or to be woken. With the mutex held. Returns -ETIMEDOUT after the time. */
+static int shm_late_pause(uint64_t end_ns)
 {
-        uint64_t end_ns = shm_now_ns() + pause_ns;
         struct timespec end = {(time_t)(end_ns / 1000000000u), (long)(end_ns % 1000000000u)};
 
         return -pthread_cond_timedwait(&shm_lates.wake, &shm_lates.mutex, &end);
 }
 
+/*
+ * Send what has waited long enough; return when to look again, which is never later than a release that comes
+ * meanwhile is due. With the mutex held. A younger one is left to the next request, which may be a put's: it copies
+ * for hundreds of microseconds first, and the host would be woken in the middle of that.
+ */
+static uint64_t shm_late_pass(int *rests)
+{
+        uint64_t now_ns = shm_now_ns(), next_ns = now_ns + SHM_LATE_NS;
+        struct shm_late *late;
+
+        ++*rests;
+        for (late = shm_lates.first; late != NULL; late = late->next) {
+                if (!late->used)
+                        continue;
+                *rests = 0;
+                if (now_ns - late->since_ns >= SHM_LATE_NS)
+                        (void)shm_late_flush(late);
+                else if (late->since_ns + SHM_LATE_NS < next_ns)
+                        next_ns = late->since_ns + SHM_LATE_NS;
+        }
+        return next_ns;
+}
+
 static void *shm_late_run(void *none)
 {
-        struct shm_late *late;
+        uint64_t next_ns = shm_now_ns() + SHM_LATE_NS;
         int rests = 0;
 
         pthread_mutex_lock(&shm_lates.mutex);
         while (!shm_lates.stops) {
-                (void)shm_late_pause(SHM_LATE_NS);
-                rests++;
-                for (late = shm_lates.first; late != NULL; late = late->next) {
-                        rests = late->used ? 0 : rests;
-                        (void)shm_late_flush(late);
-                }
+                (void)shm_late_pause(next_ns);
+                next_ns = shm_late_pass(&rests);
                 if (rests < SHM_LATE_RESTS || shm_lates.stops)
                         continue;
                 shm_lates.sleeps = 1;
-                if (shm_late_pause(SHM_LATE_IDLE_NS) == -ETIMEDOUT && shm_lates.sleeps)
+                if (shm_late_pause(shm_now_ns() + SHM_LATE_IDLE_NS) == -ETIMEDOUT && shm_lates.sleeps)
                         break; /* nobody has woken it at the last moment */
                 shm_lates.sleeps = 0;
                 rests = 0;
+                next_ns = shm_now_ns() + SHM_LATE_NS;
         }
         shm_lates.sleeps = shm_lates.runs = 0;
         pthread_mutex_unlock(&shm_lates.mutex);
@@ -207,6 +227,8 @@ static int shm_late_keep(struct shm_late *late, const uint8_t *frame, size_t siz
 {
         if (late->used + size > SHM_LATE_SIZE || shm_late_start())
                 return -EAGAIN;
+        if (!late->used)
+                late->since_ns = late->last_ns;
         memcpy(late->bytes + late->used, frame, size);
         late->used += (uint32_t)size;
         if (!late->is_listed) {
@@ -221,13 +243,14 @@ static int shm_late_keep(struct shm_late *late, const uint8_t *frame, size_t siz
 static int shm_late_release(struct shm_late *late, const uint8_t *frame, size_t size)
 {
         uint64_t now_ns = shm_now_ns();
-        int error;
+        int error, is_burst;
 
         pthread_mutex_lock(&shm_lates.mutex);
         error = -EAGAIN;
-        if (now_ns - late->last_ns < SHM_BURST_NS)
-                error = shm_late_keep(late, frame, size);
+        is_burst = now_ns - late->last_ns < SHM_BURST_NS;
         late->last_ns = now_ns;
+        if (is_burst)
+                error = shm_late_keep(late, frame, size);
         if (error)
                 error = shm_late_flush(late);
         else
