@@ -9,7 +9,7 @@ from typing import Any
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send, SendFrame
-from shmhost.core.objects import Memfd, MemoryObject
+from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.spares import Spares, as_create
@@ -213,28 +213,31 @@ class Creations:
 
     def _seal(self, region: Region, header: Header, spares: list[Region]) -> Steps:
         """Write the header and seal; then give the new spares their objects, to as many as can have one."""
-        memory_object = region.object
+        memory_object, packed = region.object, header.pack()
         assert memory_object is not None
 
-        def call() -> list[MemoryObject]:
+        def call() -> None:
             if isinstance(memory_object, Memfd):
                 memory_object.cut(header.capacity)
-            memory_object.publish(header.pack(), region.seal)
-            return self._spares.make_objects(spares) if spares else []
+            memory_object.publish(packed, region.seal)
 
         # The creator can make this wait, whatever the size: see `workers`.
         region.is_busy = True
         try:
-            objects = yield Work(call, is_quick=False, is_retry=region.was_busy)
-            while len(spares) > len(objects):
-                self._registry.abort(spares.pop())
-            for spare, spare_object in zip(spares, objects, strict=True):
-                spare.object = spare_object
+            if isinstance(memory_object, Memfd) and memory_object.is_spare:
+                sealing = memory_object.sealing(header.capacity, packed)
+                said = yield Work(call, is_quick=False, sealing=sealing)
+                if said is not None:
+                    memory_object.was_sealed(header.capacity, *said)
+            else:
+                yield Work(call, is_quick=False, is_retry=region.was_busy)
         except RegionBusy:
             region.was_busy = True
             raise
         finally:
             region.is_busy = False
+        if spares:
+            yield from self._spares.make_objects(spares)
 
     def _creation(self, number: int) -> Region:
         region = self._regions.get(number)

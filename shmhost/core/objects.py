@@ -16,6 +16,7 @@ import secrets
 from pathlib import Path
 from urllib.parse import quote
 
+from shmhost.core.work import Sealing
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
@@ -27,6 +28,7 @@ _SEALS = {
     Seal.FULL: fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
     Seal.WRITER: F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
 }
+_FAILED_SYSTEM, _FAILED_SIZE = 1, 2  # see `Sealer`
 _FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER}
 SHM_FOLDER = Path("/dev/shm")
 _CURES = {
@@ -51,17 +53,20 @@ class Memfd:
     `empty` do that, and its client could.
     """
 
-    __slots__ = ("_is_spare", "_reader", "_writer", "capacity")
+    __slots__ = ("_reader", "_writer", "capacity", "is_spare")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.capacity = capacity
-        self._is_spare = not name
+        self.is_spare = not name
         self._reader = self._writer = -1
         try:
-            label = name.encode()[:200].decode(errors="ignore") or "spare"
+            if self.is_spare:
+                self._writer, self._reader = builtins.make_spare(b"shmhost:spare", capacity)
+                return
+            label = name.encode()[:200].decode(errors="ignore")
             self._writer = new_memfd("shmhost:" + label)
             os.ftruncate(self._writer, capacity)
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW if self._is_spare else _SHAPE)
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
             # A process with a read-only descriptor may open it once more, for its own offset or to map it
             # when the creator's is read-write; it cannot get a writable one that way.
             os.fchmod(self._writer, 0o444)
@@ -94,9 +99,25 @@ class Memfd:
             fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
         except OSError as error:
             raise _not_sealed(error) from None
-        if self._is_spare and os.fstat(self._reader).st_size != self.capacity:
-            raise InvalidArgument("the creator changed the size of the object: create it again")
+        if self.is_spare and os.fstat(self._reader).st_size != self.capacity:
+            raise _resized()
         _check_header(self._reader, header)
+        os.close(self._writer)
+        self._writer = -1
+
+    def sealing(self, capacity: int, header: bytes) -> Sealing:
+        """Return what a sealer is to do for a spare: what `cut` and `publish` do."""
+        return Sealing(
+            self._writer, self._reader, capacity < self.capacity, capacity, header, _SEALS[Seal.FULL]
+        )
+
+    def was_sealed(self, capacity: int, failed: int, number: int) -> None:
+        """Take what the sealer says; the errors are those of `cut` and `publish`."""
+        if failed == _FAILED_SYSTEM:
+            raise _not_sealed(OSError(number, os.strerror(number)))
+        if failed:
+            raise _resized() if failed == _FAILED_SIZE else _overwritten()
+        self.capacity = capacity
         os.close(self._writer)
         self._writer = -1
 
@@ -133,17 +154,26 @@ class Memfd:
         """Return a published object, which owns its only descriptor from then on."""
         memory_object = cls.__new__(cls)
         memory_object.capacity = capacity
-        memory_object._is_spare = False
+        memory_object.is_spare = False
         memory_object._reader = reader
         memory_object._writer = -1
         return memory_object
 
     def close(self) -> None:
         """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
-        for descriptor in (self._writer, self._reader):
-            if descriptor >= 0:
-                os.close(descriptor)
+        for descriptor in self._open():
+            os.close(descriptor)
         self._writer = self._reader = -1
+
+    def close_later(self, closer: builtins.Closer) -> bool:
+        """Have a thread close what is open; False: it cannot."""
+        if not closer.close_later(*self._open()):
+            return False
+        self._writer = self._reader = -1
+        return True
+
+    def _open(self) -> list[int]:
+        return [descriptor for descriptor in (self._writer, self._reader) if descriptor >= 0]
 
 
 class PosixShm:
@@ -231,9 +261,15 @@ def _check_header(descriptor: int, header: bytes) -> None:
     # The creator could write until the seals were on, and O_APPEND, which it can set on the description
     # that the host writes through, moves a pwrite to the end: what counts is what is there now.
     if os.pread(descriptor, len(header), 0) != header:
-        raise InvalidArgument(
-            "the creator wrote over the header page while it was published: create it again"
-        )
+        raise _overwritten()
+
+
+def _resized() -> InvalidArgument:
+    return InvalidArgument("the creator changed the size of the object: create it again")
+
+
+def _overwritten() -> InvalidArgument:
+    return InvalidArgument("the creator wrote over the header page while it was published: create it again")
 
 
 def _reopen(descriptor: int) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shmhost.core.hub import Hub
-from shmhost.core.objects import Memfd, MemoryObject
+from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.work import PAUSE, Steps
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionNotFound, ShmError
 from shmprotocol.wire import messages as m
@@ -20,6 +21,7 @@ from shmprotocol.wire.names import MAX_DESCRIPTORS, Backend
 
 IDLE_NS = 1_000_000_000  # a client that puts in a loop uses its spare within milliseconds
 MAX_AT_ONCE = MAX_DESCRIPTORS - 1  # beside the descriptor of what was published
+IN_SLICE = 4  # objects, which take 10 us each
 MAX_SPARES = 256  # of a connection: each is two descriptors of the host
 
 
@@ -48,15 +50,17 @@ class Spares:
                 break
         return regions
 
-    def make_objects(self, regions: Sequence[Region]) -> list[MemoryObject]:
-        """Return the objects of new spares, fewer if the system has no more. For a thread."""
-        objects: list[MemoryObject] = []
-        for region in regions:
+    def make_objects(self, regions: list[Region]) -> Steps:
+        """Give new spares their objects; those for which the system has none are freed, and taken out."""
+        for index, region in enumerate(regions):
+            if index and index % IN_SLICE == 0:
+                yield PAUSE
             try:
-                objects.append(self._hub.make_object(Backend.MEMFD, "", region.capacity))
+                # At once: nobody else has it, and its pages come when they are touched.
+                region.object = self._hub.make_object(Backend.MEMFD, "", region.capacity)
             except ShmError:
-                break
-        return objects
+                while len(regions) > index:
+                    self._hub.registry.abort(regions.pop())
 
     def add(self, regions: Sequence[Region]) -> None:
         """Note what the client gets."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Sealing(NamedTuple):
+    """The arguments of a sealer's `seal`."""
+
+    writer: int
+    reader: int
+    cut: bool
+    capacity: int
+    header: bytes
+    seals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +23,13 @@ class Work:
     """A call whose result is sent into the generator.
 
     `is_quick`: no client can make it wait. `is_retry`: an earlier attempt failed, so first attempts go ahead.
+    `sealing`: a sealer may do that in place of the call; what it says is the result then.
     """
 
     call: Callable[[], Any]
     is_quick: bool
     is_retry: bool = False
+    sealing: Sealing | None = None
 
 
 Steps = Generator[Work, Any, None]

@@ -36,8 +36,9 @@ TURN_NS = 100_000  # time slice for one client's queued requests: so much does e
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
 
-# Has a thread carry a Work out and `resume` called; returns what takes it back if it has not begun.
-StartWork = Callable[["Link", Steps, Work], Callable[[], bool]]
+# Has a thread carry a Work out and `resume` called; returns what takes it back if it has not begun, or the
+# outcome if it is there already.
+StartWork = Callable[["Link", Steps, Work], Callable[[], bool] | Outcome]
 
 
 class Link:
@@ -259,11 +260,14 @@ class Link:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
                 if work is PAUSE or not work.is_quick:
-                    self._working = True
                     start = self._resume_later if work is PAUSE else self._start_work
-                    self._take_back = start(self, steps, work)
-                    return False
-                outcome = attempt(work.call)
+                    started = start(self, steps, work)
+                    if not isinstance(started, tuple):
+                        self._working, self._take_back = True, started
+                        return False
+                    outcome = started
+                else:
+                    outcome = attempt(work.call)
         except StopIteration:
             return True
         except RemoteProtocolError as error:

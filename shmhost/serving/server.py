@@ -42,8 +42,9 @@ from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.recall import Recall
+from shmhost.serving.sealing import Sealers
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
-from shmhost.serving.workers import Workers
+from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
 from shmprotocol.errors import HostError, ShmError
 from shmprotocol.wire import descriptors
@@ -90,6 +91,7 @@ class Host:
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
         self._freer: Freer | None = None  # likewise
+        self._sealers: Sealers | None = None  # likewise
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -166,6 +168,7 @@ class Host:
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
         self._freer = freer = Freer(workers)
+        self._sealers = Sealers()
         recall = Recall(self._hub, workers)
         self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
@@ -179,7 +182,7 @@ class Host:
                 LOG.warning("abandoned system calls that have not returned")
             workers.close()
             freer.close()
-            self._workers = self._freer = None
+            self._workers = self._freer = self._sealers = None
             self._hub.run_news = self._hub.run_ends = run_to_end
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
@@ -267,12 +270,18 @@ class Host:
             sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(sock)
 
-    def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool]:
-        workers = self._workers
+    def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
+        workers, sealers = self._workers, self._sealers
         assert workers is not None  # links are closed before
+        assert sealers is not None
         # Retries have their own lane: a client that loops over a call that waits delays only such clients.
-        lane = (link.peer.uid, work.is_retry)
-        job = workers.start(lane, work.call, functools.partial(link.resume, steps))
+        lane, call = (link.peer.uid, work.is_retry), work.call
+        if work.sealing is not None and workers.are_free(lane):
+            said = sealers.seal(work.sealing)
+            if isinstance(said, tuple):
+                return said, None
+            call = said or call
+        job = workers.start(lane, call, functools.partial(link.resume, steps))
 
         def take_back() -> bool:
             if not workers.cancel(job):

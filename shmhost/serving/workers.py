@@ -125,6 +125,10 @@ class Workers:
             self._waiting.setdefault(lane, deque()).append(job)
         return job
 
+    def are_free(self, *lanes: Hashable) -> bool:
+        """Whether nothing runs in these lanes, and a call could begin in a thread that there is."""
+        return bool(self._idle) and not any(lane in self._running for lane in lanes)
+
     def cancel(self, job: Job) -> bool:
         """Take back a job that has not begun; False when it has, and `done` will be called."""
         queue = self._waiting.get(job.lane, ())

@@ -156,6 +156,43 @@ def test_others_are_answered_while_creator_holds_object(host: WatchedHost, shm: 
     attacker.close()
 
 
+def spare_of(peer: RawPeer, name: str) -> tuple[int, int]:
+    """Return a spare of a connection, and its read-write descriptor."""
+    created, fds = peer.ask(m.Create(1, name, PAYLOAD, "full", "memfd", 0o600, True))
+    assert isinstance(created, m.Created)
+    descriptors.close_all(fds)
+    published, (reader, spare) = peer.ask(m.Publish(2, created.region, 1, PAYLOAD, 0, 0, 0, 0, (PAYLOAD,)))
+    assert isinstance(published, m.Published)
+    os.close(reader)
+    return published.spares[0].region, spare
+
+
+def test_others_are_answered_while_clients_hold_their_spares(
+    host: WatchedHost, shm: shmclient.Client
+) -> None:
+    for _ in range(4):  # a sealer of the host's, and a thread of its own for the first that it must leave
+        shm.put("x", bytes(1 << 20)).close()
+    with ExitStack() as stack, RawPeer(host.socket_path) as bystander:
+        peers = [stack.enter_context(RawPeer(host.socket_path)) for _ in range(WIDTH)]
+        with ExitStack() as locks:
+            for number, peer in enumerate(peers):
+                region, spare = spare_of(peer, f"held/{number}")
+                stack.callback(os.close, spare)
+                locks.enter_context(blocked_write(spare))
+                peer.send(
+                    pack(m.Assign(3, region, f"held/{number}", 0o600, True, PAYLOAD, PAYLOAD, 0, 0, ()))
+                )
+                assert isinstance(bystander.ask(m.Stat(4, "x"))[0], m.Described)
+                shm.put("y", b"by another road").close()
+            assert not any(select.select([peer.socket], [], [], 0)[0] for peer in peers)
+        for peer in peers:
+            reply, fds = peer.receive()
+            descriptors.close_all(fds)
+            assert isinstance(reply, m.Published)
+    shm.put("x", bytes(1 << 20)).close()
+    shm.put("x", bytes(1 << 20)).close()
+
+
 def test_retries_of_a_uid_leave_its_first_attempts_alone(
     shm: shmclient.Client, attackers: list[Attacker]
 ) -> None:

@@ -17,6 +17,8 @@ from shmhost.core.peers import Peer
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.window import STEP, Allocator
+from shmhost.core.work import Work
+from shmhost.serving.sealing import Sealers
 from shmhost.serving.workers import attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -38,6 +40,7 @@ class World:
             lambda memory_object: memory_object.close(),
         )
         self.hub = Hub(registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
+        self.sealers: Sealers | None = None
 
     def taken(self) -> tuple[int, int]:
         """Return the bytes charged and the free addresses."""
@@ -45,14 +48,15 @@ class World:
         return registry.budget.used, registry.allocator.windows[0].free()
 
     def client(self, *, greet: bool = True, uid: int = 7) -> Talk:
-        talk = Talk(self.hub, uid)
+        talk = Talk(self.hub, uid, self.sealers)
         if greet:
             talk.say(m.Hello(1, m.VERSION, m.VERSION, "test"))
         return talk
 
 
 class Talk:
-    def __init__(self, hub: Hub, uid: int) -> None:
+    def __init__(self, hub: Hub, uid: int, sealers: Sealers | None = None) -> None:
+        self._sealers = sealers
         self.replies: list[tuple[m.Message, Sequence[int]]] = []
         self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.send(message, fds))
 
@@ -66,11 +70,17 @@ class Talk:
             try:
                 work = next(steps)
                 while True:
-                    result, error = attempt(work.call)
+                    result, error = attempt(partial(self._do, work))
                     work = steps.send(result) if error is None else steps.throw(error)
             except StopIteration:
                 pass
         return self.last()
+
+    def _do(self, work: Work) -> Any:
+        if work.sealing is None or self._sealers is None:
+            return work.call()
+        said = self._sealers.seal(work.sealing)
+        return said() if callable(said) else said
 
     def last(self) -> Any:
         return self.replies[-1][0] if self.replies else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from test_replies import fail_next_reply, is_refusal
 from test_session import CREATE, Talk, World
 
 from shmhost.core.registry import REGION_OVERHEAD
+from shmhost.serving.sealing import Sealers
 from shmprotocol.abi.header import HEADER_SIZE, check_header
 from shmprotocol.errors import OutOfMemory
 from shmprotocol.wire import messages as m
@@ -22,9 +24,10 @@ CAPACITY = SIZE + HEADER_SIZE
 PUBLISH = m.Publish(2, 0, 1, 100, 0, 0, 0, 0, (SIZE,))
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
+@pytest.fixture(params=["worker", "sealer"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     world = World()
+    world.sealers = Sealers() if request.param == "sealer" else None
     world.hub.spare_max = 10 * CAPACITY
     yield world
     world.hub.registry.close()
@@ -133,6 +136,36 @@ def test_spare_whose_object_its_client_shrank_is_refused(world: World) -> None:
     reply = talk.say(assign(spare))
     assert (reply.code, "changed the size" in reply.text) == ("invalid", True)
     assert world.taken() == before
+    os.close(descriptor)
+
+
+def test_spare_that_its_client_has_sealed_is_refused(world: World) -> None:
+    talk = world.client()
+    before = world.taken()
+    spare, descriptor = spare_of(talk)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    assert talk.say(assign(spare)).code == "invalid"
+    assert world.taken() == before
+    os.close(descriptor)
+
+
+def test_spare_with_a_writable_mapping_is_refused(world: World) -> None:
+    talk = world.client()
+    before = world.taken()
+    spare, descriptor = spare_of(talk)
+    with mmap.mmap(descriptor, CAPACITY):
+        assert talk.say(assign(spare)).code == "busy"
+    assert world.taken() == before
+    os.close(descriptor)
+
+
+def test_spare_whose_header_goes_elsewhere_is_refused(world: World) -> None:
+    """O_APPEND, which the client sets on the description that the host writes through, moves it."""
+    talk = world.client()
+    spare, descriptor = spare_of(talk)
+    os.ftruncate(descriptor, HEADER_SIZE)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    assert talk.say(assign(spare, size=1)).code == "invalid"
     os.close(descriptor)
 
 

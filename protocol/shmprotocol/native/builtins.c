@@ -24,6 +24,7 @@ static PyMethodDef shm_builtins[] = {
         {"parse_request", SHM_FAST(shm_parse_request), METH_FASTCALL, NULL},
         {"publish_put", SHM_FAST(shm_publish_put), METH_FASTCALL, NULL},
         {"make_sealed", (PyCFunction)(void (*)(void))shm_make_sealed, METH_FASTCALL, NULL},
+        {"make_spare", (PyCFunction)(void (*)(void))shm_make_spare, METH_FASTCALL, NULL},
         {"pack_published", (PyCFunction)(void (*)(void))shm_pack_published, METH_FASTCALL, NULL},
         {"dict_count", (PyCFunction)(void (*)(void))shm_dict_count, METH_FASTCALL, NULL},
         {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},
@@ -36,7 +37,7 @@ static PyMethodDef shm_builtins[] = {
 };
 
 static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
-                                           &shm_lane_spec};
+                                           &shm_lane_spec, &shm_closer_spec, &shm_sealer_spec};
 
 /* Put an object, which is ours, into a dict; NULL is an error. */
 static int shm_install(uint64_t dict, const char *name, PyObject *object)

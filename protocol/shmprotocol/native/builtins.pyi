@@ -73,6 +73,12 @@ def make_sealed(label: bytes, capacity: int, header: bytes, data: bytes, start: 
     OSError: the system refuses one of the steps, and nothing is left.
     """
 
+def make_spare(label: bytes, capacity: int, /) -> tuple[int, int]:
+    """Return a read-write and a read-only descriptor of a new memfd, which cannot grow.
+
+    OSError: the system refuses one of the steps, and nothing is left.
+    """
+
 def pack_published(request: int, lease: int, grant: bytes, /) -> bytes:
     """Return the whole frame of a Published without spares; the grant is packed as for `pack_opened`."""
 
@@ -268,6 +274,29 @@ class Lane:
         """Send nothing more: the socket is about to be closed."""
     def detach(self) -> None:
         """Forget the connection: it belongs to the parent process."""
+
+class Sealer:
+    """A thread that makes a filled spare a published object, without the GIL. OSError: it cannot start."""
+
+    def seal(
+        self, writer: int, reader: int, cut: bool, capacity: int, header: bytes, seals: int, wait_ns: int, /
+    ) -> tuple[int, int] | None:
+        """Write the header of an object and seal it; with `cut`, cut it to its capacity first.
+
+        The descriptors stay the caller's, and open until it is done. Returns what failed, and errno: 0
+        nothing, 1 a system call, 2 the size is another, 3 the header is; or None if that takes longer than
+        `wait_ns`: then `take` must be next.
+        """
+    def take(self) -> tuple[int, int]:
+        """Wait until it is done; return what `seal` does."""
+
+class Closer:
+    """A thread that closes descriptors one after the other, without the GIL. It starts with the first."""
+
+    def close_later(self, *descriptors: int) -> bool:
+        """Take over one or two descriptors, and close them soon. False: it cannot, and has taken none."""
+    def end(self) -> None:
+        """Return when all are closed; it takes no more."""
 
 def flush_late() -> None:
     """Send every Release that waits for a request of its connection. For tests."""

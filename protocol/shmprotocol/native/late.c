@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -25,7 +24,6 @@
 #define SHM_LATE_NS 700000      /* with the timer's slack of 50 us and a wake-up it is less than a millisecond */
 #define SHM_LATE_RESTS 16       /* passes of the thread without anything to send, before it sleeps */
 #define SHM_LATE_IDLE_NS 1000000000 /* after so long without a burst the thread ends */
-#define SHM_LATE_STACK 131072   /* bytes */
 
 /* The buffer of one connection. */
 struct shm_late {
@@ -50,14 +48,6 @@ static struct {
         int sleeps;
         int stops;
 } shm_lates = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-
-static uint64_t shm_now_ns(void)
-{
-        struct timespec now;
-
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* Send without waiting. Returns 0, also when the peer is gone, or -EAGAIN: the socket is full. */
 static int shm_late_send(int fd, const uint8_t *bytes, size_t size)
@@ -137,8 +127,6 @@ static void *shm_late_run(void *none)
 /* Have the thread run, or say no: -EAGAIN. With the mutex held. */
 static int shm_late_start(void)
 {
-        pthread_attr_t attributes;
-        sigset_t all, before;
         int error;
 
         if (shm_lates.stops || !shm_lates.is_ready)
@@ -152,16 +140,9 @@ static int shm_late_start(void)
         if (shm_lates.is_joinable)
                 pthread_join(shm_lates.thread, NULL); /* it has ended */
         shm_lates.is_joinable = 0;
-        if (pthread_attr_init(&attributes))
-                return -EAGAIN;
-        (void)pthread_attr_setstacksize(&attributes, SHM_LATE_STACK);
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, &before); /* which the new thread inherits */
-        error = pthread_create(&shm_lates.thread, &attributes, shm_late_run, NULL);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        pthread_attr_destroy(&attributes);
+        error = shm_thread_start(&shm_lates.thread, shm_late_run, NULL);
         shm_lates.runs = shm_lates.is_joinable = !error;
-        return error ? -EAGAIN : 0;
+        return error;
 }
 
 /* Send what waits in all buffers. With the mutex held. */

@@ -74,21 +74,27 @@ static int shm_sealed_fill(int fd, const struct iovec *content, size_t capacity)
         return error;
 }
 
+/* Return a read-only descriptor of an object; -errno. */
+static int shm_sealed_reopen(int fd)
+{
+        char path[32];
+        int reader;
+
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        reader = open(path, O_RDONLY | O_CLOEXEC);
+        return reader < 0 ? -errno : reader;
+}
+
 /* Return a read-only descriptor of a new object with this content, which nobody can write any more; -errno. */
 static int shm_sealed_make(const char *label, const struct iovec *content, size_t capacity)
 {
         int fd = shm_sealed_create(label), reader;
-        char path[32];
 
         if (fd < 0)
                 return fd;
         reader = shm_sealed_fill(fd, content, capacity);
-        if (!reader) {
-                (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-                reader = open(path, O_RDONLY | O_CLOEXEC);
-                if (reader < 0)
-                        reader = -errno;
-        }
+        if (!reader)
+                reader = shm_sealed_reopen(fd);
         (void)close(fd);
         return reader;
 }
