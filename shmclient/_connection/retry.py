@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from shmprotocol.errors import HostTimeout, InvalidArgument, ShmError, WaitTimeout, again
 from shmprotocol.wire.query import jittered
@@ -68,6 +69,13 @@ def is_final(socket_path: str) -> bool:
     return not threading.main_thread().is_alive() and not os.path.isdir(os.path.dirname(socket_path))
 
 
+class Wait(NamedTuple):
+    """A wait in seconds: how long it goes on from now, and how long it was asked for."""
+
+    left_s: float
+    asked_s: float
+
+
 class Retry:
     """The time limit of a `wait`, across any number of connections. `wait_s` None: no wait, so no retry."""
 
@@ -84,6 +92,11 @@ class Retry:
     def remaining(self) -> float | None:
         """Return the seconds that are left, at least 0; None if there is no wait."""
         return None if self._wait_s is None else max(self._end - self._clock(), 0.0)
+
+    def wait(self) -> Wait | None:
+        """Return what is left, with the time that was asked for, which is what errors say."""
+        left_s = self.remaining()
+        return None if self._wait_s is None or left_s is None else Wait(left_s, self._wait_s)
 
     def renew(self) -> None:
         """Restart the full time: the awaited name or host was present until now."""

@@ -141,7 +141,7 @@ class Core(Generic[C]):
         """Return the value of a name."""
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
-            value = operations.get(context, name, retry.remaining, anywhere)
+            value = operations.get(context, name, retry.wait, anywhere)
             return value if after is None else once_after(context, name, after, retry, value)
 
         return self.run_waiting(start, wait_s, lambda: self._last_value(name) if after is None else None)
@@ -152,7 +152,7 @@ class Core(Generic[C]):
         """Return a handle of the current region of a name, mapped, in a list."""
 
         def start(context: Context, retry: Retry) -> Operation[list[R]]:
-            regions = operations.open_many(context, kind, (name,), retry.remaining, anywhere)
+            regions = operations.open_many(context, kind, (name,), retry.wait, anywhere)
             return regions if after is None else once_after(context, name, after, retry, regions)
 
         return self.run_waiting(start, wait_s)
@@ -162,16 +162,14 @@ class Core(Generic[C]):
     ) -> Operation[list[R]]:
         """Return a handle for each name, mapped."""
         return self.run_waiting(
-            lambda context, retry: operations.open_many(context, kind, names, retry.remaining, anywhere),
+            lambda context, retry: operations.open_many(context, kind, names, retry.wait, anywhere),
             wait_s,
         )
 
     def get_many(self, names: Sequence[str], wait_s: float | None, anywhere: bool) -> Operation[list[Any]]:
         """Return the value of each name."""
         return self.run_waiting(
-            lambda context, retry: getting.get_many(
-                context, names, retry.remaining, anywhere, self.mapped_value
-            ),
+            lambda context, retry: getting.get_many(context, names, retry.wait, anywhere, self.mapped_value),
             wait_s,
         )
 

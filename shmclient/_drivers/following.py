@@ -279,11 +279,11 @@ class Values:
         self._can_sleep = bool(answer)
 
     def _wait_for_name(self, retry: Retry) -> Operation[None]:
-        left = retry.remaining()
-        if left is None:
+        wait = retry.wait()
+        if wait is None:
             raise RegionNotFound(f"there is no region {self._name!r}, and no wait for it")
-        if (yield from self.listener.next_within(left)) is None:
-            raise RegionTimeout(f"{self._name!r} did not appear within {left:.3g} s")
+        if (yield from self.listener.next_within(wait.left_s)) is None:
+            raise RegionTimeout(f"{self._name!r} did not appear within {wait.asked_s:.3g} s")
 
 
 def once_after(

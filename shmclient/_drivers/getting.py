@@ -22,14 +22,14 @@ class Got(NamedTuple):
 def get_many(
     context: Context,
     names: Sequence[str],
-    wait_s: Remaining,
+    wait: Remaining,
     anywhere: bool,
     mapped_value: Callable[[str], Any],
 ) -> Operation[list[Any]]:
     """Return the value of each name; a round trip for each 64 that `mapped_value` has not. All or none."""
     values, missing = sorted_out(names, mapped_value)
     for batch in batches(missing):
-        outcome = yield open_request(context, batch, (), wait_s())
+        outcome = yield open_request(context, batch, (), wait())
         for name, (value, _) in zip(batch, got(context, outcome, len(batch), anywhere), strict=True):
             values[name] = value
     return [values[name] for name in names]

@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
+from shmclient._connection.retry import Wait
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, take
@@ -69,11 +70,11 @@ class AsyncChannel(BaseChannel):
         pending = self._exchange.open(step.request)
         try:
             number = self.outbox.post(step.request, pending)
-            await self._await(pending, step.wait_s, number)
+            await self._await(pending, step.wait, number)
         except BaseException:
             self._abandon(pending)
             raise
-        return take(pending, step.wait_s)
+        return take(pending, step.wait)
 
     async def next_event(self, step: Next) -> m.Event | None:
         """Wait for the next event of a watch; None when the time is over. Closed: it was ended."""
@@ -102,16 +103,16 @@ class AsyncChannel(BaseChannel):
             if self._is_closing and not self._users:
                 self._sock.close()
 
-    async def _await(self, pending: Pending, wait_s: float | None, number: int) -> None:
-        limit_s = self.timeout_s if wait_s is None else wait_s
+    async def _await(self, pending: Pending, wait: Wait | None, number: int) -> None:
+        limit_s = self.timeout_s if wait is None else wait.left_s
         if await self._wait_until(pending.is_done, limit_s):
             return
-        if wait_s is not None:
+        if wait is not None:
             # The one reply still comes: the refusal, or what arrived in time.
             self.context.cancel(pending.request.id)
             if await self._wait_until(pending.is_done, GRACE_S):
                 return
-            raise late(wait_s)
+            raise late(wait.asked_s)
         if not self.outbox.is_sent(number):
             raise unsent(limit_s)
         raise unanswered(pending.request, limit_s)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmclient._connection.exchange import Pending, Subscription
+from shmclient._connection.retry import Wait
 from shmclient._drivers.steps import Ask, Context, Fetch, Operation, Outcome, Remaining, Run
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import Creation, creation_key
@@ -51,23 +52,23 @@ T = TypeVar("T")
 R = TypeVar("R", bound=RegionHandle)
 
 
-def take(pending: Pending, wait_s: float | None) -> Outcome:
+def take(pending: Pending, wait: Wait | None) -> Outcome:
     """Return the reply of a request that is done, or raise its failure or refusal."""
     if pending.failure is not None:
         raise again(pending.failure)
     if isinstance(pending.reply, m.Refused):
-        raise _refusal(pending.request, pending.reply, wait_s)
+        raise _refusal(pending.request, pending.reply, wait)
     return pending.reply, pending.descriptors
 
 
-def _refusal(request: m.Message, reply: m.Refused, wait_s: float | None) -> ShmError:
+def _refusal(request: m.Message, reply: m.Refused, wait: Wait | None) -> ShmError:
     # Returned, not raised: an error in a local variable of a frame in its own traceback is a cycle, which
     # keeps all that the callers have, such as a followed name, until the collector runs.
     error = refusal(reply.code, reply.text)
     name = _name_in(request)
-    if isinstance(error, Cancelled) and isinstance(request, m.Open):
+    if isinstance(error, Cancelled) and isinstance(request, m.Open) and wait is not None:
         names = ", ".join(repr(name) for name in request.open_names[:3])
-        error = RegionTimeout(f"{names} did not appear within {wait_s:.3g} s")
+        error = RegionTimeout(f"{names} did not appear within {wait.asked_s:.3g} s")
     return error if name is None else about(error, name)
 
 
@@ -83,19 +84,19 @@ def nothing() -> Operation[None]:
     yield from ()
 
 
-def get(context: Context, name: str, wait_s: Remaining, anywhere: bool) -> Operation[Any]:
+def get(context: Context, name: str, wait: Remaining, anywhere: bool) -> Operation[Any]:
     """Return the value of a name. A region that is mapped and has no line costs one short round trip."""
     # Nothing here keeps the mapping while the host is asked: an error's traceback would keep it on.
     mapped = context.mapped.get(name)
     held = (mapped.grant.region,) if mapped is not None and mapped.is_mapped() else ()
-    grants, owned = yield from _open(context, (name,), held, wait_s())
+    grants, owned = yield from _open(context, (name,), held, wait())
     if not grants[0].lease and mapped is not None:
         with contextlib.suppress(RegionClosed):  # another thread lets go of it
             value = mapped.value()
             mapped.renew(grants[0])
             return value
     if not grants[0].lease:  # the last view went while the host was asked
-        grants, owned = yield from _open(context, (name,), (), wait_s())
+        grants, owned = yield from _open(context, (name,), (), wait())
     return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere)[0]
 
 
@@ -139,13 +140,13 @@ def batches(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def open_many(
-    context: Context, kind: type[R], names: Sequence[str], wait_s: Remaining, anywhere: bool
+    context: Context, kind: type[R], names: Sequence[str], wait: Remaining, anywhere: bool
 ) -> Operation[list[R]]:
     """Return a handle for each name, mapped; a round trip for each 64 names. All or none."""
     regions: list[R] = []
     try:
         for batch in batches(names):
-            outcome = yield open_request(context, batch, (), wait_s())
+            outcome = yield open_request(context, batch, (), wait())
             regions += opened(context, kind, outcome, len(batch), anywhere)
     except BaseException:
         close_all(regions)
@@ -299,19 +300,17 @@ def _release(context: Context, grant: m.Grant) -> None:
 
 
 def _open(
-    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
+    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait: Wait | None
 ) -> Operation[tuple[tuple[m.Grant, ...], fds.Owned]]:
-    outcome = yield open_request(context, names, held, wait_s)
+    outcome = yield open_request(context, names, held, wait)
     return granted(context, outcome, len(names), len(held))
 
 
-def open_request(
-    context: Context, names: tuple[str, ...], held: tuple[int, ...], wait_s: float | None
-) -> Ask:
+def open_request(context: Context, names: tuple[str, ...], held: tuple[int, ...], wait: Wait | None) -> Ask:
     """Return the request to open names; InvalidArgument if one is wrong."""
     for name in names:
         check_name(name)
-    return Ask(m.Open(context.outbox.next_id(), names, held, wait_s is not None), wait_s)
+    return Ask(m.Open(context.outbox.next_id(), names, held, wait is not None), wait)
 
 
 def granted(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
+from shmclient._connection.retry import Wait
 from shmclient._regions.mapped import Mapped
 from shmclient._regions.spares import Spares
 from shmprotocol.errors import Closed, HostGone
@@ -19,12 +20,12 @@ from shmprotocol.wire import messages as m
 class Ask(NamedTuple):
     """A request; its outcome is (reply, descriptors), or the refusal raised.
 
-    `wait_s`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
+    `wait`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
     None: as long as any other request.
     """
 
     request: m.Message
-    wait_s: float | None = None
+    wait: Wait | None = None
 
 
 class Run(NamedTuple):
@@ -90,7 +91,7 @@ class Sleep(NamedTuple):
 
 Step = Ask | Run | Next | Look | Fetch | Drive | Connect | Acquire | Sleep
 Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
-Remaining = Callable[[], float | None]  # seconds that are left of a wait; None: no wait
+Remaining = Callable[[], Wait | None]  # what is left of a wait; None: no wait
 T = TypeVar("T")
 Operation = Generator[Step, Any, T]
 

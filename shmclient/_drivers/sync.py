@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
+from shmclient._connection.retry import Wait
 from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
@@ -82,8 +83,8 @@ class PlainChannel(BaseChannel):
             number = self.outbox.post(step.request, pending)
             if number:
                 self._await_sent(pending, number)
-            self._await(pending, step.wait_s)
-            return take(pending, step.wait_s)
+            self._await(pending, step.wait)
+            return take(pending, step.wait)
         except BaseException:
             self._abandon(pending)
             raise
@@ -157,16 +158,16 @@ class PlainChannel(BaseChannel):
             else:
                 self._read_until(is_over, min(end, now + LOOK_AGAIN_S), is_long=True)
 
-    def _await(self, pending: Pending, wait_s: float | None, began_s: float | None = None) -> None:
+    def _await(self, pending: Pending, wait: Wait | None, began_s: float | None = None) -> None:
         now = time.monotonic() if began_s is None else began_s
-        if wait_s is None:
+        if wait is None:
             if not self._read_until(pending.is_done, now + self._timeout_s):
                 raise unanswered(pending.request, self._timeout_s)
-        elif not self._read_until(pending.is_done, now + wait_s, is_long=True):
+        elif not self._read_until(pending.is_done, now + wait.left_s, is_long=True):
             # The one reply still comes: the refusal, or what arrived in time.
             self.context.cancel(pending.request.id)
             if not self._read_until(pending.is_done, time.monotonic() + GRACE_S, is_long=True):
-                raise late(wait_s)
+                raise late(wait.asked_s)
 
     def _read_until(self, is_ready: Callable[[], bool], deadline: float, *, is_long: bool = False) -> bool:
         """Read, or wait for who reads, until `is_ready`. False after the deadline (monotonic seconds).

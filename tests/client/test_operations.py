@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from shmclient import Region, RemoteProtocolError
-from shmclient._connection.exchange import Exchange
+from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.outbox import Outbox
+from shmclient._connection.retry import Retry, Wait
 from shmclient._drivers import operations, putting
 from shmclient._drivers.steps import Ask, Context, Run
 from shmclient._regions.mapped import Lease
@@ -23,6 +24,7 @@ from shmprotocol.errors import (
     OutOfMemory,
     RegionBusy,
     RegionNotFound,
+    RegionTimeout,
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
@@ -90,6 +92,22 @@ def memfd(content: bytes = b"") -> int:
 def handle(context: Context, number: int, lease: int = 99) -> Region:
     grant = m.Grant(lease, number, 1, "x", ADDRESS, 100, 8192, 0)
     return make_region(Region, grant, Lease(context.outbox, lease), Owned([memfd()]))
+
+
+# --- waiting
+
+
+def test_error_of_a_wait_says_what_was_asked_for_and_not_what_was_left(context: Context) -> None:
+    now = 0.0
+    retry = Retry(10.0, lambda: now)
+    now = 7.0  # as when there was no host at first
+    step = next(operations.open_many(context, Region, ("x",), retry.wait, False))
+    assert isinstance(step, Ask)
+    assert step.wait == Wait(3.0, 10.0)
+    pending = Pending(step.request)
+    pending.reply = m.Refused(1, "cancelled", "")
+    with pytest.raises(RegionTimeout, match="'x' did not appear within 10 s"):
+        operations.take(pending, step.wait)
 
 
 # --- what only asks
