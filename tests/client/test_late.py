@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -65,9 +68,9 @@ def test_more_releases_than_the_buffer_holds_all_arrive(
     wait_until(lambda: leases(other) == 0)
 
 
-def test_releases_that_a_full_socket_does_not_take_arrive_later(
-    machine: Machine, shm: shmclient.Client, other: shmclient.Client
-) -> None:
+@contextlib.contextmanager
+def full_socket(machine: Machine, shm: shmclient.Client) -> Iterator[None]:
+    """Have the host stop, and more leases given back than the socket takes."""
     names = [f"many/{number}" for number in range(600)]
     for name in names:
         shm.put(name, b"1").close()
@@ -77,9 +80,35 @@ def test_releases_that_a_full_socket_does_not_take_arrive_later(
     machine.signal(signal.SIGSTOP)
     try:
         regions.clear()
-        assert mapped_addresses() == []
+        yield
     finally:
         machine.signal(signal.SIGCONT)
+
+
+def test_releases_that_a_full_socket_does_not_take_arrive_later(
+    machine: Machine, shm: shmclient.Client, other: shmclient.Client
+) -> None:
+    with full_socket(machine, shm):
+        assert mapped_addresses() == []
+    assert shm.exists("a")
+    wait_until(lambda: leases(other) == 0)
+
+
+def sleeps() -> int:
+    """Return how often the thread that sends late releases has gone to sleep."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text() == "shm late\n":
+            return int((task / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    pytest.fail("there is no such thread")
+
+
+def test_thread_seldom_looks_at_a_socket_that_stays_full(
+    machine: Machine, shm: shmclient.Client, other: shmclient.Client
+) -> None:
+    with full_socket(machine, shm):
+        before_s, count = time.monotonic(), sleeps()
+        wait_until(lambda: time.monotonic() > before_s + 0.5)
+        assert sleeps() - count < 50  # some 20; it was 700
     assert shm.exists("a")
     wait_until(lambda: leases(other) == 0)
 

@@ -4,8 +4,8 @@
  * of the host for each, or by a thread when none follows.
  *
  * A Release goes at once, unless another went within the millisecond before: only then does it wait in the buffer of
- * its connection, for at most SHM_LATE_NS. The thread is started by the first that waits, ends after a second without
- * any, needs no GIL, and takes no signal. All state is behind one mutex, held for copies of a few bytes and for sends
+ * its connection, for at most SHM_LATE_NS unless the socket is full. The thread is started by the first that waits, ends
+ * after a second without any, needs no GIL, and takes no signal. All state is behind one mutex, held for copies of a few bytes and for sends
  * that do not wait. fork(2): the thread is ended before, and the child's buffers are emptied (what is in them is the
  * parent's to say), all by pthread_atfork(3), so that no other code runs with the mutex held.
  */
@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -23,6 +24,7 @@
 #define SHM_BURST_NS 1000000    /* two releases within this time are a burst */
 #define SHM_LATE_NS 700000      /* with the timer's slack of 50 us and a wake-up it is less than a millisecond */
 #define SHM_LATE_RESTS 16       /* passes of the thread without anything to send, before it sleeps */
+#define SHM_FULL_NS 100000000   /* the longest pause, by doubling, while a socket is full: its host is stopped */
 #define SHM_LATE_IDLE_NS 1000000000 /* after so long without a burst the thread ends */
 
 /* The buffer of one connection. */
@@ -30,7 +32,8 @@ struct shm_late {
         int fd; /* the socket, which the caller owns; -1: nothing is sent any more */
         uint32_t used;
         uint64_t last_ns;  /* CLOCK_MONOTONIC of the last release */
-        uint64_t since_ns; /* likewise of the oldest in the buffer */
+        uint64_t since_ns; /* likewise of the oldest in the buffer, or of the last time that the socket was full */
+        uint64_t pause_ns; /* after that time the buffer is sent */
         struct shm_late *next;
         int is_listed;
         uint8_t bytes[SHM_LATE_SIZE];
@@ -79,13 +82,13 @@ static int shm_late_pause(uint64_t end_ns)
 }
 
 /*
- * Send what has waited long enough; return when to look again, which is never later than a release that comes
- * meanwhile is due. With the mutex held. A younger one is left to the next request, which may be a put's: it copies
- * for hundreds of microseconds first, and the host would be woken in the middle of that.
+ * Send what has waited long enough; return when to look again. With the mutex held. A younger one is left to the next
+ * request, which may be a put's: it copies for hundreds of microseconds first, and the host would be woken in the
+ * middle of that. A socket that is full is tried more and more seldom.
  */
 static uint64_t shm_late_pass(int *rests)
 {
-        uint64_t now_ns = shm_now_ns(), next_ns = now_ns + SHM_LATE_NS;
+        uint64_t now_ns = shm_now_ns(), next_ns = UINT64_MAX;
         struct shm_late *late;
 
         ++*rests;
@@ -93,33 +96,48 @@ static uint64_t shm_late_pass(int *rests)
                 if (!late->used)
                         continue;
                 *rests = 0;
-                if (now_ns - late->since_ns >= SHM_LATE_NS)
-                        (void)shm_late_flush(late);
-                else if (late->since_ns + SHM_LATE_NS < next_ns)
-                        next_ns = late->since_ns + SHM_LATE_NS;
+                if (now_ns - late->since_ns >= late->pause_ns && shm_late_flush(late)) {
+                        late->since_ns = now_ns;
+                        late->pause_ns = 2 * late->pause_ns < SHM_FULL_NS ? 2 * late->pause_ns : SHM_FULL_NS;
+                }
+                if (late->used && late->since_ns + late->pause_ns < next_ns)
+                        next_ns = late->since_ns + late->pause_ns;
         }
         return next_ns;
 }
 
+/* Sleep until a time, or until something is kept. With the mutex held. Returns whether it was the time. */
+static int shm_late_sleep(uint64_t end_ns)
+{
+        int is_over;
+
+        shm_lates.sleeps = 1;
+        is_over = shm_late_pause(end_ns) == -ETIMEDOUT && shm_lates.sleeps; /* nobody has woken it at the last moment */
+        shm_lates.sleeps = 0;
+        return is_over;
+}
+
 static void *shm_late_run(void *none)
 {
-        uint64_t next_ns = shm_now_ns() + SHM_LATE_NS;
-        int rests = 0;
+        uint64_t next_ns = shm_now_ns() + SHM_LATE_NS, soon_ns;
+        int rests = 0, is_idle;
 
+        (void)prctl(PR_SET_NAME, "shm late");
         pthread_mutex_lock(&shm_lates.mutex);
         while (!shm_lates.stops) {
                 (void)shm_late_pause(next_ns);
                 next_ns = shm_late_pass(&rests);
-                if (rests < SHM_LATE_RESTS || shm_lates.stops)
-                        continue;
-                shm_lates.sleeps = 1;
-                if (shm_late_pause(shm_now_ns() + SHM_LATE_IDLE_NS) == -ETIMEDOUT && shm_lates.sleeps)
-                        break; /* nobody has woken it at the last moment */
-                shm_lates.sleeps = 0;
-                rests = 0;
-                next_ns = shm_now_ns() + SHM_LATE_NS;
+                soon_ns = shm_now_ns() + SHM_LATE_NS; /* a release that comes meanwhile is not due before */
+                is_idle = rests >= SHM_LATE_RESTS;
+                if (!shm_lates.stops && (is_idle || (!rests && next_ns > soon_ns))) { /* or all sockets are full */
+                        if (shm_late_sleep(is_idle ? soon_ns + SHM_LATE_IDLE_NS : next_ns) && is_idle)
+                                break;
+                        rests = 0;
+                        soon_ns = shm_now_ns() + SHM_LATE_NS;
+                }
+                next_ns = next_ns < soon_ns ? next_ns : soon_ns;
         }
-        shm_lates.sleeps = shm_lates.runs = 0;
+        shm_lates.runs = 0;
         pthread_mutex_unlock(&shm_lates.mutex);
         return none;
 }
@@ -208,8 +226,10 @@ static int shm_late_keep(struct shm_late *late, const uint8_t *frame, size_t siz
 {
         if (late->used + size > SHM_LATE_SIZE || shm_late_start())
                 return -EAGAIN;
-        if (!late->used)
+        if (!late->used) {
                 late->since_ns = late->last_ns;
+                late->pause_ns = SHM_LATE_NS;
+        }
         memcpy(late->bytes + late->used, frame, size);
         late->used += (uint32_t)size;
         if (!late->is_listed) {
