@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+
+import pytest
 
 import shmclient
-from support import Machine, WatchedHost, count_waits, put_values, wait_until
+from shmclient._process.address_space import ADDRESS_SPACE
+from shmclient._process.gate import Gate
+from support import Machine, WatchedHost, count_waits, mapped_addresses, put_values, wait_until
 
 
 @contextlib.contextmanager
@@ -88,3 +94,38 @@ def test_handler_and_other_threads_take_turns(host: WatchedHost, shm: shmclient.
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def at_a_call(code: CodeType, function: Callable[[], object], error: BaseException) -> None:
+    """Call a function, and raise an error as a signal's handler does where other code begins, once."""
+    errors = [error]
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is code and event == "call" and errors:
+            raise errors.pop()
+
+    sys.setprofile(profile)
+    try:
+        function()
+        for _ in range(10):  # it goes on here
+            pass
+    finally:
+        sys.setprofile(None)
+        assert not errors
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("Ctrl-C"), TimeoutError("of an alarm's handler")])
+@pytest.mark.parametrize("wait", [None, 20], ids=["fast", "plain"])
+def test_error_of_a_handler_in_a_release_is_raised_after_it(
+    host: WatchedHost, shm: shmclient.Client, wait: float | None, error: BaseException
+) -> None:
+    """Python prints what is raised in code that a deallocation calls, and a Ctrl-C would be lost."""
+    shm.put("x", b"1").close()
+    with shmclient.connect(host.socket_path) as client:
+        values = [client.get("x", wait=wait)]
+    with pytest.raises(type(error), match=str(error)):
+        at_a_call(Gate.drain.__code__, values.clear, error)
+    if wait is not None:
+        ADDRESS_SPACE.settle()
+    wait_until(lambda: host.counts()["leases"] == 0)
+    assert mapped_addresses() == []

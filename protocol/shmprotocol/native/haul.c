@@ -54,7 +54,7 @@ static void shm_lane_submit(struct shm_lane *lane, PyObject *key)
         }
         shm_submit(lane->items, item);
         Py_DECREF(item);
-        shm_tell(lane->drain, NULL);
+        shm_tell_drain(lane->drain);
 }
 
 static void shm_lane_give_back(struct shm_lane *lane, uint64_t lease)
@@ -263,7 +263,7 @@ static int shm_haul_map_all(struct shm_haul *haul, struct shm_lane *lane)
                 shm_haul_undo(haul);
         shm_tell(lane->space->release, NULL);
         if (PyObject_Size(lane->space->items) > 0)
-                shm_tell(lane->space->drain, NULL);
+                shm_tell_drain(lane->space->drain);
         return error;
 }
 

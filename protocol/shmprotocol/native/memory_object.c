@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <structmember.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* cffi: begin */
 
@@ -31,6 +33,38 @@ struct shm_memory {
         int is_writable;
         int64_t exports; /* buffers taken and not yet released: changes with the GIL held */
 };
+
+/* A pending call of Python: raise what was put off. */
+static int shm_raise_now(void *argument)
+{
+        PyObject *error = (PyObject *)argument;
+
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+        return -1;
+}
+
+/*
+ * Put an exception off that cannot be raised here, as in a destructor. In the main thread it is what a signal's handler
+ * has raised, such as Ctrl-C, because what is called from here raises nothing by itself; and so it is raised where
+ * Python goes on, as if the signal had come then. Anywhere else it is printed.
+ */
+static void shm_raise_later(PyObject *where)
+{
+        PyObject *kind, *error, *trace;
+
+        if (syscall(SYS_gettid) == getpid()) {
+                PyErr_Fetch(&kind, &error, &trace);
+                PyErr_NormalizeException(&kind, &error, &trace);
+                if (!Py_AddPendingCall(shm_raise_now, error)) { /* which owns it now */
+                        Py_XDECREF(kind);
+                        Py_XDECREF(trace);
+                        return;
+                }
+                PyErr_Restore(kind, error, trace);
+        }
+        PyErr_WriteUnraisable(where);
+}
 
 static PyObject *shm_memory_type; /* set at first use, with the GIL held, and never changed again */
 
@@ -68,7 +102,7 @@ static void shm_memory_dealloc(PyObject *self)
         if (memory->on_release != NULL) {
                 result = PyObject_CallObject(memory->on_release, NULL);
                 if (result == NULL)
-                        PyErr_WriteUnraisable(memory->on_release);
+                        shm_raise_later(memory->on_release);
                 Py_XDECREF(result);
                 Py_DECREF(memory->on_release);
         }

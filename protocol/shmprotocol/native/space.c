@@ -44,13 +44,27 @@ static int shm_asks(PyObject *function, PyObject *argument)
         return is_true;
 }
 
-/* Call what has no result. An error is printed, as one of a destructor is. */
+/* Call what has no result. An error, as Ctrl-C meanwhile, is raised later. */
 static void shm_tell(PyObject *function, PyObject *argument)
 {
         PyObject *result = shm_call(function, argument);
 
         if (result == NULL)
-                PyErr_WriteUnraisable(function);
+                shm_raise_later(function);
+        Py_XDECREF(result);
+}
+
+/* Have a gate handle its queue. It is called again if Ctrl-C comes meanwhile: perhaps nobody enters the gate later. */
+static void shm_tell_drain(PyObject *drain)
+{
+        PyObject *result = shm_call(drain, NULL), *kind, *error, *trace;
+
+        if (result == NULL) {
+                PyErr_Fetch(&kind, &error, &trace);
+                result = shm_call(drain, NULL);
+                PyErr_Restore(kind, error, trace);
+                shm_raise_later(drain);
+        }
         Py_XDECREF(result);
 }
 
