@@ -11,6 +11,7 @@
 #   make figures        measure both anew and write docs/performance.md, some fifteen minutes on an idle machine;
 #                make performance writes the page from the runs that are kept in docs/performance
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
+#   make torture  what `make test` does in seconds, for minutes: arenas
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage fuzz lint bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit coverage torture fuzz lint bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -33,9 +34,12 @@ unit: $(READY)
 coverage: $(READY)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
 	$(BIN)/python -m coverage erase
-	-$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress"
+	-$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress and not torture"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+torture: $(READY)
+	$(BIN)/python -m pytest --timeout 0 -m torture
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py tests/system/test_misuse_interrupt.py
