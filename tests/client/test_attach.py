@@ -7,14 +7,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 import shmclient
 import shmclient.aio
 from middle_support import EVENT, Change, Middle, Part, files
+from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_FULL
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 from support import Machine, client_with_two, count_descriptors, mapped_addresses, wait_until
+from wire_support import frame_of
 
 
 @pytest.fixture
@@ -71,7 +75,27 @@ def split(at: int) -> Change:
     return lambda data, fds: [(data[:at], fds), (data[at:], [])]
 
 
+def with_grant(**fields: object) -> Change:
+    """Change fields of the first grant of an Opened."""
+
+    def change(data: bytes, fds: list[int]) -> list[Part]:
+        wire = msgpack.unpackb(data[4:])
+        grant = m.Grant(*wire[3][0])._replace(**fields)  # type: ignore[arg-type]
+        return [(frame_of([*wire[:3], [grant, *wire[3][1:]]]), fds)]
+
+    return change
+
+
+def with_ledger(data: bytes, fds: list[int]) -> list[Part]:
+    """Let an Opened bring a ledger, as one with the first grant of an arena does."""
+    wire = msgpack.unpackb(data[4:])
+    return [(frame_of([wire[0], wire[1] + 2, *wire[2:], [7, 4096]]), [*fds, fds[0], fds[0]])]
+
+
 PIECES: dict[str, Change] = {
+    "the flags of an arena": with_grant(flags=FLAG_SEAL_FULL | FLAG_ARENA),
+    "another name": with_grant(name="other"),
+    "a ledger": with_ledger,
     "a length alone": split(4),
     "all but a byte": split(-1),
     "an event in front": lambda data, fds: [(EVENT, []), (data, fds)],
@@ -82,8 +106,8 @@ PIECES: dict[str, Change] = {
 
 
 def later(data: bytes) -> bytes:
-    """Append a field that the fast road cannot read to an Opened."""
-    body = b"\x95" + data[5:] + b"\xa3new"
+    """Append a field that nobody knows to an Opened, behind that of a ledger, which brings none."""
+    body = b"\x96" + data[5:] + b"\x92\0\0\xa3new"
     return len(body).to_bytes(4, "little") + body
 
 

@@ -215,14 +215,18 @@ def test_message_is_in_the_tables_of_the_specification_when_it_is_in_the_code(cl
 def described(cls: Any, fields: list[str]) -> str:
     """Return the fields of a message as the specification writes them."""
     hints = list(typing.get_type_hints(cls).values())[1:]
-    return ", ".join(f"{field} {written(hint)}" for field, hint in zip(fields, hints, strict=True))
+    first = {"ledger": "id"}  # of the pairs, which are ranges otherwise
+    return ", ".join(
+        f"{field} {written(hint, first.get(field, 'base'))}"
+        for field, hint in zip(fields, hints, strict=True)
+    )
 
 
-def written(hint: Any) -> str:
+def written(hint: Any, first: str = "base") -> str:
     if hint is int:
         return "u64"
     if not isinstance(hint, types.GenericAlias):
         return str(hint.__name__)
     if hint.__args__[-1] is Ellipsis:
         return f"[{written(hint.__args__[0])}]"
-    return "(base u64, size u64)"
+    return f"({first} u64, size u64)"

@@ -40,6 +40,8 @@ def test_tags_are_the_published_numbers() -> None:
         "Put": 15,
         "Assign": 16,
         "Reserve": 17,
+        "Arena": 18,
+        "Attend": 19,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -55,6 +57,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Inspected": 139,
         "Measured": 140,
         "Reserved": 141,
+        "ArenaMade": 142,
     }
 
 
@@ -144,8 +147,8 @@ def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
 
 
 def test_record_is_refused_when_it_is_short() -> None:
-    record = codec.to_wire(m.Described(1, INFO))[3][:-1]  # type: ignore[index]
-    with pytest.raises(RemoteProtocolError, match="RegionInfo has 15 fields"):
+    record = codec.to_wire(m.Described(1, INFO))[3][:-2]  # type: ignore[index]
+    with pytest.raises(RemoteProtocolError, match="RegionInfo has 16 fields"):
         codec.from_wire((134, 0, 1, record), codec.REPLY_TAGS)
 
 

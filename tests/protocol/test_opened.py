@@ -65,12 +65,19 @@ def test_opened_is_read_as_the_codec_reads_it(number: int, granted: list[m.Grant
 LATER = st.integers(0, 2**64 - 1) | st.none() | st.booleans()
 
 
-@given(NUMBERS, grants(3), st.lists(LATER, max_size=3), st.lists(LATER, max_size=3))
-def test_fields_of_a_later_version_are_ignored(
-    number: int, granted: list[m.Grant], in_grant: list[Any], in_frame: list[Any]
+@given(NUMBERS, grants(3), st.lists(LATER, max_size=3))
+def test_fields_of_a_later_version_are_ignored_in_a_grant(
+    number: int, granted: list[m.Grant], in_grant: list[Any]
 ) -> None:
-    wire = [TAG, len(granted), number, [[*grant, *in_grant] for grant in granted], *in_frame]
-    assert check(frame_of(wire))
+    assert check(frame_of([TAG, len(granted), number, [[*grant, *in_grant] for grant in granted]]))
+
+
+@given(NUMBERS, grants(3), st.lists(LATER, min_size=1, max_size=3))
+def test_fields_behind_the_grants_are_left_to_the_codec(
+    number: int, granted: list[m.Grant], in_frame: list[Any]
+) -> None:
+    """The first of them brings descriptors."""
+    assert not check(frame_of([TAG, len(granted), number, granted, *in_frame]))
 
 
 @given(st.data(), NUMBERS, grants(3))
@@ -120,6 +127,8 @@ LEFT: dict[str, bytes] = {
     "a name that ends behind the frame": frame(WHOLE[4 : WHOLE.index(b"\xa1x")] + b"\xbfx"),
     "an array that ends behind the frame": frame(b"\x94\xcc\x84\x01\x03\xdc\xff\xff"),
     "a later field that is an array": frame_of([TAG, 1, 3, [[*GRANT, []]]]),
+    "a ledger": pack(m.Opened(3, (GRANT,), (1, 4096))),
+    "a ledger that is none": frame_of([TAG, 1, 3, [[*GRANT]], [0, 0]]),
 }
 
 

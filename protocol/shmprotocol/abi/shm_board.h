@@ -26,11 +26,6 @@
  * (release), and then wakes those who sleep on `changes`; all of it before it answers the request that made the
  * change. It stores `rights` (release) before it answers a change of the mode. Readers: all processes.
  *
- * Of an arena (shm_arena.h), `size` is stored (release) before `region` and before the answer to each growth. `ledgers`
- * is 0 when `region` becomes the arena's, and is raised (seq) before a reader may hold anything in it, and when one has
- * gone: its owner uses no memory again before it has received so many messages about ledgers. `waiters` is raised before
- * the answer to a client that wants to sleep on values, and lowered when it has gone.
- *
  * Line 0 belongs to no name: a grant with line 0 says that the board had no room, so the host must be asked.
  * A line serves another name once its name is gone and every lease that was granted with it. The numbers of regions
  * are never used twice, so a reader that is late finds another number than the one it compares with, or 0.
@@ -47,6 +42,28 @@ struct shm_board_line {
         uint32_t unused;   /* zero */
         uint64_t reserved[2]; /* zero */
 };
+
+/*
+ * The words of an arena (shm_arena.h). Writer: only the host. No two arenas share a line, nor an arena and a region of
+ * another kind, not even one after the other under the same name: a line is the arena's until nobody can have it
+ * mapped any more, its owner included. A region that takes the name gets another line, and `region` becomes 0 here.
+ *
+ * `ledgers` is the number of LEDGER and FORGET messages that the owner has got, or will get, on its control socket. It
+ * is 0 when `region` becomes the arena's number. For a client that joins, the host sends or queues LEDGER, adds 1
+ * (seq), and only then answers with the grant. It subtracts messages that it takes back unsent, about a client
+ * that came and went, and never one of a client that is there. Reader: the owner, with seq, after it has
+ * exchanged the word of an entry. As long as it has received fewer messages than this says, there may be a hold in a
+ * ledger that it does not know: it reuses no block. If it loads an old number, the client joined later than that
+ * exchange, and sees the new word when it looks at the entry again.
+ *
+ * `waiters` counts the clients that have sent Attend and are connected; the host stores it (release) before it
+ * answers. Reader: the owner, with seq, after the exchange: at 0 nobody sleeps. A client sleeps only after
+ * that answer, and looks at the word once more before it does, so an old 0 costs nothing.
+ *
+ * `size` only grows. It is stored (release) before `region`, and before the answer to each growth. Readers: all,
+ * with acquire, and only while `region` is the arena's. Pages below it can be touched: the object has them and cannot
+ * shrink. An old one is smaller: the reader looks again before it calls an offset wrong.
+ */
 
 /*
  * The root of the board.
@@ -71,6 +88,8 @@ struct shm_board {
 
 static_assert(sizeof(struct shm_board_line) == SHM_BOARD_LINE_SIZE, "a line is a cache line");
 static_assert(offsetof(struct shm_board_line, changes) == 16, "ABI 1");
+static_assert(offsetof(struct shm_board_line, ledgers) == 28, "ABI 1");
+static_assert(offsetof(struct shm_board_line, waiters) == 40, "ABI 1");
 static_assert(offsetof(struct shm_board, owner) == 64, "ABI 1");
 static_assert(sizeof(struct shm_board) == 128, "ABI 1");
 

@@ -55,6 +55,10 @@ class Writer:
         """Write the word of a line that changes with the rights."""
         lib.shm_board_set_rights(self.first + line * LINE_SIZE, rights)
 
+    def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
+        """Write the words of an arena."""
+        lib.shm_board_set_arena(self.first + line * LINE_SIZE, ledgers, waiters, size)
+
     def close(self) -> None:
         """Say that the host is gone, and unmap. Not in a forked child, which does not have the mapping."""
         if self._base and self._process == os.getpid():

@@ -164,9 +164,25 @@ static void shm_trip_prepare(struct shm_trip *trip, int is_put, uint32_t spares_
         trip->size = 0;
 }
 
-/* Make a trip, and its regions into handles; `key` is the request's id. See the methods. */
+/* Whether the grants have the names that were asked for: that of an arena has not, if a name in it was. */
+static int shm_trip_is_of(const struct shm_trip *trip, PyObject *const *names)
+{
+        uint32_t i;
+
+        for (i = 0; i < trip->opened.count; i++) {
+                const struct shm_granted *granted = &trip->opened.grants[i];
+                Py_ssize_t size;
+                const char *text = shm_name_bytes(names[i], &size);
+
+                if (text == NULL || (uint64_t)size != granted->name_size || memcmp(text, granted->name, (size_t)size) != 0)
+                        return 0;
+        }
+        return 1;
+}
+
+/* Make a trip for these names, and its regions into handles; `key` is the request's id. See the methods. */
 static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8_t *end, PyObject *kind,
-                             PyObject *client, uint32_t count, PyObject *key)
+                             PyObject *client, PyObject *const *names, uint32_t count, PyObject *key)
 {
         struct shm_haul haul;
 
@@ -176,7 +192,7 @@ static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8
                 shm_lane_arrive(lane, key);
                 Py_RETURN_FALSE;
         }
-        if (trip->is_good && !shm_haul_take(&haul, lane, trip, key)) {
+        if (trip->is_good && shm_trip_is_of(trip, names) && !shm_haul_take(&haul, lane, trip, key)) {
                 shm_lane_arrive(lane, key);
                 return shm_lane_results(lane, kind, client, &haul);
         }
@@ -200,7 +216,7 @@ static PyObject *shm_lane_open(struct shm_lane *lane, PyObject *kind, PyObject *
         end = shm_lane_write_names(names, count, shm_put_open(start, lane->id, count));
         if (end == NULL)
                 return NULL;
-        return shm_lane_go(lane, &trip, shm_put_open_end(start, end), kind, client, count, key);
+        return shm_lane_go(lane, &trip, shm_put_open_end(start, end), kind, client, names, count, key);
 }
 
 /* The first result of a list, which is given up for it; anything else as it is. */

@@ -27,6 +27,7 @@ int shm_board_own(uint64_t owner);
 int shm_board_disown(uint64_t owner);
 void shm_board_set(uint64_t line, uint64_t region, uint64_t generation);
 void shm_board_set_rights(uint64_t line, uint32_t rights);
+void shm_board_set_arena(uint64_t line, uint32_t ledgers, uint32_t waiters, uint64_t size);
 int shm_board_wait(uint64_t line, uint32_t changes, uint64_t owner, uint64_t waker, uint32_t wakes, int64_t wait_ns);
 void shm_wake(uint64_t waker);
 uint32_t shm_word_load(uint64_t word);
@@ -109,6 +110,16 @@ void shm_board_set(uint64_t line, uint64_t region, uint64_t generation)
 void shm_board_set_rights(uint64_t line, uint32_t rights)
 {
         __atomic_store_n(&((struct shm_board_line *)(uintptr_t)line)->rights, rights, __ATOMIC_RELEASE);
+}
+
+/* Write the words of an arena. Writer: as for shm_board_set(). */
+void shm_board_set_arena(uint64_t line, uint32_t ledgers, uint32_t waiters, uint64_t size)
+{
+        struct shm_board_line *words = (struct shm_board_line *)(uintptr_t)line;
+
+        __atomic_store_n(&words->size, size, __ATOMIC_RELEASE);
+        __atomic_store_n(&words->waiters, waiters, __ATOMIC_RELEASE);
+        __atomic_store_n(&words->ledgers, ledgers, __ATOMIC_SEQ_CST);
 }
 
 /* Add 1 to a word of this process, and wake its threads that sleep on it. */

@@ -69,7 +69,7 @@ static PyObject *shm_lane_put(PyObject *self, PyObject *const *arguments, Py_ssi
         shm_trip_prepare(&trip, 1, 0);
         end = shm_lane_write_put(lane, &trip, arguments + 2);
         if (end != NULL)
-                result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], 1, key);
+                result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], arguments + 2, 1, key);
         Py_DECREF(key);
         return shm_lane_first(result);
 }
@@ -152,7 +152,7 @@ static PyObject *shm_lane_assign(PyObject *self, PyObject *const *arguments, Py_
         shm_trip_prepare(&trip, 1, SHM_FRAME_NAMES_MAX - 1);
         end = shm_lane_write_assign(lane, &trip, arguments + 3);
         if (end != NULL)
-                result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], 1, key);
+                result = shm_lane_go(lane, &trip, end, arguments[0], arguments[1], arguments + 4, 1, key);
         Py_DECREF(key);
         while (result == NULL && trip.descriptors > 1) /* no memory for the handle, which had the first one */
                 (void)close(trip.fds[--trip.descriptors]);

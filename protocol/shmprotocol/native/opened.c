@@ -76,8 +76,8 @@ static int shm_frame_granted(struct shm_frame *frame, uint32_t fields, struct sh
 }
 
 /*
- * Read bytes that are one whole Opened, [tag, descriptors, id, grants, ...], with a lease and a descriptor for each
- * grant. `fields` is the number of a grant's fields that the caller knows. 0: they are something else.
+ * Read bytes that are one whole Opened, [tag, descriptors, id, grants], with a lease and a descriptor for each
+ * grant. `fields` is the number of a grant's fields that the caller knows. 0: they are something else, or bring a ledger.
  */
 static int shm_opened_read(const uint8_t *bytes, size_t size, uint32_t fields, struct shm_opened *opened)
 {
@@ -87,15 +87,12 @@ static int shm_opened_read(const uint8_t *bytes, size_t size, uint32_t fields, s
         if (fields < SHM_GRANT_FIELDS_MIN || fields > SHM_GRANT_NUMBERS + 1 || !shm_frame_next(&data, &frame) ||
             data.at != data.end)
                 return 0;
-        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
+        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items != 4 || !shm_frame_integer(&frame, &tag) ||
             tag != SHM_TAG_OPENED || !shm_frame_integer(&frame, &descriptors) || !shm_frame_integer(&frame, &opened->id) ||
             !shm_frame_array(&frame, SHM_FRAME_NAMES_MAX, &count) || count == 0 || count != descriptors)
                 return 0;
         for (i = 0; i < count; i++)
                 if (!shm_frame_granted(&frame, fields, &opened->grants[i]))
-                        return 0;
-        for (i = 4; i < items; i++)
-                if (!shm_frame_skip_field(&frame))
                         return 0;
         opened->count = (uint32_t)count;
         opened->spare_count = 0;

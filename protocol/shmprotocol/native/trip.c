@@ -76,7 +76,7 @@ static int shm_grant_check(const struct shm_granted *granted, int fd)
         struct shm_region_header header;
         int seals;
 
-        if (granted->numbers[SHM_FLAGS] & SHM_FLAG_UNSEALED)
+        if (granted->numbers[SHM_FLAGS] != SHM_FLAG_SEAL_FULL) /* an arena's has more than one */
                 return -EPERM;
         seals = shm_seals_get(fd);
         if (seals < 0 || !(seals & SHM_F_SEAL_SHRINK) || !(seals & SHM_F_SEAL_WRITE))

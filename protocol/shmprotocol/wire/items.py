@@ -10,7 +10,8 @@ class RegionInfo(NamedTuple):
 
     `size` is the bytes of its payload (before publishing: the requested size). `capacity` is the bytes of its
     memory object, with header page and metadata, which are charged. `creator_pid` is for people: it is 0 for
-    another PID namespace, and another process may have the number by now.
+    another PID namespace, and another process may have the number by now. `kind` is that of its header; 0: it
+    is not known, as before publishing, or the host is of version 2.
     """
 
     name: str
@@ -28,6 +29,7 @@ class RegionInfo(NamedTuple):
     leases: int
     created_ns: int
     creator_pid: int
+    kind: int = 0
 
 
 class Holder(NamedTuple):

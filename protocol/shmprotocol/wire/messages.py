@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from shmprotocol.wire.arena_messages import Arena as Arena
+from shmprotocol.wire.arena_messages import ArenaMade as ArenaMade
+from shmprotocol.wire.arena_messages import Attend as Attend
 from shmprotocol.wire.items import Account as Account
 from shmprotocol.wire.items import Grant as Grant
 from shmprotocol.wire.items import Holder as Holder
@@ -19,6 +22,7 @@ from shmprotocol.wire.items import Total as Total
 
 VERSION = 2  # the newest that this package speaks
 VERSION_MIN = 1
+ARENA_VERSION = 3  # the first with arenas
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 
@@ -258,10 +262,15 @@ class Reserved(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The reply to Open: a grant for each name, and a descriptor for each grant with a lease."""
+    """The reply to Open: a grant for each name, and a descriptor for each grant with a lease.
+
+    `ledger` is the number and the bytes of the client's ledger, whose descriptor comes behind those with its
+    eventfd: with the first grant of an arena. (0, 0): none comes; this is not sent then.
+    """
 
     id: int
     grants: tuple[Grant, ...]
+    ledger: tuple[int, int] = (0, 0)
 
 
 class Listed(NamedTuple):
@@ -314,7 +323,7 @@ class Measured(NamedTuple):
 
     `restarts` is the number of earlier starts at this socket, `listeners` the clients that wait or
     watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
-    most bytes.
+    most bytes. `arenas` are those of the regions, `ledgers` the clients that have opened any.
     """
 
     id: int
@@ -330,6 +339,8 @@ class Measured(NamedTuple):
     accounts: tuple[Account, ...]
     timings: tuple[Timing, ...]
     refusals: tuple[Tally, ...]
+    arenas: int = 0
+    ledgers: int = 0
 
 
 class Goodbye(NamedTuple):
@@ -357,9 +368,11 @@ for _cls in [value for value in vars().values() if hasattr(value, "_fields")]:
 def descriptors_of(message: Message) -> int:
     """Return the number of descriptors that ride on the frame of a message."""
     if type(message) is Opened:
-        return len([grant for grant in message.grants if grant.lease])
+        return len([grant for grant in message.grants if grant.lease]) + (2 if message.ledger[1] else 0)
     if type(message) is Welcome:
         return 1 if message.board[1] else 0
     if type(message) is Published:
         return 1 + len(message.spares)
+    if type(message) is ArenaMade:
+        return 2
     return 1 if type(message) is Created else 0
