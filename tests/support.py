@@ -106,6 +106,9 @@ class WatchedHost:
                 "free addresses": sum(window.free() for window in registry.allocator.windows),
                 "listeners": len(self.host._hub.listeners),
                 "closing": self.host._closer.pending,
+                "arenas": len(registry.arenas),
+                "arena links": len(self.host._arena_links),
+                "ledgers": len(self.host._hub.ledgers),
             }
 
         counted: dict[str, Any] = self.call(count)

@@ -26,6 +26,11 @@ class Charge:
         self._budget.used -= self.size - size
         self.size = size
 
+    def grow(self, size: int) -> None:
+        """Take more, up to this many bytes, or raise QuotaExceeded."""
+        self._budget.charge(size - self.size)
+        self.size = size
+
 
 class Budget:
     """The limit of the memory for regions, in bytes.

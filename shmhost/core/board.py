@@ -36,6 +36,9 @@ class Board(Protocol):
     def set_rights(self, line: int, rights: int) -> None:
         """Say that the rights to the region of a line have changed."""
 
+    def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
+        """Write the words of the arena of a line, which is not 0; see `shm_board.h`."""
+
 
 class NoBoard:
     """A board without lines: every client asks the host."""
@@ -62,4 +65,7 @@ class NoBoard:
         return 0
 
     def set_rights(self, line: int, rights: int) -> None:
+        """Do nothing."""
+
+    def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
         """Do nothing."""

@@ -9,13 +9,13 @@ from typing import Any
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send, SendFrame
-from shmhost.core.objects import Memfd
+from shmhost.core.objects import Memfd, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.spares import Spares, as_create
 from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
-from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionNotFound
+from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind, State
 
@@ -62,8 +62,9 @@ class Creations:
             yield from self._seal(region, header, spares)
             _check_pending(region)
             try:
+                registry.check_place(region)
                 self._reply(region, header, request.id, spares)
-            except OSError:
+            except (OSError, RegionExists):
                 registry.abandon(region)
                 raise
             del self._regions[region.number]
@@ -81,6 +82,7 @@ class Creations:
             with self._made_ahead(request.spares) as spares:
                 yield from self._seal(region, header, spares)
                 _check_pending(region)
+                self._registry.check_place(region)
                 self._registry.shrink(region)
                 self._reply(region, header, request.id, spares)
                 self._show(region, spares)
@@ -185,6 +187,7 @@ class Creations:
         """Send Published. OSError: the region is as unpublished as before."""
         region.size = header.data_size
         region.generation, region.created_ns = header.generation, header.created_ns
+        region.kind = header.kind
         assert region.object is not None
         # The reply goes first: without it the creator would treat a visible region as unpublished. And before
         # it the board: with the reply, the creator may look.
@@ -214,7 +217,7 @@ class Creations:
     def _seal(self, region: Region, header: Header, spares: list[Region]) -> Steps:
         """Write the header and seal; then give the new spares their objects, to as many as can have one."""
         memory_object, packed = region.object, header.pack()
-        assert memory_object is not None
+        assert isinstance(memory_object, Memfd | PosixShm)
 
         def call() -> None:
             if isinstance(memory_object, Memfd):

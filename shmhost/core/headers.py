@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from shmhost.core.arenas import Arena
 from shmhost.core.regions import Region
-from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, Header, page_up
+from shmprotocol.abi.header import (
+    FLAG_ARENA,
+    FLAG_SEAL_WRITER,
+    HEADER_SIZE,
+    KIND_ARENA,
+    KIND_DATA,
+    KIND_OBJECTS,
+    Header,
+    page_up,
+)
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_METADATA
@@ -33,6 +43,32 @@ def header_of(region: Region, request: m.Publish, flags: int, generation: int, n
         window_size=region.window.size,
         metadata=request.metadata,
         metadata_size=request.metadata_size,
+        name=region.name,
+    )
+
+
+def arena_header(region: Region, arena: Arena) -> Header:
+    """Return the header of a new arena: its capacity is its span, what is mapped."""
+    base = region.span.address
+    return Header(
+        kind=KIND_ARENA,
+        flags=FLAG_SEAL_WRITER | FLAG_ARENA,
+        base=base,
+        size=arena.size,
+        capacity=arena.span,
+        data=base + HEADER_SIZE,
+        data_size=arena.size - HEADER_SIZE,
+        root=0,
+        root_size=0,
+        generation=arena.generation,
+        created_ns=region.created_ns,
+        creator_uid=region.owner.uid,
+        creator_gid=region.owner.gid,
+        creator_pid=region.owner.pid,
+        window_base=region.window.base,
+        window_size=region.window.size,
+        metadata=0,
+        metadata_size=0,
         name=region.name,
     )
 

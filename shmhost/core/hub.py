@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from shmhost.core.arenas import Control
+from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
-from shmhost.core.objects import MemoryObject
+from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
-from shmhost.core.registry import Registry
-from shmhost.core.work import Run, run_to_end
-from shmprotocol.errors import QuotaExceeded, ShmError
+from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.work import Run, Steps, run_to_end
+from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import Backend, ChangeKind
+from shmprotocol.wire.names import LEDGER_SIZE, Backend, ChangeKind
 
 FULL_BOARD = "board-full"  # among the refusals: names that got no line
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 MakeObject = Callable[[Backend, str, int], MemoryObject]
+MakeArena = Callable[
+    [str, int, bool, bytes], ArenaObject
+]  # name, bytes, whether they may become more, header
+
+
+class Owner(Protocol):
+    """The receiver of the messages on the control socket of an arena."""
+
+    peer: Peer
+
+    def handle(self, kind: int, size: int) -> Steps:
+        """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""
+
+    def ended(self) -> None:
+        """Take note that the conversation has ended; called once."""
+
+
+class NewControl(Control, Protocol):
+    """A control socket of which the client has no descriptor yet."""
+
+    def theirs(self) -> int:
+        """Return the owner's end, until `hand_over`."""
+
+    def hand_over(self) -> None:
+        """Close the owner's end: the owner has it."""
+
+
+def no_arenas(*_: object) -> NoReturn:
+    """Refuse: a host that is not told how to make arenas has none."""
+    raise Unsupported("this host has no arenas")
 
 
 class Spares(Protocol):
@@ -54,14 +87,37 @@ class Hub:
     # Starts to take back all spares; returns a call that waits for that, for a thread; None: there are none.
     recall: Callable[[], Callable[[], object] | None] = lambda: None
     note_spares: Callable[[], None] = lambda: None  # called when a client has some: they may become idle
+    make_arena: MakeArena = no_arenas
+    make_ledger_object: Callable[[], LedgerObject] = no_arenas
+    make_control: Callable[[Owner], NewControl] = no_arenas
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve
     reserved: Counter[int] = field(default_factory=Counter)  # by uid
     spares: set[Spares] = field(default_factory=set)  # of the clients that have any
     clients: Counter[int] = field(default_factory=Counter)  # by uid
+    ledgers: dict[int, Ledger] = field(default_factory=dict)  # by number
+    ledger_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
     run_news: Run = run_to_end  # one after the other: clients hear of changes in their order
     run_ends: Run = run_to_end
+
+    def make_ledger(self, peer: Peer) -> Ledger:
+        """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""
+        charge = self.registry.budget.charge(LEDGER_SIZE + REGION_OVERHEAD)
+        try:
+            memory_object = self.make_ledger_object()
+        except BaseException:
+            charge.release()
+            raise
+        ledger = Ledger(next(self.ledger_numbers), peer, charge, memory_object)
+        self.ledgers[ledger.number] = ledger
+        return ledger
+
+    def end_ledger(self, ledger: Ledger) -> None:
+        """Free a ledger that no arena knows any more. May be called again."""
+        if self.ledgers.pop(ledger.number, None) is not None:
+            ledger.charge.release()
+            self.registry.dispose(ledger.object)
 
     def note_full_board(self, region: Region) -> None:
         """Count a region without a line, and warn of the first one."""
@@ -111,4 +167,6 @@ class Hub:
                 m.Timing(name, tally.count, tally.total_ns) for name, tally in sorted(meter.latencies.items())
             ),
             tuple(m.Tally(*tally) for tally in sorted(meter.refusals.items())),
+            len(self.registry.arenas),
+            len(self.ledgers),
         )

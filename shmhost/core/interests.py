@@ -51,9 +51,16 @@ class Interests:
         """Return the watches of a name."""
         return [number for number, prefix in self._watches.items() if name.startswith(prefix)]
 
-    def waits(self, name: str) -> list[m.Open]:
-        """Return the requests that wait for a name."""
-        return [request for request in self._waits.values() if name in request.open_names]
+    def waits(self, name: str, *, is_arena: bool = False) -> list[m.Open]:
+        """Return the requests that wait for a name, or for one below it, if it is an arena's."""
+        if not is_arena:
+            return [request for request in self._waits.values() if name in request.open_names]
+        below = f"{name}/"
+        return [
+            request
+            for request in self._waits.values()
+            if any(waited == name or waited.startswith(below) for waited in request.open_names)
+        ]
 
     def has_watch(self, request: int, name: str) -> bool:
         """Whether there is a watch of a name with this number."""

@@ -35,8 +35,17 @@ class Leases:
         self._send = send
         self._regions: dict[int, Region] = {}
 
-    def open(self, request: m.Open, regions: Sequence[Region]) -> None:
-        """Grant the regions of a request, all or none, but those that the client has already."""
+    def open(
+        self,
+        request: m.Open,
+        regions: Sequence[Region],
+        ledger: tuple[int, int] = (0, 0),
+        brought: Sequence[int] = (),
+    ) -> None:
+        """Grant the regions of a request, all or none, but those that the client has already.
+
+        `ledger` comes with the reply, and so do the descriptors in `brought`.
+        """
         for region in regions:
             region.check(self._peer, READ)
         if len(self._regions) + len(regions) > MAX_LEASES:
@@ -50,7 +59,7 @@ class Leases:
             assert region.object is not None
             grants.append(self.grant(region))
             descriptors.append(region.object.reader())
-        self.send(m.Opened(request.id, tuple(grants)), grants, descriptors)
+        self.send(m.Opened(request.id, tuple(grants), ledger), grants, [*descriptors, *brought])
 
     def open_packed(self, request: int, regions: Sequence[Region], send_frame: SendFrame) -> None:
         """Grant regions, none of them held, as `open` does, by a reply that is packed but for its numbers."""

@@ -14,6 +14,7 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 from shmhost.core.work import Sealing
@@ -238,7 +239,43 @@ class PosixShm:
                 os.close(descriptor)
 
 
-MemoryObject = Memfd | PosixShm
+class Freeable(Protocol):
+    """Memory that is freed by closing it, which takes its time."""
+
+    capacity: int
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class ArenaObject(Protocol):
+    """The object of an arena, which its owner writes as long as it lives; `machine.arena_memory` has it."""
+
+    capacity: int
+
+    def flag(self, seal: Seal) -> int:
+        """Return the header flags that say what protects it."""
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, which stays the object's."""
+
+    def reader(self) -> int:
+        """Return the read-only descriptor, which stays the object's."""
+
+    def publish(self) -> None:
+        """Add the seals, once. Not for the event loop: the owner can make it wait. OSError, ShmError."""
+
+    def grow(self, capacity: int) -> None:
+        """Give it more bytes. Not for the event loop, as `publish`. OSError."""
+
+    def is_larger(self) -> bool:
+        """Whether its owner has made it larger than `capacity`, which it can without the host."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+MemoryObject = Memfd | PosixShm | ArenaObject
 
 
 def new_memfd(name: str) -> int:

@@ -6,14 +6,23 @@ from array import array
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Charge
+from shmhost.core.arenas import Arena
 from shmhost.core.meter import Tally
 from shmhost.core.objects import MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
-from shmprotocol.errors import AccessDenied
+from shmprotocol.errors import AccessDenied, InvalidArgument
 from shmprotocol.wire import shortcut
-from shmprotocol.wire.messages import Grant, RegionInfo
-from shmprotocol.wire.names import Backend, Seal, State
+from shmprotocol.wire.messages import Create, Grant, RegionInfo
+from shmprotocol.wire.names import (
+    Backend,
+    Seal,
+    State,
+    check_backend,
+    check_mode,
+    check_name,
+    check_seal,
+)
 
 READ, WRITE = 0o4, 0o2
 
@@ -40,7 +49,7 @@ class Region:
     number: int
     owner: Peer
     room: int  # what the creator asked for: its payload and its metadata
-    capacity: int  # of the memory object: what is charged
+    capacity: int  # of the memory object: what is charged (an arena's may grow)
     span: Span
     window: Window
     charge: Charge
@@ -63,6 +72,8 @@ class Region:
     line: int = 0  # of the board; 0: none
     rights: int = 0  # the word of the line that changes with `mode`
     packed: bytes = b""  # a grant without its lease, as `shortcut` has it; made when it is needed
+    kind: int = 0  # of its header, once that is known
+    arena: Arena | None = None  # what an arena has beside this
     _reader: array[int] | None = None
 
     def move(self, state: State) -> None:
@@ -113,6 +124,7 @@ class Region:
             leases=len(self.leases),
             created_ns=self.created_ns,
             creator_pid=self.owner.pid,
+            kind=self.kind,
         )
 
     def reader(self) -> array[int]:
@@ -138,8 +150,17 @@ class Region:
             self.name,
             self.span.address,
             self.size,
-            self.capacity,
+            self.capacity if self.arena is None else self.arena.span,
             flags,
             self.line,
             self.rights,
         )
+
+
+def check_create(request: Create) -> tuple[Seal, Backend]:
+    """Return the seal and the backend of a request whose fields can be right; InvalidArgument."""
+    check_name(request.name)
+    check_mode(request.mode)
+    if request.size < 1:
+        raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
+    return check_seal(request.seal), check_backend(request.backend)

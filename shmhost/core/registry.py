@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Budget
+from shmhost.core.arenas import Arena, sizes_of, take_line
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
-from shmhost.core.objects import MemoryObject
+from shmhost.core.names import arena_over, check_above, check_below, page
+from shmhost.core.objects import Freeable
 from shmhost.core.peers import Peer
-from shmhost.core.regions import RETIRED, WRITE, Region
+from shmhost.core.regions import RETIRED, WRITE, Region, check_create
 from shmhost.core.window import Allocator, Span, Window
-from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, page_up
 from shmprotocol.errors import (
     AccessDenied,
     InvalidArgument,
@@ -27,17 +29,16 @@ from shmprotocol.errors import (
     RegionBusy,
     RegionExists,
     RegionNotFound,
+    ShmError,
 )
-from shmprotocol.wire.messages import Create
+from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
     Backend,
     ChangeKind,
     Seal,
     State,
-    check_backend,
     check_mode,
     check_name,
-    check_seal,
 )
 
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
@@ -55,11 +56,12 @@ class Registry:
     allocator: Allocator
     budget: Budget
     clock: Callable[[], int]
-    dispose: Callable[[MemoryObject], None]
+    dispose: Callable[[Freeable], None]
     note: Callable[[ChangeKind | State, Region], None] = lambda _kind, _region: None
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
+    arenas: set[Region] = field(default_factory=set)  # those of `regions`
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
     generations: Generations = field(default_factory=Generations)
@@ -68,26 +70,52 @@ class Registry:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def create(self, request: Create, peer: Peer) -> Region:
+    def create(self, request: m.Create, peer: Peer) -> Region:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
-        seal, backend = _check_create(request)
+        seal, backend = check_create(request)
         self._check_replace(request, peer)
-        region = self._take(request.size, peer)
+        region = self._take(request.size, self._capacity(request.size), peer)
         region.name, region.mode, region.backend = request.name, request.mode, backend
         region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
         self.creating[region.name] = region
         self._add(region, State.CREATING)
         return region
 
+    def create_arena(self, request: m.Arena, peer: Peer) -> Region:
+        """Take name, bytes, addresses and line for a new arena, which has no object yet; or refuse."""
+        size, span = sizes_of(request)
+        check_name(request.name)
+        check_mode(request.mode)
+        self._check_replace(request, peer)
+        check_below(self.names, request.name)
+        region = self._take(size - HEADER_SIZE, size, peer, span)
+        try:
+            region.line = take_line(self.board, request.name)
+        except ShmError:
+            self.allocator.give(region.span)
+            region.charge.release()
+            raise
+        region.name, region.mode, region.seal, region.kind = (
+            request.name,
+            request.mode,
+            Seal.WRITER,
+            KIND_ARENA,
+        )
+        region.arena = Arena(span, request.keep, region.line, size, self.board)
+        self.creating[region.name] = region
+        self._add(region, State.CREATING)
+        self.arenas.add(region)
+        return region
+
     def spare(self, size: int, peer: Peer) -> Region:
         """Take bytes and address for a region that gets its name and its content later; or refuse."""
-        region = self._take(size, peer)
+        region = self._take(size, self._capacity(size), peer)
         self._add(region, State.SPARE)
         return region
 
-    def assign(self, region: Region, request: Create) -> None:
+    def assign(self, region: Region, request: m.Create) -> None:
         """Give a spare its name, and the size of its payload; or refuse."""
-        _check_create(request)
+        check_create(request)
         self._check_replace(request, region.owner)
         if self._capacity(request.size) > region.capacity:
             raise InvalidArgument(f"{request.size} bytes do not fit in a spare of {region.capacity}")
@@ -107,12 +135,16 @@ class Registry:
 
     def shrink(self, region: Region) -> None:
         """Give back what the object of a region has beyond its payload: the object was cut."""
-        capacity = self._capacity(region.room)
-        if capacity == region.capacity:
-            return
+        self.resize(region, self._capacity(region.room))
+
+    def resize(self, region: Region, capacity: int) -> None:
+        """Charge what the object of a region will have, or refuse; or give the rest back."""
+        if capacity > region.capacity:
+            region.charge.grow(capacity + REGION_OVERHEAD)
+        else:
+            region.charge.shrink(capacity + REGION_OVERHEAD)
         self.tallies.resize(region.tally, region.owner.uid, capacity - region.capacity)
         region.capacity = capacity
-        region.charge.shrink(capacity + REGION_OVERHEAD)
 
     def next_number(self) -> int:
         """Return a number for a region, which no other ever has."""
@@ -125,13 +157,17 @@ class Registry:
 
     def announce(self, region: Region) -> None:
         """Say on the board that a region is the current one of its name; before anybody is told otherwise."""
+        older = self.current.get(region.name)
         self.assign_line(region)
         self.board.set(region.line, region.number, region.generation)
+        if older is not None and older.line != region.line:
+            self.board.set(older.line, 0, 0)
 
     def assign_line(self, region: Region) -> None:
         """Give a region the line of its name, and the rights that it has there."""
         older = self.current.get(region.name)
-        region.line = self.board.assign(older.line if older is not None else 0)
+        if region.arena is None:  # an arena has its line already, and nobody shares that
+            region.line = self.board.assign(older.line if older is not None and older.arena is None else 0)
         if older is not None and older.line == region.line:
             region.rights = older.rights
         else:
@@ -140,8 +176,10 @@ class Registry:
     def retract(self, region: Region) -> None:
         """Undo `announce`: the older generation has stayed the current one."""
         older = self.current.get(region.name)
-        number, generation = (older.number, older.generation) if older is not None else (0, 0)
-        self.board.set(region.line, number, generation)
+        if older is not None:
+            self.board.set(older.line, older.number, older.generation)
+        if older is None or older.line != region.line:
+            self.board.set(region.line, 0, 0)
         self.board.release(region.line)
         region.line = 0
 
@@ -203,17 +241,26 @@ class Registry:
                 "`shmhost ls` lists them; get and open can wait for a name"
             ) from None
 
+    def find_holding(self, name: str) -> Region:
+        """Return the current region of a name, or the arena that it lies below; RegionNotFound."""
+        arena = arena_over(name, self.current) if self.arenas and name not in self.current else None
+        return arena if arena is not None else self.find(name)
+
     def unlink(self, name: str, peer: Peer) -> Region:
         """Hide a name; its region is freed with its last lease."""
         region = self.find(name)
         region.check(peer, WRITE)
-        del self.current[name]
-        del self.names[bisect_left(self.names, name)]
+        self.hide(region)
+        return region
+
+    def hide(self, region: Region) -> None:
+        """Do what `unlink` does with a current region, whoever asks for it."""
+        del self.current[region.name]
+        del self.names[bisect_left(self.names, region.name)]
         self.generations.retire(region.generation)
         self.board.set(region.line, 0, 0)
         self.note(ChangeKind.UNLINKED, region)
         self.retire(region, State.UNLINKED)
-        return region
 
     def chmod(self, name: str, mode: int, peer: Peer) -> Region:
         """Set the mode; only the owner and uid 0 may."""
@@ -245,15 +292,8 @@ class Registry:
 
     def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
         """Return the current regions with this prefix after a name, and whether there are more."""
-        start = bisect_left(self.names, prefix)
-        if after:
-            start = max(start, bisect_right(self.names, after))
-        names: list[str] = []
-        for name in itertools.islice(self.names, start, None):
-            if not name.startswith(prefix) or len(names) > limit:
-                break
-            names.append(name)
-        return [self.current[name] for name in names[:limit]], len(names) > limit
+        names, more = page(self.names, prefix, after, limit)
+        return [self.current[name] for name in names], more
 
     def following(self, number: int) -> Region | None:
         """Return the region in any state with the next larger number."""
@@ -271,18 +311,18 @@ class Registry:
         for table in (self.current, self.creating, self.names):
             table.clear()
 
-    def _take(self, size: int, peer: Peer) -> Region:
-        capacity = self._capacity(size)
+    def _take(self, room: int, capacity: int, peer: Peer, extent: int = 0) -> Region:
+        """Return a region; `room` is the bytes of its payload, `extent` of addresses, if it may grow."""
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
         try:
-            span, window = self._take_span(capacity)
+            span, window = self._take_span(max(capacity, extent))
         except QuotaExceeded:
             charge.release()
             raise
         return Region(
             number=self.next_number(),
             owner=peer,
-            room=size,
+            room=room,
             capacity=capacity,
             span=span,
             window=window,
@@ -329,6 +369,9 @@ class Registry:
             self.note(State.FREED, region)
         self._move(region, State.FREED)
         del self.regions[region.number]
+        if region.arena is not None:
+            self.arenas.discard(region)
+            region.arena.end()
         self.board.release(region.line)
         del self.order[bisect_left(self.order, region.number)]
         self.allocator.give(region.span)
@@ -341,7 +384,17 @@ class Registry:
             del self.creating[region.name]
             self._move(region, State.ABORTED)
 
-    def _check_replace(self, request: Create, peer: Peer) -> None:
+    def check_place(self, region: Region) -> None:
+        """Raise RegionExists if, while a region was made, an arena came above it, or names below an arena."""
+        if self.arenas:
+            check_above(region.name, self.current)
+        if region.arena is not None:
+            check_below(self.names, region.name)
+
+    def _check_replace(self, request: m.Create | m.Arena, peer: Peer) -> None:
+        if self.arenas:
+            check_above(request.name, self.current)
+            check_above(request.name, self.creating)
         rival = self.creating.get(request.name)
         if rival is not None:
             raise RegionBusy(
@@ -356,11 +409,3 @@ class Registry:
                 f"{request.name!r} exists (generation {older.generation}): choose another name, or replace it"
             )
         older.check(peer, WRITE)
-
-
-def _check_create(request: Create) -> tuple[Seal, Backend]:
-    check_name(request.name)
-    check_mode(request.mode)
-    if request.size < 1:
-        raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
-    return check_seal(request.seal), check_backend(request.backend)

@@ -16,10 +16,13 @@ from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.objects import refusal_of
+from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
+from shmhost.core.readings import Readings
 from shmhost.core.regions import Region
 from shmhost.core.small_puts import Parsed, SmallPuts
 from shmhost.core.work import Steps
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
@@ -51,9 +54,12 @@ class Session:
         self._registry = hub.registry
         self._send = send
         self._greeted = False
+        self._version = m.VERSION_MIN
         self._leases = Leases(self._registry, peer, send)
         self._creations = Creations(hub, peer, self._leases, send)
         self._small_puts = SmallPuts(hub, peer, self._leases)
+        self._readings = Readings(hub, peer, self._leases)
+        self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests()
 
     @property
@@ -96,6 +102,8 @@ class Session:
         releases, leases, number, regions = request
         if len(leases) > MAX_RELEASED or (self._hub.listeners and self._interests.is_waiting(number)):
             return None
+        if self._registry.arenas and not self._registry.arenas.isdisjoint(regions):
+            return None
         self._leases.give_back(leases)
         if not regions:
             return releases, ""
@@ -129,12 +137,15 @@ class Session:
 
     def _closing(self) -> Iterator[None]:
         yield from self._creations.closing()
+        yield from self._ownerships.closing()
         yield from self._leases.closing()
+        yield from self._readings.closing()
 
     def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""
         watches = self._interests.watches(info.name)
-        waits = self._interests.waits(info.name) if kind is ChangeKind.PUBLISHED else []
+        is_arena = info.kind == KIND_ARENA
+        waits = self._interests.waits(info.name, is_arena=is_arena) if kind is ChangeKind.PUBLISHED else []
         return self._hearing(kind, info, watches, waits) if watches or waits else None
 
     def _hearing(
@@ -176,6 +187,7 @@ class Session:
                 f"{message.version_min} to {message.version_max}: use the same shmhost version on both sides"
             )
         self._greeted = True
+        self._version = version
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         board = self._registry.board
         span = board.range if version > 1 else (0, 0)
@@ -190,8 +202,9 @@ class Session:
         if request.held and len(request.held) != len(request.open_names):
             raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
         self._interests.check_wait(request.id)
+        find = self._registry.find if self._version < m.ARENA_VERSION else self._registry.find_holding
         try:
-            regions = [self._registry.find(name) for name in request.open_names]
+            regions = [find(name) for name in request.open_names]
         except RegionNotFound:
             for name in request.open_names:
                 check_name(name)
@@ -200,7 +213,10 @@ class Session:
             self._interests.wait(request)
             self._hub.listeners.add(self)
             return
-        self._leases.open(request, regions)
+        if self._registry.arenas.isdisjoint(regions):
+            self._leases.open(request, regions)
+        else:
+            self._readings.open(request, regions, self._version)
 
     def _retry(self, request: m.Open) -> None:
         self._interests.end_wait(request.id)
@@ -257,6 +273,10 @@ class Session:
         self._hub.listeners.add(self)
         self._send(m.Done(request.id), ())
 
+    def _attend(self, request: m.Attend) -> None:
+        self._readings.attend(request)
+        self._send(m.Done(request.id), ())
+
     _HANDLERS: ClassVar[dict[type[m.Message], Callable[[Session, Any], Steps | None]]] = {
         m.Create: lambda self, request: self._creations.create(request),
         m.Publish: lambda self, request: self._creations.publish(request),
@@ -274,4 +294,6 @@ class Session:
         m.Watch: _watch,
         m.Inspect: _inspect,
         m.Measure: _measure,
+        m.Arena: lambda self, request: self._ownerships.make(request),
+        m.Attend: _attend,
     }

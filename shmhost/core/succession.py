@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from shmhost.core.peers import Peer
 from shmhost.core.regions import WRITE, Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
-from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_name
 
 
@@ -21,13 +21,16 @@ def begin(
     """Return a region to be sealed, which has no object yet and follows the current one of its name, if any.
 
     The budget has room for it. None, and nothing is taken: the name is being created, `replace` or the rights
-    forbid it, or no address is left. InvalidArgument: it is not a name. QuotaExceeded: no generation is.
+    forbid it, an arena may be in the way, or no address is left. InvalidArgument: it is not a name.
+    QuotaExceeded: no generation is left.
     """
     if name in registry.creating:
         return None
     if older is None:
         check_name(name)
-    elif not replace or not older.allows(peer, WRITE):
+        if registry.arenas and "/" in name:  # it may lie below one
+            return None
+    elif not replace or not older.allows(peer, WRITE) or older.arena is not None:
         return None
     capacity = page_up(HEADER_SIZE + size)
     generation = registry.generations.next(None if older is None else older.generation)
@@ -44,6 +47,7 @@ def begin(
         number, peer, size, capacity, span, window, charge, name, mode, Seal.FULL, Backend.MEMFD, tally
     )
     region.state, region.generation, region.created_ns = State.CURRENT, generation, registry.clock()
+    region.kind = KIND_DATA
     if older is not None and charge is older.charge and older.line:
         region.line, region.rights = older.line, older.rights
     else:

@@ -90,6 +90,10 @@ class SharedBoard:
         if line:
             self._memory.set_rights(line, rights)
 
+    def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
+        """Write the words of an arena."""
+        self._memory.set_arena(line, ledgers, waiters, size)
+
     def close(self) -> None:
         """Say that the host is gone, and give everything back. Clients keep what they have mapped."""
         self._memory.close()

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Sequence
 
-from shmhost.core.objects import Memfd, MemoryObject
+from shmhost.core.objects import Freeable, Memfd, PosixShm
 from shmhost.serving.workers import NoThread, Outcome, Workers, attempt
 from shmprotocol.native import builtins
 
@@ -27,13 +27,13 @@ class Freer:
         self._loop = asyncio.get_running_loop()
         self._workers = workers
         self._closer = builtins.Closer()
-        self._pending: list[Memfd] = []
+        self._pending: list[Freeable] = []
         self._room = MAX_AT_ONCE  # what is left of it in this turn
         self._is_counting = False  # the next turn resets that
 
-    def free(self, memory_object: MemoryObject) -> None:
+    def free(self, memory_object: Freeable) -> None:
         """Close an object: now, or after this turn of the loop."""
-        if not isinstance(memory_object, Memfd):
+        if isinstance(memory_object, PosixShm):
             # Any user can make a call in the folder of PosixShm wait: so it goes alone.
             self._start([memory_object])
             return
@@ -43,7 +43,7 @@ class Freer:
         if memory_object.capacity <= self._room:
             self._room -= memory_object.capacity
             close_all([memory_object])
-        elif not memory_object.close_later(self._closer):
+        elif not isinstance(memory_object, Memfd) or not memory_object.close_later(self._closer):
             self._pending.append(memory_object)
 
     def close(self) -> None:
@@ -59,12 +59,12 @@ class Freer:
         if pending:
             self._start(pending)
 
-    def _start(self, objects: Sequence[MemoryObject]) -> None:
-        lane = type(objects[0]).__name__
+    def _start(self, objects: Sequence[Freeable]) -> None:
+        lane = "files" if isinstance(objects[0], PosixShm) else "memory"
         self._workers.start(lane, lambda: close_all(objects), functools.partial(_closed, objects))
 
 
-def close_all(objects: Sequence[MemoryObject]) -> None:
+def close_all(objects: Sequence[Freeable]) -> None:
     """Close objects; an error is logged, and keeps no other object."""
     for memory_object in objects:
         error = attempt(memory_object.close)[1]
@@ -72,7 +72,7 @@ def close_all(objects: Sequence[MemoryObject]) -> None:
             LOG.warning("cannot remove an object: %s", error)
 
 
-def _closed(objects: Sequence[MemoryObject], outcome: Outcome) -> None:
+def _closed(objects: Sequence[Freeable], outcome: Outcome) -> None:
     if isinstance(outcome[1], NoThread):
         # A pause of the loop is better than memory that nobody is charged for.
         close_all(objects)

@@ -23,19 +23,21 @@ import anyio.abc
 
 from shmhost.core.accounts import Budget
 from shmhost.core.generations import Generations
-from shmhost.core.hub import Hub
+from shmhost.core.hub import Hub, Owner
 from shmhost.core.meter import Meter
-from shmhost.core.objects import Memfd, MemoryObject, PosixShm
+from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.window import Allocator
 from shmhost.core.work import Steps, Work, run_to_end
+from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.serving import metrics
+from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
 from shmhost.serving.freeing import Freer, close_all
@@ -84,8 +86,11 @@ class Host:
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
         self._board: SharedBoard | None = None
+        self._hub.make_arena, self._hub.make_ledger_object = ArenaMemory, LedgerMemory
+        self._hub.make_control = self._make_control
         self._hub.spare_max, self._hub.reserve_max = config.spares, config.reserve
         self._links: set[Link] = set()
+        self._arena_links: set[ArenaLink] = set()
         self._closer = Closer()
         self._flight = Flight(descriptors_in_flight_max())
         self._stopped = anyio.Event()
@@ -109,6 +114,8 @@ class Host:
                     self._open_board()
                     await self._serve(listener, task_status)
             finally:
+                for ledger in list(self._hub.ledgers.values()):
+                    self._hub.end_ledger(ledger)
                 self.registry.close()
                 if self._board is not None:
                     self._board.close()
@@ -200,6 +207,8 @@ class Host:
             loop.remove_reader(listener)
             for link in list(self._links):
                 link.close()
+            for arena_link in list(self._arena_links):
+                arena_link.close()
             self._flight.close()
 
     def _snapshot(self) -> metrics.Snapshot:
@@ -270,7 +279,12 @@ class Host:
             sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(sock)
 
-    def _start_work(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
+    def _make_control(self, owner: Owner) -> ArenaLink:
+        link = ArenaLink(owner, self._start_work, self._closer, self._arena_links.discard)
+        self._arena_links.add(link)
+        return link
+
+    def _start_work(self, link: Link | ArenaLink, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
         workers, sealers = self._workers, self._sealers
         assert workers is not None  # links are closed before
         assert sealers is not None
@@ -296,7 +310,7 @@ class Host:
             return PosixShm(name, capacity, f"shmhost-{self.config.windows[0][0]:x}")
         return Memfd(name, capacity)
 
-    def _dispose(self, memory_object: MemoryObject) -> None:
+    def _dispose(self, memory_object: Freeable) -> None:
         if self._freer is not None:
             self._freer.free(memory_object)
         else:

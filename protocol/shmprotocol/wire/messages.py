@@ -20,7 +20,7 @@ from shmprotocol.wire.items import Tally as Tally
 from shmprotocol.wire.items import Timing as Timing
 from shmprotocol.wire.items import Total as Total
 
-VERSION = 2  # the newest that this package speaks
+VERSION = 3  # the newest that this package speaks
 VERSION_MIN = 1
 ARENA_VERSION = 3  # the first with arenas
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped

@@ -1,0 +1,128 @@
+"""Arenas: what the host knows of one beside its region, and the words that it has on the board. Pure.
+
+An arena is written by its owner, a client that holds the other end of its control socket, and read by clients
+that each have a ledger. The host tells the owner of every ledger that can have holds of its values, and of
+those that have gone. `ledgers` on the board counts these messages: as long as the owner has received fewer,
+it uses no memory again. See `shm_board.h` for the order in which all is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from shmhost.core.board import Board
+from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.errors import InvalidArgument, QuotaExceeded, Unsupported
+from shmprotocol.wire.messages import Arena as ArenaRequest
+
+if TYPE_CHECKING:
+    from shmhost.core.ledgers import Ledger
+
+SIZE_MIN = 2 * HEADER_SIZE  # the header page and the control page
+
+
+class Control(Protocol):
+    """The host's end of an arena's control socket. Never waits: what does not fit is queued, in its order."""
+
+    def answer(self, kind: int, error: int, size: int) -> None:
+        """Answer a message of the owner's; `error` is a positive errno, or 0."""
+
+    def tell_ledger(self, ledger: Ledger) -> None:
+        """Tell the owner of a ledger, and give it descriptors of that."""
+
+    def tell_forget(self, number: int) -> None:
+        """Tell the owner that a ledger has gone."""
+
+    def take_back(self, number: int) -> bool:
+        """Drop the message about a new ledger, if it was not sent; False if it was."""
+
+    def close(self) -> None:
+        """End the conversation; the arena's owner has ended then, at once or after its work in a thread."""
+
+
+@dataclass(eq=False, slots=True)
+class Arena:
+    """The state of an arena, beside that of its region. Sizes are bytes of the whole object."""
+
+    span: int  # that clients map: its size can grow so far
+    keep: bool  # when its owner has gone
+    line: int
+    size: int
+    board: Board
+    generation: int = 0  # which it has when it is published
+    control: Control | None = None  # None: its owner has gone
+    ledgers: set[Ledger] = field(default_factory=set)  # of the clients that have joined
+    attending: set[Ledger] = field(default_factory=set)  # those of them that may sleep
+    messages: int = 0  # to the owner: sent, or queued
+
+    def begin(self, control: Control) -> None:
+        """Note the owner, and write the words as they are before anybody knows the line."""
+        self.control = control
+        self._write()
+
+    def join(self, ledger: Ledger) -> None:
+        """Let a client hold values, before it gets its grant. No effect if it may already."""
+        if ledger in self.ledgers:
+            return
+        self.ledgers.add(ledger)
+        ledger.arenas.add(self)
+        if self.control is not None:
+            self.control.tell_ledger(ledger)
+            self.messages += 1
+            self._write()
+
+    def leave(self, ledger: Ledger) -> None:
+        """Take note that a client which has joined is gone: its holds are void."""
+        self.ledgers.discard(ledger)
+        self.attending.discard(ledger)
+        ledger.arenas.discard(self)
+        if self.control is not None and not self.control.take_back(ledger.number):
+            self.control.tell_forget(ledger.number)
+            self.messages += 1
+        elif self.control is not None:
+            self.messages -= 1
+        self._write()
+
+    def attend(self, ledger: Ledger) -> None:
+        """Take note that a client may sleep until a value changes."""
+        self.attending.add(ledger)
+        self._write()
+
+    def grow(self, size: int) -> None:
+        """Say how many bytes the object has now."""
+        self.size = size
+        self._write()
+
+    def end(self) -> None:
+        """Forget who has joined: nobody has it mapped any more, and the line will be another's."""
+        for ledger in self.ledgers:
+            ledger.arenas.discard(self)
+        self.ledgers.clear()
+        self.attending.clear()
+
+    def _write(self) -> None:
+        self.board.set_arena(self.line, self.messages, len(self.attending), self.size)
+
+
+def sizes_of(request: ArenaRequest) -> tuple[int, int]:
+    """Return the bytes of an object, and those of its span, that a request asks for; InvalidArgument."""
+    size, span = page_up(request.size), page_up(request.max_size or request.size)
+    if size < SIZE_MIN:
+        raise InvalidArgument(f"an arena has at least {SIZE_MIN} bytes, not {request.size}")
+    if span < size:
+        raise InvalidArgument(f"max_size {request.max_size} is less than the size, {request.size}")
+    return size, span
+
+
+def take_line(board: Board, name: str) -> int:
+    """Return a line of the board for an arena, which shares it with nothing; or refuse."""
+    if not board.names:
+        raise Unsupported("this host has no board, which arenas need: start it with --board")
+    line = board.assign(0)
+    if not line:
+        raise QuotaExceeded(
+            f"the board has no line for the arena {name!r}: all {board.names} are in use. Unlink others, or "
+            "start the host with a larger --board"
+        )
+    return line

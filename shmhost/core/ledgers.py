@@ -1,0 +1,49 @@
+"""The ledger of a client: where it notes what it uses of the values of arenas. Pure.
+
+A client has one for all arenas, and alone writes it; the owners of the arenas read it. `machine.arena_memory`
+has its memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from shmhost.core.accounts import Charge
+from shmhost.core.peers import Peer
+
+if TYPE_CHECKING:
+    from shmhost.core.arenas import Arena
+
+
+class LedgerObject(Protocol):
+    """The memory of a ledger, and its eventfd. It owns their descriptors."""
+
+    capacity: int
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, until `hand_over`."""
+
+    def reader(self) -> int:
+        """Return the read-only descriptor."""
+
+    def counter(self) -> int:
+        """Return the eventfd, by which owners wake an event loop of the client."""
+
+    def hand_over(self) -> None:
+        """Close the read-write descriptor: the client has it."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class Ledger:
+    """A ledger, of a client that is connected. `number` is never used again while the host runs."""
+
+    __slots__ = ("arenas", "charge", "number", "object", "peer")
+
+    def __init__(self, number: int, peer: Peer, charge: Charge, memory_object: LedgerObject) -> None:
+        self.number = number
+        self.peer = peer
+        self.charge = charge
+        self.object = memory_object
+        self.arenas: set[Arena] = set()

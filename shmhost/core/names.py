@@ -1,0 +1,62 @@
+"""The order of names, and what may lie below what. Pure.
+
+An arena has names of its own below it, which are its owner's: so no region and no other arena may be there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from shmhost.core.regions import Region
+from shmprotocol.errors import RegionBusy, RegionExists
+from shmprotocol.wire.names import State
+
+
+def page(names: Sequence[str], prefix: str, after: str, limit: int) -> tuple[list[str], bool]:
+    """Return, of sorted names, up to `limit` with this prefix after a name, and whether there are more."""
+    start = bisect_left(names, prefix)
+    if after:
+        start = max(start, bisect_right(names, after))
+    chosen: list[str] = []
+    for name in islice(names, start, None):
+        if not name.startswith(prefix) or len(chosen) > limit:
+            break
+        chosen.append(name)
+    return chosen[:limit], len(chosen) > limit
+
+
+def check_below(names: Sequence[str], name: str) -> None:
+    """Raise RegionExists if one of sorted names lies below a name, which an arena is to have."""
+    below, _ = page(names, f"{name}/", "", 1)
+    if below:
+        raise RegionExists(
+            f"{below[0]!r} exists, and the names below the arena {name!r} are to be its own: unlink it, or "
+            "choose another name"
+        )
+
+
+def arena_over(name: str, regions: Mapping[str, Region]) -> Region | None:
+    """Return the arena among regions by name that a name lies below, None if it lies in none."""
+    end = name.find("/")
+    while end > 0:
+        region = regions.get(name[:end])
+        if region is not None and region.arena is not None:
+            return region
+        end = name.find("/", end + 1)
+    return None
+
+
+def check_above(name: str, regions: Mapping[str, Region]) -> None:
+    """Raise RegionExists, or RegionBusy, if a name lies below an arena among regions by name."""
+    arena = arena_over(name, regions)
+    if arena is None:
+        return
+    owner = f"uid {arena.owner.uid}, pid {arena.owner.pid}"
+    if arena.state is State.CREATING:
+        raise RegionBusy(f"{name!r} lies below the arena {arena.name!r}, which {owner} is creating")
+    raise RegionExists(
+        f"{name!r} lies below the arena {arena.name!r}, whose owner ({owner}) gives the names there: choose "
+        "another name, or unlink the arena"
+    )

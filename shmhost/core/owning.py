@@ -1,0 +1,201 @@
+"""The arenas that one client owns: made, published, grown, and left. Knows no socket, clock or thread.
+
+An owner talks about its arena on a control socket of its own, which needs no frames: a program in C can. The
+arena has an owner as long as that socket is open at both ends, and the client is connected. Until then the
+host keeps its addresses, as with a lease: the owner has it mapped.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from shmhost.core.arenas import Arena
+from shmhost.core.headers import arena_header
+from shmhost.core.hub import Hub, NewControl
+from shmhost.core.leases import Send
+from shmhost.core.objects import ArenaObject
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.work import Steps, Work
+from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.errors import OutOfMemory, QuotaExceeded, RegionExists, RemoteProtocolError, ShmError
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import ARENA_GROW, ARENA_READY, ChangeKind, State
+
+_ERRNO: dict[type[ShmError], int] = {
+    QuotaExceeded: errno.EDQUOT,
+    RegionExists: errno.EEXIST,
+    OutOfMemory: errno.ENOMEM,
+}
+
+
+class Ownerships:
+    """The arenas whose owner a client is."""
+
+    def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
+        self._hub = hub
+        self._peer = peer
+        self._send = send
+        self._owned: dict[int, Ownership] = {}
+
+    def make(self, request: m.Arena) -> None:
+        """Make an arena, its object and its control socket; the reply is ArenaMade."""
+        registry = self._hub.registry
+        region = registry.create_arena(request, self._peer)
+        arena = region.arena
+        assert arena is not None
+        try:
+            arena.generation, region.created_ns = registry.next_generation(region), registry.clock()
+            header = arena_header(region, arena).pack()
+            # Quick: nobody else has a descriptor yet.
+            region.object = self._hub.make_arena(region.name, arena.size, arena.size < arena.span, header)
+            self._give(request.id, region, arena, region.object)
+        except BaseException:
+            registry.abort(region)
+            raise
+
+    def closing(self) -> Iterator[None]:
+        """End all, one in each step."""
+        while self._owned:
+            self._owned.popitem()[1].control.close()
+            yield
+
+    def _give(self, request: int, region: Region, arena: Arena, memory_object: ArenaObject) -> None:
+        ownership = Ownership(self._hub, self._peer, region, arena, memory_object, self._owned)
+        control = self._hub.make_control(ownership)
+        try:
+            reply = m.ArenaMade(
+                request,
+                region.number,
+                region.span.address,
+                arena.size,
+                arena.span,
+                arena.line,
+                arena.generation,
+            )
+            self._send(reply, (memory_object.writer(), control.theirs()))
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            control.hand_over()
+        ownership.begin(control)
+
+
+class Ownership:
+    """One arena's owner, as the control socket shows it."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        peer: Peer,
+        region: Region,
+        arena: Arena,
+        memory_object: ArenaObject,
+        owned: dict[int, Ownership],
+    ) -> None:
+        self.peer = peer
+        self._hub = hub
+        self._region = region
+        self._arena = arena
+        self._object = memory_object
+        self._owned = owned
+        self._lease = 0
+        self.control: NewControl
+
+    def begin(self, control: NewControl) -> None:
+        """Start: the owner has its end of the control socket."""
+        self.control = control
+        self._owned[self._region.number] = self
+        self._lease = self._hub.registry.lease(self._region, self.peer)
+        self._arena.begin(control)
+
+    def handle(self, kind: int, size: int) -> Steps:
+        """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""
+        if kind == ARENA_READY:
+            return self._guarded(kind, self._publish())
+        if kind == ARENA_GROW:
+            return self._guarded(kind, self._grow(page_up(size)))
+        raise RemoteProtocolError(f"message {kind} is not READY or GROW")
+
+    def ended(self) -> None:
+        """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
+        region, registry = self._region, self._hub.registry
+        self._owned.pop(region.number, None)
+        self._arena.control = None
+        if region.state is State.FREED or not self._lease:
+            return
+        if region.state in (State.CREATING, State.ABORTED):
+            registry.abort(region)
+            return
+        if region.state is State.CURRENT:
+            self._leave()
+        registry.release(region, self._lease)
+
+    def _leave(self) -> None:
+        is_larger = self._object.is_larger()
+        if is_larger:
+            error = QuotaExceeded(
+                f"the owner of the arena {self._region.name!r} made it larger than the "
+                f"{self._region.capacity} bytes that it is charged for: it is unlinked"
+            )
+            self._hub.warn(self.peer, error)
+        if is_larger or not self._arena.keep:
+            self._hub.registry.hide(self._region)
+            self._hub.tell(ChangeKind.UNLINKED, self._region)
+
+    def _guarded(self, kind: int, steps: Steps) -> Steps:
+        """Run steps, which answer when they come to a good end; answer with an error otherwise."""
+        self._region.is_busy = True
+        try:
+            yield from steps
+        except ShmError as refusal:
+            self._hub.meter.refusals[refusal.code] += 1
+            error = next((number for cls, number in _ERRNO.items() if isinstance(refusal, cls)), errno.EINVAL)
+            self._answer(kind, error)
+        except OSError as system:
+            self._answer(kind, system.errno or errno.EIO)
+        finally:
+            self._region.is_busy = False
+
+    def _answer(self, kind: int, error: int = 0) -> None:
+        self.control.answer(kind, error, self._arena.size)
+
+    def _publish(self) -> Steps:
+        region, registry = self._region, self._hub.registry
+        if region.state is not State.CREATING:
+            raise _ended(region)
+        registry.check_place(region)
+        yield Work(self._object.publish, is_quick=False)
+        if region.state is not State.CREATING:
+            raise _ended(region)
+        registry.check_place(region)
+        region.size, region.generation = self._arena.size - HEADER_SIZE, self._arena.generation
+        registry.announce(region)
+        registry.publish(region)
+        self._answer(ARENA_READY)  # before those who waited join: the owner hears of them behind it
+        self._hub.tell(ChangeKind.PUBLISHED, region)
+
+    def _grow(self, size: int) -> Steps:
+        region, arena, registry = self._region, self._arena, self._hub.registry
+        if not region.generation or size > arena.span:
+            raise OSError(errno.EINVAL, "it is not published, or its span is not so large")
+        before = region.capacity
+        if size > before:
+            registry.resize(region, size)
+            try:
+                yield Work(lambda: self._object.grow(size), is_quick=False)
+            except BaseException:
+                if region.state is not State.FREED:
+                    registry.resize(region, before)
+                raise
+            region.size = size - HEADER_SIZE
+            arena.grow(size)
+        self._answer(ARENA_GROW)
+
+
+def _ended(region: Region) -> OSError:
+    if region.state is State.ABORTED:
+        return OSError(errno.ENOENT, "its name was unlinked while it was made")
+    return OSError(errno.EALREADY, "it is published")

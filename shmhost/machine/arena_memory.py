@@ -1,0 +1,132 @@
+"""The memory of arenas and of ledgers: objects that one process writes, and the kernel lets nobody else.
+
+Each owns its descriptors until `close`. The owner of an arena, or the client of a ledger, maps the object
+first; then F_SEAL_FUTURE_WRITE lets nobody map it writable again, whatever descriptor he has,
+memfd_create(2). The host adds that seal to arenas, and clients to their ledgers: what it protects is theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from shmhost.core.objects import new_memfd, refusal_of
+from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
+from shmprotocol.wire import descriptors
+from shmprotocol.wire.names import LEDGER_SIZE, Seal
+
+_PUBLISHED = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
+
+
+class ArenaMemory:
+    """The object of an arena, of `capacity` bytes, with this header page. ShmError: the system has no more.
+
+    It cannot shrink from the start, so that no reader faults. Its owner can make it larger by the descriptor
+    that it has, unless it cannot grow.
+    """
+
+    def __init__(self, name: str, capacity: int, can_grow: bool, header: bytes) -> None:
+        self.capacity = capacity
+        self._is_published = False
+        seals = fcntl.F_SEAL_SHRINK | (0 if can_grow else fcntl.F_SEAL_GROW)
+        try:
+            self._writer, self._reader = _make(f"shmhost:{name}", capacity, seals, header)
+        except OSError as error:
+            raise refusal_of(error, f"make an arena of {capacity} bytes") from None
+
+    def flag(self, seal: Seal) -> int:
+        """Return the header flags that say what protects it."""
+        return FLAG_SEAL_WRITER | FLAG_ARENA
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, which stays the object's."""
+        return self._writer
+
+    def reader(self) -> int:
+        """Return the read-only descriptor, which stays the object's."""
+        return self._reader
+
+    def publish(self) -> None:
+        """Add the seals, once. Not for the event loop: the owner can hold the object's lock.
+
+        OSError: the owner has sealed it itself. InvalidArgument: the owner has made it larger.
+        """
+        if self._is_published:
+            return
+        if self.is_larger():
+            raise InvalidArgument("the owner changed the size of the object: create it again")
+        fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+        self._is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & _PUBLISHED == _PUBLISHED
+
+    def grow(self, capacity: int) -> None:
+        """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""
+        os.ftruncate(self._writer, capacity)
+        self.capacity = capacity
+
+    def is_larger(self) -> bool:
+        """Whether its owner has made it larger than `capacity`."""
+        return os.fstat(self._reader).st_size > self.capacity
+
+    def close(self) -> None:
+        """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
+        for descriptor in (self._writer, self._reader):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writer = self._reader = -1
+
+
+class LedgerMemory:
+    """The object of a ledger, of zeros, and its eventfd. ShmError: the system has no more."""
+
+    def __init__(self) -> None:
+        self.capacity = LEDGER_SIZE
+        with contextlib.ExitStack() as undo:
+            try:
+                self._counter = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                undo.callback(os.close, self._counter)
+                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+                self._writer, self._reader = _make("ledger:shmhost", LEDGER_SIZE, seals, b"")
+            except OSError as error:
+                raise refusal_of(error, "make a ledger") from None
+            undo.pop_all()
+
+    def writer(self) -> int:
+        """Return the read-write descriptor, until `hand_over`."""
+        return self._writer
+
+    def reader(self) -> int:
+        """Return the read-only descriptor, which stays the object's."""
+        return self._reader
+
+    def counter(self) -> int:
+        """Return the eventfd, which stays the object's."""
+        return self._counter
+
+    def hand_over(self) -> None:
+        """Close the read-write descriptor: the client has it."""
+        os.close(self._writer)
+        self._writer = -1
+
+    def close(self) -> None:
+        """Close what is open."""
+        for descriptor in (self._writer, self._reader, self._counter):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writer = self._reader = self._counter = -1
+
+
+def _make(label: str, capacity: int, seals: int, header: bytes) -> tuple[int, int]:
+    """Return a read-write and a read-only descriptor of a new object. OSError: none is left open."""
+    with contextlib.ExitStack() as undo:
+        writer = new_memfd(label.encode()[:200].decode(errors="ignore"))
+        undo.callback(os.close, writer)
+        os.ftruncate(writer, capacity)
+        os.pwrite(writer, header, 0)
+        fcntl.fcntl(writer, fcntl.F_ADD_SEALS, seals)
+        os.fchmod(writer, 0o444)  # as for regions: a read-only descriptor opens no writable one
+        reader = descriptors.reopen(writer)
+        undo.pop_all()
+        return writer, reader.pop()

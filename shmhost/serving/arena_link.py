@@ -1,0 +1,232 @@
+"""The host's end of the control sockets of arenas: messages in, messages and ledgers out, never waiting.
+
+A control socket is a SOCK_SEQPACKET pair, so that a message is a packet, and a program in C needs no frames.
+A message is read in each turn of the loop, and none while an answer waits to be sent. An owner that reads
+nothing for long is not at fault: it has nothing to put. Messages to it are queued then, in their order, and
+there are no more of them than ledgers that the owner knows, and clients that are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from shmhost.core.hub import Owner
+from shmhost.core.ledgers import Ledger
+from shmhost.core.peers import Peer
+from shmhost.core.work import Steps, Work
+from shmhost.serving.closing import Closer
+from shmhost.serving.outbox import LATER, RETRY_S
+from shmhost.serving.workers import Outcome, attempt
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.wire import descriptors
+from shmprotocol.wire.names import ARENA_FORGET, ARENA_LEDGER
+
+LOG = logging.getLogger("shmhost")
+
+MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, error, number, size
+# Bytes of the kernel's queue, which makes it the least there is: a few messages, whose descriptors are in
+# flight and count against the host's user until the owner reads them (unix(7)).
+SEND_BUFFER = 4096
+
+# As for a Link: has a thread carry a Work out and `resume` called, or returns the outcome.
+StartWork = Callable[["ArenaLink", Steps, Work], Callable[[], bool] | Outcome]
+
+
+class ArenaLink:
+    """The control socket of one arena. `on_closed` is called once, after the owner's `ended`.
+
+    OSError: the system has no descriptor for it, or cannot watch it.
+    """
+
+    def __init__(
+        self, owner: Owner, start_work: StartWork, closer: Closer, on_closed: Callable[[ArenaLink], None]
+    ) -> None:
+        self.peer: Peer = owner.peer
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._start_work = start_work
+        self._closer = closer
+        self._on_closed = on_closed
+        self._queue: OrderedDict[int, tuple[bytes, Sequence[int]]] = OrderedDict()
+        self._count = 0  # messages that were ever queued: the keys
+        self._unsent: dict[int, int] = {}  # keys of the messages about new ledgers, by their numbers
+        self._working = self._closing = self._is_reading = False
+        self._take_back: Callable[[], bool] = _cannot
+        self._retry: asyncio.TimerHandle | None = None
+        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._sock.setblocking(False)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            self._refused = descriptors.refuse(self._sock)
+            self._read(True)
+        except BaseException:
+            self._sock.close()
+            self._theirs.close()
+            raise
+
+    def theirs(self) -> int:
+        """Return the owner's end, until `hand_over`."""
+        return self._theirs.fileno()
+
+    def hand_over(self) -> None:
+        """Close the owner's end: the owner has it."""
+        self._theirs.close()
+
+    def answer(self, kind: int, error: int, size: int) -> None:
+        """Answer a message of the owner's."""
+        self._send(MESSAGE.pack(kind, error, 0, size), ())
+
+    def tell_ledger(self, ledger: Ledger) -> None:
+        """Tell the owner of a ledger, and give it descriptors of that."""
+        message = MESSAGE.pack(ARENA_LEDGER, 0, ledger.number, ledger.object.capacity)
+        self._unsent[ledger.number] = self._count
+        self._send(message, (ledger.object.reader(), ledger.object.counter()))
+
+    def tell_forget(self, number: int) -> None:
+        """Tell the owner that a ledger has gone."""
+        self._send(MESSAGE.pack(ARENA_FORGET, 0, number, 0), ())
+
+    def take_back(self, number: int) -> bool:
+        """Drop the message about a new ledger, if it was not sent; False if it was."""
+        key = self._unsent.pop(number, None)
+        return key is not None and self._queue.pop(key, None) is not None
+
+    def close(self) -> None:
+        """Close the socket; the owner has ended then, at once or after its Work."""
+        if self._closing:
+            return
+        self._closing = True
+        self._read(False)
+        self._wait_no_more()
+        self._queue.clear()
+        self._unsent.clear()
+        # The owner can have copies in other processes: only shutdown reaches them all.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._closer.close(self._sock)
+        if not self._working or self._take_back():
+            self._finish()
+
+    def resume(self, steps: Steps, outcome: Outcome) -> None:
+        """Go on with the steps of a message after their Work was carried out elsewhere."""
+        self._working = False
+        self._take_back = _cannot
+        self._drive(steps, outcome)
+        if self._working:
+            return
+        if self._closing:
+            self._finish()
+        else:
+            self._flush()
+
+    def _finish(self) -> None:
+        self._owner.ended()
+        self._on_closed(self)
+        del self._owner  # it has this link: a cycle
+
+    def _read(self, is_reading: bool) -> None:
+        if is_reading != self._is_reading:
+            self._is_reading = is_reading
+            if is_reading:
+                self._loop.add_reader(self._sock, self._readable)
+            else:
+                self._loop.remove_reader(self._sock)
+
+    def _readable(self) -> None:
+        try:
+            data = descriptors.receive_data(self._sock, refused=self._refused)
+        except BlockingIOError:
+            return
+        except RemoteProtocolError as error:
+            self._drop(str(error))
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        elif len(data) != MESSAGE.size:
+            self._drop(f"a message of {len(data)} bytes, not {MESSAGE.size}")
+        else:
+            self._handle(*MESSAGE.unpack(data))
+
+    def _handle(self, kind: int, _error: int, _number: int, size: int) -> None:
+        try:
+            steps = self._owner.handle(kind, size)
+        except RemoteProtocolError as error:
+            self._drop(str(error))
+            return
+        self._drive(steps, (None, None))
+
+    def _drive(self, steps: Steps, outcome: Outcome) -> None:
+        """Run the steps on, until their end or their next Work, which goes to a thread."""
+        try:
+            while True:
+                result, error = outcome
+                work = steps.send(result) if error is None else steps.throw(error)
+                if work.is_quick:
+                    outcome = attempt(work.call)
+                    continue
+                started = self._start_work(self, steps, work)
+                if not isinstance(started, tuple):
+                    self._working, self._take_back = True, started
+                    self._read(False)
+                    return
+                outcome = started
+        except StopIteration:
+            pass
+        except Exception:
+            LOG.exception("fault while serving an arena of uid %d", self.peer.uid)
+            self.close()
+
+    def _send(self, message: bytes, fds: Sequence[int]) -> None:
+        if self._closing:
+            return
+        self._queue[self._count] = message, fds
+        self._count += 1
+        if len(self._queue) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the socket takes, and read on when that is all."""
+        self._wait_no_more()
+        while self._queue:
+            message, fds = next(iter(self._queue.values()))
+            try:
+                descriptors.send(self._sock, message, fds, descriptors.DONTWAIT)
+            except OSError as error:
+                self._flush_later(error)
+                return
+            self._queue.popitem(last=False)
+            if fds:
+                del self._unsent[MESSAGE.unpack(message)[2]]
+        if not self._working:
+            self._read(True)
+
+    def _flush_later(self, error: OSError) -> None:
+        self._read(False)
+        if isinstance(error, BlockingIOError):
+            self._loop.add_writer(self._sock, self._flush)
+        elif error.errno in LATER:
+            self._retry = self._loop.call_later(RETRY_S, self._flush)
+        else:  # the owner has gone
+            self._loop.call_soon(self.close)
+
+    def _wait_no_more(self) -> None:
+        self._loop.remove_writer(self._sock)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _drop(self, why: str) -> None:
+        LOG.warning("dropped the owner of an arena, uid %d pid %d: %s", self.peer.uid, self.peer.pid, why)
+        self.close()
+
+
+def _cannot() -> bool:
+    return False

@@ -1,0 +1,205 @@
+"""A client that makes and opens arenas, and speaks on their control sockets as a program in C does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.names import ARENA_FORGET, ARENA_GROW, ARENA_LEDGER, ARENA_READY
+from support import RawPeer
+
+MESSAGE = struct.Struct("<IiQQ")
+LINE = struct.Struct("<QQ4IQI")
+SIZE = 1 << 16
+
+
+class Note(NamedTuple):
+    """A message on a control socket."""
+
+    kind: int
+    error: int
+    number: int
+    size: int
+    descriptors: list[int]
+
+
+class Line(NamedTuple):
+    """A line of the board."""
+
+    region: int
+    generation: int
+    changes: int
+    rights: int
+    cpu: int
+    ledgers: int
+    size: int
+    waiters: int
+
+
+class Board:
+    """The board of a host, as a client has it."""
+
+    def __init__(self, path: str) -> None:
+        self._peer = RawPeer(path, greet=False)
+        self._peer.send(pack(m.Hello(1, m.VERSION, m.VERSION, "board")))
+        data, fds = descriptors.receive(self._peer.socket)
+        assert len(data) > 8
+        self._descriptor = fds.pop()
+
+    def line(self, number: int) -> Line:
+        assert number
+        return Line._make(LINE.unpack(os.pread(self._descriptor, LINE.size, 4096 + 128 + 64 * number)))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        self._peer.close()
+
+
+class Owned:
+    """An arena, as its owner has it."""
+
+    def __init__(self, reply: m.ArenaMade, memory: int, control: int) -> None:
+        self.made = reply
+        self.memory = memory
+        self.control = socket.socket(fileno=control)
+        self.control.settimeout(20)
+
+    def send(self, kind: int, size: int = 0) -> None:
+        self.control.send(MESSAGE.pack(kind, 0, 0, size))
+
+    def receive(self) -> Note:
+        """Return the next message; EOFError if the host has ended the conversation."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.control, 64, 4)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise EOFError
+        assert len(data) == MESSAGE.size
+        return Note(*MESSAGE.unpack(data), list(fds))
+
+    def ask(self, kind: int, size: int = 0) -> Note:
+        """Return the answer, with what came before it left out."""
+        self.send(kind, size)
+        while (note := self.receive()).kind != kind:
+            descriptors.close_all(note.descriptors)
+        return note
+
+    def ready(self) -> int:
+        """Publish; return the error."""
+        return self.ask(ARENA_READY).error
+
+    def grow(self, size: int) -> tuple[int, int]:
+        """Return the error, and the size from then on."""
+        note = self.ask(ARENA_GROW, size)
+        return note.error, note.size
+
+    def ledger(self) -> int:
+        """Return the number of the ledger that the next message tells of."""
+        note = self.receive()
+        assert (note.kind, len(note.descriptors)) == (ARENA_LEDGER, 2), note
+        descriptors.close_all(note.descriptors)
+        return note.number
+
+    def forgotten(self) -> int:
+        """Return the number of the ledger that the next message says is gone."""
+        note = self.receive()
+        assert note.kind == ARENA_FORGET, note
+        return note.number
+
+    def is_ended(self) -> bool:
+        """Read on until the host has ended the conversation."""
+        try:
+            while True:
+                descriptors.close_all(self.receive().descriptors)
+        except EOFError:
+            return True
+
+    def leave(self) -> None:
+        """End the conversation; may be called again."""
+        self.control.close()
+
+    def close(self) -> None:
+        self.leave()
+        if self.memory >= 0:
+            os.close(self.memory)
+        self.memory = -1
+
+
+class ArenaPeer(RawPeer):
+    """A client that owns arenas, or reads them."""
+
+    def __init__(self, path: str, version: int = m.VERSION) -> None:
+        super().__init__(path, greet=False)
+        self.ask(m.Hello(1, m.VERSION_MIN, version, "raw"))
+        self._owned: list[Owned] = []
+
+    def make(
+        self,
+        name: str = "camera",
+        size: int = SIZE,
+        max_size: int = 0,
+        *,
+        mode: int = 0o600,
+        replace: bool = True,
+        keep: bool = True,
+    ) -> Owned:
+        reply, fds = self.ask(m.Arena(2, name, size, max_size, mode, replace, keep))
+        assert isinstance(reply, m.ArenaMade), reply
+        self._owned.append(Owned(reply, *fds))
+        return self._owned[-1]
+
+    def publish(
+        self, name: str = "camera", size: int = SIZE, max_size: int = 0, **options: bool | int
+    ) -> Owned:
+        owned = self.make(name, size, max_size, **options)  # type: ignore[arg-type]
+        assert owned.ready() == 0
+        return owned
+
+    def refusal(self, message: m.Message) -> m.Refused:
+        """Return the refusal that a request gets."""
+        reply, fds = self.ask(message)
+        descriptors.close_all(fds)
+        assert isinstance(reply, m.Refused), reply
+        return reply
+
+    def open(self, *names: str, held: tuple[int, ...] = ()) -> m.Opened:
+        """Open names, and close the descriptors."""
+        opened, fds = self.opened(*names, held=held)
+        descriptors.close_all(fds)
+        return opened
+
+    def opened(self, *names: str, held: tuple[int, ...] = ()) -> tuple[m.Opened, list[int]]:
+        reply, fds = self.ask(m.Open(3, names, held, False))
+        assert isinstance(reply, m.Opened), reply
+        return reply, fds
+
+    def put(self, name: str, *, replace: bool = True) -> m.Message:
+        reply, fds = self.ask(m.Put(4, name, 0o600, replace, 1, 0, 0, b"x"))
+        descriptors.close_all(fds)
+        return reply
+
+    def close(self) -> None:
+        super().close()
+        while self._owned:
+            self._owned.pop().close()
+
+
+def stat(peer: ArenaPeer, name: str = "camera") -> m.RegionInfo:
+    reply, _ = peer.ask(m.Stat(6, name))
+    assert isinstance(reply, m.Described), reply
+    return reply.info
+
+
+@contextlib.contextmanager
+def peers(path: str, count: int) -> Iterator[list[ArenaPeer]]:
+    """Give some clients."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ArenaPeer(path)) for _ in range(count)]
