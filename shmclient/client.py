@@ -107,12 +107,12 @@ class Client:
         name is taken and `replace` is False.
         AccessDenied, QuotaExceeded, RegionBusy.
         """
-        value = putting.encode(name, obj, mode, replace, progress)
         channel = self._core.channel
-        if channel is not None and progress is None and putting.can_be_sent(channel.context, value, backend):
-            region: Region | Literal[False] = channel.put(Region, self, value)
+        if channel is not None and progress is None and backend == "memfd":
+            region: Region | Literal[False] = channel.put(Region, self, name, obj, mode, replace)
             if region is not False:
                 return region
+        value = putting.encode(name, obj, mode, replace, progress)
         channel = self._core.live()
         if channel is not None and putting.can_be_filled(channel.context, value, backend):
             region = channel.fill(Region, self, value)

@@ -7,7 +7,7 @@ see `protocol/README.md`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from shmclient._codecs import buffers
 from shmclient._codecs import numpy as arrays
@@ -17,10 +17,24 @@ from shmclient._codecs.layout import ALIGNMENT, Encoded, Layout
 from shmclient._codecs.region_dict import read_dict
 from shmprotocol.errors import BadRegion
 
+DESCRIBED_MAX = 256  # kinds of arrays: a program puts few
+_DESCRIBED: dict[Hashable, bytes] = {}  # the metadata of plain arrays by their kind
+
 
 def can_encode(obj: object) -> bool:
     """Whether `encode` takes an object of this kind; its content can still be refused."""
     return isinstance(obj, Mapping) or any(codec.can_encode(obj) for codec in CODECS)
+
+
+def described_already(obj: object) -> bytes | Literal[False] | None:
+    """Return the metadata of an object that is put as its buffer has it, None for plain bytes; or False.
+
+    There is one once `encode` has had an object that differs in its bytes alone.
+    """
+    if type(obj) is bytes:
+        return None
+    kind = arrays.kind_of(obj)
+    return _DESCRIBED.get(kind, False) if kind is not None else False
 
 
 def encode(obj: object) -> Encoded:
@@ -32,6 +46,11 @@ def encode(obj: object) -> Encoded:
     layout = Layout()
     if not isinstance(obj, Mapping):
         metadata = pack_metadata(encode_item(obj, layout))
+        kind = arrays.kind_of(obj)
+        if kind is not None and arrays.is_plain(obj):
+            if len(_DESCRIBED) >= DESCRIBED_MAX:
+                _DESCRIBED.clear()
+            _DESCRIBED[kind] = metadata
         return Encoded(metadata, layout.size, layout.finish())
     # All that a look-up touches but the records lies in front, where the host's page is touched anyway.
     metadata = pack_reference(ALIGNMENT)

@@ -74,6 +74,7 @@ class Outbox:
             m.Grant,
             check_name,
         )
+        self._lane.outbox = self
         return self._lane
 
     def next_id(self) -> int:

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from shmclient._codecs import described_already
 from shmclient._connection.exchange import Pending
 from shmclient._drivers import putting
 from shmclient._drivers.getting import Got, got, got_in, sorted_out
 from shmclient._drivers.operations import batches, opened, published, take
 from shmclient._drivers.steps import Ask, Outcome
 from shmclient._drivers.sync import PlainChannel
-from shmclient._drivers.transfer import joined, write_all
+from shmclient._drivers.transfer import write_all
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, adopted, close_all
 from shmprotocol.abi.header import HEADER_SIZE
@@ -71,19 +72,23 @@ class Channel(PlainChannel):
         finally:
             self._end_trip()
 
-    @_trip
-    def put(self, kind: type[R], client: object, value: putting.Value) -> Any:
-        """Put a small value, and map it; return a handle. False: as `attach`."""
-        if not self._exchange.is_settled():
+    def put(self, kind: type[R], client: object, name: str, obj: Any, mode: int, replace: bool) -> Any:
+        """Put a small value; return a handle. False: as `attach`, or the value is not one for this road."""
+        described = self.context.version >= putting.VERSION and described_already(obj)
+        if described is False or self._lane.unfinished or not self._exchange.is_settled():
             return False
-        payload = joined(value.chunks, value.progress)
-        rest = (value.data_size, value.metadata_at, value.metadata_size, payload)
-        result = self._lane.put(kind, client, value.name, value.mode, value.replace, *rest)
-        if result is not None:
-            return result
-        request = putting.request_of(self._lane.id, value, b"")
-        region = self._finish(request, lambda outcome: putting.sent(self.context, kind, outcome))
-        return adopted(region, client)
+        try:  # as `_trip` does, like `attach`
+            region = self._lane.put(kind, client, name, mode, replace, obj, described)
+            if region is not None:
+                return region
+            request = m.Put(self._lane.id, name, mode, replace, 0, 0, 0, b"")  # for what an error says
+            region = self._finish(request, lambda outcome: putting.sent(self.context, kind, outcome))
+            return adopted(region, client)
+        except BaseException as error:
+            self._give_up_trip(error)
+            raise
+        finally:
+            self._end_trip()
 
     def attach_many(self, kind: type[R], client: object, names: Sequence[str], anywhere: bool) -> Any:
         """Return handles of any number of names, all or none; None: the fast road was not free."""

@@ -32,6 +32,14 @@ class Lease:
         self._is_over = False
         outbox.hold(number)
 
+    @classmethod
+    def to_come(cls, outbox: Outbox, number: int) -> Lease:
+        """Return one that gives nothing back until `_is_over` is False: `Held.give` passes it on."""
+        lease = cls.__new__(cls)
+        lease._number, lease._users, lease._outbox = number, {None}, outbox
+        lease.host_id, lease.board = outbox.host_id, outbox.board
+        return lease
+
     def share(self, user: object) -> Lease:
         """Add a user, who calls `release` as well; before the others can have released it."""
         self._users.add(user)

@@ -33,7 +33,7 @@ class RegionHandle(Current):
         raise TypeError(f"a {type(self).__name__} has no constructor: use client.open() or client.put()")
 
     # The fast road makes a handle that has only its grant and `_held`, which owns its descriptor and its
-    # mapping until a descriptor is asked for. All else stands here.
+    # mapping, or the lease before it is mapped, until a descriptor is asked for. All else stands here.
     _grant: m.Grant
     _host_id: str
     _held: Held | None = None
@@ -210,7 +210,11 @@ class RegionHandle(Current):
     def _open_descriptor(self) -> int:
         if self._held is not None:
             self._owned = descriptors.Owned()
-            self._buffer = self._held.take(self._owned)
+            if (lane := self._held.lane) is not None:
+                self._lease = Lease.to_come(lane.outbox, self._grant.lease)
+                self._held.give(self._owned, self._lease)
+            else:
+                self._buffer = self._held.take(self._owned)
             self._held = None
         if self._is_closed or not self._owned:  # the second: by a thread that is just about to say so
             raise RegionClosed(f"the handle of {self.name!r} is closed")
@@ -222,7 +226,10 @@ class RegionHandle(Current):
 
     def _attach_once(self) -> Mapped:
         with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:  # for one thread at a time
-            buffer = self._held.memory if self._held is not None else self._buffer
+            held = self._held
+            if held is not None and held.lane is not None:
+                held.map(self._grant)
+            buffer = held.memory if held is not None else self._buffer
             if buffer is not None:  # the fast road has mapped it
                 mapped = Mapped(self._grant, None)
                 mapped.buffer, mapped.address = weakref.ref(buffer), self._grant.address

@@ -53,8 +53,7 @@ class SmallPuts:
             succession.give_up(registry, region, older)
             raise
         succession.complete(registry, region, older)
-        if self._hub.listeners:
-            self._hub.tell(ChangeKind.PUBLISHED, region)
+        self._hub.tell(ChangeKind.PUBLISHED, region)
         return True
 
     def _publish(self, region: Region, parsed: Parsed, data: bytes, send_frame: SendFrame) -> None:

@@ -263,7 +263,7 @@ def test_names_without_a_line_are_asked_for(names: int, tmp_path: Path) -> None:
         tally = host.call(lambda: host.host._hub.meter.refusals["board-full"])
         assert tally == (3 if names else 0)
         if names:  # a line is free again when its name is gone, and what was granted with it
-            del values
+            del values, value
             for region in regions:
                 region.close()
             shm.unlink("n0")

@@ -76,6 +76,11 @@ def reconnect(shm: shmclient.Client) -> None:
 
 def put(shm: shmclient.Client) -> None:
     shm.put("new", np.arange(10)).close()
+    with shm.put("new", b"1") as region:
+        bytes(region.data)
+    with shm.put("new", b"2") as region:
+        region.fileno()
+        bytes(region.data)
 
 
 def put_in_two_steps(shm: shmclient.Client) -> None:

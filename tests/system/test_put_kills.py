@@ -20,6 +20,9 @@ LARGE = bytes(100_000)
 
 def put_small(shm: shmclient.Client) -> None:
     shm.put("new", b"1").close()
+    with shm.put("new", b"2") as region:
+        assert bytes(region.data) == b"2"
+    shm.put("new", memoryview(b"3")).close()  # by the plain road
 
 
 def put_by_a_spare(shm: shmclient.Client) -> None:

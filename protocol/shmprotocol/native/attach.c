@@ -185,6 +185,8 @@ static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8
                              PyObject *client, PyObject *const *names, uint32_t count, PyObject *key)
 {
         struct shm_haul haul;
+        PyObject *result = NULL;
+        int is_taken = 0;
 
         if (shm_lane_travel(lane, trip, end, count, key) < 0)
                 return NULL;
@@ -192,9 +194,14 @@ static PyObject *shm_lane_go(struct shm_lane *lane, struct shm_trip *trip, uint8
                 shm_lane_arrive(lane, key);
                 Py_RETURN_FALSE;
         }
-        if (trip->is_good && shm_trip_is_of(trip, names) && !shm_haul_take(&haul, lane, trip, key)) {
+        if (trip->is_good && shm_trip_is_of(trip, names)) {
+                if (trip->is_put)
+                        result = shm_leased_handle(lane, trip, kind, client, key);
+                is_taken = result != NULL || (!trip->is_put && !shm_haul_take(&haul, lane, trip, key));
+        }
+        if (is_taken) {
                 shm_lane_arrive(lane, key);
-                return shm_lane_results(lane, kind, client, &haul);
+                return trip->is_put ? result : shm_lane_results(lane, kind, client, &haul);
         }
         PyErr_Clear();
         lane->unfinished = PyThread_get_thread_ident();

@@ -15,8 +15,8 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed", "threads")),
-    *(FOLDER / f"{name}.c" for name in ("late", "trip", "space", "holding", "haul", "attach", "lane_put")),
-    *(FOLDER / f"{name}.c" for name in ("lane", "closing", "sealing")),
+    *(FOLDER / f"{name}.c" for name in ("late", "trip", "space", "holding", "haul", "leased")),
+    *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "closing", "sealing")),
     FOLDER / "builtins.c",
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

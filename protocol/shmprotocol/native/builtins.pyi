@@ -186,11 +186,20 @@ class Holding:
         """Have the books hold `mapping` instead, and its end submit `hold`. False: it has ended."""
 
 class Held:
-    """The part of a handle: its descriptor, and the memory that its mapping lives by."""
+    """The part of a handle: its descriptor, and the memory that its mapping lives by.
+
+    Before it is mapped it has a lease of a `lane` instead, and no memory.
+    """
 
     memory: Any
     is_taken: bool
+    lane: Lane | None
+    lease: int
 
+    def map(self, grant: tuple[Any, ...], /) -> bool:
+        """Map what is not mapped yet, inside of the gate; False: the plain road must say why it cannot be."""
+    def give(self, descriptors: list[int], lease: object, /) -> None:
+        """Pass on descriptor and lease, unless it is mapped or closed: `lease._is_over` becomes False."""
     def close(self) -> bool:
         """Close it; False when its parts were taken."""
     def take(self, descriptors: list[int], /) -> Any:
@@ -208,6 +217,7 @@ class Lane:
     pending: Any
     reading: Any
     host_id: str
+    outbox: Any
 
     def __init__(
         self,
@@ -235,13 +245,14 @@ class Lane:
         name: str,
         mode: int,
         replace: bool,
-        data_size: int,
-        metadata: int,
-        metadata_size: int,
-        payload: bytes,
+        data: Any,
+        metadata: bytes | None,
         /,
     ) -> Any:
-        """Put a small value in one trip and map it. False, None: as `attach`."""
+        """Put a small value in one trip: bytes, or an array that the metadata describes.
+
+        False, None: as `attach`; False also if the value is too long, or Python must check an argument.
+        """
     def assign(
         self,
         kind: type,

@@ -25,6 +25,7 @@ struct shm_lane {
         PyObject *check_name; /* raises for a wrong name */
         PyObject *names;      /* dict: names that are right */
         PyObject *host_id;
+        PyObject *outbox;  /* of Python: for what goes back to its road */
         PyObject *pending; /* of the next request; when a call returns None, of that one */
         PyObject *reading; /* list that owns what was received; empty but when a call has returned None */
         unsigned long reader; /* the thread that reads the socket, 0 for none; changes with the GIL */
@@ -108,8 +109,8 @@ static PyObject *shm_lane_grant(const struct shm_lane *lane, const struct shm_gr
         return result;
 }
 
-/* A holding that is not mapped yet. */
-static struct shm_holding *shm_lane_holding(struct shm_lane *lane, const struct shm_granted *granted)
+/* A holding that is not mapped yet, of a grant in both its forms. */
+static struct shm_holding *shm_holding_new(struct shm_lane *lane, const struct shm_granted *granted, PyObject *grant)
 {
         struct shm_holding *holding =
                 (struct shm_holding *)PyType_GenericAlloc((PyTypeObject *)shm_holding_type, 0);
@@ -123,11 +124,17 @@ static struct shm_holding *shm_lane_holding(struct shm_lane *lane, const struct 
         holding->address = granted->numbers[SHM_ADDRESS];
         holding->capacity = granted->numbers[SHM_CAPACITY];
         holding->lease = granted->numbers[SHM_LEASE];
-        holding->grant = shm_lane_grant(lane, granted);
-        if (holding->grant != NULL)
-                return holding;
-        Py_DECREF((PyObject *)holding);
-        return NULL;
+        holding->grant = Py_NewRef(grant);
+        return holding;
+}
+
+static struct shm_holding *shm_lane_holding(struct shm_lane *lane, const struct shm_granted *granted)
+{
+        PyObject *grant = shm_lane_grant(lane, granted);
+        struct shm_holding *holding = grant == NULL ? NULL : shm_holding_new(lane, granted, grant);
+
+        Py_XDECREF(grant);
+        return holding;
 }
 
 /* Enter a holding into the books, if its addresses are free and reserved. -1: they are not, or an error. */
@@ -287,21 +294,18 @@ static int shm_haul_take(struct shm_haul *haul, struct shm_lane *lane, const str
         return error;
 }
 
-/* A handle of a class, which owns the memory and the descriptor; NULL: they are closed. */
+/* A handle of a class, whose part, borrowed, owns nothing yet; NULL: there is none. */
 static PyObject *shm_lane_handle(struct shm_lane *lane, PyObject *kind, PyObject *client, PyObject *grant,
-                                 PyObject *memory, int fd)
+                                 struct shm_held **held_out)
 {
         newfunc make = (newfunc)PyType_GetSlot((PyTypeObject *)kind, Py_tp_new);
         struct shm_held *held = (struct shm_held *)PyType_GenericAlloc((PyTypeObject *)shm_held_type, 0);
         PyObject *handle;
 
-        if (held == NULL) {
-                Py_DECREF(memory);
-                (void)close(fd);
+        if (held == NULL)
                 return NULL;
-        }
-        held->memory = memory;
-        held->fd = fd;
+        held->fd = -1;
+        *held_out = held;
         handle = make((PyTypeObject *)kind, shm_no_arguments, NULL);
         if (handle != NULL && (PyObject_SetAttr(handle, shm_text_grant, grant) < 0 ||
                                PyObject_SetAttr(handle, shm_text_host_id, lane->host_id) < 0 ||
@@ -317,10 +321,21 @@ static PyObject *shm_lane_result(struct shm_lane *lane, PyObject *kind, PyObject
                                  uint32_t index)
 {
         PyObject *grant = haul->holdings[index]->grant, *memory = haul->memories[index], *result;
+        struct shm_held *held;
 
-        if (kind != Py_None)
-                return shm_lane_handle(lane, kind, client, grant, memory, haul->fds[index]);
+        if (kind != Py_None) {
+                result = shm_lane_handle(lane, kind, client, grant, &held);
+                if (result != NULL) {
+                        held->memory = memory;
+                        held->fd = haul->fds[index];
+                        return result;
+                }
+        }
         (void)close(haul->fds[index]);
+        if (kind != Py_None) {
+                Py_DECREF(memory);
+                return NULL;
+        }
         result = PyTuple_Pack(2, grant, memory);
         Py_DECREF(memory);
         return result;

@@ -12,6 +12,8 @@
 
 struct shm_lane;
 static void shm_lane_give_back(struct shm_lane *lane, uint64_t lease);
+static PyObject *shm_held_map(PyObject *self, PyObject *grant);
+static PyObject *shm_held_give(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 
 /* A mapped region with its lease. The books own it until it is unmapped, its memory until that goes. */
 struct shm_holding {
@@ -26,10 +28,12 @@ struct shm_holding {
         int is_live; /* mapped, and in the books */
 };
 
-/* The part of a handle: its descriptor, and the memory that its mapping lives by. */
+/* The part of a handle: its descriptor, and the memory that its mapping lives by, or the lease before it is mapped. */
 struct shm_held {
         PyObject_HEAD
-        PyObject *memory; /* NULL: closed, or taken */
+        PyObject *memory; /* NULL: closed, taken, or not mapped yet */
+        struct shm_lane *lane; /* whose lease it has; NULL: it has none */
+        uint64_t lease;
         int fd;
         char is_taken;
 };
@@ -185,12 +189,17 @@ static void shm_close(int fd)
 static void shm_held_drop(struct shm_held *held)
 {
         PyObject *memory = held->memory;
+        struct shm_lane *lane = held->lane;
         int fd = held->fd;
 
         held->memory = NULL; /* before any of it goes: that runs code of others */
+        held->lane = NULL;
         held->fd = -1;
         shm_close(fd);
         Py_XDECREF(memory);
+        if (lane != NULL)
+                shm_lane_give_back(lane, held->lease);
+        Py_XDECREF((PyObject *)lane);
 }
 
 /* close(): whether it is closed now; False: its parts were taken. */
@@ -238,12 +247,16 @@ static void shm_held_dealloc(PyObject *self)
 static PyMethodDef shm_held_methods[] = {
         {"close", shm_held_close, METH_NOARGS, NULL},
         {"take", shm_held_take, METH_O, NULL},
+        {"map", shm_held_map, METH_O, NULL},
+        {"give", (PyCFunction)(void (*)(void))shm_held_give, METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef shm_held_members[] = {
         {"memory", T_OBJECT, offsetof(struct shm_held, memory), READONLY, NULL},
         {"is_taken", T_BOOL, offsetof(struct shm_held, is_taken), READONLY, NULL},
+        {"lane", T_OBJECT, offsetof(struct shm_held, lane), READONLY, NULL},
+        {"lease", T_ULONGLONG, offsetof(struct shm_held, lease), READONLY, NULL},
         {NULL, 0, 0, 0, NULL},
 };
 

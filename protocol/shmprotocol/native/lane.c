@@ -144,6 +144,7 @@ static int shm_lane_traverse(PyObject *self, visitproc visit, void *arg)
         Py_VISIT(lane->leave);
         Py_VISIT(lane->pending);
         Py_VISIT(lane->reading);
+        Py_VISIT(lane->outbox);
         return 0;
 }
 
@@ -165,6 +166,7 @@ static int shm_lane_clear(PyObject *self)
         Py_CLEAR(lane->leave);
         Py_CLEAR(lane->pending);
         Py_CLEAR(lane->reading);
+        Py_CLEAR(lane->outbox);
         return 0;
 }
 
@@ -207,6 +209,7 @@ static PyMemberDef shm_lane_members[] = {
         {"pending", T_OBJECT, offsetof(struct shm_lane, pending), READONLY, NULL},
         {"reading", T_OBJECT, offsetof(struct shm_lane, reading), READONLY, NULL},
         {"host_id", T_OBJECT, offsetof(struct shm_lane, host_id), 0, NULL},
+        {"outbox", T_OBJECT, offsetof(struct shm_lane, outbox), 0, NULL},
         {NULL, 0, 0, 0, NULL},
 };
 

@@ -226,15 +226,14 @@ static uint8_t *shm_put_assign(uint8_t *start, uint64_t id, uint64_t region, con
         return shm_put_string(shm_put_integer(shm_put_integer(start + 4 + sizeof(head), id), region), name, name_size);
 }
 
-/* A byte string, of less than 64 KiB: at most 3 more. */
-static uint8_t *shm_put_bytes(uint8_t *at, const char *bytes, size_t size)
+/* The head of a byte string of less than 64 KiB: at most 3 bytes. */
+static uint8_t *shm_put_bytes_head(uint8_t *at, size_t size)
 {
         *at++ = size > UINT8_MAX ? 0xc5 : 0xc4;
         if (size > UINT8_MAX)
                 *at++ = (uint8_t)(size >> 8);
         *at++ = (uint8_t)size;
-        memcpy(at, bytes, size);
-        return at + size;
+        return at;
 }
 
 #endif /* SHM_OPENED_H */

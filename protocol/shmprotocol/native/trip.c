@@ -111,7 +111,7 @@ static void shm_trip_make(struct shm_trip *trip, const uint8_t *bytes, size_t si
             !read(trip->bytes, (size_t)trip->size, fields, &trip->opened) || trip->opened.id != id ||
             trip->opened.count != count || trip->opened.spare_count > trip->spares_max || trip->descriptors != count + trip->opened.spare_count)
                 return;
-        for (i = 0; i < count; i++)
+        for (i = 0; i < count && !trip->is_put; i++) /* what was put is checked when it is mapped */
                 if (shm_grant_check(&trip->opened.grants[i], trip->fds[i]))
                         return;
         trip->is_good = 1;
