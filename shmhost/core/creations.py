@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
@@ -20,17 +20,25 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind, State
 
 
-class Creations:
-    """The regions that one client creates. `leases` are the client's: a publish gives it one."""
+class Begun(NamedTuple):
+    """A sealing that is under way: what it says in the header, and what waits for it."""
 
-    def __init__(self, hub: Hub, peer: Peer, leases: Leases, send: Send) -> None:
+    generation: int
+    created_ns: int
+    finish: Callable[[], tuple[int, int]]
+
+
+class Creations:
+    """The regions that one client creates. `leases` and `spares` are the client's: a publish gives it one."""
+
+    def __init__(self, hub: Hub, peer: Peer, leases: Leases, spares: Spares, send: Send) -> None:
         self._hub = hub
         self._registry = hub.registry
         self._peer = peer
         self._leases = leases
         self._send = send
         self._regions: dict[int, Region] = {}
-        self._spares = Spares(hub, peer)
+        self._spares = spares
 
     def create(self, request: m.Create) -> Steps:
         """Make a region and its object; the reply is Created."""
@@ -70,17 +78,18 @@ class Creations:
             del self._regions[region.number]
             self._show(region, spares)
 
-    def assign(self, request: m.Assign) -> Steps:
+    def assign(self, request: m.Assign, begun: Begun | None = None) -> Steps:
         """Name a spare, which its client has filled, and make it visible; the reply is Published.
 
-        After a refusal the spare is gone: what the client wrote must not show under another name.
+        `begun`: it is being sealed, with a header that says what this one would. After a refusal the spare is
+        gone: what the client wrote must not show under another name.
         """
         region = self._spares.take(request.region)
         try:
             self._registry.assign(region, as_create(request, request.size))
-            header = self._header(region, request)
+            header = self._header(region, request, begun)
             with self._made_ahead(request.spares) as spares:
-                yield from self._seal(region, header, spares)
+                yield from self._seal(region, header, spares, begun)
                 _check_pending(region)
                 self._registry.check_place(region)
                 self._registry.shrink(region)
@@ -168,13 +177,15 @@ class Creations:
                     self._registry.abort(spare)
             raise
 
-    def _header(self, region: Region, request: m.Put | m.Assign) -> Header:
+    def _header(self, region: Region, request: m.Put | m.Assign, begun: Begun | None = None) -> Header:
         registry = self._registry
+        generation = registry.next_generation(region) if begun is None else begun.generation
+        created_ns = registry.clock() if begun is None else begun.created_ns
         metadata = region.span.address + HEADER_SIZE + request.metadata if request.metadata_size else 0
         publish = m.Publish(
             request.id, region.number, KIND_DATA, request.data_size, 0, 0, metadata, request.metadata_size
         )
-        return header_of(region, publish, FLAG_SEAL_FULL, registry.next_generation(region), registry.clock())
+        return header_of(region, publish, FLAG_SEAL_FULL, generation, created_ns)
 
     def _reply(
         self,
@@ -214,7 +225,9 @@ class Creations:
         self._registry.publish(region)
         self._hub.tell(ChangeKind.PUBLISHED, region)
 
-    def _seal(self, region: Region, header: Header, spares: list[Region]) -> Steps:
+    def _seal(
+        self, region: Region, header: Header, spares: list[Region], begun: Begun | None = None
+    ) -> Steps:
         """Write the header and seal; then give the new spares their objects, to as many as can have one."""
         memory_object, packed = region.object, header.pack()
         assert isinstance(memory_object, Memfd | PosixShm)
@@ -228,8 +241,8 @@ class Creations:
         region.is_busy = True
         try:
             if isinstance(memory_object, Memfd) and memory_object.is_spare:
-                sealing = memory_object.sealing(header.capacity, packed)
-                said = yield Work(call, is_quick=False, sealing=sealing)
+                sealing = memory_object.sealing(header.capacity, packed) if begun is None else None
+                said = yield Work(begun.finish if begun else call, is_quick=False, sealing=sealing)
                 if said is not None:
                     memory_object.was_sealed(header.capacity, *said)
             else:

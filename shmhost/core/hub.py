@@ -17,6 +17,7 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.work import Run, Steps, run_to_end
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
+from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import LEDGER_SIZE, Backend, ChangeKind
 
@@ -66,6 +67,21 @@ class Spares(Protocol):
         """Take one again that could not be emptied: it is charged as long as the client may have it."""
 
 
+class Sealers(Protocol):
+    """The threads that seal filled spares, see `builtins.Sealer`."""
+
+    wait_ns: int  # so long may a sealing keep all others waiting
+
+    def take(self, uid: int) -> builtins.Sealer | None:
+        """Return one that has nothing to do; None: a user's sealing takes long already, or there is none."""
+
+    def give(self, sealer: builtins.Sealer) -> None:
+        """Give one back that has nothing to do again."""
+
+    def finish(self, sealer: builtins.Sealer) -> tuple[int, int]:
+        """Wait for what one does, and give it back; return what came of it. For a thread."""
+
+
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
@@ -90,6 +106,7 @@ class Hub:
     make_arena: MakeArena = no_arenas
     make_ledger_object: Callable[[], LedgerObject] = no_arenas
     make_control: Callable[[Owner], NewControl] = no_arenas
+    sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve
     reserved: Counter[int] = field(default_factory=Counter)  # by uid

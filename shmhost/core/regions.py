@@ -28,7 +28,7 @@ READ, WRITE = 0o4, 0o2
 
 # A region's life: what may follow each state. FREED may follow each of them, for a host that ends frees all.
 LIFE: dict[State, frozenset[State]] = {
-    State.SPARE: frozenset({State.CREATING, State.FREED}),
+    State.SPARE: frozenset({State.CREATING, State.CURRENT, State.FREED}),
     State.CREATING: frozenset({State.CURRENT, State.ABORTED, State.FREED}),
     State.ABORTED: frozenset({State.FREED}),
     State.CURRENT: frozenset({State.SUPERSEDED, State.UNLINKED, State.FREED}),

@@ -196,6 +196,13 @@ class Registry:
         if older is not None:
             self.retire(older, State.SUPERSEDED)
 
+    def succeed(self, region: Region, older: Region) -> None:
+        """Make a spare that was announced the current region of a name; the older one is it until now."""
+        self.current[region.name] = region
+        self._move(region, State.CURRENT)
+        self.note(ChangeKind.PUBLISHED, region)
+        self.retire(older, State.SUPERSEDED)
+
     def abandon(self, region: Region) -> None:
         """Give up a creation whose creator may still have it mapped: its name and object are released.
 

@@ -8,9 +8,11 @@ and interests of the client are in the modules of these names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from shmhost.core import filled_puts, small_puts
 from shmhost.core.creations import Creations
+from shmhost.core.filled_puts import FilledPuts
 from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
@@ -20,7 +22,8 @@ from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
 from shmhost.core.regions import Region
-from shmhost.core.small_puts import Parsed, SmallPuts
+from shmhost.core.small_puts import SmallPuts
+from shmhost.core.spares import Spares
 from shmhost.core.work import Steps
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import (
@@ -37,6 +40,10 @@ from shmprotocol.wire import shortcut
 from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
 
 MAX_PAGE = 32  # regions in a Listed, which takes 50 us
+
+PUT_SIZE = 11  # of what `parse_put` returns
+
+Answer = tuple[int, str] | tuple[int, str, Steps]
 
 
 class Session:
@@ -56,7 +63,9 @@ class Session:
         self._greeted = False
         self._version = m.VERSION_MIN
         self._leases = Leases(self._registry, peer, send)
-        self._creations = Creations(hub, peer, self._leases, send)
+        spares = Spares(hub, peer)
+        self._creations = Creations(hub, peer, self._leases, spares, send)
+        self._filled_puts = FilledPuts(hub, peer, self._creations, self._leases, spares)
         self._small_puts = SmallPuts(hub, peer, self._leases)
         self._readings = Readings(hub, peer, self._leases)
         self._ownerships = Ownerships(hub, peer, send)
@@ -84,21 +93,24 @@ class Session:
             return None
         return self._guarded(message.id, steps) if steps is not None else None
 
-    def answer(self, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
+    def answer(self, data: bytes, send_frame: SendFrame) -> Answer | None:
         """Do what `handle` does with the messages in these frames; None, and nothing, if it cannot.
 
-        The result is the number of Releases, and the operation that came behind them, "" for none.
+        The result is the number of Releases, and the operation that came behind them, "" for none; and what
+        is left of it, if anything.
         """
         request = shortcut.parse_request(data, self._registry.current)
         if request is None or not self._greeted:
             return None
-        return (
-            self._attach(request, send_frame) if len(request) == 4 else self._put(request, data, send_frame)
-        )
+        if len(request) == 4:
+            return self._attach(request, send_frame)
+        if len(request) == PUT_SIZE:
+            return self._put(cast(small_puts.Parsed, request), data, send_frame)
+        return self._assign(cast(filled_puts.Parsed, request), send_frame)
 
     def _attach(
         self, request: tuple[int, list[int], int, list[Region]], send_frame: SendFrame
-    ) -> tuple[int, str] | None:
+    ) -> Answer | None:
         releases, leases, number, regions = request
         if len(leases) > MAX_RELEASED or (self._hub.listeners and self._interests.is_waiting(number)):
             return None
@@ -113,7 +125,7 @@ class Session:
             self._fail(number, error)
         return releases, "open"
 
-    def _put(self, parsed: Parsed, data: bytes, send_frame: SendFrame) -> tuple[int, str] | None:
+    def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
         releases, leases, number, *fields, start, size = parsed
         if len(leases) > MAX_RELEASED or not self._registry.has_room(size):
             return None
@@ -125,6 +137,19 @@ class Session:
         except (ShmError, OSError) as error:
             self._fail(number, error)
         return releases, "put"
+
+    def _assign(self, parsed: filled_puts.Parsed, send_frame: SendFrame) -> Answer | None:
+        releases, leases, number, *_ = parsed
+        sealer = self._filled_puts.sealer_for(parsed) if len(leases) <= MAX_RELEASED else None
+        if sealer is None:
+            return None
+        self._leases.give_back(leases)
+        try:
+            left = self._filled_puts.put(parsed, sealer, send_frame)
+        except (ShmError, OSError) as error:
+            self._fail(number, error)
+            left = None
+        return (releases, "assign") if left is None else (releases, "assign", self._guarded(number, left))
 
     def close(self) -> None:
         """Undo all creations and give back all leases, a little later if they are many."""

@@ -78,6 +78,10 @@ class Spares:
         self._settle()
         return region
 
+    def find(self, number: int) -> Region | None:
+        """Return a spare that the client has."""
+        return self._regions.get(number, (None, 0))[0]
+
     def has(self, number: int) -> bool:
         """Whether the client has this spare."""
         return number in self._regions

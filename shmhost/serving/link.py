@@ -207,7 +207,12 @@ class Link:
             return True
         if done is None:
             return False
-        self._meter.add_answers(*done, perf_counter_ns() - began_ns)
+        if len(done) == 3:
+            self._deadline.stop()
+            self._operation, self._began_ns = done[1], began_ns
+            if not self._drive(done[2], (None, None)):
+                return True
+        self._meter.add_answers(done[0], done[1], perf_counter_ns() - began_ns)
         if not self._outbox.is_empty:
             self._pause()
         return True

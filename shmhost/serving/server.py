@@ -175,7 +175,7 @@ class Host:
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
         self._freer = freer = Freer(workers)
-        self._sealers = Sealers()
+        self._sealers = self._hub.sealers = Sealers(workers.are_free)
         recall = Recall(self._hub, workers)
         self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
@@ -189,7 +189,7 @@ class Host:
                 LOG.warning("abandoned system calls that have not returned")
             workers.close()
             freer.close()
-            self._workers = self._freer = self._sealers = None
+            self._workers = self._freer = self._sealers = self._hub.sealers = None
             self._hub.run_news = self._hub.run_ends = run_to_end
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
@@ -290,8 +290,8 @@ class Host:
         assert sealers is not None
         # Retries have their own lane: a client that loops over a call that waits delays only such clients.
         lane, call = (link.peer.uid, work.is_retry), work.call
-        if work.sealing is not None and workers.are_free(lane):
-            said = sealers.seal(work.sealing)
+        if work.sealing is not None:
+            said = sealers.seal(link.peer.uid, work.sealing)
             if isinstance(said, tuple):
                 return said, None
             call = said or call

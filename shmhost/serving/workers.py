@@ -125,9 +125,9 @@ class Workers:
             self._waiting.setdefault(lane, deque()).append(job)
         return job
 
-    def are_free(self, *lanes: Hashable) -> bool:
-        """Whether nothing runs in these lanes, and a call could begin in a thread that there is."""
-        return bool(self._idle) and not any(lane in self._running for lane in lanes)
+    def are_free(self, lane: Hashable) -> bool:
+        """Whether nothing runs in a lane, and a call could begin in a thread that there is."""
+        return bool(self._idle) and lane not in self._running
 
     def cancel(self, job: Job) -> bool:
         """Take back a job that has not begun; False when it has, and `done` will be called."""

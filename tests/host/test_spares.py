@@ -27,7 +27,7 @@ PUBLISH = m.Publish(2, 0, 1, 100, 0, 0, 0, 0, (SIZE,))
 @pytest.fixture(params=["worker", "sealer"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     world = World()
-    world.sealers = Sealers() if request.param == "sealer" else None
+    world.sealers = Sealers(lambda _lane: True) if request.param == "sealer" else None
     world.hub.spare_max = 10 * CAPACITY
     yield world
     world.hub.registry.close()

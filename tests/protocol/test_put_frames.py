@@ -40,6 +40,12 @@ def parse(data: bytes) -> list[m.Message] | None:
     return [m.Release(0, tuple(leases)), m.Put._make((*fields, data[start : start + size]))]
 
 
+def parse_assign(data: bytes) -> list[m.Message] | None:
+    """Return what the shortcut takes for Releases and an Assign, as messages."""
+    parsed = shortcut.parse_assign(data)
+    return None if parsed is None else [m.Release(0, tuple(parsed[1])), m.Assign._make(parsed[2:])]
+
+
 def joined(taken: list[m.Message]) -> list[m.Message]:
     """Return messages with their Releases made into one."""
     leases = [lease for message in taken if isinstance(message, m.Release) for lease in message.leases]
@@ -56,6 +62,49 @@ def joined(taken: list[m.Message]) -> list[m.Message]:
 def test_frames_of_a_put_are_recognised(put: m.Put, leases: list[list[int]]) -> None:
     data = b"".join(pack(m.Release(0, tuple(each))) for each in leases) + pack(put)
     assert parse(data) == joined(messages(data))
+
+
+ASSIGN = m.Assign(5, 300, "x", 0o640, True, 1 << 20, 1 << 20, 8, 2, (1 << 20,))
+
+
+@given(record(m.Assign), st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=20), max_size=3))
+@example(ASSIGN._replace(spares=(1,) * 15), [[1] * 15])
+@example(ASSIGN._replace(spares=()), [])
+def test_frames_of_an_assign_are_recognised(assign: m.Assign, leases: list[list[int]]) -> None:
+    data = b"".join(pack(m.Release(0, tuple(each))) for each in leases) + pack(assign)
+    if len(assign.spares) > 15:
+        assert parse_assign(data) is None
+    else:
+        assert parse_assign(data) == shortcut_of(data) == joined(messages(data))
+
+
+def shortcut_of(data: bytes) -> list[m.Message]:
+    """Return the same by what takes any of the frequent requests."""
+    parsed: Any = shortcut.parse_request(data, {})
+    return [m.Release(0, tuple(parsed[1])), m.Assign._make(parsed[2:])]
+
+
+@given(st.lists(st.binary(max_size=40) | ANY_VALUE.map(msgpack.packb) | st.just(pack(ASSIGN)), max_size=4))
+def test_assign_that_is_recognised_is_what_the_connection_takes(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    parsed = parse_assign(data)
+    if parsed is not None:
+        assert parsed == joined(messages(data))
+
+
+@given(st.data())
+def test_damaged_assign_is_left_alone_or_says_the_same(draw: st.DataObject) -> None:
+    data = bytearray(pack(m.Release(0, (7, 8))) + pack(ASSIGN))
+    for _ in range(draw.draw(st.integers(1, 3))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    parsed = parse_assign(bytes(data))
+    if parsed is not None:
+        assert parsed == joined(messages(bytes(data)))
+
+
+@pytest.mark.parametrize("size", range(len(pack(ASSIGN))))
+def test_part_of_an_assign_is_left_alone(size: int) -> None:
+    assert parse_assign(pack(ASSIGN)[:size]) is None
 
 
 @given(st.lists(st.binary(max_size=40) | ANY_VALUE.map(msgpack.packb) | st.just(pack(PUT)), max_size=4))

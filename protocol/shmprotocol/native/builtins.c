@@ -21,6 +21,7 @@ static PyMethodDef shm_builtins[] = {
         {"send_now", SHM_FAST(shm_send_now), METH_FASTCALL, NULL},
         {"pack_opened", (PyCFunction)(void (*)(void))shm_pack_opened, METH_FASTCALL, NULL},
         {"parse_put", (PyCFunction)(void (*)(void))shm_parse_put, METH_FASTCALL, NULL},
+        {"parse_assign", (PyCFunction)(void (*)(void))shm_parse_assign, METH_FASTCALL, NULL},
         {"parse_request", SHM_FAST(shm_parse_request), METH_FASTCALL, NULL},
         {"publish_put", SHM_FAST(shm_publish_put), METH_FASTCALL, NULL},
         {"make_sealed", (PyCFunction)(void (*)(void))shm_make_sealed, METH_FASTCALL, NULL},

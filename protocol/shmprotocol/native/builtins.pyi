@@ -36,14 +36,24 @@ def parse_put(data: bytes, /) -> tuple[int, list[int], int, str, int, bool, int,
     data its payload starts and how many bytes it has. None: the data is anything else, or not whole.
     """
 
+def parse_assign(
+    data: bytes, /
+) -> tuple[int, list[int], int, int, str, int, bool, int, int, int, int, tuple[int, ...]] | None:
+    """Return what all of the data asks for: Releases, and then an Assign, which asks for at most 15 spares.
+
+    That is the number of Releases, the leases that they give back, and the fields of the Assign. None: the
+    data is anything else, or not whole.
+    """
+
 def parse_request(
     data: bytes, current: dict[str, T], /
 ) -> (
     tuple[int, list[int], int, list[T]]
     | tuple[int, list[int], int, str, int, bool, int, int, int, int, int]
+    | tuple[int, list[int], int, int, str, int, bool, int, int, int, int, tuple[int, ...]]
     | None
 ):
-    """Return what `parse_attach` returns, or else what `parse_put` does."""
+    """Return what `parse_attach` returns, or else what `parse_put` does, or `parse_assign`."""
 
 def publish_put(
     data: bytes,
@@ -298,8 +308,32 @@ class Sealer:
         nothing, 1 a system call, 2 the size is another, 3 the header is; or None if that takes longer than
         `wait_ns`: then `take` must be next.
         """
-    def take(self) -> tuple[int, int]:
-        """Wait until it is done; return what `seal` does."""
+    def publish(
+        self,
+        parsed: tuple[int, list[int], int, int, str, int, bool, int, int, int, int, tuple[int, ...]],
+        writer: int,
+        reader: int,
+        cut: bool,
+        owner: tuple[int, int, int],
+        window: tuple[int, int],
+        spares: tuple[tuple[int, int, int], ...],
+        address: int,
+        generation: int,
+        created_ns: int,
+        lease: int,
+        line: int,
+        rights: int,
+        word: int,
+        wait_ns: int,
+        /,
+    ) -> tuple[bytes, bytes] | tuple[int, int] | None:
+        """Seal the spare of an Assign that `parse_assign` found, and say on the board that it is there.
+
+        Owner, window and word are as for `publish_put`; each of the spares is a region, its address and its
+        capacity. Returns the frame of the Published and its grant, or what `seal` does if that failed.
+        """
+    def take(self) -> tuple[int, int] | None:
+        """Wait until it is done; return what `seal` does. None: nothing was begun."""
 
 class Closer:
     """A thread that closes descriptors one after the other, without the GIL. It starts with the first."""

@@ -58,23 +58,35 @@ static int shm_frame_put(struct shm_frame *frame, struct shm_put *put_out)
                shm_frame_bytes(frame, &put_out->payload, &put_out->size) && frame->at == frame->end;
 }
 
+/*
+ * Read Releases, and then a last frame that begins with these three bytes; give what follows them. 0: the data is
+ * something else; -1: an exception is set.
+ */
+static int shm_frames_read_last(struct shm_frame data, const char *begin, PyObject *leases, uint64_t *releases_out,
+                                struct shm_frame *frame_out)
+{
+        int result = 1;
+
+        *releases_out = 0;
+        while (result > 0 && shm_frame_next(&data, frame_out)) {
+                if (shm_frame_skip(frame_out, begin, 3))
+                        return data.at == data.end;
+                if (!shm_frame_skip(frame_out, "\x94\x06\x00\x00", 4)) /* an array of 4: Release, none, id 0 */
+                        return 0;
+                result = shm_frame_release(frame_out, leases);
+                ++*releases_out;
+        }
+        return result < 0 ? -1 : 0;
+}
+
 /* Read Releases, and then a Put. 0: the data is something else; -1: an exception is set. */
 static int shm_frames_read_put(struct shm_frame data, PyObject *leases, uint64_t *releases_out,
                                struct shm_put *put_out)
 {
         struct shm_frame frame;
-        int result = 1;
+        int result = shm_frames_read_last(data, "\x9a\x0f\x00", leases, releases_out, &frame); /* of 10: Put */
 
-        *releases_out = 0;
-        while (result > 0 && shm_frame_next(&data, &frame)) {
-                if (shm_frame_skip(&frame, "\x9a\x0f\x00", 3)) /* an array of 10: Put, no descriptors */
-                        return data.at == data.end ? shm_frame_put(&frame, put_out) : 0;
-                if (!shm_frame_skip(&frame, "\x94\x06\x00\x00", 4)) /* an array of 4: Release, none, id 0 */
-                        return 0;
-                result = shm_frame_release(&frame, leases);
-                ++*releases_out;
-        }
-        return result < 0 ? -1 : 0;
+        return result > 0 ? shm_frame_put(&frame, put_out) : result;
 }
 
 /* The answer of parse_put; NULL: no memory, or (without an exception) the name is not UTF-8. */
@@ -120,19 +132,12 @@ static PyObject *shm_parse_put(PyObject *self, PyObject *const *arguments, Py_ss
         return answer == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : answer;
 }
 
-/* parse_request(data, current): see wire/shortcut.py. */
-static PyObject *shm_parse_request(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
-{
-        PyObject *answer = shm_parse_attach(self, arguments, count);
-
-        if (answer != Py_None)
-                return answer;
-        Py_DECREF(answer);
-        return shm_parse_put(self, arguments, 1);
-}
-
-/* The frame of a Published without spares, of a grant that is packed but for its lease; NULL: an exception is set. */
-static PyObject *shm_published_frame(uint64_t id, uint64_t lease, PyObject *packed)
+/*
+ * The frame of a Published, of a grant that is packed but for its lease, and of spares that are packed but for their
+ * number, which is below 16; NULL: an exception is set.
+ */
+static PyObject *shm_published_frame_of(uint64_t id, uint64_t lease, PyObject *packed, const uint8_t *spares,
+                                        size_t spares_size, uint8_t spare_count)
 {
         struct shm_grant grant = {.lease = lease};
         Py_ssize_t packed_size;
@@ -149,17 +154,24 @@ static PyObject *shm_published_frame(uint64_t id, uint64_t lease, PyObject *pack
         }
         grant.packed = text;
         grant.size = (size_t)packed_size;
-        size = 4 + (size_t)shm_integer_size(id) + grant.size + (size_t)shm_integer_size(lease) + 1;
+        size = 4 + (size_t)shm_integer_size(id) + grant.size + (size_t)shm_integer_size(lease) + 1 + spares_size;
         frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(SHM_FRAME_PREFIX + size));
         if (frame == NULL)
                 return NULL;
         at = (uint8_t *)PyBytes_AsString(frame);
         for (i = 0; i < SHM_FRAME_PREFIX; i++)
                 *at++ = (uint8_t)(size >> 8 * i);
-        memcpy(at, "\x95\xcc\x83\x01", 4); /* an array of 5: Published, one descriptor, the id, the grant, no spares */
-        at = shm_put_integer(at + 4, id);
-        *shm_put_grant(at, &grant) = 0x90;
+        memcpy(at, "\x95\xcc\x83", 3); /* an array of 5: Published, its descriptors, the id, the grant, the spares */
+        at[3] = (uint8_t)(1 + spare_count);
+        at = shm_put_grant(shm_put_integer(at + 4, id), &grant);
+        *at++ = (uint8_t)(0x90 + spare_count);
+        memcpy(at, spares, spares_size);
         return frame;
+}
+
+static PyObject *shm_published_frame(uint64_t id, uint64_t lease, PyObject *packed)
+{
+        return shm_published_frame_of(id, lease, packed, (const uint8_t *)"", 0, 0);
 }
 
 /* pack_published(id, lease, grant): see wire/shortcut.py. */

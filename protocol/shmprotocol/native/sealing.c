@@ -17,8 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SHM_SEALING_HEADER 4096 /* bytes of a header at most */
-
 /* Return both descriptors of a new object, which cannot grow; -errno, and nothing is left. */
 static int shm_spare_make(const char *label, off_t capacity, int *reader_out)
 {
@@ -68,7 +66,7 @@ struct shm_sealing {
         int seals;
         uint64_t capacity;
         size_t header_size;
-        uint8_t header[SHM_SEALING_HEADER];
+        struct shm_region_header header;
         int failed; /* what of the above */
         int error;  /* of the system */
 };
@@ -76,13 +74,13 @@ struct shm_sealing {
 /* Cut an object, write its header, seal it; return what failed, with errno for SHM_SEAL_SYSTEM. */
 static int shm_sealing_do(const struct shm_sealing *sealing)
 {
-        uint8_t header[SHM_SEALING_HEADER];
+        uint8_t header[SHM_HEADER_SIZE];
         struct stat status;
         ssize_t size;
 
         if (sealing->cut && ftruncate(sealing->writer, (off_t)sealing->capacity))
                 return SHM_SEAL_SYSTEM;
-        size = pwrite(sealing->writer, sealing->header, sealing->header_size, 0);
+        size = pwrite(sealing->writer, &sealing->header, sealing->header_size, 0);
         if (size >= 0 && size != (ssize_t)sealing->header_size)
                 errno = ENOMEM;
         if (size != (ssize_t)sealing->header_size || fcntl(sealing->writer, F_ADD_SEALS, sealing->seals) ||
@@ -93,7 +91,7 @@ static int shm_sealing_do(const struct shm_sealing *sealing)
         if ((uint64_t)status.st_size != sealing->capacity)
                 return SHM_SEAL_SIZE;
         if (pread(sealing->reader, header, sealing->header_size, 0) != (ssize_t)sealing->header_size ||
-            memcmp(header, sealing->header, sealing->header_size) != 0)
+            memcmp(header, &sealing->header, sealing->header_size) != 0)
                 return SHM_SEAL_HEADER;
         return SHM_SEALED;
 }
@@ -158,6 +156,23 @@ static PyObject *shm_sealer_wait(struct shm_sealer_state *state, uint64_t end_ns
         return Py_BuildValue("(ii)", state->sealing.failed, state->sealing.error);
 }
 
+/* Have the thread seal what was put into the state, and wait for it, as shm_sealer_wait() does. */
+static PyObject *shm_sealer_go(struct shm_sealer_state *state, uint64_t wait_ns)
+{
+        wait_ns += shm_now_ns();
+        __atomic_store_n(&state->word, SHM_SEALER_GIVEN, __ATOMIC_RELEASE);
+        shm_word_wake(&state->word);
+        return shm_sealer_wait(state, wait_ns);
+}
+
+static int shm_sealer_check(struct shm_sealer_state *state)
+{
+        if (__atomic_load_n(&state->word, __ATOMIC_ACQUIRE) == SHM_SEALER_IDLE)
+                return 0;
+        PyErr_SetString(PyExc_RuntimeError, "an object is being sealed");
+        return -1;
+}
+
 static int shm_sealing_parse(PyObject *const *arguments, struct shm_sealing *sealing_out)
 {
         Py_ssize_t header_size;
@@ -169,14 +184,14 @@ static int shm_sealing_parse(PyObject *const *arguments, struct shm_sealing *sea
             shm_argument(arguments, 3, &sealing_out->capacity) < 0 ||
             PyBytes_AsStringAndSize(arguments[4], &header, &header_size) < 0 || shm_argument(arguments, 5, &seals) < 0)
                 return -1;
-        if (header_size > SHM_SEALING_HEADER || sealing_out->capacity > INT64_MAX || seals > INT_MAX) {
+        if (header_size > SHM_HEADER_SIZE || sealing_out->capacity > INT64_MAX || seals > INT_MAX) {
                 PyErr_SetString(PyExc_ValueError, "a header, a capacity or the seals are too large");
                 return -1;
         }
         sealing_out->cut = arguments[2] == Py_True;
         sealing_out->seals = (int)seals;
         sealing_out->header_size = (size_t)header_size;
-        memcpy(sealing_out->header, header, (size_t)header_size);
+        memcpy(&sealing_out->header, header, (size_t)header_size);
         return 0;
 }
 
@@ -188,16 +203,62 @@ static PyObject *shm_sealer_seal(PyObject *self, PyObject *const *arguments, Py_
 
         if (shm_arguments_check("seal", count, 7) < 0)
                 return NULL;
-        if (__atomic_load_n(&state->word, __ATOMIC_ACQUIRE) != SHM_SEALER_IDLE) {
-                PyErr_SetString(PyExc_RuntimeError, "an object is being sealed");
+        if (shm_sealer_check(state) < 0 || shm_sealing_parse(arguments, &state->sealing) < 0 ||
+            shm_argument(arguments, 6, &wait_ns) < 0)
                 return NULL;
+        return shm_sealer_go(state, wait_ns);
+}
+
+/* Seal an object with the header of a publication; the results of `publish`. NULL: an exception is set. */
+static PyObject *shm_sealer_publication(struct shm_sealer_state *state, const struct shm_publication *publication,
+                                        PyObject *spares, uint64_t wait_ns)
+{
+        PyObject *grant = shm_publication_grant(publication), *said = NULL, *frame;
+
+        frame = grant == NULL ? NULL : shm_assign_frame(publication, grant, spares);
+        if (frame != NULL) {
+                state->sealing.capacity = shm_publication_capacity(publication);
+                state->sealing.seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+                state->sealing.header_size = sizeof(struct shm_region_header);
+                shm_publication_header(publication, &state->sealing.header);
+                said = shm_sealer_go(state, wait_ns);
         }
-        if (shm_sealing_parse(arguments, &state->sealing) < 0 || shm_argument(arguments, 6, &wait_ns) < 0)
+        if (said == NULL || said == Py_None || state->sealing.failed != SHM_SEALED) {
+                Py_XDECREF(frame);
+                Py_XDECREF(grant);
+                return said;
+        }
+        Py_DECREF(said);
+        if (publication->word)
+                shm_board_set(publication->word, publication->region, publication->generation);
+        return Py_BuildValue("(NN)", frame, grant);
+}
+
+/*
+ * publish(parsed, writer, reader, cut, owner, window, spares, address, generation, created_ns, lease, line, rights,
+ * word, wait_ns): see builtins.pyi.
+ */
+static PyObject *shm_sealer_publish(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_sealer_state *state = ((struct shm_sealer *)self)->state;
+        struct shm_publication publication;
+        uint64_t *numbers[] = {&publication.address, &publication.generation, &publication.created_ns,
+                               &publication.lease, &publication.line, &publication.rights, &publication.word};
+        uint64_t wait_ns;
+        int i;
+
+        if (shm_arguments_check("publish", count, 15) < 0 || shm_sealer_check(state) < 0 ||
+            shm_assign_read(arguments[0], &publication) < 0 ||
+            shm_argument_descriptor(arguments[1], &state->sealing.writer) < 0 ||
+            shm_argument_descriptor(arguments[2], &state->sealing.reader) < 0 ||
+            shm_numbers(arguments[4], 0, publication.owner, 3) < 0 ||
+            shm_numbers(arguments[5], 0, publication.window, 2) < 0 || shm_argument(arguments, 14, &wait_ns) < 0)
                 return NULL;
-        wait_ns += shm_now_ns();
-        __atomic_store_n(&state->word, SHM_SEALER_GIVEN, __ATOMIC_RELEASE);
-        shm_word_wake(&state->word);
-        return shm_sealer_wait(state, wait_ns);
+        for (i = 0; i < 7; i++)
+                if (shm_argument(arguments, 7 + i, numbers[i]) < 0)
+                        return NULL;
+        state->sealing.cut = arguments[3] == Py_True;
+        return shm_sealer_publication(state, &publication, arguments[6], wait_ns);
 }
 
 /* take(): see builtins.pyi. */
@@ -250,6 +311,7 @@ static void shm_sealer_dealloc(PyObject *self)
 
 static PyMethodDef shm_sealer_methods[] = {
         {"seal", (PyCFunction)(void (*)(void))shm_sealer_seal, METH_FASTCALL, NULL},
+        {"publish", (PyCFunction)(void (*)(void))shm_sealer_publish, METH_FASTCALL, NULL},
         {"take", shm_sealer_take, METH_NOARGS, NULL},
         {NULL, NULL, 0, NULL},
 };

@@ -1,8 +1,8 @@
-"""The frames of an attach and of a small put without the codec, as they are the most frequent ones. Pure.
+"""The frames of an attach and of a put without the codec, as they are the most frequent ones. Pure.
 
 Only the plainest form is recognised: whole frames, Releases and then an Open that neither waits nor holds a
-region, or a Put. Everything else is for `Connection`, which says what is wrong with it. `shortcut.c` and
-`put.c` do the work.
+region, or a Put, or an Assign. Everything else is for `Connection`, which says what is wrong with it.
+`shortcut.c`, `put.c` and `assign.c` do the work.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _RELEASE = bytes((0x94, TAG_OF[Release], 0, 0, 0x91))  # id 0, an array of one l
 parse = builtins.parse_attach
 opened = builtins.pack_opened
 parse_put = builtins.parse_put
+parse_assign = builtins.parse_assign
 parse_request = builtins.parse_request
 published = builtins.pack_published
 
