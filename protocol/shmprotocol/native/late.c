@@ -82,9 +82,9 @@ static int shm_late_pause(uint64_t end_ns)
 }
 
 /*
- * Send what has waited long enough; return when to look again. With the mutex held. A younger one is left to the next
- * request, which may be a put's: it copies for hundreds of microseconds first, and the host would be woken in the
- * middle of that. A socket that is full is tried more and more seldom.
+ * Send what has waited long enough; return when to look again, UINT64_MAX if nothing is left. With the mutex held. A
+ * younger one is left to the next request, which may be a put's: it copies for hundreds of microseconds first, and the
+ * host would be woken in the middle of that. A socket that is full is tried more and more seldom.
  */
 static uint64_t shm_late_pass(int *rests)
 {
@@ -129,7 +129,8 @@ static void *shm_late_run(void *none)
                 next_ns = shm_late_pass(&rests);
                 soon_ns = shm_now_ns() + SHM_LATE_NS; /* a release that comes meanwhile is not due before */
                 is_idle = rests >= SHM_LATE_RESTS;
-                if (!shm_lates.stops && (is_idle || (!rests && next_ns > soon_ns))) { /* or all sockets are full */
+                /* Or all sockets are full, of those that something waits for. */
+                if (!shm_lates.stops && (is_idle || (!rests && next_ns > soon_ns && next_ns < UINT64_MAX))) {
                         if (shm_late_sleep(is_idle ? soon_ns + SHM_LATE_IDLE_NS : next_ns) && is_idle)
                                 break;
                         rests = 0;
