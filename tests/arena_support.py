@@ -24,7 +24,7 @@ class Note(NamedTuple):
     """A message on a control socket."""
 
     kind: int
-    error: int
+    code: int
     number: int
     size: int
     descriptors: list[int]
@@ -94,12 +94,12 @@ class Owned:
 
     def ready(self) -> int:
         """Publish; return the error."""
-        return self.ask(ARENA_READY).error
+        return self.ask(ARENA_READY).code
 
     def grow(self, size: int) -> tuple[int, int]:
         """Return the error, and the size from then on."""
         note = self.ask(ARENA_GROW, size)
-        return note.error, note.size
+        return note.code, note.size
 
     def ledger(self) -> int:
         """Return the number of the ledger that the next message tells of."""

@@ -11,7 +11,9 @@ import hypothesis  # before collection ends: its set-up asks the collector, whic
 import pytest
 
 import shmclient
-from support import Machine, WatchedHost, watched_host
+from arena_support import ArenaPeer
+from shmprotocol.wire import messages as m
+from support import Machine, WatchedHost, wait_until, watched_host
 
 # `make fuzz` chooses "fuzz": some minutes a test instead of a second. Neither has a deadline, because a
 # loaded machine is not a fault of the code.
@@ -131,3 +133,16 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def leaves_nothing(host: WatchedHost) -> Iterator[None]:
+    """See that the host is as before when all clients of a test, and the names that they kept, are gone."""
+    before = host.counts()
+    yield
+    with ArenaPeer(host.socket_path) as peer:
+        reply, _ = peer.ask(m.List(9, "", ""))
+        assert isinstance(reply, m.Listed)
+        for info in reply.regions:
+            peer.ask(m.Unlink(9, info.name))
+    wait_until(lambda: host.is_back_at(before), shown=lambda: (before, host.counts()))

@@ -156,6 +156,17 @@ def sensible() -> st.SearchStrategy[m.Message]:
         st.builds(m.Watch, ids(), names() | st.just("")),
         st.builds(m.Inspect, ids(), names() | st.just(""), ids()),
         st.builds(m.Measure, ids()),
+        st.builds(
+            m.Arena,
+            ids(),
+            names(),
+            sizes() | st.just(8192),
+            sizes(),
+            st.sampled_from([0, 0o600, 0o777, 0o1000]),
+            st.booleans(),
+            st.booleans(),
+        ),
+        st.builds(m.Attend, ids(), st.integers(0, 2)),
     )
 
 

@@ -25,11 +25,11 @@ SIZE_MIN = 2 * HEADER_SIZE  # the header page and the control page
 class Control(Protocol):
     """The host's end of an arena's control socket. Never waits: what does not fit is queued, in its order."""
 
-    def answer(self, kind: int, error: int, size: int) -> None:
-        """Answer a message of the owner's; `error` is a positive errno, or 0."""
+    def answer(self, kind: int, code: int, size: int) -> None:
+        """Answer a message of the owner's; `code` is a positive errno, or 0."""
 
     def tell_ledger(self, ledger: Ledger) -> None:
-        """Tell the owner of a ledger, and give it descriptors of that."""
+        """Tell the owner of a ledger, and of the pid of its client, and give it the descriptors."""
 
     def tell_forget(self, number: int) -> None:
         """Tell the owner that a ledger has gone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import struct
@@ -22,6 +23,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.work import Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.outbox import LATER, RETRY_S
+from shmhost.serving.unread import Share, Unread
 from shmhost.serving.workers import Outcome, attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
@@ -29,10 +31,11 @@ from shmprotocol.wire.names import ARENA_FORGET, ARENA_LEDGER
 
 LOG = logging.getLogger("shmhost")
 
-MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, error, number, size
+MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, code, number, size
 # Bytes of the kernel's queue, which makes it the least there is: a few messages, whose descriptors are in
 # flight and count against the host's user until the owner reads them (unix(7)).
 SEND_BUFFER = 4096
+MAX_RETRY_S = 0.2  # between attempts, while those of its uid have so many descriptors in flight
 
 # As for a Link: has a thread carry a Work out and `resume` called, or returns the outcome.
 StartWork = Callable[["ArenaLink", Steps, Work], Callable[[], bool] | Outcome]
@@ -45,7 +48,12 @@ class ArenaLink:
     """
 
     def __init__(
-        self, owner: Owner, start_work: StartWork, closer: Closer, on_closed: Callable[[ArenaLink], None]
+        self,
+        owner: Owner,
+        start_work: StartWork,
+        closer: Closer,
+        share: Share,
+        on_closed: Callable[[ArenaLink], None],
     ) -> None:
         self.peer: Peer = owner.peer
         self._loop = asyncio.get_running_loop()
@@ -59,11 +67,13 @@ class ArenaLink:
         self._working = self._closing = self._is_reading = False
         self._take_back: Callable[[], bool] = _cannot
         self._retry: asyncio.TimerHandle | None = None
+        self._delay_s = RETRY_S
         self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._sock.setblocking(False)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._refused = descriptors.refuse(self._sock)
+            self._unread = Unread(self._sock, share, _do_nothing)
             self._read(True)
         except BaseException:
             self._sock.close()
@@ -78,13 +88,13 @@ class ArenaLink:
         """Close the owner's end: the owner has it."""
         self._theirs.close()
 
-    def answer(self, kind: int, error: int, size: int) -> None:
+    def answer(self, kind: int, code: int, size: int) -> None:
         """Answer a message of the owner's."""
-        self._send(MESSAGE.pack(kind, error, 0, size), ())
+        self._send(MESSAGE.pack(kind, code, 0, size), ())
 
     def tell_ledger(self, ledger: Ledger) -> None:
         """Tell the owner of a ledger, and give it descriptors of that."""
-        message = MESSAGE.pack(ARENA_LEDGER, 0, ledger.number, ledger.object.capacity)
+        message = MESSAGE.pack(ARENA_LEDGER, ledger.peer.pid, ledger.number, ledger.object.capacity)
         self._unsent[ledger.number] = self._count
         self._send(message, (ledger.object.reader(), ledger.object.counter()))
 
@@ -109,7 +119,7 @@ class ArenaLink:
         # The owner can have copies in other processes: only shutdown reaches them all.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._closer.close(self._sock)
+        self._unread.close(lambda: self._closer.close(self._sock))
         if not self._working or self._take_back():
             self._finish()
 
@@ -128,7 +138,8 @@ class ArenaLink:
     def _finish(self) -> None:
         self._owner.ended()
         self._on_closed(self)
-        del self._owner  # it has this link: a cycle
+        self._take_back = _cannot
+        del self._owner  # it has this link, as the Work to be taken back has: a cycle
 
     def _read(self, is_reading: bool) -> None:
         if is_reading != self._is_reading:
@@ -155,7 +166,7 @@ class ArenaLink:
         else:
             self._handle(*MESSAGE.unpack(data))
 
-    def _handle(self, kind: int, _error: int, _number: int, size: int) -> None:
+    def _handle(self, kind: int, _code: int, _number: int, size: int) -> None:
         try:
             steps = self._owner.handle(kind, size)
         except RemoteProtocolError as error:
@@ -198,22 +209,38 @@ class ArenaLink:
         while self._queue:
             message, fds = next(iter(self._queue.values()))
             try:
-                descriptors.send(self._sock, message, fds, descriptors.DONTWAIT)
+                self._send_now(message, fds)
             except OSError as error:
                 self._flush_later(error)
                 return
             self._queue.popitem(last=False)
-            if fds:
-                del self._unsent[MESSAGE.unpack(message)[2]]
+            self._delay_s = RETRY_S
         if not self._working:
             self._read(True)
+
+    def _send_now(self, message: bytes, fds: Sequence[int]) -> None:
+        """Send a message. OSError: not now, or never."""
+        if not fds:
+            self._unread.send_behind(lambda: descriptors.send(self._sock, message, (), descriptors.DONTWAIT))
+            return
+        if not self._may_send(len(fds)):
+            raise OSError(errno.ETOOMANYREFS, "other owners of its uid have to read")
+        descriptors.send(self._sock, message, fds, descriptors.DONTWAIT)
+        self._unread.add(len(fds))
+        del self._unsent[MESSAGE.unpack(message)[2]]
+
+    def _may_send(self, count: int) -> bool:
+        """Whether descriptors may go now. One message always may: an owner that reads gets on."""
+        unread = self._unread
+        return not unread.count or unread.admits(count) or unread.make_room(count) or not unread.count
 
     def _flush_later(self, error: OSError) -> None:
         self._read(False)
         if isinstance(error, BlockingIOError):
             self._loop.add_writer(self._sock, self._flush)
         elif error.errno in LATER:
-            self._retry = self._loop.call_later(RETRY_S, self._flush)
+            self._retry = self._loop.call_later(self._delay_s, self._flush)
+            self._delay_s = min(2 * self._delay_s, MAX_RETRY_S)
         else:  # the owner has gone
             self._loop.call_soon(self.close)
 
@@ -230,3 +257,7 @@ class ArenaLink:
 
 def _cannot() -> bool:
     return False
+
+
+def _do_nothing() -> None:
+    pass

@@ -280,7 +280,8 @@ class Host:
         self._closer.close(sock)
 
     def _make_control(self, owner: Owner) -> ArenaLink:
-        link = ArenaLink(owner, self._start_work, self._closer, self._arena_links.discard)
+        share = self._flight.owners_share(owner.peer.uid)
+        link = ArenaLink(owner, self._start_work, self._closer, share, self._arena_links.discard)
         self._arena_links.add(link)
         return link
 

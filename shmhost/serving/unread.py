@@ -30,6 +30,7 @@ MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at a socket that is closed but for what its peer has not read
 MAX_LOOKS = 32  # at the kernel's queues in one turn of the loop: 35 us
+OWNERS_PART = 4  # of the limit of a uid: so many it may have once more, in the control sockets of its arenas
 _NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
 
 
@@ -39,18 +40,26 @@ class Flight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
+        self._owners: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._lingering: deque[tuple[Unread, Callable[[], None]]] = deque()
 
     def share(self, uid: int) -> Share:
         """Return the share of a uid, which all its connections use."""
-        share = self._shares.get(uid)
+        return self._of(uid, self._shares, self._limit)
+
+    def owners_share(self, uid: int) -> Share:
+        """Return the share of the arenas that a uid owns: their owners may read late."""
+        return self._of(uid, self._owners, self._limit // OWNERS_PART)
+
+    def _of(self, uid: int, shares: WeakValueDictionary[int, Share], limit: int) -> Share:
+        share = shares.get(uid)
         if share is None:
-            share = self._shares[uid] = Share(self, self._limit)
+            share = shares[uid] = Share(self, limit)
         return share
 
     def press(self) -> None:
         """Look at connections that may have unread descriptors, some of each uid; clear what is read."""
-        for share in list(self._shares.values()):
+        for share in [*self._shares.values(), *self._owners.values()]:
             share.press()
 
     def linger(self, unread: Unread, close: Callable[[], None]) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from arena_support import ArenaPeer, Board
 from manager_support import Manager
-from shmprotocol.wire import messages as m
-from support import WatchedHost, wait_until
+from support import WatchedHost
 
 
 @pytest.fixture
@@ -26,19 +25,6 @@ def path_manager(folder: Path) -> Iterator[Manager]:
     manager = Manager(str(folder / "notify"))
     with manager.socket:
         yield manager
-
-
-@pytest.fixture
-def leaves_nothing(host: WatchedHost) -> Iterator[None]:
-    """See that the host is as before when all clients of a test, and the names that they kept, are gone."""
-    before = host.counts()
-    yield
-    with ArenaPeer(host.socket_path) as peer:
-        reply, _ = peer.ask(m.List(9, "", ""))
-        assert isinstance(reply, m.Listed)
-        for info in reply.regions:
-            peer.ask(m.Unlink(9, info.name))
-    wait_until(lambda: host.is_back_at(before), shown=lambda: (before, host.counts()))
 
 
 @pytest.fixture

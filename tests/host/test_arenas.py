@@ -15,7 +15,7 @@ from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
-from shmprotocol.wire.names import ARENA_GROW, LEDGER_SIZE, MAX_DESCRIPTORS
+from shmprotocol.wire.names import ARENA_GROW, ARENA_LEDGER, LEDGER_SIZE, MAX_DESCRIPTORS
 from support import WatchedHost, as_nobody, needs_root, wait_until, watched_host
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -124,7 +124,7 @@ def test_first_grant_of_an_arena_brings_the_ledger(owner: ArenaPeer, reader: Are
     assert os.readlink(f"/proc/self/fd/{fds[2]}") == "anon_inode:[eventfd]"
     assert fcntl.fcntl(fds[0], fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     note = owned.receive()
-    assert note[:4] == (3, 0, opened.ledger[0], LEDGER_SIZE)
+    assert note[:4] == (ARENA_LEDGER, os.getpid(), opened.ledger[0], LEDGER_SIZE)
     assert board.line(owned.made.line).ledgers == 1
     os.pwrite(fds[1], b"held", 4096)
     assert os.pread(note.descriptors[0], 4, 4096) == b"held"

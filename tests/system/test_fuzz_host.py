@@ -228,7 +228,7 @@ class Talk:
                 return
 
     def _resolved(self, message: m.Message) -> m.Message:
-        if isinstance(message, m.Publish | m.Abort) and message.region < len(self._regions):
+        if isinstance(message, m.Publish | m.Abort | m.Attend) and message.region < len(self._regions):
             return message._replace(region=self._regions[message.region])
         if isinstance(message, m.Release):
             leases = dict.fromkeys(number for number in message.leases if number < len(self._leases))
@@ -239,7 +239,7 @@ class Talk:
 
     def _learn(self, reply: m.Message) -> None:
         grants: tuple[m.Grant, ...] = ()
-        if isinstance(reply, m.Created):
+        if isinstance(reply, m.Created | m.ArenaMade):
             self._regions.insert(0, reply.region)
         elif isinstance(reply, m.Published):
             grants = (reply.grant,)
