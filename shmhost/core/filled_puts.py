@@ -18,7 +18,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.regions import WRITE, Region
 from shmhost.core.spares import IN_SLICE, Spares
 from shmhost.core.work import Steps
-from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, page_up
 from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_METADATA, MAX_MODE, ChangeKind
@@ -83,6 +83,7 @@ class FilledPuts:
             and name not in self._registry.creating
             and replace
             and older.allows(self._peer, WRITE)
+            and older.arena is None
         )
 
     def _publish(
@@ -166,7 +167,7 @@ class FilledPuts:
             self._registry.abort(spare)
 
     def _complete(self, region: Region, older: Region, data_size: int) -> None:
-        region.size, region.is_successor = data_size, True
+        region.size, region.kind, region.is_successor = data_size, KIND_DATA, True
         self._registry.shrink(region)
         self._registry.succeed(region, older)
         if self._hub.listeners:

@@ -31,15 +31,15 @@ def test_owner_hears_in_the_order_of_what_happened(host: WatchedHost) -> None:
             reader.close()
         wait_until(lambda: host.counts()["ledgers"] == 20)
         owned.send(ARENA_GROW, 2 * SIZE)
-        told, kind = [], 0
+        notes, kind = [], 0
         while kind != ARENA_GROW:
             note = owned.receive()
             descriptors.close_all(note.descriptors)
             kind = note.kind
-            told.append((kind, note.number))
-        assert told[-1] == (ARENA_GROW, 0)
-        joined = [number for kind, number in told if kind == ARENA_LEDGER]
-        gone = {number for kind, number in told if kind == ARENA_FORGET}
+            notes.append((kind, note.number))
+        assert notes[-1] == (ARENA_GROW, 0)
+        joined = [number for kind, number in notes if kind == ARENA_LEDGER]
+        gone = {number for kind, number in notes if kind == ARENA_FORGET}
         assert joined == sorted(joined)
         assert set(joined) >= set(numbers[20:])
         assert gone == set(joined) & set(numbers[:20])

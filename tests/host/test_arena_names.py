@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -47,6 +48,31 @@ def test_region_becomes_an_arena_and_the_arena_a_region(owner: ArenaPeer, board:
         again.grant.region,
     )
     assert owner.refusal(m.Arena(2, "camera", SIZE, 0, 0o600, False, True)).code == "exists"
+
+
+def fill_spare(peer: ArenaPeer, name: str) -> m.Published:
+    """Publish a value by a spare, which came with another one."""
+    created, fds = peer.ask(m.Create(2, "first", 1, "full", "memfd", 0o600, True))
+    descriptors.close_all(fds)
+    assert isinstance(created, m.Created)
+    published, fds = peer.ask(m.Publish(3, created.region, 1, 1, 0, 0, 0, 0, (100_000,)))
+    assert isinstance(published, m.Published)
+    os.pwrite(fds[1], b"x" * 100_000, 4096)
+    spare = published.spares[0].region
+    reply, more = peer.ask(m.Assign(4, spare, name, 0o600, True, 100_000, 100_000, 0, 0, ()))
+    descriptors.close_all([*fds, *more])
+    assert isinstance(reply, m.Published), reply
+    return reply
+
+
+def test_arena_is_replaced_by_a_filled_spare(owner: ArenaPeer, board: Board) -> None:
+    owned = owner.publish()
+    grant = fill_spare(owner, "camera").grant
+    assert (board.line(owned.made.line).region, board.line(grant.line).region) == (0, grant.region)
+    assert stat(owner).kind == KIND_DATA
+    assert grant.generation > owned.made.generation
+    again = fill_spare(owner, "camera").grant
+    assert (again.line, stat(owner).kind) == (grant.line, KIND_DATA)
 
 
 # --- names
