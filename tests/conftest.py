@@ -11,7 +11,7 @@ import hypothesis  # before collection ends: its set-up asks the collector, whic
 import pytest
 
 import shmclient
-from arena_peer_support import ArenaPeer
+from arena_support import ArenaPeer
 from shmprotocol.wire import messages as m
 from support import Machine, WatchedHost, wait_until, watched_host
 

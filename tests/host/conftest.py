@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_peer_support import ArenaPeer, Board
+from arena_support import ArenaPeer, Board
 from manager_support import Manager
 from support import WatchedHost
 

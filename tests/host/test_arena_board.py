@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, Board
+from arena_support import SIZE, ArenaPeer, Board
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from support import WatchedHost, wait_until, watched_host

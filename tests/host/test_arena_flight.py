@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, peers
+from arena_support import SIZE, ArenaPeer, peers
 from shmhost.serving import server
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m

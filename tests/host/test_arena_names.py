@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, Board, stat
+from arena_support import SIZE, ArenaPeer, Board, stat
 from shmprotocol.abi.header import KIND_ARENA, KIND_DATA
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, Board, stat
+from arena_support import SIZE, ArenaPeer, Board, stat
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ARENA_GROW

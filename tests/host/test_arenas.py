@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, Board
+from arena_support import SIZE, ArenaPeer, Board
 from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER, KIND_ARENA
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors

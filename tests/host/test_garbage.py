@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import shmclient
-from arena_peer_support import ArenaPeer
+from arena_support import ArenaPeer
 from shmhost.core.arenas import Arena
 from shmhost.core.ledgers import Ledger
 from shmhost.core.owning import Ownership

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from arena_peer_support import SIZE, ArenaPeer, Board, Owned
+from arena_support import SIZE, ArenaPeer, Board, Owned
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ARENA_GROW, ARENA_READY

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from arena_peer_support import MESSAGE, SIZE, ArenaPeer, Board, Owned
+from arena_support import MESSAGE, SIZE, ArenaPeer, Board, Owned
 from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
