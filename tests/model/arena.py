@@ -1,24 +1,38 @@
 """The arena protocol at the grain of single loads and stores: put, get, let go, recycle, join, death.
 
-One entry is enough, because names share nothing but the heap. The owner puts the values 2, 3, ... where 1
-stands; a block holds some words, all equal to the value; a record says which block, and which value is in it.
-Each reader has one hold. The host makes ledgers, tells the owner when it asks, and raises the arena's word on
-the board.
+As in shm_arena.h: publish, shm_arena_try(), shm_hold_release(), shm_owner_knows(), shm_collect(), and the
+host's side of protocol/README.md. One entry is enough, because names share nothing but the heap. The owner
+puts the values 2, 3, ... where 1 stands; a block holds some words, all equal to the value; a record says
+which block, and which value is in it. Each reader has one hold. Messages about ledgers come to the owner in
+the order in which they are sent; the board says how many there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from model.explorer import DEAD, Protocol
 from model.memory import Word
-from model.programs import ACQUIRE, RELAXED, RELEASE, Await, Broken, Choose, Fence, Load, Post, Quiet, Store
+from model.programs import (
+    ACQUIRE,
+    RELAXED,
+    RELEASE,
+    SEQ,
+    Await,
+    Broken,
+    Choose,
+    Fence,
+    Load,
+    Post,
+    Quiet,
+    Store,
+)
 
 Run = Generator[Any, Any, Any]
-WORD = "word of the entry"
+WORD, BOARD, INBOX = "word of the entry", "board", "messages to the owner"
 HOLDS = ("hold", "other hold")
 
 
@@ -26,8 +40,8 @@ HOLDS = ("hold", "other hold")
 class Arena:
     """Sizes of a run, and each part of the protocol that a test can take out."""
 
-    readers: int = 1  # they have their ledgers from the start
-    joins: int = 0  # they ask the host for one
+    readers: int = 1  # the owner knows their ledgers from the start
+    joins: int = 0  # they ask the host first
     blocks: int = 3
     puts: int = 3
     gets: int = 1
@@ -37,25 +51,28 @@ class Arena:
     stops: bool = False  # a reader may stop for ever
     audits: bool = True  # in the end, all blocks are free again that nobody holds
     # The reader
-    reader_fence: bool = True
-    second_check: bool = True
+    reader_fence: bool = False  # between hold and second look: in place of seq
+    second_look: bool = True
     first_load: str = ACQUIRE
-    hold: str = RELEASE
-    second_load: str = RELAXED
+    high: str = SEQ
+    hold: str = SEQ
+    second_load: str = SEQ
     let_go: str = RELEASE
     moves_hold: bool = False  # a reader copies its hold into another word, and clears the first
     hangs_up: bool = False  # a reader closes its connection while it holds a value
     # The owner
-    owner_fence: bool = True
+    owner_fence: bool = False  # before it collects: in place of seq
     compares_board: bool = True
-    scan: str = ACQUIRE
+    collects: str = SEQ  # each load
     fill: str = RELEASE
-    flip: str = RELEASE
+    flip: str = SEQ
     generation_in_word: bool = True
     generation_goes_on: bool = True  # where a name was removed
     # The host, in the order of its steps
-    joining: tuple[str, ...] = ("list", "raise", "grant")
-    parting: tuple[str, ...] = ("list", "raise")
+    raises: str = SEQ
+    joining: tuple[str, ...] = ("tell", "raise", "grant")
+    parting: tuple[str, ...] = ("tell", "raise")
+    takes_back: bool = False  # the first who joins is gone before the owner's socket has room for the message
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,9 +83,21 @@ class Arena:
     def joiners(self) -> tuple[str, ...]:
         return self.names[self.readers :]
 
-    def holds(self, names: tuple[str, ...]) -> list[str]:
-        """The words that the owner reads, in their order."""
-        return [f"{hold} of {name}" for name in names for hold in HOLDS[: 1 + self.moves_hold]]
+    def holds(self, name: str) -> tuple[str, ...]:
+        """The holds in a ledger, in the order in which the owner loads them."""
+        return tuple(f"{hold} of {name}" for hold in HOLDS[: 1 + self.moves_hold])
+
+    def ledgers(self, messages: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        """Whose ledgers the owner knows after these messages."""
+        names = [*self.names[: self.readers]]
+        for kind, name in messages:
+            names = [*names, name] if kind == "ledger" else [other for other in names if other != name]
+        return tuple(names)
+
+    def with_fences(self) -> Arena:
+        """The same protocol with a fence on each side, where seq is more than release and acquire."""
+        fences = replace(self, reader_fence=True, owner_fence=True, high=RELAXED, second_load=RELAXED)
+        return replace(fences, hold=RELEASE, flip=RELEASE, raises=RELEASE, collects=ACQUIRE)
 
     def word(self, generation: int, record: int) -> tuple[int, int]:
         return (generation if self.generation_in_word else 0, record)
@@ -76,14 +105,14 @@ class Arena:
 
 def owner(a: Arena) -> Run:
     block, free, retired = 0, tuple(range(1, a.blocks)), ()
-    board, ledgers, record, before = 0, a.names[: a.readers], 0, 0
+    heard, record, before = (), 0, 0
     for value in range(2, a.puts + 2):
         if value == a.removes_at:
-            yield Store(WORD, None, RELEASE)
+            yield Store(WORD, None, a.flip)
             retired, block = (*retired, block), None
             before = before if a.generation_goes_on else value - 1
         if not free:
-            board, ledgers, free, retired = yield from recycle(a, board, ledgers, retired)
+            heard, free, retired = yield from collect(a, heard, retired)
             if not free:
                 _check_room(a)
                 continue  # ArenaFull
@@ -94,7 +123,7 @@ def owner(a: Arena) -> Run:
         retired = retired if block is None else (*retired, block)
         block = fresh
     if a.audits:
-        yield from audit(a, board, ledgers, retired)
+        yield from audit(a, heard, retired)
 
 
 def publish(a: Arena, block: int, record: int, generation: int, value: int) -> Run:
@@ -105,33 +134,46 @@ def publish(a: Arena, block: int, record: int, generation: int, value: int) -> R
     yield Store(WORD, a.word(generation, record), a.flip)
 
 
-def recycle(a: Arena, board: int, ledgers: tuple[str, ...], retired: tuple[int, ...]) -> Run:
-    """Return what is known of the board and the ledgers now, and which blocks are free and which are not."""
+def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
+    """Return the messages that were received by now, and which blocks are free and which are not."""
     if a.owner_fence:
         yield Fence()
     if a.compares_board:
-        raised = yield Load("board", ACQUIRE)
-        if raised != board:
-            board = raised  # not what the board says after the answer: it may be raised in between
-            ledgers = yield Await("ledgers")
+        count = yield Load(BOARD, a.collects)
+        heard = yield from receive(heard, count)
+        if len(heard) != count:
+            return heard, (), retired
     held: frozenset[int] = frozenset()
-    for hold in a.holds(ledgers):
-        block = yield Load(hold, a.scan)
-        held |= {block}
+    for name in a.ledgers(heard):
+        high = yield Load(f"high of {name}", a.collects)
+        for hold in a.holds(name)[:high]:
+            block = yield Load(hold, a.collects)
+            held |= {block}
     free = tuple(block for block in retired if block not in held)
-    return board, ledgers, free, tuple(block for block in retired if block in held)
+    return heard, free, tuple(block for block in retired if block in held)
 
 
-def audit(a: Arena, board: int, ledgers: tuple[str, ...], retired: tuple[int, ...]) -> Run:
+def receive(heard: tuple[Any, ...], count: int) -> Run:
+    """Receive messages one by one until there are as many as the board says, or there is none."""
+    while len(heard) != count:
+        inbox = yield Await(INBOX)
+        if len(inbox) == len(heard):
+            break
+        heard = inbox[: len(heard) + 1]
+    return heard
+
+
+def audit(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
     stopped = yield Quiet()
-    _, _, _, left = yield from recycle(a, board, ledgers, retired)
+    _, _, left = yield from collect(a, heard, retired)
     if len(left) > stopped:
         raise Broken(f"{len(left)} blocks stay in use, and {stopped} readers live that may hold one")
 
 
 def _check_room(a: Arena) -> None:
-    """A block is current, each hold may name another, so one more is always free."""
-    if a.blocks >= 2 + len(a.names) and a.removes_at == 0:
+    """A block is current, each hold may name another, so one more is free, unless a message is late."""
+    is_prompt = a.joining[0] == a.parting[0] == "tell" and not a.takes_back
+    if is_prompt and a.blocks >= 2 + len(a.names) and a.removes_at == 0:
         raise Broken("the arena is full")
 
 
@@ -145,7 +187,7 @@ def reader(a: Arena, me: str) -> Run:
         if a.hangs_up:
             yield Post(DEAD, (me,))
         if a.moves_hold:
-            yield Store(f"hold of {me}", holding, RELEASE)
+            yield Store(f"hold of {me}", holding, SEQ)
             yield Store(f"other hold of {me}", None, RELEASE)
         for index in range(a.words if holding is not None else 0):
             content = yield Load(_content(holding, index))
@@ -172,46 +214,81 @@ def get(a: Arena, me: str) -> Run:
         if seen is None:
             return 0, 0, None
         record = seen[1]
-        block = yield Load(f"record {record}: block")
-        value = yield Load(f"record {record}: value")
-        yield Store(f"{HOLDS[a.moves_hold]} of {me}", block, a.hold)
-        if a.reader_fence:
-            yield Fence()
-        again = (yield Load(WORD, a.second_load)) if a.second_check else seen
+        block = yield Load(f"record {record}: block", ACQUIRE)
+        value = yield Load(f"record {record}: value", ACQUIRE)
+        yield from hold(a, me, block)
+        again = (yield Load(WORD, a.second_load)) if a.second_look else seen
         if again == seen:
             return seen[0], value, block
 
 
+def hold(a: Arena, me: str, block: int) -> Run:
+    yield Store(f"high of {me}", len(HOLDS), a.high)
+    yield Store(f"{HOLDS[a.moves_hold]} of {me}", block, a.hold)
+    if a.reader_fence:
+        yield Fence()
+
+
 def host(a: Arena) -> Run:
-    """Serve: who joins, then the first who is gone. Meanwhile the owner may ask at any time."""
-    ledgers, board = a.names[: a.readers], 0
+    """Serve: who joins, then the first who is gone. Messages go out at any time."""
+    messages, board = (), 0
     for name in a.joiners:
-        ledgers = (*ledgers, name)
-        board = yield from change(a.joining, ledgers, board, name)
+        if a.takes_back and name == a.joiners[0]:
+            board = yield from come_and_go(a, board, name)
+            continue
+        messages = (*messages, ("ledger", name))
+        board = yield from change(a, a.joining, messages, board, name)
     gone = yield Await(DEAD, ())
-    ledgers = tuple(name for name in ledgers if name not in gone)
-    yield from change(a.parting, ledgers, board, "")
+    if not a.takes_back:
+        yield from change(a, a.parting, (*messages, ("forget", gone[0])), board, "")
 
 
-def change(steps: tuple[str, ...], ledgers: tuple[str, ...], board: int, name: str) -> Run:
+def change(a: Arena, steps: tuple[str, ...], messages: tuple[Any, ...], board: int, name: str) -> Run:
     for step in steps:
-        if step == "list":
-            yield Post("ledgers", ledgers)
+        if step == "tell":
+            yield Post(INBOX, messages)
         elif step == "raise":
             board += 1
-            yield Store("board", board, RELEASE)
+            yield Store(BOARD, board, a.raises)
         else:
             yield Post(f"grant to {name}", True)
     return board
 
 
+def come_and_go(a: Arena, board: int, name: str) -> Run:
+    """A client joins while there is no room for the message, and is gone before there is."""
+    raised = yield from change(a, ("raise", "grant"), (), board, name)
+    yield Await(DEAD, ())
+    yield Store(BOARD, raised - 1, a.raises)
+    return raised - 1
+
+
 def protocol(a: Arena) -> Protocol:
     """Return the processes of an arena, and their memory in which the value 1 stands."""
     readers, mine = frozenset(a.names), frozenset(["owner"])
+    return Protocol(
+        _words(a, readers, mine),
+        {"owner": partial(owner, a)}
+        | {name: partial(reader, a, name) for name in a.names}
+        | {"host": partial(host, a)},
+        guard=_guard,
+        mortal=_mortal(a),
+        may_stop=readers if a.stops else frozenset(),
+        servants=frozenset(["host", *(a.joiners if a.takes_back else ())]),
+    )
+
+
+def _mortal(a: Arena) -> frozenset[str]:
+    if a.takes_back:
+        return frozenset(a.joiners[:1])
+    return frozenset(["owner"] if a.kills == "owner" else a.names if a.kills == "readers" else ())
+
+
+def _words(a: Arena, readers: frozenset[str], mine: frozenset[str]) -> dict[str, Word]:
     words = {
         WORD: Word(a.word(1, 0), "owner", readers),
-        "board": Word(0, "host", mine),
-        "ledgers": Word(a.names[: a.readers], is_message=True),
+        BOARD: Word(0, "host", mine),
+        INBOX: Word((), is_message=True),
         DEAD: Word((), is_message=True),
     }
     for record in range(2):
@@ -222,18 +299,9 @@ def protocol(a: Arena) -> Protocol:
             start = 1 if block == 0 else None
             words[_content(block, index)] = Word(start, "owner", readers, is_plain=True)
     for name in a.names:
-        words |= {hold: Word(None, name, mine) for hold in a.holds((name,))}
-    words |= {f"grant to {name}": Word(None, is_message=True) for name in a.joiners}
-    return Protocol(
-        words,
-        {"owner": partial(owner, a)}
-        | {name: partial(reader, a, name) for name in a.names}
-        | {"host": partial(host, a)},
-        guard=_guard,
-        mortal=mine if a.kills == "owner" else readers if a.kills == "readers" else frozenset(),
-        may_stop=readers if a.stops else frozenset(),
-        servants=frozenset(["host"]),
-    )
+        words[f"high of {name}"] = Word(0, name, mine)
+        words |= {hold: Word(None, name, mine) for hold in a.holds(name)}
+    return words | {f"grant to {name}": Word(None, is_message=True) for name in a.joiners}
 
 
 def _content(block: int | None, index: int) -> str:

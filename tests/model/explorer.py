@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from model.memory import Buffered, Views, Word
 from model.programs import (
+    SEQ,
     Await,
     Broken,
     Choose,
@@ -132,6 +133,8 @@ class Explorer:
         if number < 0:
             return
         operation = self._programs[process].states[number].operation
+        if isinstance(operation, Store):
+            self._ask_guard(moment, Step(process, "step"), operation.at)
         try:
             for answer, memory in self._answers(operation, moment.memory, process):
                 step = Step(process, "step", answer)
@@ -144,18 +147,24 @@ class Explorer:
         match operation:
             case Load(at, order):
                 yield from model.load(memory, process, at, order)
-            case Fence():
-                if (after := model.fence(memory, process)) is not None:
-                    yield None, after
             case Choose(options):
                 yield from ((option, memory) for option in options)
-            case Post(at, value):
-                if (after := model.post(memory, process, at, value)) is not None:
-                    yield None, after
             case Await():
                 yield from self._await(operation, memory, process)
             case FutexWait():
                 yield from self._futex_wait(operation, memory, process)
+            case Store() | Fence() | Post():
+                if (after := self._written(operation, memory, process)) is not None:
+                    yield None, after
+
+    def _written(self, operation: Any, memory: Any, process: int) -> Any | None:
+        """Return the memory after what waits for the stores before it, or None as long as it does."""
+        match operation:
+            case Store(at, value):
+                return self._memory.exchange(memory, process, at, value)
+            case Post(at, value):
+                return self._memory.post(memory, process, at, value)
+        return self._memory.fence(memory, process)
 
     def _await(self, wait: Await, memory: Any, process: int) -> Iterator[tuple[Any, Any]]:
         value, after = self._memory.look(memory, process, wait.at)
@@ -186,7 +195,7 @@ class Explorer:
     def _stores(self, moment: Moment, process: int) -> Moment:
         program, (numbers, memory) = self._programs[process], moment
         number = numbers[process]
-        while isinstance(operation := program.states[number].operation, Store):
+        while _is_plain_store(operation := program.states[number].operation):
             if isinstance(self._memory, Views):
                 self._guard(operation.at, numbers)
             memory = self._memory.store(memory, process, *operation)
@@ -268,7 +277,7 @@ class Explorer:
         if step.answer == "...":
             return lines
         number = program.after(number, step.answer)
-        while isinstance(operation := program.states[number].operation, Store):
+        while _is_plain_store(operation := program.states[number].operation):
             lines.append(f"  {name:10} | {_text(operation, None)}")
             number = program.after(number, None)
         return lines
@@ -281,6 +290,10 @@ class _BrokenAt(Exception):
         super().__init__(text)
         self.step = step
         self.text = text
+
+
+def _is_plain_store(operation: Any) -> bool:
+    return isinstance(operation, Store) and operation.order != SEQ
 
 
 def _text(operation: Any, answer: Any) -> str:

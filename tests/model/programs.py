@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
-RELAXED, ACQUIRE, RELEASE = "relaxed", "acquire", "release"
+RELAXED, ACQUIRE, RELEASE, SEQ = "relaxed", "acquire", "release", "seq"
 
 
 class Load(NamedTuple):
@@ -26,7 +26,7 @@ class Load(NamedTuple):
 
 
 class Store(NamedTuple):
-    """A store to a word, which other processes may see later."""
+    """A store to a word, which other processes may see later; with SEQ, an exchange."""
 
     at: str
     value: Any

@@ -1,65 +1,83 @@
 """How a reader sleeps until the next value, and how the owner knows that it must wake somebody.
 
-The reader writes a mark into its ledger, and looks at the word of the entry again before it sleeps. The owner
-stores the word, and looks at the marks before it goes on. Between its store and its load each has a full
-fence, so one of them sees the other. A thread sleeps in a futex; an event loop in a read of an eventfd, which
-compares nothing.
+As in shm_arena_wait.h and shm_owner_wake(). The reader writes a mark into its ledger, and looks at the word
+of the entry again before it sleeps. The owner exchanges the word, and looks at the marks before it goes on.
+All of that is seq, so one of them sees the other. A thread sleeps in a futex; an event loop in a read of an
+eventfd, which compares nothing. The host counts on the board who may sleep, so that an owner without sleepers
+looks at no ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from model.explorer import Protocol
+from model.arena import BOARD, INBOX, WORD, receive
+from model.explorer import DEAD, Protocol
 from model.memory import Word
-from model.programs import ACQUIRE, RELEASE, Await, Fence, FutexWait, Load, Post, Store
+from model.programs import ACQUIRE, RELAXED, RELEASE, SEQ, Await, Fence, FutexWait, Load, Post, Store
 
 Run = Generator[Any, Any, Any]
-WORD = "word of the entry"
+WAITERS = "waiters"
 
 
 @dataclass(frozen=True)
 class Sleep:
     """Sizes of a run, and each part of the protocol that a test can take out."""
 
-    readers: int = 1  # they have their ledgers from the start
-    joins: int = 0  # they ask the host for one
+    readers: int = 1  # the owner knows their ledgers from the start
+    joins: int = 0  # they ask the host first
     puts: int = 2
     kills: bool = False  # a reader may be killed
     by_futex: bool = False  # else by eventfd
-    reader_fence: bool = True
-    owner_fence: bool = True
-    compares_board: bool = True
+    # The reader
+    reader_fence: bool = False  # in place of seq
+    mark: str = SEQ
     looks_again: bool = True  # at the word, between the mark and the sleep
-    joining: tuple[str, ...] = ("list", "raise", "grant")
+    look: str = SEQ
+    # The owner
+    owner_fence: bool = False  # in place of seq
+    flip: str = SEQ
+    looks_for_marks: str = SEQ
+    compares_board: bool = True
+    # The host
+    raises: str = SEQ
+    attends: str = SEQ
+    joining: tuple[str, ...] = ("tell", "raise", "attend", "grant")
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f"reader {number + 1}" for number in range(self.readers + self.joins))
 
+    def with_fences(self) -> Sleep:
+        """The same protocol with a fence on each side, where seq is more than release and acquire."""
+        fences = replace(self, reader_fence=True, owner_fence=True, mark=RELAXED, look=RELAXED)
+        return replace(fences, flip=RELEASE, raises=RELEASE, attends=RELEASE, looks_for_marks=ACQUIRE)
+
 
 def owner(s: Sleep) -> Run:
-    board, ledgers = 0, s.names[: s.readers]
+    heard = s.names[: s.readers]
     for value in range(1, s.puts + 1):
-        yield Store(WORD, value, RELEASE)
+        yield Store(WORD, value, s.flip)
         if s.owner_fence:
             yield Fence()
-        board, ledgers = yield from wake(s, board, ledgers)
+        waiters = yield Load(WAITERS, s.looks_for_marks)
+        if waiters:
+            heard = yield from wake(s, heard)
 
 
-def wake(s: Sleep, board: int, ledgers: tuple[str, ...]) -> Run:
+def wake(s: Sleep, heard: tuple[str, ...]) -> Run:
+    """Wake those whom the owner knows; a message that did not come yet is not waited for."""
     if s.compares_board:
-        raised = yield Load("board", ACQUIRE)
-        if raised != board:
-            board, ledgers = raised, (yield Await("ledgers"))
-    for name in ledgers:
-        mark = yield Load(f"mark of {name}")
+        count = yield Load(BOARD, s.looks_for_marks)
+        heard = yield from receive(heard, count)
+    for name in heard:
+        mark = yield Load(f"mark of {name}", s.looks_for_marks)
         if mark:
             yield Post(f"{name} sleeps", False) if s.by_futex else Post(f"eventfd of {name}", 1)
-    return board, ledgers
+    return heard
 
 
 def reader(s: Sleep, me: str) -> Run:
@@ -73,10 +91,10 @@ def reader(s: Sleep, me: str) -> Run:
 
 
 def sleep(s: Sleep, me: str, seen: int) -> Run:
-    yield Store(f"mark of {me}", True)
+    yield Store(f"mark of {me}", True, s.mark)
     if s.reader_fence:
         yield Fence()
-    now = (yield Load(WORD, ACQUIRE)) if s.looks_again else seen
+    now = (yield Load(WORD, s.look)) if s.looks_again else seen
     if now == seen and s.by_futex:
         asleep = yield FutexWait(WORD, seen, f"{me} sleeps")
         if asleep:
@@ -87,15 +105,16 @@ def sleep(s: Sleep, me: str, seen: int) -> Run:
 
 
 def host(s: Sleep) -> Run:
-    ledgers, board = s.names[: s.readers], 0
+    messages, board = s.names[: s.readers], s.readers
     for name in s.names[s.readers :]:
-        ledgers = (*ledgers, name)
+        messages, board = (*messages, name), board + 1
         for step in s.joining:
-            if step == "list":
-                yield Post("ledgers", ledgers)
+            if step == "tell":
+                yield Post(INBOX, messages)
             elif step == "raise":
-                board += 1
-                yield Store("board", board, RELEASE)
+                yield Store(BOARD, board, s.raises)
+            elif step == "attend":
+                yield Store(WAITERS, board, s.attends)
             else:
                 yield Post(f"grant to {name}", True)
 
@@ -105,9 +124,10 @@ def protocol(s: Sleep) -> Protocol:
     mine = frozenset(["owner"])
     words = {
         WORD: Word(0, "owner", frozenset(s.names)),
-        "board": Word(0, "host", mine),
-        "ledgers": Word(s.names[: s.readers], is_message=True),
-        "dead": Word((), is_message=True),
+        BOARD: Word(s.readers, "host", mine),
+        WAITERS: Word(s.readers, "host", mine),
+        INBOX: Word(s.names[: s.readers], is_message=True),
+        DEAD: Word((), is_message=True),
     }
     for name in s.names:
         words[f"mark of {name}"] = Word(False, name, mine)

@@ -10,7 +10,7 @@ import pytest
 
 from model.explorer import Explorer, Protocol
 from model.memory import Buffered, Views, Word
-from model.programs import ACQUIRE, RELAXED, RELEASE, Await, Broken, Fence, Load, Post, Quiet, Store
+from model.programs import ACQUIRE, RELAXED, RELEASE, SEQ, Await, Broken, Fence, Load, Post, Quiet, Store
 
 MODELS = [Buffered, Views]
 Steps = list[Any]  # loads, stores and fences of one thread
@@ -70,6 +70,30 @@ LITMUS = {
         False,
         False,
     ),
+    "store buffering, seq": (
+        [[Store(X, 1, SEQ), Load(Y, SEQ)], [Store(Y, 1, SEQ), Load(X, SEQ)]],
+        ONE_EACH,
+        False,
+        False,
+    ),
+    "store buffering, seq stores": (
+        [[Store(X, 1, SEQ), Load(Y, ACQUIRE)], [Store(Y, 1, SEQ), Load(X, ACQUIRE)]],
+        ONE_EACH,
+        False,
+        True,
+    ),
+    "store buffering, seq loads": (
+        [[Store(X, 1, RELEASE), Load(Y, SEQ)], [Store(Y, 1, RELEASE), Load(X, SEQ)]],
+        ONE_EACH,
+        True,
+        True,
+    ),
+    "store buffering, a fence and seq": (
+        [[Store(X, 1, SEQ), Load(Y, SEQ)], [Store(Y, 1), Fence(), Load(X)]],
+        ONE_EACH,
+        False,
+        False,
+    ),
     "own stores first": (
         [[Store(X, 1), Load(X), Load(Y)], [Store(Y, 1), Load(Y), Load(X)]],
         ((1, 0), (1, 0)),
@@ -83,10 +107,10 @@ def message(store: str, load: str, *between: Any, before: tuple[Any, ...] = ()) 
     return [[Store(X, 1), *before, Store(Y, 1, store)], [Load(Y, load), *between, Load(X)]]
 
 
-def four(load: str, *between: Any) -> list[Steps]:
+def four(load: str, *between: Any, store: str = RELEASE) -> list[Steps]:
     """Two readers of independent writes."""
     readers = [[Load(X, load), *between, Load(Y, load)], [Load(Y, load), *between, Load(X, load)]]
-    return [[Store(X, 1, RELEASE)], [Store(Y, 1, RELEASE)], *readers]
+    return [[Store(X, 1, store)], [Store(Y, 1, store)], *readers]
 
 
 STALE = ((), (1, 0))
@@ -106,6 +130,8 @@ LITMUS |= {
     "one word does not go back": ([[Store(X, 1)], [Load(X), Load(X)]], STALE, False, False),
     "independent writes": (four(ACQUIRE), ((), (), (1, 0), (1, 0)), False, True),
     "independent writes, fences": (four(ACQUIRE, Fence()), ((), (), (1, 0), (1, 0)), False, False),
+    "independent writes, seq": (four(SEQ, store=SEQ), ((), (), (1, 0), (1, 0)), False, False),
+    "independent writes, seq loads": (four(SEQ), ((), (), (1, 0), (1, 0)), False, True),
     "a write known by hearsay": (
         [[Store(X, 1)], [Load(X), Store(Y, 1, RELEASE)], [Load(Y, ACQUIRE), Load(X)]],
         ((), (1,), (1, 0)),
