@@ -71,6 +71,8 @@ class AsyncRegion(RegionHandle):
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
         core = self._client._core
+        if self._follow(core.board_of(self._host_id)):
+            return await self.is_current()
         try:
             return core.is_alone(self) or await self._client._run(operations.is_current, self)
         except HostGone:

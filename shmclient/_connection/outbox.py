@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
+from shmclient._connection.board import NO_BOARD
 from shmclient._connection.exchange import Pending
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
@@ -45,7 +46,7 @@ class Outbox:
         self._posted = 0  # frames since the connection began
         self._holds: dict[object, None] = {}  # a key for each
         self.host_id = ""  # said in the host's Welcome
-        self.board: Board | None = None  # which comes with it
+        self.lazy_board = NO_BOARD  # unless one comes with it
         self._ids = itertools.count(1)
         self._gate: Gate[tuple[object, m.Message | Literal[True] | None]] = Gate(self._give_back)
         self.is_broken = False  # the peer takes nothing any more
@@ -76,6 +77,11 @@ class Outbox:
         )
         self._lane.outbox = self
         return self._lane
+
+    @property
+    def board(self) -> Board | None:
+        """The board of the host, which is mapped for the first one who asks; None if there is none."""
+        return self.lazy_board.reader()
 
     def next_id(self) -> int:
         """Return a request id that this connection has not used."""
@@ -151,6 +157,7 @@ class Outbox:
         self.is_detached = True
         if self._lane is not None:
             self._lane.detach()
+        self.lazy_board.forget()
         self._shut()
 
     def _check(self) -> None:

@@ -180,21 +180,21 @@ class Core(Generic[C]):
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
-            board, channel.outbox.board = channel.outbox.board, None
-            if board is not None:
-                board.end()
+            channel.outbox.lazy_board.end()
 
     def give_up(self) -> None:
         """Close the connection of a client that nobody can use any more. Safe in a destructor."""
         if self.channel is not None:
             self.channel.context.spares.close()
             self.channel.outbox.close()  # nobody can be waiting: that would keep the client
+            self.channel.outbox.lazy_board.forget()
 
     def _connect(self, left_s: float | None, over: int) -> Operation[C]:
         self._check_open()
         if (channel := self.live()) is None:
             if self.channel is not None:  # it is over, but views may keep it
                 self.channel.context.spares.close()
+                self.channel.outbox.lazy_board.close()
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
             self.mapped = channel.context.mapped

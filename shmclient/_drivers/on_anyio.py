@@ -256,6 +256,7 @@ async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncCh
         channel.timeout_s = timeout_s
     except BaseException:
         channel.outbox.shut()
+        channel.outbox.lazy_board.forget()
         raise
     return channel
 

@@ -121,7 +121,7 @@ def map_value(
 ) -> tuple[Any, Mapped]:
     """Map a granted region; return its value, which has the lease from then on, and the mapping."""
     try:
-        mapped, buffer = attach(grant, lease, owned[0], anywhere=anywhere)
+        mapped, buffer = attach(grant, lease, owned[0], context.outbox.board, anywhere=anywhere)
     except BaseException:
         lease.release()
         raise

@@ -52,13 +52,15 @@ class PlainChannel(BaseChannel):
         self._lane = self.outbox.make_lane(self._exchange.pendings, self._line.users, self._line.leave)
         try:
             greeted(self.context, self.ask(Ask(self.context.greeting())))
-            self._line.set_timeout(timeout_s)
-            self._timeout_s = timeout_s
+            if timeout_s != connect_s:
+                self._line.set_timeout(timeout_s)
+                self._timeout_s = timeout_s
             self._lane.host_id = self.outbox.host_id
             if self._line.waits_in_kernel and self._line.sends_whole:
                 self._renew_lane()
         except BaseException:
             self.outbox.shut()
+            self.outbox.lazy_board.forget()
             raise
 
     def is_alive(self) -> bool:

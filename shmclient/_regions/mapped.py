@@ -28,7 +28,6 @@ class Lease:
         self._users: set[object] = {None}  # adding and discarding are atomic
         self._outbox = outbox
         self.host_id = outbox.host_id
-        self.board = outbox.board
         self._is_over = False
         outbox.hold(number)
 
@@ -37,7 +36,7 @@ class Lease:
         """Return one that gives nothing back until `_is_over` is False: `Held.give` passes it on."""
         lease = cls.__new__(cls)
         lease._number, lease._users, lease._outbox = number, {None}, outbox
-        lease.host_id, lease.board = outbox.host_id, outbox.board
+        lease.host_id = outbox.host_id
         return lease
 
     def share(self, user: object) -> Lease:
@@ -160,12 +159,15 @@ class Mapped(Current):
         return buffer
 
 
-def attach(grant: m.Grant, lease: Lease, descriptor: int, *, anywhere: bool) -> tuple[Mapped, Any]:
+def attach(
+    grant: m.Grant, lease: Lease, descriptor: int, board: Board | None, *, anywhere: bool
+) -> tuple[Mapped, Any]:
     """Map a granted region; return the data about the mapping, and the buffer that keeps it.
 
-    The mapping then owns the lease, unless there is an error. The caller still owns the descriptor.
+    The mapping then owns the lease, unless there is an error. The caller still owns the descriptor. `board`
+    says whether it is current; None: nobody will ask.
     """
-    mapped = Mapped(grant, lease.board)
+    mapped = Mapped(grant, board)
 
     def after() -> None:
         mapped.end()  # and keeps `mapped` alive until now

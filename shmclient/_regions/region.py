@@ -50,7 +50,6 @@ class RegionHandle(Current):
     def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
         self._grant = grant
         self._lease = lease
-        self._follow(lease.board)
         self._host_id = lease.host_id
         self._owned = owned
         self._anywhere = anywhere
@@ -239,7 +238,8 @@ class RegionHandle(Current):
             if self._mapped is None:
                 lease = self._lease
                 assert lease is not None
-                self._mapped, self._buffer = attach(self._grant, lease, descriptor, anywhere=self._anywhere)
+                anywhere = self._anywhere
+                self._mapped, self._buffer = attach(self._grant, lease, descriptor, None, anywhere=anywhere)
                 self._lease = None  # the mapping's now
             return self._mapped
 
