@@ -118,9 +118,11 @@ class Spares:
     def close(self) -> None:
         """Free all."""
         self._is_closed = True
-        self.reserve(0)
-        for region in self.take_all():
-            self._hub.registry.abort(region)
+        if self._reserved:
+            self.reserve(0)
+        if self._regions:
+            for region in self.take_all():
+                self._hub.registry.abort(region)
 
     def _settle(self) -> None:
         if not self._regions:

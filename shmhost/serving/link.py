@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import os
 import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
@@ -21,13 +21,14 @@ from shmhost.core.session import Session
 from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
+from shmhost.serving.deaths import Deaths
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.unread import Share
 from shmhost.serving.workers import Outcome, attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
-from shmprotocol.wire.messages import Goodbye, Message
+from shmprotocol.wire.messages import Goodbye, Message, Welcome
 
 LOG = logging.getLogger("shmhost")
 
@@ -50,6 +51,7 @@ class Link:
         "_closing",
         "_connection",
         "_deadline",
+        "_deaths",
         "_is_finished",
         "_is_inside_frame",
         "_is_paused",
@@ -78,12 +80,14 @@ class Link:
         closer: Closer,
         share: Share,
         on_closed: Callable[[Link], None],
+        deaths: Deaths,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._refused = descriptors.are_refused(sock)
         self._closer = closer
         self._pidfd = pidfd
+        self._deaths = deaths
         self._connection = Connection("host")
         self._meter = meter
         self._operation = ""  # the request that is being carried out, and since when
@@ -108,11 +112,9 @@ class Link:
             self._loop.add_reader(self._sock, self._readable)
             if self._pidfd is not None:
                 # The process is gone even if a child that it forked still holds the socket.
-                self._loop.add_reader(self._pidfd, self.close)
+                self._deaths.watch(self._pidfd, self.close)
         except OSError:  # the kernel cannot watch one more: the socket stays the caller's
             self._loop.remove_reader(self._sock)
-            if self._pidfd is not None:
-                os.close(self._pidfd)
             raise
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
@@ -122,7 +124,7 @@ class Link:
         """
         if self._closing:
             return
-        self._outbox.send(pack(message), fds)
+        self._outbox.send(_packed(message) if type(message) is Welcome else pack(message), fds)
 
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with a session's steps after their Work was carried out elsewhere."""
@@ -144,12 +146,12 @@ class Link:
         self._loop.remove_reader(self._sock)
         self._deadline.end()
         if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
+            self._deaths.forget(self._pidfd)
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._outbox.close(lambda: self._closer.close(self._sock))
+        # Nothing that came can make the close wait, if descriptors are refused.
+        self._outbox.close(self._sock.close if self._refused else lambda: self._closer.close(self._sock))
         if not self._working or self._take_back():
             self._finish()
 
@@ -234,7 +236,7 @@ class Link:
                 if not self._outbox.is_empty:
                     self._pause()
                     return
-                if now_ns > turn_ends_ns:  # it asks faster than it is answered: now the others
+                if now_ns > turn_ends_ns and self._connection.is_inside_frame:  # now the others
                     self._pause()
                     self._loop.call_soon(self._take_turn)
                     return
@@ -315,6 +317,12 @@ class Link:
     def _all_sent(self) -> None:
         if not self._working:
             self._go_on()
+
+
+@functools.lru_cache(maxsize=4)
+def _packed(welcome: Welcome) -> bytes:
+    """Return the frame of a Welcome: clients of one user get the same one, as the first answer of each."""
+    return pack(welcome)
 
 
 def _cannot() -> bool:

@@ -40,6 +40,7 @@ from shmhost.serving import metrics
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
+from shmhost.serving.deaths import Deaths
 from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
@@ -49,12 +50,14 @@ from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
 from shmprotocol.errors import HostError, ShmError
+from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend, ChangeKind, State
 
 LOG = logging.getLogger("shmhost")
 
 END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
+_STREAM = int(socket.SOCK_STREAM) | int(socket.SOCK_NONBLOCK)  # the second says that it never waits already
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 
 
@@ -97,6 +100,7 @@ class Host:
         self._workers: Workers | None = None  # while it serves
         self._freer: Freer | None = None  # likewise
         self._sealers: Sealers | None = None  # likewise
+        self._deaths: Deaths | None = None  # likewise
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -176,11 +180,13 @@ class Host:
         self._workers = workers = Workers()
         self._freer = freer = Freer(workers)
         self._sealers = self._hub.sealers = Sealers(workers.are_free)
+        self._deaths = deaths = Deaths()
         recall = Recall(self._hub, workers)
         self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
             await self._listen(listener, task_status)
         finally:
+            deaths.close()  # of links that are closed
             recall.close()
             # Steps must see the end of their work: otherwise its object would have no owner.
             with anyio.move_on_after(END_S, shield=True) as scope:
@@ -189,7 +195,7 @@ class Host:
                 LOG.warning("abandoned system calls that have not returned")
             workers.close()
             freer.close()
-            self._workers = self._freer = self._sealers = self._hub.sealers = None
+            self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
             self._hub.run_news = self._hub.run_ends = run_to_end
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
@@ -231,7 +237,7 @@ class Host:
             self._pause(listener, "too many closed connections hold descriptors whose close blocks")
             return
         try:
-            sock, _ = listener.accept()
+            sock = _accepted(listener)
         except BlockingIOError:
             return
         except OSError as error:
@@ -259,7 +265,8 @@ class Host:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _add_link(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        deaths = self._deaths
+        assert deaths is not None  # as long as it listens
         peer = peer_of(sock)
         link = Link(
             sock,
@@ -270,6 +277,7 @@ class Host:
             self._closer,
             self._flight.share(peer.uid),
             self._links.discard,
+            deaths,
         )
         self._links.add(link)
         self._hub.meter.connections += 1
@@ -316,6 +324,16 @@ class Host:
             self._freer.free(memory_object)
         else:
             close_all([memory_object])
+
+
+def _accepted(listener: socket.socket) -> socket.socket:
+    """Accept a connection that never waits, as `socket.accept` does; that takes twice as long."""
+    descriptor = builtins.accept_now(listener.fileno())
+    try:
+        return socket.socket(socket.AF_UNIX, _STREAM, 0, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _warn(peer: Peer, error: ShmError) -> None:

@@ -41,6 +41,7 @@ class Flight:
         self._limit = limit
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._owners: WeakValueDictionary[int, Share] = WeakValueDictionary()
+        self._last: Share | None = None
         self._lingering: deque[tuple[Unread, Callable[[], None]]] = deque()
 
     def share(self, uid: int) -> Share:
@@ -55,6 +56,7 @@ class Flight:
         share = shares.get(uid)
         if share is None:
             share = shares[uid] = Share(self, limit)
+        self._last = share  # a uid that connects again and again keeps its own
         return share
 
     def press(self) -> None:

@@ -18,6 +18,7 @@ from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
 from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
+from shmhost.serving.deaths import Deaths
 from shmhost.serving.link import Link
 from shmhost.serving.unread import Flight
 from shmprotocol.errors import RemoteProtocolError
@@ -82,7 +83,14 @@ class Rig:
         self.work: list[tuple[Steps, Work]] = []
         self.can_take_back = True
         self._connection = Connection("client")
-        self.link = Link(
+        with contextlib.ExitStack() as stack:
+            deaths = Deaths()
+            stack.callback(deaths.close)
+            self.link = self._make_link(ours, pidfd, deaths)
+            stack.pop_all()
+
+    def _make_link(self, ours: socket.socket, pidfd: int | None, deaths: Deaths) -> Link:
+        return Link(
             ours,
             pidfd,
             self.meter,
@@ -91,6 +99,7 @@ class Rig:
             Closer(),
             Flight(1000).share(7),
             self.closed.append,
+            deaths,
         )
 
     def _make_session(self, send: Callable[[m.Message, Sequence[int]], None]) -> Session:

@@ -74,7 +74,7 @@ def test_groups_that_the_kernel_does_not_tell_are_none(tcp: socket.socket) -> No
 
 
 @needs_root
-@pytest.mark.parametrize("count", [0, 1, 32, 33, 300, 65536])
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 64, 65, 300, 65536])
 def test_peer_has_all_its_groups(count: int) -> None:
     def look() -> None:
         os.setgroups(range(1000, 1000 + count))

@@ -18,6 +18,7 @@ int shm_builtins_install(uint64_t dict);
 static PyMethodDef shm_builtins[] = {
         {"parse_attach", (PyCFunction)(void (*)(void))shm_parse_attach, METH_FASTCALL, NULL},
         {"receive_now", SHM_FAST(shm_receive_now), METH_FASTCALL, NULL},
+        {"accept_now", SHM_FAST(shm_accept_now), METH_FASTCALL, NULL},
         {"send_now", SHM_FAST(shm_send_now), METH_FASTCALL, NULL},
         {"pack_opened", (PyCFunction)(void (*)(void))shm_pack_opened, METH_FASTCALL, NULL},
         {"parse_put", (PyCFunction)(void (*)(void))shm_parse_put, METH_FASTCALL, NULL},

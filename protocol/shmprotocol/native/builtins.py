@@ -13,6 +13,7 @@ if lib.shm_builtins_install(id(_functions)):
 
 parse_attach = _functions["parse_attach"]
 pack_opened = _functions["pack_opened"]
+accept_now = _functions["accept_now"]
 receive_now, send_now = _functions["receive_now"], _functions["send_now"]
 parse_put = _functions["parse_put"]
 parse_assign, parse_request = _functions["parse_assign"], _functions["parse_request"]

@@ -14,6 +14,12 @@ def parse_attach(data: bytes, current: dict[str, T], /) -> tuple[int, list[int],
     values of its names in `current`. None: the data is anything else, or not whole, or a name has no value.
     """
 
+def accept_now(descriptor: int, /) -> int:
+    """Accept a connection of a listener that does not block; the caller owns its descriptor.
+
+    That does not block either. OSError as accept(2), BlockingIOError when nobody waits.
+    """
+
 def receive_now(descriptor: int, /) -> bytes:
     """Read once from a socket, without waiting and without descriptors; `b""` is EOF. OSError as `recv`."""
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nonblocking.c - one read and one write of a socket that never wait, as builtins: without the conversions and the
- * large buffer of Python's own, which take as long as the kernel does. Since they never wait, they hold the GIL: a
- * thread that computes does not get it in between.
+ * nonblocking.c - one read, one write and one accept of a socket that never wait, as builtins: without the conversions
+ * and the large buffer of Python's own, which take as long as the kernel does. Since they never wait, they hold the
+ * GIL: a thread that computes does not get it in between.
  */
 #ifndef SHM_NONBLOCKING_H
 #define SHM_NONBLOCKING_H
@@ -47,6 +47,22 @@ static PyObject *shm_receive_now(PyObject *self, PyObject *const *arguments, Py_
         if (size < 0)
                 return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
         return PyBytes_FromStringAndSize(buffer, size);
+}
+
+/* accept_now(descriptor): accept a connection, as a descriptor that never waits and is closed by exec. */
+static PyObject *shm_accept_now(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        int descriptor, accepted;
+
+        (void)self;
+        if (shm_arguments_check("accept_now", count, 1) < 0 || shm_argument_descriptor(arguments[0], &descriptor) < 0)
+                return NULL;
+        do {
+                accepted = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        } while (accepted < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+        if (accepted < 0)
+                return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+        return PyLong_FromLong(accepted);
 }
 
 /* Send bytes with descriptors on the first of them; return how many were sent. NULL: an exception is set. */
