@@ -15,7 +15,7 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed", "threads")),
-    *(FOLDER / f"{name}.c" for name in ("late", "trip", "space", "holding", "haul", "leased")),
+    *(FOLDER / f"{name}.c" for name in ("late", "trip", "loose", "space", "holding", "haul", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     FOLDER / "builtins.c",
 )

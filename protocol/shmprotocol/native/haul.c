@@ -203,12 +203,9 @@ static int shm_haul_enter(struct shm_haul *haul)
 /* Without the GIL: others find the books right, and wait for the gate. */
 static int shm_haul_map(struct shm_haul *haul)
 {
-        for (; haul->mapped < haul->count; haul->mapped++) {
-                const struct shm_holding *holding = haul->holdings[haul->mapped];
-
-                if (shm_map(haul->fds[haul->mapped], holding->address, holding->capacity, SHM_MAP_RESERVED) < 0)
+        for (; haul->mapped < haul->count; haul->mapped++)
+                if (shm_holding_map(haul->holdings[haul->mapped], haul->fds[haul->mapped]) < 0)
                         return -1;
-        }
         return 0;
 }
 
@@ -218,7 +215,7 @@ static void shm_haul_undo(struct shm_haul *haul)
         while (haul->entered) {
                 struct shm_holding *holding = haul->holdings[--haul->entered];
 
-                if (haul->entered < haul->mapped && shm_unmap(holding->address, holding->capacity, SHM_MAP_RESERVED)) {
+                if (haul->entered < haul->mapped && shm_holding_unmap(holding)) {
                         holding->is_live = 1; /* at vm.max_map_count: it ends as any other, */
                         holding->lease = 0;   /* but the plain road has its lease */
                 } else {

@@ -42,6 +42,17 @@ static PyObject *shm_holding_type, *shm_held_type; /* set when they are installe
 
 /* --- a holding */
 
+/* Map the object of a descriptor where a holding stands in the books. -1: nothing is mapped. Inside of the gate. */
+static int shm_holding_map(struct shm_holding *holding, int fd)
+{
+        return shm_loose_map(holding->space->loose, fd, holding->address, holding->capacity);
+}
+
+static int shm_holding_unmap(struct shm_holding *holding)
+{
+        return shm_loose_unmap(holding->space->loose, holding->address, holding->capacity);
+}
+
 /* Unmap it and give its lease back. Inside of the gate. */
 static void shm_holding_finish(struct shm_holding *holding)
 {
@@ -54,7 +65,7 @@ static void shm_holding_finish(struct shm_holding *holding)
         if (!holding->is_live)
                 return;
         Py_BEGIN_ALLOW_THREADS
-        error = shm_unmap(holding->address, holding->capacity, SHM_MAP_RESERVED);
+        error = shm_holding_unmap(holding);
         Py_END_ALLOW_THREADS
         if (error) { /* at vm.max_map_count */
                 shm_tell(holding->space->stuck, (PyObject *)holding);

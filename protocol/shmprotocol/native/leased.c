@@ -80,7 +80,7 @@ static int shm_held_map_at(struct shm_held *held, struct shm_holding *holding, c
 {
         if (held->lane != holding->lane || shm_grant_check(granted, held->fd) || shm_holding_enter(holding, interval) < 0)
                 return -1;
-        if (shm_map(held->fd, holding->address, holding->capacity, SHM_MAP_RESERVED) < 0) {
+        if (shm_holding_map(holding, held->fd) < 0) {
                 shm_space_discard(holding->space, holding->address, (PyObject *)holding);
                 return -1;
         }

@@ -24,6 +24,7 @@ struct shm_space {
         PyObject *items; /* the gate's queue */
         PyObject *drain; /* handles the queue, if the gate is free */
         PyObject *stuck; /* called with a holding that cannot be unmapped, inside of the gate */
+        struct shm_loose loose[SHM_LOOSE_SLOTS];
 };
 
 static PyObject *shm_space_type; /* set when it is installed */
@@ -207,7 +208,7 @@ static void shm_space_discard(struct shm_space *space, uint64_t address, PyObjec
  */
 static PyObject *shm_space_map(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
-        const struct shm_space *space = (const struct shm_space *)self;
+        struct shm_space *space = (struct shm_space *)self;
         uint64_t address, capacity, fd, flags;
         int64_t mapped;
 
@@ -221,7 +222,11 @@ static PyObject *shm_space_map(PyObject *self, PyObject *const *arguments, Py_ss
         if (shm_space_put(space, address, arguments[0], 1) < 0)
                 return NULL;
         Py_BEGIN_ALLOW_THREADS
+        if (flags & SHM_MAP_RESERVED)
+                shm_loose_claim(space->loose, address, capacity);
         mapped = (flags & SHM_MAP_WRITABLE ? shm_map : shm_attach)((int)fd, address, capacity, (int)flags);
+        if (mapped < 0 && flags & SHM_MAP_RESERVED)
+                (void)shm_unmap(address, capacity, SHM_MAP_RESERVED); /* not loose any more */
         Py_END_ALLOW_THREADS
         if (mapped < 0)
                 shm_space_discard(space, address, self);
