@@ -6,7 +6,7 @@ from shmclient._codecs.layout import ALIGNMENT, Encoded
 from shmclient._codecs.numpy import FORMAT as ARRAY
 from shmclient._codecs.numpy import describe_array
 from shmclient._codecs.region_dict import RegionDict
-from shmclient._codecs.registry import can_encode, decode, described_already, encode
+from shmclient._codecs.registry import can_encode, decode, decode_packed, described_already, encode
 
 __all__ = [
     "ALIGNMENT",
@@ -18,6 +18,7 @@ __all__ = [
     "RegionDict",
     "can_encode",
     "decode",
+    "decode_packed",
     "describe_array",
     "described_already",
     "encode",

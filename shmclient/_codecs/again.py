@@ -13,15 +13,14 @@ from shmclient._codecs import buffers, numpy
 from shmprotocol.abi.header import HEADER_SIZE
 
 
-def recipe(value: Any, metadata: Mapping[str, Any], address: int) -> tuple[Any, Any, Any] | None:
+def recipe(value: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
     """Return `make`, `before` and `after` for `Current._make_by`; None for what is decoded each time.
 
-    `address` is that of the memory. Arrays are new ones each time: `a.shape = ...` is their caller's affair.
+    Arrays are new ones each time: `a.shape = ...` is their caller's affair.
     """
     kind = metadata.get("format")
     if kind == numpy.FORMAT and "class" not in metadata and value.nbytes:
-        offset = value.__array_interface__["data"][0] - address
-        after = (offset, None, metadata["order"])
+        after = (metadata["offset"] + HEADER_SIZE, None, metadata["order"])
         return sys.modules["numpy"].ndarray, (value.shape, value.dtype), after
     if kind == buffers.FORMAT and "item" not in metadata:
         start = metadata["offset"] + HEADER_SIZE

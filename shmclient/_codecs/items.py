@@ -43,6 +43,7 @@ class Codec(Protocol):
 
 CODECS: tuple[Codec, ...] = (numpy, buffers)  # the first that can encode an object is used
 _BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
+FORMATS = frozenset(_BY_FORMAT)
 
 
 def encode_item(obj: object, layout: Layout) -> dict[str, Any]:

@@ -6,15 +6,25 @@ see `protocol/README.md`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal
 
 from shmclient._codecs import buffers
 from shmclient._codecs import numpy as arrays
 from shmclient._codecs.index import Index, pack_reference
-from shmclient._codecs.items import CODECS, Codec, decode_item, encode_item, pack_metadata
-from shmclient._codecs.layout import ALIGNMENT, Encoded, Layout
-from shmclient._codecs.region_dict import read_dict
+from shmclient._codecs.items import (
+    CODECS,
+    FORMATS,
+    Codec,
+    decode_item,
+    encode_item,
+    pack_metadata,
+    plan_of,
+    unpack_metadata,
+)
+from shmclient._codecs.layout import ALIGNMENT, Encoded, Layout, Maker, place_of
+from shmclient._codecs.region_dict import PLANNED_MAX, read_dict
 from shmprotocol.errors import BadRegion
 
 DESCRIBED_MAX = 256  # kinds of arrays: a program puts few
@@ -107,6 +117,35 @@ def decode(
         raise
     except Exception as error:  # of any class: the codecs pass untrusted values to NumPy and to memoryview
         raise BadRegion(f"the metadata does not fit the data: {error!r:.200}") from error
+
+
+def decode_packed(
+    packed: bytes, data: memoryview, payload: Callable[[], memoryview]
+) -> tuple[Any, Mapping[str, Any]]:
+    """Return what `decode` does for packed metadata, and those unpacked, for nobody to change."""
+    metadata, make = (_kept_plan if len(packed) <= PLANNED_MAX else _plan)(packed)
+    if make is None:
+        return decode(metadata, data, payload), metadata
+    try:
+        return make(data, *place_of(metadata, data)), metadata
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise BadRegion(f"the metadata does not fit the data: {error!r:.200}") from error
+
+
+def _plan(packed: bytes) -> tuple[Mapping[str, Any], Maker | None]:
+    """Return metadata, and what makes their value over some data; None if `decode` has to."""
+    metadata = unpack_metadata(packed)
+    try:
+        if metadata.get("format") in FORMATS:
+            return metadata, plan_of(metadata)
+    except Exception:  # which `decode` meets again, and explains
+        return metadata, None
+    return metadata, None
+
+
+_kept_plan = functools.lru_cache(maxsize=256)(_plan)  # many values are alike but for their bytes
 
 
 def _key(key: object) -> str:

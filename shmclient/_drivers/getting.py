@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shmclient._drivers.operations import batches, granted, leased, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
-from shmclient._regions.mapped import Mapped, mapped_already, note_mapped
+from shmclient._regions.mapped import Inside, Mapped, mapped_already, note_mapped
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
 
@@ -54,8 +54,8 @@ def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[
     ]
 
 
-def got_in(context: Context, grant: m.Grant, buffer: Any) -> Got:
+def got_in(context: Context, grant: m.Grant, buffer: Any, inside: Inside) -> Got:
     """Return the value of a region that the fast road has mapped."""
-    mapped = mapped_already(grant, context.outbox.board, buffer)
+    mapped = mapped_already(grant, context.outbox.board, buffer, inside)
     note_mapped(context.mapped, mapped)
     return Got(mapped.value(), mapped)

@@ -63,6 +63,10 @@ class Lease:
             self._end()
 
 
+# Where the used part of a region ends, where its metadata begins (0: nowhere), and the bytes of that.
+Inside = tuple[int, int, int]
+
+
 class Mapped(Current):
     """The data about a live mapping. Refers to the buffer weakly: only views keep it."""
 
@@ -70,6 +74,7 @@ class Mapped(Current):
         "__weakref__",
         "_board",
         "_header",
+        "_inside",
         "_metadata",
         "_table",
         "address",
@@ -86,6 +91,7 @@ class Mapped(Current):
         self.address = 0
         self.buffer: weakref.ref[Any] | None = None
         self._header: Header | None = None
+        self._inside: Inside | None = None
         self._metadata: dict[str, Any] | None = None
         self._table: dict[str, Mapped] | None = None
         self._board = board
@@ -118,11 +124,19 @@ class Mapped(Current):
     def metadata(self) -> dict[str, Any]:
         """The unpacked metadata; BadRegion if it is not a map."""
         if self._metadata is None:
-            header, view = self.header, self.view()
-            start = header.metadata - header.base
-            raw = bytes(view[start : start + header.metadata_size]) if header.metadata else b""
-            self._metadata = codecs.unpack_metadata(raw)
+            self._metadata = codecs.unpack_metadata(self._packed())
         return self._metadata
+
+    def _bounds(self) -> Inside:
+        if self._inside is None:
+            header = self.header
+            start = header.metadata - header.base if header.metadata else 0
+            self._inside = header.size, start, header.metadata_size
+        return self._inside
+
+    def _packed(self) -> bytes:
+        _, start, size = self._bounds()
+        return bytes(self.view()[start : start + size]) if start else b""
 
     def is_mapped(self) -> bool:
         """Whether a view still keeps the mapping."""
@@ -141,12 +155,12 @@ class Mapped(Current):
 
     def payload(self) -> memoryview:
         """Return a read-only view of the data and of what lies behind it: metadata, the index of a dict."""
-        return self.view()[HEADER_SIZE : self.header.size]
+        return self.view()[HEADER_SIZE : self._bounds()[0]]
 
     def value(self) -> Any:
         """Return the value, as it was put: views that keep the mapping. RegionClosed as for `view`."""
-        value = codecs.decode(self.metadata, self.data(), self.payload)
-        how = recipe(value, self.metadata, self.address)
+        value, metadata = codecs.decode_packed(self._packed(), self.data(), self.payload)
+        how = recipe(value, metadata)
         if how is not None:
             self._make_by(self.buffer, *how)
         return value
@@ -188,9 +202,10 @@ def attach(
     return mapped, mapping.memory
 
 
-def mapped_already(grant: m.Grant, board: Board | None, buffer: Any) -> Mapped:
+def mapped_already(grant: m.Grant, board: Board | None, buffer: Any, inside: Inside) -> Mapped:
     """Return the data about what the fast road has mapped, and this buffer keeps."""
     mapped = Mapped(grant, board)
+    mapped._inside = inside
 
     def released(_: object) -> None:
         mapped.end()

@@ -163,6 +163,7 @@ struct shm_haul {
         PyObject *intervals[SHM_FRAME_NAMES_MAX];
         PyObject *memories[SHM_FRAME_NAMES_MAX];
         int fds[SHM_FRAME_NAMES_MAX]; /* the trip's */
+        const struct shm_granted *grants; /* likewise */
 };
 
 /* Make the objects of all regions of an answer; -1: an error. The garbage collector can run any code in here. */
@@ -172,6 +173,7 @@ static int shm_haul_make(struct shm_haul *haul, struct shm_lane *lane, const str
         uint32_t i;
 
         haul->count = haul->entered = haul->mapped = 0;
+        haul->grants = trip->opened.grants;
         for (i = 0; i < trip->opened.count; i++) {
                 holding = shm_lane_holding(lane, &trip->opened.grants[i]);
                 if (holding == NULL)
@@ -313,11 +315,12 @@ static PyObject *shm_lane_handle(struct shm_lane *lane, PyObject *kind, PyObject
         return handle;
 }
 
-/* The caller's result for one region: a handle, or (grant, memory). */
+/* The caller's result for one region: a handle, or (grant, memory, (end, metadata, metadata_size)). */
 static PyObject *shm_lane_result(struct shm_lane *lane, PyObject *kind, PyObject *client, struct shm_haul *haul,
                                  uint32_t index)
 {
         PyObject *grant = haul->holdings[index]->grant, *memory = haul->memories[index], *result;
+        const struct shm_granted *granted = &haul->grants[index];
         struct shm_held *held;
 
         if (kind != Py_None) {
@@ -333,7 +336,8 @@ static PyObject *shm_lane_result(struct shm_lane *lane, PyObject *kind, PyObject
                 Py_DECREF(memory);
                 return NULL;
         }
-        result = PyTuple_Pack(2, grant, memory);
+        result = Py_BuildValue("(OO(KKK))", grant, memory, (unsigned long long)granted->end,
+                               (unsigned long long)granted->metadata, (unsigned long long)granted->metadata_size);
         Py_DECREF(memory);
         return result;
 }

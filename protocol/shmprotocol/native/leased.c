@@ -75,7 +75,7 @@ static int shm_granted_of(PyObject *grant, struct shm_granted *granted)
  * Map it in the place that a holding, not live yet, stands for. -1: something is wrong, and nothing is mapped. Inside of
  * the gate, and with the GIL all the time: a handle can be closed by another thread, and its descriptor be another's.
  */
-static int shm_held_map_at(struct shm_held *held, struct shm_holding *holding, const struct shm_granted *granted,
+static int shm_held_map_at(struct shm_held *held, struct shm_holding *holding, struct shm_granted *granted,
                            PyObject *interval)
 {
         if (held->lane != holding->lane || shm_grant_check(granted, held->fd) || shm_holding_enter(holding, interval) < 0)

@@ -26,6 +26,10 @@ struct shm_granted {
         uint64_t numbers[SHM_GRANT_NUMBERS]; /* in the order of the fields, without the name */
         const char *name; /* UTF-8 that was not checked, inside of the frame */
         uint64_t name_size;
+        /* Of the region's header, once that was checked; offsets from its start. */
+        uint64_t end;
+        uint64_t metadata; /* 0: there is none */
+        uint64_t metadata_size;
 };
 
 struct shm_spare {

@@ -70,8 +70,8 @@ static void shm_trip_receive(struct shm_trip *trip)
                 shm_trip_take(trip, &message);
 }
 
-/* Is this a published region that nobody can write any more, the one that the grant says? */
-static int shm_grant_check(const struct shm_granted *granted, int fd)
+/* Is this a published region that nobody can write any more, the one that the grant says? If so, note its bounds. */
+static int shm_grant_check(struct shm_granted *granted, int fd)
 {
         struct shm_region_header header;
         int seals;
@@ -83,10 +83,13 @@ static int shm_grant_check(const struct shm_granted *granted, int fd)
                 return -EPERM;
         if (shm_header_read_sealed(fd, seals, &header) || !(header.flags & SHM_FLAG_SEAL_FULL))
                 return -EBADMSG;
-        return header.capacity == granted->numbers[SHM_CAPACITY] &&
-                               (uint64_t)(uintptr_t)header.base == granted->numbers[SHM_ADDRESS]
-                       ? 0
-                       : -EBADMSG;
+        if (header.capacity != granted->numbers[SHM_CAPACITY] ||
+            (uint64_t)(uintptr_t)header.base != granted->numbers[SHM_ADDRESS])
+                return -EBADMSG;
+        granted->end = header.size;
+        granted->metadata = header.metadata == NULL ? 0 : (uint64_t)((uintptr_t)header.metadata - (uintptr_t)header.base);
+        granted->metadata_size = header.metadata_size;
+        return 0;
 }
 
 /* Send bytes, receive the answer, and see whether it is the plainest one to a request of `count` names. */
