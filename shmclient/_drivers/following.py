@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
-from shmclient._drivers.sleeping import sleep_while_current
+from shmclient._drivers.sleeping import Fetched, sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
 from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import (
@@ -245,7 +245,10 @@ class Values:
         """Return the current value, once it is another than the last one."""
         if context.outbox.host_id != self._host_id:
             self._host_id, self._last = context.outbox.host_id, None
-        yield from self._sleep(context, retry)
+        news = yield from self._sleep(context, retry)
+        if news is not None:
+            value, self._last = news
+            return value
         while True:
             self.listener.take()  # the answer to what is asked now is newer than all of them
             is_absent = False
@@ -265,18 +268,22 @@ class Values:
             else:
                 yield from self.listener.next(retry)
 
-    def _sleep(self, context: Context, retry: Retry) -> Operation[None]:
-        """Return when the last value may not be current any more, or at once if nobody can sleep on it."""
+    def _sleep(self, context: Context, retry: Retry) -> Operation[Fetched | None]:
+        """Return when the last value may not be current any more, or at once if nobody can sleep on it.
+
+        If the next one was fetched already, return that and its mapping.
+        """
         last = self._last
         if last is None or not last.grant.line or not self._can_sleep:
-            return
-        subscription = self.listener.attend(context)
+            return None
+        subscription, fetch = self.listener.attend(context), (self._name, self._anywhere)
         try:
-            answer = yield from sleep_while_current(context, last, subscription)
+            answer = yield from sleep_while_current(context, last, subscription, fetch=fetch)
         finally:
             self.listener.reset()
             retry.renew()  # what is absent afterwards is absent since then
         self._can_sleep = bool(answer)
+        return answer if isinstance(answer, tuple) else None
 
     def _wait_for_name(self, retry: Retry) -> Operation[None]:
         wait = retry.wait()

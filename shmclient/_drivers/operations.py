@@ -104,6 +104,8 @@ def get_other(
     context: Context, name: str, last: Mapped | None, anywhere: bool
 ) -> Operation[tuple[Any, Mapped] | None]:
     """Return the value of a name and its mapping, unless that is the last one: then None."""
+    if last is not None and last._is_granted():
+        return None
     if last is None or last.is_superseded():
         got: tuple[Any, Mapped] | bool = yield Fetch(name, anywhere)
         if isinstance(got, tuple):

@@ -46,7 +46,8 @@ class Look(NamedTuple):
     """A sleep until a line of the board changes, whose addresses these are, or the host goes.
 
     `changes` is the number of the line before it was looked at. Its outcome is True, None after `wait_s`, or
-    False if nobody can sleep so here. An end of the subscription is raised.
+    False if nobody can sleep so here. An end of the subscription is raised. With a name, the outcome may also
+    be a Got: what the name stands for by then, fetched before anything else.
     """
 
     subscription: Subscription
@@ -54,6 +55,8 @@ class Look(NamedTuple):
     owner: int
     changes: int
     wait_s: float = math.inf
+    name: str = ""
+    anywhere: bool = False
 
 
 class Fetch(NamedTuple):

@@ -6,6 +6,7 @@ road, which goes on from there. So nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -16,12 +17,13 @@ from shmclient._connection.exchange import Pending
 from shmclient._drivers import putting
 from shmclient._drivers.getting import Got, got, got_in, sorted_out
 from shmclient._drivers.operations import batches, opened, published, take
-from shmclient._drivers.steps import Ask, Outcome
+from shmclient._drivers.steps import Ask, Look, Outcome
 from shmclient._drivers.sync import PlainChannel
 from shmclient._drivers.transfer import write_all
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, adopted, close_all
 from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.errors import RegionNotFound
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
@@ -71,6 +73,14 @@ class Channel(PlainChannel):
             raise
         finally:
             self._end_trip()
+
+    def look(self, step: Look) -> Any:
+        """Sleep as a PlainChannel does; then fetch what the step names, if that needs no other road."""
+        answer = super().look(step)
+        if answer and step.name:
+            with contextlib.suppress(RegionNotFound):  # it was unlinked
+                return self.attach(None, None, step.name, step.anywhere) or answer
+        return answer
 
     def put(self, kind: type[R], client: object, name: str, obj: Any, mode: int, replace: bool) -> Any:
         """Put a small value; return a handle. False: as `attach`, or the value is not one for this road."""

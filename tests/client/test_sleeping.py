@@ -8,11 +8,15 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import anyio
 import pytest
 
 import shmclient
+import shmclient.aio
 from shmclient._connection.sleeper import Sleeper
+from shmprotocol.kernel.board import wait_for_change
 from support import Machine, WatchedHost, in_child, wait_until
 
 FUTEX_WAITV = 449
@@ -68,21 +72,22 @@ def follow_with_few_messages(host: WatchedHost) -> None:
         news.close()
 
 
+class Noted(set[Any]):
+    """A set that counts what was ever added to it."""
+
+    added = 0
+
+    def add(self, item: object) -> None:
+        self.added += 1
+        super().add(item)
+
+
 def test_the_host_has_no_listener_while_somebody_sleeps(host: WatchedHost) -> None:
-    tells: list[object] = []
-    hub = host.host._hub
-    tell = hub.tell
-
-    def note(kind: object, region: object) -> None:
-        tells.append(len(hub.listeners))
-        tell(kind, region)  # type: ignore[arg-type]
-
-    type(hub).tell, before = lambda _self, *arguments: note(*arguments), type(hub).tell  # type: ignore[method-assign]
-    try:
-        follow_with_few_messages(host)
-    finally:
-        type(hub).tell = before  # type: ignore[method-assign]
-    assert tells == [0] * 20
+    host.host._hub.listeners = listeners = Noted()
+    follow_with_few_messages(host)
+    assert listeners.added == 0
+    with shmclient.connect(host.socket_path) as shm, shm.watch("x"):
+        assert listeners.added == 1
 
 
 @pytest.mark.parametrize("errno", [1, 38])  # a filter, and a kernel before 5.16
@@ -157,3 +162,57 @@ def test_signals_are_handled_while_somebody_sleeps(host: WatchedHost) -> None:
             assert bytes(next(shm.follow("x"))) == b"3"
 
     assert in_child(follow) == 0
+
+
+def test_follower_that_wakes_for_nothing_gives_nothing_twice(
+    host: WatchedHost, shm: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is fetched right after a wake-up may be what it had before."""
+    wakes = 5
+
+    def wake_for_nothing(*arguments: Any) -> int:
+        nonlocal wakes
+        wakes -= 1
+        return 0 if wakes >= 0 else wait_for_change(*arguments)
+
+    monkeypatch.setattr("shmclient._connection.sleeper.wait_for_change", wake_for_nothing)
+    shm.put("x", b"1").close()
+    news = shm.follow("x")
+    assert bytes(next(news)) == b"1"
+    with ThreadPoolExecutor() as pool, shmclient.connect(host.socket_path) as writer:
+        following = pool.submit(next, news)
+        wait_until(lambda: wakes < 0)
+        writer.put("x", b"2").close()
+        assert bytes(following.result(30)) == b"2"
+
+
+@pytest.mark.anyio
+async def test_task_that_follows_asks_the_host_once_for_each_value(
+    host: WatchedHost, anyio_backend: str
+) -> None:
+    """The board says whether there is anything to ask for."""
+    seen: list[bytes] = []
+
+    async def follow() -> None:
+        async for value in ashm.follow("x"):
+            seen.append(bytes(value))  # noqa: PERF401 others look at it meanwhile
+
+    def opens() -> int:
+        count: int = host.call(lambda: host.host._hub.meter.latencies["open"].count)
+        return count
+
+    async with await shmclient.aio.connect(host.socket_path) as ashm:
+        (await ashm.put("x", b"0")).close()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await anyio.wait_all_tasks_blocked()
+            before = opens()
+            for number in range(1, 10):
+                (await ashm.put("x", b"%d" % number)).close()
+                with anyio.fail_after(20):
+                    while seen[-1] != b"%d" % number:
+                        await anyio.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()
+            assert opens() - before == 9
+            tasks.cancel_scope.cancel()
+    assert seen == [b"%d" % number for number in range(10)]
