@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._drivers.filling import Filler
 from shmclient._drivers.operations import create_request, leased, only, published, whole
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Run
 from shmclient._drivers.transfer import Progress, joined, write_all
@@ -13,6 +12,7 @@ from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
 from shmprotocol.errors import InvalidArgument, RegionNotFound
+from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, check_mode, check_name
 
@@ -165,4 +165,4 @@ def reserve(context: Context, size: int) -> Operation[None]:
     reply, _ = yield Ask(m.Reserve(context.outbox.next_id(), size))
     context.spares.reserve = only(reply, m.Reserved).size
     if context.spares.reserve:
-        context.spares.filler = Filler()
+        context.spares.filler = builtins.Filler()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from shmclient._connection.outbox import Outbox
 from shmclient._regions.creation import Creation
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.kernel.constants import MIB
+from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 
@@ -21,16 +21,6 @@ UNASKED_MAX = 4 * MIB  # bytes, without a reserve: above, the round trip that a 
 LOOP_S = 0.5  # from one put to the next in a loop; a host takes an idle spare after 1 s
 BATCH = 16  # spares with one reply: the kernel makes and the client fills them one by one
 RESERVED_MAX = 200  # spares: each is a descriptor here, and two in the host
-
-
-class Filler(Protocol):
-    """The thread that gives spares their pages ahead of need."""
-
-    def add(self, spare: Creation, capacity: int) -> None:
-        """Have a spare filled, which stays the caller's."""
-
-    def close(self) -> None:
-        """Fill no more. Never waits; may be called again."""
 
 
 class Spares:
@@ -42,7 +32,9 @@ class Spares:
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.monotonic) -> None:
         self.reserve = 0  # bytes that the host lets this connection have
-        self.filler: Filler | None = None
+        # The thread that gives spares their pages ahead of need, and what it calls those that it was given.
+        self.filler: builtins.Filler | None = None
+        self._tickets: dict[Creation, int] = {}
         self._outbox = outbox
         self._clock = clock
         self._last_s = -LOOP_S
@@ -55,6 +47,8 @@ class Spares:
         fitting = [item for item in list(self._rooms.items()) if item[1] >= capacity]
         for spare, _ in sorted(fitting, key=lambda item: item[1]):
             if self._rooms.pop(spare, None) is not None:
+                if self.filler is not None:
+                    self.filler.skip(self._tickets.pop(spare, 0))
                 return spare
         return None
 
@@ -79,9 +73,9 @@ class Spares:
                 self._outbox.give_back(None, m.Abort(0, spare.region, False))
                 continue
             creation = Creation(self._outbox, spare.region, owned.take())
-            self._rooms[creation] = spare.capacity
             if self.filler is not None:
-                self.filler.add(creation, spare.capacity)
+                self._tickets[creation] = self.filler.add(creation.fileno(), spare.capacity)
+            self._rooms[creation] = spare.capacity
         if self._is_closed:
             self.close()
 
@@ -92,4 +86,5 @@ class Spares:
             self.filler.close()
         for spare in list(self._rooms):
             if self._rooms.pop(spare, None) is not None:
+                self._tickets.pop(spare, None)
                 spare.abort()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,8 +306,9 @@ def test_reserve_stays_while_it_is_idle(host: WatchedHost) -> None:
 
 
 def test_thread_of_a_reserve_ends_with_its_client(host: WatchedHost) -> None:
-    def fillers() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread.name == "shmclient filler"]
+    def fillers() -> list[str]:
+        tasks = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+        return [name for name in tasks if name == "shm filler\n"]
 
     with shmclient.connect(host.socket_path, reserve=MIB) as shm:
         shm.put("a", LARGE).close()

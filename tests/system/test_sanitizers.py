@@ -17,7 +17,7 @@ TESTS = {
     "client": """memory header buffers slots pinner leaks iovec vectored pointers stores published_pointers
     builder region_dict""",
     "attach": "attach late opened leased",
-    "wire": "shortcut descriptors put_frames put put_by_spare small_puts spares filled_puts host_threads",
+    "wire": "shortcut descriptors put_frames put put_by_spare small_puts spares filled_puts threads",
     "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
     posix_protection posix_locks posix_seals posix_write_seals""",
 }

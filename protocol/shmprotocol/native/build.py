@@ -17,6 +17,7 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed", "threads")),
     *(FOLDER / f"{name}.c" for name in ("late", "trip", "loose", "space", "holding", "haul", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
+    FOLDER / "filling.c",
     FOLDER / "builtins.c",
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

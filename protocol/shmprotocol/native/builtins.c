@@ -39,7 +39,7 @@ static PyMethodDef shm_builtins[] = {
 };
 
 static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
-                                           &shm_lane_spec, &shm_closer_spec, &shm_sealer_spec};
+                                           &shm_lane_spec, &shm_closer_spec, &shm_sealer_spec, &shm_filler_spec};
 
 /* Put an object, which is ours, into a dict; NULL is an error. */
 static int shm_install(uint64_t dict, const char *name, PyObject *object)

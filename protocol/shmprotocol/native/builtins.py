@@ -37,3 +37,6 @@ Lane = _functions["Lane"]
 
 # Threads of the host's, see `closing.c` and `sealing.c`.
 Closer, Sealer = _functions["Closer"], _functions["Sealer"]
+
+# A thread of a client's, see `filling.c`.
+Filler = _functions["Filler"]

@@ -341,6 +341,19 @@ class Sealer:
     def take(self) -> tuple[int, int] | None:
         """Wait until it is done; return what `seal` does. None: nothing was begun."""
 
+class Filler:
+    """A thread that gives objects their pages, without the GIL. It starts with the first one.
+
+    It does not survive a fork.
+    """
+
+    def add(self, descriptor: int, capacity: int, /) -> int:
+        """Have an object filled, which stays the caller's; return a ticket, or 0 if it cannot be."""
+    def skip(self, ticket: int, /) -> None:
+        """Have an object filled no further than the piece that is under way. It may be filled already."""
+    def close(self) -> None:
+        """Fill no more. Never waits; may be called again."""
+
 class Closer:
     """A thread that closes descriptors one after the other, without the GIL. It starts with the first."""
 

@@ -1,7 +1,8 @@
-"""The host's threads of C: one closes descriptors, one seals objects."""
+"""The threads of C: one closes descriptors, one seals objects, one fills them."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -161,3 +162,108 @@ def test_sealer_refuses_other_arguments(changes: dict[int, object]) -> None:
         arguments[index] = value  # type: ignore[call-overload]
     with pytest.raises((TypeError, ValueError, OverflowError)):
         builtins.Sealer().seal(*arguments)  # type: ignore[arg-type]
+
+
+def pages_of(descriptor: int) -> int:
+    """Return the bytes of an object that have memory."""
+    return os.fstat(descriptor).st_blocks * 512
+
+
+def is_open_here(writer: int) -> int:
+    """Return how many descriptors of this process are of the same object."""
+    mine = os.fstat(writer).st_ino
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.stat(f"/proc/self/fd/{name}").st_ino == mine
+    return count
+
+
+def test_filler_fills_what_it_is_given() -> None:
+    filler = builtins.Filler()
+    objects = [builtins.make_spare(b"spare", capacity) for capacity in (CAPACITY, 9 << 20, CAPACITY)]
+    for writer, reader in objects:
+        assert filler.add(writer, os.fstat(reader).st_size) > 0
+    for writer, reader in objects:
+        wait_until(lambda reader=reader: pages_of(reader) == os.fstat(reader).st_size)
+        wait_until(lambda writer=writer: is_open_here(writer) == 2)
+        os.close(writer)
+        os.close(reader)
+
+
+def test_filler_goes_on_after_an_object_that_cannot_be_filled() -> None:
+    filler = builtins.Filler()
+    sealed, good = builtins.make_spare(b"spare", CAPACITY), builtins.make_spare(b"spare", CAPACITY)
+    os.ftruncate(sealed[0], 0)  # it cannot grow
+    filler.add(sealed[0], CAPACITY)
+    filler.add(good[0], CAPACITY)
+    wait_until(lambda: pages_of(good[1]) == CAPACITY)
+    assert pages_of(sealed[1]) == 0
+    for descriptor in (*sealed, *good):
+        os.close(descriptor)
+
+
+def test_filler_skips_what_is_taken() -> None:
+    filler = builtins.Filler()
+    large, other = builtins.make_spare(b"spare", 1 << 30), builtins.make_spare(b"spare", 1 << 30)
+    tickets = [filler.add(large[0], 1 << 30), filler.add(other[0], 1 << 30)]
+    filler.skip(tickets[1])
+    filler.skip(tickets[0])
+    wait_until(lambda: is_open_here(large[0]) == is_open_here(other[0]) == 2)
+    assert pages_of(large[1]) < 1 << 30
+    assert pages_of(other[1]) == 0
+    filler.skip(0)
+    filler.skip(999)
+    for descriptor in (*large, *other):
+        os.close(descriptor)
+
+
+def test_filler_that_is_closed_lets_go_of_all() -> None:
+    filler = builtins.Filler()
+    objects = [builtins.make_spare(b"spare", 1 << 28) for _ in range(20)]
+    for writer, _ in objects:
+        filler.add(writer, 1 << 28)
+    filler.close()
+    filler.close()
+    assert filler.add(objects[0][0], CAPACITY) == 0
+    for writer, reader in objects:
+        wait_until(lambda writer=writer: is_open_here(writer) == 2)
+        os.close(writer)
+        os.close(reader)
+
+
+def test_filler_has_room_for_so_many() -> None:
+    filler = builtins.Filler()
+    writer, reader = builtins.make_spare(b"spare", 1 << 30)
+    tickets = [filler.add(writer, 1 << 30) for _ in range(300)]
+    assert 0 in tickets
+    assert all(ticket > 0 for ticket in tickets[:256])
+    for ticket in tickets:
+        filler.skip(ticket)
+    del filler
+    assert is_open_here(writer) == 2
+    os.close(writer)
+    os.close(reader)
+
+
+def test_filler_of_a_parent_is_let_go_in_its_child() -> None:
+    filler = builtins.Filler()
+    objects = [builtins.make_spare(b"spare", 1 << 28) for _ in range(5)]
+    tickets = [filler.add(writer, 1 << 28) for writer, _ in objects]
+    child = os.fork()
+    if not child:
+        filler.skip(tickets[-1])
+        bad = filler.add(objects[-1][0], CAPACITY)
+        filler.close()
+        del filler
+        os._exit(1 if bad else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    del filler
+    for descriptor in sum(objects, ()):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("arguments", [(0,), ("x", 1), (0, 1 << 63), (0, -1)])
+def test_filler_refuses_other_arguments(arguments: tuple[int, ...]) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        builtins.Filler().add(*arguments)
