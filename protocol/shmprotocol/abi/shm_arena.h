@@ -2,9 +2,9 @@
 /*
  * shm_arena.h - arenas: memory that one process writes and everybody reads, at the speed of memory.
  *
- * An arena has named values. Its owner replaces them by a copy and an exchange of a word; readers find and hold them by a
- * few loads and a store. Neither makes a system call, and neither waits for the other. A value that a reader holds does not change
- * until it lets go. The kernel lets nobody but the owner write.
+ * An arena has named values. Its owner replaces them by a copy and an exchange of a word; readers find and hold them by
+ * a few loads and a store. Neither makes a system call, and neither waits for the other. A value that a reader holds
+ * does not change until it lets go. The kernel lets nobody but the owner write.
  *
  * A reader:
  *
@@ -20,8 +20,9 @@
  *         struct shm_arena_meaning bytes = {0};
  *         int error = shm_arena_put(owner, "front", 5, frame, frame_size, &bytes, &generation);
  *
- * protocol/examples/ has both as programs; `shmclient exec --arena NAME=SIZE` and `--region NAME` start them. C11
- * and C++17, no library. Parts: the layout, the ledger, reading, the heap, which blocks may be used again, publishing, waiting.
+ * protocol/examples/ has both as programs, producer.c and consumer.c; `shmclient exec --arena NAME=SIZE` and `--region
+ * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, reading, the heap, what the host tells
+ * the owner, which blocks may be used again, publishing, waiting, and what a program inherits.
  */
 #ifndef SHM_ARENA_H
 #define SHM_ARENA_H
@@ -30,9 +31,11 @@
 #include "shm_arena_ledger.h"
 #include "shm_arena_read.h"
 #include "shm_arena_heap.h"
+#include "shm_arena_link.h"
 #include "shm_arena_collect.h"
 #include "shm_arena_own.h"
 #include "shm_arena_publish.h"
 #include "shm_arena_wait.h"
+#include "shm_arena_inherit.h"
 
 #endif /* SHM_ARENA_H */

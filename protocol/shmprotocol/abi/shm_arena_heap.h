@@ -65,15 +65,19 @@ static inline uint64_t shm_heap_class_size(uint32_t size_class)
         return ((uint64_t)1 << shift) + ((uint64_t)step << (shift - 3));
 }
 
-/* Pages of a slab: 16, or 64 for the larger classes, so that at least 8 blocks fit. */
-static inline uint32_t shm_heap_slab_pages(uint32_t size_class)
+static inline uint32_t shm_heap_slab_blocks(uint32_t size_class, uint32_t pages)
 {
-        return shm_heap_class_size(size_class) <= 8192 ? 16 : 64;
+        return (uint32_t)(pages * SHM_HEAP_PAGE / shm_heap_class_size(size_class));
 }
 
-static inline uint32_t shm_heap_slab_blocks(uint32_t size_class)
+/* Pages of a new slab: 16, or 64 for the larger classes; fewer in a small heap, but so many that 8 blocks fit. */
+static inline uint32_t shm_heap_slab_pages(uint32_t size_class, uint32_t heap_pages)
 {
-        return (uint32_t)(shm_heap_slab_pages(size_class) * SHM_HEAP_PAGE / shm_heap_class_size(size_class));
+        uint32_t pages = shm_heap_class_size(size_class) <= 8192 ? 16 : 64;
+
+        while (pages > heap_pages / 64 && shm_heap_slab_blocks(size_class, pages / 2) >= 8)
+                pages /= 2;
+        return pages;
 }
 
 /* The bin whose runs have `pages` pages or more, up to a quarter more. */
@@ -195,7 +199,7 @@ static inline uint32_t shm_heap_take_run(struct shm_heap *heap, uint32_t pages)
 /* Cut a run into blocks of a class; SHM_HEAP_NONE: there is no run. */
 static inline uint32_t shm_heap_new_slab(struct shm_heap *heap, uint32_t size_class)
 {
-        uint32_t pages = shm_heap_slab_pages(size_class), first = shm_heap_take_run(heap, pages), i;
+        uint32_t pages = shm_heap_slab_pages(size_class, heap->count), first = shm_heap_take_run(heap, pages), i;
 
         if (first == SHM_HEAP_NONE)
                 return first;
@@ -208,7 +212,7 @@ static inline uint32_t shm_heap_new_slab(struct shm_heap *heap, uint32_t size_cl
                 info->taken = info->retired = info->held = 0;
         }
         heap->pages[first].size_class = (uint8_t)size_class;
-        heap->pages[first].free = (uint16_t)shm_heap_slab_blocks(size_class);
+        heap->pages[first].free = (uint16_t)shm_heap_slab_blocks(size_class, pages);
         shm_heap_link(heap, &heap->slabs[size_class], first);
         return first;
 }
@@ -242,10 +246,10 @@ static inline void shm_heap_trim(struct shm_heap *heap)
         for (i = 0; i < SHM_HEAP_CLASSES; i++)
                 for (slab = heap->slabs[i]; slab != SHM_HEAP_NONE; slab = next) {
                         next = heap->pages[slab].next;
-                        if (heap->pages[slab].free != shm_heap_slab_blocks(i))
+                        if (heap->pages[slab].free != shm_heap_slab_blocks(i, heap->pages[slab].length))
                                 continue;
                         shm_heap_unlink(heap, &heap->slabs[i], slab);
-                        shm_heap_free_run(heap, slab, shm_heap_slab_pages(i));
+                        shm_heap_free_run(heap, slab, heap->pages[slab].length);
                 }
 }
 
@@ -312,14 +316,14 @@ static inline void shm_heap_give(struct shm_heap *heap, uint64_t block)
         info[place.bit / 64].taken &= ~((uint64_t)1 << place.bit % 64);
         if (info->free++ == 0)
                 shm_heap_link(heap, &heap->slabs[info->size_class], place.first);
-        else if (info->free == shm_heap_slab_blocks(info->size_class)) {
-                uint32_t size_class = info->size_class, pages = shm_heap_slab_pages(size_class);
+        else if (info->free == shm_heap_slab_blocks(info->size_class, info->length)) {
+                uint32_t size_class = info->size_class;
 
                 /* The last slab of a class stays: a value that is replaced in turn would make one each time. */
                 if (heap->slabs[size_class] == place.first && info->next == SHM_HEAP_NONE)
                         return;
                 shm_heap_unlink(heap, &heap->slabs[size_class], place.first);
-                shm_heap_free_run(heap, place.first, pages);
+                shm_heap_free_run(heap, place.first, info->length);
         }
 }
 

@@ -16,6 +16,10 @@
 #include "shm_abi.h"
 #include "shm_board.h"
 
+#if !defined(__cplusplus) && !defined(__USE_MISC)
+#error "With -std=c11, include shm_arena.h before the headers of the system, or define _GNU_SOURCE"
+#endif
+
 /* cffi: begin */
 
 #define SHM_KIND_ARENA 4
@@ -49,10 +53,10 @@ struct shm_arena_record {
  * A name and its value. `word` is generation << 2 | absent << 1 | which: record[which] is current, or there is no
  * value. The generation counts in the whole arena, so that a word is never used twice. 0: not used yet.
  *
- * Writer: the owner. `word` is exchanged with seq; that publishes the record, and everything that was
- * written before it. The name, in whole words with zeros behind it, and `hash` are written only while the value is
- * absent, as a record is: what is read of them between two equal loads of the word is whole. A stale word costs a reader a
- * second look, or an older value, which was current when it began.
+ * Writer: the owner. `word` is exchanged with seq; that publishes the record, and everything that was written before
+ * it. The name, in whole words with zeros behind it, and `hash` are written only while the value is absent, as a record
+ * is: what is read of them between two equal loads of the word is whole. A stale word costs a reader a second look, or
+ * an older value, which was current when it began.
  */
 struct shm_arena_entry {
         uint64_t word;
@@ -66,9 +70,12 @@ struct shm_arena_entry {
 /*
  * The control page, behind the header page. Its first line is constant once the arena is published. Writer: the owner.
  *
- * The index is an array of 32-bit slots, with linear probing from hash & (index_slots - 1): 0 ends a chain, all ones
- * is a slot whose name went, and other numbers are 1 + the number of an entry. A slot is stored with release when the
- * entry is complete. A chain is never cut before a name that is present.
+ * The index is an array of 32-bit slots, with linear probing from hash & (index_slots - 1): 0 ends a chain, other
+ * numbers are 1 + the number of an entry. A slot is stored with release when the entry is complete. Every name that has
+ * a value can be found at any time. When a name goes, later ones move up: the owner stores such a slot in its new
+ * place, adds 1 to `moves` (release), and only then overwrites the old place. A reader who did not find a name looks
+ * again if `moves` (acquire) has changed since it began: it may have passed the new place too early and the old one too
+ * late.
  *
  * `generation` is the last one given, and `used` the number of entries that were ever used (release). `changes` is a
  * futex, to which the owner adds 1 after each flip of a word (seq). The others are for people (relaxed).
@@ -88,12 +95,11 @@ struct shm_arena_control {
         uint64_t used;
         uint64_t names;       /* present */
         uint64_t value_bytes; /* of the current values */
+        uint64_t moves;       /* of slots of the index */
         uint32_t changes;
         uint32_t unused;
-        uint64_t unused_too[3];
+        uint64_t unused_too[2];
 };
-
-#define SHM_ARENA_SLOT_GONE 0xffffffffu
 
 /*
  * The use of a value by a client. Writer: the client. It stores `block`, the address of the block where the arena has
@@ -112,7 +118,7 @@ struct shm_ledger_hold {
  *
  * `high` is above the index of every hold that was ever taken, and `waits_high` likewise (raised with seq before the
  * first use). Each of `waits` is 0 or says on which word the client sleeps: the word's address where the arena has
- * its base, in multiples of 4, + 1 to have the ledger's eventfd written instead of the futex woken. The
+ * its base, in multiples of 4, + 1 to have the ledger's event raised instead of the futex woken. The
  * client stores it with seq, then loads the word with seq, and sleeps only if that has not changed; the owner
  * exchanges the word, and then looks here.
  */
@@ -127,16 +133,16 @@ struct shm_ledger {
 /* A message on the control socket of an arena, which is of type SOCK_SEQPACKET. protocol/README.md, section 18. */
 struct shm_arena_message {
         uint32_t kind; /* SHM_ARENA_* */
-        int32_t code; /* of an answer: 0 or a positive errno; of a ledger: the pid of its client, 0 if not known */
+        int32_t code;  /* of an answer: 0 or a positive errno; of a ledger: the pid of its client, 0 if not known */
         uint64_t number;
         uint64_t size;
 };
 
 #define SHM_ARENA_READY 1  /* the owner has written the control page: publish; and the answer */
 #define SHM_ARENA_GROW 2   /* the object should have `size` bytes; and the answer */
-#define SHM_ARENA_LEDGER 3 /* ledger `number` may hold values from now on; with its descriptor and its eventfd */
+#define SHM_ARENA_LEDGER 3 /* ledger `number` may hold values from now on; with descriptors of it and its event */
 #define SHM_ARENA_FORGET 4 /* ledger `number` holds nothing any more */
-#define SHM_ARENA_ENDED 5  /* no reader comes any more: `number` messages about ledgers came before in all */
+#define SHM_ARENA_LEAVE 5  /* the owner writes no more, and has the arena mapped as long as the socket is open */
 
 /* cffi: end */
 

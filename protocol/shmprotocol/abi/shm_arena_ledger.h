@@ -3,9 +3,9 @@
 #ifndef SHM_ARENA_LEDGER_H
 #define SHM_ARENA_LEDGER_H
 
-#include <time.h>
-
 #include "shm_arena_layout.h"
+
+#include <time.h>
 
 #ifdef F_ADD_SEALS
 #define SHM_F_ADD_SEALS F_ADD_SEALS
@@ -13,9 +13,6 @@
 #define SHM_F_ADD_SEALS 1033
 #endif
 #define SHM_F_SEAL_SEAL 0x1
-#if !defined(__cplusplus) && !defined(CLOCK_MONOTONIC_COARSE)
-#define CLOCK_MONOTONIC_COARSE 6 /* with -std=c11 a header included before may hide it */
-#endif
 
 /* A ledger as its client has mapped it. Any thread of the client may use it. */
 struct shm_holds {
@@ -46,9 +43,10 @@ static inline struct shm_ledger_hold *shm_hold_take(struct shm_holds *holds)
                     !__atomic_compare_exchange_n(&hold->block, &none, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
                         continue;
                 __atomic_store_n(&holds->next, at + 1, __ATOMIC_RELAXED);
-                high = __atomic_load_n(&holds->ledger->high, __ATOMIC_RELAXED);
+                /* seq, also if another thread has raised it: the owner who sees our hold must see that. */
+                high = __atomic_load_n(&holds->ledger->high, __ATOMIC_SEQ_CST);
                 while (high <= at && !__atomic_compare_exchange_n(&holds->ledger->high, &high, at + 1, 0,
-                                                                  __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                                                                  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
                         ;
                 return hold;
         }

@@ -7,10 +7,6 @@
 #ifndef SHM_ARENA_OWN_H
 #define SHM_ARENA_OWN_H
 
-#include <linux/futex.h>
-#include <limits.h>
-#include <sys/syscall.h>
-
 #include "shm_arena_collect.h"
 
 #define SHM_ARENA_ANSWER_MS 10000 /* for the host to answer: it needs a ms, and machines swap */
@@ -29,7 +25,7 @@ struct shm_description {
 struct shm_arena_meaning {
         const void *description; /* a msgpack map (protocol/README.md, section 15) */
         uint64_t description_size;
-        uint64_t root; /* an address in the block, or 0 */
+        uint64_t root; /* where in the value its root is, if `root_size` is not 0 */
         uint64_t root_size;
         uint32_t flags; /* SHM_VALUE_OBJECTS */
 };
@@ -101,7 +97,7 @@ static inline int shm_owner_extend(struct shm_arena_owner *owner, uint64_t size)
         owner->heap.pages = (struct shm_heap_page *)grown;
         owner->heap.limit = (uint32_t)count;
         shm_heap_extend(&owner->heap, (uint32_t)count);
-        owner->arena.size = size;
+        __atomic_store_n(&owner->arena.size, size, __ATOMIC_RELAXED); /* threads of this process may read values */
         return 0;
 }
 
@@ -163,7 +159,10 @@ static inline int shm_owner_make(struct shm_arena_owner *owner, void *memory, ui
         return 0;
 }
 
-/* Ask the host, and wait for its answer. Returns 0 or -errno: -EPIPE the host is gone; -ETIMEDOUT. */
+/*
+ * Ask the host, and wait for its answer. Returns 0 or -errno: -EPIPE the host is gone; -ETIMEDOUT; -EMFILE, -ENOMEM
+ * there is no room for a ledger that it told of before.
+ */
 static inline int shm_owner_ask(struct shm_arena_owner *owner, uint32_t kind, uint64_t size)
 {
         struct shm_arena_message message = {kind, 0, owner->arena.region, size};
@@ -171,13 +170,14 @@ static inline int shm_owner_ask(struct shm_arena_owner *owner, uint32_t kind, ui
         struct pollfd wait = {owner->socket, POLLIN, 0};
         int result;
 
+        shm_owner_listen(owner); /* also to a late answer */
         owner->answer.kind = 0;
         if (owner->socket < 0 || send(owner->socket, &message, sizeof(message), MSG_NOSIGNAL) < 0)
                 return owner->socket < 0 ? -EPIPE : -errno;
         while (owner->answer.kind != kind) {
-                result = shm_owner_receive(owner, MSG_DONTWAIT);
-                if (result < 0 && owner->is_alone)
-                        return -EPIPE;
+                result = shm_owner_receive(owner);
+                if (result < 0 && result != -ECONNRESET) /* that comes once, before what was sent */
+                        return result;
                 if (result != 0)
                         continue;
                 now_ms = shm_arena_now_ns() / 1000000;
@@ -223,12 +223,14 @@ static inline uint64_t shm_owner_block(struct shm_arena_owner *owner, uint64_t s
         return block;
 }
 
-/* Let the arena grow so that a block of `size` bytes fits: to twice its size, or at least enough. Returns as shm_arena_grow(). */
+/*
+ * Let the arena grow so that a block of `size` bytes fits: to twice its size, or enough. Returns as shm_arena_grow().
+ */
 static inline int shm_owner_make_room(struct shm_arena_owner *owner, uint64_t size)
 {
         uint64_t needed = owner->arena.size + size + 65 * SHM_HEAP_PAGE, wanted = 2 * owner->arena.size;
 
-        if (owner->arena.size >= owner->arena.span || size > owner->arena.span)
+        if (owner->is_quiet || owner->arena.size >= owner->arena.span || size > owner->arena.span)
                 return -EINVAL;
         if (wanted < needed)
                 wanted = needed;
@@ -239,14 +241,17 @@ static inline int shm_owner_make_room(struct shm_arena_owner *owner, uint64_t si
 
 /*
  * Take a block for `size` bytes, to be written and then published or discarded. May ask the host for more memory, and
- * wait for that. Returns 0, or -ENOSPC: the arena is full of values that are current or held.
+ * wait for that. Returns 0, or: -ENOSPC the arena is full of values that are current or held; -EPIPE it is full, and
+ * the host went, or took the arena from this owner, before it could tell of all readers.
  */
 static inline int shm_arena_loan(struct shm_arena_owner *owner, uint64_t size, uint64_t *block_out)
 {
         *block_out = shm_owner_block(owner, size);
         if (*block_out == 0 && shm_owner_make_room(owner, size) == 0)
                 *block_out = shm_owner_block(owner, size);
-        return *block_out == 0 ? -ENOSPC : 0;
+        if (*block_out != 0)
+                return 0;
+        return owner->is_alone && !shm_owner_knows(owner) ? -EPIPE : -ENOSPC;
 }
 
 /* Give back a block that was not published. */
@@ -261,46 +266,23 @@ static inline void *shm_arena_block(const struct shm_arena_owner *owner, uint64_
         return (void *)(uintptr_t)(owner->arena.base + block);
 }
 
-/* Wake those who sleep on a word of the arena, at this offset, or on its `changes`. */
-static inline void shm_wake_ledger(struct shm_arena_owner *owner, const struct shm_ledger *ledger, int event,
-                                   uint64_t word, int *wakes_out)
-{
-        uint64_t any = SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes), count, i, one = 1;
-        int is_event = 0;
-
-        count = __atomic_load_n(&ledger->waits_high, __ATOMIC_SEQ_CST);
-        for (i = 0; i < count && i < SHM_LEDGER_WAITS; i++) {
-                uint64_t wait = __atomic_load_n(&ledger->waits[i], __ATOMIC_SEQ_CST);
-                uint64_t at = (wait & ~(uint64_t)3) - owner->arena.home;
-
-                if (wait == 0 || (at != word && at != any))
-                        continue;
-                if (wait & 1)
-                        is_event = 1;
-                else
-                        *wakes_out |= at == word ? 1 : 2;
-        }
-        if (is_event && event >= 0 && write(event, &one, sizeof(one)) < 0)
-                return; /* its counter is full: it is readable anyway */
-}
-
-/* After a flip: wake those who sleep on the entry, or on any change. Without sleepers two loads. */
+/* After a flip: wake those who sleep on the entry, or on any change. Without sleepers some loads. */
 static inline void shm_owner_wake(struct shm_arena_owner *owner, uint64_t word)
 {
-        int wakes = 0;
+        const struct shm_board_line *line = owner->arena.line;
         uint32_t i;
 
         __atomic_store_n(&owner->control->changes, owner->control->changes + 1, __ATOMIC_SEQ_CST);
-        shm_wake_ledger(owner, owner->own.ledger, -1, word, &wakes);
-        if (owner->arena.line != NULL && __atomic_load_n(&owner->arena.line->waiters, __ATOMIC_SEQ_CST) != 0) {
-                (void)shm_owner_knows(owner);
-                for (i = 0; i < owner->ledger_count; i++)
-                        shm_wake_ledger(owner, owner->ledgers[i].ledger, owner->ledgers[i].event, word, &wakes);
-        }
-        if (wakes & 1)
-                (void)syscall(SYS_futex, owner->arena.base + word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-        if (wakes & 2)
-                (void)syscall(SYS_futex, &owner->control->changes, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+        shm_wake_ledger(&owner->arena, owner->own.ledger, -1, word);
+        if (line == NULL)
+                return;
+        /* Also without sleepers: so that the host need not keep messages, and they are here if it dies. */
+        if (__atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST) != owner->heard)
+                shm_owner_listen(owner);
+        if (__atomic_load_n(&line->waiters, __ATOMIC_SEQ_CST) == 0)
+                return;
+        for (i = 0; i < owner->ledger_count; i++)
+                shm_wake_ledger(&owner->arena, owner->ledgers[i].ledger, owner->ledgers[i].event, word);
 }
 
 #endif /* SHM_ARENA_OWN_H */

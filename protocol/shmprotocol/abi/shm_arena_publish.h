@@ -5,7 +5,9 @@
 
 #include "shm_arena_own.h"
 
-/* Let an entry have a name; nobody looks at it, or its word says that it is absent. Returns 0 or -ENOSPC. */
+/*
+ * Let an entry have a name; nobody looks at it, or its word says that it is absent. Returns 0 or as shm_arena_loan().
+ */
 static inline int shm_entry_rename(struct shm_arena_owner *owner, struct shm_arena_entry *entry, const char *name,
                                    size_t size)
 {
@@ -14,9 +16,10 @@ static inline int shm_entry_rename(struct shm_arena_owner *owner, struct shm_are
 
         if (size > sizeof(entry->inline_name) && entry->name == 0) {
                 uint64_t block = 0;
+                int error = shm_arena_loan(owner, SHM_NAME_ROOM, &block);
 
-                if (shm_arena_loan(owner, SHM_NAME_ROOM, &block) != 0)
-                        return -ENOSPC;
+                if (error)
+                        return error;
                 /* It stays the entry's for ever: a late reader compares words there, and nothing else is ever there. */
                 __atomic_store_n(&entry->name, block, __ATOMIC_RELEASE);
         }
@@ -29,25 +32,35 @@ static inline int shm_entry_rename(struct shm_arena_owner *owner, struct shm_are
         return 0;
 }
 
-/* Take the name of an absent entry out of the index, and end the chains that it ended. */
+/*
+ * Take the name of an absent entry out of the index. Later slots of its chain move up: without that, names that
+ * come and go would make all chains as long as the index.
+ */
 static inline void shm_index_remove(struct shm_arena_owner *owner, uint32_t entry)
 {
-        uint64_t mask = owner->arena.index_mask, at = owner->entries[entry].hash & mask;
+        uint64_t mask = owner->arena.index_mask, hole = owner->entries[entry].hash & mask, at;
+        uint64_t *moves = &owner->control->moves;
 
-        while (owner->slots[at] != entry + 1)
-                at = (at + 1) & mask;
-        __atomic_store_n(&owner->slots[at], SHM_ARENA_SLOT_GONE, __ATOMIC_RELEASE);
-        if (owner->slots[(at + 1) & mask] != 0)
-                return;
-        for (; owner->slots[at] == SHM_ARENA_SLOT_GONE; at = (at - 1) & mask)
-                __atomic_store_n(&owner->slots[at], 0, __ATOMIC_RELEASE);
+        while (owner->slots[hole] != entry + 1)
+                hole = (hole + 1) & mask;
+        for (at = (hole + 1) & mask; owner->slots[at] != 0; at = (at + 1) & mask) {
+                uint64_t first = owner->entries[owner->slots[at] - 1].hash & mask;
+
+                /* Not if its chain begins behind the hole. */
+                if (((at - first) & mask) < ((at - hole) & mask))
+                        continue;
+                __atomic_store_n(&owner->slots[hole], owner->slots[at], __ATOMIC_RELEASE);
+                __atomic_store_n(moves, *moves + 1, __ATOMIC_RELEASE);
+                hole = at;
+        }
+        __atomic_store_n(&owner->slots[hole], 0, __ATOMIC_RELEASE);
 }
 
 static inline void shm_index_insert(struct shm_arena_owner *owner, uint32_t entry)
 {
         uint64_t mask = owner->arena.index_mask, at = owner->entries[entry].hash & mask;
 
-        while (owner->slots[at] != 0 && owner->slots[at] != SHM_ARENA_SLOT_GONE)
+        while (owner->slots[at] != 0)
                 at = (at + 1) & mask;
         __atomic_store_n(&owner->slots[at], entry + 1, __ATOMIC_RELEASE);
 }
@@ -83,10 +96,13 @@ static inline void shm_absent_list(struct shm_arena_owner *owner, uint32_t entry
         owner->absent[(owner->absent_first + owner->absent_count++) % owner->arena.entry_count] = entry;
 }
 
-/* Let a name have an entry, which has no value yet. Returns 0, -ENFILE or -ENOSPC. */
+/*
+ * Let a name have an entry, which has no value yet. Returns 0; -EINVAL the name is empty or has more than 255 bytes;
+ * -ENFILE; or as shm_arena_loan().
+ */
 static inline int shm_entry_make(struct shm_arena_owner *owner, const char *name, size_t size, uint32_t *entry_out)
 {
-        int error = shm_entry_take(owner, entry_out);
+        int error = size == 0 || size > SHM_NAME_MAX ? -EINVAL : shm_entry_take(owner, entry_out);
 
         if (error)
                 return error;
@@ -102,7 +118,7 @@ static inline int shm_entry_make(struct shm_arena_owner *owner, const char *name
         return error;
 }
 
-/* Give a word another generation, and wake those who wait for it. */
+/* Give a word another generation: this makes a value current, or absent. Returns what it was. */
 static inline uint64_t shm_entry_flip(struct shm_arena_owner *owner, struct shm_arena_entry *entry, uint64_t low)
 {
         uint64_t generation = owner->control->generation + 1;
@@ -131,8 +147,9 @@ static inline void shm_count(uint64_t *word, uint64_t more)
 
 /*
  * Publish a block under a name, and retire the one that was current. The block is the arena's from now on; after an
- * error it is still the caller's: -ENFILE all names are in use; -ENOSPC. `value` has what the record is to say but for
- * generation and time; its offsets are those of the arena.
+ * error it is still the caller's: -EINVAL the name, or the record leads elsewhere; -ENFILE all names are in use; or as
+ * shm_arena_loan(). `value` has what the record is to say but for generation and time; its offsets are those of the
+ * arena.
  */
 static inline int shm_arena_publish(struct shm_arena_owner *owner, const char *name, size_t size,
                                     struct shm_arena_record *value, uint64_t *generation_out)
@@ -140,10 +157,12 @@ static inline int shm_arena_publish(struct shm_arena_owner *owner, const char *n
         struct shm_arena_entry *entry;
         struct shm_arena_record *before;
         uint64_t word, which;
-        uint32_t number;
-        int error = shm_arena_find(&owner->arena, name, size, &number);
+        uint32_t number = 0;
+        int error = 0;
 
-        if (error)
+        if (!shm_record_fits(&owner->arena, value)) /* readers would refuse it */
+                return -EINVAL;
+        if (shm_arena_find(&owner->arena, name, size, &number) != 0)
                 error = shm_entry_make(owner, name, size, &number);
         if (error)
                 return error;
@@ -172,7 +191,7 @@ static inline int shm_arena_remove(struct shm_arena_owner *owner, const char *na
         struct shm_arena_entry *entry;
         struct shm_arena_record *before;
         uint64_t word;
-        uint32_t number;
+        uint32_t number = 0;
 
         if (shm_arena_find(&owner->arena, name, size, &number) != 0)
                 return -ENOENT;
@@ -221,17 +240,18 @@ static inline uint64_t shm_arena_describe(struct shm_arena_owner *owner, const v
 
 /*
  * Take a block for a value of `size` bytes that has this meaning; its description is written already. Returns 0 and
- * the record to publish it with, or -ENOSPC.
+ * the record to publish it with, or: -EINVAL the description is longer than readers take; or as shm_arena_loan().
  */
 static inline int shm_arena_prepare(struct shm_arena_owner *owner, uint64_t size,
                                     const struct shm_arena_meaning *meaning, struct shm_arena_record *record_out)
 {
         uint64_t room = size, aligned = (size + 7) / 8 * 8;
+        int error;
 
         memset(record_out, 0, sizeof(*record_out));
         record_out->size = size;
-        if (size > owner->arena.span)
-                return -ENOSPC;
+        if (size > owner->arena.span || meaning->description_size > SHM_METADATA_MAX)
+                return size > owner->arena.span ? -ENOSPC : -EINVAL;
         if (meaning->description_size != 0) {
                 record_out->description =
                         shm_arena_describe(owner, meaning->description, meaning->description_size);
@@ -240,8 +260,13 @@ static inline int shm_arena_prepare(struct shm_arena_owner *owner, uint64_t size
                         room = aligned + meaning->description_size;
         }
         record_out->flags = meaning->flags | (room == size ? SHM_VALUE_SHARED_DESCRIPTION : 0);
-        if (shm_arena_loan(owner, room, &record_out->block) != 0)
-                return -ENOSPC;
+        error = shm_arena_loan(owner, room, &record_out->block);
+        if (error)
+                return error;
+        if (meaning->root_size != 0) {
+                record_out->root = owner->arena.home + record_out->block + meaning->root;
+                record_out->root_size = meaning->root_size;
+        }
         if (room != size) {
                 record_out->description = record_out->block + aligned;
                 memcpy(shm_arena_block(owner, record_out->description), meaning->description,
@@ -250,7 +275,7 @@ static inline int shm_arena_prepare(struct shm_arena_owner *owner, uint64_t size
         return 0;
 }
 
-/* Copy a value and publish it. Returns 0 and its generation, or -ENOSPC, -ENFILE. */
+/* Copy a value and publish it. Returns 0 and its generation, or as shm_arena_prepare() and shm_arena_publish(). */
 static inline int shm_arena_put(struct shm_arena_owner *owner, const char *name, size_t name_size, const void *data,
                                 uint64_t size, const struct shm_arena_meaning *meaning, uint64_t *generation_out)
 {
@@ -259,7 +284,8 @@ static inline int shm_arena_put(struct shm_arena_owner *owner, const char *name,
 
         if (error)
                 return error;
-        memcpy(shm_arena_block(owner, record.block), data, size);
+        if (size != 0) /* no data may be NULL */
+                memcpy(shm_arena_block(owner, record.block), data, size);
         error = shm_arena_publish(owner, name, name_size, &record, generation_out);
         if (error)
                 shm_arena_discard(owner, record.block);

@@ -11,6 +11,7 @@
 
 #define SHM_NAME_ROOM 256 /* bytes for a name that is not in its entry */
 #define SHM_ARENA_TRIES 1000000 /* of a reader whose value is replaced each time: the owner does nothing else */
+#define SHM_ARENA_STEPS 1000000 /* along chains, of a reader while names move; and twice the index, at least */
 
 /* An arena as its reader has checked it. `base` is where it is mapped here; in a ledger it is at `home`. */
 struct shm_arena {
@@ -70,8 +71,9 @@ static inline int shm_arena_open(const void *base, uint64_t home, uint64_t span,
                 return -EBADMSG;
         if (control.version != SHM_ARENA_VERSION)
                 return -EPROTONOSUPPORT;
+        /* No more slots than an owner makes: a hostile one makes its readers walk along all of them. */
         if (control.index_slots == 0 || (control.index_slots & (control.index_slots - 1)) != 0 ||
-            control.index_slots > 4 * (uint64_t)SHM_ARENA_NAMES_MAX || control.entry_count > SHM_ARENA_NAMES_MAX)
+            control.entry_count > SHM_ARENA_NAMES_MAX || control.index_slots > 64 + 4 * control.entry_count)
                 return -EBADMSG;
         if (control.index % 64 != 0 || control.entries % 64 != 0 ||
             !shm_arena_inside(control.index, control.index_slots * 4, SHM_ARENA_HEAD, size) ||
@@ -93,45 +95,69 @@ static inline int shm_arena_open(const void *base, uint64_t home, uint64_t span,
 }
 
 /*
- * Map the arena of descriptor `fd`, which the caller still owns, read-only at its own address. `line` and `region` say
- * how far it grows, as in its grant; or NULL and 0. Returns 0 or: -EPERM it is not sealed against other writers;
- * -EBADMSG it is not an arena; -EPROTONOSUPPORT another version; -EEXIST the address is taken in this process.
+ * Map the arena of descriptor `fd`, which the caller still owns, read-only at `home`, with `span` bytes: as in its
+ * grant. `line` and `region` say how far it grows; or NULL and 0. Returns 0 or: -EPERM it is not sealed against other
+ * writers; -EBADMSG it is not an arena; -EPROTONOSUPPORT another version; -EEXIST the address is taken in this process.
  */
+static inline int shm_arena_map_at(int fd, uint64_t home, uint64_t span, const struct shm_board_line *line,
+                                   uint64_t region, struct shm_arena *arena_out)
+{
+        struct stat status;
+        void *mapped;
+        uint64_t size;
+        int error = shm_seals_check(fd);
+
+        if (!error && fstat(fd, &status) < 0)
+                error = -errno;
+        if (error)
+                return error;
+        mapped = mmap((void *)(uintptr_t)home, (size_t)span, PROT_READ, MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        if (mapped == MAP_FAILED)
+                return -errno;
+        /* The owner of an arena that can grow may have made it larger than it should be. */
+        size = (uint64_t)status.st_size < span ? (uint64_t)status.st_size : span;
+        error = mapped == (void *)(uintptr_t)home ? shm_arena_open(mapped, home, span, size, arena_out) : -EEXIST;
+        if (error) {
+                munmap(mapped, (size_t)span);
+                return error;
+        }
+        (void)madvise(mapped, (size_t)span, SHM_MADV_DONTDUMP);
+        arena_out->line = line;
+        arena_out->region = region;
+        return 0;
+}
+
+/*
+ * Copy the header of an arena out of an object, and check it. The object is as long as the arena has grown, which is at
+ * most the header's capacity. Returns as shm_header_read().
+ */
+static inline int shm_arena_header_read(int fd, struct shm_region_header *header_out)
+{
+        struct stat status;
+        int error;
+
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        if (pread(fd, header_out, sizeof(*header_out), 0) != (ssize_t)sizeof(*header_out))
+                return -EBADMSG;
+        error = shm_header_check(header_out, header_out->capacity);
+        if (error)
+                return error;
+        if (header_out->kind != SHM_KIND_ARENA || (header_out->flags & SHM_FLAG_SEAL_WRITER) == 0 ||
+            status.st_size < SHM_ARENA_HEAD || (uint64_t)status.st_size > header_out->capacity)
+                return -EBADMSG;
+        return 0;
+}
+
+/* shm_arena_map_at() without a grant: the owner could have changed the header, which then says where it is mapped. */
 static inline int shm_arena_map(int fd, const struct shm_board_line *line, uint64_t region,
                                 struct shm_arena *arena_out)
 {
         struct shm_region_header header;
-        struct stat status;
-        void *mapped;
-        int error = shm_seals_check(fd);
+        int error = shm_arena_header_read(fd, &header);
 
-        if (error)
-                return error;
-        if (fstat(fd, &status) < 0)
-                return -errno;
-        if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
-                return -EBADMSG;
-        error = shm_header_check(&header, header.capacity);
-        if (error)
-                return error;
-        if (header.kind != SHM_KIND_ARENA)
-                return -EBADMSG;
-        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
-                      MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
-        if (mapped == MAP_FAILED)
-                return -errno;
-        error = mapped == header.base ? shm_header_freeze(fd, mapped, &header) : -EEXIST;
-        if (!error)
-                error = shm_arena_open(mapped, (uint64_t)(uintptr_t)mapped, header.capacity,
-                                       (uint64_t)status.st_size, arena_out);
-        if (error) {
-                munmap(mapped, (size_t)header.capacity);
-                return error;
-        }
-        (void)madvise(mapped, (size_t)header.capacity, SHM_MADV_DONTDUMP);
-        arena_out->line = line;
-        arena_out->region = region;
-        return 0;
+        return error ? error
+                     : shm_arena_map_at(fd, (uint64_t)(uintptr_t)header.base, header.capacity, line, region, arena_out);
 }
 
 /* Undo shm_arena_map(). Nothing of it may be held. */
@@ -140,24 +166,34 @@ static inline int shm_arena_unmap(const struct shm_arena *arena)
         return munmap((void *)(uintptr_t)arena->base, (size_t)arena->span) < 0 ? -errno : 0;
 }
 
-/* Whether `size` bytes at `at` are in the object. Asks the board, which only the host writes, how far that has grown. */
-static inline int shm_arena_has(struct shm_arena *arena, uint64_t at, uint64_t size, uint64_t from)
+/*
+ * Learn from the board, which only the host writes, how far the object has grown. Returns 0 or -ESTALE: it is not said.
+ */
+static inline int shm_arena_measure(struct shm_arena *arena)
 {
-        uint64_t now;
+        uint64_t known = __atomic_load_n(&arena->size, __ATOMIC_RELAXED), now;
 
-        if (shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED)))
-                return 1;
         if (arena->line == NULL)
-                return 0;
+                return 0; /* it does not grow */
         /* The line speaks of this arena as long as it has its region's number, before and after. */
         if (__atomic_load_n(&arena->line->region, __ATOMIC_ACQUIRE) != arena->region)
-                return 0;
+                return -ESTALE;
         now = __atomic_load_n(&arena->line->size, __ATOMIC_ACQUIRE);
         if (__atomic_load_n(&arena->line->region, __ATOMIC_ACQUIRE) != arena->region || now > arena->span)
-                return 0;
-        if (now > arena->size)
-                __atomic_store_n(&arena->size, now, __ATOMIC_RELAXED);
-        return shm_arena_inside(at, size, from, now);
+                return -ESTALE;
+        while (known < now && !__atomic_compare_exchange_n(&arena->size, &known, now, 0, __ATOMIC_RELAXED,
+                                                           __ATOMIC_RELAXED))
+                ;
+        return 0;
+}
+
+/* Whether `size` bytes at `at`, which is not below `from`, are in the object. */
+static inline int shm_arena_has(struct shm_arena *arena, uint64_t at, uint64_t size, uint64_t from)
+{
+        if (shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED)))
+                return 1;
+        return shm_arena_inside(at, size, from, arena->span) && shm_arena_measure(arena) == 0 &&
+               shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED));
 }
 
 /* Whether an entry has this name, if its word does not change meanwhile. */
@@ -183,20 +219,21 @@ static inline int shm_entry_is(struct shm_arena *arena, const struct shm_arena_e
         return 1;
 }
 
-/* Find the entry of a name. Returns 0, -ENOENT, or -EBADMSG: the index is corrupt. */
-static inline int shm_arena_find(struct shm_arena *arena, const char *name, size_t size, uint32_t *entry_out)
+/*
+ * Walk along the chain of a name once, with so many steps left. Returns 0, -ENOENT, or -EBADMSG: the index is corrupt.
+ */
+static inline int shm_arena_probe(struct shm_arena *arena, uint64_t hash, const char *name, size_t size,
+                                  uint64_t *steps, uint32_t *entry_out)
 {
-        uint64_t hash = shm_name_hash(name, size), probe;
+        uint64_t probe;
 
-        for (probe = 0; probe <= arena->index_mask; probe++) {
+        for (probe = 0; probe <= arena->index_mask && *steps > 0; probe++, --*steps) {
                 uint32_t slot =
                         __atomic_load_n(&arena->index[(hash + probe) & arena->index_mask], __ATOMIC_ACQUIRE);
                 const struct shm_arena_entry *entry;
 
                 if (slot == 0)
                         return -ENOENT;
-                if (slot == SHM_ARENA_SLOT_GONE)
-                        continue;
                 if (slot > arena->entry_count)
                         return -EBADMSG;
                 entry = &arena->entries[slot - 1];
@@ -207,6 +244,26 @@ static inline int shm_arena_find(struct shm_arena *arena, const char *name, size
                 }
         }
         return -ENOENT;
+}
+
+/*
+ * Find the entry of a name. Returns 0; -ENOENT; -EBADMSG the index is corrupt; -EBUSY its names move all the time. A
+ * name that was not there is looked for again between two looks at `moves`: names that are there need not touch
+ * that line, which the owner writes with each value.
+ */
+static inline int shm_arena_find(struct shm_arena *arena, const char *name, size_t size, uint32_t *entry_out)
+{
+        const uint64_t *moves = &shm_arena_control_of(arena)->moves;
+        uint64_t hash = shm_name_hash(name, size), steps = SHM_ARENA_STEPS + 2 * arena->index_mask, before;
+        int error = shm_arena_probe(arena, hash, name, size, &steps, entry_out);
+
+        while (error == -ENOENT && steps-- > 0) {
+                before = __atomic_load_n(moves, __ATOMIC_ACQUIRE);
+                error = shm_arena_probe(arena, hash, name, size, &steps, entry_out);
+                if (error != -ENOENT || (steps > 0 && __atomic_load_n(moves, __ATOMIC_ACQUIRE) == before))
+                        return error;
+        }
+        return error == -ENOENT ? -EBUSY : error;
 }
 
 static inline void shm_record_copy(const struct shm_arena_record *record, struct shm_arena_record *copy_out)
@@ -255,7 +312,7 @@ static inline void shm_value_fill(const struct shm_arena *arena, const struct sh
 /*
  * Hold the current value of an entry that was found by this name, with a hold that was taken. Returns 0 and fills all
  * of the value but `hold` and `entry`, or lets the hold stay taken: -ENOENT the name has no value; -EBADMSG the
- * owner lies; -EBUSY it was replaced a million times meanwhile.
+ * owner lies; -ESTALE; -EBUSY it was replaced a million times meanwhile.
  */
 static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_entry *entry, const char *name,
                                 size_t size, struct shm_ledger_hold *hold, struct shm_arena_value *value_out)
@@ -276,7 +333,7 @@ static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_
                 if (again != word)
                         continue;
                 if (!fits)
-                        return -EBADMSG;
+                        return shm_arena_measure(arena) < 0 ? -ESTALE : -EBADMSG;
                 shm_value_fill(arena, &record, word, value_out);
                 return 0;
         }
@@ -286,13 +343,14 @@ static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_
 /*
  * Hold the current value of a name: what `value_out` leads to does not change until shm_arena_release(). Returns 0 or:
  * -ENOENT the name has no value; -ENOLCK this client holds as much as its ledger takes; -EBADMSG the arena is corrupt;
- * -EBUSY the owner replaces the value faster than it can be read.
+ * -EBUSY the owner replaces the value faster than it can be read; -ESTALE the name of the arena has another one, or
+ * none, and this one has grown since.
  */
 static inline int shm_arena_hold(struct shm_arena *arena, struct shm_holds *holds, const char *name, size_t size,
                                  struct shm_arena_value *value_out)
 {
         struct shm_ledger_hold *hold = shm_hold_take(holds);
-        uint32_t entry;
+        uint32_t entry = 0;
         int error = hold == NULL ? -ENOLCK : shm_arena_find(arena, name, size, &entry);
 
         if (!error) {
@@ -302,6 +360,7 @@ static inline int shm_arena_hold(struct shm_arena *arena, struct shm_holds *hold
         if (error) {
                 if (hold != NULL)
                         shm_hold_release(holds, hold);
+                memset(value_out, 0, sizeof(*value_out));
                 return error;
         }
         value_out->hold = hold;
