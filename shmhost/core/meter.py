@@ -54,9 +54,13 @@ class Meter:
         share_ns = duration_ns // (releases + 1 if last else releases)
         bucket = bisect_left(BOUNDS, share_ns)
         if releases:
-            self.latencies["release"].add(bucket, share_ns, releases)
+            latency = self.latencies["release"]
+            latency.counts[bucket] += releases
+            latency.total_ns += share_ns * releases
         if last:
-            self.latencies[last].add(bucket, share_ns, 1)
+            latency = self.latencies[last]
+            latency.counts[bucket] += 1
+            latency.total_ns += share_ns
 
 
 class Tally:

@@ -74,7 +74,7 @@ class Region:
     packed: bytes = b""  # a grant without its lease, as `shortcut` has it; made when it is needed
     kind: int = 0  # of its header, once that is known
     arena: Arena | None = None  # what an arena has beside this
-    _reader: array[int] | None = None
+    readers: array[int] | None = None  # the read-only descriptor of its object, as `sendmsg` takes it
 
     def move(self, state: State) -> None:
         """Move to the next state. Only the registry calls this, which counts regions by state."""
@@ -129,10 +129,10 @@ class Region:
 
     def reader(self) -> array[int]:
         """Return the read-only descriptor of its object, as `sendmsg` takes it."""
-        if self._reader is None:
+        if self.readers is None:
             assert self.object is not None
-            self._reader = array("i", (self.object.reader(),))
-        return self._reader
+            self.readers = array("i", (self.object.reader(),))
+        return self.readers
 
     def packed_grant(self) -> bytes:
         """Return a grant without its lease, for `shortcut.opened`; packed once."""

@@ -67,7 +67,7 @@ class Registry:
     generations: Generations = field(default_factory=Generations)
     names: list[str] = field(default_factory=list)  # of `current`, sorted
     order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
-    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def create(self, request: m.Create, peer: Peer) -> Region:
@@ -145,10 +145,6 @@ class Registry:
             region.charge.shrink(capacity + REGION_OVERHEAD)
         self.tallies.resize(region.tally, region.owner.uid, capacity - region.capacity)
         region.capacity = capacity
-
-    def next_number(self) -> int:
-        """Return a number for a region, which no other ever has."""
-        return next(self._numbers)
 
     def next_generation(self, region: Region) -> int:
         """Return the generation that a region will be when it is published."""
@@ -327,7 +323,7 @@ class Registry:
             charge.release()
             raise
         return Region(
-            number=self.next_number(),
+            number=next(self.numbers),
             owner=peer,
             room=room,
             capacity=capacity,

@@ -7,6 +7,8 @@ put, which say what is wrong with it.
 
 from __future__ import annotations
 
+from array import array
+
 from shmhost.core import succession
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, SendFrame
@@ -76,7 +78,8 @@ class SmallPuts:
                 self._registry.board.word(region.line),
             )
             region.object = Memfd.of(region.capacity, descriptor)
-            send_frame(frame, region.reader())
+            region.readers = array("i", (descriptor,))
+            send_frame(frame, region.readers)
         except BaseException as error:
             self._leases.drop(region, lease)
             if isinstance(error, OSError) and region.object is None:

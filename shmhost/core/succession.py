@@ -30,19 +30,26 @@ def begin(
         check_name(name)
         if registry.arenas and "/" in name:  # it may lie below one
             return None
-    elif not replace or not older.allows(peer, WRITE) or older.arena is not None:
+    elif not replace or older.arena is not None or not older.allows(peer, WRITE):
         return None
     capacity = page_up(HEADER_SIZE + size)
     generation = registry.generations.next(None if older is None else older.generation)
     room = registry.allocator.take(capacity)
     if room is None:
         return None
-    if older is not None and _is_heir(older, capacity, peer):
+    # All that is counted for a region that goes at once can be counted for the next one, if that is alike.
+    if (
+        older is not None
+        and not older.leases
+        and older.capacity == capacity
+        and older.owner.uid == peer.uid
+        and older.backend is Backend.MEMFD
+    ):
         charge, tally = older.charge, older.tally
     else:
         charge = registry.budget.charge(capacity + REGION_OVERHEAD)
         tally = registry.tallies.add(State.CURRENT, peer.uid, capacity)
-    number, (span, window) = registry.next_number(), room
+    number, (span, window) = next(registry.numbers), room
     region = Region(
         number, peer, size, capacity, span, window, charge, name, mode, Seal.FULL, Backend.MEMFD, tally
     )
@@ -86,23 +93,13 @@ def give_up(registry: Registry, region: Region, older: Region | None) -> None:
         region.object.close()
 
 
-def _is_heir(older: Region, capacity: int, peer: Peer) -> bool:
-    """Whether what is counted for a region can be counted for the next one: it goes at once, and is alike."""
-    return (
-        not older.leases
-        and older.capacity == capacity
-        and older.owner.uid == peer.uid
-        and older.backend is Backend.MEMFD
-    )
-
-
 def _bury(registry: Registry, older: Region) -> None:
     """Free a region whose charge, tally and line are its successor's."""
-    older.move(State.SUPERSEDED)
+    older.state = State.SUPERSEDED
     registry.note(State.FREED, older)
-    older.move(State.FREED)
+    older.state = State.FREED
     del registry.regions[older.number]
     del registry.order[bisect_left(registry.order, older.number)]
-    registry.allocator.give(older.span)
+    older.window.give(older.span)
     assert older.object is not None
     older.object.close()  # quick: as small as its successor

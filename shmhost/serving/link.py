@@ -192,7 +192,7 @@ class Link:
         if not data:
             self.close()
             return
-        if self._is_inside_frame or not self._outbox.is_empty or not self._answer(data):
+        if self._is_inside_frame or self._outbox.queue or not self._answer(data):
             self._connection.receive(data)
             self._pump()
 
@@ -215,7 +215,7 @@ class Link:
             if not self._drive(done[2], (None, None)):
                 return True
         self._meter.add_answers(done[0], done[1], perf_counter_ns() - began_ns)
-        if not self._outbox.is_empty:
+        if self._outbox.queue:
             self._pause()
         return True
 

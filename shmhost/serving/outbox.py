@@ -45,13 +45,13 @@ class Outbox:
         "_loop",
         "_on_emptied",
         "_on_end",
-        "_queue",
         "_retry",
         "_share",
         "_size",
         "_sock",
         "_stall",
         "_unread",
+        "queue",
     )
 
     def __init__(
@@ -67,7 +67,7 @@ class Outbox:
         self._unread = Unread(sock, share, self._hold)
         self._on_emptied = on_emptied
         self._on_end = on_end
-        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self.queue: deque[tuple[bytes, list[int]]] = deque()  # empty: all that was sent has left
         self._size = 0  # bytes
         self._is_held = False
         self._retry: asyncio.TimerHandle | None = None
@@ -77,14 +77,14 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is queued."""
-        return not self._queue
+        return not self.queue
 
     def send(self, frame: bytes, fds: Sequence[int]) -> None:
         """Send a frame, or queue it if the client is slow. The descriptors stay the caller's.
 
         OSError if it must be queued and no descriptor is left for the copies; nothing was sent then.
         """
-        sent = 0 if self._queue else self._attempt(frame, fds)
+        sent = 0 if self.queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
 
@@ -93,8 +93,8 @@ class Outbox:
         self._wait_no_more()
         self._stall.end()
         self._on_emptied, self._on_end = _do_nothing, _do_nothing
-        while self._queue:
-            descriptors.close_all(self._queue.popleft()[1])
+        while self.queue:
+            descriptors.close_all(self.queue.popleft()[1])
         self._grow(-self._size)
         self._unread.close(close_socket)
 
@@ -164,16 +164,16 @@ class Outbox:
             self._go_on()
 
     def _go_on(self) -> None:
-        had_queued = bool(self._queue)
-        while self._queue:
-            data, fds = self._queue[0]
+        had_queued = bool(self.queue)
+        while self.queue:
+            data, fds = self.queue[0]
             sent = self._attempt(data, fds)
             if sent == 0:
                 return
-            self._queue.popleft()
+            self.queue.popleft()
             descriptors.close_all(fds)
             if sent < len(data):
-                self._queue.appendleft((data[sent:], []))
+                self.queue.appendleft((data[sent:], []))
                 self._grow(-sent)
             else:
                 self._grow(-sent - FRAME_OVERHEAD)
@@ -193,7 +193,7 @@ class Outbox:
     def _add(self, rest: bytes, fds: Sequence[int]) -> None:
         copies = _copies(fds)
         self._start_stall()
-        self._queue.append((rest, copies))
+        self.queue.append((rest, copies))
         self._grow(len(rest) + FRAME_OVERHEAD)
         if self._size > MAX_OUTBOX:
             self._end("it sends requests, but does not read the replies")
