@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 FORMATS = ("text", "json")
 LEVELS = ("info", "warning", "debug")  # the default: names that come and go; debug: generations as well
 BACKLOG = 10_000  # queued lines when the reader stalls
+# After a burst of lines, before the next one: to wake the thread for each line of many takes longer than
+# all else that a new name needs of the host.
+PAUSE_S = 0.02
 END_S = 1.0
 _TEXT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
@@ -51,6 +54,7 @@ class PatientHandler(logging.Handler):
         super().__init__()
         self._write_line = write
         self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # a warning waits, or the end
         self._lost = 0  # changed with the handler's lock held
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -61,10 +65,13 @@ class PatientHandler(logging.Handler):
             self._lost += 1
         else:
             self._records.put(record)
+            if record.levelno >= logging.WARNING:
+                self._hurry.set()
 
     def close(self) -> None:
         """Write the queued lines, for at most END_S."""
         self._records.put(None)
+        self._hurry.set()
         self._thread.join(END_S)
         super().close()
 
@@ -78,6 +85,9 @@ class PatientHandler(logging.Handler):
                 text = "%d log lines dropped: the reader of stderr is too slow"
                 notice = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
                 self._write_line(self._line(notice))
+            if self._records.empty():
+                self._hurry.wait(PAUSE_S)
+                self._hurry.clear()  # what it was set for is in the queue
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return self.format(record).encode(errors="backslashreplace") + b"\n"
