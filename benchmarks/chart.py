@@ -87,7 +87,7 @@ def bars(title: str, unit: str, entries: Sequence[Bar]) -> str:
             ),
             f'<rect x="{LEFT}" y="{top}" width="{width:g}" height="{BAR - 10}" rx="2" fill="{bar.colour}"/>',
             f'<path d="M{end} {middle}H{scale.at(bar.far)}" stroke="{bar.colour}" stroke-width="2"/>',
-            _text(max(scale.at(bar.far), end) + 6, middle + 4, number(bar.value)),
+            *_clear_text(max(scale.at(bar.far), end) + 6, middle + 4, f"{number(bar.value)} {unit}"),
         ]
     return _document(height, title, parts)
 
@@ -161,6 +161,12 @@ def _text(x: float, y: float, text: str, *, anchor: str = "", weight: str = "", 
     anchors = f' text-anchor="{anchor}"' if anchor else ""
     weights = f' font-weight="{weight}"' if weight else ""
     return f'<text x="{x:g}" y="{y:g}" fill="{colour}"{anchors}{weights}>{escape(text)}</text>'
+
+
+def _clear_text(x: float, y: float, text: str) -> list[str]:
+    """Write over the lines of the grid, which would strike the text out. Not all know `paint-order`."""
+    halo = f'stroke="{PAPER}" stroke-width="5" aria-hidden="true"'
+    return [f'<text x="{x:g}" y="{y:g}" {halo}>{escape(text)}</text>', _text(x, y, text)]
 
 
 def _document(height: float, title: str, parts: Sequence[str]) -> str:

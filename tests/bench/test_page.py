@@ -120,6 +120,7 @@ def test_charts_are_well_formed_and_escape_their_texts() -> None:
     for drawing in drawings:
         texts = [element.text for element in ElementTree.fromstring(drawing).iter()]
         assert "<ours>" in texts
+    assert ">10 us</text>" in drawings[0]  # a figure has its unit
 
 
 def test_charts_leave_out_what_was_not_measured() -> None:
