@@ -201,7 +201,7 @@ static int lie_to_owner(uint64_t rounds)
         void *memory;
 
         CHECK(world_join(&world, 1, &liar) == 0);
-        memory = mmap(NULL, sizeof(struct shm_ledger) + WORLD_HOLDS * 16, PROT_READ | PROT_WRITE, MAP_SHARED,
+        memory = mmap(NULL, WORLD_LEDGER, PROT_READ | PROT_WRITE, MAP_SHARED,
                       liar.memory, 0);
         CHECK(memory != MAP_FAILED);
         world_reader(&world, 2, &arena, &holds);

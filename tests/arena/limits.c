@@ -235,6 +235,47 @@ static int late_message(void)
         return 0;
 }
 
+static void *introduce_late(void *ledger)
+{
+        usleep(2000);
+        CHECK(world_introduce(&world, (const struct world_ledger *)ledger) == 0);
+        return NULL;
+}
+
+static int is_raised(const struct world_ledger *ledger)
+{
+        struct pollfd event = {ledger->event, POLLIN, 0};
+
+        return poll(&event, 1, 0) == 1;
+}
+
+/* A client sleeps, and the host had to queue the message about it: the put that it waits for wakes it all the same. */
+static int late_sleeper(void)
+{
+        uint64_t word = WORLD_HOME + SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes);
+        struct world_ledger ledgers[2];
+        struct shm_holds sleepers[2];
+        pthread_t thread;
+        int i;
+
+        start(1 << 20, 1 << 20, 10);
+        world.line->waiters = 1;
+        memset(sleepers, 0, sizeof(sleepers));
+        for (i = 0; i < 2; i++) {
+                world_ledger((uint64_t)i + 2, &ledgers[i]);
+                CHECK(shm_ledger_map(ledgers[i].memory, &sleepers[i]) == 0);
+                CHECK(shm_wait_take(&sleepers[i], word | 1) != NULL);
+        }
+        world.line->ledgers++;
+        CHECK(pthread_create(&thread, NULL, introduce_late, &ledgers[0]) == 0);
+        CHECK(put("a", 10) == 0 && is_raised(&ledgers[0]) && pthread_join(thread, NULL) == 0);
+        /* A host that is stopped: the put does not wait for long, and the client wakes when the message comes. */
+        world.line->ledgers++;
+        CHECK(put("a", 10) == 0 && put("a", 10) == 0 && !is_raised(&ledgers[1]) && owner.waited_for == 3);
+        CHECK(world_introduce(&world, &ledgers[1]) == 0 && shm_collect(&owner) == 0 && is_raised(&ledgers[1]));
+        return 0;
+}
+
 /* No descriptor is free for a ledger: nothing may be used again, until one is. */
 static int descriptors(void)
 {
@@ -312,7 +353,7 @@ int main(int argc, char **argv)
                 const char *name;
                 int (*run)(void);
         } cases[] = {{"growth", growth}, {"full", full}, {"names", names}, {"descriptions", descriptions},
-                     {"holds", hold_all}, {"late_message", late_message}, {"descriptors", descriptors},
+                     {"holds", hold_all}, {"late_message", late_message}, {"late_sleeper", late_sleeper}, {"descriptors", descriptors},
                      {"wraps", wraps}, {"children", children}};
         size_t i;
 

@@ -193,7 +193,7 @@ int main(void)
         attack_all("an arena", world.memory, world_reopen(world.memory));
         CHECK(memcmp(before, there, size) == 0);
 
-        size = sizeof(struct shm_ledger) + WORLD_HOLDS * sizeof(struct shm_ledger_hold);
+        size = WORLD_LEDGER;
         there = holds.ledger;
         free(before);
         before = malloc(size);

@@ -67,7 +67,7 @@ static void join_by_eventfd(struct world_ledger *ledger)
 {
         int given[2];
 
-        ledger->memory = world_object("ledger", sizeof(struct shm_ledger) + WORLD_HOLDS * 16, F_SEAL_SHRINK | F_SEAL_GROW);
+        ledger->memory = world_object("ledger", WORLD_LEDGER, F_SEAL_SHRINK | F_SEAL_GROW);
         ledger->reader = given[0] = world_reopen(ledger->memory);
         ledger->event = given[1] = eventfd(0, 0);
         CHECK(world_tell(&world, SHM_ARENA_LEDGER, 0, 1, 0, given) == 0);

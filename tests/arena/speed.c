@@ -1,6 +1,6 @@
 /*
- * speed.c - what the calls of an owner and of a reader cost, ns of CPU each: the median of rounds that are interleaved with memcpy
- * into the same blocks. Run it pinned: taskset -c 0 speed
+ * speed.c - what the calls of an owner and of a reader cost, ns of CPU each: the median of rounds that are interleaved
+ * with memcpy into the same blocks. Run it pinned: taskset -c 0 speed
  */
 #include "values.h"
 

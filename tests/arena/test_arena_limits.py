@@ -10,7 +10,7 @@ from arena_programs import attempt, compile_changed, compiled, needs_compiler, r
 
 pytestmark = needs_compiler
 CASES = ["growth", "full", "names", "descriptions", "holds"]
-CASES += ["late_message", "descriptors", "wraps", "children"]
+CASES += ["late_message", "late_sleeper", "descriptors", "wraps", "children"]
 
 
 @pytest.mark.parametrize("build", ["c++17", "sanitized"])

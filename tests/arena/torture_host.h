@@ -88,7 +88,7 @@ static pid_t host_fork(void)
 
 static void host_start_reader(struct host *host, struct player *reader)
 {
-        int ledger = world_object("ledger", sizeof(struct shm_ledger) + WORLD_HOLDS * sizeof(struct shm_ledger_hold),
+        int ledger = world_object("ledger", WORLD_LEDGER,
                                   F_SEAL_SHRINK | F_SEAL_GROW);
 
         reader->number = ++host->number;

@@ -15,6 +15,7 @@
 #define WORLD_HOME 0x550000000000u
 #define WORLD_REGION 77
 #define WORLD_HOLDS 131072u
+#define WORLD_LEDGER (sizeof(struct shm_ledger) + WORLD_HOLDS * sizeof(struct shm_ledger_hold))
 
 #define CHECK(condition)                                                                                     \
         do {                                                                                                 \
@@ -33,7 +34,8 @@ struct world {
 
 struct world_ledger {
         uint64_t number;
-        int memory, reader, event;
+        int memory, reader;
+        int event, raiser; /* the client's end, and that of owners */
 };
 
 static inline uint64_t world_random(uint64_t *state)
@@ -179,21 +181,34 @@ static inline int world_tell(struct world *world, uint32_t kind, int code, uint6
         return sendmsg(world->host, &head, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
-/* Make a ledger, with a socket for its event (the client has `event`), and tell the owner of it. */
-static inline int world_join(struct world *world, uint64_t number, struct world_ledger *ledger)
+/* Make a ledger, with a socket for its event. */
+static inline void world_ledger(uint64_t number, struct world_ledger *ledger)
 {
-        int pair[2], given[2], error;
+        int pair[2];
 
         ledger->number = number;
-        ledger->memory = world_object("ledger", sizeof(struct shm_ledger) + WORLD_HOLDS * sizeof(struct shm_ledger_hold),
-                                      F_SEAL_SHRINK | F_SEAL_GROW);
+        ledger->memory = world_object("ledger", WORLD_LEDGER, F_SEAL_SHRINK | F_SEAL_GROW);
         ledger->reader = world_reopen(ledger->memory);
         CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) == 0);
         ledger->event = pair[0];
-        given[0] = ledger->reader;
-        given[1] = pair[1];
-        error = world_tell(world, SHM_ARENA_LEDGER, 0, number, 0, given);
-        close(pair[1]);
+        ledger->raiser = pair[1];
+}
+
+/* Tell the owner of a ledger. Returns 0 or -errno. */
+static inline int world_introduce(struct world *world, const struct world_ledger *ledger)
+{
+        int given[2] = {ledger->reader, ledger->raiser};
+
+        return world_tell(world, SHM_ARENA_LEDGER, 0, ledger->number, WORLD_LEDGER, given);
+}
+
+/* Make a ledger, and tell the owner of it. Returns 0 or -errno. */
+static inline int world_join(struct world *world, uint64_t number, struct world_ledger *ledger)
+{
+        int error;
+
+        world_ledger(number, ledger);
+        error = world_introduce(world, ledger);
         if (!error)
                 __atomic_fetch_add(&world->line->ledgers, 1, __ATOMIC_SEQ_CST);
         return error;
@@ -204,6 +219,7 @@ static inline void world_close(struct world_ledger *ledger)
         close(ledger->memory);
         close(ledger->reader);
         close(ledger->event);
+        close(ledger->raiser);
 }
 
 static inline void world_forget(struct world *world, uint64_t number)

@@ -17,6 +17,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#define SHM_CATCH_UP_MS 20 /* for the host to send what it has queued: it needs some us, if it is not stopped */
+
 /* A ledger as an owner knows it: what is in it can be a lie. */
 struct shm_known_ledger {
         uint64_t number;
@@ -44,7 +46,8 @@ struct shm_arena_owner {
         struct shm_known_ledger *ledgers;
         size_t ledgers_room;
         uint32_t ledger_count;
-        uint32_t heard; /* messages about ledgers */
+        uint32_t heard;      /* messages about ledgers */
+        uint32_t waited_for; /* as many as the word told of when they did not come */
 
         uint64_t *retired; /* blocks */
         size_t retired_room;
@@ -250,6 +253,22 @@ static inline void shm_owner_listen(struct shm_arena_owner *owner)
 {
         while (shm_owner_receive(owner) > 0)
                 ;
+}
+
+/*
+ * Wait a moment for messages that the host had no room for in the socket until now: one of those clients can sleep. Not
+ * twice for the same ones: they wake when the message comes.
+ */
+static inline void shm_owner_catch_up(struct shm_arena_owner *owner, uint32_t told)
+{
+        struct pollfd wait = {owner->socket, POLLIN, 0};
+
+        while ((int32_t)(owner->heard - told) < 0 && owner->waited_for != told) {
+                if (poll(&wait, 1, SHM_CATCH_UP_MS) <= 0)
+                        owner->waited_for = told;
+                else if (shm_owner_receive(owner) <= 0)
+                        return;
+        }
 }
 
 /* Whether the owner knows every ledger that can name a block which was retired before. */

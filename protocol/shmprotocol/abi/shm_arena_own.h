@@ -270,17 +270,20 @@ static inline void *shm_arena_block(const struct shm_arena_owner *owner, uint64_
 static inline void shm_owner_wake(struct shm_arena_owner *owner, uint64_t word)
 {
         const struct shm_board_line *line = owner->arena.line;
-        uint32_t i;
+        uint32_t told, i;
 
         __atomic_store_n(&owner->control->changes, owner->control->changes + 1, __ATOMIC_SEQ_CST);
         shm_wake_ledger(&owner->arena, owner->own.ledger, -1, word);
         if (line == NULL)
                 return;
         /* Also without sleepers: so that the host need not keep messages, and they are here if it dies. */
-        if (__atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST) != owner->heard)
+        told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST);
+        if (told != owner->heard)
                 shm_owner_listen(owner);
         if (__atomic_load_n(&line->waiters, __ATOMIC_SEQ_CST) == 0)
                 return;
+        if (told != owner->heard)
+                shm_owner_catch_up(owner, told);
         for (i = 0; i < owner->ledger_count; i++)
                 shm_wake_ledger(&owner->arena, owner->ledgers[i].ledger, owner->ledgers[i].event, word);
 }
