@@ -69,8 +69,9 @@ class Arena:
         ledger.arenas.add(self)
         if self.control is not None:
             self.control.tell_ledger(ledger)
-            self.messages += 1
-            self._write()
+        # Also if the owner has gone: should it still write, then it learns that there are readers it will never hear of.
+        self.messages += 1
+        self._write()
 
     def leave(self, ledger: Ledger) -> None:
         """Take note that a client which has joined is gone: its holds are void."""

@@ -51,6 +51,18 @@ def test_word_counts_what_the_owner_gets(owner: ArenaPeer, host: WatchedHost, bo
         assert len(heard) == board.line(owned.made.line).ledgers == said
 
 
+def test_word_counts_readers_that_an_owner_who_has_gone_does_not_hear_of(
+    owner: ArenaPeer, reader: ArenaPeer, board: Board
+) -> None:
+    """It may be a process that the host has dropped, and that writes on: it must not reuse what they hold."""
+    owned = owner.publish()
+    owned.send(99)
+    assert owned.is_ended()
+    assert board.line(owned.made.line).ledgers == 0
+    reader.open("camera")
+    assert board.line(owned.made.line).ledgers == 1
+
+
 @pytest.mark.parametrize("way", ["control", "session"])
 @pytest.mark.parametrize("keep", [True, False])
 def test_arena_is_kept_as_it_was_asked_for(
