@@ -69,7 +69,7 @@ class Arena:
         ledger.arenas.add(self)
         if self.control is not None:
             self.control.tell_ledger(ledger)
-        # Also if the owner has gone: should it still write, then it learns that there are readers it will never hear of.
+        # Also if the owner has gone: should it still write, it learns that it does not hear of all readers.
         self.messages += 1
         self._write()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LedgerObject(Protocol):
-    """The memory of a ledger, and its eventfd. It owns their descriptors."""
+    """The memory of a ledger, and the two ends of its event. It owns their descriptors."""
 
     capacity: int
 
@@ -26,11 +26,14 @@ class LedgerObject(Protocol):
     def reader(self) -> int:
         """Return the read-only descriptor."""
 
-    def counter(self) -> int:
-        """Return the eventfd, by which owners wake an event loop of the client."""
+    def event(self) -> int:
+        """Return the socket that an event loop of the client waits for, until `hand_over`."""
+
+    def raiser(self) -> int:
+        """Return the socket by which owners wake that loop."""
 
     def hand_over(self) -> None:
-        """Close the read-write descriptor: the client has it."""
+        """Close the read-write descriptor and the event: the client has them."""
 
     def close(self) -> None:
         """Close what is open."""

@@ -14,7 +14,7 @@ from shmprotocol.errors import InvalidArgument, Unsupported
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
-BROUGHT = ("ledger", "eventfd")  # the descriptors of a new ledger
+BROUGHT = ("ledger", "event")  # the descriptors of a new ledger
 
 
 class Readings:
@@ -39,7 +39,7 @@ class Readings:
                     region.arena.join(ledger)
             more: tuple[int, ...] = ()
             if is_new:
-                more = (ledger.object.writer(), ledger.object.counter())
+                more = (ledger.object.writer(), ledger.object.event())
             brought = (ledger.number, ledger.object.capacity) if is_new else (0, 0)
             self._leases.open(request._replace(held=held), regions, brought, more)
 

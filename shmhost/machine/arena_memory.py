@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 
 from shmhost.core.objects import new_memfd, refusal_of
 from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER
@@ -79,19 +80,26 @@ class ArenaMemory:
 
 
 class LedgerMemory:
-    """The object of a ledger, of zeros, and its eventfd. ShmError: the system has no more."""
+    """The object of a ledger, of zeros, and its event. ShmError: the system has no more.
+
+    The event is a pair of sockets, not an eventfd: all who have one of those share its flags, so a client could
+    make it block, fill it, and stop an owner at its next put. To a socket each call says not to wait.
+    """
 
     def __init__(self) -> None:
         self.capacity = LEDGER_SIZE
+        ends: list[int] = []
         with contextlib.ExitStack() as undo:
             try:
-                self._counter = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                undo.callback(os.close, self._counter)
+                for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK):
+                    undo.callback(os.close, end.fileno())
+                    ends.append(end.detach())
                 seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
                 self._writer, self._reader = _make("ledger:shmhost", LEDGER_SIZE, seals, b"")
             except OSError as error:
                 raise refusal_of(error, "make a ledger") from None
             undo.pop_all()
+        self._event, self._raiser = ends
 
     def writer(self) -> int:
         """Return the read-write descriptor, until `hand_over`."""
@@ -101,21 +109,25 @@ class LedgerMemory:
         """Return the read-only descriptor, which stays the object's."""
         return self._reader
 
-    def counter(self) -> int:
-        """Return the eventfd, which stays the object's."""
-        return self._counter
+    def event(self) -> int:
+        """Return the client's end of the event, until `hand_over`."""
+        return self._event
+
+    def raiser(self) -> int:
+        """Return the owners' end of the event, which stays the object's."""
+        return self._raiser
 
     def hand_over(self) -> None:
-        """Close the read-write descriptor: the client has it."""
-        os.close(self._writer)
-        self._writer = -1
+        """Close the read-write descriptor and the event: the client has them."""
+        descriptors.close_all([self._writer, self._event])
+        self._writer = self._event = -1
 
     def close(self) -> None:
         """Close what is open."""
-        for descriptor in (self._writer, self._reader, self._counter):
+        for descriptor in (self._writer, self._reader, self._event, self._raiser):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._writer = self._reader = self._counter = -1
+        self._writer = self._reader = self._event = self._raiser = -1
 
 
 def _make(label: str, capacity: int, seals: int, header: bytes) -> tuple[int, int]:

@@ -96,7 +96,7 @@ class ArenaLink:
         """Tell the owner of a ledger, and give it descriptors of that."""
         message = MESSAGE.pack(ARENA_LEDGER, ledger.peer.pid, ledger.number, ledger.object.capacity)
         self._unsent[ledger.number] = self._count
-        self._send(message, (ledger.object.reader(), ledger.object.counter()))
+        self._send(message, (ledger.object.reader(), ledger.object.raiser()))
 
     def tell_forget(self, number: int) -> None:
         """Tell the owner that a ledger has gone."""

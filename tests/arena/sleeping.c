@@ -1,5 +1,5 @@
 /*
- * sleeping.c ROUNDS futex|any|socket|eventfd - no wake is lost: a reader process and an owner take turns, each value
+ * sleeping.c ROUNDS futex|any|event - no wake is lost: a reader process and an owner take turns, each value
  * being put when the reader is about to sleep, or sleeps. A lost one ends in the test's time limit.
  */
 #include "values.h"
@@ -62,18 +62,6 @@ static void answer(int memory, int ledger, int event, const char *how, int out, 
         _exit(0);
 }
 
-/* A ledger whose event is an eventfd, as of older hosts. */
-static void join_by_eventfd(struct world_ledger *ledger)
-{
-        int given[2];
-
-        ledger->memory = world_object("ledger", WORLD_LEDGER, F_SEAL_SHRINK | F_SEAL_GROW);
-        ledger->reader = given[0] = world_reopen(ledger->memory);
-        ledger->event = given[1] = eventfd(0, 0);
-        CHECK(world_tell(&world, SHM_ARENA_LEDGER, 0, 1, 0, given) == 0);
-        world.line->ledgers++;
-}
-
 /* With "any", a name goes when the other one comes: a name without a value is waited for by all changes. */
 static void call(struct shm_arena_owner *owner, const char *how, int in, uint64_t rounds)
 {
@@ -92,16 +80,13 @@ static void call(struct shm_arena_owner *owner, const char *how, int in, uint64_
 }
 
 /* A client that never reads its event, and fills it, does not stop the owner. */
-static void fill(struct shm_arena_owner *owner, struct shm_holds *holds, struct world_ledger *ledger, const char *how)
+static void fill(struct shm_arena_owner *owner, struct shm_holds *holds, struct world_ledger *ledger)
 {
-        uint64_t i, one = UINT64_MAX - 1;
-        uint64_t *place;
+        uint64_t i, *place;
 
         CHECK(shm_ledger_map(ledger->memory, holds) == 0);
         place = shm_wait_take(holds, (WORLD_HOME + SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes)) | 1);
         CHECK(place != NULL && fcntl(ledger->event, F_SETFL, 0) == 0);
-        if (strcmp(how, "eventfd") == 0)
-                CHECK(write(ledger->event, &one, 8) == 8);
         alarm(20);
         for (i = 0; i < 3000; i++)
                 CHECK(value_put(owner, "a", 1, 5) == 0);
@@ -118,16 +103,13 @@ int main(int argc, char **argv)
 
         CHECK(argc == 3 && pipe(out) == 0);
         rounds = strtoull(argv[1], NULL, 10);
-        is_event = strcmp(argv[2], "socket") == 0 || strcmp(argv[2], "eventfd") == 0;
+        is_event = strcmp(argv[2], "event") == 0;
         world_make(&world, 1 << 20, 1 << 20);
         world_own(&world, &owner, 10);
-        if (strcmp(argv[2], "eventfd") == 0)
-                join_by_eventfd(&ledger);
-        else
-                CHECK(world_join(&world, 1, &ledger) == 0);
+        CHECK(world_join(&world, 1, &ledger) == 0);
         world.line->waiters = 1;
         if (is_event && rounds == 0) {
-                fill(&owner, &holds, &ledger, argv[2]);
+                fill(&owner, &holds, &ledger);
                 return 0;
         }
         pid = fork();

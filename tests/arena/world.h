@@ -10,7 +10,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 
 #define WORLD_HOME 0x550000000000u
 #define WORLD_REGION 77

@@ -25,7 +25,7 @@ struct shm_known_ledger {
         const struct shm_ledger *ledger;
         uint64_t size; /* of the mapping */
         int32_t pid;   /* of its client, as the host sees it; 0: not known */
-        int32_t event; /* a socket or an eventfd of the client */
+        int32_t event; /* a socket, by which it is woken */
         uint64_t held; /* blocks of this arena that it kept from being used, when it was last looked at */
 };
 
@@ -94,19 +94,14 @@ static inline void *shm_private_grow(void *memory, size_t *room, size_t size)
 }
 
 /*
- * Raise the event of a client. It must not wait, whatever the client does to its end: with a socket, a flag of the call
- * says so. An eventfd has that flag where the client can take it away, so this looks first, and a client that fills it
- * just then stops the owner: hosts should pass sockets.
+ * Raise the event of a client: a socket, because that must not wait, whatever the client does to its end. An eventfd has
+ * its flags where the client can change them, and so could stop the owner.
  */
 static inline void shm_event_raise(int event)
 {
-        struct pollfd room = {event, POLLOUT, 0};
         uint64_t one = 1;
 
-        if (send(event, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != ENOTSOCK)
-                return; /* if it is full, it can be read anyway */
-        if (poll(&room, 1, 0) == 1 && (room.revents & POLLOUT) != 0 && write(event, &one, sizeof(one)) < 0)
-                return;
+        (void)send(event, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL); /* if it is full, it can be read anyway */
 }
 
 #define SHM_WAKE_ALL UINT64_MAX

@@ -265,7 +265,7 @@ class Opened(NamedTuple):
     """The reply to Open: a grant for each name, and a descriptor for each grant with a lease.
 
     `ledger` is the number and the bytes of the client's ledger, whose descriptor comes behind those with its
-    eventfd: with the first grant of an arena. (0, 0): none comes; this is not sent then.
+    event: with the first grant of an arena. (0, 0): none comes; this is not sent then.
     """
 
     id: int
