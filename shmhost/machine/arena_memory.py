@@ -82,7 +82,7 @@ class ArenaMemory:
 class LedgerMemory:
     """The object of a ledger, of zeros, and its event. ShmError: the system has no more.
 
-    The event is a pair of sockets, not an eventfd: all who have one of those share its flags, so a client could
+    The event is a pair of sockets, not an eventfd. All who have an eventfd share its flags: a client could
     make it block, fill it, and stop an owner at its next put. To a socket each call says not to wait.
     """
 
