@@ -103,6 +103,7 @@ def serve(answer: Callable[[bytes], str], requests: IO[bytes], replies: IO[bytes
                 reply = answer(requests.read(struct.unpack("<I", size)[0]))
             except Exception:
                 reply = traceback.format_exc().replace("\n", " | ")
+            signal.alarm(0)  # the next example may be long in coming
             replies.write(reply.encode() + b"\n")
         code = 0
     finally:

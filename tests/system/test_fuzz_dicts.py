@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from fuzzing import Reader, check_inside, compiled, forked
 from shmclient import RegionDict, _codecs, posix
 from shmprotocol.errors import BadRegion
 from shmprotocol.native.builtins import dict_make
-from support import in_child
+from support import in_child, wait_until
 
 DATA_SIZE = 4096
 ROOM = 64 * 1024
@@ -244,6 +245,7 @@ int main(int argc, char **argv)
                         printf("%s\n", list(&dict));
                 }
                 fflush(stdout);
+                alarm(0);
                 free(index);
         }
         free(data);
@@ -262,6 +264,17 @@ def c_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 @pytest.fixture(params=["python_reader", "c_reader"])
 def reader(request: pytest.FixtureRequest) -> Reader:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+def test_reader_may_be_left_alone_between_two_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an example that takes long is a hang: `make fuzz` asks the other reader for minutes."""
+    monkeypatch.setattr("fuzzing.PATIENCE_S", 1)
+    reader = Reader(lambda: forked(lambda _: "here"))
+    assert reader.ask(b"") == "here"
+    end = time.monotonic() + 1.5
+    wait_until(lambda: time.monotonic() > end)
+    assert reader.ask(b"") == "here"
+    assert reader.stop() == 0
 
 
 def check_verdict(verdict: str) -> None:

@@ -172,6 +172,7 @@ int main(int argc, char **argv)
                         return 3;
                 printf("%s %s\n", read_region(fd, shm_region_map), read_region(fd, shm_region_map_unsealed));
                 fflush(stdout);
+                alarm(0);
                 close(fd);
         }
         return sum == 1u << 31;
