@@ -204,6 +204,12 @@ class PointerEscapes(ShmError, ValueError):
     code = "pointer-escapes"
 
 
+class ArenaFull(ShmError, MemoryError):
+    """An arena has no room, or no name left: the message says what fills it, and which readers hold what."""
+
+    code = "arena-full"
+
+
 # The refusals that a host can send. All other errors are raised by the side that detects them, never sent.
 REFUSALS: dict[str, type[ShmError]] = {
     refusal.code: refusal

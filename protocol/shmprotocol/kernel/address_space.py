@@ -20,6 +20,7 @@ MAP_RESERVED = lib.SHM_MAP_RESERVED
 MAP_UNSEALED = lib.SHM_MAP_UNSEALED
 MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
 MAP_WRITABLE = lib.SHM_MAP_WRITABLE
+MAP_ARENA = lib.SHM_MAP_ARENA
 
 
 def native_header(address: int, owner: object) -> Any:

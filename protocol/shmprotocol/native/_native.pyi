@@ -21,6 +21,20 @@ class _Lib:
     SHM_MAP_RESERVED: int
     SHM_MAP_UNSEALED: int
     SHM_MAP_ANYWHERE: int
+    SHM_MAP_ARENA: int
+    SHM_VALUE_SHARED_DESCRIPTION: int
+    SHM_KIND_ARENA: int
+    SHM_FLAG_ARENA: int
+    SHM_ARENA_VERSION: int
+    SHM_ARENA_UNIT: int
+    SHM_ARENA_NAMES_MAX: int
+    SHM_ARENA_READY: int
+    SHM_ARENA_GROW: int
+    SHM_ARENA_LEDGER: int
+    SHM_ARENA_FORGET: int
+    SHM_ARENA_LEAVE: int
+    SHM_LEDGER_WAITS: int
+    SHM_VALUE_OBJECTS: int
     def shm_reserve(self, address: int, size: int, /) -> int: ...
     def shm_map(self, fd: int, address: int, capacity: int, flags: int, /) -> int: ...
     def shm_attach(self, fd: int, address: int, capacity: int, flags: int, /) -> int: ...

@@ -7,7 +7,7 @@
 #ifndef SHM_NATIVE_H
 #define SHM_NATIVE_H
 
-#include "shm_abi.h"
+#include "shm_arena.h"
 
 /* cffi: begin */
 
@@ -15,6 +15,7 @@
 #define SHM_MAP_RESERVED 2 /* the range lies in our own reservation: map over it */
 #define SHM_MAP_UNSEALED 4 /* the object is known to have no seals */
 #define SHM_MAP_ANYWHERE 8 /* the kernel chooses the address */
+#define SHM_MAP_ARENA 16   /* the object is an arena, which may be shorter than its mapping */
 
 int shm_reserve(uint64_t address, uint64_t size);
 int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags);
@@ -98,7 +99,7 @@ int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
         int error = (flags & SHM_MAP_UNSEALED) ? 0 : shm_seals_check(fd);
 
         if (!error)
-                error = shm_header_read(fd, &header);
+                error = (flags & SHM_MAP_ARENA) ? shm_arena_header_read(fd, &header) : shm_header_read(fd, &header);
         if (error)
                 return error;
         if (header.capacity != capacity)

@@ -12,11 +12,13 @@ ABI = FOLDER.parent / "abi"
 SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
+    ABI / "shm_arena_layout.h",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed", "threads")),
     *(FOLDER / f"{name}.c" for name in ("late", "trip", "loose", "space", "holding", "haul", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
+    *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "sleep", "owner", "put", "types")),
     FOLDER / "filling.c",
     FOLDER / "builtins.c",
 )

@@ -34,6 +34,7 @@ static PyMethodDef shm_builtins[] = {
         {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
         {"flush_late", shm_builtin_flush_late, METH_NOARGS, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
+        {"value_in_arena", SHM_FAST(shm_value_in_arena), METH_FASTCALL, NULL},
         {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
@@ -63,6 +64,8 @@ int shm_builtins_install(uint64_t dict)
         for (i = 0; i < sizeof(shm_builtin_types) / sizeof(shm_builtin_types[0]) && !error; i++)
                 error = shm_install(dict, strrchr(shm_builtin_types[i]->name, '.') + 1,
                                     PyType_FromSpec(shm_builtin_types[i]));
+        if (!error)
+                error = shm_arena_install(dict);
         if (!error)
                 error = shm_lane_install((PyObject *)(uintptr_t)dict);
         if (error)

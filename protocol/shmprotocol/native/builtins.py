@@ -40,3 +40,11 @@ Closer, Sealer = _functions["Closer"], _functions["Sealer"]
 
 # A thread of a client's, see `filling.c`.
 Filler = _functions["Filler"]
+
+# Arenas, see `arena_types.c`.
+value_in_arena = _functions["value_in_arena"]
+Ledger = _functions["Ledger"]
+HeldValue = _functions["HeldValue"]
+ArenaReader = _functions["ArenaReader"]
+ArenaOwner = _functions["ArenaOwner"]
+Loan = _functions["Loan"]

@@ -2,8 +2,8 @@
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -367,3 +367,129 @@ def flush_late() -> None:
 
 def opened_read(data: bytes, fields: int, /) -> tuple[int, list[tuple[Any, ...]]] | None:
     """Return the id and the grants of an Opened or Published that the fast road takes, or None."""
+
+class Ledger:
+    """The ledger of a client, mapped and sealed: it notes there which values of arenas it uses.
+
+    The descriptor stays the caller's. OSError: it cannot be mapped.
+    """
+
+    def __new__(cls, descriptor: int, /) -> Self: ...
+
+class HeldValue:
+    """A value of an arena: its buffer is its bytes, which do not change while it or a view of it lives."""
+
+    address: int
+    description_address: int
+    size: int
+    root: int
+    root_size: int
+    generation: int
+    published_ns: int
+    flags: int
+    description: bytes
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class ArenaReader:
+    """An arena that is mapped here. A subclass has `_decode(held)` and `_fail(errno, name)`."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+    def _start(
+        self,
+        address: int,
+        home: int,
+        span: int,
+        size: int,
+        line: int,
+        region: int,
+        ledger: Ledger,
+        keeper: object,
+        current: Current | None,
+        /,
+    ) -> int:
+        """Read the arena at an address; returns an errno or 0. `keeper` keeps it mapped, and the board."""
+    def _remember_values(self) -> None:
+        """Return the same value again for a name, as long as it lives and is current."""
+    def _get(self, name: str, missing: Any, /) -> Any:
+        """Return the value of a name, or `missing`."""
+    def _hold(self, name: str, /) -> HeldValue | None:
+        """Return the value of a name as its bytes."""
+    def _plan(self, description_address: int, plan: tuple[Any, ...], /) -> None:
+        """Have values with this description made by (make, before, after, size, again)."""
+    def _entry(self, name: str, /) -> tuple[int, int] | None:
+        """Return the number of the entry of a name, and its word; None: the name never had a value."""
+    def _names(self, start: int, /) -> tuple[list[str], int]:
+        """Return up to 1000 names from an entry on, and where to go on; 0: there are no more."""
+    def _changed(self, since: int, /) -> list[tuple[str, int, bool]]:
+        """Return name, generation and presence of all that changed after a generation."""
+    def _counts(self) -> tuple[int, int, int, int]:
+        """Return the number of names, the bytes of their values, the last generation, and the changes."""
+    def _sleep(
+        self,
+        entry: int | None,
+        seen: int,
+        line: int,
+        changes: int,
+        waker: int,
+        wakes: int,
+        wait_ns: int,
+        /,
+    ) -> int:
+        """Sleep until an entry, or with None anything, changes; or line or waker; returns an errno."""
+    def _arm(self, entry: int | None, /) -> int:
+        """Have the ledger's eventfd written when an entry, or with None anything, changes. 0: it cannot."""
+    def _disarm(self, place: int, /) -> None:
+        """Undo `_arm`, with what it returned."""
+
+class ArenaOwner(ArenaReader):
+    """An arena that this process writes. A subclass has `_check(name)` and `_put_other(name, value)`, too."""
+
+    def __setitem__(self, name: str, value: Any, /) -> None: ...
+    def __delitem__(self, name: str, /) -> None: ...
+    def _make(
+        self,
+        address: int,
+        home: int,
+        span: int,
+        size: int,
+        names: int,
+        region: int,
+        line: int,
+        socket: int,
+        memory: object,
+        /,
+    ) -> int:
+        """Become the owner of an arena that is mapped for writing; takes the socket. An errno or 0."""
+    def _ready(self) -> int:
+        """Have the host publish the arena; returns an errno or 0."""
+    def _grow(self, size: int, /) -> int:
+        """Have the host let it grow; returns an errno or 0."""
+    def _close(self) -> None:
+        """Stop being the owner."""
+    def _holders(self) -> list[tuple[int, int, int]]:
+        """Return number, pid and blocks of the ledgers that keep replaced values from being used again."""
+    def _state(self) -> tuple[int, int, int, int]:
+        """Return the bytes of the object, those in blocks, the number of replaced values, and of ledgers."""
+    def _put(self, name: str, value: Any, /) -> int:
+        """Put a value; return its generation."""
+    def _put_many(self, names: list[str], values: list[Any], /) -> None:
+        """Put values in their order."""
+    def _kind(self, key: object, description: bytes, array: type, /) -> None:
+        """Note the description of arrays whose dtype has an id, and a shape."""
+    def _loan(self, size: int, description: bytes, flags: int, name: str, /) -> Loan:
+        """Take a block to be filled."""
+
+class Loan:
+    """A block of an arena that its owner fills; its buffer can be written."""
+
+    address: int
+    def publish(
+        self, name: str, root: int = 0, root_size: int = 0, size: int = 0, description: bytes = b"", /
+    ) -> int:
+        """Publish it; return its generation. With a size, only that is data, and the description follows."""
+    def discard(self) -> None:
+        """Give it back, unless it is published."""
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def value_in_arena(arenas: Mapping[str, ArenaReader], name: str, /) -> Any:
+    """Return the value of a name in one of the arenas, or None: it has none, or the host must be asked."""

@@ -4,8 +4,8 @@
  *
  * A mapping in the middle of a reservation has the kernel part it in three, and giving the range back has it join them.
  * But most ranges are mapped again soon, at the same place. Left apart, one is replaced in one piece: mmap takes 2.0 us
- * in place of 3.9, and its end 1.7 in place of 2.6 (Linux 6.18, 2026-11, 16 ranges in turn). What keeps them apart is
- * that they lack MAP_NORESERVE, which means nothing for memory that nobody can write (accountable_mapping() in the
+ * in place of 3.9, and its end 1.7 in place of 2.6 (Linux 6.18, 2026-11, 16 ranges in turn). They stay apart
+ * because they lack MAP_NORESERVE, which means nothing for memory that nobody can write (accountable_mapping() in the
  * kernel's mm/vma.c).
  *
  * Each costs a mapping or two of vm.max_map_count, so they are few: one for each slot of a table, by the address. A
@@ -39,8 +39,8 @@ static void shm_loose_merge(struct shm_loose *slot)
 }
 
 /*
- * Forget what was loose in a range of the reservation, which is about to be mapped. What does not lie in it with the
- * same bounds is merged first: the rest of it would be apart for ever.
+ * Forget what was loose in a range of the reservation, which is about to be mapped. A range that does not lie in it with
+ * the same bounds is merged first: the rest of it would be apart for ever.
  */
 static void shm_loose_claim(struct shm_loose *table, uint64_t address, uint64_t capacity)
 {

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena_owner.c - an arena as its owner writes it from Python: see shm_arena.h; arena_put.c has the type's methods.
+ *
+ * The owner's state changes with the GIL held, and never across a call that may run code of Python. A thread that talks to
+ * the host lets the GIL go meanwhile, with `asking` locked; all others wait for that. A copy of more than 64 KiB lets the
+ * GIL go as well: its block belongs to nobody else.
+ */
+#ifndef SHM_ARENA_OWNER_H
+#define SHM_ARENA_OWNER_H
+
+#include <pythread.h>
+#include <stdint.h>
+
+#include "shm_arena.h"
+
+#define SHM_COPY_ALONE 65536 /* bytes that are copied with the GIL held: they take 5 us, and letting it go 0.2 */
+
+struct shm_owner_object {
+        struct shm_reader reader; /* of the same arena, with the owner's own ledger; values keep the owner */
+        struct shm_arena_owner *owner;
+        PyObject *memory; /* keeps the writable mapping */
+        PyObject *kinds;  /* a dict from (id(dtype), shape) to a description */
+        PyObject *array;  /* numpy.ndarray; NULL as long as it is not loaded */
+        PyThread_type_lock asking;
+        int is_asking;
+};
+
+/* Give back what an owner has, its mapping first: the socket tells the host that nothing is mapped any more. */
+static void shm_owner_end(PyObject *object)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+
+        Py_CLEAR(self->memory);
+        shm_owner_close(self->owner);
+}
+
+static PyObject *shm_owner_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)shm_reader_new(type, arguments, names);
+
+        if (self == NULL)
+                return NULL;
+        self->kinds = PyDict_New();
+        self->asking = PyThread_allocate_lock();
+        self->owner = (struct shm_arena_owner *)PyMem_Calloc(1, sizeof(*self->owner));
+        if (self->owner != NULL)
+                self->owner->socket = -1;
+        if (self->kinds == NULL || self->owner == NULL || self->asking == NULL) {
+                Py_DECREF((PyObject *)self);
+                return PyErr_NoMemory();
+        }
+        return (PyObject *)self;
+}
+
+static void shm_owner_dealloc(PyObject *object)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+
+        self->reader.on_idle = NULL;
+        if (self->owner != NULL)
+                shm_owner_end(object);
+        PyMem_Free(self->owner);
+        if (self->asking != NULL)
+                PyThread_free_lock(self->asking);
+        Py_XDECREF(self->kinds);
+        Py_XDECREF(self->array);
+        shm_reader_dealloc(object);
+}
+
+/* Return when no thread talks to the host. */
+static void shm_owner_settle(struct shm_owner_object *self)
+{
+        while (self->is_asking) {
+                Py_BEGIN_ALLOW_THREADS
+                PyThread_acquire_lock(self->asking, WAIT_LOCK);
+                PyThread_release_lock(self->asking);
+                Py_END_ALLOW_THREADS
+        }
+}
+
+/* Whether this process may write; sets an exception otherwise. */
+static int shm_owner_enter(struct shm_owner_object *self)
+{
+        shm_owner_settle(self);
+        if (self->reader.arena != NULL && self->reader.forks == shm_forks)
+                return 1;
+        (void)shm_reader_fail((PyObject *)self, self->reader.arena == NULL ? -EBADF : -ECHILD, Py_None);
+        return 0;
+}
+
+enum { SHM_ASK_READY, SHM_ASK_GROW, SHM_ASK_ROOM };
+
+/* Talk to the host, after shm_owner_enter(). Returns 0 or -errno. */
+static int shm_owner_talk(struct shm_owner_object *self, int what, uint64_t size)
+{
+        int error;
+
+        self->is_asking = 1;
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->asking, WAIT_LOCK);
+        self->owner->is_quiet = 0;
+        error = what == SHM_ASK_READY  ? shm_arena_ready(self->owner)
+                : what == SHM_ASK_GROW ? shm_arena_grow(self->owner, size)
+                                       : shm_owner_make_room(self->owner, size);
+        self->owner->is_quiet = 1;
+        PyThread_release_lock(self->asking);
+        Py_END_ALLOW_THREADS
+        self->is_asking = 0;
+        return error;
+}
+
+/*
+ * _make(address, home, span, size, names, region, line, socket, memory): become the owner of the arena that is mapped at
+ * `address` for writing; `memory` keeps the mapping. `socket` is the owner's from now on. Returns 0 or an errno.
+ */
+static PyObject *shm_owner_make_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        uint64_t numbers[8];
+        int error, i;
+
+        if (shm_arguments_check("_make", count, 9) < 0)
+                return NULL;
+        for (i = 0; i < 8; i++)
+                if (shm_argument(arguments, i, &numbers[i]) < 0)
+                        return NULL;
+        if (self->reader.arena != NULL) {
+                PyErr_SetString(PyExc_TypeError, "_make is called once");
+                return NULL;
+        }
+        error = shm_owner_make(self->owner, (void *)(uintptr_t)numbers[0], numbers[1], numbers[2], numbers[3],
+                               numbers[4], numbers[5], (const struct shm_board_line *)(uintptr_t)numbers[6],
+                               (int)numbers[7]);
+        if (error)
+                return PyLong_FromLong(-error);
+        self->owner->is_quiet = 1;
+        self->memory = Py_NewRef(arguments[8]);
+        self->reader.arena = &self->owner->arena;
+        self->reader.holds = &self->owner->own;
+        self->reader.forks = shm_forks;
+        return PyLong_FromLong(0);
+}
+
+static PyObject *shm_owner_ready_call(PyObject *object, PyObject *none)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+
+        (void)none;
+        return shm_owner_enter(self) ? PyLong_FromLong(-shm_owner_talk(self, SHM_ASK_READY, 0)) : NULL;
+}
+
+static PyObject *shm_owner_grow_call(PyObject *object, PyObject *size)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        uint64_t wanted;
+
+        if (shm_argument(&size, 0, &wanted) < 0 || !shm_owner_enter(self))
+                return NULL;
+        return PyLong_FromLong(-shm_owner_talk(self, SHM_ASK_GROW, wanted));
+}
+
+/* Stop being the owner. Values and loans live on, and so does the socket: the arena is mapped here still. */
+static PyObject *shm_owner_close_call(PyObject *object, PyObject *none)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        struct shm_arena_message message = {SHM_ARENA_LEAVE, 0, 0, 0};
+
+        (void)none;
+        shm_owner_settle(self);
+        if (self->owner->socket >= 0 && self->reader.forks == shm_forks) {
+                /* A full socket, or a host that is gone, leaves it to the socket's end. */
+                (void)!send(self->owner->socket, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
+                close(self->owner->socket);
+                self->owner->socket = -1;
+        }
+        self->reader.arena = NULL;
+        if (self->reader.users == 0)
+                shm_owner_end(object);
+        else
+                self->reader.on_idle = shm_owner_end;
+        Py_RETURN_NONE;
+}
+
+/* _holders(): [(ledger, pid, blocks)] that kept blocks from being used again when they were last needed. */
+static PyObject *shm_owner_holders_call(PyObject *object, PyObject *none)
+{
+        const struct shm_arena_owner *owner = ((struct shm_owner_object *)object)->owner;
+        PyObject *holders = PyList_New(0), *holder;
+        uint32_t i;
+        int error = 0;
+
+        (void)none;
+        for (i = 0; holders != NULL && !error && i < owner->ledger_count; i++) {
+                if (owner->ledgers[i].held == 0)
+                        continue;
+                holder = Py_BuildValue("(KiK)", (unsigned long long)owner->ledgers[i].number, owner->ledgers[i].pid,
+                                       (unsigned long long)owner->ledgers[i].held);
+                error = holder == NULL || PyList_Append(holders, holder) < 0;
+                Py_XDECREF(holder);
+        }
+        if (error)
+                Py_CLEAR(holders);
+        return holders;
+}
+
+/* _state(): bytes of the object, of its heap in use, retired blocks, ledgers. */
+static PyObject *shm_owner_state_call(PyObject *object, PyObject *none)
+{
+        const struct shm_arena_owner *owner = ((struct shm_owner_object *)object)->owner;
+
+        (void)none;
+        return Py_BuildValue("(KKKI)", (unsigned long long)owner->arena.size, (unsigned long long)owner->heap.used,
+                             (unsigned long long)owner->retired_count, (unsigned int)owner->ledger_count);
+}
+
+#endif /* SHM_ARENA_OWNER_H */

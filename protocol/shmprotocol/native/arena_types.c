@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* arena_types.c - the types of arenas, and the value of a name that may be in one. See builtins.c. */
+#ifndef SHM_ARENA_TYPES_H
+#define SHM_ARENA_TYPES_H
+
+#include <stdint.h>
+#include <string.h>
+
+static int shm_install(uint64_t dict, const char *name, PyObject *object);
+
+/* Put a type into a dict; it stays referred to by us. NULL: an error, after which nothing of it is used. */
+static PyObject *shm_install_type(uint64_t dict, const char *name, PyType_Spec *spec, PyObject *base)
+{
+        PyObject *type = base == NULL ? PyType_FromSpec(spec) : PyType_FromSpecWithBases(spec, base);
+
+        if (type == NULL)
+                return NULL;
+        return shm_install(dict, name, Py_NewRef(type)) ? NULL : type;
+}
+
+/* Put the types of arenas into a dict. Returns 0 or -ENOMEM. */
+static int shm_arena_install(uint64_t dict)
+{
+        if (pthread_atfork(NULL, NULL, shm_note_fork) != 0)
+                return -ENOMEM;
+        shm_ledger_type = shm_install_type(dict, "Ledger", &shm_ledger_spec, NULL);
+        shm_held_value_type = shm_install_type(dict, "HeldValue", &shm_held_value_spec, NULL);
+        shm_reader_type = shm_install_type(dict, "ArenaReader", &shm_reader_spec, NULL);
+        shm_loan_type = shm_install_type(dict, "Loan", &shm_loan_spec, NULL);
+        if (shm_ledger_type == NULL || shm_held_value_type == NULL || shm_reader_type == NULL || shm_loan_type == NULL)
+                return -ENOMEM;
+        return shm_install_type(dict, "ArenaOwner", &shm_owner_spec, shm_reader_type) == NULL ? -ENOMEM : 0;
+}
+
+/* The value of an arena's name, of which the arena has `name[:slash]`; NULL with no exception: it is not known. */
+static PyObject *shm_value_in(PyObject *arenas, PyObject *name, const char *text, Py_ssize_t size, const char *slash)
+{
+        PyObject *prefix = PyUnicode_DecodeUTF8(text, slash - text, NULL), *reader, *value = NULL;
+        const struct shm_current *current;
+
+        reader = prefix == NULL ? NULL : PyDict_GetItemWithError(arenas, prefix);
+        Py_XDECREF(prefix);
+        if (reader == NULL || !PyObject_TypeCheck(reader, (PyTypeObject *)shm_reader_type))
+                return NULL;
+        current = (const struct shm_current *)((struct shm_reader *)reader)->current;
+        if (current == NULL || !shm_current_grants(current))
+                return NULL;
+        Py_INCREF(reader); /* a value that is made may run code that takes it out of the dict */
+        value = shm_reader_get(reader, name, slash + 1, size - (slash + 1 - text));
+        Py_DECREF(reader);
+        return value;
+}
+
+/*
+ * value_in_arena(arenas, name): the value of a name in one of the arenas of a dict from name to reader. None: there is
+ * no such arena, or it has no such name, or it is not certain without the host that it is current and may be read.
+ */
+static PyObject *shm_value_in_arena(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        const char *text, *slash;
+        Py_ssize_t size;
+        PyObject *value;
+
+        (void)self;
+        if (shm_arguments_check("value_in_arena", count, 2) < 0)
+                return NULL;
+        if (PyDict_Size(arguments[0]) == 0 || !PyUnicode_Check(arguments[1]))
+                Py_RETURN_NONE;
+        text = PyUnicode_AsUTF8AndSize(arguments[1], &size);
+        if (text == NULL) {
+                PyErr_Clear(); /* surrogates: refused elsewhere */
+                Py_RETURN_NONE;
+        }
+        for (slash = strchr(text, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+                value = shm_value_in(arguments[0], arguments[1], text, size, slash);
+                if (value != NULL || PyErr_Occurred())
+                        return value;
+        }
+        Py_RETURN_NONE;
+}
+
+#endif /* SHM_ARENA_TYPES_H */
