@@ -15,6 +15,7 @@ from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
 from shmclient._regions.arrays import Arrays
 from shmclient._regions.creation import Creation
+from shmclient._regions.placing import Placing
 from shmclient._regions.region import RegionHandle
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
 from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
@@ -24,7 +25,7 @@ from shmprotocol.wire.descriptors import Owned
 from shmprotocol.wire.names import Backend, Seal
 
 
-class RegionBuilder:
+class RegionBuilder(Placing):
     """A region under construction, mapped read-write at its final address.
 
     NumPy arrays are made in place with `array`, cffi objects with `alloc`, `new` and `bytes`, and bytes are
@@ -79,48 +80,6 @@ class RegionBuilder:
         """
         return self._creation.fileno()
 
-    def alloc(self, size: int, align: int = 16) -> int:
-        """Take `size` zeroed bytes at a multiple of `align`, a power of two; return their address."""
-        self._mapped()
-        if size < 0 or align < 1 or align & (align - 1):
-            raise InvalidArgument(f"cannot allocate {size} bytes at a multiple of {align}")
-        address = (self._next + align - 1) & -align
-        if address + size > self._end:
-            raise InvalidArgument(
-                f"{size} bytes do not fit: {max(self._end - address, 0)} of {self.size} are left in "
-                f"{self.name!r}; create it larger"
-            )
-        self._next = address + size
-        return address
-
-    def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
-        """Make an object in the region, as `ffi.new(ctype, init)` would in private memory.
-
-        `ctype` is a pointer (`"struct node *"`) or an array (`"int[8]"`, `"int[]"` with a length or a
-        sequence as init). The pointer does not keep the builder alive.
-        """
-        kind = ffi.typeof(ctype)
-        if kind.kind == "pointer":
-            pointer = self._place(ffi, kind, kind.item, 1)
-            if init is not None:
-                pointer[0] = init
-            return pointer
-        if kind.kind != "array":
-            raise TypeError(f"expected a pointer or array type, got {ctype!r}")
-        length, values = _array_length(kind, init)
-        pointer = self._place(ffi, ffi.typeof(ffi.getctype(kind.item, "*")), kind.item, length)
-        for index, value in enumerate(values):
-            pointer[index] = value
-        return ffi.cast(ffi.getctype(kind.item, f"(*)[{length}]"), pointer)[0]
-
-    def bytes(self, content: Any) -> Any:
-        """Copy a bytes-like object into the region, with a zero byte at its end; return a `char *` to it."""
-        size = memoryview(content).nbytes
-        address = self.alloc(size + 1, 1)
-        start = address - self.address
-        memoryview(self._mapped())[start : start + size] = memoryview(content).cast("B")
-        return address_space.char_pointer(address)
-
     def array(self, shape: SupportsIndex | Sequence[int], dtype: Any, name: str | None = None) -> Any:
         """Make a NumPy array of zeros in the region, at a multiple of 64, to be filled in place.
 
@@ -166,10 +125,6 @@ class RegionBuilder:
 
     def __repr__(self) -> str:
         return f"<RegionBuilder {self.name!r} at {self.address:#x}, {self.size} bytes>"
-
-    def _place(self, ffi: Any, pointer_type: Any, item: Any, count: int) -> Any:
-        address = self.alloc(ffi.sizeof(item) * count, max(ffi.alignof(item), 1))
-        return ffi.cast(pointer_type, address)
 
     def _describe(self, offset: int) -> tuple[Any, Any]:
         """Return what readers are told: the index of a dict, to be at this offset, and the metadata."""
@@ -292,14 +247,3 @@ def abort(builder: RegionBuilder) -> None:
     """Give up: the name is free at once, the address when the last view of it is gone."""
     builder._buffer = builder._frozen = None
     builder._creation.abort()
-
-
-def _array_length(array: Any, init: Any) -> tuple[int, Sequence[Any]]:
-    """Return how many items an array type gets from `init`, as ffi.new has it, and their values."""
-    if isinstance(init, int) and array.length is None:
-        return init, ()
-    values = () if init is None else list(init)
-    length = len(values) if array.length is None else array.length
-    if len(values) > length:
-        raise InvalidArgument(f"{len(values)} values do not fit in {array.cname!r}")
-    return length, values
