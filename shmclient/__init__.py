@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shmclient._codecs import RegionDict
-from shmclient.client import Client, Follow, Region, Watch, connect
+from shmclient._drivers.streams import Follow, Watch
+from shmclient.client import Client, Region, connect
 from shmprotocol import __version__
 from shmprotocol.errors import (
     AccessDenied,
     AddressConflict,
+    ArenaFull,
     BadRegion,
     ClientClosed,
     Closed,
@@ -43,6 +45,11 @@ from shmprotocol.errors import (
 
 if TYPE_CHECKING:
     from shmclient import posix
+    from shmclient._arenas.building import ArenaBuilder
+    from shmclient._arenas.held import ArenaValue
+    from shmclient._arenas.owner import Arena
+    from shmclient._arenas.view import ArenaChange
+    from shmclient._drivers.arena_views import ArenaView
     from shmclient._pins import pinner as pinning
     from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
     from shmclient._pins.pinner import Leak, Pinned, Pinner
@@ -55,6 +62,12 @@ __all__ = [
     "__version__",
     "AccessDenied",
     "AddressConflict",
+    "Arena",
+    "ArenaBuilder",
+    "ArenaChange",
+    "ArenaFull",
+    "ArenaValue",
+    "ArenaView",
     "BadRegion",
     "RegionTimeout",
     "Closed",
@@ -106,6 +119,11 @@ _LATER = {
     "pinning": "shmclient._pins.pinner",
     **dict.fromkeys(("IoVec", "preadv", "pwritev", "readv", "writev"), "shmclient._pins.iovec"),
     **dict.fromkeys(("Leak", "Pinned", "Pinner"), "shmclient._pins.pinner"),
+    "Arena": "shmclient._arenas.owner",
+    "ArenaBuilder": "shmclient._arenas.building",
+    "ArenaValue": "shmclient._arenas.held",
+    "ArenaChange": "shmclient._arenas.view",
+    "ArenaView": "shmclient._drivers.arena_views",
     "unchecked": "shmclient._pointers.check",
     "RegionBuilder": "shmclient._regions.builder",
     **dict.fromkeys(("Change", "RegionInfo"), "shmclient._regions.info"),

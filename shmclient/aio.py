@@ -10,13 +10,14 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import anyio
 
 from shmclient._connection.loop import EventLoop
-from shmclient._drivers import operations, putting
+from shmclient._drivers import arenas, operations, putting
+from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncWatch, make_async_view
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
@@ -33,22 +34,24 @@ from shmclient._drivers.steps import (
     Operation,
     Run,
     Sleep,
+    Stay,
     Step,
 )
-from shmclient._drivers.stream import BaseStream, make_stream
+from shmclient._drivers.stream import make_stream
 from shmclient._drivers.transfer import Progress
 from shmclient._process.copying import not_copied
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
-from shmprotocol.errors import Closed, HostGone, RegionClosed
+from shmprotocol.errors import HostGone, RegionClosed
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
-__all__ = ["AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
+__all__ = ["AsyncArenaView", "AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
 
 if TYPE_CHECKING:
+    from shmclient._arenas.owner import Arena
     from shmclient._regions.builder import RegionBuilder
-    from shmclient._regions.info import Change, RegionInfo
+    from shmclient._regions.info import RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -200,6 +203,27 @@ class AsyncClient:
         """Whether a name has a current region."""
         return await self._run(operations.exists, name)
 
+    async def arena(
+        self,
+        name: str,
+        size: int,
+        *,
+        max_size: int | None = None,
+        names: int | None = None,
+        mode: int = DEFAULT_MODE,
+        keep: bool = True,
+        replace: bool = True,
+    ) -> Arena:
+        """Make an arena, which this process writes, as `shmclient.Client.arena` does."""
+        return await self._run(arenas.create, name, size, max_size, names, mode, keep, replace)
+
+    async def open_arena(
+        self, name: str, *, wait: float | None = None, anywhere: bool = False
+    ) -> AsyncArenaView:
+        """Return the values of an arena as a mapping; `wait` and errors as for `get`."""
+        reader = await self._drive(self._core.open_arena(name, wait, anywhere))
+        return make_async_view(self, reader, anywhere)
+
     async def stat(self, name: str) -> RegionInfo:
         """Return the host's data about a current region."""
         return await self._run(operations.stat, name)
@@ -273,15 +297,22 @@ class AsyncClient:
             return result
 
     async def _carry_out(self, step: Step, channel: AsyncChannel | None) -> object:
+        if channel is not None:
+            match step:
+                case Ask():
+                    return await channel.ask(step)
+                case Stay():
+                    return await channel.stay(step)
+                case Next():
+                    return await channel.next_event(step)
+        return await self._carry_out_alone(step)
+
+    async def _carry_out_alone(self, step: Step) -> object:
         match step:
-            case Ask() if channel is not None:
-                return await channel.ask(step)
             case Drive():
                 return await self._drive(step.operation, step.channel)
             case Look() | Fetch():
                 return False  # an event loop neither sleeps on memory nor waits in a call
-            case Next() if channel is not None:
-                return await channel.next_event(step)
             case Run() if step.size <= MAX_INLINE:
                 return step.call()
             case Run():
@@ -299,65 +330,6 @@ class AsyncClient:
     def _adopt(self, region: AsyncRegion) -> AsyncRegion:
         region._client = self
         return region
-
-
-class AsyncStream(BaseStream[T]):
-    """The result of `watch` and `follow`: starts when it is awaited, entered, or first iterated."""
-
-    _new_turn = staticmethod(anyio.Lock)
-
-    def __await__(self) -> Generator[Any, Any, Self]:
-        return self.__aenter__().__await__()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        self._client._loop.check()
-        async with self._turn:
-            try:
-                item: T = await self._client._drive(self._next())
-                return item
-            except Closed:
-                if self._source.listener.is_closed:
-                    raise StopAsyncIteration from None
-                raise
-
-    async def __aenter__(self) -> Self:
-        self._client._loop.check()
-        async with self._turn:
-            await self._client._drive(self._start())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it, and a loop over it in another task. May be called again; never waits.
-
-        WrongEventLoop: a task of another event loop waits for it.
-        """
-        if self._turn.locked():
-            self._client._loop.check()  # only its own loop can wake that task
-        super().close()
-
-    async def aclose(self) -> None:
-        """Do what `close` does, for `contextlib.aclosing`."""
-        self.close()
-
-
-if TYPE_CHECKING:
-    Changed = AsyncStream[Change]
-else:
-    Changed = AsyncStream
-
-
-class AsyncWatch(Changed):
-    """The changes of names, as they happen; see `shmclient.Client.watch`."""
-
-
-class AsyncFollow(AsyncStream[Any]):
-    """The value of a name, and each newer one; see `shmclient.Client.follow`."""
 
 
 async def connect(

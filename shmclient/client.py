@@ -9,27 +9,41 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
-from shmclient._drivers import operations, putting
+from shmclient._drivers import arenas, operations, putting
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.steps import Acquire, Ask, Connect, Context, Drive, Fetch, Look, Next, Operation, Run
-from shmclient._drivers.stream import BaseStream, make_stream
+from shmclient._drivers.steps import (
+    Acquire,
+    Ask,
+    Connect,
+    Context,
+    Drive,
+    Fetch,
+    Look,
+    Next,
+    Operation,
+    Run,
+    Stay,
+)
+from shmclient._drivers.stream import make_stream
+from shmclient._drivers.streams import Follow, Watch
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.trips import Channel
 from shmclient._process.copying import not_copied
-from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import Closed, HostGone, RegionClosed
-from shmprotocol.native.builtins import value_again
+from shmprotocol.errors import HostGone, RegionClosed
+from shmprotocol.native.builtins import value_again, value_in_arena
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 if TYPE_CHECKING:
+    from shmclient._arenas.owner import Arena
+    from shmclient._drivers.arena_views import ArenaView
     from shmclient._regions.builder import RegionBuilder
-    from shmclient._regions.info import Change, RegionInfo
+    from shmclient._regions.info import RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,7 +149,9 @@ class Client:
         """
         if after is None:
             value = value_again(self._core.mapped, name)
-            if value is not None or (value := self._core.mapped_value(name)) is not None:
+            if value is not None or (value := value_in_arena(self._core.arenas, name)) is not None:
+                return value
+            if (value := self._core.mapped_value(name)) is not None:
                 return value
             channel = self._core.channel
             if wait is None and channel is not None and self._core.may_be_fetched(name):
@@ -208,6 +224,33 @@ class Client:
             abort(builder)
             raise
         self._adopt(self._drive(operations.publish(channel.context, Region, builder), channel))
+
+    def arena(
+        self,
+        name: str,
+        size: int,
+        *,
+        max_size: int | None = None,
+        names: int | None = None,
+        mode: int = DEFAULT_MODE,
+        keep: bool = True,
+        replace: bool = True,
+    ) -> Arena:
+        """Make an arena: memory of `size` bytes that this process writes, and others read.
+
+        It grows by itself up to `max_size`. It has room for so many `names`, which take 200 bytes each: by
+        default 65,536, in less than 128 MiB fewer. `mode` says which users may open it, and with it all that
+        is in it. With `keep` its values stay readable after its owner's end, until the name is unlinked or
+        has another arena.
+        """
+        return self._run(arenas.create, name, size, max_size, names, mode, keep, replace)
+
+    def open_arena(self, name: str, *, wait: float | None = None, anywhere: bool = False) -> ArenaView:
+        """Return the values of an arena as a mapping; `wait` and errors as for `get`."""
+        from shmclient._drivers.arena_views import make_view
+
+        reader = self._drive(self._core.open_arena(name, wait, anywhere))
+        return make_view(self, reader, anywhere)
 
     def list(self, prefix: str = "") -> list[RegionInfo]:
         """Return all current regions whose name starts with the prefix, sorted by name."""
@@ -328,6 +371,8 @@ class Client:
             return channel.next_event(step)
         if kind is Look:
             return channel.look(step)
+        if kind is Stay:
+            return channel.stay(step)
         if kind is Fetch:
             return channel.attach(None, None, step.name, step.anywhere)
         if kind is Acquire:
@@ -340,45 +385,6 @@ class Client:
     def _adopt(self, region: Region) -> Region:
         region._client = self
         return region
-
-
-class Stream(BaseStream[T]):
-    """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
-
-    _new_turn = staticmethod(new_lock)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        with self._turn:
-            try:
-                item: T = self._client._drive(self._next())
-                return item
-            except Closed:
-                if self._source.listener.is_closed:
-                    raise StopIteration from None
-                raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-if TYPE_CHECKING:
-    Changed = Stream[Change]
-else:
-    Changed = Stream
-
-
-class Watch(Changed):
-    """The changes of names, as they happen; see `Client.watch`."""
-
-
-class Follow(Stream[Any]):
-    """The value of a name, and each newer one; see `Client.follow`."""
 
 
 def connect(

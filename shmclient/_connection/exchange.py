@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.errors import HostGone, RemoteProtocolError, ShmError, again
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection
@@ -79,6 +80,7 @@ class Exchange:
         self._watches: dict[int, Subscription] = {}
         self._closed: ShmError | None = None
         self.failure: ShmError | None = None
+        self.ledger = Owned()  # a ledger that came, and its eventfd, until they are taken
 
     @property
     def pendings(self) -> dict[int, Pending]:
@@ -193,6 +195,8 @@ class Exchange:
             if subscription is not None:
                 subscription.add(message)
             return None
+        if type(message) is m.Opened and message.ledger[1]:
+            message = self._keep_ledger(message, descriptors)
         pending = self._pending.pop(message.id, None)
         if pending is not None:
             pending.reply, pending.descriptors = message, descriptors
@@ -202,6 +206,14 @@ class Exchange:
             self.fail(RemoteProtocolError(f"{name} answers no request ({message.id})"))
         self._abandoned.discard(message.id)
         return message, descriptors
+
+    def _keep_ledger(self, opened: m.Opened, descriptors: Owned) -> m.Opened:
+        """Keep a ledger, which comes once, also with a reply that nobody waits for any more."""
+        is_whole = len(descriptors) == m.descriptors_of(opened)
+        if not is_whole or self.ledger or not any(grant.flags & FLAG_ARENA for grant in opened.grants):
+            return opened
+        self.ledger.extend(map(descriptors.pop, (-2, -1)))
+        return opened._replace(ledger=(0, 0))
 
     def _end_watches(self, error: ShmError) -> list[int]:
         ended = []

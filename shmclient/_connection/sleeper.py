@@ -47,6 +47,24 @@ class Sleeper:
             self._is_refused = error not in (0, errno.ETIMEDOUT, errno.EINTR)
         return False
 
+    def rest(
+        self, sleep: Callable[[Waker, int, float], bool], wait_s: float, is_over: Callable[[], bool]
+    ) -> bool | None:
+        """Sleep as long as `sleep` returns False, and not `is_over`; None: the time is over.
+
+        `sleep` takes the waker, the count of its wakes from before the looks, and the seconds that are left.
+        """
+        end = time.monotonic() + wait_s if wait_s < _NEVER_S else math.inf
+        while True:
+            wakes = self._waker.count()
+            if is_over():
+                return True
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return None
+            if sleep(self._waker, wakes, left_s):
+                return True
+
     def wake(self) -> None:
         """Have all of them look again whether it is over."""
         self._waker.wake()

@@ -27,7 +27,7 @@ def _after_fork_in_child() -> None:
     for owner, detach in list(_DETACHABLES.items()):
         detach(owner)
     _DETACHABLES.clear()
-    ADDRESS_SPACE.after_fork()  # last: what it gives up now finds its connection detached
+    ADDRESS_SPACE.after_fork_in_child()  # last: what it gives up now finds its connection detached
 
 
 at_fork(GATES, ADDRESS_SPACE.before_fork, ADDRESS_SPACE.after_fork, _after_fork_in_child)

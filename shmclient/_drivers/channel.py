@@ -48,6 +48,8 @@ class BaseChannel:
         Waits and watches of other threads and tasks end with ClientClosed.
         """
         self.context.spares.close()
+        self.context.arenas.clear()  # values keep their own
+        self._exchange.ledger.close()
         reason = ClientClosed("the client is closed: connect again")
         with self._guard:
             targets = self._exchange.end_waits(reason)
@@ -70,6 +72,7 @@ class BaseChannel:
         self._exchange.fail(HostGone("this connection belongs to the parent process"))
         self.outbox.detach()
         self.context.spares.close()
+        self.context.arenas.clear()
 
     def _abandon(self, pending: Pending) -> None:
         with self._guard:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from shmclient._arenas.reader import Reader
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers import getting, operations, putting
+from shmclient._drivers import arenas, getting, operations, putting
+from shmclient._drivers.arena_waits import known, wait_for
 from shmclient._drivers.channel import BaseChannel
-from shmclient._drivers.following import once_after
-from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Sleep
+from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Remaining, Sleep
 from shmclient._regions.mapped import Mapped
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, RegionClosed
@@ -43,6 +44,7 @@ class Core(Generic[C]):
         self.is_closed = False
         self.channel: C | None = None
         self.mapped: dict[str, Mapped] = {}  # of the last connection
+        self.arenas: dict[str, Reader] = {}  # likewise
         self._alone_until_s = 0.0  # there was no host, and until then none is looked for
         self._attempts = Attempts(timeout_s)
         self._new_lock = new_lock
@@ -117,6 +119,9 @@ class Core(Generic[C]):
                 return mapped.value()
             except RegionClosed:  # its last view went meanwhile
                 pass
+        reader = known(self.arenas, name)
+        if reader is not None and self.is_alone(reader.current):
+            return reader._get(name[len(reader.name) + 1 :], None)
         return None
 
     def may_be_fetched(self, name: str) -> bool:
@@ -141,8 +146,10 @@ class Core(Generic[C]):
         """Return the value of a name."""
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
-            value = operations.get(context, name, retry.wait, anywhere)
-            return value if after is None else once_after(context, name, after, retry, value)
+            def take(wait: Remaining) -> Operation[Any]:
+                return operations.get(context, name, wait, anywhere)
+
+            return wait_for(context, name, after, retry, take, lambda *where: arenas.value_in(*where)[0])
 
         return self.run_waiting(start, wait_s, lambda: self._last_value(name) if after is None else None)
 
@@ -152,8 +159,10 @@ class Core(Generic[C]):
         """Return a handle of the current region of a name, mapped, in a list."""
 
         def start(context: Context, retry: Retry) -> Operation[list[R]]:
-            regions = operations.open_many(context, kind, (name,), retry.wait, anywhere)
-            return regions if after is None else once_after(context, name, after, retry, regions)
+            def take(wait: Remaining) -> Operation[list[Any]]:
+                return operations.open_many(context, kind, (name,), wait, anywhere)
+
+            return wait_for(context, name, after, retry, take, lambda *where: [arenas.handle_in(*where)])
 
         return self.run_waiting(start, wait_s)
 
@@ -173,10 +182,16 @@ class Core(Generic[C]):
             wait_s,
         )
 
+    def open_arena(self, name: str, wait_s: float | None, anywhere: bool) -> Operation[Reader]:
+        """Return the reader of an arena."""
+        return self.run_waiting(
+            lambda context, retry: arenas.open_arena(context, name, anywhere, retry.wait), wait_s
+        )
+
     def close(self) -> None:
         """Close the connection, and make no other."""
         self.is_closed = True
-        self.mapped = {}
+        self.mapped, self.arenas = {}, {}
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.close()
@@ -186,6 +201,7 @@ class Core(Generic[C]):
         """Close the connection of a client that nobody can use any more. Safe in a destructor."""
         if self.channel is not None:
             self.channel.context.spares.close()
+            self.channel.context.arenas.clear()
             self.channel.outbox.close()  # nobody can be waiting: that would keep the client
             self.channel.outbox.lazy_board.forget()
 
@@ -197,7 +213,8 @@ class Core(Generic[C]):
                 self.channel.outbox.lazy_board.close()
             with self._attempts.next(left_s, over) as connect_s:
                 channel = self.channel = yield Connect(connect_s)
-            self.mapped = channel.context.mapped
+            self.arenas.clear()  # they are those of the host before
+            self.mapped, self.arenas = channel.context.mapped, channel.context.arenas
             if self._reserve:
                 yield Drive(channel, putting.reserve(channel.context, self._reserve))
             if self.is_closed:  # closed meanwhile, by a thread or task that did not see the new connection
@@ -212,4 +229,4 @@ class Core(Generic[C]):
     def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
         self._lock = self._new_lock()
         self.channel = None
-        self.mapped = {}
+        self.mapped, self.arenas = {}, {}

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
-from shmclient._drivers import operations
+from shmclient._drivers import arenas, operations
 from shmclient._drivers.sleeping import Fetched, sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
 from shmclient._regions.mapped import Mapped
@@ -229,7 +230,7 @@ class Values:
         self._name = check_name(name)
         self._anywhere = anywhere
         self._can_sleep = can_sleep
-        self._last: Mapped | None = None  # the region that was given last, and its host
+        self._last: Mapped | Position | None = None  # the region that was given last, and its host
         self._host_id = ""
         self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
 
@@ -258,10 +259,12 @@ class Values:
                 is_absent, other = True, None
             if other is not None:
                 value, self._last = other
-                if self._can_sleep and self._last.grant.line:
+                if isinstance(self._last, Position) or (self._can_sleep and self._last.grant.line):
                     self.listener.reset()  # nobody would read what the host tells
                 return value
-            if not self.listener.is_on(context):
+            if isinstance(self._last, Position) and self._last.reader.was_current():
+                yield from self._sleep(context, retry)
+            elif not self.listener.is_on(context):
                 yield from self.listener.listen(context)  # and ask again: it may have come before
             elif is_absent:
                 yield from self._wait_for_name(retry)
@@ -274,6 +277,9 @@ class Values:
         If the next one was fetched already, return that and its mapping.
         """
         last = self._last
+        if isinstance(last, Position):
+            yield from self._stay(context, last, retry)
+            return None
         if last is None or not last.grant.line or not self._can_sleep:
             return None
         subscription, fetch = self.listener.attend(context), (self._name, self._anywhere)
@@ -284,6 +290,19 @@ class Values:
             retry.renew()  # what is absent afterwards is absent since then
         self._can_sleep = bool(answer)
         return answer if isinstance(answer, tuple) else None
+
+    def _stay(self, context: Context, last: Position, retry: Retry) -> Operation[None]:
+        """Return when a name in an arena has another value, or when that is another arena."""
+        yield from arenas.attend(context, last.reader)
+        subscription = self.listener.attend(context)
+        try:
+            position = last
+            while position.reader.was_current() and not (last.has_changed() and last.has_value()):
+                yield from arenas.stay(position, subscription)
+                position = Position(last.reader, last.name)
+        finally:
+            self.listener.reset()
+            retry.renew()
 
     def _wait_for_name(self, retry: Retry) -> Operation[None]:
         wait = retry.wait()

@@ -30,7 +30,7 @@ def get_many(
     values, missing = sorted_out(names, mapped_value)
     for batch in batches(missing):
         outcome = yield open_request(context, batch, (), wait())
-        for name, (value, _) in zip(batch, got(context, outcome, len(batch), anywhere), strict=True):
+        for name, (value, _) in zip(batch, got(context, outcome, batch, anywhere), strict=True):
             values[name] = value
     return [values[name] for name in names]
 
@@ -44,13 +44,13 @@ def sorted_out(
     return values, missing
 
 
-def got(context: Context, outcome: Outcome, count: int, anywhere: bool) -> list[Got]:
-    """Return what the answer to an Open of so many names brings. All or none."""
-    grants, owned = granted(context, outcome, count, 0)
+def got(context: Context, outcome: Outcome, names: Sequence[str], anywhere: bool) -> list[Got]:
+    """Return what the answer to an Open of these names brings. All or none."""
+    grants, owned = granted(context, outcome, len(names), 0)
     leases = leased(context, grants, owned)
     return [
-        Got(*map_value(context, grant, lease, owned.take(), anywhere))
-        for grant, lease in zip(grants, leases, strict=True)
+        Got(*map_value(context, grant, lease, owned.take(), anywhere, name))
+        for name, grant, lease in zip(names, grants, leases, strict=True)
     ]
 
 

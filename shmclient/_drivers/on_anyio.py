@@ -19,7 +19,8 @@ from shmclient._connection.retry import Wait
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, take
-from shmclient._drivers.steps import Ask, Next, Outcome
+from shmclient._drivers.rests import Rests
+from shmclient._drivers.steps import Ask, Next, Outcome, Stay
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -28,6 +29,7 @@ from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
 
 T = TypeVar("T")
+LOOK_AGAIN_S = 1.0  # for an arena that another one has replaced: its owner wakes nobody any more
 
 
 class AsyncChannel(BaseChannel):
@@ -43,6 +45,7 @@ class AsyncChannel(BaseChannel):
         self._is_writing = False
         self._waits: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._sleepers: dict[anyio.CancelScope, Callable[[], bool]] = {}  # some of them, in order
+        self._rests = Rests()
         # Tasks that wait on the socket: the last one closes it, since a closed socket wakes nobody.
         # A task enters and then looks at `_is_closing`; a destructor, on any thread, does the opposite.
         self._users = 0
@@ -82,6 +85,19 @@ class AsyncChannel(BaseChannel):
         if not await self._wait_until(subscription.is_done, step.wait_s):
             return None
         return subscription.take()
+
+    async def stay(self, step: Stay) -> bool | None:
+        """Wait until a value of an arena may have changed; None when the time is over.
+
+        That another arena has taken its place is seen within a second.
+        """
+        ledger = self.context.ledger
+        assert ledger is not None, "who stays has opened an arena"
+        limit_s = min(step.wait_s, LOOK_AGAIN_S)
+        await self._rests.rest(step.position, ledger, limit_s, step.subscription.is_done)
+        if step.subscription.is_done():
+            step.subscription.take()
+        return None if limit_s <= 0 else True
 
     def _close_socket(self) -> None:
         self._is_closing = True
@@ -149,6 +165,7 @@ class AsyncChannel(BaseChannel):
         for scope, is_ready in self._waits.items():
             if scope is not reader and is_ready():
                 scope.cancel()  # costs asyncio some 100 us: a text about the task, and a turn of the loop
+        self._rests.announce()
 
     def _pass_on(self) -> None:
         """Wake one more, who does what nobody does now; called by whoever leaves."""

@@ -11,14 +11,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Pending, Subscription
 from shmclient._connection.retry import Wait
+from shmclient._drivers import arenas
 from shmclient._drivers.steps import Ask, Context, Fetch, Operation, Outcome, Remaining, Run
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import Creation, creation_key
 from shmclient._regions.mapped import Lease, Mapped, attach, note_mapped
 from shmclient._regions.region import RegionHandle, attached, close_all, is_region_of, make_region
-from shmprotocol.abi.header import page_up
+from shmprotocol.abi.header import FLAG_ARENA, page_up
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
@@ -97,13 +99,20 @@ def get(context: Context, name: str, wait: Remaining, anywhere: bool) -> Operati
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait())
-    return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere)[0]
+    return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere, name)[0]
 
 
 def get_other(
-    context: Context, name: str, last: Mapped | None, anywhere: bool
-) -> Operation[tuple[Any, Mapped] | None]:
-    """Return the value of a name and its mapping, unless that is the last one: then None."""
+    context: Context, name: str, last: Mapped | Position | None, anywhere: bool
+) -> Operation[tuple[Any, Any] | None]:
+    """Return the value of a name and its mapping, unless that is the last one: then None.
+
+    Of a name in an arena it is the value's Position instead of the mapping.
+    """
+    if isinstance(last, Position):
+        if last.reader.is_granted():
+            return arenas.value_in(last.reader, name) if last.has_changed() else None
+        last = None
     if last is not None and last._is_granted():
         return None
     if last is None or last.is_superseded():
@@ -112,16 +121,21 @@ def get_other(
             return got
     grants, owned = yield from _open(context, (name,), (last.grant.region if last is not None else 0,), None)
     if grants[0].lease:
-        return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere)
+        return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere, name)
     if last is not None:
         last.renew(grants[0])
     return None
 
 
 def map_value(
-    context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool
-) -> tuple[Any, Mapped]:
-    """Map a granted region; return its value, which has the lease from then on, and the mapping."""
+    context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool, name: str
+) -> tuple[Any, Any]:
+    """Map a granted region; return its value, which has the lease from then on, and the mapping.
+
+    If the name is in an arena, it is that which was granted; the second is the Position of the value then.
+    """
+    if grant.flags & FLAG_ARENA:
+        return arenas.value_of(context, grant, lease, owned, anywhere, name)
     try:
         mapped, buffer = attach(grant, lease, owned[0], context.outbox.board, anywhere=anywhere)
     except BaseException:
@@ -149,26 +163,34 @@ def open_many(
     try:
         for batch in batches(names):
             outcome = yield open_request(context, batch, (), wait())
-            regions += opened(context, kind, outcome, len(batch), anywhere)
+            regions += opened(context, kind, outcome, batch, anywhere)
     except BaseException:
         close_all(regions)
         raise
     return regions
 
 
-def opened(context: Context, kind: type[R], outcome: Outcome, count: int, anywhere: bool) -> list[R]:
-    """Return the handles for the answer to an Open of so many names, mapped. All or none."""
-    grants, owned = granted(context, outcome, count, 0)
+def opened(
+    context: Context, kind: type[R], outcome: Outcome, names: Sequence[str], anywhere: bool
+) -> list[R]:
+    """Return the handles for the answer to an Open of these names, mapped. All or none.
+
+    The handle of a value in an arena is an ArenaValue.
+    """
+    grants, owned = granted(context, outcome, len(names), 0)
     leases = leased(context, grants, owned)
-    regions = [
-        make_region(kind, grant, lease, owned.take(), anywhere=anywhere)
-        for grant, lease in zip(grants, leases, strict=True)
-    ]
+    regions: list[Any] = []
     try:
-        for region in regions:
-            attached(region)
+        for name, grant, lease in zip(names, grants, leases, strict=True):
+            if grant.flags & FLAG_ARENA:
+                regions.append(arenas.handle_of(context, grant, lease, owned.take(), anywhere, name))
+            else:
+                regions.append(make_region(kind, grant, lease, owned.take(), anywhere=anywhere))
+                attached(regions[-1])
     except BaseException:
         close_all(regions)
+        for lease in leases:
+            lease.release()  # again, or of one that has no handle yet
         raise
     return regions
 
@@ -320,7 +342,8 @@ def granted(
 ) -> tuple[tuple[m.Grant, ...], fds.Owned]:
     """Return the grants of an answer to an Open of so many names, some held, and their descriptors."""
     reply, owned = outcome
-    grants = whole(context, reply, owned, m.Opened).grants
+    answer = whole(context, reply, owned, m.Opened)
+    grants = answer.grants
     if len(grants) != count or len(owned) + held < count:
         dispose(context, reply, owned)
         raise RemoteProtocolError(f"{len(grants)} grants arrived for {count} names")

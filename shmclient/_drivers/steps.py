@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
+from shmclient._arenas.reader import ClientLedger, Reader
+from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Exchange, Subscription
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.retry import Wait
+from shmclient._process.lock import new_lock
 from shmclient._regions.mapped import Mapped
 from shmclient._regions.spares import Spares
 from shmprotocol.errors import Closed, HostGone
@@ -59,6 +62,15 @@ class Look(NamedTuple):
     anywhere: bool = False
 
 
+class Stay(NamedTuple):
+    """A rest until a value of an arena may have changed, or its arena; outcome as that of a Look."""
+
+    subscription: Subscription
+    position: Position
+    line_changes: int
+    wait_s: float = math.inf
+
+
 class Fetch(NamedTuple):
     """A region that is not mapped here, by the fast road; its outcome is a Got, or False if that is busy."""
 
@@ -92,7 +104,7 @@ class Sleep(NamedTuple):
     pause_s: float
 
 
-Step = Ask | Run | Next | Look | Fetch | Drive | Connect | Acquire | Sleep
+Step = Ask | Run | Next | Look | Stay | Fetch | Drive | Connect | Acquire | Sleep
 Outcome = tuple[Any, fds.Owned]  # a reply and its descriptors
 Remaining = Callable[[], Wait | None]  # what is left of a wait; None: no wait
 T = TypeVar("T")
@@ -110,6 +122,9 @@ class Context:
         self.exchange = exchange
         self.wake = wake
         self.mapped: dict[str, Mapped] = {}  # while a view keeps the mapping
+        self.arenas: dict[str, Reader] = {}  # those that were opened
+        self.ledger: ClientLedger | None = None  # from the first arena on
+        self.ledger_lock = new_lock()
         self.version = m.VERSION_MIN
         self.spares = Spares(outbox)
 

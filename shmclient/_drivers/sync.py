@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
+from shmclient._arenas.resting import rest
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._connection.retry import Wait
@@ -18,7 +20,7 @@ from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.operations import dispose, take
-from shmclient._drivers.steps import Ask, Look, Next, Outcome
+from shmclient._drivers.steps import Ask, Look, Next, Outcome, Stay
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import (
@@ -104,6 +106,15 @@ class PlainChannel(BaseChannel):
             return False
         subscription = step.subscription
         answer = self._sleeper.sleep(step.line, step.owner, step.changes, step.wait_s, subscription.is_done)
+        if subscription.is_done():
+            subscription.take()
+        return answer
+
+    def stay(self, step: Stay) -> bool | None:
+        """Sleep until a value of an arena may have changed; None when the time is over."""
+        subscription = step.subscription
+        sleep = partial(rest, step.position, step.line_changes)
+        answer = self._sleeper.rest(sleep, step.wait_s, subscription.is_done)
         if subscription.is_done():
             subscription.take()
         return answer

@@ -177,8 +177,8 @@ class Channel(PlainChannel):
 
         def finish(outcome: Outcome) -> list[Any]:
             if kind is None:
-                return got(self.context, outcome, len(all_names), anywhere)
-            regions = opened(self.context, kind, outcome, len(all_names), anywhere)
+                return got(self.context, outcome, all_names, anywhere)
+            regions = opened(self.context, kind, outcome, all_names, anywhere)
             return [adopted(region, client) for region in regions]
 
         results = self._finish(m.Open(self._lane.id, all_names, (), False), finish)

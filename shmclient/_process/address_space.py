@@ -16,7 +16,13 @@ from shmclient._process.gate import Gate
 from shmclient._process.intervals import Interval, Intervals
 from shmprotocol.errors import AddressConflict, OutOfMemory
 from shmprotocol.kernel import address_space
-from shmprotocol.kernel.address_space import MAP_ANYWHERE, MAP_RESERVED, MAP_UNSEALED, MAP_WRITABLE
+from shmprotocol.kernel.address_space import (
+    MAP_ANYWHERE,
+    MAP_ARENA,
+    MAP_RESERVED,
+    MAP_UNSEALED,
+    MAP_WRITABLE,
+)
 from shmprotocol.native.builtins import Holding, Space
 
 
@@ -43,6 +49,7 @@ class _Range:
         self.label = label
         self.is_writable = is_writable
         self.is_published = is_published
+        self.is_inherited = True  # by the children of a fork
         self.holds: set[_Hold] = set()
         self.late: list[_Hold] = []  # released, but it could not be unmapped
         self.unmappings: list[int] = []  # their results; 0: nothing is mapped any more
@@ -134,6 +141,7 @@ class AddressSpace:
         label: str,
         *,
         unsealed: bool = False,
+        arena: bool = False,
         anywhere: bool = False,
     ) -> Buffer:
         """Map a published region for reading and return a buffer over it, `capacity` bytes.
@@ -142,8 +150,10 @@ class AddressSpace:
         and then `after` is called, on whatever thread that is. AddressConflict: something else lives
         there, and `anywhere` was not allowed. BadRegion: not a published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
+        The object of an `arena` may be shorter than `capacity`.
         """
-        request = _Range(address, capacity, MAP_UNSEALED if unsealed else 0, identity, label, False, True)
+        flags = (MAP_UNSEALED if unsealed else 0) | (MAP_ARENA if arena else 0)
+        request = _Range(address, capacity, flags, identity, label, False, True)
         return self._map(request, descriptor, after, anywhere=anywhere)
 
     def map_writable(
@@ -154,9 +164,15 @@ class AddressSpace:
         capacity: int,
         after: Callable[[], None],
         label: str,
+        *,
+        inherited: bool = True,
     ) -> Buffer:
-        """Map a region under construction and return a writable buffer, as `attach` does."""
-        request = _Range(address, capacity, 0, identity, label, True, False)
+        """Map a region under construction and return a writable buffer, as `attach` does.
+
+        With `inherited=False` the children of a fork do not get the mapping.
+        """
+        request = _Range(address, capacity, 0, identity, label, True, not inherited)
+        request.is_inherited = inherited
         return self._map(request, descriptor, after)
 
     def freeze(self, address: int, descriptor: int) -> None:
@@ -240,6 +256,8 @@ class AddressSpace:
             if result == -errno.EALREADY and (mapping := self._find(request)) is not None:
                 return mapping
             address_space.mapped(result, address, capacity, flags)
+            if not request.is_inherited:
+                address_space.keep_from_children(address, capacity)
         except AddressConflict:
             if not anywhere:
                 raise
@@ -325,6 +343,16 @@ class AddressSpace:
     def after_fork(self) -> None:
         """Go on, in parent and child; the child has the mappings too."""
         self._gate.leave()
+
+    def after_fork_in_child(self) -> None:
+        """Go on without the mappings that a child does not get: others can take their addresses."""
+        for mapping in [interval.value for interval in self._ranges]:
+            if isinstance(mapping, _Range) and not mapping.is_inherited:
+                self._ranges.discard(mapping.address)
+                if mapping.flags & MAP_RESERVED:
+                    with contextlib.suppress(AddressConflict, OSError, OutOfMemory):
+                        address_space.reserve(mapping.address, mapping.capacity)
+        self.after_fork()
 
 
 ADDRESS_SPACE = AddressSpace()

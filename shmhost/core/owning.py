@@ -21,7 +21,7 @@ from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import OutOfMemory, QuotaExceeded, RegionExists, RemoteProtocolError, ShmError
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import ARENA_GROW, ARENA_READY, ChangeKind, State
+from shmprotocol.wire.names import ARENA_GROW, ARENA_LEAVE, ARENA_READY, ChangeKind, State
 
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
@@ -117,23 +117,33 @@ class Ownership:
             return self._guarded(kind, self._publish())
         if kind == ARENA_GROW:
             return self._guarded(kind, self._grow(page_up(size)))
-        raise RemoteProtocolError(f"message {kind} is not READY or GROW")
+        if kind == ARENA_LEAVE:
+            return self._end()
+        raise RemoteProtocolError(f"message {kind} is not READY, GROW or LEAVE")
 
     def ended(self) -> None:
         """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
         region, registry = self._region, self._hub.registry
         self._owned.pop(region.number, None)
-        self._arena.control = None
         if region.state is State.FREED or not self._lease:
             return
         if region.state in (State.CREATING, State.ABORTED):
             registry.abort(region)
             return
-        if region.state is State.CURRENT:
-            self._leave()
+        self._leave()
         registry.release(region, self._lease)
 
+    def _end(self) -> Steps:
+        """Take note that the owner writes no more: it hears of no ledgers, but has it mapped still."""
+        yield from ()
+        self._leave()
+
     def _leave(self) -> None:
+        if self._arena.control is None:
+            return
+        self._arena.control = None
+        if self._region.state is not State.CURRENT:
+            return
         is_larger = self._object.is_larger()
         if is_larger:
             error = QuotaExceeded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import shmclient
 from pinning_support import CONTENT
 from shmclient import Pinner
+from support import WatchedHost, watched_host
 
 
 @pytest.fixture
@@ -35,3 +37,12 @@ def file(tmp_path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDWR)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def open_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHost]:
+    """A host whose socket lies where every user can reach it."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
+            yield running

@@ -93,7 +93,6 @@ def with_ledger(data: bytes, fds: list[int]) -> list[Part]:
 
 
 PIECES: dict[str, Change] = {
-    "the flags of an arena": with_grant(flags=FLAG_SEAL_FULL | FLAG_ARENA),
     "another name": with_grant(name="other"),
     "a ledger": with_ledger,
     "a length alone": split(4),
@@ -109,6 +108,14 @@ def later(data: bytes) -> bytes:
     """Append a field that nobody knows to an Opened, behind that of a ledger, which brings none."""
     body = b"\x96" + data[5:] + b"\x92\0\0\xa3new"
     return len(body).to_bytes(4, "little") + body
+
+
+def test_arena_without_a_ledger_ends_the_connection(middle: Middle, between: shmclient.Client) -> None:
+    middle.change = with_grant(flags=FLAG_SEAL_FULL | FLAG_ARENA)
+    with pytest.raises(shmclient.OutOfMemory, match="could not take its ledger"):
+        between.get("a")
+    middle.change = lambda data, fds: [(data, fds)]
+    assert bytes(between.get("b")) == b"b" * 10
 
 
 @pytest.mark.parametrize("what", PIECES)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,19 +12,9 @@ from support import (
     WatchedHost,
     as_nobody,
     needs_root,
-    watched_host,
 )
 
 # --- rights, between real users
-
-
-@pytest.fixture
-def open_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHost]:
-    """A host whose socket lies where every user can reach it."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
-            yield running
 
 
 @needs_root

@@ -20,8 +20,8 @@ FOLDERS = {
 ROOMS = {
     "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "__main__"],
     "shmclient": [
-        *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_pins", "_drivers"),
-        *("client", "aio", "_commands", "__main__"),
+        *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_arenas", "_pins"),
+        *("_drivers", "client", "aio", "_commands", "__main__"),
     ],
     "shmhost": ["core", "machine", "settings", "serving", "commands", "cli", "__main__"],
 }

@@ -22,7 +22,7 @@ MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
 # The kinds of messages on the control socket of an arena, in the `struct shm_arena_message` of shm_arena.h.
-ARENA_READY, ARENA_GROW, ARENA_LEDGER, ARENA_FORGET = 1, 2, 3, 4
+ARENA_READY, ARENA_GROW, ARENA_LEDGER, ARENA_FORGET, ARENA_LEAVE = 1, 2, 3, 4, 5
 LEDGER_HOLDS = 131_072  # values that one client can use at a time, of all arenas
 LEDGER_SIZE = 4096 + 16 * LEDGER_HOLDS  # bytes: a page, and the holds
 MAX_MODE = 0o777  # of a region: permission bits alone

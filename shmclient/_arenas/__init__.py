@@ -1,0 +1,1 @@
+"""Arenas: memory that one process writes and everyone with the right reads, without a system call."""

@@ -1,0 +1,117 @@
+"""A value of an arena with what is known of it: the counterpart of a region's handle."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, Self
+
+from shmclient import _codecs as codecs
+from shmclient._arenas.reader import Reader
+from shmclient._arenas.values import decode
+from shmclient._process.copying import not_copied
+from shmprotocol.errors import AddressConflict, BadRegion, RegionClosed
+from shmprotocol.kernel import address_space
+
+
+class ArenaValue:
+    """A value of an arena, as it was published: its bytes do not change while this, or a view of it, lives.
+
+    Its owner publishes newer ones meanwhile, in other memory. `generation` counts in the whole arena.
+    """
+
+    def __init__(self) -> None:
+        raise TypeError("an ArenaValue has no constructor: use client.open() or open() of an arena")
+
+    _held: Any = None
+
+    def _start(self, reader: Reader, name: str, held: Any) -> None:
+        self._reader = reader
+        self._short = name
+        self._held = held
+        self.name = f"{reader.name}/{name}"
+        self.generation: int = held.generation
+        self.published_ns: int = held.published_ns  # CLOCK_MONOTONIC: time.monotonic_ns() of any process
+
+    @property
+    def size(self) -> int:
+        """The bytes of the data."""
+        return int(self._hold().size)
+
+    @property
+    def address(self) -> int:
+        """The address of the data, the same in every process that has not opened it `anywhere`."""
+        return int(self._hold().address)
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, read-only and not copied."""
+        return memoryview(self._hold())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The owner's description of the data; empty for plain bytes."""
+        description = self._hold().description
+        return codecs.unpack_metadata(description) if description else {}
+
+    def value(self) -> Any:
+        """Return what `get` returned for this generation: views that keep it."""
+        return decode(self._reader, self._hold())
+
+    @property
+    def array(self) -> Any:
+        """The value, if it is a NumPy array. TypeError if it is not one."""
+        kind = self.metadata.get("format")
+        if kind != codecs.ARRAY:
+            raise TypeError(f"{self.name!r} is not an array but has the format {kind!r:.40}: use value()")
+        return self.value()
+
+    def root(self, ffi: Any, ctype: str) -> Any:
+        """Return the root pointer as `ctype` of a cffi FFI, which keeps the value; as of a region."""
+        held, kind = self._hold(), ffi.typeof(ctype)
+        if not held.root:
+            raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {self.metadata}")
+        if self._reader.is_relocated:
+            raise AddressConflict(f"{self.name!r} is mapped elsewhere: its pointers do not lead into it")
+        if kind.kind != "pointer":
+            raise TypeError(f"a root is a pointer such as 'struct node *', not {ctype!r}")
+        if ffi.sizeof(kind.item) > held.root_size:
+            raise BadRegion(
+                f"{kind.item.cname} has {ffi.sizeof(kind.item)} bytes, the root of {self.name!r} "
+                f"{held.root_size}"
+            )
+        return address_space.pointer_keeping(ffi, kind, held.root, held)
+
+    def is_current(self) -> bool:
+        """Whether no newer value has been published, nor the name removed. No system call."""
+        entry = self._reader._entry(self._short)
+        return entry is not None and entry[1] >> 2 == self.generation and self._reader.was_current()
+
+    def close(self) -> None:
+        """Let go of it; views keep it. May be called again."""
+        self._held = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass its name, and open it in the other process")
+
+    def __repr__(self) -> str:
+        return f"<ArenaValue {self.name!r} generation {self.generation}{'' if self._held else ', closed'}>"
+
+    def _hold(self) -> Any:
+        if self._held is None:
+            raise RegionClosed(f"the handle of {self.name!r} is closed")
+        return self._held
+
+
+def hold_value(reader: Reader, name: str) -> ArenaValue | None:
+    """Return a handle of the current value of a name in an arena, or None."""
+    held = reader._hold(name)
+    if held is None:
+        return None
+    value = ArenaValue.__new__(ArenaValue)
+    value._start(reader, name, held)
+    return value

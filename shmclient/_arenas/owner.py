@@ -1,0 +1,341 @@
+"""An arena, as its owner has it: a mutable mapping whose values everyone with the right can read.
+
+Does no I/O but on the arena's control socket, in one call of C: see `arena_owner.c`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
+
+from shmclient import _codecs as codecs
+from shmclient._arenas.reader import read_error
+from shmclient._arenas.values import decode, kind_of
+from shmclient._connection.outbox import Outbox
+from shmclient._pointers.check import NO_LENGTHS, Lengths
+from shmclient._process.address_space import ADDRESS_SPACE, region_label
+from shmclient._process.copying import not_copied
+from shmprotocol.errors import (
+    AccessDenied,
+    ArenaFull,
+    HostGone,
+    HostTimeout,
+    InvalidArgument,
+    OutOfMemory,
+    QuotaExceeded,
+    RegionExists,
+    ShmError,
+)
+from shmprotocol.native.builtins import ArenaOwner, Loan
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_name
+
+if TYPE_CHECKING:
+    from shmclient._arenas.building import ArenaBuilder
+
+_DRAFT = 1 << 20  # bytes of the objects of `new`
+
+
+class Arena(ArenaOwner, MutableMapping[str, Any]):
+    """Memory that this process writes and others read, with no system call on either side.
+
+    `arena[name] = value` copies a bytes-like object, an ndarray, or a dict of them, and publishes it in
+    place of the last one; `arena[name]` is the value that readers get. Values live as long as any view of
+    them: a reader who holds one keeps its memory from being used again. A `with` block closes the arena.
+    Thread-safe; a forked child cannot use it. ArenaFull: no room, or no name left; the text says who holds
+    what.
+    """
+
+    _draft: ArenaBuilder | None = None  # of `new`
+
+    def __init__(self) -> None:
+        raise TypeError("an Arena is reply by a client: `with client.arena(name, size=...) as arena`")
+
+    def _begin(self, outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> None:
+        self.name = request.name
+        self.span = reply.span
+        self._outbox = outbox
+        self._number = reply.region
+        self._generation = reply.generation
+        self._is_open = True
+        key = ("arena", reply.region)
+        outbox.hold(key)
+        end = partial(_end, outbox, key, owned)
+        try:
+            self._map(reply, owned, end)
+        except BaseException:
+            end()
+            raise
+
+    def _map(self, reply: m.ArenaMade, owned: descriptors.Owned, end: Callable[[], None]) -> None:
+        memory = owned.take()
+        mapping = ADDRESS_SPACE.map_writable(
+            (self._outbox.host_id, reply.region),
+            memory[0],
+            reply.address,
+            reply.span,
+            end,
+            region_label(self.name, reply.generation),
+            inherited=False,
+        )
+        memory.close()
+        board = self._outbox.board
+        self._memory: Any = mapping.memory, board  # until C keeps it
+        self._line = board.line(reply.line) if board is not None else 0
+        self._control = owned
+
+    def _own(self, reply: m.ArenaMade, names: int) -> None:
+        """Write the control page, and have the host publish the arena. Waits for the host."""
+        socket = os.dup(self._control[0])  # the other one says how long it is mapped
+        numbers = (
+            reply.address,
+            reply.address,
+            reply.span,
+            reply.size,
+            names,
+            reply.region,
+            self._line,
+            socket,
+        )
+        error = self._make(*numbers, self._memory)
+        self._memory = None
+        if error == errno.ENOSPC:
+            raise InvalidArgument(
+                f"{reply.size} bytes are too few for {names} names: each takes about 200 bytes"
+            )
+        if not error:
+            error = self._ready()
+        if error:
+            raise _host_error(error, f"publish the arena {self.name!r}")
+        self._remember_values()
+
+    # A mutable mapping: __getitem__, __setitem__ and __delitem__ are in C.
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        while True:
+            names, start = self._names(start)
+            yield from names
+            if not start:
+                return
+
+    def __len__(self) -> int:
+        return int(self._counts()[0])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._hold(name) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of a name, or the default."""
+        return self._get(name, default)
+
+    def put(self, name: str, value: object) -> int:
+        """Copy a value and publish it; return its generation, which counts in the whole arena."""
+        generation: int = self._put(name, value)
+        return generation
+
+    def put_many(self, values: Mapping[str, object] | Iterable[tuple[str, object]]) -> None:
+        """Put several values, in their order. An error ends it; the values before it are published."""
+        items = dict(values)
+        self._put_many(list(items), list(items.values()))
+
+    @contextlib.contextmanager
+    def loan(self, name: str, shape: SupportsIndex | Sequence[int], dtype: Any = None) -> Iterator[Any]:
+        """Give an array, or without a dtype `shape` bytes, to be filled in place; the block publishes it.
+
+        Its content is not zeroed. An exception in the block undoes it. **Do not write to it after the
+        block**: readers have it then, and later its memory is used for other values.
+        """
+        self._check(name)
+        loan, array = self._lend(name, shape, dtype)
+        try:
+            yield array
+        except BaseException:
+            loan.discard()
+            raise
+        loan.publish(name)
+
+    @contextlib.contextmanager
+    def build(self, name: str, size: int) -> Iterator[ArenaBuilder]:
+        """Build a structure with pointers in `size` bytes, in place; the block publishes it.
+
+        An exception in the block undoes it. PointerEscapes: a pointer leads out of the value.
+        """
+        builder = self._builder(name, size)
+        try:
+            yield builder
+            builder.publish()
+        finally:
+            builder.discard()
+
+    def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
+        """Make an object for the next `set_root`, as `ffi.new(ctype, init)` would in private memory.
+
+        All objects since the last `set_root` are in one block of at most 1 MiB, and a sixteenth of the
+        arena: `build` has a size of its own.
+        """
+        if self._draft is None:
+            self._draft = self._builder("new", min(_DRAFT, self.size // 16))
+        return self._draft.new(ffi, ctype, init)
+
+    def set_root(self, name: str, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> int:
+        """Publish what `new` has reply under a name; readers start at the pointer. Errors as for `build`."""
+        self._check(name)
+        if self._draft is None:
+            raise InvalidArgument(f"{name!r} has nothing to be published: make it with new()")
+        draft, self._draft = self._draft, None
+        try:
+            draft.set_root(pointer, lengths=lengths)
+            return draft.publish(name)
+        finally:
+            draft.discard()
+
+    def remove(self, name: str) -> None:
+        """Remove a name and its value. KeyError: there is none."""
+        del self[name]
+
+    def grow(self, size: int) -> None:
+        """Let the arena have at least `size` bytes, up to its `max_size`. QuotaExceeded, InvalidArgument."""
+        error = self._grow(size)
+        if error:
+            raise _host_error(error, f"let the arena {self.name!r} have {size} bytes of {self.span}")
+
+    @property
+    def size(self) -> int:
+        """The bytes of its memory, index and all."""
+        return int(self._state()[0])
+
+    def close(self) -> None:
+        """Stop being the owner. Its values stay readable, unless the arena was reply with keep=False."""
+        self._is_open = False
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_is_open", False) and not is_finalizing():
+            self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "pass its name, and open it in the other process with open_arena()")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        if not self._is_open:
+            return f"<Arena {self.name!r}, closed>"
+        return f"<Arena {self.name!r}, {len(self)} names, {self._state()[1]} of {self.size} bytes in use>"
+
+    def _builder(self, name: str, size: int) -> ArenaBuilder:
+        from shmclient._arenas.building import ArenaBuilder
+
+        self._check(name)
+        return ArenaBuilder(self, name, size)
+
+    def _lend(self, name: str, shape: SupportsIndex | Sequence[int], dtype: Any) -> tuple[Loan, Any]:
+        if dtype is None:
+            loan = self._loan(int(shape), b"", 0, name)  # type: ignore[arg-type]
+            return loan, memoryview(loan)
+        import numpy as np
+
+        lengths = (
+            (int(shape),) if isinstance(shape, SupportsIndex) else tuple(int(length) for length in shape)
+        )
+        description = codecs.describe_array(dtype, lengths)
+        packed = codecs.pack_metadata(description)
+        loan = self._loan(math.prod(lengths) * np.dtype(dtype).itemsize, packed, 0, name)
+        return loan, np.ndarray(lengths, dtype, memoryview(loan))
+
+    def _put_other(self, name: str, value: Any) -> int:
+        """Put what C has not seen the like of."""
+        try:
+            encoded = codecs.encode(value)
+        except TypeError as error:
+            raise TypeError(f"{name!r}: {error}") from None
+        kind = kind_of(value)
+        if kind is not None:
+            self._kind(kind[0], encoded.metadata, kind[1])
+        loan = self._loan(encoded.size, encoded.metadata, 0, name)
+        view = memoryview(loan)
+        for offset, chunk in encoded.chunks:
+            view[offset : offset + chunk.nbytes] = chunk.cast("B") if chunk.nbytes else b""
+        generation: int = loan.publish(name)
+        return generation
+
+    def _check(self, name: str) -> None:
+        check_name(f"{self.name}/{name}")
+
+    def _decode(self, held: Any) -> Any:
+        return decode(self, held)
+
+    def _fail(self, error: int, name: object) -> NoReturn:
+        if error == errno.ENFILE:
+            raise ArenaFull(
+                f"the arena {self.name!r} has no name left for {name!r}: create it with more names="
+            )
+        if error == errno.ENOSPC:
+            raise ArenaFull(f"the arena {self.name!r} has no room for {name!r}: {self._fullness()}")
+        raise read_error(error, name, self.name)
+
+    def _fullness(self) -> str:
+        size, used, retired, ledgers = self._state()
+        text = f"{used} of {size} bytes are in use, in {len(self)} names"
+        holders = [f"pid {pid or 'unknown'} uses {blocks}" for _, pid, blocks in self._holders()]
+        if holders:
+            return f"{text}; of {retired} values that were replaced, {', '.join(holders)}"
+        return f"{text}, and {ledgers} readers hold nothing else: create it larger, or with a max_size"
+
+
+def make_arena(outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> Arena:
+    """Return an arena, mapped; it owns the descriptors from then on."""
+    arena = Arena.__new__(Arena)
+    arena._begin(outbox, request, reply, owned)
+    return arena
+
+
+def _end(outbox: Outbox, key: object, control: descriptors.Owned) -> None:
+    """Take note that nothing of an arena is mapped for writing any more: the host can use its addresses."""
+    control.close()
+    outbox.give_back(key)
+
+
+def own(arena: Arena, reply: m.ArenaMade, names: int) -> None:
+    """Have an arena published; on an error it is closed."""
+    try:
+        arena._own(reply, names)
+    except BaseException:
+        arena.close()
+        raise
+
+
+_HOST_ERRORS: dict[int, type[ShmError]] = {
+    errno.EDQUOT: QuotaExceeded,
+    errno.ENOMEM: OutOfMemory,
+    errno.EEXIST: RegionExists,
+    errno.EINVAL: InvalidArgument,
+    errno.EPERM: AccessDenied,
+    errno.EPIPE: HostGone,
+    errno.ECONNRESET: HostGone,
+    errno.ETIMEDOUT: HostTimeout,
+}
+
+
+def _host_error(error: int, what: str) -> ShmError | OSError:
+    kind = _HOST_ERRORS.get(error)
+    text = f"the host did not {what}: {os.strerror(error)}"
+    return OSError(error, text) if kind is None else kind(text)

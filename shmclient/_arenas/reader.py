@@ -1,0 +1,153 @@
+"""An arena as a process has it mapped for reading, and the ledger of its client. Does no I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Any, NoReturn
+
+from shmclient._arenas.values import decode
+from shmclient._process.address_space import ADDRESS_SPACE, region_label
+from shmclient._regions.mapped import Lease, follow_line
+from shmprotocol.errors import (
+    BadRegion,
+    Closed,
+    InvalidArgument,
+    OutOfMemory,
+    QuotaExceeded,
+    ShmError,
+    Unsupported,
+)
+from shmprotocol.kernel.board import Reader as Board
+from shmprotocol.native.builtins import ArenaReader, Current, HeldValue, Ledger
+from shmprotocol.wire import descriptors
+from shmprotocol.wire import messages as m
+
+_EVENTS = 4096  # bytes of a read: an event has 8
+
+
+class ClientLedger:
+    """The ledger of a connection, and the event that owners of arenas raise: a socket. It owns both."""
+
+    def __init__(self, owned: descriptors.Owned) -> None:
+        try:
+            self.ledger = Ledger(owned[0])
+        except BaseException:
+            owned.close()
+            raise
+        ledger_descriptor = owned.take()
+        ledger_descriptor.close()
+        self._event = owned
+        os.set_blocking(owned[0], False)
+
+    def fileno(self) -> int:
+        """Return the event's descriptor, which stays the ledger's."""
+        return self._event[0]
+
+    def clear(self) -> None:
+        """Take what owners have written. Never waits."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._event[0], _EVENTS):
+                pass
+
+    def close(self) -> None:
+        """Close the event. The ledger lives as long as a value is held."""
+        self._event.close()
+
+
+class Reader(ArenaReader):
+    """An arena of this process. Values that it returned keep it mapped."""
+
+    def __init__(self, grant: m.Grant, current: Current, board: Board, host_id: str) -> None:
+        self.grant = grant
+        self.name = grant.name
+        self.current = current
+        self.board = board
+        self.line = board.line(grant.line)
+        self.host_id = host_id
+
+    is_attended = False  # the host knows that this client may sleep on its values
+    is_relocated = False
+
+    def is_granted(self) -> bool:
+        """Whether it is the current arena of its name, and may be read still, by a living host's board."""
+        return self.current._is_granted() is True
+
+    def was_current(self) -> bool:
+        """Whether the last word of the host is that it is the current arena of its name."""
+        return bool(self.current._was_current())
+
+    def renew(self, grant: m.Grant) -> None:
+        """Take a grant that says that it is current still, perhaps with other rights."""
+        follow_line(self.current, self.board, grant)
+
+    def line_changes(self) -> int:
+        """Return the number that changes with the arena's line on the board."""
+        return self.board.changes(self.line)
+
+    def _decode(self, held: HeldValue) -> Any:
+        return decode(self, held)
+
+    def _fail(self, error: int, name: object) -> NoReturn:
+        raise read_error(error, name, self.name)
+
+
+def open_reader(
+    grant: m.Grant,
+    lease: Lease,
+    descriptor: int,
+    board: Board | None,
+    ledger: ClientLedger,
+    anywhere: bool,
+) -> Reader:
+    """Map an arena that was granted; its mapping then owns the lease. The caller still owns the descriptor.
+
+    AddressConflict; BadRegion: it is not an arena.
+    """
+    if board is None or not board.line(grant.line):
+        raise Unsupported(f"{grant.name!r} is an arena, and this process could not map the host's board")
+    current = Current()
+    follow_line(current, board, grant)
+    mapping = ADDRESS_SPACE.attach(
+        (lease.host_id, grant.region),
+        descriptor,
+        grant.address,
+        grant.capacity,
+        lease.release,
+        region_label(grant.name, grant.generation),
+        arena=True,
+        anywhere=anywhere,
+    )
+    reader = Reader(grant, current, board, lease.host_id)
+    size = os.fstat(descriptor).st_size
+    numbers = (mapping.address, grant.address, grant.capacity, size, reader.line, grant.region)
+    error = reader._start(*numbers, ledger.ledger, (mapping.memory, board), current)
+    if error:
+        raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")
+    reader.is_relocated = mapping.address != grant.address
+    reader._remember_values()
+    return reader
+
+
+def read_error(error: int, name: object, arena: str) -> ShmError | OSError:
+    """Return the error of a value that could not be read or written."""
+    if error == errno.EBADF:
+        return Closed(f"the arena {arena!r} is closed")
+    if error == errno.EBADMSG:
+        return BadRegion(f"the owner of the arena {arena!r} has written nonsense for {name!r}")
+    if error == errno.ENOLCK:
+        return QuotaExceeded(
+            f"this client uses {131_072} values already, as many as its ledger takes: drop some of them"
+        )
+    if error == errno.EBUSY:
+        return BadRegion(
+            f"{name!r} in {arena!r} changes faster than it can be read: its owner does nothing else"
+        )
+    if error == errno.ECHILD:
+        return InvalidArgument(
+            f"the arena {arena!r} was opened before this process was forked: connect, and open it here"
+        )
+    if error == errno.ENOMEM:
+        return OutOfMemory(f"no memory is left to use the arena {arena!r}")
+    return OSError(error, os.strerror(error), arena)

@@ -1,0 +1,140 @@
+"""Operations that wait for a value, which may be in an arena; see `operations`. Do no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from shmclient._arenas.held import ArenaValue
+from shmclient._arenas.reader import Reader
+from shmclient._arenas.resting import Position
+from shmclient._arenas.view import ArenaChange, changes_since
+from shmclient._connection.exchange import Subscription
+from shmclient._connection.retry import Retry
+from shmclient._drivers import arenas
+from shmclient._drivers.following import once_after
+from shmclient._drivers.steps import Context, Operation, Remaining
+from shmprotocol.errors import Closed, InvalidArgument, RegionNotFound, RegionTimeout
+
+T = TypeVar("T")
+
+
+def wait_for(
+    context: Context,
+    name: str,
+    after: int | None,
+    retry: Retry,
+    take: Callable[[Remaining], Operation[T]],
+    take_in: Callable[[Reader, str], T],
+) -> Operation[T]:
+    """Return what a name stands for, once it has a generation after the given one, if that is waited for.
+
+    `take` asks the host, and `take_in` looks into an arena. RegionNotFound, RegionTimeout.
+    """
+    if after is not None and type(after) is not int:
+        raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
+    reader = known(context.arenas, name)
+    if reader is None and (after is None or "/" in name):
+        try:
+            result: T = yield from take(retry.wait if after is None else lambda: None)
+            if after is None:
+                return result
+            del result
+        except RegionNotFound:
+            if after is None and (known(context.arenas, name) is None or retry.remaining() is None):
+                raise
+        reader = known(context.arenas, name)
+    if reader is None:
+        assert after is not None
+        return (yield from once_after(context, name, after, retry, take(retry.wait)))
+    yield from _wait_in(context, reader, name, after or 0, retry)
+    return take_in(reader, name)
+
+
+def value_after(context: Context, arena: str, name: str, after: int, retry: Retry) -> Operation[ArenaValue]:
+    """Return a handle of a name in an arena, once it has a generation after the given one."""
+    reader = yield from arenas.open_arena(context, arena, False, retry.wait)
+    yield from _wait_in(context, reader, f"{arena}/{name}", after, retry)
+    return arenas.handle_in(reader, f"{arena}/{name}")
+
+
+def known(opened: dict[str, Reader], name: str) -> Reader | None:
+    """Return the arena that a name is in, if it was opened and is current by the last word of its host."""
+    if type(name) is not str:  # refused elsewhere
+        return None
+    end = name.find("/")
+    while end > 0:
+        reader = opened.get(name[:end])
+        if reader is not None and reader.was_current():
+            return reader
+        end = name.find("/", end + 1)
+    return None
+
+
+def _wait_in(context: Context, reader: Reader, name: str, after: int, retry: Retry) -> Operation[None]:
+    short = arenas.short_name(name, reader.name)
+    while True:
+        position = Position(reader, short)
+        if position.has_value() and position.generation > after:
+            return
+        wait = retry.wait()
+        what = f"{short!r} in the arena {reader.name!r} had no generation after {after}"
+        if wait is None:
+            raise RegionNotFound(f"{what}: its generation is {position.generation}")
+        if wait.left_s <= 0:
+            raise RegionTimeout(f"{what} within {wait.asked_s:.3g} s")
+        yield from arenas.attend(context, reader)
+        subscription = context.attend()
+        try:
+            yield from arenas.stay(position, subscription, wait.left_s)
+        finally:
+            context.unlisten(subscription, is_told=False)
+        if not reader.was_current():
+            raise RegionNotFound(f"the arena {reader.name!r} has ended")
+
+
+class Changes:
+    """The changes of the names of an arena, and of those that take its place; for one iterator."""
+
+    def __init__(self, reader: Reader, since: int) -> None:
+        self.reader = reader
+        self._since = since
+        self._context: Context | None = None
+        self._subscription: Subscription | None = None
+        self.is_closed = False
+
+    def next(self, context: Context, retry: Retry) -> Operation[list[ArenaChange] | None]:
+        """Return the next changes; None: nothing changed in time, or this was closed."""
+        while not self.is_closed:
+            if not self.reader.was_current():
+                opened = yield from arenas.open_arena(context, self.reader.name, False, retry.wait)
+                self.reader, self._since = opened, 0
+            yield from arenas.attend(context, self.reader)
+            position = Position(self.reader, "")
+            changes = changes_since(self.reader, self._since)
+            if changes:
+                self._since = changes[-1].generation
+                return changes
+            left_s = retry.remaining()
+            if not left_s or left_s <= 0:
+                return None
+            yield from self._stay(context, position, left_s)
+        return None
+
+    def _stay(self, context: Context, position: Position, left_s: float) -> Operation[None]:
+        self._context, self._subscription = context, context.attend()
+        try:
+            if not self.is_closed:
+                yield from arenas.stay(position, self._subscription, left_s)
+        except Closed:
+            if not self.is_closed:
+                raise
+        finally:
+            context.unlisten(self._subscription, is_told=False)
+
+    def close(self) -> None:
+        """End it, and whoever waits for it."""
+        self.is_closed = True
+        if self._context is not None and self._subscription is not None:
+            self._context.unlisten(self._subscription, is_told=False)
+            self._context.wake()

@@ -1,0 +1,179 @@
+"""Operations on arenas; see `operations`. Do no I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from shmclient._arenas.held import ArenaValue, hold_value
+from shmclient._arenas.reader import ClientLedger, Reader, open_reader
+from shmclient._arenas.resting import Position
+from shmclient._connection.exchange import Subscription
+from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
+from shmclient._process.limits import no_room
+from shmclient._regions.mapped import Lease
+from shmprotocol.abi.header import FLAG_ARENA
+from shmprotocol.errors import HostGone, InvalidArgument, OutOfMemory, RegionNotFound, Unsupported
+from shmprotocol.wire import descriptors as fds
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import check_mode, check_name
+
+if TYPE_CHECKING:
+    from shmclient._arenas.owner import Arena
+
+NAMES, BYTES_A_NAME = 65536, 2048  # of an arena, unless it is said: at most a tenth of it is for names
+WORK = 1 << 30  # "bytes" of what waits for the host, so that an async client has a thread do it
+
+
+def create(
+    context: Context,
+    name: str,
+    size: int,
+    max_size: int | None,
+    names: int | None,
+    mode: int,
+    keep: bool,
+    replace: bool,
+) -> Operation[Arena]:
+    """Return an arena that this process owns, published and empty."""
+    from shmclient._arenas import owner  # only for who owns one
+
+    if context.version < m.ARENA_VERSION:
+        raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
+    names = min(NAMES, (size if type(size) is int else 0) // BYTES_A_NAME + 1) if names is None else names
+    for label, number in (("size", size), ("max_size", max_size or 0), ("names", names)):
+        if type(number) is not int or number < 0 or (label != "max_size" and not number):
+            raise InvalidArgument(f"{label} of an arena is a positive number, not {number!r:.40}")
+    fields = (check_name(name), size, max_size or 0, check_mode(mode), bool(replace), bool(keep))
+    request = m.Arena(context.outbox.next_id(), *fields)
+    reply, owned = yield Ask(request)
+    if len(owned) < 2:
+        owned.close()
+        raise no_room(reply, len(owned))
+    arena = owner.make_arena(context.outbox, request, reply, owned)
+    yield Run(lambda: owner.own(arena, reply, names), WORK)
+    return arena
+
+
+def _ledger_of(context: Context) -> ClientLedger | None:
+    """Return the ledger of a connection; None if it was lost on the way, or cannot be mapped."""
+    with context.ledger_lock:  # it is mapped once, and sealed
+        if context.ledger is None and context.exchange.ledger:
+            owned = fds.Owned()
+            owned.extend(map(context.exchange.ledger.pop, (0, 0)))
+            with contextlib.suppress(OSError):
+                context.ledger = ClientLedger(owned)
+        return context.ledger
+
+
+def reader_of(context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool) -> Reader:
+    """Return the reader of a granted arena, found by its name from then on. Closes the descriptor."""
+    try:
+        reader = context.arenas.get(grant.name)
+        if reader is not None and (reader.host_id, reader.grant.region) == (lease.host_id, grant.region):
+            lease.release()
+            reader.renew(grant)
+            return reader
+        ledger = _ledger_of(context)
+        if ledger is None:
+            # The host gives it once, so that only another connection can get another one.
+            context.outbox.close(HostGone("this connection has no ledger"))
+            raise OutOfMemory(
+                f"{grant.name!r} is an arena, and this client could not take its ledger: see RLIMIT_NOFILE "
+                "and RLIMIT_AS; the next request connects anew"
+            )
+        board = context.outbox.board
+        reader = open_reader(grant, lease, owned[0], board, ledger, anywhere)
+    except BaseException:
+        lease.release()
+        raise
+    finally:
+        owned.close()
+    context.arenas[grant.name] = reader
+    return reader
+
+
+def short_name(name: str, arena: str) -> str:
+    """Return what a name is called in its arena; InvalidArgument for the arena itself."""
+    if name == arena:
+        raise InvalidArgument(
+            f"{name!r} is an arena, not a value: use open_arena({name!r}), or one of its names"
+        )
+    return name[len(arena) + 1 :]
+
+
+def value_of(
+    context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool, name: str
+) -> tuple[Any, Position]:
+    """Return the value of a name whose arena was granted, and where it stands. RegionNotFound."""
+    reader = reader_of(context, grant, lease, owned, anywhere)
+    return value_in(reader, name)
+
+
+def value_in(reader: Reader, name: str) -> tuple[Any, Position]:
+    """Return the value of a name in an arena, and where it stands. RegionNotFound."""
+    short = short_name(name, reader.name)
+    position = Position(reader, short)
+    value = reader._get(short, None)
+    if value is None:
+        raise RegionNotFound(f"the arena {reader.name!r} has no value {short!r}")
+    return value, position
+
+
+def handle_of(
+    context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool, name: str
+) -> ArenaValue:
+    """Return a handle of the value of a name whose arena was granted. RegionNotFound."""
+    reader = reader_of(context, grant, lease, owned, anywhere)
+    return handle_in(reader, name)
+
+
+def handle_in(reader: Reader, name: str) -> ArenaValue:
+    """Return a handle of the value of a name in an arena. RegionNotFound."""
+    short = short_name(name, reader.name)
+    value = hold_value(reader, short)
+    if value is None:
+        raise RegionNotFound(f"the arena {reader.name!r} has no value {short!r}")
+    return value
+
+
+def open_arena(context: Context, name: str, anywhere: bool, wait: Remaining) -> Operation[Reader]:
+    """Return the reader of the current arena of a name."""
+    from shmclient._drivers import operations
+
+    outcome = yield operations.open_request(context, (name,), (), wait())
+    grants, owned = operations.granted(context, outcome, 1, 0)
+    lease = Lease(context.outbox, grants[0].lease)
+    if not grants[0].flags & FLAG_ARENA or grants[0].name != name:
+        owned.close()
+        lease.release()
+        raise InvalidArgument(f"{name!r} is not an arena: use get() or open()")
+    return reader_of(context, grants[0], lease, owned, anywhere)
+
+
+def stay(position: Position, subscription: Subscription, wait_s: float = math.inf) -> Operation[None]:
+    """Return when something has changed since a position was taken, or its arena may not be current.
+
+    That is the entry of its name, or anything in the arena if the name never had a value; or when the time is
+    over. An end of the subscription is raised.
+    """
+    end = time.monotonic() + wait_s
+    reader = position.reader
+    while True:
+        line_changes = reader.line_changes()
+        if not reader.was_current() or position.has_moved():
+            return
+        answer = yield Stay(subscription, position, line_changes, end - time.monotonic())
+        if answer is None:
+            return
+
+
+def attend(context: Context, reader: Reader) -> Operation[None]:
+    """Tell the host that this client may sleep on values of an arena; once for each."""
+    if reader.is_attended:
+        return
+    with contextlib.suppress(RegionNotFound):  # it has ended: nothing in it changes any more
+        yield Ask(m.Attend(context.outbox.next_id(), reader.grant.region))
+    reader.is_attended = True

@@ -1,0 +1,53 @@
+"""The results of `watch` and `follow` of the sync client: iterators, which any thread can close."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from shmclient._drivers.stream import BaseStream
+from shmclient._process.lock import new_lock
+from shmprotocol.errors import Closed
+
+if TYPE_CHECKING:
+    from shmclient._regions.info import Change
+
+T = TypeVar("T")
+
+
+class Stream(BaseStream[T]):
+    """The result of `watch` and `follow`: an iterator, and a context manager that closes it."""
+
+    _new_turn = staticmethod(new_lock)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._turn:
+            try:
+                item: T = self._client._drive(self._next())
+                return item
+            except Closed:
+                if self._source.listener.is_closed:
+                    raise StopIteration from None
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+if TYPE_CHECKING:
+    Changed = Stream[Change]
+else:
+    Changed = Stream
+
+
+class Watch(Changed):
+    """The changes of names, as they happen; see `Client.watch`."""
+
+
+class Follow(Stream[Any]):
+    """The value of a name, and each newer one; see `Client.follow`."""

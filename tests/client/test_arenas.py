@@ -1,0 +1,602 @@
+"""Arenas by the sync client: an owner, and readers in the same and in other processes."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shmclient
+from shmclient import Arena, ArenaFull, ArenaView
+from support import Machine, WatchedHost, as_nobody, in_child, needs_root, wait_until
+
+SIZE = 8 << 20
+
+
+@pytest.fixture
+def arena(shm: shmclient.Client) -> Iterator[Arena]:
+    with shm.arena("camera", SIZE, names=1000) as camera:
+        yield camera
+
+
+@pytest.fixture
+def other(host: WatchedHost) -> Iterator[shmclient.Client]:
+    """Another client, which reads what the owner writes."""
+    with shmclient.connect(host.socket_path) as client:
+        yield client
+
+
+VALUES: list[Any] = [
+    b"bytes",
+    b"",
+    bytearray(b"array of bytes"),
+    np.arange(12, dtype="f4").reshape(3, 4),
+    np.asfortranarray(np.arange(12).reshape(3, 4)),
+    np.arange(24)[::2],
+    np.zeros((0, 3)),
+    np.float64(1.5),
+    np.array(["one", "three"]),
+    np.array("2026-11-26", dtype="M8[D]"),
+    np.array([(1, 2.5)], dtype=[("id", "i4"), ("x", "f8")]),
+    np.ones(100_000),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+def test_value_comes_back_as_a_region_would_return_it(
+    arena: Arena, other: shmclient.Client, value: Any
+) -> None:
+    for _ in range(2):  # the second time by the plan that the first one left
+        arena["front"] = value
+        other.put("region", value).close()
+        expected, got = other.get("region"), other.get("camera/front")
+        assert type(got) is type(expected)
+        if isinstance(expected, memoryview):
+            assert (got.tobytes(), got.format, got.readonly) == (expected.tobytes(), "B", True)
+        else:
+            np.testing.assert_array_equal(got, expected)
+            assert (got.dtype, got.shape, got.flags.f_contiguous) == (
+                expected.dtype,
+                expected.shape,
+                expected.flags.f_contiguous,
+            )
+            assert not got.flags.writeable
+
+
+def test_dict_comes_back_as_a_dict(arena: Arena, other: shmclient.Client) -> None:
+    arena["pair"] = {"pixels": np.arange(5), "label": b"cat"}
+    got = other.get("camera/pair")
+    assert (got["pixels"].tolist(), bytes(got["label"])) == ([0, 1, 2, 3, 4], b"cat")
+    arena["many"] = {f"k{i}": np.full(3, i) for i in range(200)}
+    assert other.get("camera/many")["k150"].tolist() == [150, 150, 150]
+
+
+def test_value_that_is_held_stays_when_it_is_replaced_a_thousand_times(
+    arena: Arena, other: shmclient.Client
+) -> None:
+    arena["front"] = np.full(1000, -1)
+    held = other.get("camera/front")
+    for number in range(1000):
+        arena["front"] = np.full(1000, number)
+    assert (held == -1).all()
+    assert (other.get("camera/front") == 999).all()
+
+
+def test_memory_of_replaced_values_is_used_again(arena: Arena) -> None:
+    for number in range(100):
+        arena["front"] = np.full(1 << 17, number)  # a MiB, in an arena of eight
+
+
+def test_mapping_has_what_was_put_and_not_removed(arena: Arena, other: shmclient.Client) -> None:
+    arena.update({"a": b"1", "b/c": b"2", "d": b"3"})
+    del arena["d"]
+    view = other.open_arena("camera")
+    assert (sorted(view), len(view), "a" in view, "d" in view) == (["a", "b/c"], 2, True, False)
+    assert (sorted(arena), len(arena), "a" in arena, 5 in arena) == (["a", "b/c"], 2, True, False)
+    assert {name: bytes(value) for name, value in view.items()} == {"a": b"1", "b/c": b"2"}
+    assert bytes(other.get("camera/b/c")) == b"2"
+    assert view.get("d") is None
+    with pytest.raises(KeyError):
+        view["d"]
+    with pytest.raises(KeyError):
+        del arena["d"]
+    with pytest.raises(shmclient.RegionNotFound, match="'camera' has no value 'd'"):
+        other.get("camera/d")
+
+
+def test_values_come_back_after_they_were_removed(arena: Arena, other: shmclient.Client) -> None:
+    for number in range(100):
+        arena["x"] = b"%d" % number
+        assert bytes(other.get("camera/x")) == b"%d" % number
+        arena.remove("x")
+        with pytest.raises(shmclient.RegionNotFound):
+            other.get("camera/x")
+
+
+def test_names_that_went_make_room_for_others(shm: shmclient.Client, other: shmclient.Client) -> None:
+    with shm.arena("few", 1 << 20, names=8) as arena:
+        for number in range(1000):
+            name = f"{number}-" + "n" * (number % 60)
+            arena[name] = b"%d" % number
+            assert bytes(other.get(f"few/{name}")) == b"%d" % number
+            del arena[name]
+        for number in range(8):
+            arena[str(number)] = b""
+        with pytest.raises(ArenaFull, match="no name left for 'one more'"):
+            arena["one more"] = b""
+        arena["7"] = b"still"
+        assert bytes(other.get("few/7")) == b"still"
+
+
+def test_put_returns_generations_that_grow(arena: Arena, other: shmclient.Client) -> None:
+    first, second = arena.put("a", b"1"), arena.put("b", b"2")
+    value = other.open("camera/a")
+    assert (value.generation, second > first, value.is_current()) == (first, True, True)
+    third = arena.put("a", b"3")
+    assert (third > second, value.is_current(), bytes(value.data)) == (True, False, b"1")
+
+
+@pytest.mark.parametrize("name", ["", "/", "a//b", "..", "a\n", "n" * 255])
+def test_name_is_checked(arena: Arena, name: str) -> None:
+    with pytest.raises(shmclient.InvalidArgument):
+        arena[name] = b"1"
+    assert len(arena) == 0
+
+
+def test_longest_name(arena: Arena, other: shmclient.Client) -> None:
+    name = "n" * (255 - len("camera/"))
+    arena[name] = b"1"
+    assert (bytes(other.get(f"camera/{name}")), list(other.open_arena("camera"))) == (b"1", [name])
+
+
+@pytest.mark.parametrize(
+    "value", [3, None, object(), np.array([object()])], ids=["int", "none", "any", "objects"]
+)
+def test_what_cannot_be_stored_is_refused(arena: Arena, value: object) -> None:
+    with pytest.raises(TypeError, match=r"'x'"):
+        arena["x"] = value
+    assert len(arena) == 0
+
+
+def test_loan_is_published_at_the_end_of_its_block(arena: Arena, other: shmclient.Client) -> None:
+    with arena.loan("image", (4, 4), "f4") as image:
+        image[:] = 7
+        assert "image" not in arena
+    assert other.get("camera/image").tolist() == [[7] * 4] * 4
+    with arena.loan("raw", 5) as raw:
+        raw[:] = b"hello"
+    assert bytes(other.get("camera/raw")) == b"hello"
+
+
+def test_loan_is_undone_by_an_exception(arena: Arena, other: shmclient.Client) -> None:
+    arena["image"] = b"before"
+    used = arena._state()[1]
+    for _ in range(100):
+        with pytest.raises(ZeroDivisionError), arena.loan("image", 1 << 20):
+            raise ZeroDivisionError
+    assert (bytes(other.get("camera/image")), arena._state()[1]) == (b"before", used)
+
+
+def test_put_many_puts_all(arena: Arena, other: shmclient.Client) -> None:
+    arena.put_many({f"obj/{i}": np.full(4, i) for i in range(500)})
+    view = other.open_arena("camera")
+    assert [view[f"obj/{i}"].tolist() for i in range(500)] == [[i] * 4 for i in range(500)]
+    with pytest.raises(TypeError):
+        arena.put_many([("a", b"1"), ("b", 5), ("c", b"3")])
+    assert ("a" in arena, "c" in arena) == (True, False)
+
+
+def test_full_arena_names_who_holds_what(arena: Arena, host: WatchedHost) -> None:
+    program = (
+        "import sys, shmclient; shm = shmclient.connect(sys.argv[1]); held = []\n"
+        "for line in sys.stdin: held.append(shm.get('camera/x')); print(len(held), flush=True)"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", program, host.socket_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    try:
+        with pytest.raises(ArenaFull, match=f"pid {reader.pid} uses") as caught:
+            for number in range(20):
+                arena["x"] = np.full(1 << 17, number)
+                reader.stdin.write("hold\n")
+                reader.stdin.flush()
+                assert reader.stdout.readline() == f"{number + 1}\n"
+        assert "no room for 'x'" in str(caught.value)
+        reader.kill()
+        reader.wait()
+        wait_until(lambda: _fits(arena))  # the host sees the death, and tells the owner
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
+def _fits(arena: Arena) -> bool:
+    try:
+        arena["x"] = np.zeros(1 << 17)
+    except ArenaFull:
+        return False
+    return True
+
+
+def test_too_large_a_value_leaves_the_arena_as_it_was(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = b"1"
+    with pytest.raises(ArenaFull):
+        arena["x"] = bytes(SIZE)
+    with pytest.raises(ArenaFull):
+        arena["new"] = bytes(SIZE)
+    assert (bytes(other.get("camera/x")), list(arena)) == (b"1", ["x"])
+
+
+def test_arena_grows_up_to_its_max_size(shm: shmclient.Client, other: shmclient.Client) -> None:
+    with shm.arena("growing", 1 << 20, max_size=16 << 20, names=100) as arena:
+        arena["first"] = b"1"
+        assert bytes(other.get("growing/first")) == b"1"
+        for number in range(12):
+            arena[f"n{number}"] = np.full(1 << 17, number)
+        assert arena.size > 12 << 20
+        assert all((other.get(f"growing/n{number}") == number).all() for number in range(12))
+        with pytest.raises(ArenaFull):
+            arena["more"] = bytes(8 << 20)
+        arena.grow(16 << 20)
+        assert arena.size == 16 << 20
+        with pytest.raises(shmclient.InvalidArgument):
+            arena.grow((16 << 20) + 1)
+
+
+def test_values_outlive_arena_view_and_clients(host: WatchedHost) -> None:
+    owner, reader = shmclient.connect(host.socket_path), shmclient.connect(host.socket_path)
+    arena = owner.arena("camera", SIZE)
+    arena["x"] = np.arange(1000)
+    view = reader.open_arena("camera")
+    values = [reader.get("camera/x"), view["x"], arena["x"], reader.open("camera/x")]
+    arena.close()
+    owner.close()
+    view.close()
+    reader.close()
+    del arena, view, owner, reader
+    gc.collect()
+    assert [int(np.sum(getattr(value, "array", value))) for value in values] == [499500] * 4
+    values.clear()
+    wait_until(lambda: host.counts()["links"] == 0)
+
+
+def test_letting_go_gives_the_hold_back(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = np.zeros(10)
+    value = other.get("camera/x")
+    gone = weakref.ref(value.base)
+    row = value[2:5]
+    del value
+    assert row.sum() == 0
+    del row
+    assert gone() is None
+
+
+def test_memory_goes_with_the_last_value_of_a_closed_arena(host: WatchedHost, shm: shmclient.Client) -> None:
+    before = host.counts()
+    arena = shm.arena("camera", SIZE, keep=False)
+    arena["x"] = np.ones(10)
+    value = arena["x"]
+    arena.close()
+    wait_until(lambda: not shm.exists("camera"))
+    assert (value.sum(), host.counts()["leases"]) == (10, 1)
+    del value
+    wait_until(lambda: host.is_back_at(before))
+    assert repr(arena) == "<Arena 'camera', closed>"
+
+
+def test_closed_arena_refuses(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = b"1"
+    arena.close()
+    arena.close()
+    for write in (lambda: arena.put("x", b"2"), lambda: arena.remove("x"), lambda: arena.grow(SIZE)):
+        with pytest.raises(shmclient.Closed, match="the arena 'camera' is closed"):
+            write()
+    assert bytes(other.get("camera/x")) == b"1"  # kept
+
+
+def test_arena_that_is_not_kept_goes_with_its_owner(shm: shmclient.Client, other: shmclient.Client) -> None:
+    arena = shm.arena("brief", SIZE, keep=False)
+    arena["x"] = b"1"
+    value = other.get("brief/x")
+    arena.close()
+    wait_until(lambda: not other.exists("brief"))
+    with pytest.raises(shmclient.RegionNotFound):
+        other.get("brief/x")
+    assert bytes(value) == b"1"
+
+
+def test_readers_follow_to_the_next_arena(shm: shmclient.Client, other: shmclient.Client) -> None:
+    with shm.arena("camera", SIZE) as first:
+        first["x"] = b"first"
+        view = other.open_arena("camera")
+        value = other.get("camera/x")
+        with shm.arena("camera", SIZE) as second:
+            second["x"] = b"second"
+            assert (bytes(other.get("camera/x")), bytes(view["x"])) == (b"second", b"second")
+            first["x"] = b"nobody sees this"
+            assert (bytes(other.get("camera/x")), bytes(value)) == (b"second", b"first")
+
+
+def test_name_is_a_region_then_an_arena_then_a_region(shm: shmclient.Client, other: shmclient.Client) -> None:
+    shm.put("name", b"region").close()
+    assert bytes(other.get("name")) == b"region"
+    with shm.arena("name", SIZE) as arena:
+        arena["x"] = b"arena"
+        assert bytes(other.get("name/x")) == b"arena"
+        with pytest.raises(shmclient.InvalidArgument, match="use open_arena"):
+            other.get("name")
+    shm.put("name", b"again").close()
+    assert bytes(other.get("name")) == b"again"
+    with pytest.raises(shmclient.RegionNotFound):
+        other.get("name/x")
+
+
+def test_region_cannot_be_below_an_arena_nor_an_arena_above_one(shm: shmclient.Client) -> None:
+    with shm.arena("camera", SIZE), pytest.raises(shmclient.RegionExists):
+        shm.put("camera/x", b"1")
+    shm.put("a/b", b"1").close()
+    with pytest.raises(shmclient.RegionExists):
+        shm.arena("a", SIZE)
+
+
+def test_open_arena_of_a_region_is_refused(shm: shmclient.Client) -> None:
+    shm.put("x", b"1").close()
+    with pytest.raises(shmclient.InvalidArgument, match="not an arena"):
+        shm.open_arena("x")
+    with pytest.raises(shmclient.RegionNotFound):
+        shm.open_arena("y")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"size": 0}, shmclient.InvalidArgument),
+        ({"size": 1.5}, shmclient.InvalidArgument),
+        ({"size": 4096}, shmclient.InvalidArgument),
+        ({"size": SIZE, "max_size": 4096}, shmclient.InvalidArgument),
+        ({"size": SIZE, "names": 0}, shmclient.InvalidArgument),
+        ({"size": SIZE, "names": 1 << 30}, shmclient.InvalidArgument),
+        ({"size": SIZE, "mode": 0o1777}, shmclient.InvalidArgument),
+        ({"size": 1 << 50}, shmclient.QuotaExceeded),
+    ],
+)
+def test_what_no_arena_can_be_is_refused(
+    host: WatchedHost, shm: shmclient.Client, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    before = host.counts()
+    with pytest.raises(error):
+        shm.arena("camera", **arguments)
+    gc.collect()
+    wait_until(lambda: host.is_back_at(before))
+    shm.arena("camera", SIZE).close()
+
+
+@needs_root
+def test_other_users_read_only_with_the_right(open_host: WatchedHost) -> None:
+    with (
+        shmclient.connect(open_host.socket_path) as shm,
+        shm.arena("open", SIZE, mode=0o644) as arena,
+        shm.arena("shut", SIZE) as shut,
+    ):
+        arena["x"] = shut["x"] = b"1"
+
+        def read() -> None:
+            with shmclient.connect(open_host.socket_path) as client:
+                assert bytes(client.get("open/x")) == b"1"
+                with pytest.raises(shmclient.AccessDenied):
+                    client.get("shut/x")
+
+        assert as_nobody(read) == 0
+
+
+def test_chmod_takes_the_right_away(shm: shmclient.Client, other: shmclient.Client, arena: Arena) -> None:
+    arena["x"] = b"1"
+    assert bytes(other.get("camera/x")) == b"1"
+    shm.chmod("camera", 0o000)
+    shm.chmod("camera", 0o600)
+    assert bytes(other.get("camera/x")) == b"1"
+
+
+def test_neither_side_is_used_by_a_forked_child(
+    arena: Arena, other: shmclient.Client, host: WatchedHost
+) -> None:
+    arena["x"] = b"1"
+    view = other.open_arena("camera")
+    value = view["x"]
+
+    def use() -> None:
+        with pytest.raises(shmclient.InvalidArgument, match="forked"):
+            arena["x"] = b"2"
+        with pytest.raises(shmclient.InvalidArgument, match="forked"):
+            view["x"]
+        assert bytes(other.get("camera/x")) == b"1"  # by a connection of its own
+
+    assert in_child(use) == 0
+    assert (bytes(value), bytes(other.get("camera/x"))) == (b"1", b"1")
+    arena["x"] = b"3"
+    assert bytes(other.get("camera/x")) == b"3"
+
+
+def test_wait_is_woken_by_the_value(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    seen: list[bytes] = []
+
+    def wait() -> None:
+        generation = 0
+        while seen[-1:] != [b"end"]:
+            value = view.wait("x", after=generation, wait=30)
+            generation = value.generation
+            seen.append(bytes(value.data))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for number in range(100):
+        arena["x"] = b"%d" % number
+        wait_until(lambda number=number: seen[-1:] == [b"%d" % number])  # type: ignore[misc]
+    arena["x"] = b"end"
+    thread.join()
+    assert seen == [*(b"%d" % number for number in range(100)), b"end"]
+
+
+def test_wait_times_out(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    with pytest.raises(shmclient.WaitTimeout, match=r"'x' in the arena 'camera' .* within 0.02 s"):
+        view.wait("x", wait=0.02)
+    generation = arena.put("x", b"1")
+    with pytest.raises(shmclient.WaitTimeout):
+        view.wait("x", after=generation, wait=0.02)
+
+
+def test_get_waits_for_names_and_generations_of_arenas(arena: Arena, other: shmclient.Client) -> None:
+    timer = threading.Timer(0.05, lambda: arena.put("late", b"1"))
+    timer.start()
+    assert bytes(other.get("camera/late", wait=30)) == b"1"
+    timer.join()
+    generation = other.open("camera/late").generation
+    timer = threading.Timer(0.05, lambda: arena.put("late", b"2"))
+    timer.start()
+    assert bytes(other.get("camera/late", after=generation, wait=30)) == b"2"
+    timer.join()
+    with pytest.raises(shmclient.RegionNotFound):
+        other.get("camera/late", after=1 << 40)
+    with pytest.raises(shmclient.WaitTimeout):
+        other.get("camera/never", wait=0.02)
+
+
+def test_get_waits_for_an_arena(shm: shmclient.Client, other: shmclient.Client) -> None:
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(bytes(other.get("later/x", wait=30))))
+    thread.start()
+    with shm.arena("later", SIZE) as arena:
+        arena["x"] = b"1"
+        thread.join()
+    assert got == [b"1"]
+
+
+def test_follow_yields_each_newest_value(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = b"1"
+    follow = other.follow("camera/x")
+    assert bytes(next(follow)) == b"1"
+    arena["x"] = b"2"
+    arena["x"] = b"3"
+    assert bytes(next(follow)) == b"3"
+    timer = threading.Timer(0.05, lambda: arena.put("x", b"4"))
+    timer.start()
+    assert bytes(next(follow)) == b"4"
+    timer.join()
+    arena.remove("x")
+    timer = threading.Timer(0.05, lambda: arena.put("x", b"5"))
+    timer.start()
+    assert bytes(next(follow)) == b"5"
+    timer.join()
+    threading.Timer(0.05, follow.close).start()
+    assert list(follow) == []
+
+
+def test_changes_tell_of_each_name(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    arena.update({"a": b"1", "b": b"2"})
+    arena.remove("a")
+    changes = view.changes(since=0, wait=0.05)
+    assert [(change.name, change.is_removed) for change in changes] == [("b", False), ("a", True)]
+    later = view.changes(wait=30)
+    timer = threading.Timer(0.05, lambda: arena.put("c", b"3"))
+    timer.start()
+    assert next(later).name == "c"
+    timer.join()
+    threading.Timer(0.05, view.close).start()
+    assert list(later) == []
+
+
+def _write(arena: Arena, name: str, stop: threading.Event) -> None:
+    count = 0
+    while not stop.is_set():
+        count += 1
+        arena[name] = np.full(1000 + count % 7 * 10_000, count)
+
+
+def _read(client: shmclient.Client, name: str, stop: threading.Event) -> None:
+    held: list[tuple[Any, float]] = []
+    while not stop.is_set():
+        value = client.get(f"camera/{name}")
+        held.append((value, value[0]))
+        if len(held) > 5:
+            old, first = held.pop(0)
+            assert (old == first).all()
+
+
+def test_threads_of_owner_and_reader(shm: shmclient.Client, other: shmclient.Client) -> None:
+    """What 8 threads write is read whole by 8 others, who hold some values for a while."""
+    stop = threading.Event()
+    names = [f"t{number}" for number in range(8)]
+    arena = shm.arena("camera", 64 << 20)
+    arena.put_many(dict.fromkeys(names, np.zeros(1000)))
+    with ThreadPoolExecutor(16) as pool:
+        futures = [pool.submit(_write, arena, name, stop) for name in names]
+        futures += [pool.submit(_read, other, name, stop) for name in names]
+        wait(futures, timeout=1, return_when=FIRST_EXCEPTION)
+        stop.set()
+    for future in futures:
+        future.result()
+
+
+def test_reading_and_writing_go_on_without_a_host(machine: Machine) -> None:
+    owner, reader = shmclient.connect(machine.path), shmclient.connect(machine.path)
+    arena = owner.arena("camera", SIZE)
+    arena["x"] = b"0"
+    view = reader.open_arena("camera")
+    assert bytes(reader.get("camera/x")) == b"0"
+    machine.kill()
+    for number in range(200):
+        arena["x"] = b"%d" % number
+        assert (bytes(view["x"]), bytes(reader.get("camera/x"))) == (b"%d" % number, b"%d" % number)
+    with pytest.raises(shmclient.HostGone):
+        owner.arena("other", SIZE)
+    arena.close()
+    owner.close()
+    reader.close()
+
+
+def test_nothing_is_copied_or_pickled(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = b"1"
+    for thing in (arena, other.open_arena("camera"), other.open("camera/x")):
+        with pytest.raises(TypeError):
+            pickle.dumps(thing)
+        with pytest.raises(TypeError):
+            copy.deepcopy(thing)
+
+
+def test_classes_have_no_constructors() -> None:
+    for cls in (Arena, ArenaView, shmclient.ArenaValue):
+        with pytest.raises(TypeError, match=r"client\.|use "):
+            cls()
+
+
+def test_everything_is_given_back(host: WatchedHost) -> None:
+    before = host.counts()
+    for _ in range(3):
+        with (
+            shmclient.connect(host.socket_path) as owner,
+            shmclient.connect(host.socket_path) as reader,
+            owner.arena("camera", SIZE, keep=False) as arena,
+        ):
+            arena["x"] = np.zeros(1000)
+            assert reader.get("camera/x").sum() == 0
+            assert len(reader.open_arena("camera")) == 1
+        gc.collect()
+    wait_until(lambda: host.is_back_at(before))
