@@ -141,7 +141,7 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
     if a.compares_board:
         count = yield Load(BOARD, a.collects)
         heard = yield from receive(heard, count)
-        if len(heard) != count:
+        if len(heard) < count:
             return heard, (), retired
     held: frozenset[int] = frozenset()
     for name in a.ledgers(heard):
@@ -154,12 +154,9 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
 
 
 def receive(heard: tuple[Any, ...], count: int) -> Run:
-    """Receive messages one by one until there are as many as the board says, or there is none."""
-    while len(heard) != count:
-        inbox = yield Await(INBOX)
-        if len(inbox) == len(heard):
-            break
-        heard = inbox[: len(heard) + 1]
+    """Return the messages that were received: now all, if the board says another number."""
+    if len(heard) != count:
+        heard = yield Await(INBOX)
     return heard
 
 

@@ -42,6 +42,7 @@ class Sleep:
     flip: str = SEQ
     looks_for_marks: str = SEQ
     compares_board: bool = True
+    catches_up: bool = True  # waits for messages that are late
     # The host
     raises: str = SEQ
     attends: str = SEQ
@@ -69,10 +70,12 @@ def owner(s: Sleep) -> Run:
 
 
 def wake(s: Sleep, heard: tuple[str, ...]) -> Run:
-    """Wake those whom the owner knows; a message that did not come yet is not waited for."""
+    """Wake those who sleep, after the messages about their ledgers came."""
     if s.compares_board:
         count = yield Load(BOARD, s.looks_for_marks)
         heard = yield from receive(heard, count)
+        while s.catches_up and len(heard) < count:
+            heard = yield Await(INBOX, unlike=heard)
     for name in heard:
         mark = yield Load(f"mark of {name}", s.looks_for_marks)
         if mark:

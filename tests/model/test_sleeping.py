@@ -16,10 +16,12 @@ BOTH = [Buffered, Views]
 ROADS = pytest.mark.parametrize("by_futex", [True, False], ids=["futex", "eventfd"])
 LOST = "reader 1 waits for ever"
 JOIN: dict[str, Any] = {"readers": 0, "joins": 1}
+LATE = ("raise", "attend", "grant", "tell")
 RUNS: dict[str, dict[str, Any]] = {
     "a reader": {},
     "more values": {"puts": 4},
     "a reader joins": JOIN,
+    "the owner hears late of who joins": JOIN | {"joining": LATE},
     "a reader dies": {"kills": True},
     "two readers": {"readers": 2, "puts": 1},
 }
@@ -31,7 +33,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "seq of the flip": ({}, {"flip": RELEASE}),
     "the comparison with the board": (JOIN, {"compares_board": False}),
     "raising the board's word before the grant": (JOIN, {"joining": ("tell", "grant", "raise", "attend")}),
-    "telling the owner before the answer": (JOIN, {"joining": ("raise", "attend", "grant", "tell")}),
+    "waiting for late messages": (JOIN | {"joining": LATE}, {"catches_up": False}),
 }
 # The kernel does these by itself before a thread sleeps in a futex, but not before a read of an eventfd.
 OF_THE_FUTEX: dict[str, dict[str, Any]] = {
