@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,6 +42,43 @@ class Line(NamedTuple):
     ledgers: int
     size: int
     waiters: int
+
+
+def fill(memory: int, values: dict[str, bytes], *, older: dict[str, bytes] | None = None) -> dict[str, int]:
+    """Write control page, entries and values of an arena, before it is READY; return where the blocks are.
+
+    `older` are the values before those: what the other records have.
+    """
+    older = older or {}
+    start, heap = 8192, 8192 + 192 * len(values)
+    blocks: dict[str, int] = {}
+    for number, (name, value) in enumerate(values.items()):
+        block = heap + 1024 * number
+        blocks[name], blocks[f"older {name}"] = block, block + 512
+        os.pwrite(memory, value, block)
+        encoded, generation = name.encode(), 10 + number
+        at = 0
+        if len(encoded) > 32:
+            at = block + 700
+            os.pwrite(memory, encoded, at)
+        record = struct.pack("<3QII4Q", block, len(value), 0, 0, 0, 0, 0, generation, time.monotonic_ns())
+        other = bytes(64)
+        if name in older:
+            other = struct.pack("<3QII4Q", block + 512, len(older[name]), 0, 0, 0, 0, 0, number + 1, 1)
+        entry = struct.pack("<4Q32s", generation << 2, 0, len(encoded), at, b"" if at else encoded)
+        os.pwrite(memory, entry + record + other, start + 192 * number)
+    said = (10 + len(values), len(values), len(values), sum(map(len, values.values())))
+    page = struct.pack("<8s2I6Q4Q", b"SHMAREN\0", 1, 0, 4096, 0, start, len(values), heap, 0, *said)
+    os.pwrite(memory, page, 4096)
+    return blocks
+
+
+def hold(ledger: int, *blocks: int, since_ns: int = 0, first: int = 0) -> None:
+    """Write holds into a ledger, as its client does."""
+    high = first + len(blocks)
+    os.pwrite(ledger, struct.pack("<Q", high), 0)
+    data = b"".join(struct.pack("<QQ", block, since_ns or time.monotonic_ns()) for block in blocks)
+    os.pwrite(ledger, data, 4096 + 16 * first)
 
 
 class Board:

@@ -15,6 +15,7 @@ TOPICS = [
     "kernel",
     "memfd",
     "seals",
+    "arenas",
     "memfd policy",
     "peer death",
     "fixed addresses",

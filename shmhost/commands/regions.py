@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ import rich_click as click
 from rich.console import Console
 
 from shmhost.commands.options import json_option, print_json, socket_option
+from shmhost.commands.views import arenas as arenas_view
 from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
 from shmhost.commands.views import who as who_view
 from shmprotocol.cli import manual
-from shmprotocol.errors import ShmError
+from shmprotocol.errors import AccessDenied, InvalidArgument, ShmError
 from shmprotocol.kernel.status import describe
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
@@ -31,13 +33,26 @@ def _query(path: str | None) -> Query:
 @socket_option
 @json_option
 def list_command(prefix: str, path: str | None, as_json: bool) -> None:
-    """List the regions whose name starts with PREFIX."""
+    """List the regions whose name starts with PREFIX, or the names in an arena: `shmhost ls camera/`."""
     with _query(path) as query:
+        arena = query.arena_of(prefix) if "/" in prefix else None
+        if arena is not None:
+            _list_values(query, arena, prefix, as_json)
+            return
         regions = list(query.regions(prefix))
     if as_json:
-        print_json([region._asdict() for region in regions])
+        print_json([regions_view.region_dict(region) for region in regions])
     else:
         Console().print(regions_view.region_table(regions))
+
+
+def _list_values(query: Query, arena: m.RegionInfo, prefix: str, as_json: bool) -> None:
+    clocks = arenas_view.clocks_now()
+    rows = arenas_view.values_of(query, arena, prefix, clocks)
+    if as_json:
+        print_json(rows)
+    else:
+        Console().print(regions_view.value_table(rows, clocks.real_ns))
 
 
 @click.command(epilog=manual("shmhost stat models/weights --json", "shmhost stat --fd 3 3< file"))
@@ -59,7 +74,7 @@ def _print_region(name: str, path: str | None, as_json: bool) -> None:
     with _query(path) as query:
         region = query.stat(name)
     if as_json:
-        print_json(region._asdict())
+        print_json(regions_view.region_dict(region))
     else:
         Console().print(regions_view.stat_table(region))
 
@@ -95,15 +110,25 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
 def who(prefix: str, path: str | None, as_json: bool) -> None:
     """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
 
-    The table has all generations that are in use, of the regions that you may read. The pid of a process in
-    another container is 0.
+    The table has all generations that are in use, of the regions that you may read; and of arenas the values
+    that clients say they use. The pid of a process in another container is 0.
     """
     with _query(path) as query:
         rows = who_view.who_rows(query.inspect(prefix))
+        rows += _holds(query, prefix)
     if as_json:
         print_json(rows)
     else:
         Console().print(who_view.who_table(rows, time.time_ns()))
+
+
+def _holds(query: Query, prefix: str) -> list[dict[str, object]]:
+    """Return the rows of `who` for the values of arenas, as far as this user may look."""
+    clocks, rows = arenas_view.clocks_now(), list[dict[str, object]]()
+    for info in query.arenas(prefix):
+        with contextlib.suppress(AccessDenied, InvalidArgument):  # or it has gone meanwhile
+            rows += arenas_view.hold_rows(query, info, clocks)
+    return [row for row in rows if str(row["name"]).startswith(prefix)]
 
 
 @click.command("map", epilog=manual("shmhost map", "shmhost map --svg window.svg"))
@@ -120,7 +145,7 @@ def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
     if svg is not None:
         Path(svg).write_text(map_view.map_svg(windows, regions), encoding="utf-8")
     elif as_json:
-        print_json({"windows": windows, "regions": [info._asdict() for info in regions]})
+        print_json({"windows": windows, "regions": [regions_view.region_dict(info) for info in regions]})
     else:
         console = Console()
         for window in windows:

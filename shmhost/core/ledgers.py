@@ -32,6 +32,9 @@ class LedgerObject(Protocol):
     def raiser(self) -> int:
         """Return the socket by which owners wake that loop."""
 
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes as they are just now, which the client wrote."""
+
     def hand_over(self) -> None:
         """Close the read-write descriptor and the event: the client has them."""
 

@@ -268,6 +268,9 @@ class ArenaObject(Protocol):
     def grow(self, capacity: int) -> None:
         """Give it more bytes. Not for the event loop, as `publish`. OSError."""
 
+    def figures(self) -> tuple[int, int, int]:
+        """Return what its owner says: names, bytes of their values, and values that were ever published."""
+
     def is_larger(self) -> bool:
         """Whether its owner has made it larger than `capacity`, which it can without the host."""
 

@@ -10,18 +10,29 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from shmhost.core.arenas import Arena
+from shmhost.core.arenas import Arena, sizes_of, take_line
 from shmhost.core.headers import arena_header
 from shmhost.core.hub import Hub, NewControl
 from shmhost.core.leases import Send
+from shmhost.core.names import check_below
 from shmhost.core.objects import ArenaObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
 from shmhost.core.work import Steps, Work
-from shmprotocol.abi.header import HEADER_SIZE, page_up
+from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, page_up
 from shmprotocol.errors import OutOfMemory, QuotaExceeded, RegionExists, RemoteProtocolError, ShmError
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import ARENA_GROW, ARENA_LEAVE, ARENA_READY, ChangeKind, State
+from shmprotocol.wire.names import (
+    ARENA_GROW,
+    ARENA_LEAVE,
+    ARENA_READY,
+    ChangeKind,
+    Seal,
+    State,
+    check_mode,
+    check_name,
+)
 
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
@@ -42,7 +53,7 @@ class Ownerships:
     def make(self, request: m.Arena) -> None:
         """Make an arena, its object and its control socket; the reply is ArenaMade."""
         registry = self._hub.registry
-        region = registry.create_arena(request, self._peer)
+        region = create_arena(registry, request, self._peer)
         arena = region.arena
         assert arena is not None
         try:
@@ -203,6 +214,29 @@ class Ownership:
             region.size = size - HEADER_SIZE
             arena.grow(size)
         self._answer(ARENA_GROW)
+
+
+def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
+    """Take name, bytes, addresses and line for a new arena, which has no object yet; or refuse."""
+    size, span = sizes_of(request)
+    check_name(request.name)
+    check_mode(request.mode)
+    registry.check_replace(request, peer)
+    check_below(registry.names, request.name)
+    region = registry.take(size - HEADER_SIZE, size, peer, span)
+    try:
+        region.line = take_line(registry.board, request.name)
+    except ShmError:
+        registry.allocator.give(region.span)
+        region.charge.release()
+        raise
+    region.name, region.mode = request.name, request.mode
+    region.seal, region.kind = Seal.WRITER, KIND_ARENA
+    region.arena = Arena(span, request.keep, region.line, size, registry.board)
+    registry.creating[region.name] = region
+    registry.add(region, State.CREATING)
+    registry.arenas.add(region)
+    return region
 
 
 def _ended(region: Region) -> OSError:

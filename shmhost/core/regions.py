@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from shmhost.core.accounts import Charge
 from shmhost.core.arenas import Arena
 from shmhost.core.meter import Tally
-from shmhost.core.objects import MemoryObject
+from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
 from shmprotocol.errors import AccessDenied, InvalidArgument
 from shmprotocol.wire import shortcut
+from shmprotocol.wire.items import NO_ARENA, ArenaInfo
 from shmprotocol.wire.messages import Create, Grant, RegionInfo
 from shmprotocol.wire.names import (
     Backend,
@@ -125,7 +126,16 @@ class Region:
             created_ns=self.created_ns,
             creator_pid=self.owner.pid,
             kind=self.kind,
+            arena=NO_ARENA if self.arena is None else self._arena_info(self.arena),
         )
+
+    def _arena_info(self, arena: Arena) -> ArenaInfo:
+        memory_object = None if self.state is State.FREED else self.object
+        if memory_object is None or isinstance(memory_object, Memfd | PosixShm):
+            figures = (0, 0, 0)
+        else:
+            figures = memory_object.figures()
+        return ArenaInfo(arena.span, *figures, len(arena.ledgers), arena.control is not None)
 
     def reader(self) -> array[int]:
         """Return the read-only descriptor of its object, as `sendmsg` takes it."""

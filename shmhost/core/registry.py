@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Budget
-from shmhost.core.arenas import Arena, sizes_of, take_line
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
@@ -21,7 +20,7 @@ from shmhost.core.objects import Freeable
 from shmhost.core.peers import Peer
 from shmhost.core.regions import RETIRED, WRITE, Region, check_create
 from shmhost.core.window import Allocator, Span, Window
-from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, page_up
+from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
     AccessDenied,
     InvalidArgument,
@@ -29,7 +28,6 @@ from shmprotocol.errors import (
     RegionBusy,
     RegionExists,
     RegionNotFound,
-    ShmError,
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
@@ -38,7 +36,6 @@ from shmprotocol.wire.names import (
     Seal,
     State,
     check_mode,
-    check_name,
 )
 
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
@@ -73,50 +70,24 @@ class Registry:
     def create(self, request: m.Create, peer: Peer) -> Region:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
         seal, backend = check_create(request)
-        self._check_replace(request, peer)
-        region = self._take(request.size, self._capacity(request.size), peer)
+        self.check_replace(request, peer)
+        region = self.take(request.size, self._capacity(request.size), peer)
         region.name, region.mode, region.backend = request.name, request.mode, backend
         region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
         self.creating[region.name] = region
-        self._add(region, State.CREATING)
-        return region
-
-    def create_arena(self, request: m.Arena, peer: Peer) -> Region:
-        """Take name, bytes, addresses and line for a new arena, which has no object yet; or refuse."""
-        size, span = sizes_of(request)
-        check_name(request.name)
-        check_mode(request.mode)
-        self._check_replace(request, peer)
-        check_below(self.names, request.name)
-        region = self._take(size - HEADER_SIZE, size, peer, span)
-        try:
-            region.line = take_line(self.board, request.name)
-        except ShmError:
-            self.allocator.give(region.span)
-            region.charge.release()
-            raise
-        region.name, region.mode, region.seal, region.kind = (
-            request.name,
-            request.mode,
-            Seal.WRITER,
-            KIND_ARENA,
-        )
-        region.arena = Arena(span, request.keep, region.line, size, self.board)
-        self.creating[region.name] = region
-        self._add(region, State.CREATING)
-        self.arenas.add(region)
+        self.add(region, State.CREATING)
         return region
 
     def spare(self, size: int, peer: Peer) -> Region:
         """Take bytes and address for a region that gets its name and its content later; or refuse."""
-        region = self._take(size, self._capacity(size), peer)
-        self._add(region, State.SPARE)
+        region = self.take(size, self._capacity(size), peer)
+        self.add(region, State.SPARE)
         return region
 
     def assign(self, region: Region, request: m.Create) -> None:
         """Give a spare its name, and the size of its payload; or refuse."""
         check_create(request)
-        self._check_replace(request, region.owner)
+        self.check_replace(request, region.owner)
         if self._capacity(request.size) > region.capacity:
             raise InvalidArgument(f"{request.size} bytes do not fit in a spare of {region.capacity}")
         region.name, region.mode, region.room = request.name, request.mode, request.size
@@ -314,8 +285,8 @@ class Registry:
         for table in (self.current, self.creating, self.names):
             table.clear()
 
-    def _take(self, room: int, capacity: int, peer: Peer, extent: int = 0) -> Region:
-        """Return a region; `room` is the bytes of its payload, `extent` of addresses, if it may grow."""
+    def take(self, room: int, capacity: int, peer: Peer, extent: int = 0) -> Region:
+        """Return a new region; `room` is the bytes of its payload, `extent` of addresses, if it may grow."""
         charge = self.budget.charge(capacity + REGION_OVERHEAD)
         try:
             span, window = self._take_span(max(capacity, extent))
@@ -332,7 +303,8 @@ class Registry:
             charge=charge,
         )
 
-    def _add(self, region: Region, state: State) -> None:
+    def add(self, region: Region, state: State) -> None:
+        """Enter a new region into the tables, in its first state."""
         region.state = state
         self.regions[region.number] = region
         self.order.append(region.number)
@@ -394,7 +366,8 @@ class Registry:
         if region.arena is not None:
             check_below(self.names, region.name)
 
-    def _check_replace(self, request: m.Create | m.Arena, peer: Peer) -> None:
+    def check_replace(self, request: m.Create | m.Arena, peer: Peer) -> None:
+        """Refuse a name that the peer may not create or replace now."""
         if self.arenas:
             check_above(request.name, self.current)
             check_above(request.name, self.creating)

@@ -24,6 +24,7 @@ from shmhost.core.readings import Readings
 from shmhost.core.regions import Region
 from shmhost.core.small_puts import SmallPuts
 from shmhost.core.spares import Spares
+from shmhost.core.surveying import survey
 from shmhost.core.work import Steps
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import (
@@ -321,4 +322,5 @@ class Session:
         m.Measure: _measure,
         m.Arena: lambda self, request: self._ownerships.make(request),
         m.Attend: _attend,
+        m.Survey: lambda self, request: survey(self._registry, self.peer, request, self._send),
     }

@@ -11,14 +11,17 @@ import contextlib
 import fcntl
 import os
 import socket
+import struct
 
 from shmhost.core.objects import new_memfd, refusal_of
-from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER
+from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER, HEADER_SIZE
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import LEDGER_SIZE, Seal
 
+_FIGURES = struct.Struct("<Q8xQQ")  # generation, names, value_bytes of struct shm_arena_control
+_FIGURES_AT = 64
 _PUBLISHED = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -66,6 +69,12 @@ class ArenaMemory:
         """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""
         os.ftruncate(self._writer, capacity)
         self.capacity = capacity
+
+    def figures(self) -> tuple[int, int, int]:
+        """Return what its owner says: names, bytes of their values, and values that were ever published."""
+        said = os.pread(self._reader, _FIGURES.size, HEADER_SIZE + _FIGURES_AT)
+        generation, names, size = _FIGURES.unpack(said)
+        return names, size, generation
 
     def is_larger(self) -> bool:
         """Whether its owner has made it larger than `capacity`."""
@@ -116,6 +125,10 @@ class LedgerMemory:
     def raiser(self) -> int:
         """Return the owners' end of the event, which stays the object's."""
         return self._raiser
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes as they are just now, which the client wrote."""
+        return os.pread(self._reader, size, offset)
 
     def hand_over(self) -> None:
         """Close the read-write descriptor and the event: the client has them."""

@@ -72,6 +72,8 @@ def _host_families(measured: Measured, version: str) -> Iterator[Any]:
         ("memory_used_bytes", "Memory of the budget in use by regions", measured.used),
         ("clients", "Connected clients", measured.clients),
         ("listeners", "Clients that wait for a name or watch a prefix", measured.listeners),
+        ("arenas", "Arenas, of the regions", measured.arenas),
+        ("ledgers", "Clients that have opened an arena, each with a ledger", measured.ledgers),
     ):
         yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (

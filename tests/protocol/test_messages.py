@@ -42,6 +42,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Reserve": 17,
         "Arena": 18,
         "Attend": 19,
+        "Survey": 20,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -58,6 +59,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Measured": 140,
         "Reserved": 141,
         "ArenaMade": 142,
+        "Surveyed": 143,
     }
 
 
@@ -137,8 +139,20 @@ def test_later_fields_are_ignored_when_the_message_is_whole() -> None:
 
 
 def test_later_fields_are_ignored_when_they_are_in_a_record() -> None:
-    record = (*codec.to_wire(m.Described(1, INFO))[3], "later", None)  # type: ignore[misc]
+    record = (*as_received(INFO), "later", None)
     assert codec.from_wire((134, 0, 1, record), codec.REPLY_TAGS) == m.Described(1, INFO)
+
+
+@pytest.mark.parametrize("count", [15, 16])
+def test_record_of_an_earlier_version_is_as_if_it_said_nothing_else(count: int) -> None:
+    record = m.RegionInfo(*INFO[:15])
+    assert codec.from_wire((134, 0, 1, as_received(INFO)[:count]), codec.REPLY_TAGS) == m.Described(1, record)
+
+
+def as_received(record: tuple[object, ...]) -> tuple[object, ...]:
+    """Return a record as it is unpacked: all that is in it are plain tuples."""
+    unpacked: tuple[object, ...] = msgpack.unpackb(msgpack.packb(record), use_list=False)
+    return unpacked
 
 
 def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
@@ -147,8 +161,8 @@ def test_later_fields_are_ignored_when_they_are_in_a_pair() -> None:
 
 
 def test_record_is_refused_when_it_is_short() -> None:
-    record = codec.to_wire(m.Described(1, INFO))[3][:-2]  # type: ignore[index]
-    with pytest.raises(RemoteProtocolError, match="RegionInfo has 16 fields"):
+    record = codec.to_wire(m.Described(1, INFO))[3][:-3]  # type: ignore[index]
+    with pytest.raises(RemoteProtocolError, match="RegionInfo has 17 fields"):
         codec.from_wire((134, 0, 1, record), codec.REPLY_TAGS)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shmprotocol.wire.items import Hold
+
 
 class Arena(NamedTuple):
     """Ask for a new arena of `size` bytes, which may grow to `max_size` (0: not). The reply is ArenaMade.
@@ -42,3 +44,27 @@ class ArenaMade(NamedTuple):
     span: int
     line: int
     generation: int
+
+
+class Survey(NamedTuple):
+    """Ask who holds values of an arena, from a hold of a ledger on (0, 0: the first). The reply is Surveyed.
+
+    The client need not have opened the arena, and does not open it by this; it must have the right to.
+    """
+
+    id: int
+    region: int
+    ledger: int
+    hold: int
+
+
+class Surveyed(NamedTuple):
+    """The reply to Survey, with the read-only descriptor of the arena, to look at its names.
+
+    `ledger` and `hold` are where the next Survey goes on; 0 and 0: nothing is left.
+    """
+
+    id: int
+    holds: tuple[Hold, ...]
+    ledger: int
+    hold: int

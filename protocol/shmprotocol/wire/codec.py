@@ -32,6 +32,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     17: m.Reserve,
     18: m.Arena,
     19: m.Attend,
+    20: m.Survey,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,
@@ -48,6 +49,7 @@ REPLY_TAGS: dict[int, type[m.Message]] = {
     140: m.Measured,
     141: m.Reserved,
     142: m.ArenaMade,
+    143: m.Surveyed,
 }
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}

@@ -5,13 +5,31 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class ArenaInfo(NamedTuple):
+    """The facts that only an arena has. `span` is the bytes that clients map: so far it may grow.
+
+    `names`, `value_bytes` (of the current values) and `values` (published so far) are what its owner says.
+    `ledgers` is the number of clients that may hold values; `has_owner`: somebody can still write.
+    """
+
+    span: int
+    names: int
+    value_bytes: int
+    values: int
+    ledgers: int
+    has_owner: bool
+
+
+NO_ARENA = ArenaInfo(0, 0, 0, 0, 0, False)
+
+
 class RegionInfo(NamedTuple):
     """A region as reported by `list` and `stat`. `created_ns` is CLOCK_REALTIME.
 
     `size` is the bytes of its payload (before publishing: the requested size). `capacity` is the bytes of its
     memory object, with header page and metadata, which are charged. `creator_pid` is for people: it is 0 for
     another PID namespace, and another process may have the number by now. `kind` is that of its header; 0: it
-    is not known, as before publishing, or the host is of version 2.
+    is not known, as before publishing, or the host is of version 2. `arena` is all zeros for other kinds.
     """
 
     name: str
@@ -30,6 +48,7 @@ class RegionInfo(NamedTuple):
     created_ns: int
     creator_pid: int
     kind: int = 0
+    arena: ArenaInfo = NO_ARENA
 
 
 class Holder(NamedTuple):
@@ -101,6 +120,20 @@ class Grant(NamedTuple):
     flags: int
     line: int = 0
     rights: int = 0
+
+
+class Hold(NamedTuple):
+    """A value that a client says it uses: the address of its block, and since when (CLOCK_MONOTONIC).
+
+    `ledger` is the number of the client's ledger. `pid` is for people, as in RegionInfo.
+    """
+
+    ledger: int
+    uid: int
+    gid: int
+    pid: int
+    block: int
+    since_ns: int
 
 
 class Spare(NamedTuple):

@@ -10,8 +10,12 @@ from typing import NamedTuple, Protocol
 from shmprotocol.wire.arena_messages import Arena as Arena
 from shmprotocol.wire.arena_messages import ArenaMade as ArenaMade
 from shmprotocol.wire.arena_messages import Attend as Attend
+from shmprotocol.wire.arena_messages import Survey as Survey
+from shmprotocol.wire.arena_messages import Surveyed as Surveyed
 from shmprotocol.wire.items import Account as Account
+from shmprotocol.wire.items import ArenaInfo as ArenaInfo
 from shmprotocol.wire.items import Grant as Grant
+from shmprotocol.wire.items import Hold as Hold
 from shmprotocol.wire.items import Holder as Holder
 from shmprotocol.wire.items import Inspection as Inspection
 from shmprotocol.wire.items import RegionInfo as RegionInfo
@@ -375,4 +379,4 @@ def descriptors_of(message: Message) -> int:
         return 1 + len(message.spares)
     if type(message) is ArenaMade:
         return 2
-    return 1 if type(message) is Created else 0
+    return 1 if type(message) in (Created, Surveyed) else 0

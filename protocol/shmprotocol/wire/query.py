@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import (
     AccessDenied,
     HostGone,
     HostTimeout,
+    InvalidArgument,
     OutOfMemory,
+    RegionNotFound,
     RemoteProtocolError,
     ShmError,
     refusal,
@@ -174,13 +177,19 @@ class Query:
         descriptors.close_all(self._connection.drain())
 
     def ask(self, request: m.Message, kind: type[Reply]) -> Reply:
-        """Send a request and return its reply, of the expected type.
+        """Send a request and return its reply, of the expected type; its descriptors are closed.
 
         HostTimeout: no reply in time. HostGone, RemoteProtocolError: there will be none. A refusal is raised.
         """
+        reply, owned = self._ask(request, kind)
+        descriptors.close_all(owned)
+        return reply
+
+    def _ask(self, request: m.Message, kind: type[Reply]) -> tuple[Reply, list[int]]:
+        """Do what `ask` does, and return the descriptors, too: the caller owns them."""
         assert self._socket is not None, "call ask inside the `with` block"
         try:
-            reply = self._exchange(self._socket, request)
+            reply, owned = self._exchange(self._socket, request)
         except TimeoutError:
             raise HostTimeout(
                 f"the host at {self._path} did not answer within {self._timeout_s:g} s: is it stopped?"
@@ -195,27 +204,27 @@ class Query:
         if isinstance(reply, m.Goodbye):
             raise RemoteProtocolError(f"the host dropped this client: {reply.text}")
         if not isinstance(reply, kind):
+            descriptors.close_all(owned)
             raise RemoteProtocolError(f"{type(reply).__name__} arrived instead of {kind.__name__}")
-        return reply
+        return reply, owned
 
-    def _exchange(self, sock: socket.socket, request: m.Message) -> m.Message:
+    def _exchange(self, sock: socket.socket, request: m.Message) -> tuple[m.Message, list[int]]:
         end = time.monotonic() + self._timeout_s
         sock.settimeout(self._timeout_s)
         sock.sendall(pack(request))
         while True:
             for reply, owned in self._connection.messages():
-                descriptors.close_all(owned)
-                return reply
+                return reply, owned
             left = end - time.monotonic()
             if left <= 0:  # bytes arrive, but no whole reply
                 raise TimeoutError
             sock.settimeout(left)
-            data, owned = descriptors.receive(sock)
+            data, received = descriptors.receive(sock)
             if not data:
                 why = f"the host at {self._path} closed the connection"
                 # The kernel has no error for a silent peer.
                 raise HostGone(why, errno=errno.EPROTO, filename=self._path)
-            self._connection.receive(data, owned)
+            self._connection.receive(data, received)
 
     def regions(self, prefix: str) -> Iterator[m.RegionInfo]:
         """Yield the current regions with a prefix, sorted by name."""
@@ -234,6 +243,36 @@ class Query:
             yield from reply.regions
             more = reply.more and bool(reply.regions)
             after = reply.regions[-1].info.region if reply.regions else 0
+
+    def survey(self, region: int) -> tuple[descriptors.Owned, list[m.Hold]]:
+        """Return the descriptor of an arena, and who holds what of it. Does not open it."""
+        arena = descriptors.Owned()
+        holds: list[m.Hold] = []
+        start = (0, 0)
+        while not arena or any(start):
+            arena.close()
+            reply, owned = self._ask(m.Survey(2, region, *start), m.Surveyed)
+            arena.extend(owned)
+            holds += reply.holds
+            start = (reply.ledger, reply.hold) if (reply.ledger, reply.hold) > start else (0, 0)
+        return arena, holds
+
+    def arena_of(self, name: str) -> m.RegionInfo | None:
+        """Return the arena that a name is, or lies below; None: the host has none there."""
+        for end in [*(at for at, letter in enumerate(name) if letter == "/"), len(name)]:
+            try:
+                info = self.stat(name[:end])
+            except (RegionNotFound, InvalidArgument):
+                continue
+            if info.kind == KIND_ARENA:
+                return info
+        return None
+
+    def arenas(self, prefix: str) -> list[m.RegionInfo]:
+        """Return the arenas that have names which start with a prefix, or are in use as older ones."""
+        above = self.arena_of(prefix) if prefix else None
+        infos = [inspection.info for inspection in self.inspect(above.name if above else prefix)]
+        return [info for info in infos if info.kind == KIND_ARENA and info.generation]
 
     def measure(self) -> m.Measured:
         """Return the counters of the host."""

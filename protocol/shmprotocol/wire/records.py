@@ -40,7 +40,11 @@ class Record:
         self.name: str = cls.__name__
         self.fields: tuple[str, ...] = cls._fields
         self._make = cls._make
-        self._defaults: tuple[Any, ...] = tuple(cls._field_defaults.values())
+        # As they would come in: a record is an array there.
+        self._defaults: tuple[Any, ...] = tuple(
+            tuple(default) if isinstance(default, tuple) else default
+            for default in cls._field_defaults.values()
+        )
         kinds = [hints[name] for name in self.fields]
         self._types = tuple([_type_of(hint) for hint in kinds])
         self._integers = _picker([i for i, hint in enumerate(kinds) if hint is int])

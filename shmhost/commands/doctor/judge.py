@@ -92,6 +92,17 @@ def seals(error: int) -> Finding:
     return Finding("seals", NOTE, finding, "seal='writer' is refused here: publish with seal='full'")
 
 
+def arenas(error: int, board: int) -> Finding:
+    """Judge the errno (0: it worked) of making what an arena consists of, and the names of the board."""
+    if error:
+        finding = f"an arena cannot be made: {os.strerror(error)}"
+        advice = "use Linux 5.10 or newer, and allow memfd_create in the seccomp profile"
+        return Finding("arenas", NOTE, finding, advice)
+    if not board:
+        return Finding("arenas", NOTE, "arenas are refused with --board 0", "give the host a --board")
+    return Finding("arenas", OK, f"arenas work; the board has {board} lines for them and other names", "")
+
+
 def memfd_policy(value: int) -> Finding:
     """Judge the sysctl vm.memfd_noexec."""
     finding = f"vm.memfd_noexec is {value}"

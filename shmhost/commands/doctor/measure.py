@@ -5,6 +5,7 @@ Asks only the kernel and the host.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -64,6 +65,10 @@ def _memfd(config: Config, root: Path) -> list[Finding]:
 
 def _seals(config: Config, root: Path) -> list[Finding]:
     return [judge.seals(_errno_of(_try_memfd, 0, F_SEAL_FUTURE_WRITE))]
+
+
+def _arenas(config: Config, root: Path) -> list[Finding]:
+    return [judge.arenas(_errno_of(_try_arena), config.board)]
 
 
 def _memfd_policy(config: Config, root: Path) -> list[Finding]:
@@ -165,6 +170,7 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("kernel", _kernel),
     ("memfd", _memfd),
     ("seals", _seals),
+    ("arenas", _arenas),
     ("memfd policy", _memfd_policy),
     ("peer death", _peer_death),
     ("fixed addresses", _fixed_addresses),
@@ -200,6 +206,21 @@ def _try_memfd(flags: int, seals: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     finally:
         os.close(descriptor)
+
+
+def _try_arena() -> None:
+    """Do what an arena relies on: a writable mapping outlives the seal, and no other can be made."""
+    with contextlib.ExitStack() as stack:
+        for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            stack.enter_context(sock)
+        descriptor = os.memfd_create("shmhost:doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        stack.callback(os.close, descriptor)
+        os.ftruncate(descriptor, PAGE)
+        mapping = stack.enter_context(mmap.mmap(descriptor, PAGE))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SHRINK)
+        mapping[0] = 1
+        if not _errno_of(os.pwrite, descriptor, b"x", 0):
+            raise OSError(errno.ENOTSUP, "F_SEAL_FUTURE_WRITE protects nothing")
 
 
 def _try_peer_pidfd() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import State
 
@@ -89,13 +90,20 @@ def _refusals(before: Sample | None, after: Sample, per_s: float) -> tuple[tuple
 
 
 def _published(before: Sample | None, after: Sample) -> dict[str, int]:
-    """Return the publishes of each name: 1 for a new name, whose generations may start at any number."""
+    """Return the publishes of each name, and of all names in an arena together.
+
+    1 for a new name, whose generations may start at any number.
+    """
     if before is None:
         return {}
     older = _newest(before.regions)
     counts: dict[str, int] = {}
     for name, new in _newest(after.regions).items():
         counts[name] = new - older.get(name, new - 1)
+    values = {info.region: info.arena.values for info in before.regions}
+    for info in after.regions:
+        if info.kind == KIND_ARENA:  # its owner publishes without the host
+            counts[info.name] = max(info.arena.values - values.get(info.region, info.arena.values), 0)
     return counts
 
 

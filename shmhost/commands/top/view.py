@@ -10,6 +10,7 @@ from rich.text import Text
 
 from shmhost.commands.text import STATE_COLORS, age, format_size, printable
 from shmhost.commands.top.figures import Row, View, sort_rows
+from shmhost.commands.views.regions import region_dict
 from shmprotocol.wire import messages as m
 
 NAME_CELLS = 12  # of a region's name, before columns are left out for it
@@ -55,11 +56,12 @@ def as_dict(view: View, state: State) -> dict[str, object]:
         "socket": state.socket,
         "uptime_s": _uptime_ns(view) / _NS,
         **{key: getattr(measured, key) for key in ("restarts", "clients", "listeners", "budget", "used")},
+        **{key: getattr(measured, key) for key in ("arenas", "ledgers")},
         "rates": {pace.operation: round(pace.per_s, 3) for pace in view.paces},
         "mean_us": {pace.operation: round(pace.mean_us, 3) for pace in view.paces},
         "refusals": {code: round(per_s, 3) for code, per_s in view.refusals},
         "users": [user._asdict() for user in view.users],
-        "regions": [row.info._asdict() | {"rate": round(row.rate, 3)} for row in rows],
+        "regions": [region_dict(row.info) | {"rate": round(row.rate, 3)} for row in rows],
     }
 
 
@@ -127,6 +129,12 @@ def _figures(view: View, width: int) -> list[Text]:
     if view.refusals:
         refusals = [f"{code} {_number(per_s)}/s" for code, per_s in view.refusals]
         lines.append(_list("refusals", refusals, width))
+    if view.measured.arenas:
+        parts = [
+            _count(view.measured.arenas, "arena"),
+            _count(view.measured.ledgers, "client") + " with a ledger",
+        ]
+        lines.append(_list("arenas", parts, width))
     return [*lines, _list("users", users, width)]
 
 

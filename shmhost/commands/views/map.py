@@ -43,7 +43,7 @@ def blocks(window: tuple[int, int], regions: Iterable[RegionInfo]) -> list[Block
             continue
         if info.address > at:
             result.append(Block(at, info.address - at, None))
-        at = info.address + span_size(info.capacity)
+        at = info.address + span_size(max(info.capacity, info.arena.span))
         result.append(Block(info.address, at - info.address, info))
     return result
 
@@ -96,7 +96,8 @@ def map_svg(windows: Sequence[tuple[int, int]], regions: Sequence[RegionInfo]) -
 
 def _svg_row(y: int, info: RegionInfo, scale: float) -> list[str]:
     width = max(380 * scale, 3)
-    gap = format_size(span_size(info.capacity) - info.capacity)
+    extent = max(info.capacity, info.arena.span)
+    gap = format_size(span_size(extent) - extent)
     guard = f"{gap} behind it stay unmapped, at least {GUARD} bytes"
     color = SVG_COLORS.get(info.state, "#888888")
     facts = f" · gen {info.generation} · {info.state} · {format_size(info.capacity)}"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from shmhost.commands.text import format_size, printable
+from shmhost.commands.text import age, format_size, printable
+from shmhost.commands.views.arenas import summary, with_summary
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.wire.messages import RegionInfo
+
+
+def region_dict(info: RegionInfo) -> dict[str, object]:
+    """Return a region as in JSON: `arena` is null for other kinds."""
+    return info._asdict() | {"arena": info.arena._asdict() if info.kind == KIND_ARENA else None}
 
 
 def region_table(regions: Iterable[RegionInfo]) -> Table:
@@ -20,14 +27,33 @@ def region_table(regions: Iterable[RegionInfo]) -> Table:
     for column in ("gen", "address", "size", "leases", "mode", "uid"):
         table.add_column(column, justify="right", no_wrap=True)
     for region in regions:
+        name = Text(printable(region.name))
         table.add_row(
-            Text(printable(region.name)),
+            with_summary(name, region) if region.kind == KIND_ARENA else name,
             str(region.generation),
             f"{region.address:#x}",
             format_size(region.size),
             str(region.leases),
             f"{region.mode:04o}",
             str(region.uid),
+        )
+    return table
+
+
+def value_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
+    """Return the table of `ls` for the names in an arena: at most 80 columns."""
+    table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for column in ("gen", "address", "size", "age"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        address, size, since_ns = (int(str(row[key])) for key in ("address", "size", "published_ns"))
+        table.add_row(
+            Text(printable(str(row["name"]))),
+            str(row["generation"]),
+            f"{address:#x}",
+            format_size(size),
+            age(since_ns, now_ns),
         )
     return table
 
@@ -48,6 +74,11 @@ def stat_table(region: RegionInfo) -> Table:
         "leases": str(region.leases),
         "created": f"{created} by pid {region.creator_pid}",
     }
+    if region.kind == KIND_ARENA:
+        arena = region.arena
+        rows["arena"] = f"{summary(region)}; {arena.values} values published so far"
+        rows["span"] = f"{arena.span} bytes ({format_size(arena.span)}): so far it may grow"
+        rows["ledgers"] = f"{arena.ledgers} clients may hold values (`shmhost who {region.name}`)"
     for key, value in rows.items():
         table.add_row(key, Text(printable(value)))
     return table

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shmhost.commands.text import age, printable
-from shmprotocol.wire.messages import Holder, Inspection
+from shmprotocol.wire.messages import Inspection
 from shmprotocol.wire.names import State
 
 
@@ -39,14 +39,15 @@ def who_rows(inspections: Iterable[Inspection]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for info, holders in inspections:
         region = {"name": info.name, "generation": info.generation, "state": info.state}
-        rows += [region | _holder_row(holder) for holder in holders] or [region]
+        rows += [region | holder_row(h.uid, h.gid, h.pid, h.since_ns) for h in holders] or [region]
     return rows
 
 
-def _holder_row(holder: Holder) -> dict[str, object]:
-    process = process_of(holder.pid)
-    row: dict[str, object] = {"uid": holder.uid, "gid": holder.gid, "pid": holder.pid}
-    return row | {"process": process.name, "container": process.container, "since_ns": holder.since_ns}
+def holder_row(uid: int, gid: int, pid: int, since_ns: int) -> dict[str, object]:
+    """Return what a row says of a holder."""
+    process = process_of(pid)
+    row: dict[str, object] = {"uid": uid, "gid": gid, "pid": pid}
+    return row | {"process": process.name, "container": process.container, "since_ns": since_ns}
 
 
 def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
