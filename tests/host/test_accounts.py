@@ -32,6 +32,17 @@ def test_refusal_takes_nothing_and_says_what_to_do() -> None:
     assert budget.charge(0).size == 0
 
 
+def test_charge_grows_to_the_limit_and_stays_what_it_was_beyond() -> None:
+    budget = Budget(100)
+    charge, _other = budget.charge(10), budget.charge(20)
+    charge.grow(80)
+    assert (charge.size, budget.used) == (80, 100)
+    with pytest.raises(QuotaExceeded, match="1 bytes are over"):
+        charge.grow(81)
+    charge.shrink(30)
+    assert (charge.size, budget.used) == (30, 50)
+
+
 def test_limit_that_was_lowered_refuses_until_enough_is_given_back() -> None:
     budget = Budget(100)
     first, _second = budget.charge(60), budget.charge(20)

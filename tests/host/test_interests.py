@@ -24,6 +24,14 @@ def test_names_and_prefixes_find_their_waits_and_watches() -> None:
     assert len(interests) == 4
 
 
+def test_arena_ends_the_waits_for_its_name_and_for_what_lies_below() -> None:
+    interests = Interests()
+    for number, name in enumerate(("a", "a/b", "a/b/c", "ab", "b/a")):
+        interests.wait(wait(number, name, "other"))
+    assert [request.id for request in interests.waits("a", is_arena=True)] == [0, 1, 2]
+    assert [request.id for request in interests.waits("a")] == [0]
+
+
 def test_numbers_in_use_are_refused_for_their_kind_alone() -> None:
     interests = Interests()
     interests.wait(wait(1, "a"))
