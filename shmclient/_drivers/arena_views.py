@@ -23,10 +23,13 @@ class ArenaView(BaseArenaView):
     def wait(self, name: str, *, after: int = 0, wait: float = math.inf) -> ArenaValue:
         """Return a handle of the value of a name once its generation is greater than `after`.
 
-        Sleeps in the kernel meanwhile, and the owner's next value wakes it. WaitTimeout after `wait` seconds.
+        Sleeps in the kernel meanwhile, and the owner's next value wakes it. If another arena takes the place
+        of this one meanwhile, any value of the name in that. WaitTimeout after `wait` seconds.
         """
         operation = self._client._core.run_waiting(
-            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry), wait
+            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
+            wait,
+            lambda: arena_waits.newer(self._reader, name, after),
         )
         value: ArenaValue = self._client._drive(operation)
         return value
@@ -41,9 +44,9 @@ class ArenaView(BaseArenaView):
         self._sources.add(source)
         try:
             while True:
-                operation = self._client._core.run_waiting(source.next, wait)
-                changes: list[ArenaChange] | None = self._client._drive(operation)
-                if changes is None:
+                operation = self._client._core.run_waiting(source.next, wait, source.ready)
+                changes: list[ArenaChange] = self._client._drive(operation)
+                if not changes:
                     return
                 yield from changes
         finally:

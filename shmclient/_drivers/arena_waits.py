@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from shmclient._arenas.held import ArenaValue
+from shmclient._arenas.held import ArenaValue, hold_value
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.resting import Position
 from shmclient._arenas.view import ArenaChange, changes_since
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
-from shmclient._drivers import arenas
+from shmclient._drivers import arenas, operations
 from shmclient._drivers.following import once_after
-from shmclient._drivers.steps import Context, Operation, Remaining
+from shmclient._drivers.steps import Context, Next, Operation, Remaining
 from shmprotocol.errors import Closed, InvalidArgument, RegionNotFound, RegionTimeout
 
 T = TypeVar("T")
@@ -33,29 +34,48 @@ def wait_for(
     """
     if after is not None and type(after) is not int:
         raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
-    reader = known(context.arenas, name)
-    if reader is None and (after is None or "/" in name):
-        try:
-            result: T = yield from take(retry.wait if after is None else lambda: None)
-            if after is None:
-                return result
-            del result
-        except RegionNotFound:
-            if after is None and (known(context.arenas, name) is None or retry.remaining() is None):
-                raise
+    while True:
         reader = known(context.arenas, name)
-    if reader is None:
-        assert after is not None
-        return (yield from once_after(context, name, after, retry, take(retry.wait)))
-    yield from _wait_in(context, reader, name, after or 0, retry)
-    return take_in(reader, name)
+        if reader is None and (after is None or "/" in name):
+            try:
+                result: T = yield from take(retry.wait if after is None else lambda: None)
+                if after is None:
+                    return result
+                del result
+            except RegionNotFound:
+                if after is None and (known(context.arenas, name) is None or retry.remaining() is None):
+                    raise
+            reader = known(context.arenas, name)
+        if reader is not None:
+            value = yield from _wait_in(context, reader, name, after or 0, retry, take_in)
+            if value is not None:
+                return value
+            after = None  # what takes the arena's place counts its own generations
+        elif after is not None:
+            return (yield from once_after(context, name, after, retry, take(retry.wait)))
 
 
 def value_after(context: Context, arena: str, name: str, after: int, retry: Retry) -> Operation[ArenaValue]:
-    """Return a handle of a name in an arena, once it has a generation after the given one."""
-    reader = yield from arenas.open_arena(context, arena, False, retry.wait)
-    yield from _wait_in(context, reader, f"{arena}/{name}", after, retry)
-    return arenas.handle_in(reader, f"{arena}/{name}")
+    """Return a handle of a name in an arena, once it has a generation after the given one.
+
+    If another arena takes its place meanwhile, any value of the name in that one.
+    """
+    if type(after) is not int:
+        raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
+    while True:
+        reader = context.arenas.get(arena)
+        if reader is None or not reader.is_granted():
+            reader = yield from arenas.open_arena(context, arena, False, retry.wait)
+        value = yield from _wait_in(context, reader, f"{arena}/{name}", after, retry, arenas.handle_in)
+        if value is not None:
+            return value
+        after = 0
+
+
+def newer(reader: Reader, name: str, after: int) -> ArenaValue | None:
+    """Return a handle of a short name in an arena if it is newer than that, without asking a host."""
+    value = hold_value(reader, name) if reader.was_current() else None
+    return value if value is not None and value.generation > after else None
 
 
 def known(opened: dict[str, Reader], name: str) -> Reader | None:
@@ -71,13 +91,25 @@ def known(opened: dict[str, Reader], name: str) -> Reader | None:
     return None
 
 
-def _wait_in(context: Context, reader: Reader, name: str, after: int, retry: Retry) -> Operation[None]:
+def _wait_in(
+    context: Context,
+    reader: Reader,
+    name: str,
+    after: int,
+    retry: Retry,
+    take_in: Callable[[Reader, str], T],
+) -> Operation[T | None]:
+    """Return what a name in an arena stands for, once that is newer; None: the arena has ended."""
     short = arenas.short_name(name, reader.name)
-    while True:
-        position = Position(reader, short)
+    while reader.was_current():
+        position, wait = Position(reader, short), retry.wait()
         if position.has_value() and position.generation > after:
-            return
-        wait = retry.wait()
+            try:
+                return take_in(reader, name)
+            except RegionNotFound:  # it was removed meanwhile
+                if wait is None:
+                    raise
+                continue
         what = f"{short!r} in the arena {reader.name!r} had no generation after {after}"
         if wait is None:
             raise RegionNotFound(f"{what}: its generation is {position.generation}")
@@ -89,8 +121,7 @@ def _wait_in(context: Context, reader: Reader, name: str, after: int, retry: Ret
             yield from arenas.stay(position, subscription, wait.left_s)
         finally:
             context.unlisten(subscription, is_told=False)
-        if not reader.was_current():
-            raise RegionNotFound(f"the arena {reader.name!r} has ended")
+    return None
 
 
 class Changes:
@@ -103,23 +134,51 @@ class Changes:
         self._subscription: Subscription | None = None
         self.is_closed = False
 
-    def next(self, context: Context, retry: Retry) -> Operation[list[ArenaChange] | None]:
-        """Return the next changes; None: nothing changed in time, or this was closed."""
+    def next(self, context: Context, retry: Retry) -> Operation[list[ArenaChange]]:
+        """Return the next changes; none: nothing changed in time, or this was closed."""
         while not self.is_closed:
-            if not self.reader.was_current():
-                opened = yield from arenas.open_arena(context, self.reader.name, False, retry.wait)
-                self.reader, self._since = opened, 0
+            if not self.reader.was_current() and not (yield from self._open_next(context, retry)):
+                break
             yield from arenas.attend(context, self.reader)
             position = Position(self.reader, "")
-            changes = changes_since(self.reader, self._since)
-            if changes:
-                self._since = changes[-1].generation
+            if changes := self._take():
                 return changes
             left_s = retry.remaining()
-            if not left_s or left_s <= 0:
-                return None
+            if not left_s:
+                break
             yield from self._stay(context, position, left_s)
-        return None
+        return []
+
+    def ready(self) -> list[ArenaChange] | None:
+        """Return the next changes if they are here, none if this was closed; None: wait for them."""
+        return [] if self.is_closed else self._take() or None
+
+    def _take(self) -> list[ArenaChange]:
+        changes = changes_since(self.reader, self._since)
+        if changes:
+            self._since = changes[-1].generation
+        return changes
+
+    def _open_next(self, context: Context, retry: Retry) -> Operation[bool]:
+        """Go on to the arena that has the name now; False: there was none in time, or this was closed."""
+        name = self.reader.name
+        subscription = yield from operations.listen(context, name, lambda event: event.info.name == name)
+        self._context, self._subscription = context, subscription
+        try:
+            while not self.is_closed:
+                with contextlib.suppress(RegionNotFound):
+                    self.reader = yield from arenas.open_arena(context, name, False, lambda: None)
+                    self._since = 0
+                    return True
+                left_s = retry.remaining()
+                if not left_s or (yield Next(subscription, left_s)) is None:
+                    break
+        except Closed:
+            if not self.is_closed:
+                raise
+        finally:
+            context.unlisten(subscription)
+        return False
 
     def _stay(self, context: Context, position: Position, left_s: float) -> Operation[None]:
         self._context, self._subscription = context, context.attend()

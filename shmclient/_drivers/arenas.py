@@ -95,6 +95,16 @@ def reader_of(context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, 
     return reader
 
 
+def forget_ended(opened: dict[str, Reader]) -> None:
+    """Let go of the arenas that are not current any more: nothing else would, and they can be large.
+
+    Another thread may have opened the next one of a name meanwhile: then that is opened once more.
+    """
+    for name, reader in list(opened.items()):
+        if not reader.was_current():
+            opened.pop(name, None)
+
+
 def short_name(name: str, arena: str) -> str:
     """Return what a name is called in its arena; InvalidArgument for the arena itself."""
     if name == arena:

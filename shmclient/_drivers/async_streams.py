@@ -89,10 +89,12 @@ class AsyncArenaView(BaseArenaView):
     async def wait(self, name: str, *, after: int = 0, wait: float = math.inf) -> ArenaValue:
         """Return a handle of the value of a name once its generation is greater than `after`.
 
-        The owner's next value wakes the event loop. WaitTimeout after `wait` seconds.
+        The owner's next value wakes the event loop. As `shmclient.ArenaView.wait`.
         """
         operation = self._client._core.run_waiting(
-            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry), wait
+            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
+            wait,
+            lambda: arena_waits.newer(self._reader, name, after),
         )
         value: ArenaValue = await self._client._drive(operation)
         self._reader = value._reader
@@ -104,9 +106,9 @@ class AsyncArenaView(BaseArenaView):
         """Yield each change of a name after the generation `since`, as `shmclient.ArenaView.changes` does."""
         source = arena_waits.Changes(self._reader, self.generation if since is None else since)
         while True:
-            operation = self._client._core.run_waiting(source.next, wait)
-            changes: list[ArenaChange] | None = await self._client._drive(operation)
-            if changes is None:
+            operation = self._client._core.run_waiting(source.next, wait, source.ready)
+            changes: list[ArenaChange] = await self._client._drive(operation)
+            if not changes:
                 return
             self._reader = source.reader
             for change in changes:

@@ -52,8 +52,10 @@ class Core(Generic[C]):
         detach_after_fork(self, Core._detach)
 
     def live(self) -> C | None:
-        """Return the connection if it takes requests."""
+        """Return the connection if it takes requests. Lets go of arenas that have ended."""
         channel = self.channel
+        if self.arenas:
+            arenas.forget_ended(self.arenas)
         return channel if channel is not None and channel.is_alive() else None
 
     def connected(self, limit_s: float | None = None) -> Operation[C]:

@@ -1,0 +1,168 @@
+"""Waiting for values of arenas by the sync client: `wait`, `get`, `follow` and `changes`."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import shmclient
+from shmclient import Arena
+from support import WatchedHost, wait_until
+
+SIZE = 8 << 20
+
+
+@pytest.fixture
+def arena(shm: shmclient.Client) -> Iterator[Arena]:
+    with shm.arena("camera", SIZE, names=1000) as camera:
+        yield camera
+
+
+@pytest.fixture
+def other(host: WatchedHost) -> Iterator[shmclient.Client]:
+    """Another client, which reads what the owner writes."""
+    with shmclient.connect(host.socket_path) as client:
+        yield client
+
+
+def test_wait_is_woken_by_the_value(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    seen: list[bytes] = []
+
+    def wait() -> None:
+        generation = 0
+        while seen[-1:] != [b"end"]:
+            value = view.wait("x", after=generation, wait=30)
+            generation = value.generation
+            seen.append(bytes(value.data))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for number in range(100):
+        arena["x"] = b"%d" % number
+        wait_until(lambda number=number: seen[-1:] == [b"%d" % number])  # type: ignore[misc]
+    arena["x"] = b"end"
+    thread.join()
+    assert seen == [*(b"%d" % number for number in range(100)), b"end"]
+
+
+def test_wait_times_out(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    with pytest.raises(shmclient.WaitTimeout, match=r"'x' in the arena 'camera' .* within 0.02 s"):
+        view.wait("x", wait=0.02)
+    generation = arena.put("x", b"1")
+    with pytest.raises(shmclient.WaitTimeout):
+        view.wait("x", after=generation, wait=0.02)
+
+
+def test_get_waits_for_names_and_generations_of_arenas(arena: Arena, other: shmclient.Client) -> None:
+    timer = threading.Timer(0.05, lambda: arena.put("late", b"1"))
+    timer.start()
+    assert bytes(other.get("camera/late", wait=30)) == b"1"
+    timer.join()
+    generation = other.open("camera/late").generation
+    timer = threading.Timer(0.05, lambda: arena.put("late", b"2"))
+    timer.start()
+    assert bytes(other.get("camera/late", after=generation, wait=30)) == b"2"
+    timer.join()
+    with pytest.raises(shmclient.RegionNotFound):
+        other.get("camera/late", after=1 << 40)
+    with pytest.raises(shmclient.WaitTimeout):
+        other.get("camera/never", wait=0.02)
+
+
+def test_get_waits_for_an_arena(shm: shmclient.Client, other: shmclient.Client) -> None:
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(bytes(other.get("later/x", wait=30))))
+    thread.start()
+    with shm.arena("later", SIZE) as arena:
+        arena["x"] = b"1"
+        thread.join()
+    assert got == [b"1"]
+
+
+def test_follow_yields_each_newest_value(arena: Arena, other: shmclient.Client) -> None:
+    arena["x"] = b"1"
+    follow = other.follow("camera/x")
+    assert bytes(next(follow)) == b"1"
+    arena["x"] = b"2"
+    arena["x"] = b"3"
+    assert bytes(next(follow)) == b"3"
+    timer = threading.Timer(0.05, lambda: arena.put("x", b"4"))
+    timer.start()
+    assert bytes(next(follow)) == b"4"
+    timer.join()
+    arena.remove("x")
+    timer = threading.Timer(0.05, lambda: arena.put("x", b"5"))
+    timer.start()
+    assert bytes(next(follow)) == b"5"
+    timer.join()
+    threading.Timer(0.05, follow.close).start()
+    assert list(follow) == []
+
+
+def test_changes_tell_of_each_name(arena: Arena, other: shmclient.Client) -> None:
+    view = other.open_arena("camera")
+    arena.update({"a": b"1", "b": b"2"})
+    arena.remove("a")
+    changes = view.changes(since=0, wait=0.05)
+    assert [(change.name, change.is_removed) for change in changes] == [("b", False), ("a", True)]
+    later = view.changes(wait=30)
+    timer = threading.Timer(0.05, lambda: arena.put("c", b"3"))
+    timer.start()
+    assert next(later).name == "c"
+    timer.join()
+    threading.Timer(0.05, view.close).start()
+    assert list(later) == []
+
+
+def test_changes_go_on_in_the_next_arena_and_end_while_there_is_none(
+    host: WatchedHost, shm: shmclient.Client, other: shmclient.Client
+) -> None:
+    first = shm.arena("camera", SIZE, keep=False)
+    first["a"] = b"1"
+    view = other.open_arena("camera")
+    changes = view.changes(since=0, wait=30)
+    assert next(changes).name == "a"
+    first.close()
+    wait_until(lambda: not other.exists("camera"))
+    timer = threading.Timer(0.05, lambda: shm.arena("camera", SIZE, keep=False).put("b", b"2"))
+    timer.start()
+    assert next(changes).name == "b"
+    timer.join()
+    gc.collect()
+    wait_until(lambda: not other.exists("camera"))
+    rest: list[object] = []
+    thread = threading.Thread(target=lambda: rest.extend(changes))
+    thread.start()
+    wait_until(lambda: host.counts()["listeners"] == 1)
+    view.close()
+    thread.join(20)
+    assert (thread.is_alive(), rest) == (False, [])
+
+
+def test_wait_for_a_generation_goes_on_in_the_next_arena(
+    shm: shmclient.Client, other: shmclient.Client
+) -> None:
+    with shm.arena("camera", SIZE) as first:
+        generation = [first.put("x", b"%d" % number) for number in range(10)][-1]
+        view = other.open_arena("camera")
+        got: list[bytes] = []
+        threads = [
+            threading.Thread(
+                target=lambda: got.append(bytes(view.wait("x", after=generation, wait=30).data))
+            ),
+            threading.Thread(
+                target=lambda: got.append(bytes(other.get("camera/x", after=generation, wait=30)))
+            ),
+        ]
+        for thread in threads:
+            thread.start()
+        with shm.arena("camera", SIZE) as second:
+            second["x"] = b"second"
+            for thread in threads:
+                thread.join()
+    assert got == [b"second"] * 2
