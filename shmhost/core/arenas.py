@@ -50,6 +50,7 @@ class Arena:
     line: int
     size: int
     board: Board
+    room_to_grow: int = 0  # bytes of its span that were not charged when it was made
     generation: int = 0  # which it has when it is published
     control: Control | None = None  # None: its owner has gone
     ledgers: set[Ledger] = field(default_factory=set)  # of the clients that have joined

@@ -34,6 +34,9 @@ from shmprotocol.wire.names import (
     check_name,
 )
 
+# Of all addresses, the arenas of a user may have this part to grow into: it costs nothing before it is used,
+# and would leave none to others.
+ROOM_PART = 4
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
     RegionExists: errno.EEXIST,
@@ -223,6 +226,7 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
     check_mode(request.mode)
     registry.check_replace(request, peer)
     check_below(registry.names, request.name)
+    _check_room(registry, peer, span - size)
     region = registry.take(size - HEADER_SIZE, size, peer, span)
     try:
         region.line = take_line(registry.board, request.name)
@@ -232,11 +236,23 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
         raise
     region.name, region.mode = request.name, request.mode
     region.seal, region.kind = Seal.WRITER, KIND_ARENA
-    region.arena = Arena(span, request.keep, region.line, size, registry.board)
+    region.arena = Arena(span, request.keep, region.line, size, registry.board, span - size)
+    registry.room_to_grow[peer.uid] += span - size
     registry.creating[region.name] = region
     registry.add(region, State.CREATING)
     registry.arenas.add(region)
     return region
+
+
+def _check_room(registry: Registry, peer: Peer, size: int) -> None:
+    """Refuse a span that nobody is charged for, if those of a user take too many of the addresses."""
+    limit = sum(window.size for window in registry.allocator.windows) // ROOM_PART
+    used = registry.room_to_grow[peer.uid]
+    if size > limit - used:
+        raise QuotaExceeded(
+            f"{size} bytes of addresses to grow into are over the {limit} of a user, and the arenas of uid "
+            f"{peer.uid} have {used}: ask for a smaller max_size, or give the host a larger --window"
+        )
 
 
 def _ended(region: Region) -> OSError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     arenas: set[Region] = field(default_factory=set)  # those of `regions`
+    room_to_grow: Counter[int] = field(default_factory=Counter)  # bytes of addresses that arenas have, by uid
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
     generations: Generations = field(default_factory=Generations)
@@ -346,6 +348,7 @@ class Registry:
         del self.regions[region.number]
         if region.arena is not None:
             self.arenas.discard(region)
+            self.room_to_grow[region.owner.uid] -= region.arena.room_to_grow
             region.arena.end()
         self.board.release(region.line)
         del self.order[bisect_left(self.order, region.number)]

@@ -157,6 +157,26 @@ def test_growth_that_the_owner_prevents_is_refused(owner: ArenaPeer) -> None:
     assert owned.grow(2 * SIZE) == (errno.EPERM, SIZE)
 
 
+def test_addresses_to_grow_into_are_bounded(host: WatchedHost, tmp_path: Path) -> None:
+    """They are charged to nobody, and a few of these would take all there are."""
+    window = (0x520000000000, 1 << 30)
+    with (
+        watched_host(str(tmp_path / "narrow"), windows=(window,)) as narrow,
+        ArenaPeer(narrow.socket_path) as owner,
+    ):
+        most = (1 << 28) + SIZE
+        request = m.Arena(2, "camera", SIZE, most + 1, 0o600, True, False)
+        assert owner.refusal(request).code == "quota-exceeded"
+        owned = owner.publish("camera", SIZE, most, keep=False)
+        refusal = owner.refusal(request._replace(name="other", max_size=SIZE + 1))
+        assert refusal.code == "quota-exceeded"
+        assert "are over the 268435456 of a user" in refusal.text
+        owner.make("sealed", SIZE)
+        owned.leave()
+        wait_until(lambda: narrow.counts()["arenas"] == 1)
+        owner.make("other", SIZE, most)
+
+
 # --- what breaks the rules
 
 
