@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 
-from shmprotocol.errors import ShmError, exit_code
+from shmprotocol.errors import InvalidArgument, ShmError, exit_code
 
 SOCKET_HELP = (
     "The host's socket. Default: $SHMHOST_SOCKET, $XDG_RUNTIME_DIR/shmhost/host.sock, "
@@ -21,6 +22,8 @@ EXIT_CODES = {
     6: "timed out",
 }
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 
 def manual(*examples: str) -> str:
     """Return the end of a help text: a line for each example, and the exit codes.
@@ -30,6 +33,20 @@ def manual(*examples: str) -> str:
     codes = ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
     lines = ["Examples:", *(f"$ {example}" for example in examples), "", f"Exit codes: {codes}."]
     return "\n\n".join(lines)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of `123`, `64K`, `1.5G`, ...; InvalidArgument when it is none of these."""
+    match = re.fullmatch(
+        r"(\d{1,19}(?:\.\d{1,19})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII
+    )
+    if match is None:
+        raise InvalidArgument(f"a size is a number of bytes, with K, M, G or T behind it, not {text!r:.40}")
+    return (
+        int(float(match[1]) * _UNITS[match[2].upper()])
+        if "." in match[1]
+        else int(match[1]) * (_UNITS[match[2].upper()])
+    )
 
 
 def run(command: Callable[[], object], program: str) -> None:

@@ -13,15 +13,16 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import rich_click as click
 
 import shmclient
 from shmclient._commands import progress as _progress
-from shmprotocol.cli import SOCKET_HELP, manual, run
-from shmprotocol.errors import ShmError
+from shmclient._commands.inheritance import take_inheritance
+from shmprotocol.cli import SOCKET_HELP, manual, parse_size, run
+from shmprotocol.errors import InvalidArgument, ShmError
 
 CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
@@ -41,6 +42,24 @@ class Octal(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         if isinstance(value, str) and re.fullmatch("0?[0-7]{1,3}", value):
             return int(value, 8)
         return self.fail(f"{value!r:.40} is not an octal number such as 640", param, ctx)
+
+
+class NameAndSize(click.ParamType):  # type: ignore[type-arg]
+    """The name of an arena and its bytes, such as camera=64M."""
+
+    name = "name and size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return the two."""
+        name, equals, size = str(value).rpartition("=")
+        try:
+            if equals:
+                return name, parse_size(size)
+        except InvalidArgument as error:
+            return self.fail(str(error), param, ctx)
+        return self.fail(f"{value!r:.80} is not NAME=SIZE, such as camera=64M", param, ctx)
 
 
 @click.group(
@@ -121,7 +140,7 @@ def _content(file: BinaryIO) -> bytearray | mmap.mmap:
 @socket_option
 def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> None:
     """Write the payload of region NAME to a file or to standard output."""
-    client, (region,) = _open(path, [name], wait)
+    client, region = _open(path, name, wait)
     with client:
         data = region.data
         with _progress.transferring(f"Fetching {name}", len(data)) as progress:
@@ -156,27 +175,55 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
     epilog=manual(
         "shmclient exec --region words -- ./reader words",
         "shmclient exec --region a --region b --wait 60 -- ./join a b",
+        "shmclient exec --arena camera=64M -- ./producer camera",
     ),
 )
-@click.option("--region", "names", multiple=True, required=True, metavar="NAME", help="May be repeated.")
+@click.option(
+    "--region", "names", multiple=True, metavar="NAME", help="A region or an arena to read. May be repeated."
+)
+@click.option(
+    "--arena",
+    "arenas",
+    multiple=True,
+    type=NameAndSize(),
+    metavar="NAME=SIZE",
+    help="An arena that the program writes. May be repeated.",
+)
+@click.option(
+    "--mode",
+    type=Octal(),
+    default="600",
+    metavar="OCTAL",
+    help="Permission bits of the arenas that it writes. Default: 600.",
+)
 @click.argument("command", metavar="PROGRAM [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @wait_option
 @socket_option
-def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None, path: str | None) -> None:
-    """Start PROGRAM with the descriptors of regions, named in $SHM_REGIONS.
+def execute(
+    names: tuple[str, ...],
+    arenas: tuple[tuple[str, int], ...],
+    mode: int,
+    command: tuple[str, ...],
+    wait: float | None,
+    path: str | None,
+) -> None:
+    """Start PROGRAM with the descriptors of regions in $SHM_REGIONS, and of arenas in $SHM_ARENAS.
 
     The program replaces this process and keeps the connection to the host, so the leases last
     while it runs. In C, shm_region_fd("NAME") finds a descriptor and shm_region_map() maps it. Use mmap or
-    pread on it, never read or lseek: other readers may share its offset.
+    pread on it, never read or lseek: other readers may share its offset. For arenas there are
+    shm_arena_open_inherited() and shm_arena_own_inherited().
 
     The exit code is the program's; 126: it cannot be started, 127: there is none.
     """
+    if not names and not arenas:
+        raise click.UsageError("name a --region or an --arena for the program")
     program = shutil.which(command[0])
     if program is None:
         print(f"shmclient: no program {command[0]!r} in $PATH", file=sys.stderr)
         sys.exit(127)  # as env(1)
-    client, regions = _open(path, names, wait)
-    _pass_on(client, regions)
+    inheritance = take_inheritance(path, names, arenas, mode, wait)
+    inheritance.pass_on(os.environ)
     try:
         os.execv(program, command)
     except OSError as error:
@@ -184,25 +231,15 @@ def execute(names: tuple[str, ...], command: tuple[str, ...], wait: float | None
         sys.exit(126)
 
 
-def _open(
-    path: str | None, names: Sequence[str], wait: float | None
-) -> tuple[shmclient.Client, list[shmclient.Region]]:
-    """Open regions; with a wait, for the host and for the names, say on a terminal that this waits."""
+def _open(path: str | None, name: str, wait: float | None) -> tuple[shmclient.Client, shmclient.Region]:
+    """Open a region; with a wait, for the host and for the name, say on a terminal that this waits."""
     if wait is None:
         client = shmclient.connect(path)
-        return client, client.open_many(names, anywhere=True)
+        return client, client.open(name, anywhere=True)
     end = time.monotonic() + wait
-    with _progress.waiting(f"Waiting for {', '.join(names)}"):
+    with _progress.waiting(f"Waiting for {name}"):
         client = shmclient.connect(path, wait=wait)
-        return client, client.open_many(names, wait=max(end - time.monotonic(), 0), anywhere=True)
-
-
-def _pass_on(client: shmclient.Client, regions: Sequence[shmclient.Region]) -> None:
-    """Let the program inherit the descriptors, and the connection that holds the leases."""
-    os.set_inheritable(client.fileno(), True)
-    for region in regions:
-        os.set_inheritable(region.fileno(), True)
-    os.environ["SHM_REGIONS"] = "".join(f"{region.fileno()} {region.name}\n" for region in regions)
+        return client, client.open(name, wait=max(end - time.monotonic(), 0), anywhere=True)
 
 
 def main() -> None:

@@ -36,6 +36,10 @@ class LazyBoard:
                     self._owned.close()
         return self._reader
 
+    def fileno(self) -> int:
+        """Return its descriptor, which stays the board's; -1 if it is mapped, or there is none."""
+        return self._owned[0] if self._owned else -1
+
     def close(self) -> None:
         """Map it for nobody from now on."""
         with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:  # not while another thread maps it

@@ -43,10 +43,8 @@ def create(
     if context.version < m.ARENA_VERSION:
         raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
     names = min(NAMES, (size if type(size) is int else 0) // BYTES_A_NAME + 1) if names is None else names
-    for label, number in (("size", size), ("max_size", max_size or 0), ("names", names)):
-        if type(number) is not int or number < 0 or (label != "max_size" and not number):
-            raise InvalidArgument(f"{label} of an arena is a positive number, not {number!r:.40}")
-    fields = (check_name(name), size, max_size or 0, check_mode(mode), bool(replace), bool(keep))
+    _check_number("names", names)
+    fields = fields_of(name, size, max_size or 0, mode, replace, keep)
     request = m.Arena(context.outbox.next_id(), *fields)
     reply, owned = yield Ask(request)
     if len(owned) < 2:
@@ -66,6 +64,21 @@ def _ledger_of(context: Context) -> ClientLedger | None:
             with contextlib.suppress(OSError):
                 context.ledger = ClientLedger(owned)
         return context.ledger
+
+
+def fields_of(
+    name: str, size: int, max_size: int, mode: int, replace: bool, keep: bool
+) -> tuple[str, int, int, int, bool, bool]:
+    """Return the fields of the request for an arena; InvalidArgument if no host would make it."""
+    _check_number("size", size)
+    if max_size:
+        _check_number("max_size", max_size)
+    return check_name(name), size, max_size, check_mode(mode), bool(replace), bool(keep)
+
+
+def _check_number(label: str, number: int) -> None:
+    if type(number) is not int or number < 1:
+        raise InvalidArgument(f"{label} of an arena is a positive number, not {number!r:.40}")
 
 
 def reader_of(context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, anywhere: bool) -> Reader:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shmhost.core.window import STEP
 from shmhost.machine.kernel import memory_limits
 from shmhost.machine.logs import FORMATS, LEVELS
+from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
-from shmprotocol.kernel.constants import GIB, KIB, MIB, TIB
+from shmprotocol.kernel.constants import GIB, MIB
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.records import shown
 
@@ -22,7 +22,6 @@ MAX_ADDRESS = 2**47  # user space of x86-64 with four-level page tables
 # For a host without regions, † 22 MiB in its cgroup (2026-11), and for its clients' requests and replies.
 OWN_MEMORY = 32 * MIB
 MAX_BOARD = 2**24  # names, of 64 bytes: a GiB
-_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +90,6 @@ def check_choice(what: str, choices: Sequence[str], text: str) -> str:
     if text not in choices:
         raise InvalidArgument(f"a {what} is one of {', '.join(choices)}, not {text!r:.40}")
     return text
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `123`, `64K`, `1.5G`, ...; InvalidArgument when it is none of these."""
-    match = re.fullmatch(
-        r"(\d{1,19}(?:\.\d{1,19})?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII
-    )
-    if match is None:
-        raise InvalidArgument(f"a size is a number of bytes, with K, M, G or T behind it, not {text!r:.40}")
-    return (
-        int(float(match[1]) * _UNITS[match[2].upper()])
-        if "." in match[1]
-        else int(match[1]) * (_UNITS[match[2].upper()])
-    )
 
 
 def parse_window(text: str) -> tuple[int, int]:

@@ -22,10 +22,10 @@ from shmhost.settings.config import (
     check_mode,
     check_spares,
     check_window,
-    parse_size,
     parse_window,
 )
 from shmhost.settings.sources import Text, file_option, source_of
+from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.paths import socket_path
 

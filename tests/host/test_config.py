@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shmhost.core.window import STEP
-from shmhost.settings.config import OWN_MEMORY, WINDOWS, Config, default_budget, parse_size, parse_window
+from shmhost.settings.config import OWN_MEMORY, WINDOWS, Config, default_budget, parse_window
+from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
 
 MIB = 1 << 20

@@ -1,0 +1,91 @@
+"""Operations for programs that inherit regions and arenas, and have no client of their own. Do no I/O.
+
+Nothing of it is mapped in this process: see `$SHM_REGIONS` and `$SHM_ARENAS` in `protocol/README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shmclient._drivers import arenas, operations
+from shmclient._drivers.steps import Ask, Context, Operation, Remaining
+from shmclient._process.limits import no_room
+from shmclient._regions.mapped import Lease
+from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE
+from shmprotocol.errors import InvalidArgument, OutOfMemory, Unsupported
+from shmprotocol.wire import descriptors as fds
+from shmprotocol.wire import messages as m
+
+NAMES_MAX = 62  # of a request: a ledger comes with two descriptors more
+
+
+class Heirloom(NamedTuple):
+    """A region or an arena that a program inherits: its descriptors, and its line of the environment.
+
+    `variable` is the name of the environment's variable. Owns the descriptors; the lease, if there is one,
+    lasts as long as the connection.
+    """
+
+    variable: str
+    line: str
+    owned: fds.Owned
+    lease: Lease | None
+
+
+def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation[list[Heirloom]]:
+    """Return what a program needs to read regions and arenas."""
+    heirlooms = []
+    for start in range(0, len(names), NAMES_MAX):
+        batch = tuple(names[start : start + NAMES_MAX])
+        outcome = yield operations.open_request(context, batch, (), wait())
+        grants, owned = operations.granted(context, outcome, len(batch), 0)
+        leases = operations.leased(context, grants, owned)
+        for name, grant, lease in zip(batch, grants, leases, strict=True):
+            if not grant.flags & FLAG_ARENA:
+                heirlooms.append(_region(grant, lease, owned.take()))
+                continue
+            if grant.name != name:
+                raise InvalidArgument(f"{name!r} is in the arena {grant.name!r}: pass that on")
+            yield Ask(m.Attend(context.outbox.next_id(), grant.region))
+            heirlooms.append(_arena(context, grant, lease, owned.take()))
+    return heirlooms
+
+
+def owned_arena(context: Context, name: str, size: int, mode: int) -> Operation[Heirloom]:
+    """Return what a program needs to own a new arena: it publishes that by itself."""
+    if context.version < m.ARENA_VERSION:
+        raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
+    request = m.Arena(context.outbox.next_id(), *arenas.fields_of(name, size, 0, mode, True, True))
+    reply, owned = yield Ask(request)
+    if len(owned) < 2:
+        owned.close()
+        raise no_room(reply, len(owned))
+    sizes = (reply.line, reply.region, reply.size, reply.span, reply.address)
+    line = _line(owned[0], owned[1], _board(context), *sizes, -1, -1, name)
+    return Heirloom("SHM_ARENAS", line, owned, None)
+
+
+def _region(grant: m.Grant, lease: Lease, owned: fds.Owned) -> Heirloom:
+    fds.separate(owned[0])
+    return Heirloom("SHM_REGIONS", f"{owned[0]} {grant.name}", owned, lease)
+
+
+def _arena(context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned) -> Heirloom:
+    ledger = context.exchange.ledger
+    if len(ledger) < 2:
+        raise OutOfMemory("the descriptors of the ledger were lost: see RLIMIT_NOFILE")
+    size = grant.size + HEADER_SIZE
+    numbers = (owned[0], -1, _board(context), grant.line, grant.region, size, grant.capacity, grant.address)
+    return Heirloom("SHM_ARENAS", _line(*numbers, ledger[0], ledger[1], grant.name), owned, lease)
+
+
+def _board(context: Context) -> int:
+    descriptor = context.outbox.lazy_board.fileno()
+    if descriptor < 0:
+        raise Unsupported("the host's board is mapped already, or there is none")
+    return descriptor
+
+
+def _line(*values: object) -> str:
+    return " ".join(map(str, values))
