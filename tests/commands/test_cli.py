@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -318,7 +319,7 @@ def test_example_of_a_help_is_what_the_command_takes(name: str, example: str) ->
     assert f"{name} " in f"{example} " or name in ("shmhost", "shmclient")
     part = next(part for part in example.split("|") if "shmhost" in part or "shmclient" in part)
     words = [
-        word for word in shlex.split(part.split("<")[0]) if word != "&" and "=" not in word.split("-")[0]
+        word for word in shlex.split(part.split("<")[0]) if word != "&" and not re.match("[A-Z_]+=", word)
     ]
     group = {"shmhost": shmhost.cli.cli, "shmclient": shmclient._commands.cli.cli}[words[0]]
     arguments = ["-" if word == "config.json" else word for word in words[2:]]  # which must exist

@@ -87,19 +87,16 @@ def test_random_schedules_never_see_another_name_or_an_older_value(tmp_path: Pat
 
 
 HOST_THAT_DIES = """
-import os, sys
-import shmhost.serving.server as server
-made = server.make_board
-def make(*arguments):
-    board = made(*arguments)
-    set_line = board.set
-    def set(line, region, generation):
-        set_line(line, region, generation)
-        if generation > 2:
-            os.kill(os.getpid(), 9)  # said on the board, and no answer
-    board.set = set
-    return board
-server.make_board = make
+import os
+from shmhost.core import small_puts
+builtins = small_puts.builtins
+publish_put = builtins.publish_put
+def publish(data, parsed, owner, window, address, number, generation, *rest):
+    answer = publish_put(data, parsed, owner, window, address, number, generation, *rest)
+    if generation > 2:
+        os.kill(os.getpid(), 9)  # said on the board, and no answer
+    return answer
+builtins.publish_put = publish
 """
 
 
