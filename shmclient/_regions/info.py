@@ -19,7 +19,7 @@ class RegionInfo:
     memory object, with header page and metadata: what is charged. `state` is `creating`, `aborted`,
     `current`, `superseded` or `unlinked`. `number` is the host's for this one region, as `Region.number`.
     `created_ns` is CLOCK_REALTIME. `creator_pid` is for people: in another PID namespace it means another
-    process, or is 0. `kind` is that of its header: 1 data, 2 objects, 4 an arena; 0: it is not known.
+    process, or is 0.
     """
 
     name: str
@@ -37,7 +37,6 @@ class RegionInfo:
     leases: int
     created_ns: int
     creator_pid: int
-    kind: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,6 @@ def info_of(record: m.RegionInfo) -> RegionInfo:
         leases=record.leases,
         created_ns=record.created_ns,
         creator_pid=record.creator_pid,
-        kind=record.kind,
     )
 
 
