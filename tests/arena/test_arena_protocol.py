@@ -21,6 +21,19 @@ def test_threads_read_whole_values(build: str, mappings: str) -> None:
     assert "puts" in run(compiled("threads", build), mappings, 1000)
 
 
+UNNAMED_WORD = {
+    "shm_arena_wait.h": [
+        ("if (is_it && __atomic_load_n(&entry->word, __ATOMIC_SEQ_CST) == *word_out)", "if (is_it || 1)")
+    ]
+}
+
+
+def test_threads_find_a_word_that_is_of_another_name(tmp_path: Path) -> None:
+    """The control of `shm_arena_look`: without its second look, a waiter sleeps on the wrong word."""
+    program = compile_changed("threads", tmp_path, UNNAMED_WORD)
+    assert attempt(program, "one", 20_000).returncode != 0
+
+
 # --- processes
 
 

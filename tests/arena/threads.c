@@ -15,6 +15,7 @@
 static struct world world;
 static struct shm_arena_owner owner;
 static int stop;
+static uint8_t whose[1 << 22]; /* the name of each generation */
 
 struct reader {
         pthread_t thread;
@@ -28,6 +29,20 @@ static const char *name_of(uint64_t number)
         static const char *names[NAMES] = {"a", "bb", "a name that has more than thirty-two bytes", "d", "e", "f"};
 
         return names[number];
+}
+
+/*
+ * A word that is found with a name is of a value of that name, though entries get other names all the time. An absent
+ * one can be from before: its entry has another name already, and the flip that comes next is that one's.
+ */
+static void look_at(struct reader *reader, uint64_t name)
+{
+        uint64_t word;
+        uint32_t entry;
+
+        if (shm_arena_look(&reader->arena, name_of(name), strlen(name_of(name)), &entry, &word) == 0 &&
+            shm_word_present(word))
+                CHECK(__atomic_load_n(&whose[shm_word_generation(word)], __ATOMIC_RELAXED) == name);
 }
 
 /* Two threads of a reader use its ledger; each holds two values at a time. */
@@ -47,6 +62,7 @@ static void *read_on(void *argument)
                                                    strlen(name_of(numbers[i])), &values[i]);
                         CHECK(errors[i] == 0 || errors[i] == -ENOENT);
                 }
+                look_at(reader, numbers[0]);
                 for (i = 0; i < 2; i++) {
                         if (errors[i]) {
                                 missing++;
@@ -89,6 +105,8 @@ static uint64_t write_on(uint64_t end_ns)
                 uint64_t name = world_random(&state) % NAMES;
                 int error;
 
+                CHECK(owner.control->generation + 1 < sizeof(whose));
+                __atomic_store_n(&whose[owner.control->generation + 1], name, __ATOMIC_RELAXED);
                 if (world_random(&state) % 16 == 0) {
                         error = shm_arena_remove(&owner, name_of(name), strlen(name_of(name)));
                         CHECK(error == 0 || error == -ENOENT);
@@ -110,10 +128,12 @@ int main(int argc, char **argv)
         CHECK(argc == 3);
         world_make(&world, 1 << 20, 1 << 20);
         world_own(&world, &owner, NAMES - 1); /* one less than there are: entries get other names */
-        for (i = 0; i < NAMES - 1; i++)
+        for (i = 0; i < NAMES - 1; i++) {
+                whose[i + 1] = (uint8_t)i;
                 CHECK(value_put(&owner, name_of(i), i, 10) == 0);
+        }
         CHECK(value_put(&owner, name_of(i), i, 10) == -ENFILE);
-        CHECK(shm_arena_remove(&owner, "a", 1) == 0);
+        CHECK(shm_arena_remove(&owner, "a", 1) == 0 && whose[i + 1] == 0);
         for (i = 0; i < READERS; i++) {
                 readers[i].number = i + 1;
                 world_reader(&world, i + 1, &readers[i].arena, &readers[i].holds);

@@ -94,8 +94,8 @@ static inline void *shm_private_grow(void *memory, size_t *room, size_t size)
 }
 
 /*
- * Raise the event of a client: a socket, because that must not wait, whatever the client does to its end. An eventfd has
- * its flags where the client can change them, and so could stop the owner.
+ * Raise the event of a client: a socket, because that must not wait, whatever the client does to its end. An eventfd
+ * has its flags where the client can change them, and so could stop the owner.
  */
 static inline void shm_event_raise(int event)
 {
@@ -104,31 +104,58 @@ static inline void shm_event_raise(int event)
         (void)send(event, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL); /* if it is full, it can be read anyway */
 }
 
-#define SHM_WAKE_ALL UINT64_MAX
+static inline void shm_wake_word(const struct shm_arena *arena, uint64_t at)
+{
+        (void)syscall(SYS_futex, arena->base + at, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* The offset in the arena of the word on which a client sleeps. */
+static inline uint64_t shm_wake_offset(const struct shm_arena *arena, uint64_t wait)
+{
+        return (wait & ~(uint64_t)3) - arena->home;
+}
+
+#define SHM_ANY_CHANGE (SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes))
 
 /*
- * Wake those of a ledger who sleep on the word at this offset, or on any change; or all, if they can have missed some.
+ * Look who of a ledger sleeps on the word at this offset, or on any change, and raise its event if that is asked for.
+ * Returns 1: somebody sleeps on the word; + 2: on any change.
  */
-static inline void shm_wake_ledger(const struct shm_arena *arena, const struct shm_ledger *ledger, int event,
-                                   uint64_t word)
+static inline int shm_wake_ledger(const struct shm_arena *arena, const struct shm_ledger *ledger, int event,
+                                  uint64_t word)
 {
-        uint64_t any = SHM_HEADER_SIZE + offsetof(struct shm_arena_control, changes), count, i;
-        int is_event = 0;
+        uint64_t count = __atomic_load_n(&ledger->waits_high, __ATOMIC_SEQ_CST), i;
+        int is_event = 0, futexes = 0;
 
-        count = __atomic_load_n(&ledger->waits_high, __ATOMIC_SEQ_CST);
         for (i = 0; i < count && i < SHM_LEDGER_WAITS; i++) {
                 uint64_t wait = __atomic_load_n(&ledger->waits[i], __ATOMIC_SEQ_CST);
-                uint64_t at = (wait & ~(uint64_t)3) - arena->home;
+                uint64_t at = shm_wake_offset(arena, wait);
 
-                if (wait == 0 || (word != SHM_WAKE_ALL ? at != word && at != any : at >= arena->size))
+                if (wait == 0 || (at != word && at != SHM_ANY_CHANGE))
                         continue;
                 if (wait & 1)
                         is_event = 1;
                 else
-                        (void)syscall(SYS_futex, arena->base + at, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+                        futexes |= at == word ? 1 : 2;
         }
-        if (is_event && event >= 0)
+        if (is_event)
                 shm_event_raise(event);
+        return futexes;
+}
+
+/* Wake all of a ledger: they can have slept before the owner knew of it. */
+static inline void shm_wake_all(const struct shm_arena *arena, const struct shm_ledger *ledger, int event)
+{
+        uint64_t count = __atomic_load_n(&ledger->waits_high, __ATOMIC_SEQ_CST), i;
+
+        for (i = 0; i < count && i < SHM_LEDGER_WAITS; i++) {
+                uint64_t wait = __atomic_load_n(&ledger->waits[i], __ATOMIC_SEQ_CST);
+
+                if (wait & 1)
+                        shm_event_raise(event);
+                else if (wait != 0 && shm_wake_offset(arena, wait) < arena->size)
+                        shm_wake_word(arena, shm_wake_offset(arena, wait));
+        }
 }
 
 /* Take the ledger of a message. Returns 0 or -errno; the descriptor of its event is the owner's then, and no other. */
@@ -158,7 +185,7 @@ static inline int shm_owner_join(struct shm_arena_owner *owner, const struct shm
         known->pid = message->code;
         known->event = descriptors[1];
         known->held = 0;
-        shm_wake_ledger(&owner->arena, known->ledger, known->event, SHM_WAKE_ALL);
+        shm_wake_all(&owner->arena, known->ledger, known->event);
         return 0;
 }
 

@@ -266,26 +266,40 @@ static inline void *shm_arena_block(const struct shm_arena_owner *owner, uint64_
         return (void *)(uintptr_t)(owner->arena.base + block);
 }
 
-/* After a flip: wake those who sleep on the entry, or on any change. Without sleepers some loads. */
-static inline void shm_owner_wake(struct shm_arena_owner *owner, uint64_t word)
+/*
+ * Look into the ledgers for clients that sleep, and raise their events. Returns as shm_wake_ledger(). Also without
+ * sleepers it hears messages: so that the host need not keep them, and they are here if it dies.
+ */
+static inline int shm_owner_sleepers(struct shm_arena_owner *owner, uint64_t word)
 {
         const struct shm_board_line *line = owner->arena.line;
-        uint32_t told, i;
+        uint32_t told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST), i;
+        int futexes = 0;
 
-        __atomic_store_n(&owner->control->changes, owner->control->changes + 1, __ATOMIC_SEQ_CST);
-        shm_wake_ledger(&owner->arena, owner->own.ledger, -1, word);
-        if (line == NULL)
-                return;
-        /* Also without sleepers: so that the host need not keep messages, and they are here if it dies. */
-        told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST);
         if (told != owner->heard)
                 shm_owner_listen(owner);
         if (__atomic_load_n(&line->waiters, __ATOMIC_SEQ_CST) == 0)
-                return;
+                return 0;
         if (told != owner->heard)
                 shm_owner_catch_up(owner, told);
         for (i = 0; i < owner->ledger_count; i++)
-                shm_wake_ledger(&owner->arena, owner->ledgers[i].ledger, owner->ledgers[i].event, word);
+                futexes |= shm_wake_ledger(&owner->arena, owner->ledgers[i].ledger, owner->ledgers[i].event, word);
+        return futexes;
+}
+
+/* After a flip: wake those who sleep on the entry, whose word is at this offset, or on any change. */
+static inline void shm_owner_wake(struct shm_arena_owner *owner, uint64_t word)
+{
+        int futexes;
+
+        __atomic_store_n(&owner->control->changes, owner->control->changes + 1, __ATOMIC_SEQ_CST);
+        futexes = shm_wake_ledger(&owner->arena, owner->own.ledger, -1, word);
+        if (owner->arena.line != NULL)
+                futexes |= shm_owner_sleepers(owner, word);
+        if (futexes & 1)
+                shm_wake_word(&owner->arena, word);
+        if (futexes & 2)
+                shm_wake_word(&owner->arena, SHM_ANY_CHANGE);
 }
 
 #endif /* SHM_ARENA_OWN_H */

@@ -8,6 +8,29 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
+/*
+ * Find the entry of a name, and a word of it from while it had this name: a waiter for that word to change misses no
+ * value, because an entry that gets another name is flipped right then. Returns as shm_arena_find().
+ */
+static inline int shm_arena_look(struct shm_arena *arena, const char *name, size_t size, uint32_t *entry_out,
+                                 uint64_t *word_out)
+{
+        const struct shm_arena_entry *entry;
+        int error, tries, is_it;
+
+        for (tries = 0; tries < SHM_ARENA_TRIES; tries++) {
+                error = shm_arena_find(arena, name, size, entry_out);
+                if (error)
+                        return error;
+                entry = &arena->entries[*entry_out];
+                *word_out = __atomic_load_n(&entry->word, __ATOMIC_SEQ_CST);
+                is_it = shm_entry_is(arena, entry, name, size);
+                if (is_it && __atomic_load_n(&entry->word, __ATOMIC_SEQ_CST) == *word_out)
+                        return 0;
+        }
+        return -EBUSY;
+}
+
 /* Take a place in the ledger's list of sleepers; NULL: there is none. */
 static inline uint64_t *shm_wait_take(struct shm_holds *holds, uint64_t wait)
 {

@@ -270,14 +270,14 @@ static PyObject *shm_reader_entry(PyObject *self, PyObject *name)
         struct shm_arena *arena = shm_reader_arena(self);
         Py_ssize_t size;
         const char *text = PyUnicode_AsUTF8AndSize(name, &size);
+        uint64_t word;
         uint32_t entry;
 
         if (text == NULL || arena == NULL)
                 return NULL;
-        if (shm_arena_find(arena, text, (size_t)size, &entry) != 0)
+        if (shm_arena_look(arena, text, (size_t)size, &entry, &word) != 0)
                 Py_RETURN_NONE;
-        return Py_BuildValue("(IK)", (unsigned int)entry,
-                             (unsigned long long)__atomic_load_n(&arena->entries[entry].word, __ATOMIC_SEQ_CST));
+        return Py_BuildValue("(IK)", (unsigned int)entry, (unsigned long long)word);
 }
 
 /* Read the name that an entry has with this word; NULL with no exception: it changed meanwhile. */
