@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import compare, floors, host_load, machine, pins, starting
+from benchmarks import arenas, compare, floors, host_load, machine, pins, starting
 from benchmarks.results import OURS, Row, Run, dump, read
 from benchmarks.table import floor_table
 
@@ -24,6 +24,8 @@ NOTES = """\
 attach: the floor is one C call against a bare uvloop host, without checks or messages; open_many: 16 of them.
 put: the floor is the kernel's part: memfd_create, size, seals, pwrite into fresh pages, seal, reopen, free.
 get again: NumPy's own new view of the array. is_current: a load from a memoryview.
+arena: NumPy's copy into an array that is there, or its new view; for many names a dict of copies; until a
+sleeper has a value: a bare futex or eventfd, and plain shared memory.
 host CPU: the bare host. import: cffi and msgpack alone. connect: the socket alone.
 pin: ffi.from_buffer and ffi.release. iovec: os.preadv of the same buffers; then ffi.from_buffer for each.
 check_pointers: a loop in Python that follows one pointer of each object and checks nothing."""
@@ -36,6 +38,7 @@ def rows(folder: str) -> Iterator[Row]:
     os.sched_setaffinity(0, {first})
     yield starting.connect(folder, first)
     yield from floors.rows(folder, first, other)
+    yield from arenas.rows(folder, first, other)
     for clients in (16, 1000):
         yield host_load.attach(folder, first, other, clients)
     yield from pins.rows(first)

@@ -1,4 +1,4 @@
-"""Builds the yardstick: attach and detach as one C call, with no library, no checks and no messages."""
+"""Builds the yardsticks: attach and detach as one C call, with no checks and no messages; a bare futex."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ SOURCE = r"""
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +51,17 @@ static int reserve(unsigned long address, unsigned long size)
         return mmap((void *)address, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
                     -1, 0) == MAP_FAILED;
 }
+
+static int futex_wait(unsigned int *word, unsigned int value)
+{
+        return syscall(SYS_futex, word, FUTEX_WAIT, value, NULL, NULL, 0) == 0 ? 0 : -errno;
+}
+
+static int futex_raise(unsigned int *word)
+{
+        __atomic_add_fetch(word, 1, __ATOMIC_SEQ_CST);
+        return syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0) < 0 ? -errno : 0;
+}
 """
 
 ffibuilder = cffi.FFI()
@@ -56,6 +69,8 @@ ffibuilder.cdef(
     """
     int attach_detach(int sock, unsigned long address, unsigned long size);
     int reserve(unsigned long address, unsigned long size);
+    int futex_wait(unsigned int *word, unsigned int value);
+    int futex_raise(unsigned int *word);
     """
 )
 ffibuilder.set_source("_shm_bench_baseline", SOURCE, extra_compile_args=["-O2"])

@@ -13,8 +13,11 @@ from benchmarks.table import number
 FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 INK, GRID, PAPER = "#24292f", "#d8dee4", "#ffffff"
 OURS_COLOUR, OTHER_COLOUR, FLOOR_COLOUR = "#0969da", "#9aa4af", "#57606a"
-PALETTE = ("#0969da", "#57606a", "#bf3989", "#1a7f37", "#bc4c00", "#8250df", "#9a6700", "#cf222e", "#1b7c83")
-DASHES = ("", "6 4", "", "", "", "", "3 3", "3 3", "3 3")
+PALETTE = (
+    *("#0969da", "#0550ae", "#57606a", "#bf3989", "#1a7f37"),
+    *("#bc4c00", "#8250df", "#9a6700", "#cf222e", "#1b7c83"),
+)
+DASHES = ("", "2 2", "6 4", "", "", "", "", "3 3", "3 3", "3 3")
 WIDTH, BAR, LEFT, RIGHT, TOP = 760, 26, 190, 90, 46
 
 

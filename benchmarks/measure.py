@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import repeat
 
 Call = Callable[[], object]
+Samples = Callable[[], list[float]]
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,10 @@ def paired(ours: Call, other: Call, rounds: int, samples: int, calls: int = 1) -
     def times(call: Call) -> list[float]:
         return time_us(call, samples) if calls == 1 else time_batches_us(call, samples, calls)
 
-    pairs = [(times(ours), times(other)) for _ in range(rounds + 1)][1:]
+    return in_turn(lambda: times(ours), lambda: times(other), rounds)
+
+
+def in_turn(ours: Samples, other: Samples, rounds: int) -> tuple[Figure, Figure]:
+    """The same for roads that take their own time: each returns the samples of a round."""
+    pairs = [(ours(), other()) for _ in range(rounds + 1)][1:]
     return summary([mine for mine, _ in pairs]), summary([theirs for _, theirs in pairs])

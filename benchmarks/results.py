@@ -12,6 +12,7 @@ from benchmarks.measure import Figure
 
 FORMAT = 1
 OURS, FLOOR = "shmhost", "floor"
+ARENA = "arena"  # our other road among the peers: values that their owner writes over
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ def spread_rate(scale: Scale) -> Workload:
 
     def prepare(team: Team) -> list[Worker]:
         team.owner.ask("put", name="spread", size=MIB)
-        return [
-            reader for reader, _ in team.workers([team.cpus[index % 2] for index in range(scale.readers)])
-        ]
+        return _readers(team, scale.readers)
 
     def measure(team: Team, readers: list[Worker]) -> list[float]:
         times = _spread(team, readers, "spread", MIB, scale.turns)
@@ -96,11 +94,6 @@ def spread_memory(scale: Scale) -> Workload:
     """The memory (PSS) that one value takes in the server, the owner and the readers, all pages read."""
     size = min(64 * MIB, scale.largest)
 
-    def prepare(team: Team) -> list[Worker]:
-        return [
-            reader for reader, _ in team.workers([team.cpus[index % 2] for index in range(scale.readers)])
-        ]
-
     def measure(team: Team, readers: list[Worker]) -> list[float]:
         pids = [*team.pids, *(reader.pid for reader in readers)]
         team.owner.ask("warm", size=size)
@@ -110,7 +103,39 @@ def spread_memory(scale: Scale) -> Workload:
         return [(memory_kib(pids, "Pss") - before) / 1024]
 
     title = f"one writer, {scale.readers} readers: memory for a value of {text(size)}"
-    return Workload("spread/pss", title, prepare, measure, _end_readers, unit="MiB", rounds=1)
+    return Workload(
+        "spread/pss",
+        title,
+        lambda team: _readers(team, scale.readers),
+        measure,
+        _end_readers,
+        unit="MiB",
+        rounds=1,
+    )
+
+
+def spread_total(scale: Scale) -> Workload:
+    """All memory (PSS) of the server, the owner and the readers that read one value of 1 MiB."""
+
+    def measure(team: Team, readers: list[Worker]) -> list[float]:
+        team.owner.ask("put", name="spread", size=MIB)
+        _spread(team, readers, "spread", MIB, 1)
+        return [memory_kib([*team.pids, *(reader.pid for reader in readers)], "Pss") / 1024]
+
+    title = f"one writer, {scale.readers} readers: all memory of all processes, a value of 1 MiB"
+    return Workload(
+        "spread/total",
+        title,
+        lambda team: _readers(team, scale.readers),
+        measure,
+        _end_readers,
+        unit="MiB",
+        rounds=1,
+    )
+
+
+def _readers(team: Team, count: int) -> list[Worker]:
+    return [reader for reader, _ in team.workers([team.cpus[index % 2] for index in range(count)])]
 
 
 def _spread(team: Team, readers: list[Worker], name: str, size: int, turns: int) -> list[float]:

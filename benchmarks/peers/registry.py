@@ -8,6 +8,7 @@ from benchmarks.peers.base import Peer
 
 MODULES = {
     "shmhost": "ours",
+    "arena": "arena",
     "floor": "floor",
     "shared_memory": "stdlib",
     "posix_ipc": "posix",

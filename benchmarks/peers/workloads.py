@@ -30,6 +30,7 @@ def workloads(scale: Scale) -> list[Workload]:
     return [
         servers.server_memory(scale),
         servers.lease_memory(scale),
+        many.spread_total(scale),
         many.spread_memory(scale),
         *(attach(scale, size) for size in attaches),
         attach_under_load(scale),
@@ -65,9 +66,10 @@ def attach_under_load(scale: Scale) -> Workload:
     """Attach while the owner, on the other CPU, replaces another value of 1 MiB without a pause."""
 
     def prepare(team: Team) -> tuple[str, Worker]:
+        key = str(team.owner.ask("put", name="attach", size=MIB))
         noise, _ = team.worker(team.cpus[1])
         noise.ask("put", name="noise", size=MIB)
-        return str(team.owner.ask("put", name="attach", size=MIB)), noise
+        return key, noise
 
     def measure(team: Team, prepared: tuple[str, Worker]) -> list[float]:
         key, noise = prepared

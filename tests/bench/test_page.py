@@ -10,7 +10,7 @@ import pytest
 from benchmarks import page
 from benchmarks.chart import Bar, Line, Scale, bars, duration, lines
 from benchmarks.measure import Figure
-from benchmarks.results import FLOOR, OURS, Row, Run, read
+from benchmarks.results import ARENA, FLOOR, OURS, Row, Run, read
 from benchmarks.table import number, ordered, readable, verdict
 
 MACHINE = {"cpu": "x", "cpus": "2", "memory": "1 GiB", "kernel": "6", "python": "3", "load": "0"}
@@ -66,6 +66,14 @@ def test_peer_is_ahead_only_beyond_the_noise_and_the_floor_is_no_peer() -> None:
 
     assert page.ahead(times) == [("posix_ipc", 2.0)]
     assert page.ahead(rates) == [("posix_ipc", 3.0)]
+
+
+def test_peer_is_ahead_of_both_roads_or_not_at_all() -> None:
+    times = row("put", {OURS: 100.0, ARENA: 1.0, "iceoryx2": 2.0, "posix_ipc": 0.25})
+    rates = row("rate", {OURS: 100.0, ARENA: 300.0, "redis": 200.0}, more_is_better=True)
+
+    assert page.ahead(times) == [("posix_ipc", 4.0)]
+    assert page.ahead(rates) == []
 
 
 def test_dash_has_a_footnote_and_an_absent_peer_a_reason() -> None:

@@ -1,0 +1,36 @@
+"""The rows of arenas in `make bench`, with tiny sizes."""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+
+import shmclient
+from benchmarks import arenas, waking
+from benchmarks.results import FLOOR, OURS
+from support import WatchedHost
+
+
+def test_rows_have_ours_and_a_floor(shm: shmclient.Client, host: WatchedHost) -> None:
+    with shmclient.connect(host.socket_path) as reader:
+        with arenas.arena_of(shm, "values", 1 << 23) as arena:
+            rows = [arenas.put(arena, 1 << 12, "4 KiB", 2, 3, 2, 1.1, None)]
+            rows += [arenas.get_new(arena, reader), arenas.get_again(arena, reader)]
+        rows += arenas.many(shm, reader, 200)
+
+    keys = [row.key.removeprefix("arena/") for row in rows]
+    assert keys == ["put/4096", "get_new", "get_again", "many/put", "many/get", "many/put_many", "many/bytes"]
+    assert all(row.figures[OURS].p50 > 0 for row in rows)
+    assert [row.key for row in rows if FLOOR not in row.figures] == ["arena/many/bytes"]
+    assert not shm.exists("values")
+    assert not shm.exists("many")
+
+
+@pytest.mark.timeout(120)
+def test_sleepers_are_woken_for_each_value(shm: shmclient.Client, host: WatchedHost) -> None:
+    with tempfile.TemporaryDirectory(prefix="shm-bench-") as folder:
+        rows = list(waking.rows(folder, host.socket_path, shm, 0, "one CPU", 4))
+
+    assert [row.key for row in rows] == ["arena/wake/thread/one CPU", "arena/wake/loop/one CPU"]
+    assert {row.figures[road].samples for row in rows for road in (OURS, FLOOR)} == {4 * waking.ROUNDS}
