@@ -27,3 +27,11 @@ def test_consumer_reads_what_the_producer_publishes(way: str, tmp_path: Path) ->
     for generation, _size, total, _age in values:
         frame = generation - 1
         assert total == sum((x + y + frame) % 256 for y in range(480) for x in range(640))
+
+
+@pytest.mark.parametrize("build", ["c11", "c++17", "sanitized"])
+@pytest.mark.parametrize("case", ["errors", "lines", "owners", "readers"])
+def test_program_inherits(case: str, build: str) -> None:
+    if case == "owners" and build == "sanitized":
+        pytest.skip("the sanitizer reports the child's SIGSEGV, which is what is expected")
+    run(compiled("inheriting", build), case)
