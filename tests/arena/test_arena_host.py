@@ -81,7 +81,11 @@ class Game:
         numbers = (made.line, made.region, made.size, made.span, made.address, -1, -1)
         self.owner = Player(peer, self._start("own", numbers, owned.memory, control))
         owned.close()
-        wait_until(lambda: isinstance(peer.ask(m.Stat(6, "camera"))[0], m.Described))
+        wait_until(lambda: self._current(peer) == made.region)
+
+    def _current(self, peer: ArenaPeer) -> int:
+        reply = peer.ask(m.Stat(6, "camera"))[0]
+        return reply.info.region if isinstance(reply, m.Described) else 0
 
     def start_reader(self) -> None:
         peer = ArenaPeer(self._path)
