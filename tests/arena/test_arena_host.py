@@ -77,11 +77,11 @@ class Game:
     def start_owner(self) -> None:
         peer = ArenaPeer(self._path)
         owned = peer.make(size=1 << 20, max_size=6 << 20)
-        made, control = owned.made, owned.control.fileno()
-        numbers = (made.line, made.region, made.size, made.span, made.address, -1, -1)
+        grant, control = owned.made, owned.control.fileno()
+        numbers = (grant.line, grant.region, grant.size, grant.span, grant.address, -1, -1)
         self.owner = Player(peer, self._start("own", numbers, owned.memory, control))
         owned.close()
-        wait_until(lambda: self._current(peer) == made.region)
+        wait_until(lambda: self._current(peer) == grant.region)
 
     def _current(self, peer: ArenaPeer) -> int:
         reply = peer.ask(m.Stat(6, "camera"))[0]
