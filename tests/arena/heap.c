@@ -1,4 +1,4 @@
-/* heap.c SEED ROUNDS - take and give blocks at random, against a model that knows who has each unit. */
+/* heap.c SEED ROUNDS - take, shrink and give blocks at random, against a model that knows who has each unit. */
 #include "world.h"
 
 #define PAGES 2048u
@@ -70,6 +70,24 @@ static void give(void)
         mark(block, 0, (uint16_t)(block + 1));
 }
 
+static void shrink(void)
+{
+        uint32_t block = (uint32_t)(world_random(&state) % count);
+        uint64_t size = world_random(&state) % (rooms[block] + 2 * SHM_HEAP_PAGE), used = heap.used, room;
+        struct shm_heap_place place = shm_heap_place_of(&heap, places[block]);
+
+        shm_heap_shrink(&heap, places[block], size);
+        room = shm_heap_block_size(&heap, place);
+        CHECK(room <= rooms[block] && heap.used == used - rooms[block] + room);
+        if (heap.pages[place.first].kind == SHM_PAGE_BLOCK && size <= rooms[block])
+                CHECK(room >= size && (room == SHM_HEAP_PAGE || room < size + SHM_HEAP_PAGE));
+        else
+                CHECK(room == rooms[block]);
+        mark(block, (uint16_t)(block + 1), 0);
+        rooms[block] = room;
+        mark(block, 0, (uint16_t)(block + 1));
+}
+
 /* Every class: what it has room for, and that no size is in a smaller one. */
 static void check_classes(void)
 {
@@ -100,6 +118,8 @@ int main(int argc, char **argv)
                 target = i / 500 % 4 == 0 ? 20 : i / 500 % 4 == 2 ? BLOCKS : 200;
                 if (i == rounds / 2)
                         shm_heap_extend(&heap, PAGES);
+                if (count > 0 && world_random(&state) % 8 == 0)
+                        shrink();
                 if (count == 0 || (count < BLOCKS - 1 && world_random(&state) % (count + target) < target))
                         take();
                 else

@@ -327,6 +327,24 @@ static inline void shm_heap_give(struct shm_heap *heap, uint64_t block)
         }
 }
 
+/* Let a block have only the pages for its first `size` bytes. One that is part of a slab stays as it is. */
+static inline void shm_heap_shrink(struct shm_heap *heap, uint64_t block, uint64_t size)
+{
+        uint64_t wanted = size == 0 ? 1 : (size + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE;
+        uint32_t first = shm_heap_place_of(heap, block).first, before = heap->pages[first].length, pages;
+
+        if (heap->pages[first].kind != SHM_PAGE_BLOCK || wanted >= before)
+                return;
+        pages = (uint32_t)wanted;
+        if (pages > 1) { /* its last page, as shm_heap_take_run() leaves it */
+                heap->pages[first + pages - 1].kind = SHM_PAGE_INSIDE;
+                heap->pages[first + pages - 1].length = pages - 1;
+        }
+        heap->pages[first].length = pages;
+        heap->used -= (uint64_t)(before - pages) * SHM_HEAP_PAGE;
+        shm_heap_free_run(heap, first + pages, before - pages);
+}
+
 /* Let the heap have so many pages in all: those behind the old end are free. */
 static inline void shm_heap_extend(struct shm_heap *heap, uint32_t count)
 {
