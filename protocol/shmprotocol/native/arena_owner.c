@@ -68,10 +68,10 @@ static void shm_owner_dealloc(PyObject *object)
         shm_reader_dealloc(object);
 }
 
-/* Return when no thread talks to the host. */
+/* Return when no thread talks to the host. In a forked child no other thread does: it has none. */
 static void shm_owner_settle(struct shm_owner_object *self)
 {
-        while (self->is_asking) {
+        while (self->is_asking && self->reader.forks == shm_forks) {
                 Py_BEGIN_ALLOW_THREADS
                 PyThread_acquire_lock(self->asking, WAIT_LOCK);
                 PyThread_release_lock(self->asking);
@@ -185,13 +185,18 @@ static PyObject *shm_owner_close_call(PyObject *object, PyObject *none)
 /* _holders(): [(ledger, pid, blocks)] that kept blocks from being used again when they were last needed. */
 static PyObject *shm_owner_holders_call(PyObject *object, PyObject *none)
 {
-        const struct shm_arena_owner *owner = ((struct shm_owner_object *)object)->owner;
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        const struct shm_arena_owner *owner = self->owner;
         PyObject *holders = PyList_New(0), *holder;
         uint32_t i;
         int error = 0;
 
         (void)none;
-        for (i = 0; holders != NULL && !error && i < owner->ledger_count; i++) {
+        self->reader.users++; /* the collector can run, and a destructor close the arena */
+        for (i = 0; holders != NULL && !error; i++) {
+                shm_owner_settle(self);
+                if (i >= owner->ledger_count)
+                        break;
                 if (owner->ledgers[i].held == 0)
                         continue;
                 holder = Py_BuildValue("(KiK)", (unsigned long long)owner->ledgers[i].number, owner->ledgers[i].pid,
@@ -199,6 +204,7 @@ static PyObject *shm_owner_holders_call(PyObject *object, PyObject *none)
                 error = holder == NULL || PyList_Append(holders, holder) < 0;
                 Py_XDECREF(holder);
         }
+        shm_reader_unused(object);
         if (error)
                 Py_CLEAR(holders);
         return holders;

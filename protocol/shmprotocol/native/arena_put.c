@@ -76,6 +76,7 @@ static uint64_t shm_owner_put(struct shm_owner_object *self, PyObject *name, con
         }
         if (!shm_owner_enter(self) || shm_owner_prepare(self, size, &meaning, name, &record) != 0)
                 return 0;
+        self->reader.users++; /* it may be closed meanwhile, by another thread or a destructor */
         if (size <= SHM_COPY_ALONE) {
                 memcpy(shm_arena_block(self->owner, record.block), data, size);
         } else {
@@ -88,6 +89,7 @@ static uint64_t shm_owner_put(struct shm_owner_object *self, PyObject *name, con
                 shm_owner_settle(self);
                 shm_arena_discard(self->owner, record.block);
         }
+        shm_reader_unused((PyObject *)self);
         return generation;
 }
 
@@ -275,11 +277,12 @@ static int shm_loan_cut(struct shm_loan *loan, uint64_t size, PyObject *descript
 
 /*
  * publish(name[, root, root_size, size, description]): the generation. With a size, only so many bytes are the data,
- * and the description comes behind them. RuntimeError: it is over already.
+ * the description comes behind them, and what is left is given back. RuntimeError: it is over already.
  */
 static PyObject *shm_loan_publish(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_loan *loan = (struct shm_loan *)object;
+        const struct shm_arena_record before = loan->record;
         uint64_t generation, size;
 
         if (count != 1 && shm_arguments_check("publish", count, 5) < 0)
@@ -290,24 +293,37 @@ static PyObject *shm_loan_publish(PyObject *object, PyObject *const *arguments, 
         }
         if (count == 5 && (shm_argument(arguments, 1, &loan->record.root) < 0 ||
                            shm_argument(arguments, 2, &loan->record.root_size) < 0 ||
-                           shm_argument(arguments, 3, &size) < 0 || shm_loan_cut(loan, size, arguments[4]) < 0))
+                           shm_argument(arguments, 3, &size) < 0 || shm_loan_cut(loan, size, arguments[4]) < 0)) {
+                loan->record = before;
                 return NULL;
+        }
+        loan->is_open = 0; /* also for what other threads do while the name is checked */
         generation = shm_owner_publish(shm_loan_owner(loan), arguments[0], &loan->record);
-        if (generation == 0)
+        if (generation == 0) {
+                loan->record = before;
+                loan->is_open = 1;
                 return NULL;
-        loan->is_open = 0;
+        }
+        if (count == 5)
+                shm_heap_shrink(&shm_loan_owner(loan)->owner->heap, before.block,
+                                loan->record.description + loan->record.description_size - before.block);
         return PyLong_FromUnsignedLongLong(generation);
+}
+
+/* Give the block up, unless it is published. In a child of a fork it is the parent's. */
+static void shm_loan_end(struct shm_loan *loan)
+{
+        if (loan->is_open)
+                shm_owner_settle(shm_loan_owner(loan));
+        if (loan->is_open && shm_loan_owner(loan)->reader.forks == shm_forks)
+                shm_arena_discard(shm_loan_owner(loan)->owner, loan->record.block);
+        loan->is_open = 0;
 }
 
 static PyObject *shm_loan_discard(PyObject *object, PyObject *none)
 {
-        struct shm_loan *loan = (struct shm_loan *)object;
-
         (void)none;
-        /* Not while another thread talks to the host, nor in a child: the block is lost then, until the arena goes. */
-        if (loan->is_open && !shm_loan_owner(loan)->is_asking && shm_loan_owner(loan)->reader.forks == shm_forks)
-                shm_arena_discard(shm_loan_owner(loan)->owner, loan->record.block);
-        loan->is_open = 0;
+        shm_loan_end((struct shm_loan *)object);
         Py_RETURN_NONE;
 }
 
@@ -315,6 +331,10 @@ static int shm_loan_buffer(PyObject *object, Py_buffer *view, int flags)
 {
         const struct shm_loan *loan = (struct shm_loan *)object;
 
+        if (shm_loan_owner(loan)->reader.forks != shm_forks) { /* it is not mapped here */
+                (void)shm_reader_fail(loan->owner, -ECHILD, Py_None);
+                return -1;
+        }
         return PyBuffer_FillInfo(view, object, shm_arena_block(shm_loan_owner(loan)->owner, loan->record.block),
                                  (Py_ssize_t)loan->record.size, 0, flags);
 }
@@ -327,11 +347,20 @@ static PyObject *shm_loan_address(PyObject *object, void *none)
         return PyLong_FromVoidPtr(shm_arena_block(shm_loan_owner(loan)->owner, loan->record.block));
 }
 
+/* An arena refers to the loan in which new() places objects. Nothing to clear: the arena has a dict that is. */
+static int shm_loan_traverse(PyObject *object, visitproc visit, void *arg)
+{
+        Py_VISIT(Py_TYPE(object));
+        Py_VISIT(((struct shm_loan *)object)->owner);
+        return 0;
+}
+
 static void shm_loan_dealloc(PyObject *object)
 {
         struct shm_loan *loan = (struct shm_loan *)object;
 
-        Py_XDECREF(shm_loan_discard(object, NULL));
+        PyObject_GC_UnTrack(object);
+        shm_loan_end(loan);
         if (loan->owner != NULL)
                 shm_reader_unused(loan->owner);
         Py_XDECREF(loan->owner);
@@ -351,13 +380,15 @@ static PyGetSetDef shm_loan_getset[] = {
 
 static PyType_Slot shm_loan_slots[] = {
         {Py_tp_dealloc, (void *)shm_loan_dealloc},
+        {Py_tp_traverse, (void *)shm_loan_traverse},
         {Py_tp_methods, (void *)shm_loan_methods},
         {Py_tp_getset, (void *)shm_loan_getset},
         {Py_bf_getbuffer, (void *)shm_loan_buffer},
         {0, NULL},
 };
 
-static PyType_Spec shm_loan_spec = {"shmprotocol.Loan", sizeof(struct shm_loan), 0, Py_TPFLAGS_DEFAULT, shm_loan_slots};
+static PyType_Spec shm_loan_spec = {"shmprotocol.Loan", sizeof(struct shm_loan), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, shm_loan_slots};
 
 static PyMethodDef shm_owner_methods[] = {
         {"_make", SHM_FAST(shm_owner_make_call), METH_FASTCALL, NULL},

@@ -315,11 +315,10 @@ static PyObject *shm_reader_names(PyObject *self, PyObject *start)
 
         if (arena == NULL || shm_argument(&start, 0, &next) < 0)
                 return NULL;
-        used = __atomic_load_n(&shm_arena_control_of(arena)->used, __ATOMIC_ACQUIRE);
+        ((struct shm_reader *)self)->users++; /* the collector can run, and a destructor close the arena */
         names = PyList_New(0);
-        if (names == NULL)
-                return NULL;
-        for (; !error && next < used && next < arena->entry_count && PyList_Size(names) < 1000; next++) {
+        used = __atomic_load_n(&shm_arena_control_of(arena)->used, __ATOMIC_ACQUIRE);
+        for (; names != NULL && !error && next < used && next < arena->entry_count && PyList_Size(names) < 1000; next++) {
                 uint64_t word = __atomic_load_n(&arena->entries[next].word, __ATOMIC_ACQUIRE);
 
                 name = shm_word_present(word) ? shm_reader_name(arena, &arena->entries[next], word) : NULL;
@@ -329,12 +328,14 @@ static PyObject *shm_reader_names(PyObject *self, PyObject *start)
                         error = PyErr_Occurred() != NULL;
                 Py_XDECREF(name);
         }
-        if (error) {
-                Py_DECREF(names);
+        if (next >= used || next >= arena->entry_count)
+                next = 0;
+        shm_reader_unused(self);
+        if (error)
+                Py_CLEAR(names);
+        if (names == NULL)
                 return NULL;
-        }
-        return Py_BuildValue("(NK)", names,
-                             (unsigned long long)(next < used && next < arena->entry_count ? next : 0));
+        return Py_BuildValue("(NK)", names, (unsigned long long)next);
 }
 
 /* Append (name, generation, is present) of an entry that changed after a generation. Returns -1 with an exception. */
@@ -366,11 +367,13 @@ static PyObject *shm_reader_changed(PyObject *self, PyObject *since)
 
         if (arena == NULL || shm_argument(&since, 0, &after) < 0)
                 return NULL;
-        used = __atomic_load_n(&shm_arena_control_of(arena)->used, __ATOMIC_ACQUIRE);
+        ((struct shm_reader *)self)->users++; /* as above */
         changes = PyList_New(0);
+        used = __atomic_load_n(&shm_arena_control_of(arena)->used, __ATOMIC_ACQUIRE);
         for (i = 0; changes != NULL && i < used && i < arena->entry_count; i++)
                 if (shm_reader_note_change(arena, &arena->entries[i], after, changes) < 0)
                         Py_CLEAR(changes);
+        shm_reader_unused(self);
         return changes;
 }
 
