@@ -66,6 +66,10 @@ class ArenaBuilder(Placing):
             pointed = Pointed(self.name, view, self.address, used, address, size, is_array)
             check_root(pointed, kind.item, self._lengths)
         description = codecs.pack_metadata({"format": "objects", "root": kind.cname})
+        if len(description) > ROOM_FOR_TYPE - 8:  # they are aligned
+            raise InvalidArgument(
+                f"the name of the root's type is too long for an arena: {kind.cname:.80}..."
+            )
         generation: int = memory.publish(name or self._short, address, size, used, description)
         self._loan = None
         return generation

@@ -40,7 +40,8 @@ from shmprotocol.wire.names import check_name
 if TYPE_CHECKING:
     from shmclient._arenas.building import ArenaBuilder
 
-_DRAFT = 1 << 20  # bytes of the objects of `new`
+# Bytes for the objects of `new`: what they do not take is given back. Less, if no run is so long.
+_DRAFT, _DRAFT_MIN = 64 << 20, 4096
 
 
 class Arena(ArenaOwner, MutableMapping[str, Any]):
@@ -56,7 +57,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     _draft: ArenaBuilder | None = None  # of `new`
 
     def __init__(self) -> None:
-        raise TypeError("an Arena is reply by a client: `with client.arena(name, size=...) as arena`")
+        raise TypeError("an Arena is made by a client: `with client.arena(name, size=...) as arena`")
 
     def _begin(self, outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> None:
         self.name = request.name
@@ -178,20 +179,22 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     def new(self, ffi: Any, ctype: str, init: Any = None) -> Any:
         """Make an object for the next `set_root`, as `ffi.new(ctype, init)` would in private memory.
 
-        All objects since the last `set_root` are in one block of at most 1 MiB, and a sixteenth of the
-        arena: `build` has a size of its own.
+        All objects since the last `set_root` are in one block of at most 64 MiB, and a quarter of the arena:
+        what they do not take is given back by `set_root`. They are for one thread. `build` has a size of its
+        own.
         """
         if self._draft is None:
-            self._draft = self._builder("new", min(_DRAFT, self.size // 16))
+            self._draft = self._new_draft()
         return self._draft.new(ffi, ctype, init)
 
     def set_root(self, name: str, pointer: Any, *, lengths: Lengths = NO_LENGTHS) -> int:
-        """Publish what `new` has reply under a name; readers start at the pointer. Errors as for `build`."""
+        """Publish what `new` has made under a name; readers start at the pointer. Errors as for `build`."""
         self._check(name)
         if self._draft is None:
             raise InvalidArgument(f"{name!r} has nothing to be published: make it with new()")
         draft, self._draft = self._draft, None
         try:
+            draft.name = f"{self.name}/{name}"  # for errors
             draft.set_root(pointer, lengths=lengths)
             return draft.publish(name)
         finally:
@@ -213,8 +216,11 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         return int(self._state()[0])
 
     def close(self) -> None:
-        """Stop being the owner. Its values stay readable, unless the arena was reply with keep=False."""
+        """Stop being the owner. Its values stay readable, unless the arena was made with keep=False."""
         self._is_open = False
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            draft.discard()
         self._close()
 
     def __enter__(self) -> Self:
@@ -246,6 +252,16 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
 
         self._check(name)
         return ArenaBuilder(self, name, size)
+
+    def _new_draft(self) -> ArenaBuilder:
+        size = min(_DRAFT, self.size // 4)
+        while True:
+            try:
+                return self._builder("new", size)
+            except ArenaFull:
+                if size < 2 * _DRAFT_MIN:
+                    raise
+                size //= 2
 
     def _lend(self, name: str, shape: SupportsIndex | Sequence[int], dtype: Any) -> tuple[Loan, Any]:
         if dtype is None:
