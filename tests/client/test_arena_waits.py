@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 
@@ -129,11 +128,11 @@ def test_changes_go_on_in_the_next_arena_and_end_while_there_is_none(
     assert next(changes).name == "a"
     first.close()
     wait_until(lambda: not other.exists("camera"))
-    timer = threading.Timer(0.05, lambda: shm.arena("camera", SIZE, keep=False).put("b", b"2"))
-    timer.start()
-    assert next(changes).name == "b"
-    timer.join()
-    gc.collect()
+    with shm.arena("camera", SIZE, keep=False) as second:
+        timer = threading.Timer(0.05, lambda: second.put("b", b"2"))
+        timer.start()
+        assert next(changes).name == "b"
+        timer.join()
     wait_until(lambda: not other.exists("camera"))
     rest: list[object] = []
     thread = threading.Thread(target=lambda: rest.extend(changes))
