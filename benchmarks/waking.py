@@ -36,7 +36,7 @@ START = 64  # of the value in the memory of the floors, after the word
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Site:
     """Where a sleeper runs, and the memory and the eventfd of the floors."""
 
     folder: str
@@ -52,28 +52,28 @@ def rows(
 ) -> Iterator[Row]:
     """Measure with readers on a CPU: a thread that sleeps, and an event loop."""
     compile_baseline(folder)
-    place = _Place(folder, path, cpu, os.memfd_create("bench"), os.eventfd(0), count)
+    site = _Site(folder, path, cpu, os.memfd_create("bench"), os.eventfd(0), count)
     try:
-        os.ftruncate(place.memory, mmap.PAGESIZE)
+        os.ftruncate(site.memory, mmap.PAGESIZE)
         for ours, floor, waiter in (("thread", "futex", "a thread"), ("loop", "eventfd", "an event loop")):
             with ExitStack() as stack:
-                raises = stack.enter_context(_raises(shm, place))
-                samples = [stack.enter_context(_sleeper(kind, place, raises[kind])) for kind in (ours, floor)]
+                raises = stack.enter_context(_raises(shm, site))
+                samples = [stack.enter_context(_sleeper(kind, site, raises[kind])) for kind in (ours, floor)]
                 figures = in_turn(samples[0], samples[1], ROUNDS)
             title = f"arena: put of 1 KiB until {waiter} has it, {where}"
             yield row(f"arena/wake/{ours}/{where}", title, *figures, 1.2, None)
     finally:
-        os.close(place.memory)
-        os.close(place.event)
+        os.close(site.memory)
+        os.close(site.event)
 
 
 @contextlib.contextmanager
-def _raises(shm: shmclient.Client, place: _Place) -> Iterator[dict[str, Callable[[], object]]]:
+def _raises(shm: shmclient.Client, site: _Site) -> Iterator[dict[str, Callable[[], object]]]:
     """Give what publishes a value, by the kind of who sleeps."""
-    bare = baseline(place.folder)
+    bare = baseline(site.folder)
     with (
         shm.arena("wake", 1 << 20, names=16, keep=False) as arena,
-        mmap.mmap(place.memory, mmap.PAGESIZE) as plain,
+        mmap.mmap(site.memory, mmap.PAGESIZE) as plain,
         bare.ffi.from_buffer("unsigned int[]", plain) as word,
     ):
 
@@ -86,7 +86,7 @@ def _raises(shm: shmclient.Client, place: _Place) -> Iterator[dict[str, Callable
 
         def raise_event() -> None:
             plain[START : START + KIB] = stamped(clock(), False, REST)
-            os.eventfd_write(place.event, 1)
+            os.eventfd_write(site.event, 1)
 
         put()
         yield {"thread": put, "loop": put, "futex": raise_word, "eventfd": raise_event}
@@ -94,16 +94,16 @@ def _raises(shm: shmclient.Client, place: _Place) -> Iterator[dict[str, Callable
 
 @contextlib.contextmanager
 def _sleeper(
-    kind: str, place: _Place, raise_value: Callable[[], object]
+    kind: str, site: _Site, raise_value: Callable[[], object]
 ) -> Iterator[Callable[[], list[float]]]:
     """Run a sleeper until the block ends; gives a function that returns the ages of a round."""
-    arguments = [kind, place.folder, place.path, *map(str, (place.memory, place.event, place.count))]
+    arguments = [kind, site.folder, site.path, *map(str, (site.memory, site.event, site.count))]
     child = subprocess.Popen(
-        ["taskset", "-c", str(place.cpu), sys.executable, "-m", "benchmarks.waking", *arguments],
+        ["taskset", "-c", str(site.cpu), sys.executable, "-m", "benchmarks.waking", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        pass_fds=(place.memory, place.event),
+        pass_fds=(site.memory, site.event),
         process_group=0,
         bufsize=0,
     )
