@@ -33,6 +33,13 @@ def test_example_prints_what_the_go_package_does(example: str, letters: str) -> 
     assert (result.returncode, result.stderr, result.stdout.split()) == (0, "", lines)
 
 
+def test_example_of_an_arena_sees_whole_frames() -> None:
+    command = [sys.executable, "-W", "error", ROOT.parent / "examples" / "arena_camera.py"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "500 frames are whole, and each is newer than the one before\n"
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("readers")

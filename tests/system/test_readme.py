@@ -18,10 +18,10 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", README,
 
 
 def test_readme_has_the_examples_that_are_tested_here() -> None:
-    assert sorted(EXAMPLES) == ["fill_array", "pins", "put_get", "words.c", "words.py"]
+    assert sorted(EXAMPLES) == ["arena", "fill_array", "pins", "put_get", "words.c", "words.py"]
 
 
-@pytest.mark.parametrize("name", ["put_get", "fill_array", "pins"])
+@pytest.mark.parametrize("name", ["put_get", "fill_array", "arena", "pins"])
 def test_python_example_runs(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", EXAMPLES[name]], capture_output=True, text=True, timeout=50
