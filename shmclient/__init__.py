@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shmclient._codecs import RegionDict
+from shmclient._drivers.handles import Region
 from shmclient._drivers.streams import Follow, Watch
-from shmclient.client import Client, Region, connect
+from shmclient.client import Client, connect
 from shmprotocol import __version__
 from shmprotocol.errors import (
     AccessDenied,

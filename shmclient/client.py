@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
-from shmclient._drivers import arenas, operations, putting
+from shmclient._drivers import answers, arenas, operations, putting
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.handles import Region
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import (
     Acquire,
@@ -33,8 +34,6 @@ from shmclient._drivers.streams import Follow, Watch
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.trips import Channel
 from shmclient._process.copying import not_copied
-from shmclient._regions.region import RegionHandle
-from shmprotocol.errors import HostGone, RegionClosed
 from shmprotocol.native.builtins import value_again, value_in_arena
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
@@ -48,32 +47,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
-
-
-class Region(RegionHandle):
-    """A published region, mapped read-only at its own address. A context manager that closes it."""
-
-    _client: Client | None = None
-
-    def _ask_current(self) -> bool:
-        if self._client is None:
-            raise RegionClosed(f"{self!r} has no client")
-        core = self._client._core
-        if self._follow(core.board_of(self._host_id)):
-            return self.is_current()
-        try:
-            return core.is_alone(self) or self._client._run(operations.is_current, self)
-        except HostGone:
-            if not self._was_current():
-                raise
-            core.note_absence()
-            return True
-
-    def __enter__(self) -> Region:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Client:
@@ -355,7 +328,7 @@ class Client:
             return result
         except KeyboardInterrupt:
             if channel is not None and not is_inside:
-                operations.undo_creation(channel.context, outcome)
+                answers.undo_creation(channel.context, outcome)
                 channel.retire()
             raise
 

@@ -11,6 +11,7 @@ from shmclient._arenas.held import ArenaValue, hold_value
 from shmclient._arenas.reader import ClientLedger, Reader, open_reader
 from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Subscription
+from shmclient._drivers import answers
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
 from shmclient._process.limits import no_room
 from shmclient._regions.mapped import Lease
@@ -167,7 +168,7 @@ def open_arena(context: Context, name: str, anywhere: bool, wait: Remaining) -> 
     from shmclient._drivers import operations
 
     outcome = yield operations.open_request(context, (name,), (), wait())
-    grants, owned = operations.granted(context, outcome, 1, 0)
+    grants, owned = answers.granted(context, outcome, 1, 0)
     lease = Lease(context.outbox, grants[0].lease)
     if not grants[0].flags & FLAG_ARENA or grants[0].name != name:
         owned.close()

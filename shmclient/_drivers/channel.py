@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.operations import dispose
+from shmclient._drivers.answers import dispose
 from shmclient._drivers.steps import Context
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, WaitTimeout
 from shmprotocol.wire import descriptors

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from shmclient._drivers.operations import batches, granted, leased, map_value, open_request
+from shmclient._drivers.answers import granted, leased
+from shmclient._drivers.operations import batches, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
 from shmclient._regions.mapped import Inside, Mapped, mapped_already, note_mapped
 from shmprotocol.wire import messages as m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmclient._connection.board import LazyBoard
-from shmclient._drivers.operations import only
+from shmclient._drivers.answers import only
 from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmprotocol.errors import RemoteProtocolError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shmclient._drivers import arenas, operations
+from shmclient._drivers import answers, arenas, operations
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining
 from shmclient._process.limits import no_room
 from shmclient._regions.mapped import Lease
@@ -39,8 +39,8 @@ def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation
     for start in range(0, len(names), NAMES_MAX):
         batch = tuple(names[start : start + NAMES_MAX])
         outcome = yield operations.open_request(context, batch, (), wait())
-        grants, owned = operations.granted(context, outcome, len(batch), 0)
-        leases = operations.leased(context, grants, owned)
+        grants, owned = answers.granted(context, outcome, len(batch), 0)
+        leases = answers.leased(context, grants, owned)
         for name, grant, lease in zip(batch, grants, leases, strict=True):
             if not grant.flags & FLAG_ARENA:
                 heirlooms.append(_region(grant, lease, owned.take()))

@@ -16,9 +16,9 @@ import anyio.to_thread
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
 from shmclient._connection.retry import Wait
+from shmclient._drivers.answers import dispose, take
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
-from shmclient._drivers.operations import dispose, take
 from shmclient._drivers.rests import Rests
 from shmclient._drivers.steps import Ask, Next, Outcome, Stay
 from shmprotocol.errors import (

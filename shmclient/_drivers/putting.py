@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from shmclient import _codecs as codecs
-from shmclient._drivers.operations import create_request, leased, only, published, whole
+from shmclient._drivers.answers import leased, only, whole
+from shmclient._drivers.operations import create_request, published
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Run
 from shmclient._drivers.transfer import Progress, joined, write_all
 from shmclient._regions.creation import Creation

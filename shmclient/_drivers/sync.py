@@ -17,9 +17,9 @@ from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._connection.retry import Wait
 from shmclient._connection.sleeper import Sleeper
+from shmclient._drivers.answers import dispose, take
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
-from shmclient._drivers.operations import dispose, take
 from shmclient._drivers.steps import Ask, Look, Next, Outcome, Stay
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle

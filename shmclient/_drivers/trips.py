@@ -15,8 +15,9 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from shmclient._codecs import described_already
 from shmclient._connection.exchange import Pending
 from shmclient._drivers import putting
+from shmclient._drivers.answers import take
 from shmclient._drivers.getting import Got, got, got_in, sorted_out
-from shmclient._drivers.operations import batches, opened, published, take
+from shmclient._drivers.operations import batches, opened, published
 from shmclient._drivers.steps import Ask, Look, Outcome
 from shmclient._drivers.sync import PlainChannel
 from shmclient._drivers.transfer import write_all

@@ -31,13 +31,13 @@ class Line(NamedTuple):
 def lines(window: tuple[int, int]) -> list[Line]:
     """Return the mappings of this process in a window."""
     base, size = window
-    found = []
+    addresses = []
     for text in Path("/proc/self/maps").read_text().splitlines():
         span, rights, *_ = text.split()
         start, end = (int(number, 16) for number in span.split("-"))
         if base <= start < base + size:
-            found.append(Line(start, end, rights))
-    return found
+            addresses.append(Line(start, end, rights))
+    return addresses
 
 
 @contextlib.contextmanager
@@ -77,12 +77,12 @@ def test_few_ranges_stay_apart(host: WatchedHost, shm: shmclient.Client) -> None
 def check(regions: list[shmclient.Region]) -> None:
     """Check that the window is whole, that regions alone can be read, and that no slot is in many pieces."""
     live = {Line(each.address, each.address + each.capacity, "r--s") for each in regions}  # maps them
-    found = lines(WINDOW)
-    assert (found[0].start, found[-1].end) == (WINDOW[0], sum(WINDOW))
-    assert all(before.end == after.start for before, after in itertools.pairwise(found))
-    assert {line for line in found if line.rights != "---p"} == live
+    addresses = lines(WINDOW)
+    assert (addresses[0].start, addresses[-1].end) == (WINDOW[0], sum(WINDOW))
+    assert all(before.end == after.start for before, after in itertools.pairwise(addresses))
+    assert {line for line in addresses if line.rights != "---p"} == live
     for slot in range(WINDOW[0], sum(WINDOW), STEP):
-        pieces = [line for line in found if line.end > slot and line.start < slot + STEP]
+        pieces = [line for line in addresses if line.end > slot and line.start < slot + STEP]
         assert len(pieces) <= 2, pieces
 
 
@@ -110,7 +110,7 @@ class Schedule:
             self.close()
         check(self.regions)
 
-    def known(self) -> list[str]:
+    def expected(self) -> list[str]:
         return [info.name for info in self.shm.list()]
 
     def put(self) -> None:
@@ -118,20 +118,20 @@ class Schedule:
         self.regions.append(self.shm.put(self.randomly.choice(self.NAMES), value))
 
     def look(self) -> None:
-        if known := self.known():
-            self.regions.append(self.shm.open(self.randomly.choice(known)))
+        if expected := self.expected():
+            self.regions.append(self.shm.open(self.randomly.choice(expected)))
 
     def look_at_all(self) -> None:
-        if known := self.known():
-            self.regions += self.shm.open_many(known)
+        if expected := self.expected():
+            self.regions += self.shm.open_many(expected)
 
     def close(self) -> None:
         if self.regions:
             self.regions.pop(self.randomly.randrange(len(self.regions))).close()
 
     def unlink(self) -> None:
-        if known := self.known():
-            self.shm.unlink(self.randomly.choice(known))
+        if expected := self.expected():
+            self.shm.unlink(self.randomly.choice(expected))
 
 
 @pytest.mark.parametrize("seed", range(6))

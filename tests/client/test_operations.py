@@ -12,7 +12,7 @@ from shmclient import Region, RemoteProtocolError
 from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.retry import Retry, Wait
-from shmclient._drivers import operations, putting
+from shmclient._drivers import answers, operations, putting
 from shmclient._drivers.steps import Ask, Context, Run
 from shmclient._regions.mapped import Lease
 from shmclient._regions.region import make_region
@@ -107,7 +107,7 @@ def test_error_of_a_wait_says_what_was_asked_for_and_not_what_was_left(context: 
     pending = Pending(step.request)
     pending.reply = m.Refused(1, "cancelled", "")
     with pytest.raises(RegionTimeout, match="'x' did not appear within 10 s"):
-        operations.take(pending, step.wait)
+        answers.take(pending, step.wait)
 
 
 # --- what only asks
@@ -247,7 +247,7 @@ def test_all_of_many_are_given_back_when_one_is_not_a_region(context: Context, w
 def test_reply_that_nobody_waits_for_is_undone(
     reply: m.Message, sent: list[m.Message], context: Context, wire: Wire
 ) -> None:
-    operations.dispose(context, reply, Owned([memfd()]))
+    answers.dispose(context, reply, Owned([memfd()]))
     assert wire.messages() == sent
 
 

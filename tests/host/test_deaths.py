@@ -1,4 +1,4 @@
-"""Processes that end, and are told of."""
+"""Processes that end, and those who hear of it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Watched:
     def __init__(self, processes: list[subprocess.Popen[bytes]]) -> None:
         self.deaths = Deaths()
         self.pidfds = [os.pidfd_open(process.pid) for process in processes]
-        self.told: list[int] = []
+        self.news: list[int] = []
         self.changed = asyncio.Event()
         for index, pidfd in enumerate(self.pidfds):
             self.deaths.watch(pidfd, lambda index=index: self._tell(index))  # type: ignore[misc]
 
     def _tell(self, index: int) -> None:
-        self.told.append(index)
+        self.news.append(index)
         self.deaths.forget(self.pidfds[index])
         self.changed.set()
 
@@ -55,11 +55,11 @@ async def test_each_end_is_told_once(processes: list[subprocess.Popen[bytes]]) -
     before = count_descriptors() - len(processes)  # whose pipes are closed below
     watched = Watched(processes)
     await asyncio.sleep(0)
-    assert watched.told == []
+    assert watched.news == []
     for index in (1, 0, 2):
         processes[index].communicate(b"\n")
         await watched.more()
-    assert watched.told == [1, 0, 2]
+    assert watched.news == [1, 0, 2]
     watched.deaths.close()
     assert count_descriptors() == before
 
@@ -75,7 +75,7 @@ async def test_what_is_forgotten_is_not_told_though_a_child_has_a_copy(
     for index in (0, 1):
         processes[index].communicate(b"\n")
     await watched.more()
-    assert watched.told == [1]
+    assert watched.news == [1]
     assert watched.deaths._epoll.poll(0) == []  # nothing has the loop look again and again
     os.close(copy)
     watched.deaths.close()
@@ -84,11 +84,11 @@ async def test_what_is_forgotten_is_not_told_though_a_child_has_a_copy(
 async def test_one_that_another_has_forgotten_in_the_same_turn_is_not_told(
     processes: list[subprocess.Popen[bytes]],
 ) -> None:
-    deaths, told, is_told = Deaths(), [], asyncio.Event()
+    deaths, news, is_told = Deaths(), [], asyncio.Event()
     pidfds = [os.pidfd_open(process.pid) for process in processes[:2]]
 
     def tell(pidfd: int) -> None:
-        told.append(pidfd)
+        news.append(pidfd)
         for each in pidfds:
             deaths.forget(each)
         is_told.set()
@@ -99,7 +99,7 @@ async def test_one_that_another_has_forgotten_in_the_same_turn_is_not_told(
         process.communicate(b"\n")
     await asyncio.wait_for(is_told.wait(), 20)
     await asyncio.sleep(0)
-    assert len(told) == 1
+    assert len(news) == 1
     deaths.close()
 
 

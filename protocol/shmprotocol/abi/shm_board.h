@@ -56,7 +56,7 @@ struct shm_board_line {
  * ledger that it does not know: it reuses no block. If it loads an old number, the client joined later than that
  * exchange, and sees the new word when it looks at the entry again.
  *
- * `waiters` counts the clients that have sent Attend and are connected; the host stores it (release) before it
+ * `waiters` counts the clients that have sent Attend and are connected; the host stores it (seq) before it
  * answers. Reader: the owner, with seq, after the exchange: at 0 nobody sleeps. A client sleeps only after
  * that answer, and looks at the word once more before it does, so an old 0 costs nothing.
  *

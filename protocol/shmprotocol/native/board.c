@@ -118,7 +118,7 @@ void shm_board_set_arena(uint64_t line, uint32_t ledgers, uint32_t waiters, uint
         struct shm_board_line *words = (struct shm_board_line *)(uintptr_t)line;
 
         __atomic_store_n(&words->size, size, __ATOMIC_RELEASE);
-        __atomic_store_n(&words->waiters, waiters, __ATOMIC_RELEASE);
+        __atomic_store_n(&words->waiters, waiters, __ATOMIC_SEQ_CST);
         __atomic_store_n(&words->ledgers, ledgers, __ATOMIC_SEQ_CST);
 }
 

@@ -1,0 +1,31 @@
+"""The handle of a region of the sync client."""
+
+from __future__ import annotations
+
+from shmclient._drivers import operations
+from shmclient._regions.region import RegionHandle
+from shmprotocol.errors import HostGone, RegionClosed
+
+
+class Region(RegionHandle):
+    """A published region, mapped read-only at its own address. A context manager that closes it."""
+
+    def _ask_current(self) -> bool:
+        if self._client is None:
+            raise RegionClosed(f"{self!r} has no client")
+        core = self._client._core
+        if self._follow(core.board_of(self._host_id)):
+            return self.is_current()
+        try:
+            return bool(core.is_alone(self) or self._client._run(operations.is_current, self))
+        except HostGone:
+            if not self._was_current():
+                raise
+            core.note_absence()
+            return True
+
+    def __enter__(self) -> Region:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
