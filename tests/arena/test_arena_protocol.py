@@ -34,6 +34,32 @@ def test_threads_find_a_word_that_is_of_another_name(tmp_path: Path) -> None:
     assert attempt(program, "one", 20_000).returncode != 0
 
 
+# Where the other may go on while a reader walks along a chain of the index, and the owner moves it.
+PROBE_STEPS = {
+    "shm_arena_read.h": [
+        ('#include "shm_arena_ledger.h"\n', '#include "shm_arena_ledger.h"\nvoid arena_step(void);\n'),
+        (
+            "                if (slot == 0)\n",
+            "                arena_step();\n                if (slot == 0)\n",
+        ),
+    ]
+}
+NO_SECOND_WALK = {
+    "shm_arena_read.h": [
+        ("while (error == -ENOENT && steps-- > 0)", "while (error == -EBUSY && steps-- > 0)")
+    ]
+}
+
+
+def test_names_that_are_there_are_found_while_others_move(tmp_path: Path) -> None:
+    assert "moves" in run(compile_changed("chains", tmp_path, PROBE_STEPS), 2000)
+
+
+def test_names_are_missed_when_moves_are_not_heeded(tmp_path: Path) -> None:
+    program = compile_changed("chains", tmp_path, PROBE_STEPS, NO_SECOND_WALK)
+    assert attempt(program, 20_000).returncode != 0
+
+
 # --- processes
 
 
