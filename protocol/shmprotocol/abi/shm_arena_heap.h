@@ -327,7 +327,7 @@ static inline void shm_heap_give(struct shm_heap *heap, uint64_t block)
         }
 }
 
-/* Let a block have only the pages for its first `size` bytes. One that is part of a slab stays as it is. */
+/* Let a block have only the pages for its first `size` bytes. A block of a slab stays as it is. */
 static inline void shm_heap_shrink(struct shm_heap *heap, uint64_t block, uint64_t size)
 {
         uint64_t wanted = size == 0 ? 1 : (size + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE;
