@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -16,10 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arena_support import SIZE, ArenaPeer, Owned, fill, hold
+import shmclient
+from arena_support import MESSAGE, SIZE, ArenaPeer, Owned, fill, hold
 from shmhost.core.surveying import MAX_HOLDS
+from shmhost.machine import arena_names
 from shmhost.machine.arena_names import ENTRY_SIZE, values_in
 from shmprotocol.errors import BadRegion
+from shmprotocol.native.binding import ffi
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -262,3 +266,57 @@ def test_commands_say_so_when_an_arena_has_no_names_yet(host: WatchedHost, owner
     assert outcome.returncode == 1
     assert "the control page of the arena is not one" in " ".join(outcome.stderr.split())
     assert rows(host, "who", "camera/") == []
+
+
+# --- with the owner and the reader of the library
+
+
+def test_commands_read_what_the_library_writes(host: WatchedHost) -> None:
+    """The layout that is read here is the one of `shm_arena_layout.h`."""
+    with shmclient.connect(host.socket_path) as shm, shmclient.connect(host.socket_path) as other:
+        with shm.arena("camera", size=1 << 20, max_size=1 << 21) as camera:
+            camera["front"] = b"first"
+            old = other.get("camera/front")
+            camera["front"] = b"second value"
+            camera[LONG] = bytes(1000)
+            new = other.get(f"camera/{LONG}")
+            camera["gone"] = b"x"
+            del camera["gone"]
+            shown = rows(host, "ls", "camera/")
+            assert [(row["name"], row["size"]) for row in shown] == [
+                (f"camera/{LONG}", 1000),
+                ("camera/front", 12),
+            ]
+            arena = rows(host, "stat", "camera")["arena"]
+            assert (arena["names"], arena["value_bytes"], arena["ledgers"]) == (2, 1012, 1)
+            held = [row for row in rows(host, "who", "camera/") if "block" in row]
+            assert [(row["name"], row["state"]) for row in held] == [
+                ("camera/front", "superseded"),
+                (f"camera/{LONG}", "current"),
+            ]
+            assert {row["pid"] for row in held} == {os.getpid()}
+            assert all(abs(row["since_ns"] - time.time_ns()) < 60e9 for row in held)
+            assert (bytes(old), len(new)) == (b"first", 1000)
+            del old, new
+            assert [row for row in rows(host, "who", "camera/") if "block" in row] == []
+        shm.unlink("camera")
+    gc.collect()  # the parts of a client are a cycle, and one of them has the event of its ledger
+
+
+def test_structures_have_the_sizes_of_the_header() -> None:
+    sizes = {
+        "struct shm_arena_entry": ENTRY_SIZE,
+        "struct shm_arena_record": arena_names.RECORD.size,
+        "struct shm_ledger_hold": 16,
+        "struct shm_ledger": 4096,
+        "struct shm_arena_message": MESSAGE.size,
+    }
+    assert {name: ffi.sizeof(name) for name in sizes} == sizes
+    control = "struct shm_arena_control"
+    assert ffi.offsetof(control, "entry_count") == arena_names.CONTROL.size - 5 * 8
+    assert [ffi.offsetof(control, name) for name in ("generation", "used", "names", "value_bytes")] == [
+        64,
+        72,
+        80,
+        88,
+    ]
