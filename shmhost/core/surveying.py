@@ -22,8 +22,8 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import LEDGER_HOLDS, State
 
 MAX_HOLDS = 2048  # in an answer: of 50 bytes at most each
-MAX_LOOKS = 64  # slices for one answer
-SLICE = 512  # holds at a time, which takes 50 us
+MAX_LOOKS = 128  # slices for one answer
+SLICE = 256  # holds at a time, which takes 50 us if all are used
 _HOLD = struct.Struct("<QQ")  # struct shm_ledger_hold: block, since_ns
 _HIGH = struct.Struct("<Q")  # of struct shm_ledger, at its start: no hold from there on was ever used
 

@@ -35,7 +35,7 @@ MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, code, number
 # Bytes of the kernel's queue, which makes it the least there is: a few messages, whose descriptors are in
 # flight and count against the host's user until the owner reads them (unix(7)).
 SEND_BUFFER = 4096
-MAX_RETRY_S = 0.2  # between attempts, while those of its uid have so many descriptors in flight
+MAX_RETRY_S = 0.5  # between attempts, while those of its uid have so many descriptors in flight
 
 # As for a Link: has a thread carry a Work out and `resume` called, or returns the outcome.
 StartWork = Callable[["ArenaLink", Steps, Work], Callable[[], bool] | Outcome]
@@ -60,6 +60,7 @@ class ArenaLink:
         self._owner = owner
         self._start_work = start_work
         self._closer = closer
+        self._share = share
         self._on_closed = on_closed
         self._queue: OrderedDict[int, tuple[bytes, Sequence[int]]] = OrderedDict()
         self._count = 0  # messages that were ever queued: the keys
@@ -232,7 +233,10 @@ class ArenaLink:
     def _may_send(self, count: int) -> bool:
         """Whether descriptors may go now. One message always may: an owner that reads gets on."""
         unread = self._unread
-        return not unread.count or unread.admits(count) or unread.make_room(count) or not unread.count
+        if unread.count and not unread.admits(count) and not unread.settle():
+            self._share.relieve()  # a look at two others: this is tried again as long as they do not read
+            return unread.admits(count)
+        return True
 
     def _flush_later(self, error: OSError) -> None:
         self._read(False)
