@@ -148,5 +148,7 @@ int main(void)
                 world_close(&ledger);
         }
         measure("100 ledgers");
+        world.line->waiters = 1;
+        measure("100 ledgers, and somebody may sleep");
         return 0;
 }

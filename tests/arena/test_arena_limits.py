@@ -49,3 +49,9 @@ def test_no_road_leads_into_the_memory_of_others() -> None:
     lines = run(compiled("roads")).splitlines()
     assert len(lines) in (48, 96)  # 12 roads, 2 descriptors, of arena and ledger; another uid takes root
     assert [line for line in lines if not line.endswith(": closed")] == []
+
+
+def test_speed_can_be_measured() -> None:
+    """The program runs; what it measures is for people: `taskset -c 0` it on an idle machine."""
+    lines = run(compiled("speed")).splitlines()
+    assert sum(line.startswith("put 1 KiB") for line in lines) == 2
