@@ -306,6 +306,11 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
             )
         if error == errno.ENOSPC:
             raise ArenaFull(f"the arena {self.name!r} has no room for {name!r}: {self._fullness()}")
+        if error == errno.EPIPE:
+            raise HostGone(
+                f"the arena {self.name!r} has no free room for {name!r}, and can use none again: its host "
+                "went, or took it from this client, before it told of all readers. Create it anew"
+            )
         raise read_error(error, name, self.name)
 
     def _fullness(self) -> str:

@@ -16,6 +16,7 @@ from shmprotocol.errors import (
     InvalidArgument,
     OutOfMemory,
     QuotaExceeded,
+    RegionNotFound,
     ShmError,
     Unsupported,
 )
@@ -150,4 +151,8 @@ def read_error(error: int, name: object, arena: str) -> ShmError | OSError:
         )
     if error == errno.ENOMEM:
         return OutOfMemory(f"no memory is left to use the arena {arena!r}")
+    if error == errno.ESTALE:
+        return RegionNotFound(
+            f"the arena {arena!r} was replaced or unlinked, and has grown since it was opened: open it again"
+        )
     return OSError(error, os.strerror(error), arena)
