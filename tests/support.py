@@ -119,9 +119,9 @@ class WatchedHost:
         counted: dict[str, Any] = self.call(count)
         return counted | {"descriptors": count_descriptors(), "threads": count_threads()}
 
-    def settle(self) -> None:
+    def settle(self, leases: int = 0) -> None:
         """Return when the host has handled what clients gave back a moment later, and freed it."""
-        wait_until(lambda: self.counts()["leases"] == 0)
+        wait_until(lambda: self.counts()["leases"] == leases)
         wait_until(lambda: not self.call(lambda: self.host._workers and self.host._workers._running))
 
     def is_back_at(self, before: dict[str, Any]) -> bool:

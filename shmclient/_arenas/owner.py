@@ -21,6 +21,7 @@ from shmclient._connection.outbox import Outbox
 from shmclient._pointers.check import NO_LENGTHS, Lengths
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmclient._process.copying import not_copied
+from shmclient._regions.creation import creation_key
 from shmprotocol.errors import (
     AccessDenied,
     ArenaFull,
@@ -55,6 +56,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     """
 
     _draft: ArenaBuilder | None = None  # of `new`
+    _is_published = False
 
     def __init__(self) -> None:
         raise TypeError("an Arena is made by a client: `with client.arena(name, size=...) as arena`")
@@ -66,13 +68,14 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         self._number = reply.region
         self._generation = reply.generation
         self._is_open = True
-        key = ("arena", reply.region)
+        key = creation_key(reply.region)
         outbox.hold(key)
         end = partial(_end, outbox, key, owned)
         try:
             self._map(reply, owned, end)
         except BaseException:
             end()
+            self._give_up()
             raise
 
     def _map(self, reply: m.ArenaMade, owned: descriptors.Owned, end: Callable[[], None]) -> None:
@@ -94,7 +97,6 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
 
     def _own(self, reply: m.ArenaMade, names: int) -> None:
         """Write the control page, and have the host publish the arena. Waits for the host."""
-        socket = os.dup(self._control[0])  # the other one says how long it is mapped
         numbers = (
             reply.address,
             reply.address,
@@ -103,7 +105,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
             names,
             reply.region,
             self._line,
-            socket,
+            self._control[0],  # of which it has a copy: this one says how long it is mapped
         )
         error = self._make(*numbers, self._memory)
         self._memory = None
@@ -115,6 +117,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
             error = self._ready()
         if error:
             raise _host_error(error, f"publish the arena {self.name!r}")
+        self._is_published = True
         self._remember_values()
 
     # A mutable mapping: __getitem__, __setitem__ and __delitem__ are in C.
@@ -222,6 +225,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         if draft is not None:
             draft.discard()
         self._close()
+        self._give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +236,12 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if getattr(self, "_is_open", False) and not is_finalizing():
             self.close()
+
+    def _give_up(self) -> None:
+        """Have the host free the name if the arena was not published: the end of the socket is seen later."""
+        if not self._is_published:
+            self._is_published = True
+            self._outbox.give_back(None, m.Abort(0, self._number, False))
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self, "pass its name, and open it in the other process with open_arena()")

@@ -70,6 +70,9 @@ class Subscription:
 Orphan = tuple[m.Message, Owned]
 
 
+_MAKING = (m.Create, m.Put, m.Arena)  # requests for new regions, which take a name
+
+
 class Exchange:
     """The client's side of a connection: pending requests by request id, subscriptions by watch id."""
 
@@ -129,10 +132,10 @@ class Exchange:
         self._watches.pop(subscription.id, None)
 
     def must_settle(self, request: m.Message) -> bool:
-        """Whether a request must wait until the exchange `is_settled`: it is a Create or a Put, and
-        an earlier Create of its name may have been given up, which is undone when its reply comes.
+        """Whether a request must wait until the exchange `is_settled`: it is a Create, Put or
+        Arena, and an earlier one of its name may have been given up, which is undone when its reply comes.
         """
-        return bool(self._abandoned) and type(request) in (m.Create, m.Put) and not self.is_settled()
+        return bool(self._abandoned) and type(request) in _MAKING and not self.is_settled()
 
     def is_settled(self) -> bool:
         """Whether every request that was given up is answered; until then their effects stay."""

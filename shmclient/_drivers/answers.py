@@ -51,7 +51,7 @@ def undo_creation(context: Context, outcome: object) -> None:
     A Creation holds the connection as its last act, and aborts itself from then on.
     """
     match outcome:
-        case (m.Created() as created, fds.Owned() as owned) if owned:
+        case (m.Created() | m.ArenaMade() as created, fds.Owned() as owned) if owned:
             if not context.outbox.is_held(creation_key(created.region)):
                 dispose(context, created, owned)
 
@@ -66,7 +66,7 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
         _release(context, reply.grant)
         for spare in reply.spares:
             context.outbox.give_back(None, m.Abort(0, spare.region, False))
-    elif isinstance(reply, m.Created):
+    elif isinstance(reply, m.Created | m.ArenaMade):
         context.outbox.give_back(None, m.Abort(0, reply.region, False))
 
 

@@ -13,7 +13,6 @@ from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Subscription
 from shmclient._drivers import answers
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
-from shmclient._process.limits import no_room
 from shmclient._regions.mapped import Lease
 from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.errors import HostGone, InvalidArgument, OutOfMemory, RegionNotFound, Unsupported
@@ -48,9 +47,7 @@ def create(
     fields = fields_of(name, size, max_size or 0, mode, replace, keep)
     request = m.Arena(context.outbox.next_id(), *fields)
     reply, owned = yield Ask(request)
-    if len(owned) < 2:
-        owned.close()
-        raise no_room(reply, len(owned))
+    reply = answers.whole(context, reply, owned, m.ArenaMade)
     arena = owner.make_arena(context.outbox, request, reply, owned)
     yield Run(lambda: owner.own(arena, reply, names), WORK)
     return arena

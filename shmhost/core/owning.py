@@ -69,6 +69,12 @@ class Ownerships:
             registry.abort(region)
             raise
 
+    def abort(self, number: int) -> None:
+        """Free the name of an arena that is not published, if it is one; the socket's end frees the rest."""
+        ownership = self._owned.get(number)
+        if ownership is not None:
+            ownership.abort()
+
     def closing(self) -> Iterator[None]:
         """End all, one in each step."""
         while self._owned:
@@ -124,6 +130,11 @@ class Ownership:
         self._owned[self._region.number] = self
         self._lease = self._hub.registry.lease(self._region, self.peer)
         self._arena.begin(control)
+
+    def abort(self) -> None:
+        """Free the name, if the arena is not published yet."""
+        if self._region.state is State.CREATING:
+            self._hub.registry.end_creation(self._region.name, self.peer)
 
     def handle(self, kind: int, size: int) -> Steps:
         """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""

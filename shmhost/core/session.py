@@ -303,13 +303,17 @@ class Session:
         self._readings.attend(request)
         self._send(m.Done(request.id), ())
 
+    def _abort(self, request: m.Abort) -> None:
+        self._creations.abort(request)
+        self._ownerships.abort(request.region)
+
     _HANDLERS: ClassVar[dict[type[m.Message], Callable[[Session, Any], Steps | None]]] = {
         m.Create: lambda self, request: self._creations.create(request),
         m.Publish: lambda self, request: self._creations.publish(request),
         m.Put: lambda self, request: self._creations.put(request),
         m.Assign: lambda self, request: self._creations.assign(request),
         m.Reserve: lambda self, request: self._creations.reserve(request),
-        m.Abort: lambda self, request: self._creations.abort(request),
+        m.Abort: _abort,
         m.Open: _open,
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,

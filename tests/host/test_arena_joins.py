@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arena_support import SIZE, ArenaPeer, Board
+from arena_support import SIZE, ArenaPeer, Board, stat
 from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER, KIND_ARENA
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors
@@ -95,6 +95,20 @@ def test_creation_of_an_arena_ends_with_its_name(owner: ArenaPeer, reader: Arena
     assert reply == m.Done(3)
     assert owned.ready() == errno.ENOENT
     reader.publish("camera")
+
+
+def test_abort_frees_the_name_of_an_arena_that_is_made(host: WatchedHost, owner: ArenaPeer) -> None:
+    """At once, so before what the client asks next; the addresses are free when the socket has ended."""
+    owned = owner.make()
+    free = host.counts()["free addresses"]
+    owner.send(pack(m.Abort(0, owned.made.region, False)))
+    again = owner.make()
+    assert again.made.address != owned.made.address
+    assert (owned.ready(), again.ready()) == (errno.ENOENT, 0)
+    owner.send(pack(m.Abort(0, again.made.region, False)))
+    assert stat(owner).region == again.made.region  # it is published, so it stays
+    owned.close()
+    wait_until(lambda: host.counts()["free addresses"] == free)
 
 
 @pytest.mark.parametrize("way", ["control", "session"])

@@ -8,15 +8,17 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
+import cffi
 import numpy as np
 import pytest
 
 import shmclient
 from support import WatchedHost, give_spares_back, mapped_addresses
 
+FFI = cffi.FFI()
 PACKAGES = ("/shmclient/", "/shmprotocol/")
 STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "fuzz" else 5  # of the places to interrupt
 
@@ -146,6 +148,52 @@ def lists(shm: shmclient.Client) -> None:
     shm.stat("old")
 
 
+def own_an_arena(shm: shmclient.Client) -> None:
+    with shm.arena("mine", 1 << 20, names=10, keep=False) as arena:
+        arena["x"] = b"1"
+    shm.arena("mine", 1 << 20, names=10, keep=False).close()
+
+
+def write_an_arena(shm: shmclient.Client) -> None:
+    with shm.arena("mine", 1 << 20, max_size=4 << 20, names=10, keep=False) as arena:
+        arena["x"] = np.arange(10)
+        arena["x"] = np.arange(10)
+        arena["large"] = bytes(2 << 20)
+        arena.put_many({"y": b"1", "z": b"2"})
+        with arena.loan("x", (2, 2), "f4") as image:
+            image[:] = 1
+        with arena.build("x", 100) as builder:
+            builder.set_root(builder.new(FFI, "int *", 5))
+        arena.set_root("x", arena.new(FFI, "int *", 5))
+        del arena["y"]
+        assert sorted(arena) == ["large", "x", "z"]
+        assert arena["z"].nbytes == 1
+
+
+def read_an_arena(shm: shmclient.Client) -> None:
+    shm.get("camera/x")
+    shm.open("camera/x").close()
+    view = shm.open_arena("camera")
+    assert (view["x"].sum(), list(view)) == (45, ["x"])
+    with pytest.raises(shmclient.RegionNotFound):
+        shm.get("camera/y")
+
+
+def open_an_arena_anew(shm: shmclient.Client) -> None:
+    if shm._core.channel is not None:
+        shm._core.channel.retire()
+    assert shm.open_arena("camera")["x"].sum() == 45
+
+
+def wait_in_an_arena(shm: shmclient.Client) -> None:
+    view = shm.open_arena("camera")
+    with pytest.raises(shmclient.WaitTimeout):
+        view.wait("y", wait=0.001)
+    assert [change.name for change in view.changes(since=0, wait=0.001)] == ["x"]
+    with shm.follow("camera/x") as values:
+        next(values)
+
+
 OPERATIONS = [
     connect,
     reconnect,
@@ -161,7 +209,20 @@ OPERATIONS = [
     create,
     watch,
     lists,
+    own_an_arena,
+    write_an_arena,
+    read_an_arena,
+    open_an_arena_anew,
+    wait_in_an_arena,
 ]
+
+
+@pytest.fixture
+def camera(host: WatchedHost) -> Iterator[None]:
+    """An arena of another client."""
+    with shmclient.connect(host.socket_path) as other, other.arena("camera", 1 << 20, names=10) as arena:
+        arena["x"] = np.arange(10)
+        yield
 
 
 def state(host: WatchedHost) -> tuple[dict[str, object], list[int]]:
@@ -181,13 +242,13 @@ def settles(before: tuple[dict[str, object], list[int]], host: WatchedHost, shm:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_interrupt_leaves_client_usable_and_nothing_behind(
-    operation: Callable[[shmclient.Client], None], host: WatchedHost, shm: shmclient.Client
+    operation: Callable[[shmclient.Client], None], host: WatchedHost, shm: shmclient.Client, camera: None
 ) -> None:
     for name in ("old", "older", "new"):
         shm.put(name, b"1" * 10).close()
     operation(shm)
     give_spares_back(shm)
-    host.settle()
+    host.settle(leases=1 + len(shm._core.arenas))  # of the arena's owner, and of its reader
     before = state(host)
     for number in itertools.count(1, STRIDE):
         interrupt = Interrupt(number)

@@ -112,13 +112,14 @@ static int shm_owner_talk(struct shm_owner_object *self, int what, uint64_t size
 
 /*
  * _make(address, home, span, size, names, region, line, socket, memory): become the owner of the arena that is mapped at
- * `address` for writing; `memory` keeps the mapping. `socket` is the owner's from now on. Returns 0 or an errno.
+ * `address` for writing; `memory` keeps the mapping. The owner has a copy of `socket`, which stays the caller's: an
+ * exception in between loses none. Returns 0 or an errno.
  */
 static PyObject *shm_owner_make_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_owner_object *self = (struct shm_owner_object *)object;
         uint64_t numbers[8];
-        int error, i;
+        int socket, error, i;
 
         if (shm_arguments_check("_make", count, 9) < 0)
                 return NULL;
@@ -129,9 +130,11 @@ static PyObject *shm_owner_make_call(PyObject *object, PyObject *const *argument
                 PyErr_SetString(PyExc_TypeError, "_make is called once");
                 return NULL;
         }
+        socket = fcntl((int)numbers[7], F_DUPFD_CLOEXEC, 0);
+        if (socket < 0)
+                return PyLong_FromLong(errno);
         error = shm_owner_make(self->owner, (void *)(uintptr_t)numbers[0], numbers[1], numbers[2], numbers[3],
-                               numbers[4], numbers[5], (const struct shm_board_line *)(uintptr_t)numbers[6],
-                               (int)numbers[7]);
+                               numbers[4], numbers[5], (const struct shm_board_line *)(uintptr_t)numbers[6], socket);
         if (error)
                 return PyLong_FromLong(-error);
         self->owner->is_quiet = 1;

@@ -459,7 +459,7 @@ class ArenaOwner(ArenaReader):
         memory: object,
         /,
     ) -> int:
-        """Become the owner of an arena that is mapped for writing; takes the socket. An errno or 0."""
+        """Own an arena that is mapped for writing, with a copy of the socket; return an errno or 0."""
     def _ready(self) -> int:
         """Have the host publish the arena; returns an errno or 0."""
     def _grow(self, size: int, /) -> int:
