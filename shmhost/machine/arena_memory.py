@@ -101,6 +101,7 @@ class LedgerMemory:
         with contextlib.ExitStack() as undo:
             try:
                 for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK):
+                    descriptors.refuse(end)  # an owner's could make the client's close wait
                     undo.callback(os.close, end.fileno())
                     ends.append(end.detach())
                 seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW

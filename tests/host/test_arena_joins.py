@@ -160,6 +160,19 @@ def test_ledger_is_sealed_in_its_shape(owner: ArenaPeer, reader: ArenaPeer) -> N
     descriptors.close_all(fds)
 
 
+def test_event_takes_no_descriptors_of_an_owner(owner: ArenaPeer, reader: ArenaPeer) -> None:
+    """The client would close them, and an owner can make that wait."""
+    owned = owner.publish()
+    _, fds = reader.opened("camera")
+    note = owned.receive()
+    with socket.socket(fileno=os.dup(fds[2])) as event:
+        if not descriptors.are_refused(event):
+            pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
+    with socket.socket(fileno=os.dup(note.descriptors[1])) as raiser, pytest.raises(PermissionError):
+        socket.send_fds(raiser, [b"8 bytes."], [0])
+    descriptors.close_all([*fds, *note.descriptors])
+
+
 def test_second_arena_is_joined_with_the_same_ledger(owner: ArenaPeer, reader: ArenaPeer) -> None:
     first, second = owner.publish("first"), owner.publish("second")
     number, size = reader.open("first").ledger
