@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -23,6 +20,8 @@ from rich.text import Text
 import shmclient
 from shmhost import embedded
 from shmhost.commands.demo import index as word_index
+from shmhost.commands.demo.claims import judge
+from shmhost.commands.demo.native import compile_example
 from shmhost.commands.demo.processes import (
     Reader,
     ending_by_signal,
@@ -57,7 +56,7 @@ def demo(word: str | None, console: Console) -> int:
         _print_summary(console, words, region)
         del words
         with tempfile.TemporaryDirectory(prefix="shmhost-demo-") as folder:
-            native = _compile(console, folder)
+            native = compile_example(console, "reader", folder)
             return _show(console, host.socket_path, region, native)
 
 
@@ -117,27 +116,6 @@ def _print_places(console: Console, region: shmclient.Region, word: str) -> int:
     return 0 if occurrences else 1
 
 
-def _compile(console: Console, folder: str) -> str | None:
-    """Compile the C reader of the examples; None, and a note on the console, if that fails."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        console.print(
-            "[yellow]No C compiler is installed, so there is no C reader: apt-get install gcc libc6-dev[/]"
-        )
-        return None
-    program = os.path.join(folder, "reader")
-    source = importlib.resources.files("shmprotocol.examples") / "reader.c"
-    include = importlib.resources.files("shmprotocol.abi")
-    with importlib.resources.as_file(source) as path, importlib.resources.as_file(include) as headers:
-        command = [compiler, "-O2", "-std=c11", f"-I{headers}", str(path), "-o", program]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        console.print("[yellow]The C reader does not compile here:[/]")
-        console.print(result.stderr, markup=False, highlight=False)
-        return None
-    return program
-
-
 def _show(console: Console, socket_path: str, region: shmclient.Region, native: str | None) -> int:
     commands = {"Python": [sys.executable, "-m", "shmhost.commands.demo.reader", NAME]}
     if native is not None:
@@ -188,11 +166,11 @@ def _table(readers: list[Reader]) -> Table:
 def _is_one_copy(console: Console, region: shmclient.Region, readers: list[Reader]) -> bool:
     """Print and return whether all readers have the region at one address and in the same memory."""
     same = len({reader.address for reader in readers}) == 1
-    _judge(console, same, f"The base address is the same in all {len(readers)} processes.")
+    judge(console, same, f"The base address is the same in all {len(readers)} processes.")
     read = sum(reader.resident for reader in readers) / MIB
     taken = sum(reader.share for reader in readers) / MIB
     is_one_copy = taken <= region.header.capacity / MIB
-    _judge(
+    judge(
         console,
         is_one_copy,
         f"They read {read:.1f} MiB of it, in {taken:.1f} MiB (sum of PSS): one copy.",
@@ -209,13 +187,8 @@ def _is_safe(
     for who, command in commands.items():
         problem = outcome_of_write(command, environment, region.address)
         claim = f"The kernel ends a {who} process that writes to it, with SIGSEGV"
-        _judge(console, not problem, f"{claim}: {problem}" if problem else f"{claim}.")
+        judge(console, not problem, f"{claim}: {problem}" if problem else f"{claim}.")
         good = good and not problem
     same = zlib.crc32(region.data) == before
-    _judge(console, same, "No byte of the region has changed.")
+    judge(console, same, "No byte of the region has changed.")
     return good and same
-
-
-def _judge(console: Console, good: bool, claim: str) -> None:
-    mark = Text.assemble(("✓ ", "green") if good else ("✗ NOT SO: ", "bold red"), claim)
-    console.print(mark, highlight=False)
