@@ -14,7 +14,9 @@ USE = """
 import shmclient, shmhost
 with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
     shm.put("x", b"from a wheel")
-    print(bytes(shm.get("x")).decode())
+    with shm.arena("arena", 1 << 20) as arena:
+        arena["x"] = shm.get("x")
+        print(bytes(shm.get("arena/x")).decode())
 """
 
 
@@ -51,6 +53,20 @@ def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     assert requirements <= names
     assert any(name.startswith("shmprotocol/native/_native") and name.endswith(".so") for name in names)
     assert not any(name.startswith("tests/") for name in names)
+
+
+@pytest.mark.timeout(180)
+def test_wheel_holds_every_module_and_header(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    folders = {"shmclient": ROOT, "shmhost": ROOT, "shmprotocol": ROOT / "protocol"}
+    sources = [
+        str(path.relative_to(above))
+        for package, above in folders.items()
+        for pattern in ("*.py", "*.h")
+        for path in (above / package).rglob(pattern)
+    ]
+    assert len(sources) > 100
+    assert [path for path in sources if path not in names] == []
 
 
 @pytest.mark.timeout(300)
