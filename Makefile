@@ -24,6 +24,7 @@ NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.
 
 demo: $(READY)
 	$(BIN)/shmhost demo
+	$(BIN)/shmhost demo live --seconds 3
 
 test: $(READY) lint
 	$(BIN)/python -m pytest

@@ -128,13 +128,29 @@ def doctor(as_json: bool, **options: Any) -> None:
     sys.exit(0 if is_healthy(findings) else 1)
 
 
-@click.command(epilog=manual("shmhost demo", "shmhost demo memoryview"))
+@click.command(epilog=manual("shmhost demo", "shmhost demo memoryview", "shmhost demo live"))
 @click.argument("word", required=False)
-def demo(word: str | None) -> None:
+@click.option(
+    "--seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    help="How long `live` goes on.",
+)
+def demo(word: str | None, seconds: float) -> None:
     """Index Python's standard library in a region and read it from Python and C, by the same pointers.
 
     With WORD: print where it occurs; the exit code is 1 if it does not occur.
+
+    With the word `live`: rewrite frames in an arena as fast as possible while readers check each of theirs.
     """
+    if word == "live":
+        try:
+            from shmhost.commands.demo.live import live
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{error}: pip install 'shmhost[numpy]'") from None
+        sys.exit(live(seconds, Console()))
     from shmhost.commands.demo.run import demo as run_demo
 
     sys.exit(run_demo(word, Console()))

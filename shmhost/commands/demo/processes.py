@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import select
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from shmprotocol.errors import ShmError
 
+_MAPPING = re.compile(r"^([0-9a-f]+)-[0-9a-f]+ \S+ \S+ (\S+ \d+)", re.MULTILINE)  # start, device and inode
 WAIT_S = 10.0  # for a reader to answer: it takes two seconds, and the demo may take thirty
 
 
@@ -86,11 +88,11 @@ def measure(who: str, report: Mapping[str, Any]) -> Reader:
 
 def memory_of(pid: int, addresses: Sequence[int]) -> tuple[int, int, int]:
     """Ask the kernel (proc_pid_smaps(5)) for `private`, `resident` and `share` of a Reader, all regions
-    at these addresses together. ShmError: one of them is not mapped.
+    at these addresses together, each in any number of mappings. ShmError: one of them is not mapped.
     """
     rollup = _sizes(Path(f"/proc/{pid}/smaps_rollup").read_text())
     smaps = Path(f"/proc/{pid}/smaps").read_text()
-    regions = [_sizes(_mapping(smaps, address)) for address in addresses]
+    regions = [_sizes(part) for address in addresses for part in _mappings(smaps, address)]
     private = rollup["Private_Clean"] + rollup["Private_Dirty"]
     private -= sum(region["Private_Clean"] + region["Private_Dirty"] for region in regions)
     return private, sum(region["Rss"] for region in regions), sum(region["Pss"] for region in regions)
@@ -165,12 +167,14 @@ def _no_core_file() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
-def _mapping(smaps: str, address: int) -> str:
-    """Return the part of smaps about the mapping that starts at an address."""
-    _, separator, after = f"\n{smaps}".partition(f"\n{address:08x}-")
-    if not separator:
+def _mappings(smaps: str, address: int) -> list[str]:
+    """Return the parts of smaps about all mappings of the object of which one starts at an address."""
+    parts = _MAPPING.split(smaps)[1:]  # start, object, sizes; start, ...
+    objects = dict(zip((int(start, 16) for start in parts[::3]), parts[1::3], strict=True))
+    if address not in objects:
         raise ShmError(f"a reader reports {address:#x}, but has nothing mapped there")
-    return after.partition("VmFlags:")[0]
+    pairs = zip(parts[1::3], parts[2::3], strict=True)
+    return [sizes for mapped, sizes in pairs if mapped == objects[address]]
 
 
 def _sizes(text: str) -> dict[str, int]:
