@@ -37,6 +37,37 @@ shm = shmclient.connect(path)
 pinner = shmclient.Pinner(); pin = pinner.pin(shm.put("a", b"1"))
 iov = pinner.iovec([bytearray(9), shm.get("a")])
 """,
+    "an arena": 'shm = shmclient.connect(path); arena = shm.arena("a", 1 << 20); arena["x"] = np.arange(5)',
+    "values of an arena": """
+shm = shmclient.connect(path); arena = shm.arena("a", 1 << 20, keep=False)
+arena["x"] = np.arange(5); arena["y"] = {"b": b"1"}
+other = shmclient.connect(path); view = other.open_arena("a")
+kept = [arena["x"], view["x"], view["y"], other.open("a/x")]
+""",
+    "blocks of an arena": """
+import cffi
+ffi = cffi.FFI()
+shm = shmclient.connect(path); arena = shm.arena("a", 1 << 20)
+node = arena.new(ffi, "int *", 5)
+loan = arena.loan("x", 100); data = loan.__enter__()
+block = arena.build("y", 100); builder = block.__enter__()
+""",
+    "an iterator of an arena's changes": """
+shm = shmclient.connect(path); arena = shm.arena("a", 1 << 20); arena["x"] = b"1"
+view = shm.open_arena("a"); changes = view.changes(since=0); next(changes)
+follow = shm.follow("a/x"); next(follow)
+""",
+    "daemon threads that write and read an arena": """
+shm = shmclient.connect(path); arena = shm.arena("a", 8 << 20, names=10)
+other = shmclient.connect(path); arena["x"] = np.ones(100_000)
+def write():
+    while True: arena["x"] = np.ones(100_000)
+def read():
+    while True: other.get("a/x").sum()
+for target in (write, write, read, read):
+    threading.Thread(target=target, daemon=True).start()
+time.sleep(0.05)
+""",
     "a reference cycle": """
 shm = shmclient.connect(path)
 cycle = [shm, shm.put("a", b"1"), shm.get("a"), host]; cycle.append(cycle)
@@ -93,13 +124,23 @@ WAITS = {
     "get for some time": 'shm.get("missing", wait=600)',
     "get for ever": 'shm.get("missing", wait=math.inf)',
     "open": 'shm.open("missing", wait=600)',
+    "a value of an arena": 'shm.open_arena("camera").wait("x")',
+    "a name of an arena": 'shm.get("camera/x", wait=math.inf)',
+    "changes of an arena": 'next(shm.open_arena("camera").changes())',
     "an async watch": "asyncio.run(watch())",
+    "an async wait in an arena": "asyncio.run(wait())",
     "an async get": "asyncio.run(get())",
 }
 IN_A_THREAD = """
 import shmclient.aio
 shm = shmclient.connect(path)
+arena = shm.arena("camera", 1 << 20)
 ready = threading.Event()
+async def wait():
+    async with await shmclient.aio.connect(path) as shm:
+        view = await shm.open_arena("camera")
+        ready.set()
+        await view.wait("x")
 async def watch():
     async with await shmclient.aio.connect(path) as shm:
         ready.set()
@@ -151,6 +192,7 @@ ENDS = {
         """
 @atexit.register
 def use():
+    arena["x"] = b"2"; bytes(values[2]["x"])
     try: shm.put("b", b"1"); bytes(shm.get("a")); region.data; builder.data
     except shmclient.ShmError as error: print(type(error).__name__)
 """,
@@ -159,8 +201,9 @@ def use():
     "a destructor that uses the client": (
         """
 class Late:
-    def __init__(self): self.shm = shm
+    def __init__(self): self.shm, self.arena, self.values = shm, arena, values
     def __del__(self):
+        self.arena["x"] = b"2"; bytes(self.values[2]["x"]); self.values = None
         try: self.shm.put("b", b"1")
         except shmclient.ShmError: pass
 kept = Late()
@@ -191,6 +234,8 @@ child.start(); child.join(); assert child.exitcode == 0
 }
 HELD = """
 shm = shmclient.connect(path)
+arena = shm.arena("camera", 1 << 20); arena["x"] = np.arange(5); arena["y"] = b"1"
+values = arena["x"], shm.get("camera/y"), shm.open_arena("camera")
 region = shm.put("a", b"1"); view = region.data
 block = shm.create("c", 4096); builder = block.__enter__()
 changes = shm.watch()
