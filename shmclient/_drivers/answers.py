@@ -11,7 +11,16 @@ from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import creation_key
 from shmclient._regions.mapped import Lease
-from shmprotocol.errors import Cancelled, RegionTimeout, RemoteProtocolError, ShmError, about, again, refusal
+from shmprotocol.errors import (
+    Cancelled,
+    HostGone,
+    RegionTimeout,
+    RemoteProtocolError,
+    ShmError,
+    about,
+    again,
+    refusal,
+)
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 
@@ -62,6 +71,8 @@ def dispose(context: Context, reply: m.Message, owned: fds.Owned) -> None:
     if isinstance(reply, m.Opened):
         for grant in reply.grants:
             _release(context, grant)
+        if reply.ledger[1]:  # lost: a connection gets one once, so the next request needs another connection
+            context.outbox.close(HostGone("this connection has no ledger"))
     elif isinstance(reply, m.Published):
         _release(context, reply.grant)
         for spare in reply.spares:
