@@ -18,7 +18,8 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed", "threads")),
     *(FOLDER / f"{name}.c" for name in ("late", "trip", "loose", "space", "holding", "haul", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
-    *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "sleep", "owner", "put", "types")),
+    *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "sleep")),
+    *(FOLDER / f"arena_{name}.c" for name in ("owner", "put", "loan", "types")),
     FOLDER / "filling.c",
     FOLDER / "builtins.c",
 )
