@@ -51,8 +51,8 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     `arena[name] = value` copies a bytes-like object, an ndarray, or a dict of them, and publishes it in
     place of the last one; `arena[name]` is the value that readers get. Values live as long as any view of
     them: a reader who holds one keeps its memory from being used again. A `with` block closes the arena.
-    Thread-safe; a forked child cannot use it. ArenaFull: no room, or no name left; the text says who holds
-    what.
+    Thread-safe; a forked child can use neither it nor values that its parent read here.
+    ArenaFull: no room, or no name left; the text says who holds what.
     """
 
     _draft: ArenaBuilder | None = None  # of `new`

@@ -1,4 +1,4 @@
-"""A client at its own limit of open files: each descriptor of an arena or a ledger that has no room."""
+"""A client at its own limits: each descriptor of an arena or a ledger, and each mapping, that has no room."""
 
 from __future__ import annotations
 
@@ -114,8 +114,46 @@ print("ok" if full else "it was never full")
 """
 
 
+# Bytes of addresses instead: what cannot be mapped is refused, and undone.
+ADDRESSES = """
+def limit_to(more):
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, hard_as))
+
+soft_as, hard_as = resource.getrlimit(resource.RLIMIT_AS)
+with shmclient.connect(path) as shm, shm.arena("mine", 1 << 20, keep=False) as arena:
+    arena["x"] = b"2"  # what this imports is not to fail
+failures = 0
+for more in range(0, 80 << 20, 1 << 20):
+    shm = shmclient.connect(path)
+    shm.list()
+    for use in (
+        lambda: bytes(shm.get("camera/x")),
+        lambda: shm.arena("mine", 32 << 20, names=1000, keep=False).put("x", b"1"),
+    ):
+        limit_to(more)
+        try:
+            use()
+        except (OSError, MemoryError) as error:
+            assert isinstance(error, (shmclient.OutOfMemory, MemoryError)), repr(error)
+            failures += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft_as, hard_as))
+        gc.collect()
+    with shm.arena("mine", 32 << 20, names=1000, keep=False) as arena:
+        arena["x"] = b"2"
+    assert bytes(shm.get("camera/x")) == b"1"
+    shm.close()
+assert 0 < failures < 160, failures
+print("ok")
+"""
+
+
 @pytest.mark.parametrize(
-    "script", [OWN, READ, READ_IN_A_LOOP, HEAR], ids=["own", "read", "read in a loop", "hear of readers"]
+    "script",
+    [OWN, READ, READ_IN_A_LOOP, HEAR, ADDRESSES],
+    ids=["own", "read", "read in a loop", "hear of readers", "addresses"],
 )
 def test_client_at_its_limit_loses_the_request_and_nothing_else(
     script: str, host: WatchedHost, shm: shmclient.Client
