@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import shmclient
-from benchmarks import waking
+from benchmarks import memory, waking
 from benchmarks.floors import row
 from benchmarks.measure import in_turn, paired, summary
 from benchmarks.processes import host
@@ -29,6 +29,7 @@ NEW = 500  # values in a batch: a get is as short as a clock's own time
 
 def rows(folder: str, first: int, other: int, objects: int = OBJECTS) -> Iterator[Row]:
     """Measure every row; owner and readers run on the first CPU, sleepers also on the other one."""
+    yield memory.total(folder, first)
     with ExitStack() as stack:
         path, _ = stack.enter_context(host(folder, first))
         shm = stack.enter_context(shmclient.connect(path))
@@ -142,8 +143,8 @@ def many(shm: shmclient.Client, reader: shmclient.Client, count: int) -> Iterato
     figures = summary([[took] for took in gets[1:]]), summary([[took] for took in floor_gets[1:]])
     yield row("arena/many/get", f"{title}: get, each", *figures, None, 1.3)
     yield row("arena/many/put_many", f"{title}: put_many, each", *in_turn(together, copied, 3), None, 0.5)
-    memory = {OURS: summary([[size] for size in bytes_each])}
-    yield Row("arena/many/bytes", f"{title}: bytes in all, each", "B", memory, aim=BYTES_EACH)
+    sizes = {OURS: summary([[size] for size in bytes_each])}
+    yield Row("arena/many/bytes", f"{title}: bytes in all, each", "B", sizes, aim=BYTES_EACH)
 
 
 def put_with_readers(path: str, shm: shmclient.Client) -> Row:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from benchmarks.measure import Call
+if TYPE_CHECKING:  # workers, whose memory is measured, import this module
+    from benchmarks.measure import Call
 
 ADDRESS = 0x600000000000  # of the yardstick, outside of our windows
 ROOT = Path(__file__).resolve().parent.parent

@@ -120,7 +120,8 @@ def spread_total(scale: Scale) -> Workload:
     def measure(team: Team, readers: list[Worker]) -> list[float]:
         team.owner.ask("put", name="spread", size=MIB)
         _spread(team, readers, "spread", MIB, 1)
-        return [memory_kib([*team.pids, *(reader.pid for reader in readers)], "Pss") / 1024]
+        pids = [*team.servers, team.owner.pid, *(reader.pid for reader in readers)]
+        return [memory_kib(pids, "Pss") / 1024]
 
     title = f"one writer, {scale.readers} readers: all memory of all processes, a value of 1 MiB"
     return Workload(

@@ -6,7 +6,6 @@ processes of a machine have the same monotonic clock.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import time
@@ -169,6 +168,8 @@ class Steps:
         return ages.us
 
     def watch_loop(self, name: str, count: int, ready: Callable[[], None]) -> list[float]:
+        import asyncio  # takes memory, which is measured elsewhere
+
         async def watch() -> list[float]:
             ages = Ages(count)
             values = self._session.watch_loop(name)

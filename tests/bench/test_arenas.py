@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 import pytest
 
 import shmclient
-from benchmarks import arenas, waking
+from benchmarks import arenas, memory, waking
 from benchmarks.results import FLOOR, OURS
 from support import WatchedHost
 
@@ -25,6 +26,12 @@ def test_rows_have_ours_and_a_floor(shm: shmclient.Client, host: WatchedHost) ->
     assert [row.key for row in rows if FLOOR not in row.figures] == ["arena/many/bytes"]
     assert not shm.exists("values")
     assert not shm.exists("many")
+
+
+def test_memory_is_that_of_all_processes(tmp_path: Path) -> None:
+    row = memory.total(str(tmp_path), 0)
+
+    assert 20 < row.figures[OURS].p50 < 1000
 
 
 @pytest.mark.timeout(120)
