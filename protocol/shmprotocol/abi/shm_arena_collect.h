@@ -46,16 +46,11 @@ static inline uint64_t shm_collect_mark(struct shm_arena_owner *owner, const str
         return held;
 }
 
-/*
- * Free the retired blocks that no ledger names. Returns 0, or -EAGAIN: not all ledgers are known, because the
- * messages about them did not come yet.
- */
-static inline int shm_collect(struct shm_arena_owner *owner)
+/* Note the retired blocks that any ledger names. */
+static inline void shm_collect_mark_all(struct shm_arena_owner *owner)
 {
-        uint64_t i, kept = 0, kept_bytes = 0;
+        uint32_t i;
 
-        if (!shm_owner_knows(owner))
-                return -EAGAIN;
         owner->looked_at = 0;
         shm_collect_mark(owner, owner->own.ledger,
                          sizeof(struct shm_ledger) + owner->own.count * sizeof(struct shm_ledger_hold));
@@ -66,6 +61,19 @@ static inline int shm_collect(struct shm_arena_owner *owner)
                 __builtin_prefetch(soon + 1);
                 owner->ledgers[i].held = shm_collect_mark(owner, owner->ledgers[i].ledger, owner->ledgers[i].size);
         }
+}
+
+/*
+ * Free the retired blocks that no ledger names. Returns 0, or -EAGAIN: not all ledgers are known, because the
+ * messages about them did not come yet.
+ */
+static inline int shm_collect(struct shm_arena_owner *owner)
+{
+        uint64_t i, kept = 0, kept_bytes = 0;
+
+        if (!shm_owner_knows(owner))
+                return -EAGAIN;
+        shm_collect_mark_all(owner);
         for (i = 0; i < owner->retired_count; i++) {
                 uint64_t block = owner->retired[i];
                 struct shm_heap_place place = shm_heap_place_of(&owner->heap, block);

@@ -112,6 +112,22 @@ static inline void shm_control_write(struct shm_arena_control *control, uint64_t
         control->heap = shm_arena_heap_offset(names);
 }
 
+/* Take private memory for so many names, and for readers in this process. Returns 0 or -ENOMEM. */
+static inline int shm_owner_remember(struct shm_arena_owner *owner, uint64_t names)
+{
+        owner->absent = (uint32_t *)shm_private(names * 5);
+        owner->descriptions =
+                (struct shm_description *)shm_private(SHM_DESCRIPTIONS * sizeof(*owner->descriptions));
+        owner->own.ledger = (struct shm_ledger *)shm_private(sizeof(struct shm_ledger) +
+                                                             SHM_OWN_HOLDS * sizeof(struct shm_ledger_hold));
+        if (owner->absent == NULL || owner->descriptions == NULL || owner->own.ledger == NULL)
+                return -ENOMEM;
+        owner->is_listed = (uint8_t *)(owner->absent + names);
+        owner->own.holds = (struct shm_ledger_hold *)(void *)(owner->own.ledger + 1);
+        owner->own.count = SHM_OWN_HOLDS;
+        return 0;
+}
+
 /*
  * Become the owner of an arena of zeros, of which the object has `size` bytes, mapped at `memory` for writing. `home`,
  * `span`, `region` and `line` are those that the host gave; `socket` is the owner's from now on, also after an
@@ -139,24 +155,14 @@ static inline int shm_owner_make(struct shm_arena_owner *owner, void *memory, ui
         owner->arena.line = line;
         owner->slots = (uint32_t *)(uintptr_t)owner->arena.index;
         owner->entries = (struct shm_arena_entry *)(uintptr_t)owner->arena.entries;
-        owner->absent = (uint32_t *)shm_private(names * 5);
-        owner->descriptions =
-                (struct shm_description *)shm_private(SHM_DESCRIPTIONS * sizeof(*owner->descriptions));
-        owner->own.ledger = (struct shm_ledger *)shm_private(sizeof(struct shm_ledger) +
-                                                             SHM_OWN_HOLDS * sizeof(struct shm_ledger_hold));
-        owner->own.count = SHM_OWN_HOLDS;
         shm_heap_make(&owner->heap, NULL, 0, owner->control->heap);
-        if (!error && owner->absent != NULL && owner->descriptions != NULL && owner->own.ledger != NULL)
+        if (!error)
+                error = shm_owner_remember(owner, names);
+        if (!error)
                 error = shm_owner_extend(owner, size);
-        else
-                error = error ? error : -ENOMEM;
-        if (error) {
+        if (error)
                 shm_owner_close(owner);
-                return error;
-        }
-        owner->is_listed = (uint8_t *)(owner->absent + names);
-        owner->own.holds = (struct shm_ledger_hold *)(void *)(owner->own.ledger + 1);
-        return 0;
+        return error;
 }
 
 /*
