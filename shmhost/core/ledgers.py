@@ -6,10 +6,12 @@ has its memory.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Protocol
 
 from shmhost.core.accounts import Charge
 from shmhost.core.peers import Peer
+from shmprotocol.abi.header import HEADER_SIZE
 
 if TYPE_CHECKING:
     from shmhost.core.arenas import Arena
@@ -42,6 +44,11 @@ class LedgerObject(Protocol):
         """Close what is open."""
 
 
+_HIGH = struct.Struct("<Q")
+_HOLD = 16  # bytes of a hold, which begins with the block's address
+LOOKED_AT = 512  # holds: 8 KiB, read and looked at in 20 us
+
+
 class Ledger:
     """A ledger, of a client that is connected. `number` is never used again while the host runs."""
 
@@ -53,3 +60,11 @@ class Ledger:
         self.charge = charge
         self.object = memory_object
         self.arenas: set[Arena] = set()
+
+    def is_in_use(self) -> bool:
+        """Whether the client may hold values, by what it wrote itself; of many holds, the first."""
+        (high,) = _HIGH.unpack(self.object.read(0, _HIGH.size))
+        count = min(high, LOOKED_AT)
+        holds = self.object.read(HEADER_SIZE, count * _HOLD)
+        is_held = any(holds[at : at + 8] != bytes(8) for at in range(0, len(holds), _HOLD))
+        return bool(is_held or high > count)

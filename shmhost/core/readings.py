@@ -57,6 +57,14 @@ class Readings:
         if self._ledger is not None:
             yield from self._forgetting(self._ledger)
 
+    def take_used(self) -> Ledger | None:
+        """Return the ledger if the client may use values still; it is the caller's from then on."""
+        ledger = self._ledger
+        if ledger is None or not ledger.is_in_use():
+            return None
+        self._ledger = None
+        return ledger
+
     def _held(self, request: m.Open, regions: Sequence[Region]) -> tuple[int, ...]:
         """Return what the client has mapped, but for arenas that it has not joined on this connection."""
         if not request.held:
@@ -90,11 +98,16 @@ class Readings:
         ledger.object.hand_over()
 
     def _forgetting(self, ledger: Ledger) -> Iterator[None]:
-        while ledger.arenas:
-            next(iter(ledger.arenas)).leave(ledger)
-            yield
-        self._hub.end_ledger(ledger)
+        yield from forgetting(self._hub, ledger)
         self._ledger = None
+
+
+def forgetting(hub: Hub, ledger: Ledger) -> Iterator[None]:
+    """Have the owners of arenas forget a ledger, one in each step."""
+    while ledger.arenas:
+        next(iter(ledger.arenas)).leave(ledger)
+        yield
+    hub.end_ledger(ledger)
 
 
 def _too_old(request: m.Open, regions: Sequence[Region]) -> str:

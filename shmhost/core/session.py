@@ -17,6 +17,7 @@ from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
+from shmhost.core.ledgers import Ledger
 from shmhost.core.objects import refusal_of
 from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
@@ -151,6 +152,10 @@ class Session:
             self._fail(number, error)
             left = None
         return (releases, "assign") if left is None else (releases, "assign", self._guarded(number, left))
+
+    def take_used_ledger(self) -> Ledger | None:
+        """Return the ledger if the client may use values of arenas still; it is the caller's from then on."""
+        return self._readings.take_used()
 
     def close(self) -> None:
         """Undo all creations and give back all leases, a little later if they are many."""

@@ -35,6 +35,10 @@ class Deaths:
             raise
         self._calls[pidfd] = call
 
+    def pass_on(self, pidfd: int, call: Callable[[], None]) -> None:
+        """Call another function from now on, when the process of a pidfd has ended."""
+        self._calls[pidfd] = call
+
     def forget(self, pidfd: int) -> None:
         """Watch it no more, and close it."""
         del self._calls[pidfd]

@@ -22,6 +22,7 @@ from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.deaths import Deaths
+from shmhost.serving.lingering import Lingering
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.unread import Share
 from shmhost.serving.workers import Outcome, attempt
@@ -52,9 +53,11 @@ class Link:
         "_connection",
         "_deadline",
         "_deaths",
+        "_is_dropped",
         "_is_finished",
         "_is_inside_frame",
         "_is_paused",
+        "_lingering",
         "_loop",
         "_meter",
         "_on_closed",
@@ -81,6 +84,7 @@ class Link:
         share: Share,
         on_closed: Callable[[Link], None],
         deaths: Deaths,
+        lingering: Lingering,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
@@ -88,6 +92,7 @@ class Link:
         self._closer = closer
         self._pidfd = pidfd
         self._deaths = deaths
+        self._lingering = lingering
         self._connection = Connection("host")
         self._meter = meter
         self._operation = ""  # the request that is being carried out, and since when
@@ -101,6 +106,7 @@ class Link:
         self._is_paused = False  # the loop does not watch the socket for what comes
         self._take_back: Callable[[], bool] = _cannot
         self._closing = False
+        self._is_dropped = False
         self._is_finished = False
         self._watch()
         self.session: Session = make_session(self.send)
@@ -145,8 +151,7 @@ class Link:
         self._closing = True
         self._loop.remove_reader(self._sock)
         self._deadline.end()
-        if self._pidfd is not None:
-            self._deaths.forget(self._pidfd)
+        self._let_process_go()
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -154,6 +159,16 @@ class Link:
         self._outbox.close(self._sock.close if self._refused else lambda: self._closer.close(self._sock))
         if not self._working or self._take_back():
             self._finish()
+
+    def _let_process_go(self) -> None:
+        """Watch the process no more, unless it was dropped, lives on, and uses values of arenas still."""
+        if self._pidfd is None:
+            return
+        ledger = self.session.take_used_ledger() if self._is_dropped else None
+        if ledger is None:
+            self._deaths.forget(self._pidfd)
+        else:
+            self._lingering.keep(ledger, self._pidfd)
 
     def _finish(self) -> None:
         if self._is_finished:  # closed by the outcome of its own Work, and by the caller that resumed it
@@ -296,6 +311,7 @@ class Link:
     def _fault(self) -> None:
         """Handle a bug or a broken system: only this client loses its connection."""
         LOG.exception("fault while serving uid %d", self.peer.uid)
+        self._is_dropped = True
         self.close()
 
     def _drop(self, error: RemoteProtocolError) -> None:
@@ -312,6 +328,7 @@ class Link:
 
     def _note_drop(self, why: str) -> None:
         self._meter.dropped += 1
+        self._is_dropped = True
         LOG.warning("dropped uid %d pid %d: %s", self.peer.uid, self.peer.pid, why)
 
     def _all_sent(self) -> None:

@@ -24,9 +24,11 @@ import anyio.abc
 from shmhost.core.accounts import Budget
 from shmhost.core.generations import Generations
 from shmhost.core.hub import Hub, Owner
+from shmhost.core.ledgers import Ledger
 from shmhost.core.meter import Meter
 from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
+from shmhost.core.readings import forgetting
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
@@ -42,6 +44,7 @@ from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.freeing import Freer, close_all
+from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.recall import Recall
@@ -101,6 +104,7 @@ class Host:
         self._freer: Freer | None = None  # likewise
         self._sealers: Sealers | None = None  # likewise
         self._deaths: Deaths | None = None  # likewise
+        self._lingering: Lingering | None = None  # likewise
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -181,11 +185,13 @@ class Host:
         self._freer = freer = Freer(workers)
         self._sealers = self._hub.sealers = Sealers(workers.are_free)
         self._deaths = deaths = Deaths()
+        self._lingering = lingering = Lingering(deaths, self._forget_ledger)
         recall = Recall(self._hub, workers)
         self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
         try:
             await self._listen(listener, task_status)
         finally:
+            lingering.close()
             deaths.close()  # of links that are closed
             recall.close()
             # Steps must see the end of their work: otherwise its object would have no owner.
@@ -196,6 +202,7 @@ class Host:
             workers.close()
             freer.close()
             self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
+            self._lingering = None
             self._hub.run_news = self._hub.run_ends = run_to_end
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
@@ -265,8 +272,9 @@ class Host:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _add_link(self, sock: socket.socket) -> None:
-        deaths = self._deaths
+        deaths, lingering = self._deaths, self._lingering
         assert deaths is not None  # as long as it listens
+        assert lingering is not None
         peer = peer_of(sock)
         link = Link(
             sock,
@@ -278,9 +286,13 @@ class Host:
             self._flight.share(peer.uid),
             self._links.discard,
             deaths,
+            lingering,
         )
         self._links.add(link)
         self._hub.meter.connections += 1
+
+    def _forget_ledger(self, ledger: Ledger) -> None:
+        self._hub.run_ends(forgetting(self._hub, ledger))
 
     def _shut(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the peer is gone already

@@ -19,6 +19,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
+from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.unread import Flight
 from shmprotocol.errors import RemoteProtocolError
@@ -67,6 +68,9 @@ class Session:
         finally:
             self.log.append("long ended")
 
+    def take_used_ledger(self) -> None:
+        """Return None: it has read no arena."""
+
     def close(self) -> None:
         self.log.append("closed")
 
@@ -100,6 +104,7 @@ class Rig:
             Flight(1000).share(7),
             self.closed.append,
             deaths,
+            Lingering(deaths, lambda ledger: None),
         )
 
     def _make_session(self, send: Callable[[m.Message, Sequence[int]], None]) -> Session:

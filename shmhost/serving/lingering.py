@@ -1,0 +1,49 @@
+"""Ledgers of clients that the host has dropped, whose processes live on and use values of arenas still.
+
+A value lives as long as any view of it: so the owner of the arena must not hear that such a client is gone
+before its process is, or holds nothing any more. The ledger is looked at once a second for that, because
+nobody tells. A client that closes its connection by itself says so that it holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shmhost.core.ledgers import Ledger
+from shmhost.serving.deaths import Deaths
+
+LOOK_AGAIN_S = 1.0
+
+
+class Lingering:
+    """Owns the pidfds of the processes; passes each ledger to `forget` in the end. For the loop's thread."""
+
+    def __init__(self, deaths: Deaths, forget: Callable[[Ledger], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deaths = deaths
+        self._forget = forget
+        self._ledgers: dict[Ledger, int] = {}  # with the pidfds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def keep(self, ledger: Ledger, pidfd: int) -> None:
+        """Keep a ledger as long as it is used by the process of a pidfd, which the deaths watch already."""
+        self._ledgers[ledger] = pidfd
+        self._deaths.pass_on(pidfd, lambda: self._end(ledger))
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look)
+
+    def close(self) -> None:
+        """Stop looking. The deaths close the pidfds."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ledgers.clear()
+
+    def _look(self) -> None:
+        for ledger in [each for each in self._ledgers if not each.is_in_use()]:
+            self._end(ledger)
+        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look) if self._ledgers else None
+
+    def _end(self, ledger: Ledger) -> None:
+        self._deaths.forget(self._ledgers.pop(ledger))
+        self._forget(ledger)
