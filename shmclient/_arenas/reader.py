@@ -46,11 +46,13 @@ class ClientLedger:
         """Return the event's descriptor, which stays the ledger's."""
         return self._event[0]
 
-    def clear(self) -> None:
-        """Take what owners have written. Never waits."""
+    def clear(self) -> bool:
+        """Take what owners have written; False if one of them has shut the event. Never waits."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._event[0], _EVENTS):
                 pass
+            return False
+        return True
 
     def close(self) -> None:
         """Close the event. The ledger lives as long as a value is held."""

@@ -58,6 +58,12 @@ class BaseChannel:
         self.outbox.close(reason)
         if targets:
             self.context.wake()
+        if self.context.ledger is not None and not self._rests_on_event():
+            self.context.ledger.close()
+
+    def _rests_on_event(self) -> bool:
+        """Whether tasks wait for the event of the ledger: it is closed with the channel then."""
+        return False
 
     def retire(self) -> None:
         """Take no more requests: Ctrl-C came where this connection may have lost count of what it holds.

@@ -99,6 +99,9 @@ class AsyncChannel(BaseChannel):
             step.subscription.take()
         return None if limit_s <= 0 else True
 
+    def _rests_on_event(self) -> bool:
+        return self._rests.are_in_use
+
     def _close_socket(self) -> None:
         self._is_closing = True
         if self.outbox.is_detached:

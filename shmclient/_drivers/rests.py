@@ -10,6 +10,7 @@ from shmclient._arenas.reader import ClientLedger
 from shmclient._arenas.resting import Position
 
 _PAUSE_S = 0.001  # when 504 of a client wait already
+_LOOK_AGAIN_S = 0.02  # when an owner has shut the event, which all owners share: it is readable for ever then
 
 
 class Rests:
@@ -18,6 +19,11 @@ class Rests:
     def __init__(self) -> None:
         self._scopes: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._is_reading = False
+
+    @property
+    def are_in_use(self) -> bool:
+        """Whether tasks wait here."""
+        return bool(self._scopes)
 
     async def rest(
         self, position: Position, ledger: ClientLedger, limit_s: float, is_over: Callable[[], bool]
@@ -50,7 +56,8 @@ class Rests:
         self._is_reading = True
         try:
             await anyio.wait_readable(ledger.fileno())
-            ledger.clear()
+            if not ledger.clear():
+                await anyio.sleep(_LOOK_AGAIN_S)
         finally:
             self._is_reading = False
             for scope in self._scopes:  # one of them reads from now on
