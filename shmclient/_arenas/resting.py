@@ -9,7 +9,7 @@ from typing import Any
 from shmprotocol.kernel.board import Waker
 
 ABSENT = 2  # in the word of an entry: see `shm_arena_layout.h`
-_PAUSE_S = 0.001  # before Linux 5.16, and under a seccomp filter that forbids futex_waitv
+PAUSE_S = 0.001  # before Linux 5.16, under a seccomp filter that forbids futex_waitv, and in greenlets
 _LOOK_AGAIN_NS = 5_000_000_000  # as for the board: an owner can be killed between a flip and its wake
 
 
@@ -66,6 +66,6 @@ def rest(position: Position, line_changes: int, waker: Waker, wakes: int, wait_s
     words = (position.entry, position.seen(), reader.line, line_changes, waker.address, wakes)
     error = reader._sleep(*words, wait_ns)
     if error in (errno.ENOSYS, errno.EPERM, errno.ENOLCK):
-        time.sleep(min(wait_s, _PAUSE_S))
+        time.sleep(min(wait_s, PAUSE_S))
         return True
     return bool(error == 0)

@@ -35,7 +35,7 @@ def wait_for(
     if after is not None and type(after) is not int:
         raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
     while True:
-        reader = known(context.arenas, name)
+        reader = arenas.known(context.arenas, name)
         if reader is None and (after is None or "/" in name):
             try:
                 result: T = yield from take(retry.wait if after is None else lambda: None)
@@ -43,9 +43,11 @@ def wait_for(
                     return result
                 del result
             except RegionNotFound:
-                if after is None and (known(context.arenas, name) is None or retry.remaining() is None):
+                if after is None and (
+                    arenas.known(context.arenas, name) is None or retry.remaining() is None
+                ):
                     raise
-            reader = known(context.arenas, name)
+            reader = arenas.known(context.arenas, name)
         if reader is not None:
             value = yield from _wait_in(context, reader, name, after or 0, retry, take_in)
             if value is not None:
@@ -76,19 +78,6 @@ def newer(reader: Reader, name: str, after: int) -> ArenaValue | None:
     """Return a handle of a short name in an arena if it is newer than that, without asking a host."""
     value = hold_value(reader, name) if reader.was_current() else None
     return value if value is not None and value.generation > after else None
-
-
-def known(opened: dict[str, Reader], name: str) -> Reader | None:
-    """Return the arena that a name is in, if it was opened and is current by the last word of its host."""
-    if type(name) is not str:  # refused elsewhere
-        return None
-    end = name.find("/")
-    while end > 0:
-        reader = opened.get(name[:end])
-        if reader is not None and reader.was_current():
-            return reader
-        end = name.find("/", end + 1)
-    return None
 
 
 def _wait_in(

@@ -116,6 +116,19 @@ def forget_ended(opened: dict[str, Reader]) -> None:
             opened.pop(name, None)
 
 
+def known(opened: dict[str, Reader], name: str) -> Reader | None:
+    """Return the arena that a name is in, if it was opened and is current by the last word of its host."""
+    if type(name) is not str:  # refused elsewhere
+        return None
+    end = name.find("/")
+    while end > 0:
+        reader = opened.get(name[:end])
+        if reader is not None and reader.was_current():
+            return reader
+        end = name.find("/", end + 1)
+    return None
+
+
 def short_name(name: str, arena: str) -> str:
     """Return what a name is called in its arena; InvalidArgument for the arena itself."""
     if name == arena:

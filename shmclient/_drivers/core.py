@@ -14,7 +14,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import arenas, getting, operations, putting
-from shmclient._drivers.arena_waits import known, wait_for
+from shmclient._drivers.arena_waits import wait_for
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Remaining, Sleep
 from shmclient._regions.mapped import Mapped
@@ -121,7 +121,7 @@ class Core(Generic[C]):
                 return mapped.value()
             except RegionClosed:  # its last view went meanwhile
                 pass
-        reader = known(self.arenas, name)
+        reader = arenas.known(self.arenas, name)
         if reader is not None and self.is_alone(reader.current):
             return reader._get(name[len(reader.name) + 1 :], None)
         return None

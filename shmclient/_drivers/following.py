@@ -7,13 +7,14 @@ number are.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Subscription
-from shmclient._connection.retry import Retry
+from shmclient._connection.retry import Retry, Wait
 from shmclient._drivers import arenas, operations
 from shmclient._drivers.sleeping import Fetched, sleep_while_current
 from shmclient._drivers.steps import Context, Next, Operation
@@ -252,12 +253,8 @@ class Values:
             return value
         while True:
             self.listener.take()  # the answer to what is asked now is newer than all of them
-            is_absent = False
-            try:
-                other = yield from operations.get_other(context, self._name, self._last, self._anywhere)
-            except RegionNotFound:
-                is_absent, other = True, None
-            if other is not None:
+            other = yield from self._look(context)
+            if other:
                 value, self._last = other
                 if isinstance(self._last, Position) or (self._can_sleep and self._last.grant.line):
                     self.listener.reset()  # nobody would read what the host tells
@@ -266,10 +263,25 @@ class Values:
                 yield from self._sleep(context, retry)
             elif not self.listener.is_on(context):
                 yield from self.listener.listen(context)  # and ask again: it may have come before
-            elif is_absent:
+            elif other is False:
                 yield from self._wait_for_name(retry)
             else:
                 yield from self.listener.next(retry)
+
+    def _look(self, context: Context) -> Operation[tuple[Any, Any] | Literal[False] | None]:
+        """Return the value with its mapping or position. None: it is the last one; False: there is none."""
+        while True:
+            try:
+                return (yield from operations.get_other(context, self._name, self._last, self._anywhere))
+            except RegionNotFound:
+                reader = arenas.known(context.arenas, self._name)
+                if reader is None:
+                    return False
+            # The host is not told of names in arenas.
+            self._last = Position(reader, arenas.short_name(self._name, reader.name))
+            if not self._last.has_value():
+                return False
+            self._last = None  # it has one by now
 
     def _sleep(self, context: Context, retry: Retry) -> Operation[Fetched | None]:
         """Return when the last value may not be current any more, or at once if nobody can sleep on it.
@@ -298,18 +310,28 @@ class Values:
         try:
             position = last
             while position.reader.was_current() and not (last.has_changed() and last.has_value()):
-                yield from arenas.stay(position, subscription)
+                is_there = last.has_value()
+                wait_s = math.inf if is_there else self._check_absence(retry).left_s
+                yield from arenas.stay(position, subscription, wait_s)
                 position = Position(last.reader, last.name)
+                if is_there:
+                    retry.renew()
         finally:
             self.listener.reset()
             retry.renew()
 
     def _wait_for_name(self, retry: Retry) -> Operation[None]:
+        if (yield from self.listener.next_within(self._check_absence(retry).left_s)) is None:
+            self._check_absence(retry)
+
+    def _check_absence(self, retry: Retry) -> Wait:
+        """Return how long the name may be absent still. RegionNotFound, RegionTimeout: no longer."""
         wait = retry.wait()
         if wait is None:
             raise RegionNotFound(f"there is no region {self._name!r}, and no wait for it")
-        if (yield from self.listener.next_within(wait.left_s)) is None:
+        if wait.left_s <= 0:
             raise RegionTimeout(f"{self._name!r} did not appear within {wait.asked_s:.3g} s")
+        return wait
 
 
 def once_after(

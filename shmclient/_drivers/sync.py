@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from shmclient._arenas.resting import rest
+from shmclient._arenas.resting import PAUSE_S, rest
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
 from shmclient._connection.retry import Wait
@@ -113,8 +113,12 @@ class PlainChannel(BaseChannel):
     def stay(self, step: Stay) -> bool | None:
         """Sleep until a value of an arena may have changed; None when the time is over."""
         subscription = step.subscription
-        sleep = partial(rest, step.position, step.line_changes)
-        answer = self._sleeper.rest(sleep, step.wait_s, subscription.is_done)
+        if self._line.waits_in_kernel:
+            sleep = partial(rest, step.position, step.line_changes)
+            answer = self._sleeper.rest(sleep, step.wait_s, subscription.is_done)
+        else:  # a greenlet must not stop all others
+            answer = True if step.wait_s > 0 else None
+            time.sleep(min(max(step.wait_s, 0), PAUSE_S))
         if subscription.is_done():
             subscription.take()
         return answer

@@ -103,6 +103,30 @@ def test_follow_yields_each_newest_value(arena: Arena, other: shmclient.Client) 
     assert list(follow) == []
 
 
+def test_follow_waits_for_a_name_that_its_arena_does_not_have_yet(
+    arena: Arena, other: shmclient.Client
+) -> None:
+    arena["y"] = b"another"
+    follow = other.follow("camera/x", wait=30)
+    timer = threading.Timer(0.05, lambda: arena.put("x", b"1"))
+    timer.start()
+    assert bytes(next(follow)) == b"1"
+    timer.join()
+    with pytest.raises(shmclient.WaitTimeout, match="'camera/z' did not appear within"):
+        next(other.follow("camera/z", wait=0.02))
+    with pytest.raises(shmclient.RegionNotFound):
+        next(other.follow("camera/z", wait=None))
+    brief = other.follow("camera/x", wait=0.02)
+    assert bytes(next(brief)) == b"1"
+    timer = threading.Timer(0.1, lambda: arena.put("x", b"2"))
+    timer.start()
+    assert bytes(next(brief)) == b"2"  # it is there all the time
+    timer.join()
+    arena.remove("x")
+    with pytest.raises(shmclient.WaitTimeout):
+        next(brief)
+
+
 def test_changes_tell_of_each_name(arena: Arena, other: shmclient.Client) -> None:
     view = other.open_arena("camera")
     arena.update({"a": b"1", "b": b"2"})

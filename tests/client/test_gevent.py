@@ -138,3 +138,23 @@ def test_interrupt_ends_a_greenlet_that_waits(host: WatchedHost) -> None:
         wait_until(lambda: host.counts()["listeners"] == 1)
         child.send_signal(signal.SIGINT)
         assert child.communicate(timeout=40)[0] == "interrupted []\n"  # gevent reports the signal, too
+
+
+def test_greenlet_that_waits_in_an_arena_stops_no_other(host: WatchedHost) -> None:
+    program = """
+    with shmclient.connect(path) as shm, shm.arena("camera", 1 << 20) as arena:
+        view = shm.open_arena("camera")
+        waits = [
+            gevent.spawn(lambda: bytes(view.wait("x", wait=40).data)),
+            gevent.spawn(lambda: bytes(shm.get("camera/x", wait=40))),
+            gevent.spawn(lambda: next(view.changes(wait=40)).name),
+            gevent.spawn(lambda: bytes(next(shm.follow("camera/x")))),
+        ]
+        ticks = 0
+        for _ in range(20):
+            gevent.sleep(0.001)
+            ticks += not any(wait.ready() for wait in waits)
+        arena["x"] = b"here"
+        print(ticks, *[wait.get(timeout=40) for wait in waits])
+    """
+    assert run(program, host).split() == ["20", "b'here'", "b'here'", "x", "b'here'"]
