@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 import shmclient
 from shmclient import Arena, ArenaFull, ArenaView
+from shmprotocol.wire.names import check_name
 from support import WatchedHost, as_nobody, needs_root, wait_until
 
 SIZE = 8 << 20
@@ -148,6 +150,42 @@ def test_name_is_checked(arena: Arena, name: str) -> None:
     with pytest.raises(shmclient.InvalidArgument):
         arena[name] = b"1"
     assert len(arena) == 0
+
+
+def test_names_are_those_of_regions_and_no_others(arena: Arena) -> None:
+    names = [
+        "".join(letters) for size in range(5) for letters in product("a./\n\x7f\u00e9\ud800", repeat=size)
+    ]
+    accepted = set()
+    for name in names:
+        try:
+            arena[name] = b""
+        except (shmclient.InvalidArgument, UnicodeEncodeError):
+            continue
+        accepted.add(name)
+        del arena[name]
+    assert accepted == {name for name in names if is_name(f"camera/{name}")}
+    assert len(accepted) > 50
+
+
+def is_name(name: str) -> bool:
+    try:
+        return bool(check_name(name))
+    except shmclient.InvalidArgument:
+        return False
+
+
+@pytest.mark.parametrize("size", [60, 61])
+@pytest.mark.parametrize("letter", ["n", "\u00e9"])
+def test_names_of_an_arena_whose_name_is_long(shm: shmclient.Client, letter: str, size: int) -> None:
+    with shm.arena("\u00e9" * 97, 1 << 20, names=16) as arena:  # 194 bytes, and a slash
+        name = letter * (size if letter == "n" else size // 2) + ("n" if letter != "n" and size % 2 else "")
+        if size == 60:
+            arena[name] = b"1"
+            assert bytes(shm.get(f"{arena.name}/{name}")) == b"1"
+        else:
+            with pytest.raises(shmclient.InvalidArgument, match="255 bytes"):
+                arena[name] = b"1"
 
 
 def test_longest_name(arena: Arena, other: shmclient.Client) -> None:
