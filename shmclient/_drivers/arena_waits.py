@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from shmclient._arenas.held import ArenaValue, hold_value
@@ -55,6 +55,29 @@ def wait_for(
             after = None  # what takes the arena's place counts its own generations
         elif after is not None:
             return (yield from once_after(context, name, after, retry, take(retry.wait)))
+
+
+def wait_for_all(
+    context: Context, names: Sequence[str], retry: Retry, start: Callable[[], Operation[T]]
+) -> Operation[T]:
+    """Return the result of an operation on several names, of which some may be missing in their arenas."""
+    while True:
+        try:
+            return (yield from start())
+        except RegionNotFound:
+            missing = _missing_in_arenas(context, names) if retry.remaining() is not None else None
+            if missing is None:
+                raise
+        reader, name = missing
+        yield from _wait_in(context, reader, name, 0, retry, lambda reader, name: True)
+
+
+def _missing_in_arenas(context: Context, names: Sequence[str]) -> tuple[Reader, str] | None:
+    for name in names:
+        reader = arenas.known(context.arenas, name)
+        if reader is not None and not Position(reader, arenas.short_name(name, reader.name)).has_value():
+            return reader, name
+    return None
 
 
 def value_after(context: Context, arena: str, name: str, after: int, retry: Retry) -> Operation[ArenaValue]:

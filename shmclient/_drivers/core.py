@@ -14,7 +14,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import arenas, getting, operations, putting
-from shmclient._drivers.arena_waits import wait_for
+from shmclient._drivers.arena_waits import wait_for, wait_for_all
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Remaining, Sleep
 from shmclient._regions.mapped import Mapped
@@ -172,17 +172,29 @@ class Core(Generic[C]):
         self, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool
     ) -> Operation[list[R]]:
         """Return a handle for each name, mapped."""
-        return self.run_waiting(
-            lambda context, retry: operations.open_many(context, kind, names, retry.wait, anywhere),
-            wait_s,
-        )
+
+        def start(context: Context, retry: Retry) -> Operation[list[R]]:
+            return wait_for_all(
+                context,
+                names,
+                retry,
+                lambda: operations.open_many(context, kind, names, retry.wait, anywhere),
+            )
+
+        return self.run_waiting(start, wait_s)
 
     def get_many(self, names: Sequence[str], wait_s: float | None, anywhere: bool) -> Operation[list[Any]]:
         """Return the value of each name."""
-        return self.run_waiting(
-            lambda context, retry: getting.get_many(context, names, retry.wait, anywhere, self.mapped_value),
-            wait_s,
-        )
+
+        def start(context: Context, retry: Retry) -> Operation[list[Any]]:
+            return wait_for_all(
+                context,
+                names,
+                retry,
+                lambda: getting.get_many(context, names, retry.wait, anywhere, self.mapped_value),
+            )
+
+        return self.run_waiting(start, wait_s)
 
     def open_arena(self, name: str, wait_s: float | None, anywhere: bool) -> Operation[Reader]:
         """Return the reader of an arena."""

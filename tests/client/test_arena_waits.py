@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,28 @@ def test_follow_yields_each_newest_value(arena: Arena, other: shmclient.Client) 
     timer.join()
     threading.Timer(0.05, follow.close).start()
     assert list(follow) == []
+
+
+def test_many_names_are_waited_for_in_their_arenas(
+    shm: shmclient.Client, arena: Arena, other: shmclient.Client
+) -> None:
+    arena["x"] = b"1"
+    shm.put("region", b"2").close()
+    names = ["camera/x", "region", "camera/y", "later/z"]
+    with pytest.raises(shmclient.WaitTimeout, match="'y' in the arena 'camera'"):
+        other.get_many(names[:3], wait=0.02)
+    with pytest.raises(shmclient.RegionNotFound, match="has no value 'y'"):
+        other.get_many(names[:3])
+    for many in (other.get_many, other.open_many):
+        got: list[Any] = []
+        thread = threading.Thread(target=lambda many=many, got=got: got.extend(many(names, wait=30)))
+        thread.start()
+        with shm.arena("later", SIZE, keep=False) as later:
+            arena["y"] = b"3"
+            later["z"] = b"4"
+            thread.join()
+        assert [bytes(getattr(value, "data", value)) for value in got] == [b"1", b"2", b"3", b"4"]
+        arena.remove("y")
 
 
 def test_follow_waits_for_a_name_that_its_arena_does_not_have_yet(
