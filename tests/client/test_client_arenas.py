@@ -91,6 +91,16 @@ def test_value_that_is_held_stays_when_it_is_replaced_a_thousand_times(
     assert (other.get("camera/front") == 999).all()
 
 
+def test_get_again_is_a_view_of_what_the_first_get_made(arena: Arena, other: shmclient.Client) -> None:
+    """Also of the first value of its kind, which Python decodes."""
+    arena["front"] = np.arange(6.0)
+    first, second = other.get("camera/front"), other.get("camera/front")
+    assert second is not first
+    assert second.base is first.base
+    first.shape = (2, 3)
+    assert (second.shape, other.get("camera/front").shape) == ((6,), (6,))
+
+
 def test_memory_of_replaced_values_is_used_again(arena: Arena) -> None:
     for number in range(100):
         arena["front"] = np.full(1 << 17, number)  # a MiB, in an arena of eight

@@ -133,11 +133,29 @@ static PyObject *shm_reader_make(struct shm_reader *reader, PyObject *plan, stru
         return other;
 }
 
+/* Return the value over a held one by the plan for its description; NULL without an exception: there is none. */
+static PyObject *shm_reader_planned(struct shm_reader *reader, struct shm_held_value *held)
+{
+        PyObject *key, *plan, *value;
+
+        if (held->value.flags != SHM_VALUE_SHARED_DESCRIPTION)
+                return NULL;
+        key = PyLong_FromVoidPtr((void *)(uintptr_t)held->value.description);
+        plan = key == NULL ? NULL : PyDict_GetItemWithError(reader->plans, key);
+        Py_XDECREF(key);
+        if (plan == NULL || PyLong_AsUnsignedLongLong(PyTuple_GetItem(plan, 3)) != held->value.size)
+                return NULL;
+        Py_INCREF(plan);
+        value = shm_reader_make(reader, plan, held);
+        Py_DECREF(plan);
+        return value;
+}
+
 /* Return the value over a held one. */
 static PyObject *shm_reader_value(PyObject *self, struct shm_held_value *held)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
-        PyObject *plan = NULL, *value;
+        PyObject *planned, *value;
 
         if (held->value.description == NULL && held->value.flags == SHM_VALUE_SHARED_DESCRIPTION) {
                 value = PyMemoryView_FromObject((PyObject *)held);
@@ -145,21 +163,17 @@ static PyObject *shm_reader_value(PyObject *self, struct shm_held_value *held)
                         shm_reader_remember(reader, held->value.entry, held->value.word, value, NULL);
                 return value;
         }
-        if (held->value.flags == SHM_VALUE_SHARED_DESCRIPTION) {
-                PyObject *key = PyLong_FromVoidPtr((void *)(uintptr_t)held->value.description);
-
-                plan = key == NULL ? NULL : PyDict_GetItemWithError(reader->plans, key);
-                Py_XDECREF(key);
-                if (plan == NULL && PyErr_Occurred())
-                        return NULL;
-        }
-        if (plan != NULL && PyLong_AsUnsignedLongLong(PyTuple_GetItem(plan, 3)) == held->value.size) {
-                Py_INCREF(plan);
-                value = shm_reader_make(reader, plan, held);
-                Py_DECREF(plan);
+        value = shm_reader_planned(reader, held);
+        if (value != NULL || PyErr_Occurred())
                 return value;
-        }
-        return PyObject_CallMethod(self, "_decode", "(O)", (PyObject *)held);
+        value = PyObject_CallMethod(self, "_decode", "(O)", (PyObject *)held);
+        if (value == NULL)
+                return NULL;
+        planned = shm_reader_planned(reader, held); /* there may be a plan now: what it makes is remembered */
+        if (planned == NULL && !PyErr_Occurred())
+                return value;
+        Py_DECREF(value);
+        return planned;
 }
 
 /* Hold the value of a name, of which `text` is the end; NULL with no exception: there is none. */
