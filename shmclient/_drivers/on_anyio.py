@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -89,7 +90,8 @@ class AsyncChannel(BaseChannel):
     async def stay(self, step: Stay) -> bool | None:
         """Wait until a value of an arena may have changed; None when the time is over.
 
-        That another arena has taken its place is seen within a second.
+        That another arena has taken its place is seen within a second, and so is the end of a private host:
+        the thread of this loop would keep the interpreter from its end.
         """
         ledger = self.context.ledger
         assert ledger is not None, "who stays has opened an arena"
@@ -97,6 +99,8 @@ class AsyncChannel(BaseChannel):
         await self._rests.rest(step.position, ledger, limit_s, step.subscription.is_done)
         if step.subscription.is_done():
             step.subscription.take()
+        if not threading.main_thread().is_alive() and has_ended(self._sock):
+            raise HostGone("the host of this program has ended")
         return None if limit_s <= 0 else True
 
     def _rests_on_event(self) -> bool:
