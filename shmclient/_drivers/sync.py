@@ -115,13 +115,20 @@ class PlainChannel(BaseChannel):
         subscription = step.subscription
         if self._line.waits_in_kernel:
             sleep = partial(rest, step.position, step.line_changes)
-            answer = self._sleeper.rest(sleep, step.wait_s, subscription.is_done)
+            is_over = subscription.is_done
+            answer = self._sleeper.rest(sleep, step.wait_s, lambda: is_over() or self._is_orphaned())
         else:  # a greenlet must not stop all others
             answer = True if step.wait_s > 0 else None
             time.sleep(min(max(step.wait_s, 0), PAUSE_S))
         if subscription.is_done():
             subscription.take()
+        if self._is_orphaned():
+            raise HostGone("the host of this program has ended")
         return answer
+
+    def _is_orphaned(self) -> bool:
+        """Whether a private host has ended: who waits on would keep the interpreter from its end."""
+        return not threading.main_thread().is_alive() and self._line.has_ended()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""
