@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from shmclient import _codecs as codecs
-from shmclient._arenas.reader import read_error
+from shmclient._arenas.reader import names_in, read_error
 from shmclient._arenas.values import decode, kind_of
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.check import NO_LENGTHS, Lengths
@@ -66,7 +66,6 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         self.span = reply.span
         self._outbox = outbox
         self._number = reply.region
-        self._generation = reply.generation
         self._is_open = True
         key = creation_key(reply.region)
         outbox.hold(key)
@@ -123,12 +122,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     # A mutable mapping: __getitem__, __setitem__ and __delitem__ are in C.
 
     def __iter__(self) -> Iterator[str]:
-        start = 0
-        while True:
-            names, start = self._names(start)
-            yield from names
-            if not start:
-                return
+        return names_in(self)
 
     def __len__(self) -> int:
         return int(self._counts()[0])

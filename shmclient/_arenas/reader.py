@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from shmclient._arenas.values import decode
@@ -24,6 +25,7 @@ from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import ArenaReader, Current, HeldValue, Ledger
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import LEDGER_HOLDS
 
 _EVENTS = 4096  # bytes of a read: an event has 8
 
@@ -133,6 +135,16 @@ def open_reader(
     return reader
 
 
+def names_in(arena: ArenaReader) -> Iterator[str]:
+    """Yield the names in an arena that is read or owned here."""
+    start = 0
+    while True:
+        names, start = arena._names(start)
+        yield from names
+        if not start:
+            return
+
+
 def read_error(error: int, name: object, arena: str) -> ShmError | OSError:
     """Return the error of a value that could not be read or written."""
     if error == errno.EBADF:
@@ -141,7 +153,7 @@ def read_error(error: int, name: object, arena: str) -> ShmError | OSError:
         return BadRegion(f"the owner of the arena {arena!r} has written nonsense for {name!r}")
     if error == errno.ENOLCK:
         return QuotaExceeded(
-            f"this client uses {131_072} values already, as many as its ledger takes: drop some of them"
+            f"this client uses {LEDGER_HOLDS} values already, as many as its ledger takes: drop some of them"
         )
     if error == errno.EBUSY:
         return BadRegion(

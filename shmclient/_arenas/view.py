@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from shmclient._arenas.held import ArenaValue, hold_value
-from shmclient._arenas.reader import Reader
+from shmclient._arenas.reader import Reader, names_in
 from shmclient._process.copying import not_copied
 from shmprotocol.errors import RegionNotFound
 
@@ -50,12 +50,7 @@ class BaseArenaView(Mapping[str, Any]):
         return value
 
     def __iter__(self) -> Iterator[str]:
-        start, reader = 0, self._now()
-        while True:
-            names, start = reader._names(start)
-            yield from names
-            if not start:
-                return
+        return names_in(self._now())
 
     def __len__(self) -> int:
         return int(self._now()._counts()[0])
