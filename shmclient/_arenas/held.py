@@ -8,7 +8,7 @@ from shmclient import _codecs as codecs
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.values import decode
 from shmclient._process.copying import not_copied
-from shmprotocol.errors import AddressConflict, BadRegion, RegionClosed
+from shmprotocol.errors import AddressConflict, BadRegion, RegionClosed, RegionNotFound
 from shmprotocol.kernel import address_space
 
 
@@ -105,6 +105,19 @@ class ArenaValue:
         if self._held is None:
             raise RegionClosed(f"the handle of {self.name!r} is closed")
         return self._held
+
+
+def open_value(reader: Reader, name: str) -> ArenaValue:
+    """Return a handle of the current value of a name in an arena. RegionNotFound."""
+    value = hold_value(reader, name)
+    if value is None:
+        raise no_value(reader, name)
+    return value
+
+
+def no_value(reader: Reader, name: str) -> RegionNotFound:
+    """Return the error for a name in an arena that has no value."""
+    return RegionNotFound(f"the arena {reader.name!r} has no value {name!r}")
 
 
 def hold_value(reader: Reader, name: str) -> ArenaValue | None:

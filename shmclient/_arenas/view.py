@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from shmclient._arenas.held import ArenaValue, hold_value
+from shmclient._arenas.held import ArenaValue, open_value
 from shmclient._arenas.reader import Reader, names_in
 from shmclient._process.copying import not_copied
-from shmprotocol.errors import RegionNotFound
 
 
 class ArenaChange(NamedTuple):
@@ -44,10 +43,7 @@ class BaseArenaView(Mapping[str, Any]):
 
     def open(self, name: str) -> ArenaValue:
         """Return a handle of the current value of a name: with its generation, its time, its root."""
-        value = hold_value(self._now(), name)
-        if value is None:
-            raise RegionNotFound(f"the arena {self.name!r} has no value {name!r}")
-        return value
+        return open_value(self._now(), name)
 
     def __iter__(self) -> Iterator[str]:
         return names_in(self._now())

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmclient._arenas.held import ArenaValue, hold_value
+from shmclient._arenas.held import ArenaValue, no_value, open_value
 from shmclient._arenas.reader import ClientLedger, Reader, open_reader
 from shmclient._arenas.resting import Position
 from shmclient._connection.exchange import Subscription
@@ -152,7 +152,7 @@ def value_in(reader: Reader, name: str) -> tuple[Any, Position]:
     position = Position(reader, short)
     value = reader._get(short, None)
     if value is None:
-        raise RegionNotFound(f"the arena {reader.name!r} has no value {short!r}")
+        raise no_value(reader, short)
     return value, position
 
 
@@ -166,11 +166,7 @@ def handle_of(
 
 def handle_in(reader: Reader, name: str) -> ArenaValue:
     """Return a handle of the value of a name in an arena. RegionNotFound."""
-    short = short_name(name, reader.name)
-    value = hold_value(reader, short)
-    if value is None:
-        raise RegionNotFound(f"the arena {reader.name!r} has no value {short!r}")
-    return value
+    return open_value(reader, short_name(name, reader.name))
 
 
 def open_arena(context: Context, name: str, anywhere: bool, wait: Remaining) -> Operation[Reader]:
