@@ -40,14 +40,9 @@ def create(
     """Return an arena that this process owns, published and empty."""
     from shmclient._arenas import owner  # only for who owns one
 
-    if context.version < m.ARENA_VERSION:
-        raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
     names = min(NAMES, (size if type(size) is int else 0) // BYTES_A_NAME + 1) if names is None else names
     _check_number("names", names)
-    fields = fields_of(name, size, max_size or 0, mode, replace, keep)
-    request = m.Arena(context.outbox.next_id(), *fields)
-    reply, owned = yield Ask(request)
-    reply = answers.whole(context, reply, owned, m.ArenaMade)
+    request, reply, owned = yield from ask_for(context, name, size, max_size or 0, mode, keep, replace)
     arena = owner.make_arena(context.outbox, request, reply, owned)
     yield Run(lambda: owner.own(arena, reply, names), WORK)
     return arena
@@ -64,14 +59,22 @@ def _ledger_of(context: Context) -> ClientLedger | None:
         return context.ledger
 
 
-def fields_of(
-    name: str, size: int, max_size: int, mode: int, replace: bool, keep: bool
-) -> tuple[str, int, int, int, bool, bool]:
-    """Return the fields of the request for an arena; InvalidArgument if no host would make it."""
+def ask_for(
+    context: Context, name: str, size: int, max_size: int, mode: int, keep: bool, replace: bool
+) -> Operation[tuple[m.Arena, m.ArenaMade, fds.Owned]]:
+    """Return the request for a new arena, the host's answer, and the descriptors, which the caller owns.
+
+    Unsupported: the host has none. InvalidArgument: no host would make it.
+    """
+    if context.version < m.ARENA_VERSION:
+        raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
     _check_number("size", size)
     if max_size:
         _check_number("max_size", max_size)
-    return check_name(name), size, max_size, check_mode(mode), bool(replace), bool(keep)
+    fields = check_name(name), size, max_size, check_mode(mode), bool(replace), bool(keep)
+    request = m.Arena(context.outbox.next_id(), *fields)
+    reply, owned = yield Ask(request)
+    return request, answers.whole(context, reply, owned, m.ArenaMade), owned
 
 
 def _check_number(label: str, number: int) -> None:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from shmclient._drivers import answers, arenas, operations
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining
-from shmclient._process.limits import no_room
 from shmclient._regions.mapped import Lease
 from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE
 from shmprotocol.errors import InvalidArgument, OutOfMemory, Unsupported
@@ -54,13 +53,7 @@ def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation
 
 def owned_arena(context: Context, name: str, size: int, mode: int) -> Operation[Heirloom]:
     """Return what a program needs to own a new arena: it publishes that by itself."""
-    if context.version < m.ARENA_VERSION:
-        raise Unsupported(f"the host speaks version {context.version} of the protocol, which has no arenas")
-    request = m.Arena(context.outbox.next_id(), *arenas.fields_of(name, size, 0, mode, True, True))
-    reply, owned = yield Ask(request)
-    if len(owned) < 2:
-        owned.close()
-        raise no_room(reply, len(owned))
+    _, reply, owned = yield from arenas.ask_for(context, name, size, 0, mode, keep=True, replace=True)
     sizes = (reply.line, reply.region, reply.size, reply.span, reply.address)
     line = _line(owned[0], owned[1], _board(context), *sizes, -1, -1, name)
     return Heirloom("SHM_ARENAS", line, owned, None)
