@@ -14,12 +14,12 @@ _LOOK_AGAIN_NS = 5_000_000_000  # as for the board: an owner can be killed betwe
 
 
 class Position:
-    """A name in an arena, and the word of its entry before its value was read: no word stands for two values.
+    """A name in an arena, and the word of its entry, now or that of a value: no word stands for two values.
 
     `entry` is None as long as the name never had a value: it is waited for by the arena's count of changes.
     """
 
-    def __init__(self, reader: Any, name: str) -> None:
+    def __init__(self, reader: Any, name: str, word: int | None = None) -> None:
         self.reader = reader
         self.name = name
         self.changes: int = reader._counts()[3]
@@ -28,6 +28,8 @@ class Position:
         self.word = 0
         if entry is not None:
             self.entry, self.word = entry
+        if word is not None:
+            self.word = word
 
     @property
     def generation(self) -> int:

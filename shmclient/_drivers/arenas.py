@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shmclient._arenas.held import ArenaValue, no_value, open_value
 from shmclient._arenas.reader import ClientLedger, Reader, open_reader
 from shmclient._arenas.resting import Position
+from shmclient._arenas.values import decode
 from shmclient._connection.exchange import Subscription
 from shmclient._drivers import answers
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
@@ -154,6 +155,11 @@ def value_in(reader: Reader, name: str) -> tuple[Any, Position]:
     short = short_name(name, reader.name)
     position = Position(reader, short)
     value = reader._get(short, None)
+    if position.has_changed():  # the value may be newer than the position
+        held = reader._hold(short)
+        if held is None:
+            raise no_value(reader, short)
+        return decode(reader, held), Position(reader, short, held.word)
     if value is None:
         raise no_value(reader, short)
     return value, position

@@ -10,6 +10,8 @@ import pytest
 
 import shmclient
 from shmclient import Arena
+from shmclient._arenas.reader import Reader
+from shmprotocol.native.builtins import ArenaReader
 from support import WatchedHost, wait_until
 
 SIZE = 8 << 20
@@ -124,6 +126,24 @@ def test_many_names_are_waited_for_in_their_arenas(
             thread.join()
         assert [bytes(getattr(value, "data", value)) for value in got] == [b"1", b"2", b"3", b"4"]
         arena.remove("y")
+
+
+def test_follow_yields_a_value_once_that_overtakes_the_look(
+    arena: Arena, other: shmclient.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = iter([b"2"])
+
+    def get(reader: Reader, name: str, missing: object) -> Any:
+        for value in newer:
+            arena["x"] = value  # between the look at the name's word and at its value
+        return ArenaReader._get(reader, name, missing)
+
+    arena["x"] = b"1"
+    monkeypatch.setattr(Reader, "_get", get)
+    follow = other.follow("camera/x", wait=30)
+    assert bytes(next(follow)) == b"2"
+    threading.Timer(0.05, arena.put, ("x", b"3")).start()
+    assert bytes(next(follow)) == b"3"
 
 
 def test_follow_waits_for_a_name_that_its_arena_does_not_have_yet(

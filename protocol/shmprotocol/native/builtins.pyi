@@ -385,6 +385,7 @@ class HeldValue:
     root: int
     root_size: int
     generation: int
+    word: int  # of its entry: see `shm_arena_layout.h`
     published_ns: int
     flags: int
     description: bytes
