@@ -200,7 +200,7 @@ class AsyncClient:
         return await self._run(operations.list_regions, prefix)
 
     async def exists(self, name: str) -> bool:
-        """Whether a name has a current region."""
+        """Whether a name has a current region, or a value in an arena."""
         return await self._run(operations.exists, name)
 
     async def arena(

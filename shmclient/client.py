@@ -230,7 +230,7 @@ class Client:
         return self._run(operations.list_regions, prefix)
 
     def exists(self, name: str) -> bool:
-        """Whether a name has a current region, as `name in client` says too."""
+        """Whether a name has a current region, or a value in an arena, as `name in client` says too."""
         return self._run(operations.exists, name)
 
     __contains__ = exists

@@ -323,7 +323,12 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         holders = [f"pid {pid or 'unknown'} uses {blocks}" for _, pid, blocks in self._holders()]
         if holders:
             return f"{text}; of {retired} values that were replaced, {', '.join(holders)}"
-        return f"{text}, and {ledgers} readers hold nothing else: create it larger, or with a max_size"
+        cure = "create it larger, or with a larger max_size"
+        return (
+            f"{text}; {ledgers} clients read it and hold nothing else: {cure}"
+            if ledgers
+            else f"{text}: {cure}"
+        )
 
 
 def make_arena(outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> Arena:

@@ -184,12 +184,36 @@ def open_arena(context: Context, name: str, anywhere: bool, wait: Remaining) -> 
 
     outcome = yield operations.open_request(context, (name,), (), wait())
     grants, owned = answers.granted(context, outcome, 1, 0)
-    lease = Lease(context.outbox, grants[0].lease)
+    lease = answers.leased(context, grants, owned)[0]
     if not grants[0].flags & FLAG_ARENA or grants[0].name != name:
         owned.close()
         lease.release()
         raise InvalidArgument(f"{name!r} is not an arena: use get() or open()")
     return reader_of(context, grants[0], lease, owned, anywhere)
+
+
+def has_value(reader: Reader, name: str) -> bool:
+    """Whether a name in an arena has a value."""
+    return reader._hold(short_name(name, reader.name)) is not None
+
+
+def exists(context: Context, name: str) -> Operation[bool]:
+    """Whether a name that has no region is in an arena, and has a value there."""
+    from shmclient._drivers import operations
+
+    if "/" not in name or context.version < m.ARENA_VERSION:
+        return False
+    try:
+        outcome = yield operations.open_request(context, (name,), (), None)
+    except RegionNotFound:
+        return False
+    grants, owned = answers.granted(context, outcome, 1, 0)
+    leases = answers.leased(context, grants, owned)
+    if not grants[0].flags & FLAG_ARENA:  # a region, published just now
+        owned.close()
+        leases[0].release()
+        return True
+    return has_value(reader_of(context, grants[0], leases[0], owned, False), name)
 
 
 def stay(position: Position, subscription: Subscription, wait_s: float = math.inf) -> Operation[None]:

@@ -220,11 +220,13 @@ def stat(context: Context, name: str) -> Operation[RegionInfo]:
 
 
 def exists(context: Context, name: str) -> Operation[bool]:
-    """Whether a name has a current region."""
+    """Whether a name has a current region, or a value in an arena."""
+    if (reader := arenas.known(context.arenas, name)) is not None and reader.is_granted():
+        return arenas.has_value(reader, name)
     try:
         yield from stat(context, name)
     except RegionNotFound:
-        return False
+        return (yield from arenas.exists(context, name))
     return True
 
 

@@ -16,7 +16,7 @@ from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
 from shmhost.commands.views import who as who_view
 from shmprotocol.cli import manual
-from shmprotocol.errors import AccessDenied, InvalidArgument, ShmError
+from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound, ShmError
 from shmprotocol.kernel.status import describe
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
@@ -61,7 +61,10 @@ def _list_values(query: Query, arena: m.RegionInfo, prefix: str, as_json: bool) 
 @socket_option
 @json_option
 def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> None:
-    """Show all that the host knows about region NAME, or the kernel about descriptor N (without a host)."""
+    """Show all that the host knows about region NAME, or the kernel about descriptor N (without a host).
+
+    NAME may be that of a value in an arena.
+    """
     if fd is not None and name is None:
         _print_descriptor(fd, as_json)
     elif name is not None and fd is None:
@@ -72,11 +75,28 @@ def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> N
 
 def _print_region(name: str, path: str | None, as_json: bool) -> None:
     with _query(path) as query:
+        arena = query.arena_of(name) if "/" in name else None
+        if arena is not None and arena.name != name:
+            _print_value(query, arena, name, as_json)
+            return
         region = query.stat(name)
     if as_json:
         print_json(regions_view.region_dict(region))
     else:
         Console().print(regions_view.stat_table(region))
+
+
+def _print_value(query: Query, arena: m.RegionInfo, name: str, as_json: bool) -> None:
+    clocks = arenas_view.clocks_now()
+    rows = arenas_view.values_of(query, arena, name, clocks)
+    if not rows or rows[0]["name"] != name:  # sorted: the name itself comes before longer ones
+        raise RegionNotFound(
+            f"the arena {arena.name!r} has no value of this name: see `shmhost ls {arena.name}/`"
+        )
+    if as_json:
+        print_json(rows[0])
+    else:
+        Console().print(regions_view.value_stat_table(rows[0]))
 
 
 def _print_descriptor(fd: int, as_json: bool) -> None:

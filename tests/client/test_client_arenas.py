@@ -51,6 +51,19 @@ VALUES: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_name_exists_as_a_value(arena: Arena, other: shmclient.Client, is_open: bool) -> None:
+    arena["front"] = b"1"
+    if is_open:
+        other.get("camera/front")
+    assert "camera/front" in other
+    assert other.exists("camera")
+    assert not other.exists("camera/left")
+    assert "elsewhere/front" not in other
+    del arena["front"]
+    assert not other.exists("camera/front")
+
+
 @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_value_comes_back_as_a_region_would_return_it(
     arena: Arena, other: shmclient.Client, value: Any

@@ -107,6 +107,20 @@ def test_stat_says_what_only_an_arena_has(host: WatchedHost, owner: ArenaPeer) -
     assert rows(host, "stat", "camera")["arena"]["has_owner"] is True
 
 
+def test_stat_knows_a_value_in_an_arena(host: WatchedHost, owner: ArenaPeer) -> None:
+    owned, blocks = publish(owner)
+    row = rows(host, "stat", f"camera/{LONG}")
+    assert (row["name"], row["size"], row["arena"]) == (f"camera/{LONG}", 100, "camera")
+    assert row["address"] == owned.made.address + blocks[LONG]
+    output = " ".join(run(host, "stat", "camera/front").split())
+    assert "size 5 bytes (5 B)" in output
+    assert "mode 0600" in output
+    command = [sys.executable, "-m", "shmhost", "stat", "camera/fron", "--socket", host.socket_path]
+    missing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert missing.returncode == 4
+    assert "the arena 'camera' has no value of this name" in " ".join(missing.stderr.split())
+
+
 def test_who_says_which_value_is_held_by_whom_and_for_how_long(
     host: WatchedHost, owner: ArenaPeer, reader: ArenaPeer
 ) -> None:

@@ -60,10 +60,6 @@ def value_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
 
 def stat_table(region: RegionInfo) -> Table:
     """Return the table of `stat`: all facts about a region."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    created = datetime.fromtimestamp(region.created_ns / 1e9, UTC).isoformat(timespec="milliseconds")
     rows = {
         "name": region.name,
         "generation": f"{region.generation} (region {region.region}, {region.state})",
@@ -72,13 +68,41 @@ def stat_table(region: RegionInfo) -> Table:
         "access": f"mode {region.mode:04o}, uid {region.uid}, gid {region.gid}",
         "protection": f"seal {region.seal}, backend {region.backend}",
         "leases": str(region.leases),
-        "created": f"{created} by pid {region.creator_pid}",
+        "created": f"{_time(region.created_ns)} by pid {region.creator_pid}",
     }
     if region.kind == KIND_ARENA:
         arena = region.arena
         rows["arena"] = f"{summary(region)}; {arena.values} values published so far"
         rows["span"] = f"{arena.span} bytes ({format_size(arena.span)}): so far it may grow"
-        rows["ledgers"] = f"{arena.ledgers} clients may hold values (`shmhost who {region.name}`)"
+        clients = "client" if arena.ledgers == 1 else "clients"
+        rows["ledgers"] = f"{arena.ledgers} {clients} may hold values (`shmhost who {region.name}`)"
+    return _facts(rows)
+
+
+def value_stat_table(row: dict[str, object]) -> Table:
+    """Return the table of `stat` for a value in an arena."""
+    size, mode = int(str(row["size"])), int(str(row["mode"]))
+    return _facts(
+        {
+            "name": str(row["name"]),
+            "generation": str(row["generation"]),
+            "address": f"{int(str(row['address'])):#x}",
+            "size": f"{size} bytes ({format_size(size)})",
+            "access": f"mode {mode:04o}, uid {row['uid']}: those of the arena",
+            "published": _time(int(str(row["published_ns"]))),
+            "arena": f"{row['arena']} (`shmhost who {row['arena']}` shows who holds values)",
+        }
+    )
+
+
+def _time(real_ns: int) -> str:
+    return datetime.fromtimestamp(real_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+
+
+def _facts(rows: dict[str, str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in rows.items():
         table.add_row(key, Text(printable(value)))
     return table
