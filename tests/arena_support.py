@@ -19,6 +19,8 @@ from support import RawPeer
 MESSAGE = struct.Struct("<IiQQ")
 LINE = struct.Struct("<QQ4IQI")
 SIZE = 1 << 16
+CAMERA_SIZE = 8 << 20  # of the arena `camera` that clients in Python have
+SLOTS = 504  # that a client can have armed at once: see `shm_arena_layout.h`
 
 
 class Note(NamedTuple):

@@ -1,4 +1,4 @@
-"""Fixtures: a private host, a client of it, and both async backends."""
+"""Fixtures: a private host, clients of it, and both async backends."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ UNIT = frozenset(
         "test_regions",
         "test_results",
         "test_session",
+        "test_session_endings",
         "test_sources",
         "test_top",
         "test_transfer",
@@ -120,6 +121,18 @@ def host(tmp_path: Path) -> Iterator[WatchedHost]:
 def shm(host: WatchedHost) -> Iterator[shmclient.Client]:
     with shmclient.connect(host.socket_path) as client:
         yield client
+
+
+@pytest.fixture
+def owner(host: WatchedHost) -> Iterator[ArenaPeer]:
+    with ArenaPeer(host.socket_path) as peer:
+        yield peer
+
+
+@pytest.fixture
+def reader(host: WatchedHost) -> Iterator[ArenaPeer]:
+    with ArenaPeer(host.socket_path) as peer:
+        yield peer
 
 
 @pytest.fixture

@@ -1,18 +1,40 @@
-"""Fixtures of the client's tests: a pinner, a region under construction, a file."""
+"""Fixtures of the client's tests: an async client, an arena and a reader of it, a pinner, a file."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 import shmclient
+import shmclient.aio
+from arena_support import CAMERA_SIZE
 from pinning_support import CONTENT
-from shmclient import Pinner
+from shmclient import Arena, Pinner
 from support import WatchedHost, watched_host
+
+
+@pytest.fixture
+async def ashm(host: WatchedHost, anyio_backend: str) -> AsyncIterator[shmclient.aio.AsyncClient]:
+    async with await shmclient.aio.connect(host.socket_path) as client:
+        yield client
+
+
+@pytest.fixture
+def arena(shm: shmclient.Client) -> Iterator[Arena]:
+    """An arena whose owner is a client of its own, used by any thread."""
+    with shm.arena("camera", CAMERA_SIZE, names=2000) as camera:
+        yield camera
+
+
+@pytest.fixture
+def other(host: WatchedHost) -> Iterator[shmclient.Client]:
+    """Another client, which reads what the owner writes."""
+    with shmclient.connect(host.socket_path) as client:
+        yield client
 
 
 @pytest.fixture

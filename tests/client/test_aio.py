@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
-from collections.abc import AsyncIterator
 
 import anyio
 import numpy as np
@@ -16,12 +15,6 @@ import shmclient.aio
 from support import WatchedHost, count_descriptors, give_spares_back, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def ashm(host: WatchedHost, anyio_backend: str) -> AsyncIterator[shmclient.aio.AsyncClient]:
-    async with await shmclient.aio.connect(host.socket_path) as client:
-        yield client
 
 
 async def test_values_come_back(ashm: shmclient.aio.AsyncClient) -> None:

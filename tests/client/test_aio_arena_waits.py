@@ -7,7 +7,7 @@ import functools
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import anyio.from_thread
@@ -16,29 +16,11 @@ import pytest
 
 import shmclient
 import shmclient.aio
+from arena_support import CAMERA_SIZE, SLOTS
 from shmclient import Arena, ArenaChange
 from support import Machine, WatchedHost, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-SIZE = 8 << 20
-
-
-SLOTS = 504  # that a client can have armed at once: see `shm_arena_layout.h`
-
-
-@pytest.fixture
-async def ashm(host: WatchedHost, anyio_backend: str) -> AsyncIterator[shmclient.aio.AsyncClient]:
-    async with await shmclient.aio.connect(host.socket_path) as client:
-        yield client
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    """An arena whose owner is a client of its own, used by any thread."""
-    with shm.arena("camera", SIZE, names=2000) as camera:
-        yield camera
 
 
 async def rested(host: WatchedHost) -> None:
@@ -138,7 +120,7 @@ async def test_get_waits_for_an_arena(host: WatchedHost, ashm: shmclient.aio.Asy
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(get)
         await anyio.wait_all_tasks_blocked()
-        arena = await ashm.arena("later", SIZE)
+        arena = await ashm.arena("later", CAMERA_SIZE)
         await rested(host)
         arena["x"] = b"1"
     assert got == [b"1"]
@@ -205,7 +187,7 @@ async def test_followed_name_is_a_region_then_in_an_arena(
     follow = ashm.follow("n/x")
     assert bytes(await anext(follow)) == b"region"
     await ashm.unlink("n/x")
-    with await ashm.arena("n", SIZE) as arena:
+    with await ashm.arena("n", CAMERA_SIZE) as arena:
         arena["x"] = b"arena"
         assert bytes(await anext(follow)) == b"arena"
         arena["x"] = b"newer"
@@ -245,7 +227,7 @@ async def test_replaced_arena_is_seen_by_all_who_rest(
         for task in (wait, get, follow, listen):
             tasks.start_soon(task)
         await rested(host)
-        with await ashm.arena("camera", SIZE) as other:
+        with await ashm.arena("camera", CAMERA_SIZE) as other:
             other["y"] = b"another name first"
             other["x"] = b"new"
             await anyio.to_thread.run_sync(lambda: wait_until(lambda: len(seen) == 4))
@@ -322,7 +304,7 @@ async def test_close_ends_all_who_rest(
 async def test_wait_asks_no_host(machine: Machine, anyio_backend: str) -> None:
     """Once the host knows that somebody rests in an arena, a value comes from the owner alone."""
     async with await shmclient.aio.connect(machine.path) as ashm:
-        with await ashm.arena("camera", SIZE) as arena:
+        with await ashm.arena("camera", CAMERA_SIZE) as arena:
             view = await ashm.open_arena("camera")
             with pytest.raises(shmclient.WaitTimeout):
                 await view.wait("x", wait=0.01)
@@ -337,7 +319,7 @@ async def test_wait_asks_no_host(machine: Machine, anyio_backend: str) -> None:
 
 async def test_wait_goes_on_without_a_host(machine: Machine, anyio_backend: str) -> None:
     async with await shmclient.aio.connect(machine.path) as ashm:
-        arena = await ashm.arena("camera", SIZE)
+        arena = await ashm.arena("camera", CAMERA_SIZE)
         view = await ashm.open_arena("camera")
         seen: list[object] = []
 

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import random
 import threading
-from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import anyio.from_thread
@@ -16,33 +15,15 @@ import pytest
 
 import shmclient
 import shmclient.aio
+from arena_support import CAMERA_SIZE, SLOTS
 from shmclient import Arena, ArenaValue
 from support import Machine, WatchedHost, count_descriptors, wait_until
 
 pytestmark = pytest.mark.anyio
 
 
-SIZE = 8 << 20
-
-
-SLOTS = 504  # that a client can have armed at once: see `shm_arena_layout.h`
-
-
-@pytest.fixture
-async def ashm(host: WatchedHost, anyio_backend: str) -> AsyncIterator[shmclient.aio.AsyncClient]:
-    async with await shmclient.aio.connect(host.socket_path) as client:
-        yield client
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    """An arena whose owner is a client of its own, used by any thread."""
-    with shm.arena("camera", SIZE, names=2000) as camera:
-        yield camera
-
-
 async def test_arena_is_owned_and_read_in_a_loop(ashm: shmclient.aio.AsyncClient) -> None:
-    with await ashm.arena("camera", SIZE) as arena:
+    with await ashm.arena("camera", CAMERA_SIZE) as arena:
         arena["front"] = np.arange(12).reshape(3, 4)
         with arena.loan("left", (2, 2), "f4") as image:
             image[:] = 7
@@ -70,13 +51,13 @@ async def test_cancellation_at_any_point_leaks_nothing(
 ) -> None:
     arena["x"] = np.arange(100)
     view = await ashm.open_arena("camera")
-    (await ashm.arena("mine", SIZE, keep=False)).close()
+    (await ashm.arena("mine", CAMERA_SIZE, keep=False)).close()
     gc.collect()
     await anyio.to_thread.run_sync(lambda: wait_until(lambda: host.counts()["arenas"] == 1))
     before, randomly = host.counts(), random.Random(7)
 
     async def use() -> None:
-        with await ashm.arena("mine", SIZE, keep=False) as mine:
+        with await ashm.arena("mine", CAMERA_SIZE, keep=False) as mine:
             mine["y"] = b"1"
             assert bytes((await ashm.open_arena("mine"))["y"]) == b"1"
         assert (await ashm.get("camera/x")).sum() == 4950
@@ -133,7 +114,7 @@ async def test_another_loop_is_refused(ashm: shmclient.aio.AsyncClient, arena: A
         for call in (
             lambda: view.wait("x"),
             lambda: anext(view.changes()),
-            lambda: ashm.arena("mine", SIZE),
+            lambda: ashm.arena("mine", CAMERA_SIZE),
             lambda: ashm.open_arena("camera"),
         ):
             with pytest.raises(shmclient.WrongEventLoop):
@@ -145,7 +126,7 @@ async def test_another_loop_is_refused(ashm: shmclient.aio.AsyncClient, arena: A
 
 async def test_owner_writes_in_threads_of_the_loop(ashm: shmclient.aio.AsyncClient) -> None:
     """The loop reads what it sees meanwhile, and each value is whole."""
-    with await ashm.arena("camera", SIZE) as arena:
+    with await ashm.arena("camera", CAMERA_SIZE) as arena:
         arena["x"] = np.zeros(10_000)
         stop = threading.Event()
 
@@ -177,7 +158,7 @@ async def test_arena_grows_without_blocking_the_loop_for_ever(ashm: shmclient.ai
 
 async def test_reading_goes_on_without_a_host(machine: Machine, anyio_backend: str) -> None:
     async with await shmclient.aio.connect(machine.path) as ashm:
-        arena = await ashm.arena("camera", SIZE)
+        arena = await ashm.arena("camera", CAMERA_SIZE)
         arena["x"] = b"0"
         view = await ashm.open_arena("camera")
         machine.kill()

@@ -6,7 +6,6 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import cffi
@@ -14,29 +13,16 @@ import pytest
 
 import shmclient
 from arena_programs import compiled, needs_compiler
-from arena_support import ArenaPeer
+from arena_support import CAMERA_SIZE, ArenaPeer
 from shmclient import Arena, PointerEscapes, unchecked
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from support import RawPeer, WatchedHost, in_child, wait_until
 
-SIZE = 8 << 20
 FFI = cffi.FFI()
 FFI.cdef("struct node { struct node *next; const char *word; int number; };")
 WORDS = [b"one", b"", b"three"]
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    with shm.arena("camera", SIZE, names=1000) as camera:
-        yield camera
-
-
-@pytest.fixture
-def other(host: WatchedHost) -> Iterator[shmclient.Client]:
-    with shmclient.connect(host.socket_path) as client:
-        yield client
 
 
 def build_chain(builder: Any, words: list[bytes]) -> Any:
@@ -230,10 +216,10 @@ def test_block_takes_its_last_byte_and_not_one_more(arena: Arena) -> None:
             builder.alloc(1, 1)
         builder.set_root(root)
     assert arena["full"].nbytes == 100
-    with pytest.raises(shmclient.ArenaFull), arena.build("large", SIZE):
+    with pytest.raises(shmclient.ArenaFull), arena.build("large", CAMERA_SIZE):
         pass
     with pytest.raises(shmclient.InvalidArgument, match="do not fit"):
-        arena.new(FFI, "char[]", SIZE)
+        arena.new(FFI, "char[]", CAMERA_SIZE)
     for size, align in ((-1, 1), (1, 0), (1, 3)):
         with arena.build("x", 100) as builder:
             with pytest.raises(shmclient.InvalidArgument):
@@ -259,7 +245,7 @@ def test_room_that_is_left_is_used_by_others(arena: Arena) -> None:
     """The tail of a block is given back when it is published: not its head, which readers hold."""
     held = []
     for number in range(50):
-        with arena.build(f"graph/{number}", SIZE // 4) as builder:
+        with arena.build(f"graph/{number}", CAMERA_SIZE // 4) as builder:
             builder.set_root(builder.new(FFI, "int[]", [number] * 1000))
         held.append(arena[f"graph/{number}"])
         arena[f"x{number}"] = b"\xff" * 40_000
@@ -278,13 +264,13 @@ def test_name_of_a_type_can_be_too_long(arena: Arena) -> None:
 
 def test_draft_goes_with_its_arena(host: WatchedHost, shm: shmclient.Client) -> None:
     before = host.counts()
-    arena = shm.arena("brief", SIZE, keep=False)
+    arena = shm.arena("brief", CAMERA_SIZE, keep=False)
     arena.new(FFI, "struct node *")
     arena.close()
     wait_until(lambda: host.is_back_at(before))
     with pytest.raises(shmclient.Closed):
         arena.new(FFI, "struct node *")
-    arena = shm.arena("brief", SIZE, keep=False)
+    arena = shm.arena("brief", CAMERA_SIZE, keep=False)
     arena.new(FFI, "struct node *")
     del arena
     gc.collect()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -13,28 +12,14 @@ import numpy as np
 import pytest
 
 import shmclient
+from arena_support import CAMERA_SIZE
 from shmclient import Arena
 from support import Machine, WatchedHost, in_child, wait_until
-
-SIZE = 8 << 20
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    with shm.arena("camera", SIZE, names=1000) as camera:
-        yield camera
-
-
-@pytest.fixture
-def other(host: WatchedHost) -> Iterator[shmclient.Client]:
-    """Another client, which reads what the owner writes."""
-    with shmclient.connect(host.socket_path) as client:
-        yield client
 
 
 def test_values_outlive_arena_view_and_clients(host: WatchedHost) -> None:
     owner, reader = shmclient.connect(host.socket_path), shmclient.connect(host.socket_path)
-    arena = owner.arena("camera", SIZE)
+    arena = owner.arena("camera", CAMERA_SIZE)
     arena["x"] = np.arange(1000)
     view = reader.open_arena("camera")
     values = [reader.get("camera/x"), view["x"], arena["x"], reader.open("camera/x")]
@@ -62,7 +47,7 @@ def test_letting_go_gives_the_hold_back(arena: Arena, other: shmclient.Client) -
 
 def test_memory_goes_with_the_last_value_of_a_closed_arena(host: WatchedHost, shm: shmclient.Client) -> None:
     before = host.counts()
-    arena = shm.arena("camera", SIZE, keep=False)
+    arena = shm.arena("camera", CAMERA_SIZE, keep=False)
     arena["x"] = np.ones(10)
     value = arena["x"]
     arena.close()
@@ -77,14 +62,14 @@ def test_closed_arena_refuses(arena: Arena, other: shmclient.Client) -> None:
     arena["x"] = b"1"
     arena.close()
     arena.close()
-    for write in (lambda: arena.put("x", b"2"), lambda: arena.remove("x"), lambda: arena.grow(SIZE)):
+    for write in (lambda: arena.put("x", b"2"), lambda: arena.remove("x"), lambda: arena.grow(CAMERA_SIZE)):
         with pytest.raises(shmclient.Closed, match="the arena 'camera' is closed"):
             write()
     assert bytes(other.get("camera/x")) == b"1"  # kept
 
 
 def test_arena_that_is_not_kept_goes_with_its_owner(shm: shmclient.Client, other: shmclient.Client) -> None:
-    arena = shm.arena("brief", SIZE, keep=False)
+    arena = shm.arena("brief", CAMERA_SIZE, keep=False)
     arena["x"] = b"1"
     value = other.get("brief/x")
     arena.close()
@@ -95,11 +80,11 @@ def test_arena_that_is_not_kept_goes_with_its_owner(shm: shmclient.Client, other
 
 
 def test_readers_follow_to_the_next_arena(shm: shmclient.Client, other: shmclient.Client) -> None:
-    with shm.arena("camera", SIZE) as first:
+    with shm.arena("camera", CAMERA_SIZE) as first:
         first["x"] = b"first"
         view = other.open_arena("camera")
         value = other.get("camera/x")
-        with shm.arena("camera", SIZE) as second:
+        with shm.arena("camera", CAMERA_SIZE) as second:
             second["x"] = b"second"
             assert (bytes(other.get("camera/x")), bytes(view["x"])) == (b"second", b"second")
             first["x"] = b"nobody sees this"
@@ -109,7 +94,7 @@ def test_readers_follow_to_the_next_arena(shm: shmclient.Client, other: shmclien
 def test_name_is_a_region_then_an_arena_then_a_region(shm: shmclient.Client, other: shmclient.Client) -> None:
     shm.put("name", b"region").close()
     assert bytes(other.get("name")) == b"region"
-    with shm.arena("name", SIZE) as arena:
+    with shm.arena("name", CAMERA_SIZE) as arena:
         arena["x"] = b"arena"
         assert bytes(other.get("name/x")) == b"arena"
         with pytest.raises(shmclient.InvalidArgument, match="use open_arena"):
@@ -174,7 +159,7 @@ def test_threads_of_owner_and_reader(shm: shmclient.Client, other: shmclient.Cli
 
 def test_reading_and_writing_go_on_without_a_host(machine: Machine) -> None:
     owner, reader = shmclient.connect(machine.path), shmclient.connect(machine.path)
-    arena = owner.arena("camera", SIZE)
+    arena = owner.arena("camera", CAMERA_SIZE)
     arena["x"] = b"0"
     view = reader.open_arena("camera")
     assert bytes(reader.get("camera/x")) == b"0"
@@ -183,7 +168,7 @@ def test_reading_and_writing_go_on_without_a_host(machine: Machine) -> None:
         arena["x"] = b"%d" % number
         assert (bytes(view["x"]), bytes(reader.get("camera/x"))) == (b"%d" % number, b"%d" % number)
     with pytest.raises(shmclient.HostGone):
-        owner.arena("other", SIZE)
+        owner.arena("other", CAMERA_SIZE)
     arena.close()
     owner.close()
     reader.close()
@@ -195,7 +180,7 @@ def test_everything_is_given_back(host: WatchedHost) -> None:
         with (
             shmclient.connect(host.socket_path) as owner,
             shmclient.connect(host.socket_path) as reader,
-            owner.arena("camera", SIZE, keep=False) as arena,
+            owner.arena("camera", CAMERA_SIZE, keep=False) as arena,
         ):
             arena["x"] = np.zeros(1000)
             assert reader.get("camera/x").sum() == 0

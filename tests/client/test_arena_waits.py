@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import shmclient
+from arena_support import CAMERA_SIZE
 from shmclient import Arena
 from shmclient._arenas.reader import Reader
 from shmprotocol.native.builtins import ArenaReader
 from support import WatchedHost, wait_until
-
-SIZE = 8 << 20
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    with shm.arena("camera", SIZE, names=1000) as camera:
-        yield camera
-
-
-@pytest.fixture
-def other(host: WatchedHost) -> Iterator[shmclient.Client]:
-    """Another client, which reads what the owner writes."""
-    with shmclient.connect(host.socket_path) as client:
-        yield client
 
 
 def test_wait_is_woken_by_the_value(arena: Arena, other: shmclient.Client) -> None:
@@ -80,7 +65,7 @@ def test_get_waits_for_an_arena(shm: shmclient.Client, other: shmclient.Client) 
     got: list[bytes] = []
     thread = threading.Thread(target=lambda: got.append(bytes(other.get("later/x", wait=30))))
     thread.start()
-    with shm.arena("later", SIZE) as arena:
+    with shm.arena("later", CAMERA_SIZE) as arena:
         arena["x"] = b"1"
         thread.join()
     assert got == [b"1"]
@@ -120,7 +105,7 @@ def test_many_names_are_waited_for_in_their_arenas(
         got: list[Any] = []
         thread = threading.Thread(target=lambda many=many, got=got: got.extend(many(names, wait=30)))
         thread.start()
-        with shm.arena("later", SIZE, keep=False) as later:
+        with shm.arena("later", CAMERA_SIZE, keep=False) as later:
             arena["y"] = b"3"
             later["z"] = b"4"
             thread.join()
@@ -188,14 +173,14 @@ def test_changes_tell_of_each_name(arena: Arena, other: shmclient.Client) -> Non
 def test_changes_go_on_in_the_next_arena_and_end_while_there_is_none(
     host: WatchedHost, shm: shmclient.Client, other: shmclient.Client
 ) -> None:
-    first = shm.arena("camera", SIZE, keep=False)
+    first = shm.arena("camera", CAMERA_SIZE, keep=False)
     first["a"] = b"1"
     view = other.open_arena("camera")
     changes = view.changes(since=0, wait=30)
     assert next(changes).name == "a"
     first.close()
     wait_until(lambda: not other.exists("camera"))
-    with shm.arena("camera", SIZE, keep=False) as second:
+    with shm.arena("camera", CAMERA_SIZE, keep=False) as second:
         timer = threading.Timer(0.05, lambda: second.put("b", b"2"))
         timer.start()
         assert next(changes).name == "b"
@@ -213,7 +198,7 @@ def test_changes_go_on_in_the_next_arena_and_end_while_there_is_none(
 def test_wait_for_a_generation_goes_on_in_the_next_arena(
     shm: shmclient.Client, other: shmclient.Client
 ) -> None:
-    with shm.arena("camera", SIZE) as first:
+    with shm.arena("camera", CAMERA_SIZE) as first:
         generation = [first.put("x", b"%d" % number) for number in range(10)][-1]
         view = other.open_arena("camera")
         got: list[bytes] = []
@@ -227,7 +212,7 @@ def test_wait_for_a_generation_goes_on_in_the_next_arena(
         ]
         for thread in threads:
             thread.start()
-        with shm.arena("camera", SIZE) as second:
+        with shm.arena("camera", CAMERA_SIZE) as second:
             second["x"] = b"second"
             for thread in threads:
                 thread.join()

@@ -7,7 +7,6 @@ import gc
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -15,25 +14,10 @@ import numpy as np
 import pytest
 
 import shmclient
+from arena_support import CAMERA_SIZE
 from shmclient import Arena, ArenaFull, ArenaView
 from shmprotocol.wire.names import check_name
 from support import WatchedHost, as_nobody, needs_root, wait_until
-
-SIZE = 8 << 20
-
-
-@pytest.fixture
-def arena(shm: shmclient.Client) -> Iterator[Arena]:
-    with shm.arena("camera", SIZE, names=1000) as camera:
-        yield camera
-
-
-@pytest.fixture
-def other(host: WatchedHost) -> Iterator[shmclient.Client]:
-    """Another client, which reads what the owner writes."""
-    with shmclient.connect(host.socket_path) as client:
-        yield client
-
 
 VALUES: list[Any] = [
     b"bytes",
@@ -294,9 +278,9 @@ def _fits(arena: Arena) -> bool:
 def test_too_large_a_value_leaves_the_arena_as_it_was(arena: Arena, other: shmclient.Client) -> None:
     arena["x"] = b"1"
     with pytest.raises(ArenaFull):
-        arena["x"] = bytes(SIZE)
+        arena["x"] = bytes(CAMERA_SIZE)
     with pytest.raises(ArenaFull):
-        arena["new"] = bytes(SIZE)
+        arena["new"] = bytes(CAMERA_SIZE)
     assert (bytes(other.get("camera/x")), list(arena)) == (b"1", ["x"])
 
 
@@ -317,11 +301,11 @@ def test_arena_grows_up_to_its_max_size(shm: shmclient.Client, other: shmclient.
 
 
 def test_region_cannot_be_below_an_arena_nor_an_arena_above_one(shm: shmclient.Client) -> None:
-    with shm.arena("camera", SIZE), pytest.raises(shmclient.RegionExists):
+    with shm.arena("camera", CAMERA_SIZE), pytest.raises(shmclient.RegionExists):
         shm.put("camera/x", b"1")
     shm.put("a/b", b"1").close()
     with pytest.raises(shmclient.RegionExists):
-        shm.arena("a", SIZE)
+        shm.arena("a", CAMERA_SIZE)
 
 
 def test_open_arena_of_a_region_is_refused(shm: shmclient.Client) -> None:
@@ -338,10 +322,10 @@ def test_open_arena_of_a_region_is_refused(shm: shmclient.Client) -> None:
         ({"size": 0}, shmclient.InvalidArgument),
         ({"size": 1.5}, shmclient.InvalidArgument),
         ({"size": 4096}, shmclient.InvalidArgument),
-        ({"size": SIZE, "max_size": 4096}, shmclient.InvalidArgument),
-        ({"size": SIZE, "names": 0}, shmclient.InvalidArgument),
-        ({"size": SIZE, "names": 1 << 30}, shmclient.InvalidArgument),
-        ({"size": SIZE, "mode": 0o1777}, shmclient.InvalidArgument),
+        ({"size": CAMERA_SIZE, "max_size": 4096}, shmclient.InvalidArgument),
+        ({"size": CAMERA_SIZE, "names": 0}, shmclient.InvalidArgument),
+        ({"size": CAMERA_SIZE, "names": 1 << 30}, shmclient.InvalidArgument),
+        ({"size": CAMERA_SIZE, "mode": 0o1777}, shmclient.InvalidArgument),
         ({"size": 1 << 50}, shmclient.QuotaExceeded),
     ],
 )
@@ -353,15 +337,15 @@ def test_what_no_arena_can_be_is_refused(
         shm.arena("camera", **arguments)
     gc.collect()
     wait_until(lambda: host.is_back_at(before))
-    shm.arena("camera", SIZE).close()
+    shm.arena("camera", CAMERA_SIZE).close()
 
 
 @needs_root
 def test_other_users_read_only_with_the_right(open_host: WatchedHost) -> None:
     with (
         shmclient.connect(open_host.socket_path) as shm,
-        shm.arena("open", SIZE, mode=0o644) as arena,
-        shm.arena("shut", SIZE) as shut,
+        shm.arena("open", CAMERA_SIZE, mode=0o644) as arena,
+        shm.arena("shut", CAMERA_SIZE) as shut,
     ):
         arena["x"] = shut["x"] = b"1"
 

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +42,6 @@ def run(host: WatchedHost, *arguments: str) -> str:
 
 def rows(host: WatchedHost, *arguments: str) -> Any:
     return json.loads(run(host, *arguments, "--json"))
-
-
-@pytest.fixture
-def owner(host: WatchedHost) -> Iterator[ArenaPeer]:
-    with ArenaPeer(host.socket_path) as peer:
-        yield peer
-
-
-@pytest.fixture
-def reader(host: WatchedHost) -> Iterator[ArenaPeer]:
-    with ArenaPeer(host.socket_path) as peer:
-        yield peer
 
 
 def publish(owner: ArenaPeer, name: str = "camera") -> tuple[Owned, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Fixtures of the host's tests: a short folder, and a service manager that listens there."""
+"""Fixtures of the host's tests: short folders, a service manager that listens, a host without sockets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arena_support import ArenaPeer, Board
+from arena_support import Board
 from manager_support import Manager
+from session_support import World
 from support import WatchedHost
 
 
@@ -28,19 +29,14 @@ def path_manager(folder: Path) -> Iterator[Manager]:
 
 
 @pytest.fixture
-def owner(host: WatchedHost) -> Iterator[ArenaPeer]:
-    with ArenaPeer(host.socket_path) as peer:
-        yield peer
-
-
-@pytest.fixture
-def reader(host: WatchedHost) -> Iterator[ArenaPeer]:
-    with ArenaPeer(host.socket_path) as peer:
-        yield peer
-
-
-@pytest.fixture
 def board(host: WatchedHost) -> Iterator[Board]:
     board = Board(host.socket_path)
     yield board
     board.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.hub.registry.close()

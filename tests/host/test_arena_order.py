@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from test_session import Talk, World
 
+from session_support import Talk, World
 from shmhost.core.board import NoBoard
 from shmhost.core.hub import Owner
 from shmhost.core.ledgers import Ledger

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from test_replies import is_refusal
 from test_sealing import blocked_write
-from test_session import CREATE, Talk
 from test_small_puts import BoardWorld
 
+from session_support import CREATE, Talk
 from shmhost.core.spares import IN_SLICE
 from shmhost.core.work import Steps
 from shmhost.serving.sealing import Sealers

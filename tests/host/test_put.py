@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from test_replies import fail_next_reply, is_refusal
-from test_session import CREATE, World
 
+from session_support import CREATE, World
 from shmhost.core.accounts import Budget
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import HEADER_SIZE, check_header
@@ -24,13 +24,6 @@ from support import count_descriptors
 
 PUT = m.Put(5, "x", 0o640, True, 3, 8, 2, b"abc\0\0\0\0\0\x81\x01")
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.hub.registry.close()
 
 
 def test_put_publishes_a_sealed_region_of_its_payload(world: World) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-from test_session import CREATE, Talk, World
-
+from session_support import CREATE, Talk, World
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -20,13 +18,6 @@ from support import RawPeer, serve, wait_until
 
 NAMES = tuple(f"shared/{number}" for number in range(MAX_DESCRIPTORS))
 LIMIT = 256
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.hub.registry.close()
 
 
 def fail_next_reply(talk: Talk) -> None:

@@ -2,101 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
-from shmhost.core.accounts import Budget
-from shmhost.core.hub import Hub
+from session_support import CREATE, World
 from shmhost.core.interests import MAX_LISTENING
-from shmhost.core.objects import Memfd
-from shmhost.core.peers import Peer
-from shmhost.core.registry import Registry
-from shmhost.core.session import Session
-from shmhost.core.window import STEP, Allocator
-from shmhost.core.work import Work
-from shmhost.serving.sealing import Sealers
-from shmhost.serving.workers import attempt
+from shmhost.core.window import STEP
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.names import MAX_DESCRIPTORS
-
-CREATE = m.Create(1, "x", 100, "full", "memfd", 0o600, True)
-
-
-class World:
-    """A hub without a server: Work is done at once."""
-
-    def __init__(self) -> None:
-        clock = itertools.count(1)
-        registry = Registry(
-            Allocator(((1 << 40, 64 * STEP),)),
-            Budget(1 << 30),
-            lambda: next(clock),
-            lambda memory_object: memory_object.close(),
-        )
-        self.hub = Hub(registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
-        self.sealers: Sealers | None = None
-
-    def taken(self) -> tuple[int, int]:
-        """Return the bytes charged and the free addresses."""
-        registry = self.hub.registry
-        return registry.budget.used, registry.allocator.windows[0].free()
-
-    def client(self, *, greet: bool = True, uid: int = 7) -> Talk:
-        talk = Talk(self.hub, uid, self.sealers)
-        if greet:
-            talk.say(m.Hello(1, m.VERSION, m.VERSION, "test"))
-        return talk
-
-
-class Talk:
-    def __init__(self, hub: Hub, uid: int, sealers: Sealers | None = None) -> None:
-        self._sealers = sealers
-        self.replies: list[tuple[m.Message, Sequence[int]]] = []
-        self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.send(message, fds))
-
-    def send(self, message: m.Message, descriptors: Sequence[int]) -> None:
-        self.replies.append((message, descriptors))
-
-    def say(self, message: m.Message) -> Any:
-        """Have a message handled, its Work too; return the last reply there is."""
-        steps = self.session.handle(message)
-        if steps is not None:
-            try:
-                work = next(steps)
-                while True:
-                    result, error = attempt(partial(self._do, work))
-                    work = steps.send(result) if error is None else steps.throw(error)
-            except StopIteration:
-                pass
-        return self.last()
-
-    def _do(self, work: Work) -> Any:
-        if work.sealing is None or self._sealers is None:
-            return work.call()
-        said = self._sealers.seal(7, work.sealing)
-        return said() if callable(said) else said
-
-    def last(self) -> Any:
-        return self.replies[-1][0] if self.replies else None
-
-    def publish(self, name: str) -> m.Published:
-        created = self.say(CREATE._replace(name=name))
-        published = self.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0))
-        assert isinstance(published, m.Published)
-        return published
-
-
-@pytest.fixture
-def world() -> Any:
-    world = World()
-    yield world
-    world.hub.registry.close()
 
 
 def test_first_message_must_be_hello(world: World) -> None:
@@ -327,88 +244,3 @@ def test_close_gives_everything_back(world: World) -> None:
     assert info.leases == 0
     assert list(world.hub.registry.regions) == [info.region]
     assert world.hub.listeners == set()
-
-
-def test_abort_frees_name_and_keeps_address_when_creator_has_it_mapped(world: World) -> None:
-    talk, other = world.client(), world.client()
-    before = world.taken()
-    created = talk.say(CREATE)
-    creating = world.taken()
-    for _ in range(2):  # the second has no further effect
-        talk.say(m.Abort(0, created.region, True))
-        assert world.taken() == creating
-    other.say(m.Unlink(3, other.publish("x").grant.name))
-    other.session.close()
-    talk.say(m.Abort(0, created.region, False))
-    assert world.taken() == before
-
-
-def test_close_frees_address_of_mapped_abort(world: World) -> None:
-    talk = world.client()
-    before = world.taken()
-    created = talk.say(CREATE)
-    talk.say(m.Abort(0, created.region, True))
-    talk.session.close()
-    assert world.taken() == before
-
-
-def test_publish_is_refused_when_creation_was_aborted(world: World) -> None:
-    talk = world.client()
-    created = talk.say(CREATE)
-    talk.say(m.Abort(0, created.region, True))
-    assert talk.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0)).code == "not-found"
-
-
-@pytest.mark.parametrize("uid", [0, 7])
-def test_unlink_ends_creation_for_owner_and_root(uid: int, world: World) -> None:
-    talk, other = world.client(), world.client(uid=uid)
-    created = talk.say(CREATE)
-    assert other.say(m.Unlink(5, "x")) == m.Done(5)
-    assert other.publish("x").grant.address != created.address
-    reply = talk.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0))
-    assert reply.code == "not-found"
-    assert "shmhost rm" in reply.text
-    assert other.say(m.Stat(4, "x")).info.generation == 1
-    talk.say(m.Abort(0, created.region, False))
-    assert len(world.hub.registry.regions) == 1
-
-
-def test_unlink_of_creation_is_denied_to_others(world: World) -> None:
-    talk, other = world.client(), world.client(uid=8)
-    created = talk.say(CREATE)
-    assert other.say(m.Unlink(5, "x")).code == "access-denied"
-    assert isinstance(talk.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0)), m.Published)
-
-
-def test_unlink_hides_current_region_and_leaves_its_replacement_pending(world: World) -> None:
-    talk, other = world.client(), world.client()
-    talk.publish("x")
-    created = talk.say(CREATE)
-    other.say(m.Unlink(5, "x"))
-    assert isinstance(talk.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0)), m.Published)
-
-
-@pytest.mark.parametrize("operation", ["create", "publish"])
-def test_unlink_during_work_ends_creation(operation: str, world: World) -> None:
-    """The thread still has the object: it is given back when the thread is done."""
-    talk, other = world.client(), world.client()
-    before = world.taken()
-    request: m.Message = CREATE
-    if operation == "publish":
-        request = m.Publish(2, talk.say(CREATE).region, 1, 100, 0, 0, 0, 0)
-    steps = talk.session.handle(request)
-    assert steps is not None
-    work = next(steps)
-    other.say(m.Unlink(5, "x"))
-    with pytest.raises(StopIteration):
-        steps.send(work.call())
-    assert talk.last().code == "not-found"
-    talk.session.close()
-    assert world.taken() == before
-
-
-def test_abort_of_what_is_published_meanwhile_changes_nothing(world: World) -> None:
-    talk = world.client()
-    grant = talk.publish("x").grant
-    talk.say(m.Abort(0, grant.region, False))
-    assert isinstance(talk.say(m.Stat(4, "x")), m.Described)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_put import PUT, limited
 from test_replies import is_refusal
-from test_session import CREATE, Talk, World
 
+from session_support import CREATE, Talk, World
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.machine.board import make_board
 from shmprotocol.abi.header import HEADER_SIZE

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from test_replies import fail_next_reply, is_refusal
-from test_session import CREATE, Talk, World
 
+from session_support import CREATE, Talk, World
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.serving.sealing import Sealers
 from shmprotocol.abi.header import HEADER_SIZE, check_header

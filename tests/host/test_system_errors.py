@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_session import CREATE, World
 
 import shmclient
+from session_support import CREATE, World
 from shmhost.core import objects
 from shmhost.core.objects import Memfd, PosixShm
 from shmprotocol.wire import descriptors
