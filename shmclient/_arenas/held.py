@@ -7,8 +7,9 @@ from typing import Any, NoReturn, Self
 from shmclient import _codecs as codecs
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.values import decode
+from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.copying import not_copied
-from shmprotocol.errors import AddressConflict, BadRegion, RegionClosed, RegionNotFound
+from shmprotocol.errors import InvalidArgument, RegionClosed, RegionNotFound
 from shmprotocol.kernel import address_space
 
 
@@ -59,26 +60,28 @@ class ArenaValue:
     @property
     def array(self) -> Any:
         """The value, if it is a NumPy array. TypeError if it is not one."""
-        kind = self.metadata.get("format")
-        if kind != codecs.ARRAY:
-            raise TypeError(f"{self.name!r} is not an array but has the format {kind!r:.40}: use value()")
+        codecs.check_array(self.name, self.metadata)
         return self.value()
 
     def root(self, ffi: Any, ctype: str) -> Any:
         """Return the root pointer as `ctype` of a cffi FFI, which keeps the value; as of a region."""
-        held, kind = self._hold(), ffi.typeof(ctype)
-        if not held.root:
-            raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {self.metadata}")
-        if self._reader.is_relocated:
-            raise AddressConflict(f"{self.name!r} is mapped elsewhere: its pointers do not lead into it")
-        if kind.kind != "pointer":
-            raise TypeError(f"a root is a pointer such as 'struct node *', not {ctype!r}")
-        if ffi.sizeof(kind.item) > held.root_size:
-            raise BadRegion(
-                f"{kind.item.cname} has {ffi.sizeof(kind.item)} bytes, the root of {self.name!r} "
-                f"{held.root_size}"
-            )
+        held = self._hold()
+        base = self._reader.grant.address
+        root = Root(self.name, held.root, held.root_size, self.metadata, base, base + self._reader.moved_by)
+        kind = pointer_type(ffi, ctype, root)
         return address_space.pointer_keeping(ffi, kind, held.root, held)
+
+    @property
+    def is_relocated(self) -> bool:
+        """Whether the arena is mapped at an address other than its own, so that pointers need `translate`."""
+        return bool(self._reader.moved_by)
+
+    def translate(self, pointer: int) -> int:
+        """Return the local address for an address of the arena; InvalidArgument if it is not inside."""
+        grant = self._reader.grant
+        if not 0 <= pointer - grant.address < grant.capacity:
+            raise InvalidArgument(f"{pointer:#x} is not in the arena {self._reader.name!r}")
+        return pointer + self._reader.moved_by
 
     def is_current(self) -> bool:
         """Whether no newer value has been published, nor the name removed. No system call."""

@@ -73,7 +73,7 @@ class Reader(ArenaReader):
         self.host_id = host_id
 
     is_attended = False  # the host knows that this client may sleep on its values
-    is_relocated = False
+    moved_by = 0  # the address where it is mapped, less its own
 
     def is_granted(self) -> bool:
         """Whether it is the current arena of its name, and may be read still, by a living host's board."""
@@ -130,7 +130,7 @@ def open_reader(
     error = reader._start(*numbers, ledger.ledger, (mapping.memory, board), current)
     if error:
         raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")
-    reader.is_relocated = mapping.address != grant.address
+    reader.moved_by = mapping.address - grant.address
     reader._remember_values()
     return reader
 

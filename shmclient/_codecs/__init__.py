@@ -3,20 +3,19 @@
 from shmclient._codecs.index import INDEX_ALIGNMENT, REFERENCE_SIZE, Index, pack_reference
 from shmclient._codecs.items import pack_metadata, unpack_metadata
 from shmclient._codecs.layout import ALIGNMENT, Encoded
-from shmclient._codecs.numpy import FORMAT as ARRAY
-from shmclient._codecs.numpy import describe_array
+from shmclient._codecs.numpy import check_array, describe_array
 from shmclient._codecs.region_dict import RegionDict
 from shmclient._codecs.registry import can_encode, decode, decode_packed, described_already, encode
 
 __all__ = [
     "ALIGNMENT",
-    "ARRAY",
     "INDEX_ALIGNMENT",
     "REFERENCE_SIZE",
     "Encoded",
     "Index",
     "RegionDict",
     "can_encode",
+    "check_array",
     "decode",
     "decode_packed",
     "describe_array",

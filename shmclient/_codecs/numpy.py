@@ -27,6 +27,13 @@ def can_encode(obj: object) -> bool:
     return isinstance(obj, (numpy.ndarray, numpy.generic))
 
 
+def check_array(name: str, metadata: Mapping[str, Any]) -> None:
+    """Raise TypeError if what has a name and this metadata is not an array."""
+    kind = metadata.get("format")
+    if kind != FORMAT:
+        raise TypeError(f"{name!r} is not an array but has the format {kind!r:.40}: use value()")
+
+
 def kind_of(obj: Any) -> Hashable:
     """Return what is equal for arrays that differ in their bytes alone, if one `is_plain`."""
     numpy = sys.modules.get("numpy")

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmclient import _codecs as codecs
+from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.copying import not_copied
 from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
-from shmprotocol.errors import AddressConflict, BadRegion, InvalidArgument, RegionClosed
+from shmprotocol.errors import InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Held
@@ -115,9 +116,7 @@ class RegionHandle(Current):
     @property
     def array(self) -> Any:
         """The value, if it is a NumPy array, as `value` returns it. TypeError if it is not one."""
-        kind = self._attach().metadata.get("format")
-        if kind != codecs.ARRAY:
-            raise TypeError(f"{self.name!r} is not an array but has the format {kind!r:.40}: use value()")
+        codecs.check_array(self.name, self._attach().metadata)
         return self.value()
 
     def value(self) -> Any:
@@ -132,21 +131,9 @@ class RegionHandle(Current):
         pointers do not point into it.
         """
         mapped = self._attach()
-        header, kind = mapped.header, ffi.typeof(ctype)
-        if self.is_relocated:
-            raise AddressConflict(
-                f"{self.name!r} is mapped at {mapped.address:#x}, its pointers are made for "
-                f"{header.base:#x}: follow them with translate(), or attach it at its own address"
-            )
-        if not header.root:
-            raise BadRegion(f"{self.name!r} has no root: it is data; see its metadata, {mapped.metadata}")
-        if kind.kind != "pointer":
-            raise TypeError(f"a root is a pointer such as 'struct node *', not {ctype!r}")
-        if ffi.sizeof(kind.item) > header.root_size:
-            raise BadRegion(
-                f"{kind.item.cname} has {ffi.sizeof(kind.item)} bytes, the root of {self.name!r} "
-                f"{header.root_size}: it was published as {mapped.metadata.get('root', 'something else')}"
-            )
+        header = mapped.header
+        root = Root(self.name, header.root, header.root_size, mapped.metadata, header.base, mapped.address)
+        kind = pointer_type(ffi, ctype, root)
         return address_space.pointer_keeping(ffi, kind, header.root, mapped.view())
 
     def translate(self, pointer: int) -> int:

@@ -103,6 +103,46 @@ def test_new_takes_less_when_the_arena_is_nearly_full(arena: Arena, other: shmcl
     assert other.open("camera/graph").root(FFI, "struct node *").number == 7
 
 
+RELOCATED = """
+import ctypes, sys, cffi
+base, node = int(sys.argv[2]), int(sys.argv[3])
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+FIXED_PRIVATE_ANONYMOUS = 0x10 | 0x02 | 0x20
+assert libc.mmap(base, 4096, 0, FIXED_PRIVATE_ANONYMOUS, -1, 0) == base
+import shmclient
+ffi = cffi.FFI()
+ffi.cdef("struct node { struct node *next; const char *word; int number; };")
+with shmclient.connect(sys.argv[1]) as shm:
+    value = shm.open("camera/graph", anywhere=True)
+    assert value.is_relocated
+    try:
+        value.root(ffi, "struct node *")
+    except shmclient.AddressConflict as error:
+        assert f"its pointers are made for {base:#x}" in str(error), error
+    else:
+        raise SystemExit("no conflict")
+    assert value.translate(node) != node
+    assert ffi.cast("struct node *", value.translate(node)).number == 2
+    try:
+        value.translate(base - 1)
+    except shmclient.InvalidArgument:
+        print("outside")
+"""
+
+
+def test_pointers_of_a_relocated_arena_are_translated(arena: Arena, host: WatchedHost) -> None:
+    with arena.build("graph", 4096) as builder:
+        head = build_chain(builder, WORDS)
+        builder.set_root(head)
+    with shmclient.connect(host.socket_path) as client:
+        base = client.stat("camera").address
+    addresses = str(base), str(int(FFI.cast("uintptr_t", head)))
+    command = [sys.executable, "-c", RELOCATED, host.socket_path, *addresses]
+    assert subprocess.check_output(command, text=True, timeout=30) == "outside\n"
+
+
 def test_root_is_read_by_another_process(arena: Arena, host: WatchedHost) -> None:
     with arena.build("graph", 4096) as builder:
         builder.set_root(build_chain(builder, WORDS))
