@@ -36,7 +36,9 @@ NAMES = {
         "build clear close get grow items keys loan new pop popitem put put_many remove set_root "
         "setdefault size update values"
     ),
-    shmclient.ArenaValue: "address array close data is_current is_relocated metadata root size translate value",
+    shmclient.ArenaValue: (
+        "address array close data is_current is_relocated metadata root size translate value"
+    ),
     shmclient.ArenaView: "changes close generation get items keys open values wait",
     shmclient.aio.AsyncArenaView: "changes generation get items keys open values wait",
     shmclient.ArenaBuilder: "alloc bytes discard new publish set_root",
