@@ -21,7 +21,7 @@
  *         int error = shm_arena_put(owner, "front", 5, frame, frame_size, &bytes, &generation);
  *
  * protocol/examples/ has both as programs, producer.c and consumer.c; `shmclient exec --arena NAME=SIZE` and `--region
- * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, reading, the heap, what the host tells
+ * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, reading, the heap, copies, what the host tells
  * the owner, which blocks may be used again, publishing, waiting, and what a program inherits.
  */
 #ifndef SHM_ARENA_H
@@ -31,6 +31,7 @@
 #include "shm_arena_ledger.h"
 #include "shm_arena_read.h"
 #include "shm_arena_heap.h"
+#include "shm_arena_copy.h"
 #include "shm_arena_link.h"
 #include "shm_arena_collect.h"
 #include "shm_arena_own.h"

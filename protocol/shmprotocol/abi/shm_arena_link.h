@@ -8,6 +8,7 @@
 #ifndef SHM_ARENA_LINK_H
 #define SHM_ARENA_LINK_H
 
+#include "shm_arena_copy.h"
 #include "shm_arena_heap.h"
 #include "shm_arena_read.h"
 
@@ -64,6 +65,7 @@ struct shm_arena_owner {
 
         struct shm_description *descriptions;
         uint32_t description_count;
+        struct shm_copying copying;
         struct shm_holds own; /* a ledger in private memory, for readers in this process */
         struct shm_arena_message answer; /* the last one to READY or GROW */
 };

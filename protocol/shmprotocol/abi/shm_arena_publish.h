@@ -284,8 +284,7 @@ static inline int shm_arena_put(struct shm_arena_owner *owner, const char *name,
 
         if (error)
                 return error;
-        if (size != 0) /* no data may be NULL */
-                memcpy(shm_arena_block(owner, record.block), data, size);
+        shm_copy(&owner->copying, shm_arena_block(owner, record.block), data, size);
         error = shm_arena_publish(owner, name, name_size, &record, generation_out);
         if (error)
                 shm_arena_discard(owner, record.block);

@@ -82,6 +82,23 @@ static uint64_t shm_owner_publish(struct shm_owner_object *self, PyObject *name,
         return generation;
 }
 
+/* Copy bytes into a block. */
+static void shm_owner_copy(struct shm_arena_owner *owner, const struct shm_arena_record *record, const void *data,
+                           uint64_t size)
+{
+        struct shm_copying copying = owner->copying; /* other threads copy as well; one of them is remembered */
+        void *block = shm_arena_block(owner, record->block);
+
+        if (size <= SHM_COPY_ALONE) {
+                memcpy(block, data, size);
+                return;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        shm_copy(&copying, block, data, size);
+        Py_END_ALLOW_THREADS
+        owner->copying = copying;
+}
+
 /* Copy bytes and publish them. Returns the generation; 0: an exception is set. */
 static uint64_t shm_owner_put(struct shm_owner_object *self, PyObject *name, const void *data, uint64_t size,
                               PyObject *description)
@@ -101,13 +118,7 @@ static uint64_t shm_owner_put(struct shm_owner_object *self, PyObject *name, con
         if (!shm_owner_enter(self) || shm_owner_prepare(self, size, &meaning, name, &record) != 0)
                 return 0;
         self->reader.users++; /* it may be closed meanwhile, by another thread or a destructor */
-        if (size <= SHM_COPY_ALONE) {
-                memcpy(shm_arena_block(self->owner, record.block), data, size);
-        } else {
-                Py_BEGIN_ALLOW_THREADS
-                memcpy(shm_arena_block(self->owner, record.block), data, size);
-                Py_END_ALLOW_THREADS
-        }
+        shm_owner_copy(self->owner, &record, data, size);
         generation = shm_owner_publish(self, name, &record);
         if (generation == 0) {
                 shm_owner_settle(self);
