@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def _no_views_of_other_tests(request: pytest.FixtureRequest) -> None:
 def host(tmp_path: Path) -> Iterator[WatchedHost]:
     with watched_host(str(tmp_path / "host.sock")) as running:
         yield running
+
+
+@pytest.fixture
+def open_host() -> Iterator[WatchedHost]:
+    """A host whose socket lies where every user can reach it."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
+            yield running
 
 
 @pytest.fixture

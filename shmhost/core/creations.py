@@ -222,8 +222,9 @@ class Creations:
     def _show(self, region: Region, spares: Sequence[Region] = ()) -> None:
         if spares:
             self._spares.add(spares)
+        before = self._hub.replaced(self._registry.current.get(region.name), region)
         self._registry.publish(region)
-        self._hub.tell(ChangeKind.PUBLISHED, region)
+        self._hub.tell(ChangeKind.PUBLISHED, region, before)
 
     def _seal(
         self, region: Region, header: Header, spares: list[Region], begun: Begun | None = None

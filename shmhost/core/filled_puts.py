@@ -169,6 +169,7 @@ class FilledPuts:
     def _complete(self, region: Region, older: Region, data_size: int) -> None:
         region.size, region.kind, region.is_successor = data_size, KIND_DATA, True
         self._registry.shrink(region)
+        before = self._hub.replaced(older, region)
         self._registry.succeed(region, older)
         if self._hub.listeners:
-            self._hub.tell(ChangeKind.PUBLISHED, region)
+            self._hub.tell(ChangeKind.PUBLISHED, region, before)

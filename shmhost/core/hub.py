@@ -11,6 +11,7 @@ from typing import NoReturn, Protocol
 from shmhost.core.arenas import Control
 from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
+from shmhost.core.news import News, news_of, replaced
 from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
@@ -85,7 +86,7 @@ class Sealers(Protocol):
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
-    def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
+    def hear(self, news: News) -> Iterator[None] | None:
         """Take news of a change; return the steps that this takes, if they are many."""
 
 
@@ -149,15 +150,14 @@ class Hub:
             self.warn(region.owner, error)
         self.meter.refusals[FULL_BOARD] += 1
 
-    def tell(self, kind: ChangeKind, region: Region) -> None:
-        """Notify all waits and watches of a change."""
-        if self.listeners:
-            self.run_news(self._telling(kind, region.info(), list(self.listeners)))
+    def replaced(self, older: Region | None, region: Region) -> m.RegionInfo | None:
+        """Return what `tell` takes of a region that another is about to replace."""
+        return replaced(older, region) if self.listeners else None
 
-    def _telling(self, kind: ChangeKind, info: m.RegionInfo, listeners: list[Listener]) -> Iterator[None]:
-        for listener in listeners:
-            yield from listener.hear(kind, info) or ()
-            yield
+    def tell(self, kind: ChangeKind, region: Region, before: m.RegionInfo | None = None) -> None:
+        """Notify all waits and watches of a change; `before` is what the region was, or replaced."""
+        if self.listeners:
+            self.run_news(_telling(news_of(kind, region, before), list(self.listeners)))
 
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""
@@ -187,3 +187,9 @@ class Hub:
             len(self.registry.arenas),
             len(self.ledgers),
         )
+
+
+def _telling(news: News, listeners: list[Listener]) -> Iterator[None]:
+    for listener in listeners:
+        yield from listener.hear(news) or ()
+        yield

@@ -12,7 +12,7 @@ import msgpack
 
 from shmhost.core.leases import Send
 from shmhost.core.peers import Peer
-from shmhost.core.regions import READ, Region
+from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.work import PAUSE, Steps
 from shmprotocol.wire import messages as m
@@ -53,7 +53,7 @@ class Inspection:
         self._send(Packed(request, pack_list(m.Inspected, request, self._items, self._more)), ())
 
     def _is_meant(self, region: Region) -> bool:
-        return region.name.startswith(self._request.prefix) and region.allows(self._peer, READ)
+        return region.name.startswith(self._request.prefix) and region.is_visible(self._peer)
 
     def _has_room(self, region: Region) -> bool:
         if not self._items or not self._is_meant(region):

@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from shmhost.core.regions import Region
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region, name_taken
 from shmprotocol.errors import RegionBusy, RegionExists
 from shmprotocol.wire.names import State
 
@@ -27,14 +28,20 @@ def page(names: Sequence[str], prefix: str, after: str, limit: int) -> tuple[lis
     return chosen[:limit], len(chosen) > limit
 
 
-def check_below(names: Sequence[str], name: str) -> None:
-    """Raise RegionExists if one of sorted names lies below a name, which an arena is to have."""
+def check_below(names: Sequence[str], regions: Mapping[str, Region], name: str, peer: Peer) -> None:
+    """Raise RegionExists if one of sorted names lies below a name, which an arena of a peer is to have.
+
+    AccessDenied if the peer may not see it.
+    """
     below, _ = page(names, f"{name}/", "", 1)
-    if below:
-        raise RegionExists(
-            f"{below[0]!r} exists, and the names below the arena {name!r} are to be its own: unlink it, or "
-            "choose another name"
-        )
+    if not below:
+        return
+    if not regions[below[0]].is_visible(peer):
+        raise name_taken(name, peer)
+    raise RegionExists(
+        f"{below[0]!r} exists, and the names below the arena {name!r} are to be its own: unlink it, or "
+        "choose another name"
+    )
 
 
 def arena_over(name: str, regions: Mapping[str, Region]) -> Region | None:
@@ -48,11 +55,16 @@ def arena_over(name: str, regions: Mapping[str, Region]) -> Region | None:
     return None
 
 
-def check_above(name: str, regions: Mapping[str, Region]) -> None:
-    """Raise RegionExists, or RegionBusy, if a name lies below an arena among regions by name."""
+def check_above(name: str, regions: Mapping[str, Region], peer: Peer) -> None:
+    """Raise RegionExists, or RegionBusy, if a name lies below an arena among regions by name.
+
+    AccessDenied if the peer may not see that.
+    """
     arena = arena_over(name, regions)
     if arena is None:
         return
+    if not arena.is_visible(peer):
+        raise name_taken(name, peer)
     owner = f"uid {arena.owner.uid}, pid {arena.owner.pid}"
     if arena.state is State.CREATING:
         raise RegionBusy(f"{name!r} lies below the arena {arena.name!r}, which {owner} is creating")

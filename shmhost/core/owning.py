@@ -208,9 +208,10 @@ class Ownership:
         registry.check_place(region)
         region.size, region.generation = self._arena.size - HEADER_SIZE, self._arena.generation
         registry.announce(region)
+        before = self._hub.replaced(registry.current.get(region.name), region)
         registry.publish(region)
         self._answer(ARENA_READY)  # before those who waited join: the owner hears of them behind it
-        self._hub.tell(ChangeKind.PUBLISHED, region)
+        self._hub.tell(ChangeKind.PUBLISHED, region, before)
 
     def _grow(self, size: int) -> Steps:
         region, arena, registry = self._region, self._arena, self._hub.registry
@@ -236,7 +237,7 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
     check_name(request.name)
     check_mode(request.mode)
     registry.check_replace(request, peer)
-    check_below(registry.names, request.name)
+    check_below(registry.names, registry.current, request.name, peer)
     _check_room(registry, peer, span - size)
     region = registry.take(size - HEADER_SIZE, size, peer, span)
     try:

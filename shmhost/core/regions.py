@@ -11,7 +11,7 @@ from shmhost.core.meter import Tally
 from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
-from shmprotocol.errors import AccessDenied, InvalidArgument
+from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.items import NO_ARENA, ArenaInfo
 from shmprotocol.wire.messages import Create, Grant, RegionInfo
@@ -89,18 +89,18 @@ class Region:
 
     def allows(self, peer: Peer, right: int) -> bool:
         """Whether the mode gives a peer this right, as for a file; uid 0 may do everything."""
-        if peer.uid == 0:
-            return True
-        if peer.uid == self.owner.uid:
-            return bool(self.mode >> 6 & right)
-        if self.owner.gid == peer.gid or self.owner.gid in peer.groups:
-            return bool(self.mode >> 3 & right)
-        return bool(self.mode & right)
+        return peer.uid == 0 or allows(self.owner.uid, self.owner.gid, self.mode, peer, right)
+
+    def is_visible(self, peer: Peer) -> bool:
+        """Whether a peer may learn that there is such a name."""
+        return peer.uid == self.owner.uid or self.allows(peer, READ)
 
     def check(self, peer: Peer, right: int) -> None:
-        """Raise AccessDenied if the mode does not give a peer this right."""
+        """Raise AccessDenied if the mode does not give a peer this right; RegionNotFound if it is hidden."""
         if self.allows(peer, right):
             return
+        if not self.is_visible(peer):
+            raise not_found(self.name, peer)
         what = "read" if right == READ else "replace or unlink"
         raise AccessDenied(
             f"uid {peer.uid} may not {what} {self.name!r}: it belongs to uid {self.owner.uid}, "
@@ -165,6 +165,33 @@ class Region:
             self.line,
             self.rights,
         )
+
+
+def allows(uid: int, gid: int, mode: int, peer: Peer, right: int) -> bool:
+    """Whether a mode, of a region of this owner and group, gives a peer who is not uid 0 this right."""
+    if peer.uid == uid:
+        return bool(mode >> 6 & right)
+    if gid == peer.gid or gid in peer.groups:
+        return bool(mode >> 3 & right)
+    return bool(mode & right)
+
+
+def sees(peer: Peer, info: RegionInfo) -> bool:
+    """Return what `is_visible` said of a region when it had this info."""
+    return peer.uid in (0, info.uid) or allows(info.uid, info.gid, info.mode, peer, READ)
+
+
+def not_found(name: str, peer: Peer) -> RegionNotFound:
+    """Return the refusal of a name that does not exist; of one that a peer may not see, it says the same."""
+    return RegionNotFound(
+        f"there is no region {name!r}, or uid {peer.uid} may not read it: `shmhost ls` lists those that you "
+        "may; get and open can wait for a name"
+    )
+
+
+def name_taken(name: str, peer: Peer) -> AccessDenied:
+    """Return the refusal of a new name, for what a peer may not see."""
+    return AccessDenied(f"uid {peer.uid} may not create {name!r}: another user has it; choose another name")
 
 
 def check_create(request: Create) -> tuple[Seal, Backend]:

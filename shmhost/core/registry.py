@@ -16,10 +16,10 @@ from shmhost.core.accounts import Budget
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
-from shmhost.core.names import arena_over, check_above, check_below, page
+from shmhost.core.names import arena_over, check_above, check_below
 from shmhost.core.objects import Freeable
 from shmhost.core.peers import Peer
-from shmhost.core.regions import RETIRED, WRITE, Region, check_create
+from shmhost.core.regions import RETIRED, WRITE, Region, check_create, name_taken, not_found
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
@@ -28,7 +28,6 @@ from shmprotocol.errors import (
     QuotaExceeded,
     RegionBusy,
     RegionExists,
-    RegionNotFound,
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
@@ -196,7 +195,7 @@ class Registry:
         creator may have it mapped.
         """
         region = self.creating.get(name)
-        if region is None:
+        if region is None or not region.is_visible(peer):
             return False
         if peer.uid not in (0, region.owner.uid):
             raise AccessDenied(
@@ -206,25 +205,27 @@ class Registry:
         self._give_up_name(region)
         return True
 
-    def find(self, name: str) -> Region:
-        """Return the current region of a name, or raise RegionNotFound."""
-        try:
-            return self.current[name]
-        except KeyError:
-            count = len(self.current)
-            raise RegionNotFound(
-                f"no region is named {name!r} (the host has {count} others): "
-                "`shmhost ls` lists them; get and open can wait for a name"
-            ) from None
+    def find(self, name: str, peer: Peer) -> Region:
+        """Return the current region of a name; RegionNotFound, also if the peer may not learn of it."""
+        region = self.current.get(name)
+        if region is None or not region.is_visible(peer):
+            raise not_found(name, peer)
+        return region
 
-    def find_holding(self, name: str) -> Region:
-        """Return the current region of a name, or the arena that it lies below; RegionNotFound."""
+    def find_holding(self, name: str, peer: Peer) -> Region:
+        """Return the current region of a name, or the arena that it lies below; RegionNotFound as `find`."""
         arena = arena_over(name, self.current) if self.arenas and name not in self.current else None
-        return arena if arena is not None else self.find(name)
+        if arena is None:
+            return self.find(name, peer)
+        if not arena.is_visible(peer):
+            raise not_found(name, peer)
+        return arena
 
     def unlink(self, name: str, peer: Peer) -> Region:
         """Hide a name; its region is freed with its last lease."""
-        region = self.find(name)
+        region = self.current.get(name)
+        if region is None:
+            raise not_found(name, peer)
         region.check(peer, WRITE)
         self.hide(region)
         return region
@@ -238,19 +239,20 @@ class Registry:
         self.note(ChangeKind.UNLINKED, region)
         self.retire(region, State.UNLINKED)
 
-    def chmod(self, name: str, mode: int, peer: Peer) -> Region:
-        """Set the mode; only the owner and uid 0 may."""
-        region = self.find(name)
+    def chmod(self, name: str, mode: int, peer: Peer) -> tuple[m.RegionInfo, Region]:
+        """Set the mode, and return what the region was; only the owner and uid 0 may."""
+        region = self.find(name, peer)
         check_mode(mode)
         if peer.uid not in (0, region.owner.uid):
             raise AccessDenied(
                 f"uid {peer.uid} may not change the mode of {name!r}: it belongs to uid {region.owner.uid}"
             )
+        before = region.info()
         region.mode = mode
         region.change_rights()
         self.board.set_rights(region.line, region.rights)
         self.note(ChangeKind.CHANGED, region)
-        return region
+        return before, region
 
     def lease(self, region: Region, peer: Peer, now_ns: int | None = None) -> int:
         """Record that a peer may have a region mapped, from now on; return the number of the lease."""
@@ -265,11 +267,6 @@ class Registry:
         region.tally.leases -= 1
         if not region.leases and region.state in RETIRED:
             self._free(region)
-
-    def page(self, prefix: str, after: str, limit: int) -> tuple[list[Region], bool]:
-        """Return the current regions with this prefix after a name, and whether there are more."""
-        names, more = page(self.names, prefix, after, limit)
-        return [self.current[name] for name in names], more
 
     def following(self, number: int) -> Region | None:
         """Return the region in any state with the next larger number."""
@@ -363,24 +360,31 @@ class Registry:
             self._move(region, State.ABORTED)
 
     def check_place(self, region: Region) -> None:
-        """Raise RegionExists if, while a region was made, an arena came above it, or names below an arena."""
+        """Refuse, as `check_replace`, if an arena came above a region, or names below an arena."""
         if self.arenas:
-            check_above(region.name, self.current)
+            check_above(region.name, self.current, region.owner)
         if region.arena is not None:
-            check_below(self.names, region.name)
+            check_below(self.names, self.current, region.name, region.owner)
 
     def check_replace(self, request: m.Create | m.Arena, peer: Peer) -> None:
         """Refuse a name that the peer may not create or replace now."""
         if self.arenas:
-            check_above(request.name, self.current)
-            check_above(request.name, self.creating)
-        rival = self.creating.get(request.name)
+            check_above(request.name, self.current, peer)
+            check_above(request.name, self.creating, peer)
+        rival, older = self.creating.get(request.name), self.current.get(request.name)
+        if rival is not None and not rival.is_visible(peer):
+            raise name_taken(request.name, peer)
+        if (
+            older is not None
+            and not older.is_visible(peer)
+            and not (request.replace and older.allows(peer, WRITE))
+        ):
+            raise name_taken(request.name, peer)
         if rival is not None:
             raise RegionBusy(
                 f"{request.name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
                 "try again when that is published or given up, or end it by `shmhost rm`"
             )
-        older = self.current.get(request.name)
         if older is None:
             return
         if not request.replace:

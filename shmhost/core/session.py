@@ -18,6 +18,8 @@ from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.ledgers import Ledger
+from shmhost.core.listing import listing
+from shmhost.core.news import News
 from shmhost.core.objects import refusal_of
 from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
@@ -40,8 +42,6 @@ from shmprotocol.errors import (
 from shmprotocol.wire import messages as m
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
-
-MAX_PAGE = 32  # regions in a Listed, which takes 50 us
 
 PUT_SIZE = 11  # of what `parse_put` returns
 
@@ -172,8 +172,12 @@ class Session:
         yield from self._leases.closing()
         yield from self._readings.closing()
 
-    def hear(self, kind: ChangeKind, info: m.RegionInfo) -> Iterator[None] | None:
+    def hear(self, news: News) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""
+        change = news.seen_by(self.peer)
+        if change is None:
+            return None
+        kind, info = change
         watches = self._interests.watches(info.name)
         is_arena = info.kind == KIND_ARENA
         waits = self._interests.waits(info.name, is_arena=is_arena) if kind is ChangeKind.PUBLISHED else []
@@ -235,7 +239,7 @@ class Session:
         self._interests.check_wait(request.id)
         find = self._registry.find if self._version < m.ARENA_VERSION else self._registry.find_holding
         try:
-            regions = [find(name) for name in request.open_names]
+            regions = [find(name, self.peer) for name in request.open_names]
         except RegionNotFound:
             for name in request.open_names:
                 check_name(name)
@@ -267,11 +271,10 @@ class Session:
         if not self._interests:
             self._hub.listeners.discard(self)
 
-    def _list(self, request: m.List) -> None:
+    def _list(self, request: m.List) -> Steps:
         check_part("prefix", request.prefix)
         check_part("after", request.after)
-        regions, more = self._registry.page(request.prefix, request.after, MAX_PAGE)
-        self._send(m.Listed(request.id, tuple(r.info() for r in regions), more), ())
+        return listing(self._registry, self.peer, request, self._send)
 
     def _inspect(self, request: m.Inspect) -> Steps:
         check_part("prefix", request.prefix)
@@ -281,7 +284,8 @@ class Session:
         self._send(self._hub.measure(request.id), ())
 
     def _stat(self, request: m.Stat) -> None:
-        self._send(m.Described(request.id, self._registry.find(check_name(request.name)).info()), ())
+        region = self._registry.find(check_name(request.name), self.peer)
+        self._send(m.Described(request.id, region.info()), ())
 
     def _unlink(self, request: m.Unlink) -> None:
         name = check_name(request.name)
@@ -293,9 +297,9 @@ class Session:
         self._hub.tell(ChangeKind.UNLINKED, region)
 
     def _chmod(self, request: m.Chmod) -> None:
-        region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
+        before, region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
         self._send(m.Done(request.id), ())
-        self._hub.tell(ChangeKind.CHANGED, region)
+        self._hub.tell(ChangeKind.CHANGED, region, before)
 
     def _watch(self, request: m.Watch) -> None:
         self._interests.check_watch(request.id)

@@ -54,8 +54,9 @@ class SmallPuts:
         except BaseException:
             succession.give_up(registry, region, older)
             raise
+        before = self._hub.replaced(older, region)
         succession.complete(registry, region, older)
-        self._hub.tell(ChangeKind.PUBLISHED, region)
+        self._hub.tell(ChangeKind.PUBLISHED, region, before)
         return True
 
     def _publish(self, region: Region, parsed: Parsed, data: bytes, send_frame: SendFrame) -> None:

@@ -31,8 +31,8 @@ _HIGH = struct.Struct("<Q")  # of struct shm_ledger, at its start: no hold from 
 def survey(registry: Registry, peer: Peer, request: m.Survey, send: Send) -> Steps:
     """Gather an answer and send it. InvalidArgument: there is no such arena."""
     region = registry.regions.get(request.region)
-    if region is None or region.arena is None or not region.generation:
-        raise InvalidArgument(f"region {request.region} is not a published arena")
+    if region is None or region.arena is None or not region.generation or not region.is_visible(peer):
+        raise InvalidArgument(f"region {request.region} is not a published arena that you may read")
     region.check(peer, READ)
     holds: list[m.Hold] = []
     rest = (0, 0)

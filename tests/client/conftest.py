@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import shmclient.aio
 from arena_support import CAMERA_SIZE
 from pinning_support import CONTENT
 from shmclient import Arena, Pinner
-from support import WatchedHost, watched_host
+from support import WatchedHost
 
 
 @pytest.fixture
@@ -59,12 +58,3 @@ def file(tmp_path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDWR)
     yield fd
     os.close(fd)
-
-
-@pytest.fixture
-def open_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHost]:
-    """A host whose socket lies where every user can reach it."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
-            yield running

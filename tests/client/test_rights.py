@@ -22,8 +22,9 @@ def test_other_users_get_what_the_mode_gives_them(open_host: WatchedHost) -> Non
     def use_as_other() -> None:
         with shmclient.connect(open_host.socket_path) as other:
             assert bytes(other.get("public")) == b"for all"
+            with pytest.raises(shmclient.RegionNotFound, match="uid 65534 may not read it"):
+                other.get("private")
             for use in (
-                lambda: other.get("private"),
                 lambda: other.put("public", b""),
                 lambda: other.unlink("public"),
                 lambda: other.chmod("public", 0o666),
@@ -37,6 +38,28 @@ def test_other_users_get_what_the_mode_gives_them(open_host: WatchedHost) -> Non
         shm.put("public", b"for all", mode=0o644).close()
         assert as_nobody(use_as_other) == 0
         assert shm.stat("mine").uid == 65534
+
+
+@needs_root
+def test_other_users_learn_nothing_of_names_that_they_may_not_read(open_host: WatchedHost) -> None:
+    def look() -> None:
+        with shmclient.connect(open_host.socket_path) as other:
+            assert [info.name for info in other.list()] == ["public"]
+            with pytest.raises(shmclient.RegionNotFound) as of_private:
+                other.stat("private")
+            with pytest.raises(shmclient.RegionNotFound) as of_nothing:
+                other.stat("nothing")
+            assert str(of_private.value).replace("private", "nothing") == str(of_nothing.value)
+            with pytest.raises(shmclient.RegionTimeout):
+                other.get("private", wait=0.01)
+            with pytest.raises(shmclient.AccessDenied, match="another user has it") as refusal:
+                other.put("private", b"")
+            assert "uid 0" not in str(refusal.value)
+
+    with shmclient.connect(open_host.socket_path) as shm:
+        shm.put("private", b"1").close()
+        shm.put("public", b"for all", mode=0o644).close()
+        assert as_nobody(look) == 0
 
 
 @needs_root
@@ -90,7 +113,7 @@ def test_rights_are_asked_again_when_the_mode_changes(open_host: WatchedHost) ->
             reader.get("x")
             os.write(from_child[1], b".")
             os.read(to_child[0], 1)
-            with pytest.raises(shmclient.AccessDenied):
+            with pytest.raises(shmclient.RegionNotFound):
                 reader.get("x")
             assert region.is_current()  # it is, though not for all
             assert bytes(value) == b"1"

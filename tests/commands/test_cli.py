@@ -336,7 +336,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-@pytest.mark.parametrize("arguments", [["shmclient", "get", "private"], ["shmhost", "rm", "private"]])
+@pytest.mark.parametrize("arguments", [["shmclient", "put", "x", "/etc/hostname"], ["shmhost", "rm", "x"]])
 def test_denied_access_ends_with_5(
     socket_path: str, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,7 +344,7 @@ def test_denied_access_ends_with_5(
     for folder in Path(socket_path).parents[:4]:
         os.chmod(folder, folder.stat().st_mode | 0o755)
     with shmclient.connect(socket_path) as shm:
-        shm.put("private", b"1").close()
+        shm.put("x", b"1", mode=0o644).close()
 
     def other() -> None:
         os.setgroups([])

@@ -247,7 +247,7 @@ def test_rights_are_the_arenas(host: WatchedHost, folder: Path) -> None:
 
     def refused() -> None:
         with ArenaPeer(path) as peer:
-            assert peer.refusal(m.Open(3, ("camera/front",), (), False)).code == "access-denied"
+            assert peer.refusal(m.Open(3, ("camera/front",), (), False)).code == "not-found"
 
     def granted() -> None:
         with ArenaPeer(path) as peer:

@@ -9,13 +9,16 @@ import pytest
 
 from shmhost.core.accounts import Budget
 from shmhost.core.hub import MAX_ACCOUNTS, Hub
+from shmhost.core.news import News
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.window import STEP, Allocator
 from shmprotocol.wire.connection import Connection, pack
-from shmprotocol.wire.messages import Create, Measured, RegionInfo
+from shmprotocol.wire.messages import Create, Measured
 from shmprotocol.wire.names import ChangeKind
+
+ROOT = Peer(0, 0)
 
 
 class Ear:
@@ -25,8 +28,10 @@ class Ear:
         self.heard: list[tuple[ChangeKind, str]] = []
         self._then = then
 
-    def hear(self, kind: ChangeKind, info: RegionInfo) -> None:
-        self.heard.append((kind, info.name))
+    def hear(self, news: News) -> None:
+        change = news.seen_by(ROOT)
+        assert change is not None
+        self.heard.append((change[0], change[1].name))
         self._then()
 
 

@@ -12,7 +12,7 @@ from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.work import PAUSE, run_to_end
-from shmprotocol.errors import AccessDenied, QuotaExceeded, RemoteProtocolError
+from shmprotocol.errors import QuotaExceeded, RegionNotFound, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
 READER = Peer(8, 80)
@@ -64,7 +64,7 @@ def test_each_grant_has_a_lease_and_a_descriptor_but_for_what_is_held(holder: Ho
 
 def test_one_region_that_is_not_allowed_refuses_all(holder: Holder) -> None:
     a, secret = holder.region("a"), holder.region("secret", mode=0o600)
-    with pytest.raises(AccessDenied, match="'secret'"):
+    with pytest.raises(RegionNotFound, match="'secret'"):
         holder.open(a, secret)
     assert (len(a.leases), holder.sent) == (0, [])
 

@@ -81,7 +81,7 @@ def test_attach_of_what_its_mode_forbids_is_refused(world: World) -> None:
     world.client().publish("x")
     other = world.client(uid=8)
     assert other.session.answer(pack(m.Open(5, ("x",), (), False)), pytest.fail) == (0, "open")
-    assert other.last().code == "access-denied"
+    assert other.last().code == "not-found"
 
 
 def test_attach_before_hello_is_for_handle_to_refuse(world: World) -> None:

@@ -54,7 +54,7 @@ def test_unlink_ends_creation_for_owner_and_root(uid: int, world: World) -> None
 
 def test_unlink_of_creation_is_denied_to_others(world: World) -> None:
     talk, other = world.client(), world.client(uid=8)
-    created = talk.say(CREATE)
+    created = talk.say(CREATE._replace(mode=0o644))
     assert other.say(m.Unlink(5, "x")).code == "access-denied"
     assert isinstance(talk.say(m.Publish(2, created.region, 1, 100, 0, 0, 0, 0)), m.Published)
 

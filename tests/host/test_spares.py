@@ -119,7 +119,7 @@ def test_spare_is_gone_after_a_refusal(changes: dict[str, Any], code: str, world
     talk, other = world.client(), world.client(uid=8)
     talk.publish("taken")
     other.publish("stranger's")
-    other.say(CREATE._replace(name="creating"))
+    other.say(CREATE._replace(name="creating", mode=0o644))
     before = world.taken()
     spare, descriptor = spare_of(talk)
     assert talk.say(assign(spare, **changes)).code == code
