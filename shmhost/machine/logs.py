@@ -8,8 +8,11 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+
+from shmhost.machine.log_limit import WINDOW_S, Limit
 
 FORMATS = ("text", "json")
 LEVELS = ("info", "warning", "debug")  # the default: names that come and go; debug: generations as well
@@ -46,7 +49,8 @@ class JsonFormatter(logging.Formatter):
 class PatientHandler(logging.Handler):
     """Writes lines in its own thread, so that a slow reader never blocks the host, even at its end.
 
-    If the reader stalls, BACKLOG lines are queued; further lines are dropped, and their number is logged.
+    If the reader stalls, BACKLOG lines are queued; further lines are dropped, and their number is logged. So
+    are those of a kind of which there are too many, see `log_limit`.
     `write` is called in the thread, with a whole line.
     """
 
@@ -55,15 +59,20 @@ class PatientHandler(logging.Handler):
         self._write_line = write
         self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._hurry = threading.Event()  # a warning waits, or the end
-        self._lost = 0  # changed with the handler's lock held
+        # Of what is counted. Not the handler's lock: `logging.shutdown` holds that while it closes handlers.
+        self._lock = threading.Lock()
+        self._lost = 0
+        self._limit = Limit()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record. Never waits."""
-        if self._records.qsize() >= BACKLOG:
-            self._lost += 1
-        else:
+        with self._lock:
+            is_lost = self._records.qsize() >= BACKLOG
+            self._lost += is_lost
+            is_admitted = not is_lost and self._limit.admits(record, time.monotonic())
+        if is_admitted:
             self._records.put(record)
             if record.levelno >= logging.WARNING:
                 self._hurry.set()
@@ -76,18 +85,34 @@ class PatientHandler(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (record := self._records.get()) is not None:
-            self._write_line(self._line(record))
-            self.acquire()
-            lost, self._lost = self._lost, 0
-            self.release()
-            if lost:
-                text = "%d log lines dropped: the reader of stderr is too slow"
-                notice = logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None)
+        is_open = True
+        while is_open:
+            is_open = self._write_next()
+            for notice in self._notices(WINDOW_S if not is_open else 0.0):
                 self._write_line(self._line(notice))
-            if self._records.empty():
+            if is_open and self._records.empty():
                 self._hurry.wait(PAUSE_S)
                 self._hurry.clear()  # what it was set for is in the queue
+
+    def _write_next(self) -> bool:
+        """Write the next line, or none while kinds of lines are counted and a second ends; False: the end."""
+        try:
+            record = self._records.get(timeout=WINDOW_S if self._limit else None)
+        except queue.Empty:
+            return True
+        if record is not None:
+            self._write_line(self._line(record))
+        return record is not None
+
+    def _notices(self, ahead_s: float) -> list[logging.LogRecord]:
+        """Return a line for each kind of which lines are missing."""
+        with self._lock:
+            lost, self._lost = self._lost, 0
+            notices = list(self._limit.due(time.monotonic() + ahead_s))
+        if lost:
+            text = "%d log lines dropped: the reader of stderr is too slow"
+            notices.append(logging.LogRecord("shmhost", logging.WARNING, __file__, 0, text, (lost,), None))
+        return notices
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return self.format(record).encode(errors="backslashreplace") + b"\n"

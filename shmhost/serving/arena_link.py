@@ -193,7 +193,9 @@ class ArenaLink:
         except StopIteration:
             pass
         except Exception:
-            LOG.exception("fault while serving an arena of uid %d", self.peer.uid)
+            LOG.exception(
+                "fault while serving an arena of uid %d", self.peer.uid, extra={"uid": self.peer.uid}
+            )
             self.close()
 
     def _send(self, message: bytes, fds: Sequence[int]) -> None:
@@ -255,7 +257,8 @@ class ArenaLink:
             self._retry = None
 
     def _drop(self, why: str) -> None:
-        LOG.warning("dropped the owner of an arena, uid %d pid %d: %s", self.peer.uid, self.peer.pid, why)
+        uid, pid = self.peer.uid, self.peer.pid
+        LOG.warning("dropped the owner of an arena, uid %d pid %d: %s", uid, pid, why, extra={"uid": uid})
         self.close()
 
 

@@ -310,7 +310,7 @@ class Link:
 
     def _fault(self) -> None:
         """Handle a bug or a broken system: only this client loses its connection."""
-        LOG.exception("fault while serving uid %d", self.peer.uid)
+        LOG.exception("fault while serving uid %d", self.peer.uid, extra={"uid": self.peer.uid})
         self._is_dropped = True
         self.close()
 
@@ -329,7 +329,8 @@ class Link:
     def _note_drop(self, why: str) -> None:
         self._meter.dropped += 1
         self._is_dropped = True
-        LOG.warning("dropped uid %d pid %d: %s", self.peer.uid, self.peer.pid, why)
+        uid, pid = self.peer.uid, self.peer.pid
+        LOG.warning("dropped uid %d pid %d: %s", uid, pid, why, extra={"uid": uid})
 
     def _all_sent(self) -> None:
         if not self._working:

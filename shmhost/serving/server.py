@@ -62,6 +62,7 @@ LOG = logging.getLogger("shmhost")
 END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
 _STREAM = int(socket.SOCK_STREAM) | int(socket.SOCK_NONBLOCK)  # the second says that it never waits already
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
+TELL_PAUSE_S = 10.0  # between lines of the log about that
 
 
 def backend_options() -> dict[str, Any]:
@@ -105,6 +106,7 @@ class Host:
         self._sealers: Sealers | None = None  # likewise
         self._deaths: Deaths | None = None  # likewise
         self._lingering: Lingering | None = None  # likewise
+        self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -262,8 +264,10 @@ class Host:
         self._pause(listener, f"{error.strerror}; see ulimit -n")
 
     def _pause(self, listener: socket.socket, why: str) -> None:
-        LOG.warning("cannot accept connections: %s", why)
         loop = asyncio.get_running_loop()
+        if loop.time() >= self._pause_told_s + TELL_PAUSE_S:
+            self._pause_told_s = loop.time()
+            LOG.warning("cannot accept connections: %s", why)
         loop.remove_reader(listener)
         loop.call_later(RETRY_ACCEPT_S, self._accept_again, listener)
 
@@ -349,7 +353,7 @@ def _accepted(listener: socket.socket) -> socket.socket:
 
 
 def _warn(peer: Peer, error: ShmError) -> None:
-    LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error)
+    LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error, extra={"uid": peer.uid})
 
 
 def _log_change(kind: ChangeKind | State, region: Region) -> None:
@@ -368,4 +372,5 @@ def _log_change(kind: ChangeKind | State, region: Region) -> None:
         region.span.address,
         region.owner.uid,
         region.mode,
+        extra={"uid": region.owner.uid},
     )

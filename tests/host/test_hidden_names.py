@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from session_support import CREATE, Talk, World
 
+from session_support import CREATE, Talk, World
 from shmhost.core.listing import MAX_LOOKS, MAX_PAGE
 from shmhost.core.window import Allocator
 from shmprotocol.wire import messages as m

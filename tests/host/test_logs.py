@@ -5,21 +5,23 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import shmclient
-from shmhost.machine import logs
+from shmhost.machine import log_limit, logs
 from shmhost.machine.logs import JsonFormatter
-from support import serve
+from support import RawPeer, as_nobody, needs_root, serve
 
 INFO = ["listening", "published", "changed", "unlinked", "freed", "dropped", "stopped"]
 DEBUG = ["listening", "published", "published", "freed", *INFO[2:]]  # a second generation, for the first one
@@ -105,6 +107,7 @@ def line(number: int) -> logging.LogRecord:
 
 def test_nobody_waits_for_a_log_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "BACKLOG", 5)
+    monkeypatch.setattr(log_limit, "MAX_LINES", 100)
     target = Blocked()
     handler = logs.PatientHandler(target)
     for number in range(100):
@@ -128,9 +131,9 @@ def test_end_of_a_log_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 def test_host_serves_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
-    child = serve(
-        tmp_path / "h.sock"
-    )  # its standard error is a pipe of 64 KiB, which is not read from here on
+    # Its standard error is a pipe of 64 KiB, which is not read from here on.
+    no_limit = "from shmhost.machine import log_limit; log_limit.MAX_LINES = 10**6"
+    child = serve(tmp_path / "h.sock", no_limit)
     try:
         with shmclient.connect(tmp_path / "h.sock") as shm:
             for number in range(2000):
@@ -141,6 +144,39 @@ def test_host_serves_on_when_nobody_reads_its_log(tmp_path: Path) -> None:
         _, errors = child.communicate(timeout=30)
     assert child.returncode == 0
     assert errors.count("published") > 100
+
+
+@needs_root
+def test_flood_of_another_user_leaves_few_lines_and_a_count(folder: Path) -> None:
+    """Names that come and go, and connections that are dropped: each kind has so many lines a second."""
+    os.chmod(folder, 0o755)
+    path = folder / "h.sock"
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(path), "--socket-mode", "666"]
+    host = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert host.stderr is not None
+    host.stderr.readline()
+    began_s = time.monotonic()
+
+    def flood() -> None:
+        with shmclient.connect(path) as shm:
+            for number in range(1000):
+                shm.put(f"x{number}", b"1").close()
+                shm.unlink(f"x{number}")
+        for _ in range(200):
+            with RawPeer(str(path), greet=False) as peer:
+                peer.send(b"\xff" * 100)
+                assert peer.is_dropped()
+
+    assert as_nobody(flood) == 0
+    seconds = math.ceil(time.monotonic() - began_s) + 1
+    host.send_signal(signal.SIGTERM)
+    lines = host.stderr.read().splitlines()
+    host.wait(30)
+    host.stderr.close()
+    whole = [line for line in lines if "left out" not in line]
+    left_out = [int(line.split("left out ")[1].split()[0]) for line in lines if "left out" in line]
+    assert len(whole) <= 2 * log_limit.MAX_LINES * seconds + 1
+    assert sum(left_out) + len(whole) == 3 * 1000 + 200 + 1  # published, unlinked, freed; dropped; stopped
 
 
 def test_host_ends_though_nobody_reads_its_log(tmp_path: Path) -> None:
