@@ -74,7 +74,7 @@ class RegionHandle(Current):
 
     @property
     def number(self) -> int:
-        """The host's number for this region, which the host never reuses. The next host starts at 1."""
+        """The host's number for this region, which neither it nor its successor after a kill uses again."""
         return self._grant.region
 
     @property

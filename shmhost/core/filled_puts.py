@@ -62,7 +62,7 @@ class FilledPuts:
             generation = registry.generations.next(older.generation)
             begun = Begun(generation, registry.clock(), functools.partial(sealers.finish, sealer))
             if self._publish(parsed, region, begun, sealer, send_frame):
-                self._complete(region, older, parsed[8])
+                self._complete(region, older)
                 return None
         except BaseException:
             registry.abort(region)
@@ -97,6 +97,7 @@ class FilledPuts:
         try:
             frame = self._seal(parsed, region, begun, sealer, (lease, spares))
             if frame is not None:
+                self._note(region, begun, parsed[8])
                 writers = [spare.object.writer() for spare in spares if spare.object is not None]
                 send_frame(frame, array("i", (region.reader()[0], *writers)))
         except BaseException:
@@ -105,10 +106,15 @@ class FilledPuts:
         if frame is None:
             self._give_up(region, lease, spares)
             return False
-        region.generation, region.created_ns = begun.generation, begun.created_ns
         if spares:
             self._spares.add(spares)
         return True
+
+    def _note(self, region: Region, begun: Begun, data_size: int) -> None:
+        """Note what is published now, also for a successor, before its creator hears of it."""
+        region.generation, region.created_ns = begun.generation, begun.created_ns
+        region.size, region.kind, region.is_successor = data_size, KIND_DATA, True
+        self._registry.book.enter(region)
 
     def _seal(
         self,
@@ -163,11 +169,11 @@ class FilledPuts:
         """Undo what came before the sealing, and what the board says after it."""
         self._leases.drop(region, lease)
         self._registry.retract(region)
+        region.generation = 0
         for spare in spares:
             self._registry.abort(spare)
 
-    def _complete(self, region: Region, older: Region, data_size: int) -> None:
-        region.size, region.kind, region.is_successor = data_size, KIND_DATA, True
+    def _complete(self, region: Region, older: Region) -> None:
         self._registry.shrink(region)
         before = self._hub.replaced(older, region)
         self._registry.succeed(region, older)

@@ -8,7 +8,7 @@ moment costs at most BLOCK numbers. Pure but for `store`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shmprotocol.errors import QuotaExceeded
 from shmprotocol.wire.names import MAX_GENERATION
@@ -47,3 +47,11 @@ class Generations:
     def retire(self, number: int) -> None:
         """Note the last number of an unlinked name: no name starts at it or below any more."""
         self._floor = max(self._floor, number)
+
+
+def numbers(first: int, store: Callable[[int], None]) -> Iterator[int]:
+    """Yield the numbers of regions, from `first` on; before one is reached, a number above it is stored."""
+    while True:
+        store(first + BLOCK)
+        yield from range(first, first + BLOCK)
+        first += BLOCK

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from shmhost.core.arenas import Control
+from shmhost.core.expected import Expected
 from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
 from shmhost.core.news import News, news_of, replaced
@@ -107,6 +108,7 @@ class Hub:
     make_arena: MakeArena = no_arenas
     make_ledger_object: Callable[[], LedgerObject] = no_arenas
     make_control: Callable[[Owner], NewControl] = no_arenas
+    expected: Expected | None = None  # regions of a host that was killed
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve

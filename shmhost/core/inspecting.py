@@ -7,6 +7,7 @@ others go first. The later ones may have changed meanwhile.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 
 import msgpack
 
@@ -41,7 +42,7 @@ class Inspection:
         """Gather the answer and send it. At least one region is in it if there is one."""
         number = self._request.after
         for looked in itertools.count(1):
-            region = self._registry.following(number)
+            region = self._following(number)
             if region is None or not self._has_room(region):
                 break
             number = region.number
@@ -51,6 +52,12 @@ class Inspection:
                 yield PAUSE
         request = self._request.id
         self._send(Packed(request, pack_list(m.Inspected, request, self._items, self._more)), ())
+
+    def _following(self, number: int) -> Region | None:
+        """Return the region in any state with the next larger number."""
+        order = self._registry.order
+        index = bisect_right(order, number)
+        return self._registry.regions[order[index]] if index < len(order) else None
 
     def _is_meant(self, region: Region) -> bool:
         return region.name.startswith(self._request.prefix) and region.is_visible(self._peer)

@@ -25,10 +25,11 @@ from shmprotocol.native import builtins
 from shmprotocol.wire.names import Seal
 
 _SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-_SEALS = {
+SEALS = {  # by which an object is protected from its publish on
     Seal.FULL: fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
     Seal.WRITER: F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
 }
+ARENA_SEALS = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL  # likewise, of an arena
 _FAILED_SYSTEM, _FAILED_SIZE = 1, 2  # see `Sealer`
 _FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER}
 SHM_FOLDER = Path("/dev/shm")
@@ -97,7 +98,7 @@ class Memfd:
         """
         try:
             _write_header(self._writer, header)
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SEALS[seal])
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, SEALS[seal])
         except OSError as error:
             raise _not_sealed(error) from None
         if self.is_spare and os.fstat(self._reader).st_size != self.capacity:
@@ -109,7 +110,7 @@ class Memfd:
     def sealing(self, capacity: int, header: bytes) -> Sealing:
         """Return what a sealer is to do for a spare: what `cut` and `publish` do."""
         return Sealing(
-            self._writer, self._reader, capacity < self.capacity, capacity, header, _SEALS[Seal.FULL]
+            self._writer, self._reader, capacity < self.capacity, capacity, header, SEALS[Seal.FULL]
         )
 
     def was_sealed(self, capacity: int, failed: int, number: int) -> None:
@@ -187,7 +188,7 @@ class PosixShm:
     def __init__(self, name: str, capacity: int, prefix: str) -> None:
         self.capacity = capacity
         self._reader = self._writer = -1
-        self._final = SHM_FOLDER / f"{prefix}.{quote(name, safe='')}"
+        self._final = _file_of(name, prefix)
         if len(self._final.name.encode()) > 255:
             raise InvalidArgument(f"{name[:40]!r}... is too long for the shm backend: {self._final.name}")
         self._path = SHM_FOLDER / f"{prefix}-new.{secrets.token_hex(8)}"
@@ -199,6 +200,15 @@ class PosixShm:
         except OSError as error:
             self.close()
             raise refusal_of(error, f"make a file of {capacity} bytes in {SHM_FOLDER}") from None
+
+    @classmethod
+    def of(cls, name: str, capacity: int, prefix: str, reader: int) -> PosixShm:
+        """Return a published object, perhaps of an earlier host; it owns its only descriptor from then on."""
+        memory_object = cls.__new__(cls)
+        memory_object.capacity = capacity
+        memory_object._reader, memory_object._writer = reader, -1
+        memory_object._path = memory_object._final = _file_of(name, prefix)
+        return memory_object
 
     def flag(self, seal: Seal) -> int:
         """Return the header flag that says that nothing protects this object."""
@@ -314,6 +324,10 @@ def _overwritten() -> InvalidArgument:
 
 def _reopen(descriptor: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _file_of(name: str, prefix: str) -> Path:
+    return SHM_FOLDER / f"{prefix}.{quote(name, safe='')}"
 
 
 def _same_file(path: Path, descriptor: int) -> bool:

@@ -75,6 +75,7 @@ class Region:
     packed: bytes = b""  # a grant without its lease, as `shortcut` has it; made when it is needed
     kind: int = 0  # of its header, once that is known
     arena: Arena | None = None  # what an arena has beside this
+    record: int = 0  # where the host's state file has it; 0: nowhere
     readers: array[int] | None = None  # the read-only descriptor of its object, as `sendmsg` takes it
 
     def move(self, state: State) -> None:

@@ -7,9 +7,9 @@ in create and close the memory.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Budget
@@ -19,6 +19,7 @@ from shmhost.core.meter import Tallies
 from shmhost.core.names import arena_over, check_above, check_below
 from shmhost.core.objects import Freeable
 from shmhost.core.peers import Peer
+from shmhost.core.records import Book, NoBook
 from shmhost.core.regions import RETIRED, WRITE, Region, check_create, name_taken, not_found
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
@@ -55,6 +56,7 @@ class Registry:
     clock: Callable[[], int]
     dispose: Callable[[Freeable], None]
     note: Callable[[ChangeKind | State, Region], None] = lambda _kind, _region: None
+    make_room: Callable[[], bool] = lambda: False  # frees addresses that may not be needed, if there are any
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
@@ -62,10 +64,11 @@ class Registry:
     room_to_grow: Counter[int] = field(default_factory=Counter)  # bytes of addresses that arenas have, by uid
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
+    book: Book = field(default_factory=NoBook)
     generations: Generations = field(default_factory=Generations)
     names: list[str] = field(default_factory=list)  # of `current`, sorted
     order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def create(self, request: m.Create, peer: Peer) -> Region:
@@ -124,9 +127,10 @@ class Registry:
         return self.generations.next(older.generation if older is not None else None)
 
     def announce(self, region: Region) -> None:
-        """Say on the board that a region is the current one of its name; before anybody is told otherwise."""
+        """Say on the board, and to a successor, that a region is current; before anybody else is told."""
         older = self.current.get(region.name)
         self.assign_line(region)
+        self.book.enter(region)
         self.board.set(region.line, region.number, region.generation)
         if older is not None and older.line != region.line:
             self.board.set(older.line, 0, 0)
@@ -150,6 +154,7 @@ class Registry:
             self.board.set(region.line, 0, 0)
         self.board.release(region.line)
         region.line = 0
+        self.book.remove(region)
 
     def publish(self, region: Region) -> None:
         """Make a created and announced region, which has its generation, the current one of its name."""
@@ -250,6 +255,7 @@ class Registry:
         before = region.info()
         region.mode = mode
         region.change_rights()
+        self.book.change(region)
         self.board.set_rights(region.line, region.rights)
         self.note(ChangeKind.CHANGED, region)
         return before, region
@@ -267,11 +273,6 @@ class Registry:
         region.tally.leases -= 1
         if not region.leases and region.state in RETIRED:
             self._free(region)
-
-    def following(self, number: int) -> Region | None:
-        """Return the region in any state with the next larger number."""
-        index = bisect_right(self.order, number)
-        return self.regions[self.order[index]] if index < len(self.order) else None
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends.
@@ -319,6 +320,8 @@ class Registry:
 
     def _take_span(self, capacity: int) -> tuple[Span, Window]:
         span = self.allocator.take(capacity)
+        if span is None and self.make_room():
+            span = self.allocator.take(capacity)
         if span is None:
             raise QuotaExceeded(
                 f"no window has {capacity} bytes of addresses free: close views of old generations, or "
@@ -335,6 +338,7 @@ class Registry:
     def retire(self, region: Region, state: State) -> None:
         """Take a region out of use, which is superseded or unlinked; without a lease it is freed."""
         self._move(region, state)
+        self.book.change(region)
         if not region.leases:
             self._free(region)
 
@@ -342,6 +346,7 @@ class Registry:
         if region.generation:  # watchers never saw an unpublished region
             self.note(State.FREED, region)
         self._move(region, State.FREED)
+        self.book.remove(region)
         del self.regions[region.number]
         if region.arena is not None:
             self.arenas.discard(region)

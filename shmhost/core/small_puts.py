@@ -80,6 +80,7 @@ class SmallPuts:
             )
             region.object = Memfd.of(region.capacity, descriptor)
             region.readers = array("i", (descriptor,))
+            self._registry.book.enter(region)
             send_frame(frame, region.readers)
         except BaseException as error:
             self._leases.drop(region, lease)

@@ -89,6 +89,7 @@ def give_up(registry: Registry, region: Region, older: Region | None) -> None:
         registry.tallies.move(region.tally, State.FREED, region.owner.uid, region.capacity, 0)
     region.state = State.FREED
     registry.allocator.give(region.span)
+    registry.book.remove(region)
     if region.object is not None:
         region.object.close()
 
@@ -98,6 +99,7 @@ def _bury(registry: Registry, older: Region) -> None:
     older.state = State.SUPERSEDED
     registry.note(State.FREED, older)
     older.state = State.FREED
+    registry.book.remove(older)
     del registry.regions[older.number]
     del registry.order[bisect_left(registry.order, older.number)]
     older.window.give(older.span)

@@ -68,6 +68,17 @@ class Window:
         self._free -= size
         return tuple.__new__(Span, (start, size))  # half the time of Span(start, size)
 
+    def claim(self, span: Span) -> bool:
+        """Take just these addresses; False if not all of them are free."""
+        if self._room:
+            self._ranges.join(self._next, self._room)
+            self._room = 0
+        free = self._ranges.at(span.address)
+        if free is None or sum(free) < span.end:
+            return False
+        self._cut(free, span)
+        return True
+
     def give(self, span: Span) -> None:
         """Give a span back and join it with its free neighbours."""
         self._free += span.size
@@ -125,6 +136,15 @@ class Allocator:
             span = window.take(size)
             if span is not None:
                 return span, window
+        return None
+
+    def claim(self, span: Span) -> Window | None:
+        """Take just these addresses, which a predecessor gave out; None if they are not free in a window."""
+        if span.address % STEP or span.size % STEP or span.size < STEP:
+            return None
+        for window in self.windows:
+            if span.address in window and span.end <= window.base + window.size:
+                return window if window.claim(span) else None
         return None
 
     def give(self, span: Span) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 
-from shmhost.core.objects import new_memfd, refusal_of
+from shmhost.core.objects import ARENA_SEALS, new_memfd, refusal_of
 from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER, HEADER_SIZE
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
@@ -22,7 +22,6 @@ from shmprotocol.wire.names import LEDGER_SIZE, Seal
 
 _FIGURES = struct.Struct("<Q8xQQ")  # generation, names, value_bytes of struct shm_arena_control
 _FIGURES_AT = 64
-_PUBLISHED = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
 
 
 class ArenaMemory:
@@ -63,7 +62,7 @@ class ArenaMemory:
         if self.is_larger():
             raise InvalidArgument("the owner changed the size of the object: create it again")
         fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
-        self._is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & _PUBLISHED == _PUBLISHED
+        self._is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & ARENA_SEALS == ARENA_SEALS
 
     def grow(self, capacity: int) -> None:
         """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""

@@ -43,6 +43,11 @@ class Lock:
         self.ceiling: int | None = 0  # the last stored one; None: the stored one cannot be used
         self._records = [0, 0]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has the lock."""
+        return self._descriptor >= 0
+
     def take(self) -> None:
         """Take the lock. HostError: another host has it, or the file is not that of a host of this user."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

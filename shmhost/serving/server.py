@@ -29,7 +29,6 @@ from shmhost.core.meter import Meter
 from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.readings import forgetting
-from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.window import Allocator
@@ -38,6 +37,7 @@ from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.socket_file import Lock, SocketFile
+from shmhost.machine.state_file import StateFile
 from shmhost.serving import metrics
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.chores import Chores
@@ -47,6 +47,7 @@ from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
+from shmhost.serving.predecessor import note_change, take_up
 from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
@@ -55,7 +56,7 @@ from shmhost.settings.config import Config
 from shmprotocol.errors import HostError, ShmError
 from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.names import Backend, ChangeKind, State
+from shmprotocol.wire.names import Backend
 
 LOG = logging.getLogger("shmhost")
 
@@ -87,7 +88,7 @@ class Host:
             Budget(config.budget),
             time.time_ns,
             self._dispose,
-            _log_change,
+            lambda kind, region: note_change(self._hub, kind, region),
             generations=Generations(self._store_ceiling),
         )
         meter = Meter(time.time_ns())
@@ -107,6 +108,7 @@ class Host:
         self._deaths: Deaths | None = None  # likewise
         self._lingering: Lingering | None = None  # likewise
         self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
+        self._state: StateFile | None = None
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -121,6 +123,7 @@ class Host:
                 async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
                     self._count_start(socket_file)
                     self._resume_generations(socket_file.lock)
+                    self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
                     self._open_board()
                     await self._serve(listener, task_status)
             finally:
@@ -129,6 +132,8 @@ class Host:
                 self.registry.close()
                 if self._board is not None:
                     self._board.close()
+                if self._state is not None:
+                    self._state.close(remove=True)
         LOG.info("stopped")
 
     @contextlib.contextmanager
@@ -354,23 +359,3 @@ def _accepted(listener: socket.socket) -> socket.socket:
 
 def _warn(peer: Peer, error: ShmError) -> None:
     LOG.warning("refused uid %d pid %d: %s", peer.uid, peer.pid, error, extra={"uid": peer.uid})
-
-
-def _log_change(kind: ChangeKind | State, region: Region) -> None:
-    # A name is new or gone now and then; generations follow each other as often as requests do.
-    is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
-    level = logging.DEBUG if is_routine else logging.INFO
-    if not LOG.isEnabledFor(level):
-        return
-    LOG.log(
-        level,
-        "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",
-        kind,
-        region.name,  # quoted: a name may have spaces, and characters that reverse a line
-        region.generation,
-        region.size,
-        region.span.address,
-        region.owner.uid,
-        region.mode,
-        extra={"uid": region.owner.uid},
-    )

@@ -83,6 +83,28 @@ def publish_put(
     Published, and its grant as `pack_published` takes it. OSError: a step is refused, and nothing is left.
     """
 
+def identify(descriptor: int, /) -> tuple[int, int, int, int]:
+    """Return device, inode, time of birth in ns (0: unknown) and maker's uid of an object. OSError."""
+
+def write_record(
+    memory: object,
+    offset: int,
+    word: int,
+    descriptor: int,
+    name: str,
+    owner: tuple[int, int, int],
+    numbers: tuple[int, ...],
+    /,
+) -> None:
+    """Write a record of a state file at an offset of its memory, with the object's identity; last the word.
+
+    The owner is a uid, a gid and a pid; the ten numbers are as `shmhost.core.records` has them. OSError: the
+    object has no identity. ValueError: no record is there.
+    """
+
+def set_record(memory: object, offset: int, word: int, /) -> None:
+    """Set the word of a record with one store; 0: there is no record any more. ValueError as before."""
+
 def make_sealed(label: bytes, capacity: int, header: bytes, data: bytes, start: int, size: int, /) -> int:
     """Return a read-only descriptor of a new memfd of these bytes, which nobody can write: header, then data.
 

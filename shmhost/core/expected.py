@@ -1,0 +1,134 @@
+"""The regions of a host that was killed, as long as clients may hand them back. Pure.
+
+Their addresses are taken: a client can have them mapped. Their names are free: whoever publishes one has the
+newer generation. Nothing shows or charges them before they are back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from shmhost.core.names import check_above, check_below
+from shmhost.core.objects import ARENA_SEALS, SEALS, MemoryObject
+from shmhost.core.rebuilding import rebuild
+from shmhost.core.records import Identity, Record
+from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
+from shmhost.core.window import Window
+from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.errors import AccessDenied, RegionBusy, RegionExists
+from shmprotocol.wire.names import State
+
+
+class Returned(NamedTuple):
+    """An object that a client hands back, as the kernel describes it."""
+
+    identity: Identity
+    size: int
+    seals: int
+
+
+class Expected:
+    """The regions that may come back. `forget` and `supersede` note for a successor what became of one."""
+
+    def __init__(
+        self, registry: Registry, forget: Callable[[int], None], supersede: Callable[[Record], None]
+    ) -> None:
+        self._registry = registry
+        self._forget = forget
+        self._supersede = supersede
+        self._records: dict[int, tuple[Record, Window]] = {}  # by the region's number
+        self._current: dict[str, list[Record]] = {}  # those that may get their name back
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Take the addresses of regions; forget those whose addresses are not free, or not in a window."""
+        for record in records:
+            window = self._registry.allocator.claim(record.span)
+            if window is None or record.number in self._records:
+                self._forget(record.offset)
+                continue
+            self._records[record.number] = record, window
+            if record.state is State.CURRENT:
+                self._current.setdefault(record.name, []).append(record)
+
+    def find(self, number: int) -> Record | None:
+        """Return what is known of a region that is not back yet."""
+        entry = self._records.get(number)
+        return entry[0] if entry is not None else None
+
+    def has_name(self, name: str) -> bool:
+        """Whether a region may come back that is the current one of this name."""
+        return name in self._current
+
+    def revive(self, record: Record, memory_object: MemoryObject) -> Region:
+        """Enter a region that is back into the registry; its name is its own again unless a newer one has it.
+
+        The caller gives it a lease, and tells those who listen if it is CURRENT.
+        """
+        _, window = self._records.pop(record.number)
+        state = record.state
+        if state is State.CURRENT:
+            self._drop_name(record)
+            older = self._registry.current.get(record.name)
+            if (older is not None and older.generation > record.generation) or not self._has_place(record):
+                state = State.SUPERSEDED
+        region = rebuild(self._registry, record, window, memory_object, state)
+        self._registry.book.change(region)
+        return region
+
+    def give_way(self, region: Region) -> None:
+        """Take note that a region has a name now: those that had it before do not get it back."""
+        for record in self._current.get(region.name, [])[:]:
+            if record.generation < region.generation:
+                self._drop_name(record)
+                self._records[record.number] = (
+                    record._replace(state=State.SUPERSEDED),
+                    self._records[record.number][1],
+                )
+                self._supersede(record)
+
+    def clear(self) -> list[Record]:
+        """Forget all: their addresses are free. Return those that would have got their names back."""
+        lost = [record for records in self._current.values() for record in records]
+        for record, window in self._records.values():
+            window.give(record.span)
+            self._forget(record.offset)
+        self._records.clear()
+        self._current.clear()
+        return lost
+
+    def _drop_name(self, record: Record) -> None:
+        records = self._current[record.name]
+        records.remove(record)
+        if not records:
+            del self._current[record.name]
+
+    def _has_place(self, record: Record) -> bool:
+        """Whether no arena has come above a name meanwhile, nor a name below an arena."""
+        registry, owner = self._registry, record.owner
+        try:
+            if registry.arenas:
+                check_above(record.name, registry.current, owner)
+            if record.kind == KIND_ARENA:
+                check_below(registry.names, registry.current, record.name, owner)
+        except (RegionExists, RegionBusy, AccessDenied):
+            return False
+        return True
+
+
+def is_of(record: Record, returned: Returned) -> bool:
+    """Whether an object is the one of a record, with the size and the seals that it was published with.
+
+    The identity alone decides which object it is. The rest holds for each object with that identity, unless
+    its host was killed before it had sealed it.
+    """
+    if returned.identity != record.identity:
+        return False
+    if record.kind == KIND_ARENA:
+        return returned.size >= record.capacity and returned.seals & ARENA_SEALS == ARENA_SEALS
+    seals = SEALS.get(record.seal, 0)
+    return returned.size == record.capacity and returned.seals & seals == seals

@@ -1,0 +1,178 @@
+"""The records of a host's state file: what a successor must know of each region. Pure.
+
+A record has the identity of the region's object, which only the kernel gives. So what a client hands back to
+a successor is the object, or is not: nothing in it is believed, and a copy of it, with whatever header, is
+another object. Names, modes and states that changed after the publish stand in the record, and not in the
+object, so no older one can be played back.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple, Protocol
+
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.window import Span
+from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, KIND_DATA, KIND_OBJECTS
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.wire.names import MAX_GENERATION, MAX_MODE, MAX_NAME, Backend, Seal, State, check_name
+
+SIZE = 512  # bytes, as in state.c; the fields are those of its struct shm_record
+_FIELDS = struct.Struct("<19Q104x256s")
+assert _FIELDS.size == SIZE
+
+# The word: a state, the mode from bit 8 on, the rights from bit 32 on. 0: there is no record.
+_STATES = {1: State.CURRENT, 2: State.SUPERSEDED, 3: State.UNLINKED}
+_STATE_CODES = {state: code for code, state in _STATES.items()}
+# The last of the numbers: a seal, the backend from bit 8 on, and whether an arena is kept, from bit 16 on.
+_SEALS = dict(enumerate(Seal))
+_SEAL_CODES = {seal: code for code, seal in _SEALS.items()}
+_BACKENDS = dict(enumerate(Backend))
+_BACKEND_CODES = {backend: code for code, backend in _BACKENDS.items()}
+_KEEP = 1 << 16
+
+
+class Identity(NamedTuple):
+    """An object, for the kernel; `born_ns` is 0 where it does not say that. `uid` is that of its maker."""
+
+    device: int
+    inode: int
+    born_ns: int
+    uid: int
+
+
+class Record(NamedTuple):
+    """A region as its host has left it. `offset` is where the file has it; sizes are bytes."""
+
+    offset: int
+    state: State
+    mode: int
+    rights: int
+    number: int
+    generation: int
+    created_ns: int
+    span: Span
+    size: int
+    room: int
+    capacity: int
+    kind: int
+    seal: Seal
+    backend: Backend
+    keep: bool
+    owner: Peer
+    identity: Identity
+    name: str
+
+
+class Book(Protocol):
+    """Where a host notes its published regions for a successor. Never raises: a region may have no record."""
+
+    def enter(self, region: Region) -> None:
+        """Note a region that is about to be published as the current one of its name."""
+
+    def change(self, region: Region) -> None:
+        """Note the state and the mode of a region."""
+
+    def remove(self, region: Region) -> None:
+        """Forget a region."""
+
+
+class NoBook:
+    """The book of a host without a state file."""
+
+    def enter(self, region: Region) -> None:
+        """Do nothing."""
+
+    def change(self, region: Region) -> None:
+        """Do nothing."""
+
+    def remove(self, region: Region) -> None:
+        """Do nothing."""
+
+
+def word_of(region: Region) -> int:
+    """Return the word of a region's record, in one of the states that have records."""
+    return _STATE_CODES[region.state] | region.mode << 8 | region.rights << 32
+
+
+def word_of_current(region: Region) -> int:
+    """Return the word of a region that is about to be current: † a third of the time (2026-11)."""
+    return 1 | region.mode << 8 | region.rights << 32
+
+
+def word_of_superseded(record: Record) -> int:
+    """Return the word of a record whose name is another region's now."""
+    return 2 | record.mode << 8 | record.rights << 32
+
+
+def numbers_of(region: Region) -> tuple[int, ...]:
+    """Return the numbers of a region's record, in their order."""
+    return (
+        region.number,
+        region.generation,
+        region.created_ns,
+        region.span[0],
+        region.span[1],
+        region.size,
+        region.room,
+        region.capacity if region.object is None else region.object.capacity,
+        region.kind,
+        0 if region.seal is Seal.FULL and region.backend is Backend.MEMFD else _code_of(region),
+    )
+
+
+def _code_of(region: Region) -> int:
+    keep = _KEEP if region.arena is not None and region.arena.keep else 0
+    return _SEAL_CODES[region.seal] | _BACKEND_CODES[region.backend] << 8 | keep
+
+
+def read(data: bytes, offset: int) -> Record | None:
+    """Return the record in SIZE bytes, None if there is none. InvalidArgument: no host wrote this."""
+    word, *numbers, name_size, packed = _FIELDS.unpack(data)
+    if not word:
+        return None
+    number, generation, created_ns, address, extent, size, room, capacity, kind, code = numbers[:10]
+    uid, gid, pid = numbers[10:13]
+    try:
+        record = Record(
+            offset=offset,
+            state=_STATES[word & 0xFF],
+            mode=word >> 8 & 0xFFFFFF,
+            rights=word >> 32,
+            number=number,
+            generation=generation,
+            created_ns=created_ns,
+            span=Span(address, extent),
+            size=size,
+            room=room,
+            capacity=capacity,
+            kind=kind,
+            seal=_SEALS[code & 0xFF],
+            backend=_BACKENDS[code >> 8 & 0xFF],
+            keep=bool(code & _KEEP),
+            owner=Peer(uid, gid, pid),
+            identity=Identity._make(numbers[13:17]),
+            name=packed[:name_size].decode() if name_size <= MAX_NAME else "",
+        )
+    except (KeyError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the record at {offset} is damaged: {error}") from None
+    _check(record)
+    return record
+
+
+def _check(record: Record) -> None:
+    """Raise InvalidArgument if the numbers of a record contradict each other."""
+    check_name(record.name)
+    is_right = (
+        record.number > 0
+        and 0 < record.generation <= MAX_GENERATION
+        and record.mode <= MAX_MODE
+        and record.kind in (KIND_DATA, KIND_OBJECTS, KIND_ARENA)
+        and HEADER_SIZE <= record.capacity < record.span.size
+        and record.size <= record.room
+        and HEADER_SIZE + record.room <= record.capacity
+        and max(record.owner.uid, record.owner.gid, record.owner.pid) < 2**32
+    )
+    if not is_right:
+        raise InvalidArgument(f"the record at {record.offset} contradicts itself: {record!r:.300}")

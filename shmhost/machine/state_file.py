@@ -1,0 +1,198 @@
+"""The state file beside a socket, `PATH.state`: what a successor needs to take back what clients hold.
+
+It is mapped, so that what was written stays when this process is killed, and a note takes no system call. It
+goes with a host that ends cleanly, as nothing is left then. It belongs to whoever holds the lock of the
+socket, and nobody else may read or write it: whoever can, decides what a successor believes.
+
+The first page: magic, version, size of a record; the name of the family of hosts that share it, the boot, how
+many hosts of the family came before, and a number that no region has reached. Records follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import re
+import secrets
+import stat
+import struct
+from pathlib import Path
+
+from shmhost.core import records
+from shmhost.core.records import Record
+from shmhost.core.regions import Region
+from shmhost.machine.socket_file import Lock
+from shmprotocol.errors import HostError, InvalidArgument
+from shmprotocol.native import builtins
+
+LOG = logging.getLogger("shmhost")
+
+_MAGIC = b"shmstate"
+_VERSION = 1
+_HEADER = struct.Struct("<8sII16s40sQQ")  # the fields of the first page
+_CEILING_AT = _HEADER.size - 8
+_FIRST = 4096  # bytes before the first record
+_CHUNK_MIN, _CHUNK_MAX = 64 * 1024, 1024 * 1024  # by so many bytes the file grows: 128 regions, then 2,048
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class StateFile:
+    """A state file, and the book of a registry. HostError: the file is somebody else's. OSError: no space.
+
+    `family` is a name that the hosts of one file share, `starts` how many there were before, `first_number`
+    the first number that no region of theirs has. `records` are what the last one left, in no order.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._failed = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o600)
+        try:
+            self._check_owner(os.fstat(self._descriptor))
+            self._open()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _open(self) -> None:
+        boot = _boot()
+        header = os.pread(self._descriptor, _HEADER.size, 0)
+        fields = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"",) * 7
+        is_ours = fields[:3] == (_MAGIC, _VERSION, records.SIZE) and fields[4].rstrip(b"\0") == boot
+        if is_ours and re.fullmatch(rb"[0-9a-f]{16}", fields[3]):
+            self.family, self.starts, self.first_number = fields[3].decode(), fields[5], fields[6]
+        else:
+            self.family, self.starts, self.first_number = secrets.token_hex(8), 0, 1
+            os.ftruncate(self._descriptor, 0)
+        size = max(os.fstat(self._descriptor).st_size // records.SIZE * records.SIZE, _FIRST + _CHUNK_MIN)
+        os.posix_fallocate(self._descriptor, 0, size)  # no space is an error now, and not SIGBUS later
+        self._memory = mmap.mmap(self._descriptor, size)
+        self._free: list[int] = []
+        self.records: list[Record] = []
+        for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
+            self._read(offset)
+        fields = (self.family.encode(), boot, self.starts + 1, self.first_number)
+        self._memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, records.SIZE, *fields)
+
+    def enter(self, region: Region) -> None:
+        """Note a region that is about to be published; see `records.Book`."""
+        region.record = offset = self._free.pop() if self._free else self._grow()
+        if not offset:
+            return
+        owner = region.owner
+        assert region.object is not None
+        try:
+            builtins.write_record(
+                self._memory,
+                offset,
+                records.word_of_current(region),
+                region.object.reader(),
+                region.name,
+                (owner.uid, owner.gid, owner.pid),
+                records.numbers_of(region),
+            )
+        except OSError as error:
+            self._free.append(offset)
+            region.record = 0
+            self._log_once(error)
+
+    def change(self, region: Region) -> None:
+        """Note the state and the mode of a region."""
+        if region.record:
+            builtins.set_record(self._memory, region.record, records.word_of(region))
+
+    def remove(self, region: Region) -> None:
+        """Forget a region."""
+        offset = region.record
+        if offset:
+            builtins.set_record(self._memory, offset, 0)
+            self._free.append(offset)
+            region.record = 0
+
+    def forget(self, offset: int) -> None:
+        """Forget a record, which no region has, or none any more."""
+        builtins.set_record(self._memory, offset, 0)
+        self._free.append(offset)
+
+    def supersede(self, record: Record) -> None:
+        """Note that a region which is not back has lost its name to another one."""
+        builtins.set_record(self._memory, record.offset, records.word_of_superseded(record))
+
+    def store_number(self, number: int) -> None:
+        """Note a number that no region has reached yet."""
+        self._memory[_CEILING_AT : _CEILING_AT + 8] = number.to_bytes(8, "little")
+
+    def close(self, *, remove: bool) -> None:
+        """Close it; `remove` it too when no region is left. May be called again."""
+        if self._descriptor < 0:
+            return
+        if remove:
+            Path(self._path).unlink(missing_ok=True)
+        self._memory.close()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _grow(self) -> int:
+        """Return the offset of one more record, 0 if there is no space."""
+        size = len(self._memory)
+        chunk = min(max(size // 2, _CHUNK_MIN) // records.SIZE * records.SIZE, _CHUNK_MAX)
+        try:
+            os.posix_fallocate(self._descriptor, size, chunk)
+            self._memory.resize(size + chunk)
+        except OSError as error:
+            self._log_once(error)
+            return 0
+        self._free += range(size + chunk - records.SIZE, size - 1, -records.SIZE)
+        return self._free.pop()
+
+    def _read(self, offset: int) -> None:
+        try:
+            record = records.read(self._memory[offset : offset + records.SIZE], offset)
+        except InvalidArgument as error:
+            LOG.warning("%s: %s", self._path, error)
+            self.forget(offset)
+            return
+        if record is None:
+            self._free.append(offset)
+        else:
+            self.records.append(record)
+
+    def _check_owner(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise HostError(f"{self._path} is not a file ({stat.filemode(status.st_mode)}): move it away")
+        if status.st_uid != os.geteuid():
+            why = f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}"
+            raise HostError(f"{self._path} {why}: remove it")
+        if status.st_mode & 0o077:
+            mode = stat.S_IMODE(status.st_mode)
+            raise HostError(f"{self._path} is open to others (mode {mode:04o}): chmod go-rwx it")
+
+    def _log_once(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            LOG.warning("a kill of this host would lose regions: %s: %s", self._path, error.strerror)
+
+
+def open_state(path: str, lock: Lock) -> StateFile | None:
+    """Return the state file of a host; None, and a line in the log, if it has to do without.
+
+    Only who holds the lock may have it: two hosts would write over each other's records.
+    """
+    if not lock.is_held:
+        return None
+    try:
+        return StateFile(path)
+    except (OSError, HostError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        LOG.warning("a kill of this host would lose its regions: %s: %s", path, why)
+        return None
+
+
+def _boot() -> bytes:
+    """Return the id of this boot: no object of an earlier one exists. Without /proc, none."""
+    try:
+        return _BOOT.read_bytes().strip()[:40]
+    except OSError:
+        return b""
