@@ -13,7 +13,7 @@ from shmclient._arenas.view import ArenaChange, changes_since
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arenas, operations
-from shmclient._drivers.following import once_after
+from shmclient._drivers.sleeping import once_after
 from shmclient._drivers.steps import Context, Next, Operation, Remaining
 from shmprotocol.errors import Closed, InvalidArgument, RegionNotFound, RegionTimeout
 
