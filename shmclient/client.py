@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
+from shmclient._connection.retry import Retry
 from shmclient._drivers import answers, arenas, operations, putting
+from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.handles import Region
@@ -131,7 +133,13 @@ class Client:
                 got = channel.attach(None, None, name, anywhere)
                 if got is not False:
                     return got.value
-        return self._drive(self._core.get(name, after, wait, anywhere))
+        retry, channel = Retry(wait), self._core.channel
+        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
+            held = channel.await_value(short, retry, never)
+            if held is not None:
+                return short.value(held)
+            after = None if short.is_over() else after
+        return self._drive(self._core.get(name, after, retry, anywhere))
 
     def get_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
@@ -154,7 +162,14 @@ class Client:
             region: Region | Literal[False] = channel.attach(Region, self, name, anywhere)
             if region is not False:
                 return region
-        return self._adopt(self._drive(self._core.open(Region, name, after, wait, anywhere))[0])
+        retry, channel = Retry(wait), self._core.channel
+        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
+            held = channel.await_value(short, retry, never)
+            if held is not None:
+                handle: Region = short.handle(held)
+                return handle
+            after = None if short.is_over() else after
+        return self._adopt(self._drive(self._core.open(Region, name, after, retry, anywhere))[0])
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False

@@ -11,6 +11,7 @@ from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.copying import not_copied
 from shmprotocol.errors import InvalidArgument, RegionClosed, RegionNotFound
 from shmprotocol.kernel import address_space
+from shmprotocol.native.builtins import HeldValue
 
 
 class ArenaValue:
@@ -126,8 +127,11 @@ def no_value(reader: Reader, name: str) -> RegionNotFound:
 def hold_value(reader: Reader, name: str) -> ArenaValue | None:
     """Return a handle of the current value of a name in an arena, or None."""
     held = reader._hold(name)
-    if held is None:
-        return None
+    return None if held is None else make_value(reader, name, held)
+
+
+def make_value(reader: Reader, name: str, held: HeldValue) -> ArenaValue:
+    """Return a handle of a value that is held."""
     value = ArenaValue.__new__(ArenaValue)
     value._start(reader, name, held)
     return value

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from shmprotocol.kernel.board import Waker
+from shmprotocol.native.builtins import HeldValue
 
 ABSENT = 2  # in the word of an entry: see `shm_arena_layout.h`
 PAUSE_S = 0.001  # before Linux 5.16, under a seccomp filter that forbids futex_waitv, and in greenlets
@@ -51,6 +52,11 @@ class Position:
         """Whether the name has a value now."""
         entry = self.reader._entry(self.name)
         return entry is not None and not entry[1] & ABSENT
+
+    def take(self, held: HeldValue) -> Any:
+        """Return a value of the name, which stands here from now on."""
+        self.entry, self.word = held.entry, held.word
+        return self.reader._value(held)
 
     def seen(self) -> int:
         """Return the half of the word that a sleeper compares."""

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 
 from shmprotocol.kernel.board import Waker, wait_for_change
+from shmprotocol.native.builtins import ArenaReader, HeldValue
 
 _NEVER_S = 1e6  # longer waits are taken for endless
 # The end of a host wakes one sleeper, and that one the others: this is for when it is killed in between.
 _LOOK_AGAIN_S = 5.0
+_GOES_ON = (0, errno.ETIMEDOUT, errno.EINTR)
 
 
 class Sleeper:
@@ -64,6 +66,28 @@ class Sleeper:
                 return None
             if sleep(self._waker, wakes, left_s):
                 return True
+
+    def await_value(
+        self, reader: ArenaReader, name: str, after: int, wait_s: float, is_over: Callable[[], bool]
+    ) -> HeldValue | None:
+        """Return the value of a name in an arena that is newer than a generation, once it is there.
+
+        None: the time is over, or it `is_over`, or the host is to be asked, or nobody can sleep so here.
+        """
+        end = time.monotonic() + wait_s if wait_s < _NEVER_S else math.inf
+        left_s, waker = wait_s, self._waker
+        while left_s > 0:
+            wakes = waker.count()  # before the look: whoever ends this wakes afterwards
+            if is_over():
+                return None
+            wait_ns = int(min(left_s, _LOOK_AGAIN_S) * 1e9)
+            answer = reader._await(name, after, waker.address, wakes, wait_ns)
+            if not isinstance(answer, int):
+                return answer
+            if answer not in _GOES_ON:
+                return None
+            left_s = end - time.monotonic()
+        return None
 
     def wake(self) -> None:
         """Have all of them look again whether it is over."""

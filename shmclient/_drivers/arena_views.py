@@ -9,7 +9,9 @@ from typing import Any, Self
 from shmclient._arenas.held import ArenaValue
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
+from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
+from shmclient._drivers.awaited import awaited, never
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
 
 
@@ -26,9 +28,17 @@ class ArenaView(BaseArenaView):
         Sleeps in the kernel meanwhile, and the owner's next value wakes it. If another arena takes the place
         of this one meanwhile, any value of the name in that. WaitTimeout after `wait` seconds.
         """
+        retry, channel = Retry(wait), self._client._core.channel
+        short = awaited(channel.context, f"{self.name}/{name}", after) if channel is not None else None
+        if short is not None:
+            held = channel.await_value(short, retry, never)
+            if held is not None:
+                handle: ArenaValue = short.handle(held)
+                return handle
+            after = 0 if short.is_over() else after
         operation = self._client._core.run_waiting(
             lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
-            wait,
+            retry,
             lambda: arena_waits.newer(self._reader, name, after),
         )
         value: ArenaValue = self._client._drive(operation)

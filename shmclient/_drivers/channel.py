@@ -56,8 +56,7 @@ class BaseChannel:
         for target in targets:
             self.context.cancel(target)
         self.outbox.close(reason)
-        if targets:
-            self.context.wake()
+        self.context.wake()
         if self.context.ledger is not None and not self._rests_on_event():
             self.context.ledger.close()
 

@@ -77,14 +77,16 @@ class Core(Generic[C]):
     def run_waiting(
         self,
         start: Callable[[Context, Retry], Operation[T]],
-        wait_s: float | None,
+        wait: float | Retry | None,
         ready: Callable[[], T | None] = lambda: None,
     ) -> Operation[T]:
         """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
+        `wait` is the seconds, or what is left of them.
+
         `ready` is called after each failed attempt: a result or an exception of it ends the wait.
         """
-        retry = Retry(wait_s)
+        retry = wait if isinstance(wait, Retry) else Retry(wait)
         while True:
             try:
                 channel = yield from self.connected(retry.remaining())
@@ -144,7 +146,7 @@ class Core(Generic[C]):
         self.note_absence()
         return self.mapped_value(name)
 
-    def get(self, name: str, after: int | None, wait_s: float | None, anywhere: bool) -> Operation[Any]:
+    def get(self, name: str, after: int | None, wait: float | Retry | None, anywhere: bool) -> Operation[Any]:
         """Return the value of a name."""
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
@@ -153,10 +155,10 @@ class Core(Generic[C]):
 
             return wait_for(context, name, after, retry, take, lambda *where: arenas.value_in(*where)[0])
 
-        return self.run_waiting(start, wait_s, lambda: self._last_value(name) if after is None else None)
+        return self.run_waiting(start, wait, lambda: self._last_value(name) if after is None else None)
 
     def open(
-        self, kind: type[R], name: str, after: int | None, wait_s: float | None, anywhere: bool
+        self, kind: type[R], name: str, after: int | None, wait: float | Retry | None, anywhere: bool
     ) -> Operation[list[R]]:
         """Return a handle of the current region of a name, mapped, in a list."""
 
@@ -166,7 +168,7 @@ class Core(Generic[C]):
 
             return wait_for(context, name, after, retry, take, lambda *where: [arenas.handle_in(*where)])
 
-        return self.run_waiting(start, wait_s)
+        return self.run_waiting(start, wait)
 
     def open_many(
         self, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool

@@ -7,6 +7,7 @@ number are.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import (
     Closed,
     HostGone,
+    InvalidArgument,
     RegionNotFound,
     RegionTimeout,
     again,
@@ -102,6 +104,16 @@ class Listener:
         """End it, at the host too. Never waits; safe in a destructor."""
         if self._context is not None and self._subscription is not None:
             self._context.unlisten(self._subscription, is_told=self._is_told)
+
+    def rest_on(self, context: Context) -> None:
+        """Have `close` wake those who wait on a connection, without a subscription."""
+        if self._subscription is not None:
+            self.give_up()
+        self._context, self._subscription, self._is_told = context, None, False
+
+    def has_closed(self) -> bool:
+        """Return `is_closed`."""
+        return self.is_closed
 
     def reset(self) -> None:
         """End it for now: the next `listen` starts anew."""
@@ -239,6 +251,16 @@ class Values:
         if not self.listener.is_on(context):
             yield from self.listener.listen(context)
 
+    def place(self, context: Context) -> Position | None:
+        """Return where the last value stands, if that is in an arena of this connection."""
+        last = self._last
+        if not isinstance(last, Position) or context.arenas.get(last.reader.name) is not last.reader:
+            return None
+        if self.listener.is_closed:
+            return None
+        self.listener.rest_on(context)
+        return last
+
     def pending(self) -> None:
         """Return None: a value is always asked for, so that it is the newest."""
 
@@ -246,6 +268,7 @@ class Values:
         """Return the current value, once it is another than the last one."""
         if context.outbox.host_id != self._host_id:
             self._host_id, self._last = context.outbox.host_id, None
+        yield from self._move(context)
         news = yield from self._sleep(context, retry)
         if news is not None:
             value, self._last = news
@@ -266,6 +289,17 @@ class Values:
                 yield from self._wait_for_name(retry)
             else:
                 yield from self.listener.next(retry)
+
+    def _move(self, context: Context) -> Operation[None]:
+        """Let a position in an arena be one of this connection, whose ledger is another."""
+        last = self._last
+        if not isinstance(last, Position) or context.arenas.get(last.reader.name) is last.reader:
+            return
+        self._last = None
+        with contextlib.suppress(RegionNotFound, InvalidArgument):  # it has ended, or is a region now
+            reader = yield from arenas.open_arena(context, last.reader.name, self._anywhere, lambda: None)
+            if reader.grant.region == last.reader.grant.region:
+                self._last = Position(reader, last.name, last.word)
 
     def _look(self, context: Context) -> Operation[tuple[Any, Any] | Literal[False] | None]:
         """Return the value with its mapping or position. None: it is the last one; False: there is none."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from shmclient._connection.retry import Retry
+from shmclient._drivers.awaited import Awaited
 from shmclient._drivers.stream import BaseStream
 from shmclient._process.lock import new_lock
 from shmprotocol.errors import Closed
@@ -51,3 +54,18 @@ class Watch(Changed):
 
 class Follow(Stream[Any]):
     """The value of a name, and each newer one; see `Client.follow`."""
+
+    def __next__(self) -> Any:
+        with self._turn:
+            value = self._await_in_arena()
+        return super().__next__() if value is None else value
+
+    def _await_in_arena(self) -> Any:
+        """Return the next value, if it is in the arena of the last one and needs no host; or None."""
+        channel = self._client._core.channel
+        place = None if channel is None else self._source.place(channel.context)
+        if place is None:
+            return None
+        awaited = Awaited(place.reader, place.name, place.generation)
+        held = channel.await_value(awaited, Retry(math.inf), self._source.listener.has_closed)
+        return None if held is None else place.take(held)

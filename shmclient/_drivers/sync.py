@@ -15,9 +15,10 @@ from typing import TypeVar
 from shmclient._arenas.resting import PAUSE_S, rest
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import Line
-from shmclient._connection.retry import Wait
+from shmclient._connection.retry import Retry, Wait
 from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers.answers import dispose, take
+from shmclient._drivers.awaited import Awaited
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.steps import Ask, Look, Next, Outcome, Stay
@@ -27,6 +28,7 @@ from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
 )
+from shmprotocol.native.builtins import HeldValue
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.query import connect
@@ -125,6 +127,20 @@ class PlainChannel(BaseChannel):
         if self._is_orphaned():
             raise HostGone("the host of this program has ended")
         return answer
+
+    def await_value(self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]) -> HeldValue | None:
+        """Return a value of an arena once it is there; None: the plain road is to go on."""
+        reader, name, after = awaited
+        value = reader._newer(name, after)
+        if value is not False:
+            return value
+        wait_s = retry.remaining()
+        if not wait_s or not reader.is_attended or not self._line.waits_in_kernel or not self.is_alive():
+            return None
+        return self._sleeper.await_value(reader, name, after, wait_s, lambda: is_over() or self._is_over())
+
+    def _is_over(self) -> bool:
+        return self.outbox.is_closing or self._exchange.failure is not None or self._is_orphaned()
 
     def _is_orphaned(self) -> bool:
         """Whether a private host has ended: who waits on would keep the interpreter from its end."""

@@ -65,7 +65,8 @@ static const uint32_t *shm_reader_word(const struct shm_reader *reader, PyObject
 {
         uint64_t number;
 
-        if (shm_reader_arena((PyObject *)(uintptr_t)reader) == NULL)
+        if (shm_reader_arena((PyObject *)(uintptr_t)reader) == NULL ||
+            !shm_reader_is_here((PyObject *)(uintptr_t)reader, Py_None))
                 return NULL;
         if (entry == Py_None)
                 return shm_wait_word(reader->arena, NULL);
@@ -78,14 +79,6 @@ static const uint32_t *shm_reader_word(const struct shm_reader *reader, PyObject
         return shm_wait_word(reader->arena, &reader->arena->entries[number]);
 }
 
-/* Note in the ledger that somebody sleeps on a word; NULL: too many do. */
-static uint64_t *shm_reader_note(const struct shm_reader *reader, const uint32_t *word, uint64_t event)
-{
-        uint64_t at = reader->arena->home + (uint64_t)((const uint8_t *)word - reader->arena->base);
-
-        return shm_wait_take(reader->holds, at | event);
-}
-
 /*
  * _sleep(entry, seen, line, changes, waker, wakes, wait_ns): sleep until the low half of the entry's word, or the count of
  * all changes, is not `seen`, or the line at this address changes, or the waker is used. `line` may be 0. Returns 0 or an
@@ -94,41 +87,17 @@ static uint64_t *shm_reader_note(const struct shm_reader *reader, const uint32_t
 static PyObject *shm_reader_sleep(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
-        struct shm_futex_waiter waiters[3];
-        uint64_t numbers[7], *place;
+        struct shm_alarms alarms;
         const uint32_t *word;
-        struct timespec end;
-        int64_t end_ns;
-        int error = 0, i;
+        uint64_t seen;
 
-        if (shm_arguments_check("_sleep", count, 7) < 0)
+        if (shm_arguments_check("_sleep", count, 7) < 0 || shm_argument(arguments, 1, &seen) < 0 ||
+            shm_argument(arguments, 2, &alarms.line) < 0 || shm_argument(arguments, 3, &alarms.line_changes) < 0 ||
+            shm_argument(arguments, 4, &alarms.waker) < 0 || shm_argument(arguments, 5, &alarms.wakes) < 0 ||
+            shm_argument(arguments, 6, &alarms.wait_ns) < 0)
                 return NULL;
-        for (i = 1; i < 7; i++)
-                if (shm_argument(arguments, i, &numbers[i]) < 0)
-                        return NULL;
         word = shm_reader_word(reader, arguments[0]);
-        place = word == NULL ? NULL : shm_reader_note(reader, word, 0);
-        if (place == NULL)
-                return word == NULL ? NULL : PyLong_FromLong(ENOLCK);
-        memset(waiters, 0, sizeof(waiters));
-        waiters[0].value = numbers[1];
-        waiters[0].address = (uint64_t)(uintptr_t)word;
-        waiters[0].flags = SHM_FUTEX_32;
-        waiters[1].value = numbers[5];
-        waiters[1].address = numbers[4];
-        waiters[1].flags = SHM_FUTEX_32 | SHM_FUTEX_PRIVATE;
-        waiters[2].value = numbers[3];
-        waiters[2].address = numbers[2] + offsetof(struct shm_board_line, changes);
-        waiters[2].flags = SHM_FUTEX_32;
-        end_ns = shm_board_now_ns() + (int64_t)numbers[6];
-        end.tv_sec = (time_t)(end_ns / 1000000000);
-        end.tv_nsec = (long)(end_ns % 1000000000);
-        Py_BEGIN_ALLOW_THREADS
-        if (syscall(SYS_futex_waitv, waiters, numbers[2] == 0 ? 2 : 3, 0, &end, CLOCK_MONOTONIC) < 0)
-                error = errno == EAGAIN ? 0 : errno;
-        shm_wait_give(place);
-        Py_END_ALLOW_THREADS
-        return PyLong_FromLong(error);
+        return word == NULL ? NULL : PyLong_FromLong(shm_reader_rest(reader, word, seen, &alarms));
 }
 
 /* _arm(entry): have the ledger's eventfd written when the entry, or with None anything, changes. Returns what _disarm() takes; 0: too many are. */
@@ -170,6 +139,10 @@ static PyMethodDef shm_reader_methods[] = {
         {"_counts", shm_reader_counts, METH_NOARGS, NULL},
         {"_remember_values", shm_reader_remember_call, METH_NOARGS, NULL},
         {"_start", SHM_FAST(shm_reader_start), METH_FASTCALL, NULL},
+        {"_newer", SHM_FAST(shm_reader_newer), METH_FASTCALL, NULL},
+        {"_await", SHM_FAST(shm_reader_await), METH_FASTCALL, NULL},
+        {"_arm_for", SHM_FAST(shm_reader_arm_for), METH_FASTCALL, NULL},
+        {"_value", shm_reader_value_call, METH_O, NULL},
         {"_sleep", SHM_FAST(shm_reader_sleep), METH_FASTCALL, NULL},
         {"_arm", SHM_FAST(shm_reader_arm), METH_FASTCALL, NULL},
         {"_disarm", shm_reader_disarm, METH_O, NULL},

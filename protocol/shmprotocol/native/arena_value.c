@@ -147,6 +147,7 @@ static PyMemberDef shm_held_value_members[] = {
         {"root_size", T_ULONGLONG, SHM_VALUE_AT(root_size), READONLY, NULL},
         {"generation", T_ULONGLONG, SHM_VALUE_AT(generation), READONLY, NULL},
         {"word", T_ULONGLONG, SHM_VALUE_AT(word), READONLY, NULL},
+        {"entry", T_UINT, SHM_VALUE_AT(entry), READONLY, NULL},
         {"published_ns", T_ULONGLONG, SHM_VALUE_AT(published_ns), READONLY, NULL},
         {"flags", T_UINT, SHM_VALUE_AT(flags), READONLY, NULL},
         {NULL, 0, 0, 0, NULL},

@@ -21,7 +21,7 @@ SOURCES = (
         for name in ("threads", "late", "trip", "loose", "space", "holding", "haul", "leased")
     ),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
-    *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "sleep")),
+    *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "put", "loan", "types")),
     FOLDER / "filling.c",
     FOLDER / "builtins.c",

@@ -408,6 +408,7 @@ class HeldValue:
     root_size: int
     generation: int
     word: int  # of its entry: see `shm_arena_layout.h`
+    entry: int
     published_ns: int
     flags: int
     description: bytes
@@ -447,6 +448,16 @@ class ArenaReader:
         """Return name, generation and presence of all that changed after a generation."""
     def _counts(self) -> tuple[int, int, int, int]:
         """Return the number of names, the bytes of their values, the last generation, and the changes."""
+    def _newer(self, name: str, after: int, /) -> HeldValue | Literal[False] | None:
+        """Return the value after a generation; False: not yet; None: absent, or nobody knows but the host."""
+    def _await(
+        self, name: str, after: int, waker: int, wakes: int, wait_ns: int, /
+    ) -> HeldValue | int | None:
+        """Do as `_newer`, but sleep once before it is False; then it is an errno, or 0."""
+    def _arm_for(self, name: str, after: int, /) -> HeldValue | int | None:
+        """Do as `_newer`, but `_arm` before it is False; then it is what `_arm` returns."""
+    def _value(self, held: HeldValue, /) -> Any:
+        """Return what `_get` returns for this value."""
     def _sleep(
         self,
         entry: int | None,
