@@ -40,8 +40,14 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
 
 
 def peer_pidfd(sock: socket.socket) -> int | None:
-    """Return a descriptor that becomes readable when the peer dies; the caller closes it. None: use EOF."""
+    """Return a descriptor that becomes readable when the peer dies; the caller closes it. None: use EOF.
+
+    OSError: no descriptor is left, or the peer is dead and reaped (Linux before 6.16 gives none then). A
+    forked child of it may have the socket, so that EOF would come late or never.
+    """
     try:
         return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError:
-        return None  # Linux before 6.5, or the peer is gone and reaped
+    except OSError as error:
+        if error.errno in (errno.ENOPROTOOPT, errno.ENODATA):
+            return None  # Linux before 6.5, or a socket that has no process
+        raise
