@@ -12,6 +12,7 @@
 #                make performance writes the page from the runs that are kept in docs/performance
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make torture  what `make test` does in seconds, for minutes: arenas
+#   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage torture fuzz lint bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit coverage torture kills fuzz lint bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -41,6 +42,9 @@ coverage: $(READY)
 
 torture: $(READY)
 	$(BIN)/python -m pytest --timeout 0 -m torture
+
+kills: $(READY)
+	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_kill_points.py
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py tests/system/test_misuse_interrupt.py
