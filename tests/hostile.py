@@ -18,7 +18,6 @@ from shmprotocol.wire.names import BACKENDS, SEALS
 from strategies import ANY_VALUE, record
 from support import Lingering, RawPeer
 
-# Of this process alone, as far as can be: its address is in the names of objects in /dev/shm.
 BUDGET = 8 << 20  # bytes: all Work is done in the loop, so that no thread comes and goes
 HELLO = pack(m.Hello(1, m.VERSION, m.VERSION, "fuzz"))
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 from shmhost.core.work import Sealing
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
-from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, ShmError, Unsupported
+from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, RegionExists, ShmError, Unsupported
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import Seal
@@ -178,6 +176,25 @@ class Memfd:
         return [descriptor for descriptor in (self._writer, self._reader) if descriptor >= 0]
 
 
+class ShmNames(Protocol):
+    """The names of a host in SHM_FOLDER; `machine.shm_names` has them."""
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a region's name. InvalidArgument: it is too long."""
+
+    def new_path(self) -> Path:
+        """Return a name that nobody can guess."""
+
+    def give(self, path: Path, descriptor: int, final: Path) -> None:
+        """Give an object its final name. RegionExists: it is somebody else's. OSError."""
+
+    def adopt(self, path: Path, descriptor: int) -> None:
+        """Take note of an object that has a name already, if it has that."""
+
+    def remove(self, path: Path, descriptor: int) -> None:
+        """Remove a name, if it is this object's. OSError."""
+
+
 class PosixShm:
     """A named object in /dev/shm, for programs that know only shm_open(3).
 
@@ -185,13 +202,11 @@ class PosixShm:
     Its space is reserved here, so that a full tmpfs is an error now and not SIGBUS later.
     """
 
-    def __init__(self, name: str, capacity: int, prefix: str) -> None:
+    def __init__(self, name: str, capacity: int, names: ShmNames) -> None:
         self.capacity = capacity
         self._reader = self._writer = -1
-        self._final = _file_of(name, prefix)
-        if len(self._final.name.encode()) > 255:
-            raise InvalidArgument(f"{name[:40]!r}... is too long for the shm backend: {self._final.name}")
-        self._path = SHM_FOLDER / f"{prefix}-new.{secrets.token_hex(8)}"
+        self._names = names
+        self._final, self._path = names.path_of(name), names.new_path()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._writer = os.open(self._path, flags, 0o600)
@@ -202,12 +217,14 @@ class PosixShm:
             raise refusal_of(error, f"make a file of {capacity} bytes in {SHM_FOLDER}") from None
 
     @classmethod
-    def of(cls, name: str, capacity: int, prefix: str, reader: int) -> PosixShm:
+    def of(cls, name: str, capacity: int, names: ShmNames, reader: int) -> PosixShm:
         """Return a published object, perhaps of an earlier host; it owns its only descriptor from then on."""
         memory_object = cls.__new__(cls)
         memory_object.capacity = capacity
         memory_object._reader, memory_object._writer = reader, -1
-        memory_object._path = memory_object._final = _file_of(name, prefix)
+        memory_object._names = names
+        memory_object._path = memory_object._final = names.path_of(name)
+        names.adopt(memory_object._final, reader)
         return memory_object
 
     def flag(self, seal: Seal) -> int:
@@ -225,12 +242,15 @@ class PosixShm:
     def publish(self, header: bytes, seal: Seal) -> None:
         """Write the header and give the object its name, in place of an older generation's.
 
-        Not for the event loop: the folder's lock and the object's can be held by others.
+        Not for the event loop: the folder's lock and the object's can be held by others. RegionExists: a file
+        has the name that is not this host's.
         """
         try:
             _write_header(self._writer, header)
             _check_header(self._reader, header)
-            os.rename(self._path, self._final)
+            self._names.give(self._path, self._writer, self._final)
+        except RegionExists:
+            raise
         except OSError as error:
             raise refusal_of(error, f"publish in {SHM_FOLDER}") from None
         self._path = self._final
@@ -238,12 +258,12 @@ class PosixShm:
         self._writer = -1
 
     def close(self) -> None:
-        """Remove the name, if it is still this object's, and close what is open."""
+        """Remove the names that are still this object's, and close what is open."""
         descriptors = [descriptor for descriptor in (self._writer, self._reader) if descriptor >= 0]
         self._writer = self._reader = -1
         try:
-            if descriptors and _same_file(self._path, descriptors[0]):
-                self._path.unlink()
+            for path in (self._path, self._final) if descriptors else ():
+                self._names.remove(path, descriptors[0])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -324,17 +344,6 @@ def _overwritten() -> InvalidArgument:
 
 def _reopen(descriptor: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _file_of(name: str, prefix: str) -> Path:
-    return SHM_FOLDER / f"{prefix}.{quote(name, safe='')}"
-
-
-def _same_file(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def refusal_of(error: OSError, what: str) -> ShmError:

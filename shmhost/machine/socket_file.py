@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import socket
 import stat
 import zlib
@@ -60,6 +61,13 @@ class Lock:
                 f"another host serves {self._path}: use that one, end it, or {self._cure}"
             ) from None
         self._read()
+
+    def identity(self) -> str:
+        """Return what tells this host from others on this machine, and is the same after a restart."""
+        if self._descriptor < 0:
+            return secrets.token_hex(8)  # no lock: nothing is the same then
+        status = os.fstat(self._descriptor)
+        return f"{status.st_dev:x}-{status.st_ino:x}"
 
     def count(self) -> None:
         """Note that a host has started, if the lock is held. OSError: there is no space for it."""

@@ -36,6 +36,7 @@ from shmhost.core.work import Steps, Work, run_to_end
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
+from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.machine.state_file import StateFile
 from shmhost.serving import metrics
@@ -109,6 +110,7 @@ class Host:
         self._lingering: Lingering | None = None  # likewise
         self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
         self._state: StateFile | None = None
+        self._shm_names = ShmNames("shmhost-none")  # until it serves
         self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -124,6 +126,8 @@ class Host:
                     self._count_start(socket_file)
                     self._resume_generations(socket_file.lock)
                     self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
+                    self._shm_names = ShmNames(f"shmhost-{socket_file.lock.identity()}")
+                    self._shm_names.sweep(self._hub.expected.has_name if self._hub.expected else _no_name)
                     self._open_board()
                     await self._serve(listener, task_status)
             finally:
@@ -337,7 +341,7 @@ class Host:
 
     def _make_object(self, backend: Backend, name: str, capacity: int) -> MemoryObject:
         if backend is Backend.SHM:
-            return PosixShm(name, capacity, f"shmhost-{self.config.windows[0][0]:x}")
+            return PosixShm(name, capacity, self._shm_names)
         return Memfd(name, capacity)
 
     def _dispose(self, memory_object: Freeable) -> None:
@@ -355,6 +359,10 @@ def _accepted(listener: socket.socket) -> socket.socket:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _no_name(_name: str) -> bool:
+    return False
 
 
 def _warn(peer: Peer, error: ShmError) -> None:

@@ -84,7 +84,8 @@ def test_header_says_what_the_host_and_the_publisher_said(shm: shmclient.Client)
 
 def test_shm_backend_is_a_file_that_others_can_open(host: WatchedHost, shm: shmclient.Client) -> None:
     shm.put("sh/m", b"by name", backend="shm").close()
-    file = Path("/dev/shm/shmhost-550000000000.sh%2Fm")
+    lock = os.stat(f"{host.socket_path}.lock")
+    file = Path(f"/dev/shm/shmhost-{lock.st_dev:x}-{lock.st_ino:x}.sh%2Fm")
     assert file.read_bytes()[HEADER_SIZE:].startswith(b"by name")
     assert bytes(shm.get("sh/m")) == b"by name"
     assert shm.stat("sh/m").seal == "none"

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from shmhost.core.objects import F_SEAL_FUTURE_WRITE, SHM_FOLDER, Memfd, PosixShm
+from shmhost.core.objects import F_SEAL_FUTURE_WRITE, Memfd, PosixShm
+from shmhost.machine.shm_names import SHM_FOLDER, ShmNames
 from shmprotocol.errors import InvalidArgument, RegionBusy
 from shmprotocol.wire.descriptors import reopen as reopen_read_only
 from support import count_descriptors, in_child
 
 HEADER = b"H" * 4096
 SIZE = 8192
+NAMES = ShmNames("shmhost-test")
 SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -95,7 +97,7 @@ def test_other_users_reopen_an_object_to_read_it_and_never_to_write_it(memfd: Me
 def test_close_leaves_nothing(backend: str) -> None:
     before = (count_descriptors(), sorted(SHM_FOLDER.iterdir()))
     for publish in (False, True):
-        memory = Memfd("x", SIZE) if backend == "memfd" else PosixShm("x", SIZE, "shmhost-test")
+        memory = Memfd("x", SIZE) if backend == "memfd" else PosixShm("x", SIZE, NAMES)
         if publish:
             memory.publish(HEADER, "full")
         memory.close()
@@ -104,7 +106,7 @@ def test_close_leaves_nothing(backend: str) -> None:
 
 
 def test_named_object_is_replaced_and_only_its_own_name_removed() -> None:
-    old, new = PosixShm("a/b", SIZE, "shmhost-test"), PosixShm("a/b", SIZE, "shmhost-test")
+    old, new = PosixShm("a/b", SIZE, NAMES), PosixShm("a/b", SIZE, NAMES)
     path = SHM_FOLDER / "shmhost-test.a%2Fb"
     old.publish(b"1" * 4096, "full")
     new.publish(b"2" * 4096, "full")
@@ -116,17 +118,18 @@ def test_named_object_is_replaced_and_only_its_own_name_removed() -> None:
 
 def test_named_object_refuses_a_name_that_is_too_long_for_a_file() -> None:
     with pytest.raises(InvalidArgument, match="shm backend"):
-        PosixShm("ä" * 100, SIZE, "shmhost-test")
+        PosixShm("ä" * 100, SIZE, NAMES)
 
 
 FULL = """
 import subprocess, sys
 from pathlib import Path
 import shmhost.core.objects as objects
+import shmhost.machine.shm_names as shm_names
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", sys.argv[1]], check=True)
-objects.SHM_FOLDER = Path(sys.argv[1])
+objects.SHM_FOLDER = shm_names.SHM_FOLDER = Path(sys.argv[1])
 try:
-    objects.PosixShm("x", 1 << 20, "full")
+    objects.PosixShm("x", 1 << 20, shm_names.ShmNames("full"))
 except objects.OutOfMemory as error:
     assert "No space left" in str(error), error
     assert list(Path(sys.argv[1]).iterdir()) == []

@@ -23,7 +23,6 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
 from support import RawPeer, WatchedHost, wait_until, watched_host
 
-# Of this process alone, as far as can be: its address is in the names of objects in /dev/shm.
 WINDOW = (0x510000000000 + os.getpid() % 1024 * (1 << 32), 1 << 32)
 WITNESS = f"the bystander's, of process {os.getpid()}"  # a name that no strategy comes upon
 

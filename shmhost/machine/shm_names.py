@@ -1,0 +1,134 @@
+"""The names of one host in /dev/shm, where every user can have any name. Knows no region.
+
+They begin with what identifies the host, so that two hosts have no name in common. A host takes only names
+that are free, replaces only files that it put there itself, and removes what an earlier one left, which was
+killed. That is found by its prefix, and so are the names of a host by other programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from shmhost.core.objects import SHM_FOLDER
+from shmprotocol.errors import InvalidArgument, RegionExists
+
+LOG = logging.getLogger("shmhost")
+
+MAX_FILE_NAME = 255  # bytes
+_NEW = "-new"  # between the prefix and a random part, until the object is published
+
+
+class ShmNames:
+    """The names with one prefix, and which files this host gave them."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._files: dict[Path, tuple[int, int]] = {}  # device and inode; changed by threads, one for a path
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a region's name. InvalidArgument: it is too long."""
+        path = SHM_FOLDER / f"{self._prefix}.{quote(name, safe='')}"
+        if len(path.name.encode()) > MAX_FILE_NAME:
+            raise InvalidArgument(f"{name[:40]!r}... is too long for the shm backend: {path.name}")
+        return path
+
+    def new_path(self) -> Path:
+        """Return a name that nobody can guess."""
+        return SHM_FOLDER / f"{self._prefix}{_NEW}.{secrets.token_hex(8)}"
+
+    def give(self, path: Path, descriptor: int, final: Path) -> None:
+        """Give an object its final name, if that is free or an older object's of this host. OSError.
+
+        RegionExists: the name is somebody else's.
+        """
+        identity = _identity(os.fstat(descriptor))
+        if self._files.get(final) != identity:  # unless only the last step failed before
+            if self._is_own(final):
+                os.rename(path, final)
+            else:
+                _link(path, final)
+            self._files[final] = identity
+        path.unlink(missing_ok=True)
+
+    def remove(self, path: Path, descriptor: int) -> None:
+        """Remove a name, if it is this object's. OSError."""
+        identity = _identity(os.fstat(descriptor))
+        if self._files.get(path) == identity:
+            del self._files[path]
+        with contextlib.suppress(FileNotFoundError):
+            if _identity(path.lstat()) == identity:
+                path.unlink()
+
+    def adopt(self, path: Path, descriptor: int) -> None:
+        """Take note of an object of an earlier host that has its name still, if it has that."""
+        identity = _identity(os.fstat(descriptor))
+        with contextlib.suppress(FileNotFoundError):
+            if _identity(path.lstat()) == identity:
+                self._files[path] = identity
+
+    def sweep(self, is_expected: Callable[[str], bool]) -> None:
+        """Remove what an earlier host of this prefix left; what may come back is taken for this one's."""
+        count = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(SHM_FOLDER) as entries:
+            for entry in entries:
+                prefix, _, name = entry.name.partition(".")
+                if prefix not in (self._prefix, f"{self._prefix}{_NEW}") or not _is_of_this_user(entry):
+                    continue
+                if prefix == self._prefix and is_expected(unquote(name)):
+                    self._files[SHM_FOLDER / entry.name] = _identity(entry.stat(follow_symlinks=False))
+                else:
+                    count += _is_removed(entry)
+        if count:
+            LOG.info("removed %d objects in %s that an earlier host left", count, SHM_FOLDER)
+
+    def _is_own(self, path: Path) -> bool:
+        try:
+            return path in self._files and _identity(path.lstat()) == self._files[path]
+        except FileNotFoundError:
+            return False
+
+
+def _is_of_this_user(entry: os.DirEntry[str]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _is_removed(entry: os.DirEntry[str]) -> bool:
+    try:
+        os.unlink(entry.path)
+    except OSError as error:
+        LOG.warning("cannot remove %s: %s", entry.path, error.strerror)
+        return False
+    return True
+
+
+def _link(path: Path, final: Path) -> None:
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        raise _taken(final) from None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _taken(path: Path) -> RegionExists:
+    try:
+        owner = f"uid {path.lstat().st_uid}"
+    except OSError:
+        owner = "somebody"
+    return RegionExists(
+        f"{path} exists, and this host did not make it but {owner}: remove it, or choose another name or the "
+        "memfd backend"
+    )
