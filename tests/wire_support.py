@@ -62,6 +62,8 @@ def parse_whole(role: Role, data: bytes, descriptors: Sequence[int] = ()) -> lis
 
 def parse_bytes(role: Role, data: bytes, descriptors: Sequence[int] = (), at: int = 0) -> list[Item]:
     connection, items = Connection(role), []
+    if role == "host" and descriptors:
+        connection.allow_descriptors(len(descriptors))  # for a Restore
     for index in range(len(data)):
         connection.receive(data[index : index + 1], [*descriptors] if index == at else ())
         items += read(connection)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from shmhost.core.arenas import Control
-from shmhost.core.expected import Expected
+from shmhost.core.expected import Expected, Returned
 from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
 from shmhost.core.news import News, news_of, replaced
 from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
+from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.work import Run, Steps, run_to_end
@@ -84,6 +85,16 @@ class Sealers(Protocol):
         """Wait for what one does, and give it back; return what came of it. For a thread."""
 
 
+class Returnables(Protocol):
+    """The kernel's part of taking regions back, which `machine.returned` has."""
+
+    def examine(self, descriptor: int) -> Returned | None:
+        """Describe an object; None if it is not one of memory. Waits for nobody."""
+
+    def adopt(self, record: Record, descriptor: int) -> MemoryObject:
+        """Return the object of a region; the descriptor stays the caller's. OSError."""
+
+
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
@@ -109,6 +120,7 @@ class Hub:
     make_ledger_object: Callable[[], LedgerObject] = no_arenas
     make_control: Callable[[Owner], NewControl] = no_arenas
     expected: Expected | None = None  # regions of a host that was killed
+    returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve

@@ -7,7 +7,7 @@ and interests of the client are in the modules of these names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 from shmhost.core import filled_puts, small_puts
@@ -25,6 +25,7 @@ from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
 from shmhost.core.regions import Region
+from shmhost.core.returns import Returns
 from shmhost.core.small_puts import SmallPuts
 from shmhost.core.spares import Spares
 from shmhost.core.surveying import survey
@@ -72,14 +73,19 @@ class Session:
         self._readings = Readings(hub, peer, self._leases)
         self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests()
+        self._descriptors: Sequence[int] = ()  # of the message that is being handled
 
     @property
     def listening(self) -> int:
         """The number of waits and watches of the client."""
         return len(self._interests)
 
-    def handle(self, message: m.Message) -> Steps | None:
-        """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go."""
+    def handle(self, message: m.Message, descriptors: Sequence[int] = ()) -> Steps | None:
+        """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go.
+
+        Descriptors that came with it stay the caller's, who closes them then.
+        """
+        self._descriptors = descriptors
         if not self._greeted:
             self._hello(message)
             return None
@@ -308,6 +314,13 @@ class Session:
         self._hub.listeners.add(self)
         self._send(m.Done(request.id), ())
 
+    def _restore(self, request: m.Restore) -> None:
+        hub = self._hub
+        if hub.returnables is None or hub.expected is None:
+            raise Unsupported("no regions can come back to this host")
+        returns = Returns(self._registry, hub.expected, hub.returnables, self._leases, hub.tell)
+        returns.restore(request, self._descriptors)
+
     def _attend(self, request: m.Attend) -> None:
         self._readings.attend(request)
         self._send(m.Done(request.id), ())
@@ -335,5 +348,6 @@ class Session:
         m.Measure: _measure,
         m.Arena: lambda self, request: self._ownerships.make(request),
         m.Attend: _attend,
+        m.Restore: _restore,
         m.Survey: lambda self, request: survey(self._registry, self.peer, request, self._send),
     }

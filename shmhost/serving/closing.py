@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import socket
 import struct
 import termios
@@ -21,6 +22,16 @@ MAX_THREADS = 8  # an honest client that leaves unread bytes behind needs one fo
 MAX_PENDING = 64  # sockets, each with a descriptor of this process: a small part of the usual 1,024
 
 
+class _Descriptor:
+    """A descriptor that is closed as a socket is."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def close(self) -> None:
+        os.close(self._number)
+
+
 class Closer:
     """Owns the sockets that it is given until they are closed. `close` is called by the loop's thread alone.
 
@@ -29,7 +40,7 @@ class Closer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # held for a few instructions, by the loop as well
-        self._waiting: deque[socket.socket] = deque()
+        self._waiting: deque[socket.socket | _Descriptor] = deque()
         self._threads: set[threading.Thread] = set()
         self.pending: int = 0  # sockets that are not closed yet
 
@@ -49,6 +60,16 @@ class Closer:
             if len(self._threads) < MAX_THREADS:
                 self._start()
 
+    def close_descriptors(self, numbers: list[int]) -> None:
+        """Close descriptors that came from a peer, in a thread: of whatever kind they are."""
+        if not numbers:
+            return
+        with self._lock:
+            self.pending += len(numbers)
+            self._waiting += map(_Descriptor, numbers)
+            if len(self._threads) < MAX_THREADS:
+                self._start()
+
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="shmhost closer", daemon=True)
         self._threads.add(thread)
@@ -64,8 +85,8 @@ class Closer:
             with self._lock:
                 self.pending -= 1
 
-    def _next(self) -> socket.socket | None:
-        """Return the next socket; None when this thread shall end, which it then must."""
+    def _next(self) -> socket.socket | _Descriptor | None:
+        """Return the next one; None when this thread shall end, which it then must."""
         with self._lock:  # so that no socket is left to a thread that has decided to end
             if self._waiting:
                 return self._waiting.popleft()

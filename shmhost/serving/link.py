@@ -22,6 +22,7 @@ from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.deaths import Deaths
+from shmhost.serving.intake import Intake
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.unread import Share
@@ -29,7 +30,8 @@ from shmhost.serving.workers import Outcome, attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
-from shmprotocol.wire.messages import Goodbye, Message, Welcome
+from shmprotocol.wire.messages import Goodbye, Hello, Message, Restore, Welcome
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 LOG = logging.getLogger("shmhost")
 
@@ -53,6 +55,7 @@ class Link:
         "_connection",
         "_deadline",
         "_deaths",
+        "_intake",
         "_is_dropped",
         "_is_finished",
         "_is_inside_frame",
@@ -85,15 +88,20 @@ class Link:
         on_closed: Callable[[Link], None],
         deaths: Deaths,
         lingering: Lingering,
+        *,
+        may_return: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._refused = descriptors.are_refused(sock)
+        self._intake = Intake(sock) if may_return else None  # None: no descriptors come
         self._closer = closer
         self._pidfd = pidfd
         self._deaths = deaths
         self._lingering = lingering
         self._connection = Connection("host")
+        if may_return:
+            self._connection.allow_descriptors(MAX_DESCRIPTORS)
         self._meter = meter
         self._operation = ""  # the request that is being carried out, and since when
         self._began_ns = 0
@@ -156,6 +164,7 @@ class Link:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         # Nothing that came can make the close wait, if descriptors are refused.
+        self._closer.close_descriptors(self._connection.drain())
         self._outbox.close(self._sock.close if self._refused else lambda: self._closer.close(self._sock))
         if not self._working or self._take_back():
             self._finish()
@@ -194,8 +203,12 @@ class Link:
         if self._working:  # rare, as clients wait for the reply: so only now, and what came stays there
             self._pause()
             return
+        numbers: list[int] = []
         try:
-            data = descriptors.receive_data(self._sock, refused=self._refused)
+            if self._intake is None:
+                data = descriptors.receive_data(self._sock, refused=self._refused)
+            else:
+                data, numbers = self._intake.receive()
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
@@ -207,9 +220,18 @@ class Link:
         if not data:
             self.close()
             return
-        if self._is_inside_frame or self._outbox.queue or not self._answer(data):
+        if self._intake is not None:
+            self._connection.receive(data, numbers)
+            self._pump()
+            self._end_intake()
+        elif self._is_inside_frame or self._outbox.queue or not self._answer(data):
             self._connection.receive(data)
             self._pump()
+
+    def _end_intake(self) -> None:
+        if self._intake is not None and self._intake.is_done:
+            self._intake, self._refused = None, True
+            self._connection.allow_descriptors(0)
 
     def _answer(self, data: bytes) -> bool:
         """Answer the most frequent requests without unpacking them; False: they are something else."""
@@ -238,10 +260,10 @@ class Link:
         """Handle received frames, until a Work or a slow client makes the rest wait."""
         turn_ends_ns = perf_counter_ns() + TURN_NS
         try:
-            for message, _none in self._connection.messages():
+            for message, numbers in self._connection.messages():
                 self._deadline.stop()
                 self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
-                steps = self.session.handle(message)
+                steps = self._handle(message, numbers)
                 if steps is not None and not self._drive(steps, (None, None)):
                     return
                 if self._closing:
@@ -265,6 +287,16 @@ class Link:
             self._fault()
         finally:
             self._is_inside_frame = self._connection.is_inside_frame
+
+    def _handle(self, message: Message, numbers: list[int]) -> Steps | None:
+        if self._intake is None:
+            return self.session.handle(message)
+        if type(message) not in (Hello, Restore):
+            self._intake.end()
+        try:
+            return self.session.handle(message, numbers)
+        finally:
+            self._closer.close_descriptors(numbers)
 
     def _overdue(self) -> None:
         what = "the rest of its frame" if self._is_inside_frame else "its Hello"

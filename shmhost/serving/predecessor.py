@@ -15,6 +15,8 @@ from shmhost.machine.socket_file import Lock
 from shmhost.machine.state_file import StateFile, open_state
 from shmprotocol.wire.names import ChangeKind, State
 
+# So long may a client take to notice the end of its host: one that is stopped, or swapped out.
+EXPECT_S = 600.0
 LOG = logging.getLogger("shmhost")
 
 
@@ -46,6 +48,12 @@ def give_up(hub: Hub) -> bool:
     LOG.info("gave up %d regions of the host before: nobody has handed them back", len(hub.expected))
     hub.expected.clear()
     return True
+
+
+def end_returns(hub: Hub) -> None:
+    """Take nothing back any more: who wanted to hand anything back has done so."""
+    give_up(hub)
+    hub.returnables = None
 
 
 def note_change(hub: Hub, kind: ChangeKind | State, region: Region) -> None:

@@ -36,6 +36,7 @@ from shmhost.core.work import Steps, Work, run_to_end
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
+from shmhost.machine.returned import Returnables
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import Lock, SocketFile
 from shmhost.machine.state_file import StateFile
@@ -48,7 +49,7 @@ from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.notify import Notifier
-from shmhost.serving.predecessor import note_change, take_up
+from shmhost.serving.predecessor import EXPECT_S, end_returns, note_change, take_up
 from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
@@ -128,6 +129,8 @@ class Host:
                     self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
                     self._shm_names = ShmNames(f"shmhost-{socket_file.lock.identity()}")
                     self._shm_names.sweep(self._hub.expected.has_name if self._hub.expected else _no_name)
+                    if self._hub.expected:
+                        self._hub.returnables = Returnables(self._shm_names)
                     self._open_board()
                     await self._serve(listener, task_status)
             finally:
@@ -218,9 +221,9 @@ class Host:
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
-        # No request has descriptors. A future one that has (clients that return theirs to a new host) must
-        # lift this, and receive them where their close cannot block the loop.
+        # No request has descriptors, but for those of connections that hand back what a killed host has left.
         descriptors.refuse(listener)
+        ending = loop.call_later(EXPECT_S, end_returns, self._hub)
         loop.add_reader(listener, self._accept, listener)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
@@ -228,6 +231,7 @@ class Host:
             with self._notifier.serving(loop, f"listening on {self.config.socket_path}"):
                 await self._stopped.wait()
         finally:
+            ending.cancel()
             loop.remove_reader(listener)
             for link in list(self._links):
                 link.close()
@@ -300,6 +304,7 @@ class Host:
             self._links.discard,
             deaths,
             lingering,
+            may_return=self._hub.returnables is not None,
         )
         self._links.add(link)
         self._hub.meter.connections += 1

@@ -116,9 +116,7 @@ def test_sweep_leaves_what_others_put_there(prefix: str, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("is_known", [False, True])
-def test_names_that_a_killed_host_left_are_free_after_a_start(
-    machine: Machine, is_known: bool
-) -> None:
+def test_names_that_a_killed_host_left_are_free_after_a_start(machine: Machine, is_known: bool) -> None:
     """Those that may come back stay until somebody takes them; the others go at the start."""
     with shmclient.connect(machine.path) as shm:
         shm.put("x", b"1", backend="shm").close()

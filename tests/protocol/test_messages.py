@@ -43,6 +43,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Arena": 18,
         "Attend": 19,
         "Survey": 20,
+        "Restore": 21,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -60,6 +61,7 @@ def test_tags_are_the_published_numbers() -> None:
         "Reserved": 141,
         "ArenaMade": 142,
         "Surveyed": 143,
+        "Restored": 144,
     }
 
 

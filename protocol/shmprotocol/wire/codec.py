@@ -33,6 +33,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     18: m.Arena,
     19: m.Attend,
     20: m.Survey,
+    21: m.Restore,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,
@@ -50,6 +51,7 @@ REPLY_TAGS: dict[int, type[m.Message]] = {
     141: m.Reserved,
     142: m.ArenaMade,
     143: m.Surveyed,
+    144: m.Restored,
 }
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}

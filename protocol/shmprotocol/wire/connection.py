@@ -22,8 +22,8 @@ from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_RE
 
 _LENGTH = struct.Struct("<I")
 _PREFIX = _LENGTH.size
-# The number of descriptors that may wait for the rest of their frame. Requests have none: a client that sends
-# some with half a frame would make the host keep them open.
+# The number of descriptors that may wait for the rest of their frame. Requests have none, but for Restore: a
+# client that sends some with half a frame would make the host keep them open.
 _MAX_UNCLAIMED = {"client": MAX_DESCRIPTORS, "host": 0}
 
 
@@ -150,6 +150,10 @@ class Connection:
         except RemoteProtocolError as error:
             self._broken = again(error)
             raise
+
+    def allow_descriptors(self, count: int) -> None:
+        """Set how many descriptors may wait for the rest of their frame."""
+        self._unclaimed_max = count
 
     @property
     def is_inside_frame(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -153,6 +154,18 @@ def refuse(listener: socket.socket) -> bool:
         listener.setsockopt(_SOCKET, SO_PASSRIGHTS, 0)
     except OSError:  # ENOPROTOOPT: Linux before 6.16
         return False
+    return True
+
+
+def accept(sock: socket.socket) -> bool:
+    """Make the kernel pass descriptors to a connection, which may have refused them; False if it cannot.
+
+    Where it never refuses any, there is nothing to be done.
+    """
+    try:
+        sock.setsockopt(_SOCKET, SO_PASSRIGHTS, 1)
+    except OSError as error:
+        return error.errno == errno.ENOPROTOOPT  # Linux before 6.16
     return True
 
 

@@ -23,10 +23,13 @@ from shmprotocol.wire.items import Spare as Spare
 from shmprotocol.wire.items import Tally as Tally
 from shmprotocol.wire.items import Timing as Timing
 from shmprotocol.wire.items import Total as Total
+from shmprotocol.wire.restore_messages import Restore as Restore
+from shmprotocol.wire.restore_messages import Restored as Restored
 
-VERSION = 3  # the newest that this package speaks
+VERSION = 4  # the newest that this package speaks
 VERSION_MIN = 1
 ARENA_VERSION = 3  # the first with arenas
+RESTORE_VERSION = 4  # the first in which clients hand back what a killed host has left
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 
@@ -379,4 +382,6 @@ def descriptors_of(message: Message) -> int:
         return 1 + len(message.spares)
     if type(message) is ArenaMade:
         return 2
+    if type(message) is Restore:
+        return len(message.regions)
     return 1 if type(message) in (Created, Surveyed) else 0

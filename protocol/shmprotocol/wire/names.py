@@ -21,6 +21,7 @@ MAX_METADATA = MAX_FRAME // 2  # bytes: metadata describes the data; it is not a
 MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
+MAX_RESTORED = 32  # regions in a Restore: taking them back takes a host half a millisecond
 # The kinds of messages on the control socket of an arena, in the `struct shm_arena_message` of shm_arena.h.
 ARENA_READY, ARENA_GROW, ARENA_LEDGER, ARENA_FORGET, ARENA_LEAVE = 1, 2, 3, 4, 5
 LEDGER_HOLDS = 131_072  # values that one client can use at a time, of all arenas

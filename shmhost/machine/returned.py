@@ -1,0 +1,48 @@
+"""Descriptors that clients hand back: what the kernel says of them, and how they become a region's object.
+
+Nothing here waits for a stranger. F_GET_SEALS comes first: only files of memfd_create(2), tmpfs and hugetlbfs
+have seals, all of them in memory, and the kernel answers for them at once. The server of another file (FUSE,
+NFS) could keep the host waiting for an fstat(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from shmhost.core.expected import Returned
+from shmhost.core.objects import Memfd, MemoryObject, PosixShm, ShmNames
+from shmhost.core.records import Identity, Record
+from shmprotocol.native import builtins
+from shmprotocol.wire.names import Backend
+
+
+class Returnables:
+    """The kernel's part of taking regions back. `names` are those of the host in /dev/shm."""
+
+    def __init__(self, names: ShmNames) -> None:
+        self._names = names
+
+    def examine(self, descriptor: int) -> Returned | None:
+        """Describe an object; None if it is not one of memory. Waits for nobody."""
+        try:
+            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+            identity = Identity._make(builtins.identify(descriptor))
+            return Returned(identity, os.fstat(descriptor).st_size, seals)
+        except OSError:  # a socket, a pipe, O_PATH, a file of another kind
+            return None
+
+    def adopt(self, record: Record, descriptor: int) -> MemoryObject:
+        """Return the object of a region; the descriptor stays the caller's. OSError."""
+        reader = _read_only(descriptor)
+        if record.backend is Backend.SHM:
+            return PosixShm.of(record.name, record.capacity, self._names, reader)
+        return Memfd.of(record.capacity, reader)
+
+
+def _read_only(descriptor: int) -> int:
+    """Return a descriptor that cannot write, for readers to get."""
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    # O_NONBLOCK: an error rather than a wait, should the client have a lease on it (F_SETLEASE).
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
