@@ -46,9 +46,11 @@ def rows(folder: str, first: int, other: int, objects: int = OBJECTS) -> Iterato
 
 
 @contextlib.contextmanager
-def arena_of(shm: shmclient.Client, name: str, size: int, names: int = 1024) -> Iterator[shmclient.Arena]:
+def arena_of(
+    shm: shmclient.Client, name: str, size: int, names: int = 1024, *, populate: bool = False
+) -> Iterator[shmclient.Arena]:
     """Give an arena of this process, which goes at the end of the block."""
-    with shm.arena(name, size, names=names, keep=False) as arena:
+    with shm.arena(name, size, names=names, keep=False, populate=populate) as arena:
         yield arena
 
 
@@ -110,41 +112,66 @@ def get_again(arena: shmclient.Arena, reader: shmclient.Client) -> Row:
 
 
 def many(shm: shmclient.Client, reader: shmclient.Client, count: int) -> Iterator[Row]:
-    """Put many new names into a new arena, and get each once; the floor is a dict of this process."""
-    value = np.arange(KIB, dtype="u1")
-    values = {f"obj/{index}": value for index in range(count)}
-    size = count * (BYTES_EACH + 64) + MIB
-    bytes_each: list[float] = []
-    gets: list[float] = []
+    """Put many new names into a new arena, and get each once; the floor is a dict of this process.
 
-    def one_by_one() -> list[float]:
-        before = resident()
-        with arena_of(shm, "many", size, count) as arena:
-            took = timed_items(values, arena.__setitem__)
-            bytes_each.append((resident() - before) / count)
-            gets.append(timed_each([f"many/{name}" for name in values], reader.get))
-        return [took]
-
-    def together() -> list[float]:
-        with arena_of(shm, "many", size, count) as arena:
-            began = time.perf_counter_ns()
-            arena.put_many(values)
-            return [(time.perf_counter_ns() - began) / 1000 / count]
-
-    def copied() -> list[float]:
-        copies: dict[str, Any] = {}
-        took = timed_items(values, lambda name, value: copies.__setitem__(name, value.copy()))
-        floor_gets.append(timed_each(list(values), lambda name: copies[name][:]))
-        return [took]
-
-    floor_gets: list[float] = []
+    The aims are those of an arena whose memory is there: the kernel takes a us to make the pages of a value.
+    """
     title = f"arena: {count:,} new names of 1 KiB"
-    yield row("arena/many/put", f"{title}: put, each", *in_turn(one_by_one, copied, 3), None, 1.2)
-    figures = summary([[took] for took in gets[1:]]), summary([[took] for took in floor_gets[1:]])
-    yield row("arena/many/get", f"{title}: get, each", *figures, None, 1.3)
-    yield row("arena/many/put_many", f"{title}: put_many, each", *in_turn(together, copied, 3), None, 0.5)
-    sizes = {OURS: summary([[size] for size in bytes_each])}
-    yield Row("arena/many/bytes", f"{title}: bytes in all, each", "B", sizes, aim=BYTES_EACH)
+    names = Names(shm, reader, count, populate=True)
+    yield row(
+        "arena/many/put", f"{title}, populated: put, each", *in_turn(names.put, names.copy, 3), None, 1.2
+    )
+    figures = summary([[took] for took in names.gets[1:]]), summary([[took] for took in names.views[1:]])
+    yield row("arena/many/get", f"{title}, populated: get, each", *figures, None, 1.3)
+    figures = in_turn(names.put_many, names.copy, 3)
+    yield row("arena/many/put_many", f"{title}, populated: put_many, each", *figures, None, 0.5)
+    sizes = {OURS: summary([[size] for size in names.bytes_each])}
+    yield Row("arena/many/bytes", f"{title}, populated: bytes in all, each", "B", sizes, aim=BYTES_EACH)
+    names = Names(shm, reader, count, populate=False)
+    figures = in_turn(names.put, names.copy, 3)
+    yield row("arena/many/put_fresh", f"{title}, fresh pages: put, each", *figures, None, None)
+    figures = in_turn(names.put_many, names.copy, 3)
+    yield row("arena/many/put_many_fresh", f"{title}, fresh pages: put_many, each", *figures, None, None)
+
+
+class Names:
+    """Rounds of many new names, each in a new arena; the figures are for each name, in microseconds."""
+
+    def __init__(
+        self, shm: shmclient.Client, reader: shmclient.Client, count: int, *, populate: bool
+    ) -> None:
+        value = np.arange(KIB, dtype="u1")
+        self._shm, self._reader, self._count, self._populate = shm, reader, count, populate
+        self._values = {f"obj/{index}": value for index in range(count)}
+        self.gets: list[float] = []
+        self.views: list[float] = []
+        self.bytes_each: list[float] = []
+
+    def _arena(self) -> contextlib.AbstractContextManager[shmclient.Arena]:
+        # Values, entries, index, and slabs that are not full.
+        size = self._count * (KIB + 256) + MIB
+        return arena_of(self._shm, "many", size, self._count, populate=self._populate)
+
+    def put(self) -> list[float]:
+        before = resident()
+        with self._arena() as arena:
+            took = timed_items(self._values, arena.__setitem__)
+            self.bytes_each.append((resident() - before) / self._count)
+            names = [f"many/{name}" for name in self._values]
+            self.gets.append(timed_each(names, self._reader.get))
+        return [took]
+
+    def put_many(self) -> list[float]:
+        with self._arena() as arena:
+            began = time.perf_counter_ns()
+            arena.put_many(self._values)
+            return [(time.perf_counter_ns() - began) / 1000 / self._count]
+
+    def copy(self) -> list[float]:
+        copies: dict[str, Any] = {}
+        took = timed_items(self._values, lambda name, value: copies.__setitem__(name, value.copy()))
+        self.views.append(timed_each(list(self._values), lambda name: copies[name][:]))
+        return [took]
 
 
 def put_with_readers(path: str, shm: shmclient.Client) -> Row:

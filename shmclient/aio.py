@@ -213,9 +213,12 @@ class AsyncClient:
         mode: int = DEFAULT_MODE,
         keep: bool = True,
         replace: bool = True,
+        populate: bool = False,
     ) -> Arena:
         """Make an arena, which this process writes, as `shmclient.Client.arena` does."""
-        return await self._run(arenas.create, name, size, max_size, names, mode, keep, replace)
+        return await self._run(
+            arenas.create, name, size, max_size, names, mode, keep, replace, bool(populate)
+        )
 
     async def open_arena(
         self, name: str, *, wait: float | None = None, anywhere: bool = False

@@ -22,6 +22,7 @@ from shmclient._pointers.check import NO_LENGTHS, Lengths
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmclient._process.copying import not_copied
 from shmclient._regions.creation import creation_key
+from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import (
     AccessDenied,
     ArenaFull,
@@ -32,6 +33,7 @@ from shmprotocol.errors import (
     QuotaExceeded,
     RegionExists,
     ShmError,
+    Unsupported,
 )
 from shmprotocol.native.builtins import ArenaOwner, Loan
 from shmprotocol.wire import descriptors
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 # Bytes for the objects of `new`: what they do not take is given back. Less, if no run is so long.
 _DRAFT, _DRAFT_MIN = 64 << 20, 4096
+_POPULATED = 64 << 20  # bytes at once: they take 40 ms, after which a signal is seen
 
 
 class Arena(ArenaOwner, MutableMapping[str, Any]):
@@ -94,7 +97,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         self._line = board.line(reply.line) if board is not None else 0
         self._control = owned
 
-    def _own(self, reply: m.ArenaMade, names: int) -> None:
+    def _own(self, reply: m.ArenaMade, names: int, populate: bool) -> None:
         """Write the control page, and have the host publish the arena. Waits for the host."""
         numbers = (
             reply.address,
@@ -113,11 +116,24 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
                 f"{reply.size} bytes are too few for {names} names: each takes about 200 bytes"
             )
         if not error:
+            if populate:
+                self._populate_all(reply.size)
             error = self._ready()
         if error:
             raise _host_error(error, f"publish the arena {self.name!r}")
         self._is_published = True
         self._remember_values()
+
+    def _populate_all(self, size: int) -> None:
+        for start in range(HEADER_SIZE, size, _POPULATED):  # the header page is read-only here
+            error = self._populate(start, min(start + _POPULATED, size))
+            if error == errno.EINVAL:
+                raise Unsupported("an arena is populated by Linux 5.14 and later: make it without populate")
+            if error:
+                raise OutOfMemory(
+                    f"the machine has no memory for the {size} bytes of the arena {self.name!r}: "
+                    f"{os.strerror(error)} after {start}; make it smaller, or let it grow to a max_size"
+                )
 
     # A mutable mapping: __getitem__, __setitem__ and __delitem__ are in C.
 
@@ -344,10 +360,10 @@ def _end(outbox: Outbox, key: object, control: descriptors.Owned) -> None:
     outbox.give_back(key)
 
 
-def own(arena: Arena, reply: m.ArenaMade, names: int) -> None:
-    """Have an arena published; on an error it is closed."""
+def own(arena: Arena, reply: m.ArenaMade, names: int, populate: bool) -> None:
+    """Have an arena published, after its pages are made if that is asked for; on an error it is closed."""
     try:
-        arena._own(reply, names)
+        arena._own(reply, names, populate)
     except BaseException:
         arena.close()
         raise

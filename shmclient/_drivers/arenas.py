@@ -37,6 +37,7 @@ def create(
     mode: int,
     keep: bool,
     replace: bool,
+    populate: bool,
 ) -> Operation[Arena]:
     """Return an arena that this process owns, published and empty."""
     from shmclient._arenas import owner  # only for who owns one
@@ -45,7 +46,7 @@ def create(
     _check_number("names", names)
     request, reply, owned = yield from ask_for(context, name, size, max_size or 0, mode, keep, replace)
     arena = owner.make_arena(context.outbox, request, reply, owned)
-    yield Run(lambda: owner.own(arena, reply, names), WORK)
+    yield Run(lambda: owner.own(arena, reply, names, populate), WORK)
     return arena
 
 

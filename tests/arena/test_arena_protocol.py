@@ -114,9 +114,9 @@ EARLY_FLIP = {
     "shm_arena_publish.h": [
         ("        shm_record_write(&entry->record[which], value);\n", ""),
         (
-            "        word = shm_entry_flip(owner, entry, which);\n        *generation_out",
+            "        word = shm_entry_flip(owner, entry, which);\n        if",
             "        word = shm_entry_flip(owner, entry, which);\n"
-            "        shm_record_write(&entry->record[which], value);\n        *generation_out",
+            "        shm_record_write(&entry->record[which], value);\n        if",
         ),
     ]
 }

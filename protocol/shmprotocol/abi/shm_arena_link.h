@@ -40,6 +40,7 @@ struct shm_arena_owner {
         struct shm_arena_entry *entries;
         int socket;   /* the control socket; -1: closed */
         int is_alone; /* the host has closed it */
+        int is_populated; /* so is what it grows by */
         int is_quiet; /* shm_arena_loan() does not ask for more memory */
         struct shm_heap heap;
         size_t pages_room; /* bytes of heap.pages */
@@ -64,6 +65,7 @@ struct shm_arena_owner {
         uint64_t absent_count;
 
         struct shm_description *descriptions;
+        struct shm_description *described; /* that of the last value; NULL: none */
         uint32_t description_count;
         struct shm_copying copying;
         struct shm_holds own; /* a ledger in private memory, for readers in this process */

@@ -9,6 +9,7 @@
 
 #include "shm_arena_collect.h"
 
+#define SHM_MADV_POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, of Linux 5.14 */
 #define SHM_ARENA_ANSWER_MS 10000 /* for the host to answer: it needs a ms, and machines swap */
 #define SHM_DESCRIPTIONS 1024     /* that are kept once for all values; a power of two */
 #define SHM_DESCRIPTION_MAX 4096  /* bytes; a longer one goes with its value */
@@ -80,7 +81,7 @@ static inline void shm_owner_close(struct shm_arena_owner *owner)
         owner->ledgers = NULL;
         owner->retired = NULL;
         owner->absent = NULL;
-        owner->descriptions = NULL;
+        owner->descriptions = owner->described = NULL;
         owner->own.ledger = NULL;
 }
 
@@ -98,6 +99,21 @@ static inline int shm_owner_extend(struct shm_arena_owner *owner, uint64_t size)
         owner->heap.limit = (uint32_t)count;
         shm_heap_extend(&owner->heap, (uint32_t)count);
         __atomic_store_n(&owner->arena.size, size, __ATOMIC_RELAXED); /* threads of this process may read values */
+        return 0;
+}
+
+/*
+ * Let the pages of the object from `from` to `to` exist, and be mapped here: what does not is made by the first write to
+ * it, which takes 3 us for a page, or ends the process if there is no memory then. Returns 0; -ENOMEM; -EINVAL: Linux is
+ * older than 5.14.
+ */
+static inline int shm_owner_populate(struct shm_arena_owner *owner, uint64_t from, uint64_t to)
+{
+        uint8_t *base = (uint8_t *)(uintptr_t)owner->arena.base;
+
+        while (madvise(base + from, (size_t)(to - from), SHM_MADV_POPULATE_WRITE) < 0)
+                if (errno != EINTR && errno != EAGAIN)
+                        return errno == EINVAL ? -EINVAL : -ENOMEM;
         return 0;
 }
 
@@ -214,6 +230,8 @@ static inline int shm_arena_grow(struct shm_arena_owner *owner, uint64_t size)
                 return error;
         if (owner->answer.size < owner->arena.size || owner->answer.size > owner->arena.span)
                 return -EBADMSG;
+        if (owner->is_populated && shm_owner_populate(owner, owner->arena.size, owner->answer.size) < 0)
+                return -ENOMEM;
         return shm_owner_extend(owner, owner->answer.size);
 }
 

@@ -145,6 +145,47 @@ static inline void shm_count(uint64_t *word, uint64_t more)
         __atomic_store_n(word, *word + more, __ATOMIC_RELAXED);
 }
 
+/* Publish a record, whose block is the arena's from now on, in an entry, and retire the one that was current. */
+static inline uint64_t shm_entry_publish(struct shm_arena_owner *owner, struct shm_arena_entry *entry,
+                                         struct shm_arena_record *value)
+{
+        uint64_t which = ~entry->word & 1, word;
+        struct shm_arena_record *before = &entry->record[!which];
+
+        value->generation = owner->control->generation + 1;
+        value->published_ns = shm_arena_now_ns();
+        shm_record_write(&entry->record[which], value);
+        word = shm_entry_flip(owner, entry, which);
+        if (shm_word_present(word)) {
+                shm_count(&owner->control->value_bytes, value->size - before->size);
+                shm_retire(owner, before->block);
+        } else {
+                shm_count(&owner->control->value_bytes, value->size);
+                shm_count(&owner->control->names, 1);
+        }
+        shm_owner_wake(owner, (uint64_t)((uint8_t *)&entry->word - owner->arena.base));
+        return value->generation;
+}
+
+/*
+ * The same in the entry that shm_arena_find() gave for the name; or SHM_ENTRY_NEW: it gave none. No other call of this
+ * owner may lie between.
+ */
+#define SHM_ENTRY_NEW UINT32_MAX
+static inline int shm_arena_publish_at(struct shm_arena_owner *owner, uint32_t number, const char *name, size_t size,
+                                       struct shm_arena_record *value, uint64_t *generation_out)
+{
+        int error = 0;
+
+        if (!shm_record_fits(&owner->arena, value)) /* readers would refuse it */
+                return -EINVAL;
+        if (number == SHM_ENTRY_NEW)
+                error = shm_entry_make(owner, name, size, &number);
+        if (!error)
+                *generation_out = shm_entry_publish(owner, &owner->entries[number], value);
+        return error;
+}
+
 /*
  * Publish a block under a name, and retire the one that was current. The block is the arena's from now on; after an
  * error it is still the caller's: -EINVAL the name, or the record leads elsewhere; -ENFILE all names are in use; or as
@@ -154,35 +195,11 @@ static inline void shm_count(uint64_t *word, uint64_t more)
 static inline int shm_arena_publish(struct shm_arena_owner *owner, const char *name, size_t size,
                                     struct shm_arena_record *value, uint64_t *generation_out)
 {
-        struct shm_arena_entry *entry;
-        struct shm_arena_record *before;
-        uint64_t word, which;
-        uint32_t number = 0;
-        int error = 0;
+        uint32_t number = SHM_ENTRY_NEW;
 
-        if (!shm_record_fits(&owner->arena, value)) /* readers would refuse it */
-                return -EINVAL;
         if (shm_arena_find(&owner->arena, name, size, &number) != 0)
-                error = shm_entry_make(owner, name, size, &number);
-        if (error)
-                return error;
-        entry = &owner->entries[number];
-        which = ~entry->word & 1;
-        before = &entry->record[!which];
-        value->generation = owner->control->generation + 1;
-        value->published_ns = shm_arena_now_ns();
-        shm_record_write(&entry->record[which], value);
-        word = shm_entry_flip(owner, entry, which);
-        *generation_out = value->generation;
-        if (shm_word_present(word)) {
-                shm_count(&owner->control->value_bytes, value->size - before->size);
-                shm_retire(owner, before->block);
-        } else {
-                shm_count(&owner->control->value_bytes, value->size);
-                shm_count(&owner->control->names, 1);
-        }
-        shm_owner_wake(owner, (uint64_t)((uint8_t *)&entry->word - owner->arena.base));
-        return 0;
+                number = SHM_ENTRY_NEW;
+        return shm_arena_publish_at(owner, number, name, size, value, generation_out);
 }
 
 /* Remove a name and its value. Returns 0 or -ENOENT. */
@@ -214,19 +231,25 @@ static inline int shm_arena_remove(struct shm_arena_owner *owner, const char *na
  */
 static inline uint64_t shm_arena_describe(struct shm_arena_owner *owner, const void *description, uint64_t size)
 {
-        uint64_t hash = shm_name_hash((const char *)description, size), block = 0;
-        struct shm_description *known;
+        struct shm_description *known = owner->described;
+        uint64_t hash, block = 0;
         uint32_t probe;
 
         if (size > SHM_DESCRIPTION_MAX)
                 return 0;
+        if (known != NULL && known->size == size &&
+            memcmp(shm_arena_block(owner, known->offset), description, size) == 0)
+                return known->offset; /* as that of the last value */
+        hash = shm_name_hash((const char *)description, size);
         for (probe = 0; probe < SHM_DESCRIPTIONS; probe++) {
                 known = &owner->descriptions[(hash + probe) % SHM_DESCRIPTIONS];
                 if (known->offset == 0)
                         break;
                 if (known->hash == hash && known->size == size &&
-                    memcmp(shm_arena_block(owner, known->offset), description, size) == 0)
+                    memcmp(shm_arena_block(owner, known->offset), description, size) == 0) {
+                        owner->described = known;
                         return known->offset;
+                }
         }
         if (owner->description_count >= SHM_DESCRIPTIONS / 2 || shm_arena_loan(owner, size, &block) != 0)
                 return 0;
@@ -234,6 +257,7 @@ static inline uint64_t shm_arena_describe(struct shm_arena_owner *owner, const v
         known->hash = hash;
         known->size = size;
         known->offset = block;
+        owner->described = known;
         owner->description_count++;
         return block;
 }

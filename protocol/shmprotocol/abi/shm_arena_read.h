@@ -237,6 +237,8 @@ static inline int shm_arena_probe(struct shm_arena *arena, uint64_t hash, const 
                 if (slot > arena->entry_count)
                         return -EBADMSG;
                 entry = &arena->entries[slot - 1];
+                __builtin_prefetch(&entry->record[0]); /* while the name is compared: one of them comes next */
+                __builtin_prefetch(&entry->record[1]);
                 if (__atomic_load_n(&entry->hash, __ATOMIC_RELAXED) == hash &&
                     shm_entry_is(arena, entry, name, size)) {
                         *entry_out = slot - 1;
@@ -341,6 +343,29 @@ static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_
 }
 
 /*
+ * Hold the current value of an entry that was found by this name. Returns as shm_arena_hold(); -ENOENT also if the
+ * entry has another name since.
+ */
+static inline int shm_arena_hold_entry(struct shm_arena *arena, struct shm_holds *holds, uint32_t entry,
+                                       const char *name, size_t size, struct shm_arena_value *value_out)
+{
+        struct shm_ledger_hold *hold = shm_hold_take(holds);
+        int error = -ENOLCK;
+
+        if (hold != NULL) {
+                __atomic_store_n(&hold->since_ns, shm_now_coarse_ns(), __ATOMIC_RELAXED);
+                error = shm_arena_try(arena, &arena->entries[entry], name, size, hold, value_out);
+                if (error)
+                        shm_hold_release(holds, hold);
+        }
+        if (error)
+                memset(value_out, 0, sizeof(*value_out));
+        value_out->hold = error ? NULL : hold;
+        value_out->entry = error ? 0 : entry;
+        return error;
+}
+
+/*
  * Hold the current value of a name: what `value_out` leads to does not change until shm_arena_release(). Returns 0 or:
  * -ENOENT the name has no value; -ENOLCK this client holds as much as its ledger takes; -EBADMSG the arena is corrupt;
  * -EBUSY the owner replaces the value faster than it can be read; -ESTALE the name of the arena has another one, or
@@ -349,23 +374,13 @@ static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_
 static inline int shm_arena_hold(struct shm_arena *arena, struct shm_holds *holds, const char *name, size_t size,
                                  struct shm_arena_value *value_out)
 {
-        struct shm_ledger_hold *hold = shm_hold_take(holds);
         uint32_t entry = 0;
-        int error = hold == NULL ? -ENOLCK : shm_arena_find(arena, name, size, &entry);
+        int error = shm_arena_find(arena, name, size, &entry);
 
-        if (!error) {
-                __atomic_store_n(&hold->since_ns, shm_now_coarse_ns(), __ATOMIC_RELAXED);
-                error = shm_arena_try(arena, &arena->entries[entry], name, size, hold, value_out);
-        }
-        if (error) {
-                if (hold != NULL)
-                        shm_hold_release(holds, hold);
-                memset(value_out, 0, sizeof(*value_out));
-                return error;
-        }
-        value_out->hold = hold;
-        value_out->entry = entry;
-        return 0;
+        if (!error)
+                return shm_arena_hold_entry(arena, holds, entry, name, size, value_out);
+        memset(value_out, 0, sizeof(*value_out));
+        return error;
 }
 
 /* Let go of a value. */

@@ -16,11 +16,25 @@
 
 #define SHM_COPY_ALONE 65536 /* bytes that are copied with the GIL held: they take 5 us, and letting it go 0.2 */
 
+#define SHM_KIND_DIMENSIONS 8 /* of arrays whose kind is remembered; others are looked up each time */
+
+/* The kind of the array that was put last. */
+struct shm_owner_kind {
+        const void *dtype; /* one of NumPy's own, which live on: only its address is looked at */
+        PyObject *description; /* NULL: there was none */
+        int dimensions;
+        Py_ssize_t shape[SHM_KIND_DIMENSIONS];
+};
+
+static PyObject *shm_dtype_text, *shm_shape_text; /* names of attributes; set once, at the import of the module */
+
 struct shm_owner_object {
         struct shm_reader reader; /* of the same arena, with the owner's own ledger; values keep the owner */
         struct shm_arena_owner *owner;
         PyObject *memory; /* keeps the writable mapping */
         PyObject *kinds;  /* a dict from (id(dtype), shape) to a description */
+        struct shm_owner_kind kind;
+        Py_ssize_t name_length; /* characters of the arena's name; 0: not asked yet */
         PyObject *array;  /* numpy.ndarray; NULL as long as it is not loaded */
         PyThread_type_lock asking;
         int is_asking;
@@ -64,6 +78,7 @@ static void shm_owner_dealloc(PyObject *object)
         if (self->asking != NULL)
                 PyThread_free_lock(self->asking);
         Py_XDECREF(self->kinds);
+        Py_XDECREF(self->kind.description);
         Py_XDECREF(self->array);
         shm_reader_dealloc(object);
 }
@@ -143,6 +158,30 @@ static PyObject *shm_owner_make_call(PyObject *object, PyObject *const *argument
         self->reader.holds = &self->owner->own;
         self->reader.forks = shm_forks;
         return PyLong_FromLong(0);
+}
+
+/*
+ * _populate(from, to): let these bytes exist, and what the arena grows by as well. Before _ready(): nobody else has the
+ * object yet. Returns 0 or an errno.
+ */
+static PyObject *shm_owner_populate_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        uint64_t from, to;
+        int error;
+
+        if (shm_arguments_check("_populate", count, 2) < 0 || shm_argument(arguments, 0, &from) < 0 ||
+            shm_argument(arguments, 1, &to) < 0 || !shm_owner_enter(self))
+                return NULL;
+        if (from % SHM_HEAP_PAGE != 0 || from >= to || to > self->owner->arena.size)
+                return PyLong_FromLong(ERANGE);
+        self->reader.users++; /* it may be closed meanwhile, by a destructor */
+        self->owner->is_populated = 1;
+        Py_BEGIN_ALLOW_THREADS
+        error = shm_owner_populate(self->owner, from, to);
+        Py_END_ALLOW_THREADS
+        shm_reader_unused(object);
+        return PyLong_FromLong(-error);
 }
 
 static PyObject *shm_owner_ready_call(PyObject *object, PyObject *none)

@@ -21,45 +21,6 @@ static int shm_owner_prepare(struct shm_owner_object *self, uint64_t size, const
         return error;
 }
 
-/* Is a part of a name empty, `.` or `..`? */
-static int shm_part_is_empty(const char *part, size_t size)
-{
-        return size == 0 || (part[0] == '.' && (size == 1 || (size == 2 && part[1] == '.')));
-}
-
-/* Is it a name for certain: printable ASCII, and no part is empty? Python judges all others. */
-static int shm_name_is_plain(const char *name, size_t size)
-{
-        size_t start = 0;
-
-        for (size_t i = 0; i <= size; i++) {
-                if (i == size || name[i] == '/') {
-                        if (shm_part_is_empty(name + start, i - start))
-                                return 0;
-                        start = i + 1;
-                } else if (name[i] < ' ' || name[i] > '~') {
-                        return 0;
-                }
-        }
-        return 1;
-}
-
-/* Check a name that is new in the arena. Returns 0 or -1, with an exception. Python's check takes 5 us: few need it. */
-static int shm_owner_check(struct shm_owner_object *self, PyObject *name, const char *text, size_t size)
-{
-        PyObject *arena = PyObject_GetAttrString((PyObject *)self, "name"), *checked;
-        Py_ssize_t length = arena == NULL ? -1 : PyUnicode_GetLength(arena);
-
-        Py_XDECREF(arena);
-        if (length < 0)
-                return -1;
-        if ((size_t)length * 4 + 1 + size <= SHM_NAME_MAX && shm_name_is_plain(text, size))
-                return 0; /* a character has at most 4 bytes */
-        checked = PyObject_CallMethod((PyObject *)self, "_check", "(O)", name);
-        Py_XDECREF(checked);
-        return checked == NULL ? -1 : 0;
-}
-
 /* Publish a record under a name. Returns the generation; 0: an exception is set, and the block is still the caller's. */
 static uint64_t shm_owner_publish(struct shm_owner_object *self, PyObject *name, struct shm_arena_record *record)
 {
@@ -69,14 +30,9 @@ static uint64_t shm_owner_publish(struct shm_owner_object *self, PyObject *name,
         uint32_t entry;
         int error;
 
-        if (text == NULL)
+        if (text == NULL || shm_owner_find(self, name, text, (size_t)size, &entry) < 0)
                 return 0;
-        if (shm_arena_find(&self->owner->arena, text, (size_t)size, &entry) != 0 &&
-            shm_owner_check(self, name, text, (size_t)size) < 0)
-                return 0;
-        if (!shm_owner_enter(self))
-                return 0;
-        error = shm_arena_publish(self->owner, text, (size_t)size, record, &generation);
+        error = shm_arena_publish_at(self->owner, entry, text, (size_t)size, record, &generation);
         if (error)
                 (void)shm_reader_fail((PyObject *)self, error, name);
         return generation;
@@ -142,46 +98,91 @@ static uint64_t shm_owner_put_buffer(struct shm_owner_object *self, PyObject *na
         return generation;
 }
 
-/* The description of an array of a kind that was put before, borrowed; NULL, perhaps with an exception: there is none. */
-static PyObject *shm_owner_kind(struct shm_owner_object *self, PyObject *array)
+/* Whether an array is of the kind of the last one, but perhaps for its dtype. */
+static int shm_kind_fits(const struct shm_owner_kind *kind, const Py_buffer *view)
 {
-        PyObject *dtype = PyObject_GetAttrString(array, "dtype"), *shape, *number, *key, *description = NULL;
+        return kind->description != NULL && view->ndim == kind->dimensions &&
+               (view->ndim == 0 || memcmp(view->shape, kind->shape, (size_t)view->ndim * sizeof(*view->shape)) == 0);
+}
 
-        if (dtype == NULL)
-                return NULL;
-        shape = PyObject_GetAttrString(array, "shape");
+/* Note the kind of the last array. */
+static void shm_kind_note(struct shm_owner_kind *kind, PyObject *dtype, const Py_buffer *view, PyObject *description)
+{
+        if (view->ndim > SHM_KIND_DIMENSIONS)
+                return;
+        Py_XDECREF(kind->description);
+        kind->description = Py_NewRef(description);
+        kind->dtype = dtype;
+        kind->dimensions = view->ndim;
+        if (view->ndim > 0)
+                memcpy(kind->shape, view->shape, (size_t)view->ndim * sizeof(*view->shape));
+}
+
+/* The description that arrays of a dtype and a shape have, as a new reference; NULL, perhaps with an exception. */
+static PyObject *shm_owner_look_up(struct shm_owner_object *self, PyObject *array, PyObject *dtype)
+{
+        PyObject *shape = PyObject_GetAttr(array, shm_shape_text), *number, *key, *description = NULL;
+
         number = shape == NULL ? NULL : PyLong_FromVoidPtr(dtype);
         key = number == NULL ? NULL : PyTuple_Pack(2, number, shape);
         if (key != NULL)
-                description = PyDict_GetItemWithError(self->kinds, key);
+                description = Py_XNewRef(PyDict_GetItemWithError(self->kinds, key));
         Py_XDECREF(key);
         Py_XDECREF(number);
         Py_XDECREF(shape);
+        return description;
+}
+
+/* The description of an array of a kind that was put before, as a new reference; NULL, perhaps with an exception. */
+static PyObject *shm_owner_kind(struct shm_owner_object *self, PyObject *array, const Py_buffer *view)
+{
+        PyObject *dtype = PyObject_GetAttr(array, shm_dtype_text), *description;
+
+        if (dtype == NULL)
+                return NULL;
+        if (dtype == self->kind.dtype && shm_kind_fits(&self->kind, view)) {
+                description = Py_NewRef(self->kind.description);
+        } else {
+                description = shm_owner_look_up(self, array, dtype);
+                if (description != NULL)
+                        shm_kind_note(&self->kind, dtype, view, description);
+        }
         Py_DECREF(dtype);
         return description;
+}
+
+/* Put an array of a kind that was put before. Returns the generation; 0: an exception is set, or Python must put it. */
+static uint64_t shm_owner_put_array(struct shm_owner_object *self, PyObject *name, PyObject *array)
+{
+        PyObject *description;
+        uint64_t generation = 0;
+        Py_buffer view;
+
+        if (PyObject_GetBuffer(array, &view, PyBUF_ND) < 0) {
+                if (PyErr_ExceptionMatches(PyExc_ValueError)) /* it is not one run in memory, or has no such buffer */
+                        PyErr_Clear();
+                return 0;
+        }
+        description = shm_owner_kind(self, array, &view);
+        if (description != NULL)
+                generation = shm_owner_put(self, name, view.buf, (uint64_t)view.len, description);
+        Py_XDECREF(description);
+        PyBuffer_Release(&view);
+        return generation;
 }
 
 /* Put any value. Returns the generation; 0: an exception is set. */
 static uint64_t shm_owner_put_value(struct shm_owner_object *self, PyObject *name, PyObject *value)
 {
-        PyObject *kind = (PyObject *)Py_TYPE(value), *description, *result;
+        PyObject *kind = (PyObject *)Py_TYPE(value), *result;
         uint64_t generation;
 
         if (kind == (PyObject *)&PyBytes_Type || kind == (PyObject *)&PyByteArray_Type)
                 return shm_owner_put_buffer(self, name, value, NULL);
         if (kind == self->array) {
-                description = shm_owner_kind(self, value);
-                if (description != NULL) {
-                        Py_INCREF(description);
-                        generation = shm_owner_put_buffer(self, name, value, description);
-                        Py_DECREF(description);
-                        /* Of the same kind, but not one run in memory. */
-                        if (generation != 0 || !PyErr_ExceptionMatches(PyExc_ValueError))
-                                return generation;
-                        PyErr_Clear();
-                } else if (PyErr_Occurred()) {
-                        return 0;
-                }
+                generation = shm_owner_put_array(self, name, value);
+                if (generation != 0 || PyErr_Occurred())
+                        return generation;
         }
         result = PyObject_CallMethod((PyObject *)self, "_put_other", "(OO)", name, value);
         generation = result == NULL ? 0 : (uint64_t)PyLong_AsUnsignedLongLong(result);
@@ -222,9 +223,46 @@ static PyObject *shm_owner_put_call(PyObject *object, PyObject *const *arguments
         return generation == 0 ? NULL : PyLong_FromUnsignedLongLong(generation);
 }
 
+/* Have the caches load the entry in the first slot for a hash. */
+static void shm_entry_expect(const struct shm_arena *arena, uint64_t hash)
+{
+        uint32_t slot = __atomic_load_n(&arena->index[hash & arena->index_mask], __ATOMIC_RELAXED), i;
+        const uint8_t *entry;
+
+        if (slot == 0 || slot > arena->entry_count)
+                return;
+        entry = (const uint8_t *)&arena->entries[slot - 1];
+        for (i = 0; i < sizeof(arena->entries[0]); i += 64)
+                __builtin_prefetch(entry + i);
+}
+
+#define SHM_MANY_AHEAD 16 /* names whose slots are on the way to the caches; a power of two */
+
+/* Have the caches load what the index says of the names after the i-th one, which may be anything, or have gone. */
+static void shm_owner_expect(const struct shm_owner_object *self, PyObject *names, Py_ssize_t i, uint64_t *hashes)
+{
+        const struct shm_arena *arena = self->reader.arena;
+        Py_ssize_t first = i == 0 ? 1 : i + SHM_MANY_AHEAD - 1, size, at;
+
+        if (arena == NULL || self->reader.forks != shm_forks)
+                return;
+        for (at = first; at < i + SHM_MANY_AHEAD && at < PyList_Size(names); at++) {
+                PyObject *name = PyList_GetItem(names, at);
+                const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &size) : NULL;
+
+                if (text == NULL)
+                        PyErr_Clear(); /* refused when its turn comes */
+                hashes[at % SHM_MANY_AHEAD] = text == NULL ? 0 : shm_name_hash(text, (size_t)size);
+                __builtin_prefetch(&arena->index[hashes[at % SHM_MANY_AHEAD] & arena->index_mask]);
+        }
+        shm_entry_expect(arena, hashes[(i + SHM_MANY_AHEAD / 2) % SHM_MANY_AHEAD]);
+}
+
 /* _put_many(names, values): two lists of one length. */
 static PyObject *shm_owner_put_many_call(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 {
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+        uint64_t hashes[SHM_MANY_AHEAD] = {0};
         Py_ssize_t i;
 
         if (shm_arguments_check("_put_many", count, 2) < 0)
@@ -232,8 +270,10 @@ static PyObject *shm_owner_put_many_call(PyObject *object, PyObject *const *argu
         for (i = 0; i < PyList_Size(arguments[0]) && i < PyList_Size(arguments[1]); i++) {
                 PyObject *name = Py_NewRef(PyList_GetItem(arguments[0], i));
                 PyObject *value = Py_NewRef(PyList_GetItem(arguments[1], i));
-                uint64_t generation = shm_owner_put_value((struct shm_owner_object *)object, name, value);
+                uint64_t generation;
 
+                shm_owner_expect(self, arguments[0], i, hashes);
+                generation = shm_owner_put_value(self, name, value);
                 Py_DECREF(name);
                 Py_DECREF(value);
                 if (generation == 0)
@@ -259,6 +299,7 @@ static PyObject *shm_owner_loan_call(PyObject *object, PyObject *const *argument
 
 static PyMethodDef shm_owner_methods[] = {
         {"_make", SHM_FAST(shm_owner_make_call), METH_FASTCALL, NULL},
+        {"_populate", SHM_FAST(shm_owner_populate_call), METH_FASTCALL, NULL},
         {"_ready", shm_owner_ready_call, METH_NOARGS, NULL},
         {"_grow", shm_owner_grow_call, METH_O, NULL},
         {"_close", shm_owner_close_call, METH_NOARGS, NULL},

@@ -29,6 +29,7 @@ struct shm_reader {
         PyObject *current; /* a Current of the arena's region: whether it may still be read; or NULL */
         struct shm_value_cached *cached; /* an array of entry_count */
         uint64_t cached_count;
+        uint32_t cached_last; /* the entry whose value was remembered last */
         uint32_t forks; /* shm_forks when it was made */
         uint64_t users; /* of an owner: values and loans that keep it */
         void (*on_idle)(PyObject *self); /* of an owner: called when the last of them has gone */
@@ -66,26 +67,38 @@ static void shm_reader_unused(PyObject *self)
                 reader->on_idle(self);
 }
 
-/* Remember a value until the word changes, if there is memory for that. */
+static void shm_reader_forget(struct shm_value_cached *cached)
+{
+        Py_CLEAR(cached->value);
+        Py_CLEAR(cached->again);
+}
+
+/*
+ * Remember a value until the word changes, if there is memory for that. If nobody has the last one any more, it is
+ * forgotten: else a reader of many names would leave a weak reference for each, and the collector would look at them.
+ */
 static void shm_reader_remember(struct shm_reader *reader, uint32_t entry, uint64_t word, PyObject *value,
                                 PyObject *again)
 {
-        struct shm_value_cached *cached;
+        struct shm_value_cached *cached, *last;
         PyObject *reference;
 
         if (entry >= reader->cached_count)
                 return;
+        last = &reader->cached[reader->cached_last];
+        if (last->value != NULL && PyWeakref_GetObject(last->value) == Py_None)
+                shm_reader_forget(last);
         reference = PyWeakref_NewRef(value, NULL);
         if (reference == NULL) {
                 PyErr_Clear();
                 return;
         }
         cached = &reader->cached[entry];
-        Py_XDECREF(cached->value);
-        Py_XDECREF(cached->again);
+        shm_reader_forget(cached);
         cached->word = word;
         cached->value = reference;
         cached->again = Py_XNewRef(again);
+        reader->cached_last = entry;
 }
 
 /* The value that was handed out last for an entry, if its word is the same and it still lives; or NULL. */
@@ -176,15 +189,16 @@ static PyObject *shm_reader_value(PyObject *self, struct shm_held_value *held)
         return planned;
 }
 
-/* Hold the value of a name, of which `text` is the end; NULL with no exception: there is none. */
-static struct shm_held_value *shm_reader_hold(PyObject *self, PyObject *name, const char *text, Py_ssize_t size)
+/* Hold the value of an entry, found by `text`, the end of a name; NULL with no exception: it has none. */
+static struct shm_held_value *shm_reader_hold_entry(PyObject *self, PyObject *name, uint32_t entry, const char *text,
+                                                    Py_ssize_t size)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
         struct shm_arena_value value;
         PyObject *held;
         int error;
 
-        error = shm_arena_hold(reader->arena, reader->holds, text, (size_t)size, &value);
+        error = shm_arena_hold_entry(reader->arena, reader->holds, entry, text, (size_t)size, &value);
         if (error) {
                 if (error != -ENOENT)
                         (void)shm_reader_fail(self, error, name);
@@ -196,6 +210,20 @@ static struct shm_held_value *shm_reader_hold(PyObject *self, PyObject *name, co
         held = shm_held_value_make(self, shm_reader_unused, reader->holds, &value, reader->forks);
         reader->users += held != NULL;
         return (struct shm_held_value *)held;
+}
+
+/* Hold the value of a name, of which `text` is the end; NULL with no exception: there is none. */
+static struct shm_held_value *shm_reader_hold(PyObject *self, PyObject *name, const char *text, Py_ssize_t size)
+{
+        struct shm_reader *reader = (struct shm_reader *)self;
+        uint32_t entry;
+        int error = shm_arena_find(reader->arena, text, (size_t)size, &entry);
+
+        if (!error)
+                return shm_reader_hold_entry(self, name, entry, text, size);
+        if (error != -ENOENT)
+                (void)shm_reader_fail(self, error, name);
+        return NULL;
 }
 
 /* Whether this process may use the ledger; sets an exception otherwise. */
@@ -221,7 +249,7 @@ static PyObject *shm_reader_get(PyObject *self, PyObject *name, const char *text
         value = shm_reader_again(reader, entry);
         if (value != NULL || PyErr_Occurred())
                 return value;
-        held = shm_reader_hold(self, name, text, size);
+        held = shm_reader_hold_entry(self, name, entry, text, size);
         if (held == NULL)
                 return NULL;
         value = shm_reader_value(self, held);

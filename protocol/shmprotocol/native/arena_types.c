@@ -23,6 +23,10 @@ static int shm_arena_install(uint64_t dict)
 {
         if (pthread_atfork(NULL, NULL, shm_note_fork) != 0)
                 return -ENOMEM;
+        shm_dtype_text = PyUnicode_InternFromString("dtype");
+        shm_shape_text = PyUnicode_InternFromString("shape");
+        if (shm_dtype_text == NULL || shm_shape_text == NULL)
+                return -ENOMEM;
         shm_ledger_type = shm_install_type(dict, "Ledger", &shm_ledger_spec, NULL);
         shm_held_value_type = shm_install_type(dict, "HeldValue", &shm_held_value_spec, NULL);
         shm_reader_type = shm_install_type(dict, "ArenaReader", &shm_reader_spec, NULL);

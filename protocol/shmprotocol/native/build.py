@@ -22,7 +22,7 @@ SOURCES = (
     ),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
-    *(FOLDER / f"arena_{name}.c" for name in ("owner", "put", "loan", "types")),
+    *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),
     FOLDER / "filling.c",
     FOLDER / "builtins.c",
 )

@@ -494,6 +494,8 @@ class ArenaOwner(ArenaReader):
         /,
     ) -> int:
         """Own an arena that is mapped for writing, with a copy of the socket; return an errno or 0."""
+    def _populate(self, start: int, end: int, /) -> int:
+        """Let these bytes exist, and what it grows by as well; returns an errno or 0. Before `_ready`."""
     def _ready(self) -> int:
         """Have the host publish the arena; returns an errno or 0."""
     def _grow(self, size: int, /) -> int:
