@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
@@ -29,7 +29,7 @@ class World:
         clock = itertools.count(1)
         registry = Registry(
             Allocator(((1 << 40, 64 * STEP),)),
-            Budget(1 << 30),
+            Accounts(Totals(1 << 30), {0, 7}),
             lambda: next(clock),
             lambda memory_object: memory_object.close(),
         )
@@ -39,7 +39,7 @@ class World:
     def taken(self) -> tuple[int, int]:
         """Return the bytes charged and the free addresses."""
         registry = self.hub.registry
-        return registry.budget.used, registry.allocator.windows[0].free()
+        return registry.accounts.bytes.used, registry.allocator.windows[0].free()
 
     def client(self, *, greet: bool = True, uid: int = 7) -> Talk:
         talk = Talk(self.hub, uid, self.sealers)

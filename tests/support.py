@@ -107,7 +107,8 @@ class WatchedHost:
                 "leases": sum(len(region.leases) for region in registry.regions.values()),
                 "creating": len(registry.creating),
                 "regions": len(registry.regions),
-                "charged": registry.budget.used,
+                "charged": registry.accounts.bytes.used,
+                "accounts": registry.accounts.in_use(),
                 "free addresses": sum(window.free() for window in registry.allocator.windows),
                 "listeners": len(self.host._hub.listeners),
                 "closing": self.host._closer.pending,
@@ -139,6 +140,10 @@ def watched_host(path: str, listener: socket.socket | None = None, **settings: A
         finally:
             portal.call(host.stop)
             serving.result()
+            # Nothing is in an account any more. Many leases may be under way still, and a thread may be
+            # blocked for as long as a client likes.
+            in_use = host.registry.accounts.in_use
+            wait_until(lambda: host._links or portal.call(in_use) == {}, shown=in_use)
 
 
 @contextlib.contextmanager

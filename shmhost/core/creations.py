@@ -12,7 +12,7 @@ from shmhost.core.leases import Leases, Send, SendFrame
 from shmhost.core.objects import Memfd, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
-from shmhost.core.spares import Spares, as_create
+from shmhost.core.spares import Spares, as_create, fits_without_spares
 from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
 from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
@@ -159,7 +159,8 @@ class Creations:
         try:
             return self._registry.create(request, self._peer)
         except QuotaExceeded:
-            wait = self._hub.recall() if self._registry.fits_without_spares(request.size) else None
+            could_fit = fits_without_spares(self._registry, request.size, self._peer)
+            wait = self._hub.recall() if could_fit else None
             if wait is None:
                 raise
         yield Work(wait, is_quick=False)

@@ -25,6 +25,7 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import LEDGER_SIZE, Backend, ChangeKind
 
 FULL_BOARD = "board-full"  # among the refusals: names that got no line
+LEDGER_FILES = 2  # descriptors that the host keeps of a ledger
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 MakeObject = Callable[[Backend, str, int], MemoryObject]
@@ -135,7 +136,7 @@ class Hub:
 
     def make_ledger(self, peer: Peer) -> Ledger:
         """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""
-        charge = self.registry.budget.charge(LEDGER_SIZE + REGION_OVERHEAD)
+        charge = self.registry.accounts.of(peer.uid).charge(LEDGER_SIZE + REGION_OVERHEAD, LEDGER_FILES)
         try:
             memory_object = self.make_ledger_object()
         except BaseException:
@@ -175,7 +176,7 @@ class Hub:
 
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""
-        meter, budget = self.meter, self.registry.budget
+        meter, budget = self.meter, self.registry.accounts.bytes
         tallies, clients = self.registry.tallies, self.clients
         sizes = tallies.users()
         accounts = [
@@ -186,7 +187,7 @@ class Hub:
             request,
             meter.started_ns,
             meter.restarts,
-            budget.limit,
+            budget.total,
             budget.used,
             clients.total(),
             len(self.listeners),

@@ -27,13 +27,14 @@ SendFrame = Callable[[bytes, Sequence[int]], None]
 class Leases:
     """The leases that one client holds. `send` is as for a Session."""
 
-    __slots__ = ("_peer", "_regions", "_registry", "_send")
+    __slots__ = ("_peer", "_regions", "_registry", "_send", "_share")
 
     def __init__(self, registry: Registry, peer: Peer, send: Send) -> None:
         self._registry = registry
         self._peer = peer
         self._send = send
         self._regions: dict[int, Region] = {}
+        self._share = registry.accounts.of(peer.uid).leases  # of one number more for each of `_regions`
 
     def open(
         self,
@@ -52,12 +53,13 @@ class Leases:
             raise self._too_many()
         grants, descriptors = [], []
         held = request.held or (0,) * len(regions)
+        self._share.take(sum([region.number != has for region, has in zip(regions, held, strict=True)]))
         for region, has in zip(regions, held, strict=True):
             if region.number == has:
                 grants.append(region.grant(0))
                 continue
             assert region.object is not None
-            grants.append(self.grant(region))
+            grants.append(region.grant(self._lease(region)))
             descriptors.append(region.object.reader())
         self.send(m.Opened(request.id, tuple(grants), ledger), grants, [*descriptors, *brought])
 
@@ -69,9 +71,17 @@ class Leases:
                 region.check(peer, READ)
         if len(self._regions) + len(regions) > MAX_LEASES:
             raise self._too_many()
+        share = self._share
+        if (count := share.used + len(regions)) <= share.booked:
+            share.used = count
+        else:
+            share.take(len(regions))
         leases, grants = [], []
+        lease_of, now_ns = self._registry.lease, self._registry.clock()
         for region in regions:
-            leases.append(self._lease(region))
+            lease = lease_of(region, peer, now_ns)
+            self._regions[lease] = region
+            leases.append(lease)
             grants.append(region.packed_grant())
         readers = regions[0].reader()
         if len(regions) > 1:
@@ -80,7 +90,7 @@ class Leases:
 
     def publish_packed(self, request: int, region: Region, send_frame: SendFrame) -> None:
         """Grant a region to its creator, by a Published that is packed but for its numbers."""
-        lease = self._lease(region)
+        lease = self.add(region, self._registry.clock())
         frame = shortcut.published(request, lease, region.packed_grant())
         self._deliver((lease,), send_frame, frame, region.reader())
 
@@ -91,17 +101,29 @@ class Leases:
         )
 
     def grant(self, region: Region) -> m.Grant:
-        """Return a grant of a region, with a new lease."""
+        """Return a grant of a region to its creator, with a new lease."""
+        return region.grant(self.add(region, self._registry.clock()))
+
+    def regrant(self, region: Region) -> m.Grant:
+        """Return a grant of a region that the client has mapped already, with a new lease. QuotaExceeded."""
+        if len(self._regions) >= MAX_LEASES:
+            raise self._too_many()
+        self._share.take(1)
         return region.grant(self._lease(region))
 
     def add(self, region: Region, now_ns: int) -> int:
-        """Note a lease of a region that a reply is about to give; return its number."""
+        """Note a lease of a region that a reply is about to give to its creator; return its number.
+
+        No limit keeps a creator from it: what it has created is counted itself.
+        """
+        self._share.add(1)
         number = self._registry.lease(region, self._peer, now_ns)
         self._regions[number] = region
         return number
 
     def drop(self, region: Region, number: int) -> None:
         """Forget a lease whose reply could not be sent; its region is the caller's to give up."""
+        self._share.give(1)
         del self._regions[number], region.leases[number]
         region.tally.leases -= 1
 
@@ -138,15 +160,20 @@ class Leases:
 
     def give_back(self, leases: Sequence[int]) -> None:
         """Release leases. RemoteProtocolError: the client does not hold one of them."""
+        share = self._share
         for lease in leases:
             region = self._regions.pop(lease, None)
             if region is None:
                 raise RemoteProtocolError(f"lease {lease} is not held by this connection")
+            share.used -= 1
             self._registry.release(region, lease)
+        if share.booked > share.guarantee:
+            share.settle()
 
     def closing(self) -> Iterator[None]:
         """Release all leases, one in each step."""
         while self._regions:
             lease, region = self._regions.popitem()
+            self._share.give(1)
             self._registry.release(region, lease)
             yield

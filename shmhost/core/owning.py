@@ -37,6 +37,7 @@ from shmprotocol.wire.names import (
 # Of all addresses, the arenas of a user may have this part to grow into: it costs nothing before it is used,
 # and would leave none to others.
 ROOM_PART = 4
+ARENA_FILES = 3  # descriptors that the host has of an arena: two of the object, and its control socket
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
     RegionExists: errno.EEXIST,
@@ -128,7 +129,9 @@ class Ownership:
         """Start: the owner has its end of the control socket."""
         self.control = control
         self._owned[self._region.number] = self
-        self._lease = self._hub.registry.lease(self._region, self.peer)
+        registry = self._hub.registry
+        self._lease = registry.lease(self._region, self.peer)
+        registry.accounts.of(self.peer.uid).leases.add(1)
         self._arena.begin(control)
 
     def abort(self) -> None:
@@ -150,7 +153,10 @@ class Ownership:
         """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
         region, registry = self._region, self._hub.registry
         self._owned.pop(region.number, None)
-        if region.state is State.FREED or not self._lease:
+        if not self._lease:
+            return
+        registry.accounts.of(self.peer.uid).leases.give(1)
+        if region.state is State.FREED:
             return
         if region.state in (State.CREATING, State.ABORTED):
             registry.abort(region)
@@ -239,7 +245,7 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
     registry.check_replace(request, peer)
     check_below(registry.names, registry.current, request.name, peer)
     _check_room(registry, peer, span - size)
-    region = registry.take(size - HEADER_SIZE, size, peer, span)
+    region = registry.take(size - HEADER_SIZE, size, peer, span, ARENA_FILES)
     try:
         region.line = take_line(registry.board, request.name)
     except ShmError:

@@ -29,7 +29,7 @@ def rebuild(
         capacity=record.capacity,
         span=record.span,
         window=window,
-        charge=registry.budget.take(record.capacity + REGION_OVERHEAD),
+        charge=registry.accounts.of(record.owner.uid).take(record.capacity + REGION_OVERHEAD, 1),
         name=record.name,
         mode=record.mode,
         seal=record.seal,

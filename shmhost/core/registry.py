@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Account, Accounts
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.meter import Tallies
@@ -42,6 +42,7 @@ from shmprotocol.wire.names import (
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
 REGION_OVERHEAD = 4096
+WITH_WRITER = 2  # descriptors of an object that is not sealed yet; then it has one
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Registry:
     """
 
     allocator: Allocator
-    budget: Budget
+    accounts: Accounts
     clock: Callable[[], int]
     dispose: Callable[[Freeable], None]
     note: Callable[[ChangeKind | State, Region], None] = lambda _kind, _region: None
@@ -75,7 +76,7 @@ class Registry:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
         seal, backend = check_create(request)
         self.check_replace(request, peer)
-        region = self.take(request.size, self._capacity(request.size), peer)
+        region = self.take(request.size, self._capacity(request.size), peer, files=WITH_WRITER)
         region.name, region.mode, region.backend = request.name, request.mode, backend
         region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
         self.creating[region.name] = region
@@ -84,7 +85,7 @@ class Registry:
 
     def spare(self, size: int, peer: Peer) -> Region:
         """Take bytes and address for a region that gets its name and its content later; or refuse."""
-        region = self.take(size, self._capacity(size), peer)
+        region = self.take(size, self._capacity(size), peer, files=WITH_WRITER)
         self.add(region, State.SPARE)
         return region
 
@@ -98,15 +99,9 @@ class Registry:
         self.creating[region.name] = region
         self._move(region, State.CREATING)
 
-    def has_room(self, size: int) -> bool:
-        """Whether the budget has room for a payload."""
-        return page_up(HEADER_SIZE + size) + REGION_OVERHEAD <= self.budget.limit - self.budget.used
-
-    def fits_without_spares(self, size: int) -> bool:
-        """Whether the budget would have room for a payload, but for the spares."""
-        spare = self.tallies.states().get(State.SPARE, (0, 0, 0))
-        taken = self.budget.used - spare[1] - spare[0] * REGION_OVERHEAD
-        return page_up(HEADER_SIZE + size) + REGION_OVERHEAD <= self.budget.limit - taken
+    def has_room(self, size: int, account: Account) -> bool:
+        """Whether an account has room for a payload."""
+        return account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD) and account.files.fits(1)
 
     def shrink(self, region: Region) -> None:
         """Give back what the object of a region has beyond its payload: the object was cut."""
@@ -159,6 +154,7 @@ class Registry:
     def publish(self, region: Region) -> None:
         """Make a created and announced region, which has its generation, the current one of its name."""
         del self.creating[region.name]
+        region.charge.close_file()
         older = self.current.get(region.name)
         self.current[region.name] = region
         self._move(region, State.CURRENT)
@@ -171,6 +167,7 @@ class Registry:
 
     def succeed(self, region: Region, older: Region) -> None:
         """Make a spare that was announced the current region of a name; the older one is it until now."""
+        region.charge.close_file()
         self.current[region.name] = region
         self._move(region, State.CURRENT)
         self.note(ChangeKind.PUBLISHED, region)
@@ -285,9 +282,12 @@ class Registry:
         for table in (self.current, self.creating, self.names):
             table.clear()
 
-    def take(self, room: int, capacity: int, peer: Peer, extent: int = 0) -> Region:
-        """Return a new region; `room` is the bytes of its payload, `extent` of addresses, if it may grow."""
-        charge = self.budget.charge(capacity + REGION_OVERHEAD)
+    def take(self, room: int, capacity: int, peer: Peer, extent: int = 0, files: int = 1) -> Region:
+        """Return a new region; `room` is the bytes of its payload, `extent` of addresses, if it may grow.
+
+        `files` is how many descriptors the host will have of it.
+        """
+        charge = self.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, files)
         try:
             span, window = self._take_span(max(capacity, extent))
         except QuotaExceeded:

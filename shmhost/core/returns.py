@@ -53,7 +53,7 @@ class Returns:
 
     def _grant(self, region: Region) -> m.Grant:
         try:
-            return self._leases.grant(region)
+            return self._leases.regrant(region)
         except QuotaExceeded:
             return refusal(region.number)
 

@@ -54,14 +54,16 @@ class Session:
 
     `send` takes a message and its descriptors, which the region still owns; it raises OSError
     if they can neither be sent now nor queued. `close` releases everything; it is called once,
-    however the connection ended.
+    however the connection ended. QuotaExceeded: the client may have no more connections.
     """
 
     def __init__(self, hub: Hub, peer: Peer, send: Send) -> None:
         self.peer = peer
         self._hub = hub
-        hub.clients[peer.uid] += 1
         self._registry = hub.registry
+        self._account = self._registry.accounts.of(peer.uid)
+        self._account.connect()
+        hub.clients[peer.uid] += 1
         self._send = send
         self._greeted = False
         self._version = m.VERSION_MIN
@@ -135,7 +137,7 @@ class Session:
 
     def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
         releases, leases, number, *fields, start, size = parsed
-        if len(leases) > MAX_RELEASED or not self._registry.has_room(size):
+        if len(leases) > MAX_RELEASED or not self._registry.has_room(size, self._account):
             return None
         self._leases.give_back(leases)
         try:
@@ -177,6 +179,7 @@ class Session:
         yield from self._ownerships.closing()
         yield from self._leases.closing()
         yield from self._readings.closing()
+        self._account.disconnect()
 
     def hear(self, news: News) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""

@@ -13,11 +13,12 @@ from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.work import PAUSE, Steps
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionNotFound, ShmError
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import MAX_DESCRIPTORS, Backend
+from shmprotocol.wire.names import MAX_DESCRIPTORS, Backend, State
 
 IDLE_NS = 1_000_000_000  # a client that puts in a loop uses its spare within milliseconds
 MAX_AT_ONCE = MAX_DESCRIPTORS - 1  # beside the descriptor of what was published
@@ -133,6 +134,13 @@ def emptied(region: Region) -> None:
     """Empty the object of a spare that its client has no more. For a thread; OSError as `Memfd.empty`."""
     assert isinstance(region.object, Memfd)
     region.object.empty()
+
+
+def fits_without_spares(registry: Registry, size: int, peer: Peer) -> bool:
+    """Whether there would be room for a payload of a peer, but for the spares of all clients."""
+    spare = registry.tallies.states().get(State.SPARE, (0, 0, 0))
+    freed = spare[1] + spare[0] * REGION_OVERHEAD
+    return registry.accounts.of(peer.uid).bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD, freed)
 
 
 def as_create(request: m.Assign | m.Put, size: int) -> m.Create:

@@ -47,7 +47,7 @@ def begin(
     ):
         charge, tally = older.charge, older.tally
     else:
-        charge = registry.budget.charge(capacity + REGION_OVERHEAD)
+        charge = registry.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, 1)
         tally = registry.tallies.add(State.CURRENT, peer.uid, capacity)
     number, (span, window) = next(registry.numbers), room
     region = Region(

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
@@ -46,7 +47,10 @@ StartWork = Callable[["Link", Steps, Work], Callable[[], bool] | Outcome]
 
 
 class Link:
-    """The socket of one session. `on_closed` is called once, when the session has released everything."""
+    """The socket of one session. `on_closed` is called once, when the session has released everything.
+
+    OSError, or what `make_session` raises: there is no link, and the socket stays the caller's.
+    """
 
     __slots__ = (
         "_began_ns",
@@ -116,10 +120,22 @@ class Link:
         self._closing = False
         self._is_dropped = False
         self._is_finished = False
-        self._watch()
-        self.session: Session = make_session(self.send)
+        self._begin(make_session)
         self.peer: Peer = self.session.peer
         self._deadline.start()  # until Hello has come
+
+    def _begin(self, make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session]) -> None:
+        try:
+            self.session: Session = make_session(self.send)
+        except BaseException:  # the client may have no more connections
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+            raise
+        try:
+            self._watch()
+        except BaseException:
+            self.session.close()
+            raise
 
     def _watch(self) -> None:
         try:

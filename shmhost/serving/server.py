@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts
 from shmhost.core.generations import Generations
 from shmhost.core.hub import Hub, Owner
 from shmhost.core.ledgers import Ledger
@@ -52,10 +52,12 @@ from shmhost.serving.notify import Notifier
 from shmhost.serving.predecessor import EXPECT_S, end_returns, note_change, take_up
 from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
+from shmhost.serving.turned_away import TurnedAway
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
-from shmprotocol.errors import HostError, ShmError
+from shmhost.settings.totals import totals_of
+from shmprotocol.errors import HostError, QuotaExceeded, ShmError
 from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend
@@ -87,7 +89,7 @@ class Host:
         self._notifier = notifier or Notifier({}, os.getpid())
         self.registry: Registry = Registry(
             Allocator(config.windows, secrets.randbelow),
-            Budget(config.budget),
+            Accounts(totals_of(config), {0, os.geteuid()}),
             time.time_ns,
             self._dispose,
             lambda kind, region: note_change(self._hub, kind, region),
@@ -102,6 +104,7 @@ class Host:
         self._links: set[Link] = set()
         self._arena_links: set[ArenaLink] = set()
         self._closer = Closer()
+        self._turned_away = TurnedAway(self._shut)
         self._flight = Flight(descriptors_in_flight_max())
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
@@ -237,6 +240,7 @@ class Host:
                 link.close()
             for arena_link in list(self._arena_links):
                 arena_link.close()
+            self._turned_away.close()
             self._flight.close()
 
     def _snapshot(self) -> metrics.Snapshot:
@@ -267,6 +271,10 @@ class Host:
             return
         try:
             self._add_link(sock)
+        except QuotaExceeded as error:
+            self._hub.meter.refusals[error.code] += 1
+            LOG.warning("refused a connection: %s", error)
+            self._turned_away.add(sock, str(error))
         except OSError as error:  # the peer is gone already, or no descriptor is left
             LOG.warning("refused a connection: %s", error)
             self._shut(sock)

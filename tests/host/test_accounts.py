@@ -1,4 +1,4 @@
-"""Charges are taken to the byte, and each is given back once, whatever happens in between."""
+"""Charges are taken to the byte, and each is given back once; every uid finds its guarantee."""
 
 from __future__ import annotations
 
@@ -6,64 +6,254 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core.accounts import Budget, Charge
+from shmhost.core.accounts import GUARANTEES, NEWCOMERS, UNLIMITED, Account, Accounts, Charge, Totals
 from shmprotocol.errors import QuotaExceeded
+
+ROOT, HOST, ALICE, BOB, CAROL = 0, 990, 1000, 1001, 1002
+TOTAL = 100 * GUARANTEES
+GUARANTEE = 100
+ALONE = TOTAL - NEWCOMERS * GUARANTEE  # for a user without others
+
+
+def accounts_of(total: int = TOTAL, *privileged: int) -> Accounts:
+    return Accounts(Totals(total), privileged or (ROOT,))
+
+
+def client_of(accounts: Accounts, uid: int) -> Account:
+    """Return the account of a uid that is connected."""
+    account = accounts.of(uid)
+    account.connect()
+    return account
 
 
 def test_charge_is_taken_to_the_byte_and_given_back_once() -> None:
-    budget = Budget(100)
-    charge = budget.charge(60)
+    root = accounts_of(100).of(ROOT)
+    charge = root.charge(60)
     with pytest.raises(QuotaExceeded, match="60 of 100"):
-        budget.charge(41)
-    budget.charge(40).release()
+        root.charge(41)
+    root.charge(40).release()
     charge.release()
     charge.release()
-    assert budget.used == 0
+    assert root.bytes.used == root.bytes.pool.used == 0
 
 
 def test_refusal_takes_nothing_and_says_what_to_do() -> None:
-    budget = Budget(100)
+    root = accounts_of(100).of(ROOT)
     with pytest.raises(QuotaExceeded, match=r"^101 bytes .* 0 of 100 .* larger --budget$"):
-        budget.charge(101)
-    assert budget.used == 0
-    assert budget.charge(100).size == budget.used == 100
+        root.charge(101)
+    assert root.bytes.used == 0
+    assert root.charge(100).size == root.bytes.used == 100
     with pytest.raises(QuotaExceeded):
-        budget.charge(1)
-    assert budget.charge(0).size == 0
+        root.charge(1)
+    assert root.charge(0).size == 0
 
 
 def test_charge_grows_to_the_limit_and_stays_what_it_was_beyond() -> None:
-    budget = Budget(100)
-    charge, _other = budget.charge(10), budget.charge(20)
+    root = accounts_of(100).of(ROOT)
+    charge, _other = root.charge(10), root.charge(20)
     charge.grow(80)
-    assert (charge.size, budget.used) == (80, 100)
+    assert (charge.size, root.bytes.used) == (80, 100)
     with pytest.raises(QuotaExceeded, match="1 bytes are over"):
         charge.grow(81)
     charge.shrink(30)
-    assert (charge.size, budget.used) == (30, 50)
+    assert (charge.size, root.bytes.used) == (30, 50)
 
 
-def test_limit_that_was_lowered_refuses_until_enough_is_given_back() -> None:
-    budget = Budget(100)
-    first, _second = budget.charge(60), budget.charge(20)
-    budget.limit = 50
+def test_total_that_was_lowered_refuses_until_enough_is_given_back() -> None:
+    accounts = accounts_of(100)
+    root = accounts.of(ROOT)
+    first, _second = root.charge(60), root.charge(20)
+    accounts.bytes.total = 50
     with pytest.raises(QuotaExceeded, match="80 of 50"):
-        budget.charge(1)
+        root.charge(1)
     first.release()
-    assert budget.charge(30).size == 30
+    assert root.charge(30).size == 30
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5)), max_size=40))
-def test_used_is_the_sum_of_the_charges_that_live(steps: list[tuple[int, int]]) -> None:
-    budget, living = Budget(100), dict[int, Charge]()
-    for size, number in steps:
+@pytest.mark.parametrize("total", [100, 2**63, UNLIMITED])
+def test_total_is_exact_for_a_privileged_uid(total: int) -> None:
+    root = accounts_of(total).of(ROOT)
+    charge = root.charge(total)
+    with pytest.raises(QuotaExceeded, match=f"^1 bytes .* {total} of {total}"):
+        root.charge(1)
+    charge.release()
+    with pytest.raises(QuotaExceeded):
+        root.charge(total + 1)
+    assert root.charge(total).size == total
+
+
+def test_user_that_is_alone_may_have_nine_tenths_to_the_byte() -> None:
+    alice = client_of(accounts_of(), ALICE)
+    assert TOTAL * 9 // 10 < ALONE
+    with pytest.raises(QuotaExceeded, match=rf"uid {ALICE}, which has 0: of {TOTAL}, {TOTAL} are free"):
+        alice.charge(ALONE + 1)
+    alice.charge(ALONE)
+    with pytest.raises(QuotaExceeded, match="share"):
+        alice.charge(1)
+
+
+def test_every_newcomer_finds_its_guarantee_whatever_the_first_one_took() -> None:
+    accounts = accounts_of()
+    client_of(accounts, ALICE).charge(ALONE)
+    for uid in range(2000, 2000 + NEWCOMERS):
+        newcomer = client_of(accounts, uid)
+        newcomer.charge(GUARANTEE)
+        with pytest.raises(QuotaExceeded, match=f"uid {uid}"):
+            newcomer.charge(1)
+    assert accounts.bytes.used == TOTAL
+
+
+def test_second_user_leaves_the_first_one_its_guarantee_to_the_byte() -> None:
+    accounts = accounts_of()
+    alice, bob = client_of(accounts, ALICE), client_of(accounts, BOB)
+    alice.charge(GUARANTEE // 2)
+    limit = TOTAL - GUARANTEE - (NEWCOMERS - 1) * GUARANTEE  # Alice, and those who may still come
+    with pytest.raises(QuotaExceeded):
+        bob.charge(limit + 1)
+    bob.charge(limit)
+    alice.charge(GUARANTEE // 2)
+    with pytest.raises(QuotaExceeded):
+        alice.charge(1)
+
+
+def test_privileged_uid_has_all_that_others_have_not_booked() -> None:
+    accounts = accounts_of(TOTAL, ROOT, HOST)
+    client_of(accounts, ALICE).charge(ALONE - 10)
+    accounts.of(HOST).charge(TOTAL - ALONE + 10)
+    assert accounts.bytes.used == TOTAL
+
+
+def test_privileged_uid_leaves_those_who_are_here_their_guarantee() -> None:
+    accounts = accounts_of()
+    alice = client_of(accounts, ALICE)
+    with pytest.raises(QuotaExceeded, match="others are guaranteed theirs"):
+        accounts.of(ROOT).charge(TOTAL - GUARANTEE + 1)
+    accounts.of(ROOT).charge(TOTAL - GUARANTEE)
+    alice.charge(GUARANTEE)
+
+
+def test_account_ends_with_what_it_had_and_promises_nothing_then() -> None:
+    accounts = accounts_of()
+    before = accounts.bytes.booked
+    charge = accounts.of(ALICE).charge(10)
+    accounts.of(ALICE).connect()
+    assert accounts.bytes.booked == before + GUARANTEE
+    charge.release()
+    assert {account.uid for account in accounts} == {ROOT, ALICE}
+    accounts.of(ALICE).disconnect()
+    assert {account.uid for account in accounts} == {ROOT}
+    assert accounts.bytes.booked == before
+
+
+def test_charge_takes_no_bytes_when_no_descriptor_is_left() -> None:
+    root = Accounts(Totals(100, files=3)).of(ROOT)
+    charge = root.charge(10, 2)
+    with pytest.raises(QuotaExceeded, match=r"2 descriptors of the host .* LimitNOFILE="):
+        root.charge(10, 2)
+    assert root.bytes.used == 10
+    charge.close_file()
+    charge.close_file()
+    assert root.charge(10, 2).files == 2
+
+
+def test_connections_leave_descriptors_to_privileged_uids() -> None:
+    """However many connect: whoever may repair a host gets in."""
+    files = 10 * GUARANTEES
+    accounts = Accounts(Totals(100, files=files, own_files=20))
+    alice, count = accounts.of(ALICE), 0
+    with pytest.raises(QuotaExceeded, match="descriptors"):
+        while True:
+            alice.connect()
+            count += 1
+    assert 2 * count == files - 20 - (NEWCOMERS + 1) * 10 == accounts.files.used
+    for _ in range(5):
+        accounts.of(ROOT).connect()
+
+
+def test_charge_moves_to_another_account_even_if_that_is_full() -> None:
+    accounts = accounts_of()
+    alice, bob = accounts.of(ALICE), accounts.of(BOB)
+    charge = alice.charge(3000, 1)
+    bob.charge(2000)
+    charge.move(bob)
+    assert (alice.bytes.used, alice.files.used) == (0, 0)
+    assert (bob.bytes.used, bob.files.used) == (5000, 1)
+    assert ALICE not in {account.uid for account in accounts}
+    charge.release()
+    assert (bob.bytes.used, accounts.bytes.used) == (2000, 2000)
+
+
+def test_uid_that_is_refused_a_connection_leaves_no_account() -> None:
+    accounts = Accounts(Totals(100, files=1))
+    with pytest.raises(QuotaExceeded):
+        accounts.of(ALICE).connect()
+    assert {account.uid for account in accounts} == {ROOT}
+
+
+def test_guarantee_comes_later_if_there_was_no_room_for_it() -> None:
+    """A uid that comes when all is taken has what is left, and a guarantee once there is room for one."""
+    accounts = accounts_of(TOTAL)
+    charge = accounts.of(ROOT).charge(TOTAL - 50)
+    alice = client_of(accounts, ALICE)
+    with pytest.raises(QuotaExceeded):
+        alice.charge(51)
+    charge.release()
+    alice.charge(1)
+    assert accounts.bytes.booked == GUARANTEE
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from([ROOT, ALICE, BOB, CAROL]), st.integers(0, 3000), st.integers(0, 5))
+)
+
+
+@given(STEPS)
+def test_books_balance_whatever_is_taken_and_given_back(steps: list[tuple[int, int, int]]) -> None:
+    accounts, living = accounts_of(), dict[int, Charge]()
+    for uid, size, number in steps:
         if number in living:
             charge = living.pop(number)
             charge.release()
             charge.release()
         else:
-            try:
-                living[number] = budget.charge(size)
-            except QuotaExceeded:
-                assert sum(charge.size for charge in living.values()) + size > 100
-        assert budget.used == sum(charge.size for charge in living.values()) <= 100
+            take(accounts, uid, size, living, number)
+        check(accounts, living)
+
+
+def take(accounts: Accounts, uid: int, size: int, living: dict[int, Charge], number: int) -> None:
+    before = sum(charge.size for charge in living.values() if charge.account.uid == uid)
+    fits = accounts.of(uid).bytes.fits(size)
+    try:
+        living[number] = accounts.of(uid).charge(size)
+    except QuotaExceeded:
+        assert not fits
+        assert before + size > GUARANTEE or not accounts.of(uid).bytes.guarantee
+    else:
+        assert fits
+
+
+def check(accounts: Accounts, living: dict[int, Charge]) -> None:
+    used = dict[int, int]()
+    for charge in living.values():
+        used[charge.account.uid] = used.get(charge.account.uid, 0) + charge.size
+    here: dict[int, Account] = {account.uid: account for account in accounts}
+    assert {uid: size for uid, size in used.items() if size} == {
+        uid: account.bytes.used for uid, account in here.items() if account.bytes.used
+    }
+    assert accounts.bytes.used == sum(used.values()) <= accounts.bytes.booked <= TOTAL
+    assert accounts.bytes.booked == sum(
+        max(account.bytes.guarantee, account.bytes.used) for account in here.values()
+    )
+
+
+def test_privileged_uid_connects_when_it_has_taken_all_descriptors_itself() -> None:
+    accounts = Accounts(Totals(1 << 40, files=128, own_files=32))
+    root = accounts.of(ROOT)
+    with pytest.raises(QuotaExceeded, match="LimitNOFILE="):
+        for _ in range(128):
+            root.charge(0, 1)
+    assert root.files.used == 96
+    for _ in range(8):
+        root.connect()
+    with pytest.raises(QuotaExceeded, match="LimitNOFILE="):
+        root.connect()

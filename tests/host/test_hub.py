@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.hub import MAX_ACCOUNTS, Hub
 from shmhost.core.news import News
 from shmhost.core.peers import Peer
@@ -40,7 +40,7 @@ def hub() -> Hub:
     clock = itertools.count(1)
     registry = Registry(
         Allocator(((1 << 40, (MAX_ACCOUNTS + 8) * STEP),)),
-        Budget(1 << 40),
+        Accounts(Totals(1 << 40)),
         lambda: next(clock),
         lambda _object: None,
     )
@@ -92,7 +92,7 @@ def test_measure_counts_regions_and_clients_of_each_user(hub: Hub) -> None:
     assert measured.id == 5
     assert accounts(hub) == [(8, 1, large.capacity, 0), (7, 1, small.capacity, 2), (9, 0, 0, 1)]
     assert (measured.clients, measured.listeners) == (3, 1)
-    assert (measured.budget, measured.used) == (1 << 40, hub.registry.budget.used)
+    assert (measured.budget, measured.used) == (1 << 40, hub.registry.accounts.bytes.used)
 
 
 def test_users_with_as_much_memory_are_in_the_order_of_their_numbers(hub: Hub) -> None:

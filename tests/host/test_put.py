@@ -15,7 +15,6 @@ import pytest
 from test_replies import fail_next_reply, is_refusal
 
 from session_support import CREATE, World
-from shmhost.core.accounts import Budget
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import HEADER_SIZE, check_header
 from shmprotocol.wire import messages as m
@@ -110,7 +109,7 @@ def test_put_is_refused_when_it_may_not_replace(world: World) -> None:
 
 @pytest.mark.parametrize(("spare", "kind"), [(0, m.Published), (-1, m.Refused)])
 def test_put_is_charged_to_the_byte(spare: int, kind: type[m.Message], world: World) -> None:
-    world.hub.registry.budget = Budget(2 * HEADER_SIZE + REGION_OVERHEAD + spare)
+    world.hub.registry.accounts.bytes.total = 2 * HEADER_SIZE + REGION_OVERHEAD + spare
     assert type(world.client().say(PUT)) is kind
 
 
@@ -193,7 +192,7 @@ def test_frames_of_a_refused_put_release_and_are_refused(world: World) -> None:
 
 def test_frames_of_a_put_are_left_alone_when_the_budget_is_short(world: World) -> None:
     talk, frames = world.client(), Frames()
-    world.hub.registry.budget = Budget(2 * HEADER_SIZE + REGION_OVERHEAD - 1)
+    world.hub.registry.accounts.bytes.total = 2 * HEADER_SIZE + REGION_OVERHEAD - 1
     assert talk.session.answer(pack(PUT), frames.send) is None
     assert frames == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.window import STEP, Span, Window
@@ -24,7 +24,7 @@ def new_region() -> Region:
         capacity=8192,
         span=Span(window.base, STEP),
         window=window,
-        charge=Budget(8192).charge(8192),
+        charge=Accounts(Totals(8192)).of(0).charge(8192),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, WRITE, Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
@@ -29,7 +29,10 @@ class World:
         self.freed: list[Any] = []
         clock = itertools.count(1)
         self.registry = Registry(
-            Allocator(((1 << 40, size),)), Budget(budget), lambda: next(clock), self.freed.append
+            Allocator(((1 << 40, size),)),
+            Accounts(Totals(budget), {0, 7}),
+            lambda: next(clock),
+            self.freed.append,
         )
 
     def create(self, name: str, peer: Peer = OWNER, **changes: Any) -> Region:
@@ -151,7 +154,7 @@ def test_aborted_creation_leaves_nothing() -> None:
     region = world.create("x")
     world.registry.abort(region)
     assert world.freed == [region.object]
-    assert (world.registry.budget.used, world.registry.allocator.windows[0].free()) == (0, free)
+    assert (world.registry.accounts.bytes.used, world.registry.allocator.windows[0].free()) == (0, free)
     assert not world.registry.regions
 
 
@@ -184,7 +187,7 @@ def test_refused_creation_charges_nothing() -> None:
     world.publish("x")
     with pytest.raises(QuotaExceeded):
         world.create("y")
-    assert world.registry.budget.used == 2 * 4096 + REGION_OVERHEAD
+    assert world.registry.accounts.bytes.used == 2 * 4096 + REGION_OVERHEAD
     assert list(world.registry.creating) == []
 
 
@@ -194,4 +197,4 @@ def test_close_frees_everything() -> None:
     world.create("y")
     world.registry.close()
     assert len(world.freed) == 2
-    assert world.registry.budget.used == 0
+    assert world.registry.accounts.bytes.used == 0

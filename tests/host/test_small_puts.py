@@ -47,7 +47,7 @@ class BoardWorld(World):
         """Compare what is counted with the regions that there are."""
         registry = self.hub.registry
         regions = list(registry.regions.values())
-        assert registry.budget.used == sum(region.capacity + REGION_OVERHEAD for region in regions)
+        assert registry.accounts.bytes.used == sum(region.capacity + REGION_OVERHEAD for region in regions)
         assert registry.order == sorted(registry.regions)
         assert registry.names == sorted(registry.current)
         states = Counter(region.state for region in regions)
@@ -126,7 +126,7 @@ def test_counts_are_right_after_any_puts(actions: list[tuple[Any, ...]]) -> None
             )
         world.check()
     world.hub.registry.close()
-    assert world.hub.registry.budget.used == 0
+    assert world.hub.registry.accounts.bytes.used == 0
     world.board.close()
 
 

@@ -217,7 +217,7 @@ def test_connection_has_so_many_bytes_of_spares(
 
 def test_budget_limits_spares_and_never_the_publish(world: World) -> None:
     talk = world.client()
-    world.hub.registry.budget.limit = 8192 + 2 * REGION_OVERHEAD + CAPACITY
+    world.hub.registry.accounts.bytes.total = 8192 + 2 * REGION_OVERHEAD + CAPACITY
     assert len(spares(talk, SIZE, SIZE)) == 1
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmhost.core import records
-from shmhost.core.accounts import Budget
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.expected import Expected, Returned, is_of
 from shmhost.core.generations import BLOCK, numbers
 from shmhost.core.objects import SEALS, Memfd
@@ -35,7 +35,10 @@ BASE = 1 << 40
 
 def new_registry(steps: int = 16) -> Registry:
     return Registry(
-        Allocator(((BASE, steps * STEP),)), Budget(1 << 30), lambda: 5, lambda freed: freed.close()
+        Allocator(((BASE, steps * STEP),)),
+        Accounts(Totals(1 << 30), {0, 7}),
+        lambda: 5,
+        lambda freed: freed.close(),
     )
 
 
@@ -97,10 +100,10 @@ def test_region_of_a_killed_host_is_rebuilt_as_it_was(hosts: Hosts) -> None:
     assert after.current["a/b"] is back
     assert back.info() == before.info()
     assert (back.rights, back.grant(3).address) == (before.rights, before.span.address)
-    assert after.budget.used == registry.budget.used
+    assert after.accounts.bytes.used == registry.accounts.bytes.used
     assert len(expected) == 0
     after.hide(back)
-    assert (after.budget.used, after.allocator.windows[0].free()) == (0, 16 * STEP)
+    assert (after.accounts.bytes.used, after.allocator.windows[0].free()) == (0, 16 * STEP)
     assert hosts.start()[1].find(before.number) is None
 
 

@@ -148,10 +148,12 @@ def test_puts_are_refused_when_host_has_no_descriptor_left(tmp_path: Path) -> No
         for number in range(LIMIT + 22):
             try:
                 shm.put(f"x/{number}", b"x").close()
-            except shmclient.OutOfMemory as error:
+            except shmclient.QuotaExceeded as error:
                 refusals.append(str(error))
         assert refusals
         assert all("ulimit -n" in text for text in refusals)
+        with shmclient.connect(str(path)) as repair:  # even so: some are kept for that
+            assert repair.stat("x/1").leases == 0
         assert bytes(region.data) == b"lives"
         assert shm.stat("first").leases == 1
         for number in range(5):
@@ -159,7 +161,7 @@ def test_puts_are_refused_when_host_has_no_descriptor_left(tmp_path: Path) -> No
         assert bytes(shm.put("again", b"works").data) == b"works"
     log = path.with_suffix(".log").read_text()
     assert "Traceback" not in log
-    assert log.count("refused uid") == len(refusals)
+    assert "refused uid" not in log
 
 
 @pytest.mark.parametrize("options", ["ro", "nr_inodes=1", "size=4k"])

@@ -1,0 +1,26 @@
+"""The resources that a host has for its clients, by its settings and the limits of its process."""
+
+from __future__ import annotations
+
+import resource
+
+from shmhost.core.accounts import UNLIMITED, Totals
+from shmhost.settings.config import Config
+
+# Descriptors that a host has beside those for clients: its sockets, files, pipes, threads; † 20, and as many
+# for scrapes, for connections that are refused, and for what is being opened and closed; and KEPT_FILES.
+OWN_FILES = 56
+# † A lease takes 0.4 KiB of the host's memory, which are in no budget: so all take a tenth of it at most.
+BYTES_PER_LEASE = 4096
+MIN_LEASES, MAX_LEASES = 4096, 2**20
+
+
+def totals_of(config: Config) -> Totals:
+    """Return the totals of a host with these settings, in this process."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return Totals(
+        config.budget,
+        UNLIMITED if files == resource.RLIM_INFINITY else files,
+        min(MAX_LEASES, max(MIN_LEASES, config.budget // BYTES_PER_LEASE)),
+        min(OWN_FILES, files // 4),
+    )
