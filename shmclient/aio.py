@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import anyio
 
 from shmclient._connection.loop import EventLoop
+from shmclient._connection.retry import Retry
 from shmclient._drivers import arenas, operations, putting
 from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncWatch, make_async_view
+from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes, Values
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
@@ -147,7 +149,13 @@ class AsyncClient:
         self._loop.check()
         if after is None and (value := self._core.mapped_value(name)) is not None:
             return value
-        return await self._drive(self._core.get(name, after, wait, anywhere))
+        retry, channel = Retry(wait), self._core.channel
+        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
+            held = await channel.await_value(short, retry, never)
+            if held is not None:
+                return short.value(held)
+            after = None if short.is_over() else after
+        return await self._drive(self._core.get(name, after, retry, anywhere))
 
     async def get_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
@@ -159,7 +167,15 @@ class AsyncClient:
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> AsyncRegion:
         """Return a handle of the current region of a name, mapped."""
-        regions = await self._drive(self._core.open(AsyncRegion, name, after, wait, anywhere))
+        self._loop.check()
+        retry, channel = Retry(wait), self._core.channel
+        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
+            held = await channel.await_value(short, retry, never)
+            if held is not None:
+                handle: AsyncRegion = short.handle(held)
+                return handle
+            after = None if short.is_over() else after
+        regions = await self._drive(self._core.open(AsyncRegion, name, after, retry, anywhere))
         return self._adopt(regions[0])
 
     async def open_many(

@@ -11,7 +11,10 @@ import anyio
 from shmclient._arenas.held import ArenaValue
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
+from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
+from shmclient._drivers.awaited import Awaited, awaited, never
+from shmclient._drivers.bell import Notice
 from shmclient._drivers.stream import BaseStream
 from shmprotocol.errors import Closed
 
@@ -79,6 +82,26 @@ class AsyncWatch(Changed):
 class AsyncFollow(AsyncStream[Any]):
     """The value of a name, and each newer one; see `shmclient.Client.follow`."""
 
+    async def __anext__(self) -> Any:
+        self._client._loop.check()
+        channel, turn = self._client._core.channel, self._turn
+        place = None if channel is None or turn.locked() else self._source.place(channel.context)
+        if place is None:
+            return await super().__anext__()
+        awaited = Awaited(place.reader, place.name, place.generation)
+        turn.acquire_nowait()
+        try:
+            held = channel.notice(awaited, Retry(math.inf), self._source.listener.has_closed)
+            if isinstance(held, Notice):
+                held = await held
+            else:
+                await anyio.lowlevel.checkpoint()  # so that a loop over values lets others run
+            if held is not None:
+                return place.take(held)
+        finally:
+            turn.release()
+        return await super().__anext__()
+
 
 class AsyncArenaView(BaseArenaView):
     """The values of an arena: a read-only mapping, whose look-ups make no system call, and need no `await`.
@@ -91,9 +114,19 @@ class AsyncArenaView(BaseArenaView):
 
         The owner's next value wakes the event loop. As `shmclient.ArenaView.wait`.
         """
+        self._client._loop.check()
+        retry, channel = Retry(wait), self._client._core.channel
+        short = awaited(channel.context, f"{self.name}/{name}", after) if channel is not None else None
+        if short is not None:
+            held = await channel.await_value(short, retry, never)
+            if held is not None:
+                self._reader = short.reader
+                handle: ArenaValue = short.handle(held)
+                return handle
+            after = 0 if short.is_over() else after
         operation = self._client._core.run_waiting(
             lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
-            wait,
+            retry,
             lambda: arena_waits.newer(self._reader, name, after),
         )
         value: ArenaValue = await self._client._drive(operation)

@@ -1,6 +1,6 @@
 """Values of arenas that are waited for by the short road: one call in C, and no steps. Does no I/O.
 
-It is for what a reader does all the time: the name has a value, its arena is current, its host lives.
+It is for what a reader does all the time: the name has a value, its arena is current, and may be read still.
 Everything else is for the operations in `arena_waits`.
 """
 

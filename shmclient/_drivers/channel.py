@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from shmclient._arenas.reader import ClientLedger
 from shmclient._connection.exchange import Exchange, Pending
 from shmclient._connection.outbox import Outbox
 from shmclient._connection.socket import detach_after_fork
@@ -57,12 +58,11 @@ class BaseChannel:
             self.context.cancel(target)
         self.outbox.close(reason)
         self.context.wake()
-        if self.context.ledger is not None and not self._rests_on_event():
-            self.context.ledger.close()
+        if self.context.ledger is not None:
+            self._close_event(self.context.ledger)
 
-    def _rests_on_event(self) -> bool:
-        """Whether tasks wait for the event of the ledger: it is closed with the channel then."""
-        return False
+    def _close_event(self, ledger: ClientLedger) -> None:
+        ledger.close()
 
     def retire(self) -> None:
         """Take no more requests: Ctrl-C came where this connection may have lost count of what it holds.

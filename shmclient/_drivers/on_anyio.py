@@ -14,10 +14,13 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from shmclient._arenas.reader import ClientLedger
 from shmclient._connection.exchange import Pending
 from shmclient._connection.line import has_ended
-from shmclient._connection.retry import Wait
+from shmclient._connection.retry import Retry, Wait
 from shmclient._drivers.answers import dispose, take
+from shmclient._drivers.awaited import Awaited
+from shmclient._drivers.bell import LOOK_AGAIN_S, Notice
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.rests import Rests
@@ -26,11 +29,11 @@ from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
 )
+from shmprotocol.native.builtins import HeldValue
 from shmprotocol.wire import descriptors, query
 from shmprotocol.wire import messages as m
 
 T = TypeVar("T")
-LOOK_AGAIN_S = 1.0  # for an arena that another one has replaced: its owner wakes nobody any more
 
 
 class AsyncChannel(BaseChannel):
@@ -46,7 +49,7 @@ class AsyncChannel(BaseChannel):
         self._is_writing = False
         self._waits: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._sleepers: dict[anyio.CancelScope, Callable[[], bool]] = {}  # some of them, in order
-        self._rests = Rests()
+        self._rests = Rests(self._is_over)
         # Tasks that wait on the socket: the last one closes it, since a closed socket wakes nobody.
         # A task enters and then looks at `_is_closing`; a destructor, on any thread, does the opposite.
         self._users = 0
@@ -55,7 +58,7 @@ class AsyncChannel(BaseChannel):
     @property
     def has_waits(self) -> bool:
         """Whether tasks wait here."""
-        return bool(self._waits)
+        return bool(self._waits) or self._rests.are_in_use
 
     def is_alive(self) -> bool:
         if self._exchange.failure is not None:
@@ -103,8 +106,38 @@ class AsyncChannel(BaseChannel):
             raise HostGone("the host of this program has ended")
         return None if limit_s <= 0 else True
 
-    def _rests_on_event(self) -> bool:
-        return self._rests.are_in_use
+    async def await_value(
+        self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]
+    ) -> HeldValue | None:
+        """Return a value of an arena once it is there; None: the plain road is to go on."""
+        notice = self.notice(awaited, retry, is_over)
+        if isinstance(notice, Notice):
+            return await notice
+        await anyio.lowlevel.checkpoint()  # so that a loop over values lets others run
+        return notice
+
+    def notice(
+        self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]
+    ) -> Notice | HeldValue | None:
+        """Return what to await for a value of an arena, or the value; None: the plain road is to go on."""
+        reader, name, after = awaited
+        value = reader._newer(name, after)
+        if value is not False:
+            return value
+        ledger, wait_s = self.context.ledger, retry.remaining()
+        if ledger is None or not wait_s or not reader.is_attended or not self.is_alive():
+            return None
+        bell = self._rests.bell(ledger)
+        return None if bell is None else bell.notice(reader, name, after, wait_s, is_over)
+
+    def _is_over(self) -> bool:
+        """Whether nobody may wait here any more: closed, or the end of a private host."""
+        if self.outbox.is_closing or self._exchange.failure is not None:
+            return True
+        return not threading.main_thread().is_alive() and has_ended(self._sock)
+
+    def _close_event(self, ledger: ClientLedger) -> None:
+        self._rests.close(ledger)
 
     def _close_socket(self) -> None:
         self._is_closing = True

@@ -8,22 +8,40 @@ import anyio
 
 from shmclient._arenas.reader import ClientLedger
 from shmclient._arenas.resting import Position
+from shmclient._drivers.bell import PAUSE_S, Bell, running_loop
 
 _PAUSE_S = 0.001  # when 504 of a client wait already
-_LOOK_AGAIN_S = 0.02  # when an owner has shut the event, which all owners share: it is readable for ever then
 
 
 class Rests:
-    """One of the tasks reads the event, and then all look at what they wait for."""
+    """On asyncio a bell watches the event. On trio one of the tasks reads it, and then all look.
 
-    def __init__(self) -> None:
+    `is_ended` says whether nobody may wait any more.
+    """
+
+    def __init__(self, is_ended: Callable[[], bool]) -> None:
         self._scopes: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._is_reading = False
+        self._is_ended = is_ended
+        self._bell: Bell | None = None
 
     @property
     def are_in_use(self) -> bool:
         """Whether tasks wait here."""
-        return bool(self._scopes)
+        return bool(self._scopes) or (self._bell is not None and bool(self._bell.notices))
+
+    def bell(self, ledger: ClientLedger) -> Bell | None:
+        """Return the bell of the ledger; None on trio."""
+        if self._bell is None and running_loop() is not None:
+            self._bell = Bell(ledger, self._scopes, self._is_ended)
+        return self._bell
+
+    def close(self, ledger: ClientLedger) -> None:
+        """Close the event, unless tasks wait for it still: then it goes with the last who uses it."""
+        if self._bell is not None:
+            self._bell.close()
+        elif not self._scopes:
+            ledger.close()
 
     async def rest(
         self, position: Position, ledger: ClientLedger, limit_s: float, is_over: Callable[[], bool]
@@ -38,10 +56,8 @@ class Rests:
                 self._scopes[scope] = is_over
                 if position.has_moved() or is_over():  # since the owner could not know that we wait
                     await anyio.lowlevel.checkpoint()
-                elif self._is_reading:
-                    await anyio.sleep_forever()
                 else:
-                    await self._read(ledger)
+                    await self._wait(ledger)
         finally:
             self._scopes.pop(scope, None)
             position.reader._disarm(slot)
@@ -51,14 +67,24 @@ class Rests:
         for scope, is_over in self._scopes.items():
             if is_over():
                 scope.cancel()
+        if self._bell is not None:
+            self._bell.announce()
 
-    async def _read(self, ledger: ClientLedger) -> None:
+    async def _wait(self, ledger: ClientLedger) -> None:
+        bell = self.bell(ledger)
+        if bell is not None:
+            bell.start()
+        if bell is not None or self._is_reading:
+            await anyio.sleep_forever()
         self._is_reading = True
         try:
             await anyio.wait_readable(ledger.fileno())
             if not ledger.clear():
-                await anyio.sleep(_LOOK_AGAIN_S)
+                await anyio.sleep(PAUSE_S)
         finally:
             self._is_reading = False
-            for scope in self._scopes:  # one of them reads from now on
-                scope.cancel()
+            self._wake_all()  # one of them reads from now on
+
+    def _wake_all(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()

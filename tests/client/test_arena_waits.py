@@ -87,8 +87,10 @@ def test_follow_yields_each_newest_value(arena: Arena, other: shmclient.Client) 
     timer.start()
     assert bytes(next(follow)) == b"5"
     timer.join()
-    threading.Timer(0.05, follow.close).start()
+    timer = threading.Timer(0.05, follow.close)
+    timer.start()
     assert list(follow) == []
+    timer.join()  # it keeps the arena mapped
 
 
 def test_many_names_are_waited_for_in_their_arenas(
@@ -127,8 +129,10 @@ def test_follow_yields_a_value_once_that_overtakes_the_look(
     monkeypatch.setattr(Reader, "_get", get)
     follow = other.follow("camera/x", wait=30)
     assert bytes(next(follow)) == b"2"
-    threading.Timer(0.05, arena.put, ("x", b"3")).start()
+    timer = threading.Timer(0.05, arena.put, ("x", b"3"))
+    timer.start()
     assert bytes(next(follow)) == b"3"
+    timer.join()
 
 
 def test_follow_waits_for_a_name_that_its_arena_does_not_have_yet(
@@ -166,8 +170,10 @@ def test_changes_tell_of_each_name(arena: Arena, other: shmclient.Client) -> Non
     timer.start()
     assert next(later).name == "c"
     timer.join()
-    threading.Timer(0.05, view.close).start()
+    timer = threading.Timer(0.05, view.close)
+    timer.start()
     assert list(later) == []
+    timer.join()  # it keeps the arena mapped
 
 
 def test_changes_go_on_in_the_next_arena_and_end_while_there_is_none(

@@ -3,8 +3,9 @@
  * arena_await.c - a reader of Python that waits for the next value of a name: a look, a sleep and the hold of the new
  * value in one call. See shm_arena_wait.h.
  *
- * It takes only the plainest case: the name has a value, and the last word of a host that lives is that the arena is
- * current and may be read. In every other case the calls return None, and nothing was done: Python decides.
+ * It takes only the plainest case: the name has a value, the client is open, and the last word of the host is that the
+ * arena is current and may be read. In every other case the calls return None, and nothing was done: Python decides.
+ * Whether the host lives is not asked: who sleeps already goes on without one.
  */
 #ifndef SHM_ARENA_AWAIT_H
 #define SHM_ARENA_AWAIT_H
@@ -30,6 +31,14 @@ struct shm_looked {
         PyObject *held; /* the newer value */
 };
 
+/* Whether the last word of the host is that a region may be read, and the client is open. */
+static int shm_current_granted(const struct shm_current *current)
+{
+        return current->board != NULL && *current->open &&
+               __atomic_load_n(&current->line->region, __ATOMIC_ACQUIRE) == current->region &&
+               shm_current_has_rights(current);
+}
+
 static enum shm_look shm_reader_look(PyObject *self, struct shm_looked *looked)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
@@ -39,7 +48,7 @@ static enum shm_look shm_reader_look(PyObject *self, struct shm_looked *looked)
 
         if (text == NULL || shm_reader_arena(self) == NULL || !shm_reader_is_here(self, looked->name))
                 return SHM_LOOK_FAILED;
-        if (current == NULL || !shm_current_grants(current) ||
+        if (current == NULL || !shm_current_granted(current) ||
             shm_arena_look(reader->arena, text, (size_t)size, &looked->entry, &looked->word) != 0 ||
             !shm_word_present(looked->word))
                 return SHM_LOOK_OTHER;
