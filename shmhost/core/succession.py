@@ -80,7 +80,8 @@ def complete(registry: Registry, region: Region, older: Region | None) -> None:
 
 def give_up(registry: Registry, region: Region, older: Region | None) -> None:
     """Undo `begin`, whatever the board said in between: the older region has stayed the current one."""
-    number, generation = (older.number, older.generation) if older is not None else (0, 0)
+    is_shared = older is not None and older.line == region.line  # not if that got none of a full board
+    number, generation = (older.number, older.generation) if older is not None and is_shared else (0, 0)
     registry.board.set(region.line, number, generation)
     if older is None or region.line != older.line or region.charge is not older.charge:
         registry.board.release(region.line)

@@ -173,6 +173,20 @@ def test_first_put_that_cannot_be_answered_leaves_no_line(world: BoardWorld) -> 
     assert sorted(grant.line for grant in grants if grant is not None) == [1, 2, 3]
 
 
+def test_put_that_cannot_be_answered_leaves_the_line_empty_that_its_elder_did_not_get(
+    world: BoardWorld,
+) -> None:
+    talk = world.client()
+    grants = [put(talk, PUT._replace(name=name)) for name in "abcd"]
+    assert all(grant is not None for grant in grants)
+    leases = tuple(grant.lease for grant in grants if grant is not None)
+    talk.say(m.Release(0, leases))
+    talk.say(m.Unlink(5, "a"))
+    failing(talk, PUT._replace(name="d"))
+    assert [world.line(number)[0] > 0 for number in (1, 2, 3)] == [False, True, True]
+    world.check()
+
+
 @pytest.mark.parametrize("room", [0, 1])  # for the descriptor that writes, and for the one that reads
 @pytest.mark.parametrize("is_new", [True, False])
 def test_put_without_a_descriptor_is_refused_and_leaves_the_older_one(
