@@ -124,14 +124,18 @@ class Stepped:
 
     @contextlib.contextmanager
     def sockets(self) -> Iterator[list[socket.socket]]:
-        """Give the sockets that it has and this process had not, the same descriptions: pidfd_getfd(2)."""
+        """Give the sockets that it has from others, the same descriptions: pidfd_getfd(2).
+
+        Not those that this process had, nor streams without a name: an event loop's own.
+        """
         with contextlib.ExitStack() as stack:
             pidfd = os.pidfd_open(self.pid)
             stack.callback(os.close, pidfd)
             theirs = _inodes(self.pid)
             numbers = [number for number, inode in theirs.items() if inode not in self._inherited.values()]
             fds = [_getfd(pidfd, number) for number in numbers]
-            yield [stack.enter_context(socket.socket(fileno=fd)) for fd in fds]
+            sockets = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds]
+            yield [sock for sock in sockets if sock.type != socket.SOCK_STREAM or _has_name(sock)]
 
     def _resume(self, request: int) -> int:
         signal_number, self._signal = self._signal, 0
@@ -188,6 +192,13 @@ def _inodes(pid: int | str) -> dict[int, str]:
             if target.startswith("socket:"):
                 sockets[int(name)] = target
     return sockets
+
+
+def _has_name(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getpeername())
+    except OSError:  # not connected yet
+        return False
 
 
 def _getfd(pidfd: int, number: int) -> int:

@@ -1,0 +1,264 @@
+"""A host's pure core under random operations and deaths, with its Work done late, early or never.
+
+`Model` is the world; `check` says what must hold after each step. Nothing here waits, and only the objects'
+memory is the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import struct
+from collections import Counter
+
+from core_clients import Client, Control, KeptLedger, client_end
+from shmhost.core.accounts import CONNECTION_FILES, Accounts, Totals
+from shmhost.core.arenas import Arena
+from shmhost.core.hub import Hub, Owner
+from shmhost.core.ledgers import Ledger
+from shmhost.core.objects import Memfd
+from shmhost.core.readings import forgetting
+from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.window import STEP, Allocator
+from shmhost.core.work import run_to_end
+from shmhost.machine.arena_memory import ArenaMemory
+from shmhost.machine.board import make_board
+from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.errors import QuotaExceeded
+from shmprotocol.kernel.board import LINE_SIZE, size_of
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import LEDGER_SIZE, State
+
+WINDOWS = ((1 << 40, 9 * STEP), (1 << 41, 12 * STEP))  # so few that addresses run out
+BUDGET = 3 * LEDGER_SIZE + 200 * 4096
+TOTALS = Totals(BUDGET, files=150, leases=60)
+LINES = 5
+LINE = struct.Struct("<QQ4IQI")  # region, generation, changes, rights, cpu, ledgers, size, waiters
+
+
+class Model:
+    """A host's core, and its clients."""
+
+    def __init__(self) -> None:
+        clock = itertools.count(1)
+        self.registry = Registry(
+            Allocator(WINDOWS), Accounts(TOTALS, {0}), lambda: next(clock), lambda memory: memory.close()
+        )
+        board = make_board(self.registry.allocator, LINES, 1)
+        assert board is not None
+        self._board = self.registry.board = board
+        self._free = sum(window.free() for window in self.registry.allocator.windows)
+        self.hub = Hub(self.registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
+        self.hub.make_arena, self.hub.make_ledger_object = ArenaMemory, KeptLedger
+        self.hub.make_control = self._make_control
+        self.hub.spare_max, self.hub.reserve_max = 8 * 4096, 16 * 4096
+        self.clients: list[Client] = []
+        self.controls: dict[Arena, Control] = {}
+        self.lingering: list[Ledger] = []  # of clients that were dropped, and live
+        self._newest: dict[str, int] = {}  # generation of a name that anybody was told
+
+    def _make_control(self, owner: Owner) -> Control:
+        control = Control(owner)
+        self.controls[owner._arena] = control  # type: ignore[attr-defined]
+        return control
+
+    def open_controls(self) -> list[Control]:
+        return [control for control in self.controls.values() if control.is_open]
+
+    def is_unpublished(self, number: int) -> bool:
+        """Whether a number is that of a spare, or of a region that is being created."""
+        region = self.registry.regions.get(number)
+        return region is not None and region.state in (State.SPARE, State.CREATING)
+
+    def connect(self, uid: int) -> None:
+        with contextlib.suppress(QuotaExceeded):
+            self.clients.append(Client(self, uid))
+
+    def drop(self, client: Client) -> None:
+        """Drop a client that lives on, and uses values of arenas still."""
+        ledger = client.session._readings._ledger
+        if ledger is not None and client.steps is None:
+            os.pwrite(client_end(ledger), struct.pack("<Q", 1), 0)
+            taken = client.session.take_used_ledger()
+            self.lingering += [taken] if taken is not None else []
+        client.die()
+
+    def forget(self) -> None:
+        """End a process whose connection was dropped before."""
+        run_to_end(forgetting(self.hub, self.lingering.pop()))
+
+    def recall(self) -> None:
+        """Take back all spares, as a host that is short of memory does."""
+        for spares in list(self.hub.spares):
+            for region in spares.take_all():
+                self.registry.abort(region)
+
+    def check_generation(self, grant: m.Grant) -> None:
+        """A client that is granted a name never gets an older generation than anybody had before."""
+        newest = self._newest.get(grant.name, 0)
+        assert grant.generation >= newest, (grant, newest)
+        self._newest[grant.name] = grant.generation
+
+    def end(self) -> None:
+        """Have all clients die, and all names go: nothing may be left."""
+        for client in list(self.clients):
+            client.die()
+            if client.steps is not None:
+                client.work()
+        while self.lingering:
+            self.forget()
+        root = Client(self, 0)
+        self.clients.append(root)
+        for name in list(self.registry.current):
+            root.say(m.Unlink(9, name))
+        root.die()
+        registry = self.registry
+        assert (registry.regions, registry.accounts.in_use(), self.hub.ledgers) == ({}, {}, {})
+        assert sum(window.free() for window in registry.allocator.windows) == self._free
+        assert [*self.hub.clients, *self.hub.spares, *self.hub.listeners, *+self.hub.reserved] == []
+        assert not +registry.room_to_grow
+        assert registry.tallies.states() == {}
+
+    def close(self) -> None:
+        self.registry.close()
+        self._board.close()
+
+    # --- what holds after each step
+
+    def check(self) -> None:
+        self._check_charges()
+        self._check_shares()
+        self._check_addresses()
+        self._check_leases()
+        self._check_names()
+        self._check_board()
+        self._check_arenas()
+
+    def _check_charges(self) -> None:
+        registry = self.registry
+        regions = list(registry.regions.values())
+        states = registry.tallies.states()
+        assert {state: total[0] for state, total in states.items()} == Counter(r.state for r in regions)
+        for state, total in states.items():
+            some = [region for region in regions if region.state is state]
+            assert total[1:] == (sum(r.capacity for r in some), sum(len(r.leases) for r in some))
+        room: Counter[int] = Counter()
+        for region in registry.arenas:
+            assert region.arena is not None
+            room[region.owner.uid] += region.arena.room_to_grow
+        assert +registry.room_to_grow == +room
+        assert self.hub.clients == Counter(client.session.peer.uid for client in self.clients)
+
+    def _check_shares(self) -> None:
+        """Each uid has in its account what there is of it; the pools have booked that, or the guarantee."""
+        accounts = self.registry.accounts
+        sums: Counter[tuple[str, int]] = Counter()
+        charges = [ledger.charge for ledger in self.hub.ledgers.values()]
+        assert all(charge.size == LEDGER_SIZE + REGION_OVERHEAD for charge in charges)
+        for region in self.registry.regions.values():
+            assert region.charge.size == region.capacity + REGION_OVERHEAD
+            charges.append(region.charge)
+        for charge in charges:
+            sums["bytes", charge.account.uid] += charge.size
+            sums["files", charge.account.uid] += charge.files
+        for client in self.clients:
+            uid = client.session.peer.uid
+            sums["connections", uid] += 1
+            sums["files", uid] += CONNECTION_FILES
+            sums["leases", uid] += len(client.session._leases._regions)
+        for control in self.open_controls():
+            sums["leases", control.owner.peer.uid] += 1
+        for name in ("bytes", "files", "leases", "connections"):
+            pool, shares = getattr(accounts, name), [getattr(account, name) for account in accounts]
+            for account, share in zip(accounts, shares, strict=True):
+                assert share.used == sums.pop((name, account.uid), 0), (name, account.uid)
+                assert share.booked >= max(share.used, share.guarantee)
+            assert pool.booked == sum(share.booked for share in shares)
+            assert pool.used <= pool.total
+        assert not +sums
+
+    def _check_addresses(self) -> None:
+        spans = [region.span for region in self.registry.regions.values()]
+        address, size = self._board.range
+        ordered = sorted([(span.address, span.end) for span in spans] + [(address, address + size)])
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))
+        free = sum(window.free() for window in self.registry.allocator.windows)
+        assert free + sum(span.size for span in spans) == self._free
+        for region in self.registry.regions.values():
+            extent = region.capacity if region.arena is None else region.arena.span
+            assert extent < region.span.size, "there is a guard page"
+
+    def _check_leases(self) -> None:
+        """Each lease has a client that lives, and what a client was granted is where it was."""
+        held: Counter[int] = Counter()
+        for client in self.clients:
+            for lease, (number, address) in client.leases.items():
+                region = self.registry.regions[number]
+                assert region.span.address == address
+                assert lease in region.leases
+                assert region.object is not None
+            for number, region in client.session._leases._regions.items():
+                assert number in region.leases
+                held[region.number] += 1
+            for region in client.session._creations._regions.values():
+                assert region.number in self.registry.regions
+        for region in self.registry.arenas:
+            assert region.arena is not None
+            control = self.controls[region.arena]
+            held[region.number] += control.is_open
+        assert +held == Counter(
+            {number: len(region.leases) for number, region in self.registry.regions.items() if region.leases}
+        )
+
+    def _check_names(self) -> None:
+        registry = self.registry
+        assert registry.names == sorted(registry.current)
+        assert registry.order == sorted(registry.regions)
+        for name, region in registry.current.items():
+            assert (region.name, region.state) == (name, State.CURRENT)
+            assert registry.regions[region.number] is region
+        for name, region in registry.creating.items():
+            assert (region.name, region.state) == (name, State.CREATING)
+            assert registry.regions[region.number] is region
+        for region in registry.regions.values():
+            assert region.state is not State.FREED
+            if region.state in (State.SUPERSEDED, State.UNLINKED):
+                assert region.leases
+
+    def _line(self, line: int) -> tuple[int, ...]:
+        offset = HEADER_SIZE + size_of(0) + line * LINE_SIZE
+        return LINE.unpack(os.pread(self._board.reader(), LINE.size, offset))
+
+    def _check_board(self) -> None:
+        current = {region.line: region for region in self.registry.current.values() if region.line}
+        assert len(current) == len([1 for region in self.registry.current.values() if region.line])
+        users = Counter(region.line for region in self.registry.regions.values() if region.line)
+        assert self._board._lines._users == users
+        for line in range(1, LINES + 1):
+            number, generation = self._line(line)[:2]
+            region = current.get(line)
+            assert (number, generation) == ((region.number, region.generation) if region else (0, 0))
+            if region is not None:
+                assert self._line(line)[3] == region.rights
+
+    def _check_arenas(self) -> None:
+        sessions = [client.session._readings._ledger for client in self.clients]
+        ledgers = {ledger.number for ledger in [*sessions, *self.lingering] if ledger is not None}
+        assert set(self.hub.ledgers) == ledgers
+        for region in self.registry.arenas:
+            arena = region.arena
+            assert arena is not None
+            words = self._line(arena.line)
+            assert words[5:8] == (arena.messages, arena.size, len(arena.attending))
+            assert arena.attending <= arena.ledgers
+            assert all(arena in ledger.arenas for ledger in arena.ledgers)
+            control = self.controls[arena]
+            if arena.control is not None:
+                # The owner knows of each reader, or sees by the board that it does not.
+                assert control.sent == arena.messages
+                assert control.heard <= {ledger.number for ledger in arena.ledgers}
+                numbers = control.heard | set(control._waiting)
+                assert numbers == {ledger.number for ledger in arena.ledgers}
+        for ledger in self.hub.ledgers.values():
+            assert all(ledger in arena.ledgers for arena in ledger.arenas)
