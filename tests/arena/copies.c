@@ -1,16 +1,22 @@
 /* copies.c - copies of many sizes, at many offsets, by each way: all bytes, and none beside them; and which way is chosen. */
 #include "world.h"
 
-#define ROOM (SHM_COPY_LARGE + 4 * SHM_COPY_PIECE)
+#define ROOM ((uint64_t)24 << 20)
 #define GUARD 64u
 
 static uint8_t *source, *target;
 
-/* What is known when one way took so long, and the other so long. */
-static struct shm_copying known(uint64_t plain_ns, uint64_t stream_ns)
+/* What is known when all values were faster by one way, for long. */
+static struct shm_copying known(int way)
 {
-        struct shm_copying copying = {{plain_ns, stream_ns}, SHM_COPY_TRIES};
+        struct shm_copying copying;
+        int i;
 
+        memset(&copying, 0, sizeof(copying));
+        for (i = 0; i < SHM_COPY_KINDS; i++) {
+                copying.kinds[i].way = way;
+                copying.kinds[i].rest = 1000000;
+        }
         return copying;
 }
 
@@ -26,18 +32,18 @@ static void check_copy(struct shm_copying *copying, uint64_t to, uint64_t from, 
 
 static void check_sizes(void)
 {
-        struct shm_copying plain = known(100, 100), stream = known(100, 50), none = {{0, 0}, 0};
+        struct shm_copying plain = known(SHM_COPY_PLAIN), stream = known(SHM_COPY_STREAM);
         uint64_t to, size;
 
         for (to = 0; to < 64; to += 7)
                 for (size = 0; size < 200; size += 3) {
-                        check_copy(&none, to, to / 2, size);
-                        if (shm_copy_can_stream()) { /* in a place of its own: the size of a large one */
+                        check_copy(&stream, to, to / 2, size);
+                        if (shm_copy_can_stream()) { /* else of large values only */
                                 shm_copy_stream(target + to, source + 1, size);
                                 CHECK(memcmp(target + to, source + 1, size) == 0);
                         }
                 }
-        CHECK(none.tries == 0);
+        CHECK(stream.kinds[0].rest == 1000000);
         for (size = SHM_COPY_LARGE - 1; size <= SHM_COPY_LARGE + 1; size++) {
                 check_copy(&plain, 64, 0, size);
                 check_copy(&stream, 64, 0, size);
@@ -45,39 +51,59 @@ static void check_sizes(void)
         }
 }
 
-/* Both ways are tried on what is copied anyway, and no more often than that; pages that fault say nothing. */
-static void check_tries(void)
+/* Both ways are tried on what is copied anyway, and no more often than that; each size has its own result. */
+static void check_tries(uint64_t size, struct shm_copying *copying, struct shm_copy_kind *kind)
 {
-        struct shm_copying fresh = {{0, 0}, 0}, copying = {{0, 0}, 0};
-        uint8_t *untouched = (uint8_t *)shm_private(SHM_COPY_LARGE);
+        uint64_t pieces = size / SHM_COPY_PIECE + 1, copied;
 
-        CHECK(untouched != NULL);
-        CHECK(madvise(untouched, SHM_COPY_LARGE, MADV_NOHUGEPAGE) == 0);
-        shm_copy(&fresh, untouched, source, SHM_COPY_LARGE);
-        CHECK(fresh.tries == 0 && memcmp(untouched, source, SHM_COPY_LARGE) == 0);
-        munmap(untouched, SHM_COPY_LARGE);
-        check_copy(&copying, 0, 3, SHM_COPY_LARGE + 5);
-        check_copy(&copying, 0, 3, SHM_COPY_LARGE + 5);
-        if (!shm_copy_can_stream()) {
-                CHECK(copying.tries == 0);
-                return;
+        memset(copying, 0, sizeof(*copying));
+        for (copied = 0; kind->rest == 0; copied += pieces) {
+                CHECK(copied <= SHM_COPY_TRIES + pieces);
+                check_copy(copying, 0, 3, size);
         }
-        CHECK(copying.tries == SHM_COPY_TRIES);
-        CHECK(copying.best_ns[SHM_COPY_PLAIN] > 0 && copying.best_ns[SHM_COPY_STREAM] > 0);
+        CHECK(kind->tries == 0 && kind->rest <= SHM_COPY_REST && kind->rest + pieces >= SHM_COPY_REST);
+        CHECK(copying->kinds[0].rest + copying->kinds[1].rest + copying->kinds[2].rest == kind->rest);
+        for (; kind->rest > 0; copied += pieces) {
+                CHECK(copied <= SHM_COPY_TRIES + SHM_COPY_REST + pieces);
+                check_copy(copying, 0, 3, size);
+                CHECK(kind->tries == 0);
+        }
+        CHECK(copied >= SHM_COPY_REST);
+        check_copy(copying, 0, 3, size);
+        CHECK(kind->tries > 0 || kind->rest > 0);
+}
+
+/* Pages that fault say nothing. */
+static void check_faults(void)
+{
+        struct shm_copying fresh;
+        uint8_t *untouched = (uint8_t *)shm_private(ROOM);
+
+        CHECK(untouched != NULL && madvise(untouched, ROOM, MADV_NOHUGEPAGE) == 0);
+        memset(&fresh, 0, sizeof(fresh));
+        shm_copy(&fresh, untouched, source, ROOM);
+        CHECK(fresh.kinds[2].tries == 0 && fresh.kinds[2].rest == 0);
+        CHECK(memcmp(untouched, source, ROOM) == 0);
+        munmap(untouched, ROOM);
 }
 
 static void check_choice(void)
 {
-        struct shm_copying slower = known(100, 101), little = known(100, 95), faster = known(100, 94);
-        struct shm_copying early = faster;
+        static const uint64_t stream_ns[] = {101, 95, 94};
+        struct shm_copy_kind kind = {{0, 0}, 0, 0, 0};
+        int i;
 
-        early.tries--;
-        CHECK(shm_copy_way(&slower) == SHM_COPY_PLAIN && shm_copy_way(&little) == SHM_COPY_PLAIN);
-        CHECK(shm_copy_way(&faster) == SHM_COPY_STREAM && shm_copy_way(&early) == SHM_COPY_PLAIN);
+        for (i = 0; i < 3; i++) {
+                kind.best_ns[SHM_COPY_PLAIN] = 100;
+                kind.best_ns[SHM_COPY_STREAM] = stream_ns[i];
+                shm_copy_decide(&kind);
+                CHECK(kind.way == (i < 2 ? SHM_COPY_PLAIN : SHM_COPY_STREAM));
+        }
 }
 
 int main(void)
 {
+        struct shm_copying copying;
         uint64_t random = 1, i;
 
         source = (uint8_t *)malloc(ROOM);
@@ -90,7 +116,12 @@ int main(void)
                 memcpy(source + i * 8, &word, 8);
         }
         check_sizes();
-        check_tries();
+        if (shm_copy_can_stream()) {
+                check_tries(SHM_COPY_LARGE, &copying, &copying.kinds[0]);
+                check_tries((uint64_t)2 << 20, &copying, &copying.kinds[1]);
+                check_tries((uint64_t)16 << 20, &copying, &copying.kinds[2]);
+                check_faults();
+        }
         check_choice();
         free(source);
         free(target);

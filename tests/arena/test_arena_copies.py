@@ -22,7 +22,10 @@ def test_copies_are_whole_by_each_way(build: str) -> None:
         ("memcpy(to + i, from + i, size - i);", "(void)0;"),
         ("memcpy(to, from, head);", "(void)0;"),
         ("if (shm_copy_faults() != faults)", "if (0)"),
-        ("ns[SHM_COPY_PLAIN] / 20", "0"),
+        ("stream + plain / 20 < plain", "stream < plain"),
+        ("kind->rest = SHM_COPY_REST;", "kind->rest = 0;"),
+        ("? 0 : size < (uint64_t)16 << 20 ? 1 : 2", "? 0 : 2"),
+        ("kind->rest -= pieces < kind->rest ? (uint32_t)pieces : kind->rest;", "(void)pieces;"),
     ],
 )
 def test_copies_find_what_is_left_out(before: str, after: str, tmp_path: Path) -> None:

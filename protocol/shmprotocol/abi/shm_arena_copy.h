@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shm_arena_copy.h - copy values into an arena, large ones by the way that is faster on this machine. See shm_arena.h.
+ * shm_arena_copy.h - copy values into an arena, larger ones by the way that is faster here and now. See shm_arena.h.
  *
- * A store into memory that is not in a cache reads its line first, a non-temporal one does not; but readers then find
- * nothing in a cache either. So they are only for values that no cache holds as a whole. By which way those are copied
- * is measured on themselves, piece by piece, so that it costs neither time nor memory: for 64 MiB, memcpy took 6.0 ms
- * and non-temporal stores 4.2 on an AMD EPYC; on Intel it can be the reverse.
+ * A store into memory that this CPU does not have in its caches fetches the line first, perhaps from the cache of a
+ * reader's CPU; a non-temporal store does not, but leaves nothing in a cache either. Which is faster depends on the
+ * machine, the size, and the readers: on an AMD EPYC memcpy took 23 us for a MiB that nobody else read, and 102 for one
+ * that was read on another CPU, where non-temporal stores took 38 and its reader half of the time. So it is measured on
+ * the values themselves, again and again; that costs a hundredth of the copies.
  */
 #ifndef SHM_ARENA_COPY_H
 #define SHM_ARENA_COPY_H
@@ -19,16 +20,25 @@
 #include <immintrin.h>
 #endif
 
-#define SHM_COPY_LARGE ((uint64_t)16 << 20) /* bytes: half of the cache that the CPUs of most servers share */
-#define SHM_COPY_PIECE ((uint64_t)1 << 20)  /* bytes: 50 us or more, against 0.2 of getrusage(2) */
-#define SHM_COPY_TRIES 16                   /* pieces that are measured, half of them by each way: one large value */
+#define SHM_COPY_LARGE ((uint64_t)1 << 18) /* bytes: what is smaller stays in the cache of a CPU */
+#define SHM_COPY_PIECE ((uint64_t)1 << 20) /* bytes, at most, that are measured at once: 20 us or more */
+#define SHM_COPY_TRIES 8                   /* pieces of a measurement, half of them by each way */
+#define SHM_COPY_REST 256                  /* pieces until the next one */
+#define SHM_COPY_KINDS 3                   /* of values: below 2 MiB, below 16, and others */
 
 enum { SHM_COPY_PLAIN, SHM_COPY_STREAM, SHM_COPY_WAYS };
 
-/* What is known of the ways; private. Zeros: nothing. A copy of it can be used, and the later one of two be kept. */
+/* What is known of values of about one size. */
+struct shm_copy_kind {
+        uint64_t best_ns[SHM_COPY_WAYS]; /* for 64 KiB, in the measurement that goes on; 0: none yet */
+        uint32_t tries;                  /* of it */
+        uint32_t rest;
+        int way; /* the last result */
+};
+
+/* Private; zeros: nothing is known. A copy of it can be used, and the later one of two be kept. */
 struct shm_copying {
-        uint64_t best_ns[SHM_COPY_WAYS]; /* for a piece */
-        uint32_t tries;
+        struct shm_copy_kind kinds[SHM_COPY_KINDS];
 };
 
 #if defined(__x86_64__)
@@ -82,54 +92,67 @@ static inline long shm_copy_faults(void)
         return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_minflt + usage.ru_majflt;
 }
 
-/* Copy a piece, and note how long it took; not if there were page faults, which take longer than a copy. */
-static inline void shm_copy_try(struct shm_copying *copying, uint8_t *to, const uint8_t *from)
+/* End a measurement. Not memcpy only if another way is faster by a twentieth, which is more than noise. */
+static inline void shm_copy_decide(struct shm_copy_kind *kind)
 {
-        int way = copying->tries % SHM_COPY_WAYS;
+        uint64_t plain = kind->best_ns[SHM_COPY_PLAIN], stream = kind->best_ns[SHM_COPY_STREAM];
+
+        kind->way = stream + plain / 20 < plain ? SHM_COPY_STREAM : SHM_COPY_PLAIN;
+        kind->best_ns[SHM_COPY_PLAIN] = kind->best_ns[SHM_COPY_STREAM] = 0;
+        kind->tries = 0;
+        kind->rest = SHM_COPY_REST;
+}
+
+/* Copy a piece, and note how long it took; not if there were page faults, which take longer than a copy. */
+static inline void shm_copy_try(struct shm_copy_kind *kind, uint8_t *to, const uint8_t *from, uint64_t size)
+{
+        int way = kind->tries % SHM_COPY_WAYS;
         long faults = shm_copy_faults();
         struct timespec began, ended;
         uint64_t ns;
 
         clock_gettime(CLOCK_MONOTONIC, &began);
-        shm_copy_by(way, to, from, SHM_COPY_PIECE);
+        shm_copy_by(way, to, from, size);
         clock_gettime(CLOCK_MONOTONIC, &ended);
         if (shm_copy_faults() != faults)
                 return;
         ns = (uint64_t)(ended.tv_sec - began.tv_sec) * 1000000000u + (uint64_t)ended.tv_nsec - (uint64_t)began.tv_nsec;
-        if (copying->best_ns[way] == 0 || ns < copying->best_ns[way])
-                copying->best_ns[way] = ns;
-        copying->tries++;
+        ns = (ns << 16) / size + 1;
+        if (kind->best_ns[way] == 0 || ns < kind->best_ns[way])
+                kind->best_ns[way] = ns;
+        if (++kind->tries == SHM_COPY_TRIES)
+                shm_copy_decide(kind);
 }
 
-/* The way for large values: not memcpy only if another one was faster by a twentieth, which is more than noise. */
-static inline int shm_copy_way(const struct shm_copying *copying)
+static inline struct shm_copy_kind *shm_copy_kind_of(struct shm_copying *copying, uint64_t size)
 {
-        const uint64_t *ns = copying->best_ns;
+        return &copying->kinds[size < (uint64_t)2 << 20 ? 0 : size < (uint64_t)16 << 20 ? 1 : 2];
+}
 
-        if (copying->tries < SHM_COPY_TRIES)
-                return SHM_COPY_PLAIN;
-        return ns[SHM_COPY_STREAM] + ns[SHM_COPY_PLAIN] / 20 < ns[SHM_COPY_PLAIN] ? SHM_COPY_STREAM : SHM_COPY_PLAIN;
+static inline void shm_copy_large(struct shm_copy_kind *kind, uint8_t *to, const uint8_t *from, uint64_t size)
+{
+        uint64_t piece = size < SHM_COPY_PIECE ? size : SHM_COPY_PIECE, pieces;
+
+        while (kind->rest == 0 && size >= piece) {
+                shm_copy_try(kind, to, from, piece);
+                to += piece;
+                from += piece;
+                size -= piece;
+                if (size == 0)
+                        return;
+        }
+        shm_copy_by(kind->way, to, from, size);
+        pieces = size / SHM_COPY_PIECE + 1;
+        kind->rest -= pieces < kind->rest ? (uint32_t)pieces : kind->rest;
 }
 
 /* Copy a value; no byte of it is both source and target. Other threads may be told of it after that. */
 static inline void shm_copy(struct shm_copying *copying, void *to, const void *from, uint64_t size)
 {
-        uint8_t *target = (uint8_t *)to;
-        const uint8_t *source = (const uint8_t *)from;
-
-        if (size == 0) /* there may be no source */
-                return;
-        if (size >= SHM_COPY_LARGE && shm_copy_can_stream()) {
-                while (copying->tries < SHM_COPY_TRIES && size >= SHM_COPY_PIECE) {
-                        shm_copy_try(copying, target, source);
-                        target += SHM_COPY_PIECE;
-                        source += SHM_COPY_PIECE;
-                        size -= SHM_COPY_PIECE;
-                }
-                shm_copy_by(shm_copy_way(copying), target, source, size);
-                return;
-        }
-        memcpy(target, source, size);
+        if (size >= SHM_COPY_LARGE && shm_copy_can_stream())
+                shm_copy_large(shm_copy_kind_of(copying, size), (uint8_t *)to, (const uint8_t *)from, size);
+        else if (size != 0) /* there may be no source */
+                memcpy(to, from, size);
 }
 
 #endif /* SHM_ARENA_COPY_H */
