@@ -59,7 +59,7 @@ class LazyBoard:
     def _map(self, descriptor: int) -> Reader | None:
         with contextlib.suppress(ShmError, OSError):
             buffer = ADDRESS_SPACE.attach(
-                (self._host_id, 0),
+                (self._host_id, -self._address),  # no region's number; and of another board, another
                 descriptor,
                 self._address,
                 self._capacity,

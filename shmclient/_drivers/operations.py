@@ -16,6 +16,7 @@ from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Wait
 from shmclient._drivers import arenas
 from shmclient._drivers.answers import granted, leased, only, whole
+from shmclient._drivers.boards import living_board
 from shmclient._drivers.steps import Ask, Context, Fetch, Operation, Outcome, Remaining, Run
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import Creation
@@ -62,7 +63,7 @@ def get(context: Context, name: str, wait: Remaining, anywhere: bool) -> Operati
     if not grants[0].lease and mapped is not None:
         with contextlib.suppress(RegionClosed):  # another thread lets go of it
             value = mapped.value()
-            mapped.renew(grants[0])
+            mapped.renew(grants[0], (yield from living_board(context)))
             return value
     if not grants[0].lease:  # the last view went while the host was asked
         grants, owned = yield from _open(context, (name,), (), wait())
@@ -90,7 +91,7 @@ def get_other(
     if grants[0].lease:
         return map_value(context, grants[0], leased(context, grants, owned)[0], owned, anywhere, name)
     if last is not None:
-        last.renew(grants[0])
+        last.renew(grants[0], (yield from living_board(context)))
     return None
 
 
@@ -259,6 +260,7 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
         info = yield from stat(context, region.name)
     except RegionNotFound:
         return False
+    region._follow((yield from living_board(context)))  # for the next time
     return is_region_of(region, context.outbox.host_id, info.number)
 
 

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import operations
+from shmclient._drivers.boards import living_board
 from shmclient._drivers.steps import Context, Look, Next, Operation
 from shmclient._regions.mapped import Mapped
-from shmprotocol.errors import HostGone, InvalidArgument, RegionNotFound, RegionTimeout
+from shmprotocol.errors import InvalidArgument, RegionNotFound, RegionTimeout
 
 T = TypeVar("T")
 Fetched = tuple[Any, Mapped]  # a value, and the data about its mapping
@@ -29,16 +30,15 @@ def sleep_while_current(
     which is local to this process, is raised; so is HostGone. `fetch` is a name, and whether it may be mapped
     anywhere: then the next region may be fetched at once, and is returned.
     """
-    board = context.outbox.board
-    line = board.line(mapped.grant.line) if board is not None else 0
-    if board is None or not line:
-        return False
     while True:
+        board = yield from living_board(context)
+        line = board.line(mapped.grant.line) if board is not None else 0
+        if board is None or not line:
+            return False
+        if not mapped.follows(board):
+            mapped.renew(mapped.grant, board)
         changes = board.changes(line)  # before the look: a change after it ends the sleep at once
-        is_current = mapped._is_granted()
-        if is_current is None:
-            raise HostGone("the host is gone: its board has no owner any more")
-        if not is_current:
+        if not mapped._is_granted():  # or nobody knows but the host
             return True
         answer: Fetched | bool | None = yield Look(subscription, line, board.owner, changes, wait_s, *fetch)
         is_news = isinstance(answer, tuple) and answer[1].grant.region != mapped.grant.region

@@ -96,9 +96,14 @@ class Mapped(Current):
         self._table: dict[str, Mapped] | None = None
         self._board = board
 
-    def renew(self, grant: m.Grant) -> None:
-        """Take a grant that says that it is current still, perhaps with other rights."""
+    def renew(self, grant: m.Grant, board: Board | None) -> None:
+        """Take a grant that says that it is current still, perhaps with other rights or on another board."""
+        self._board = board or self._board
         follow_line(self, self._board, grant)
+
+    def follows(self, board: Board) -> bool:
+        """Whether it looks at this board."""
+        return self._board is board
 
     def is_superseded(self) -> bool:
         """Whether the board says that it is not current any more. False: it is, or the host must be asked."""

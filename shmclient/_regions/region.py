@@ -45,7 +45,7 @@ class RegionHandle(Current):
     _mapped: Mapped | None = None
     _buffer: Any = None
     _is_closed = False
-    _has_looked = False  # for its line on the board
+    _board: Board | None = None  # the one that it looks at, or tried to
     _client: Any = None
 
     def _start(self, grant: m.Grant, lease: Lease, owned: descriptors.Owned, anywhere: bool) -> None:
@@ -57,9 +57,9 @@ class RegionHandle(Current):
 
     def _follow(self, board: Board | None) -> bool:
         """Look at the line of the region from now on; False if there is none, or if it does so already."""
-        if self._has_looked:
+        if board is self._board:
             return False
-        self._has_looked = True
+        self._board = board
         return follow_line(self, board, self._grant)
 
     @property

@@ -44,6 +44,8 @@ def test_tags_are_the_published_numbers() -> None:
         "Attend": 19,
         "Survey": 20,
         "Restore": 21,
+        "Takeover": 22,
+        "FindBoard": 23,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -62,6 +64,7 @@ def test_tags_are_the_published_numbers() -> None:
         "ArenaMade": 142,
         "Surveyed": 143,
         "Restored": 144,
+        "BoardFound": 145,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import struct
@@ -58,6 +59,15 @@ class Writer:
     def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
         """Write the words of an arena."""
         lib.shm_board_set_arena(self.first + line * LINE_SIZE, ledgers, waiters, size)
+
+    def disown(self) -> None:
+        """Say that this host does not serve, until `own`."""
+        lib.shm_board_disown(self._owner)
+
+    def own(self) -> None:
+        """Say that it serves again. OSError: the C library cannot."""
+        if lib.shm_board_own(self._owner) != self._owner_at:
+            raise OSError(errno.ENOTSUP, "the mutex of the board cannot be locked again")
 
     def close(self) -> None:
         """Say that the host is gone, and unmap. Not in a forked child, which does not have the mapping."""

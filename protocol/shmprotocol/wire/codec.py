@@ -34,6 +34,8 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     19: m.Attend,
     20: m.Survey,
     21: m.Restore,
+    22: m.Takeover,
+    23: m.FindBoard,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,
@@ -52,6 +54,7 @@ REPLY_TAGS: dict[int, type[m.Message]] = {
     142: m.ArenaMade,
     143: m.Surveyed,
     144: m.Restored,
+    145: m.BoardFound,
 }
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}

@@ -165,6 +165,16 @@ class Connection:
         """Whether all that came has gone: neither bytes nor descriptors are left over."""
         return self._start == len(self._buffer) and not self._descriptors
 
+    @property
+    def rest(self) -> bytes:
+        """The bytes that are not yet part of a message."""
+        return bytes(self._buffer[self._start :])
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether descriptors wait for the rest of their frame."""
+        return bool(self._descriptors)
+
     def drain(self) -> list[int]:
         """Return the descriptors that no message has claimed; the caller closes them."""
         left = [descriptor for descriptor in self._descriptors if descriptor != LOST]

@@ -107,15 +107,17 @@ class Reading(list[tuple[bytes, list[Any], int, Any]]):
             close_all(_numbers(self[0][1]))
 
 
-def receive(sock: socket.socket, flags: int = 0, reading: Reading | None = None) -> tuple[bytes, Owned]:
-    """Read once, into a new `reading`; `b""` is EOF. The caller owns the descriptors.
+def receive(
+    sock: socket.socket, flags: int = 0, reading: Reading | None = None, size: int = _READ
+) -> tuple[bytes, Owned]:
+    """Read once, at most `size` bytes, into a new `reading`; `b""` is EOF. The caller owns the descriptors.
 
     If this process had no room for all of them (RLIMIT_NOFILE), those that arrived are followed by LOST, for
     `Connection.receive`; no bytes are lost. RemoteProtocolError if the peer sent more than 64; those that
     arrived are closed. Both show as MSG_CTRUNC.
     """
     reading = Reading() if reading is None else reading
-    reading.extend(map(sock.recvmsg, (_READ,), (_ANCILLARY,), (flags | _CLOEXEC,)))
+    reading.extend(map(sock.recvmsg, (size,), (_ANCILLARY,), (flags | _CLOEXEC,)))
     return taken(reading)
 
 

@@ -12,6 +12,9 @@ from shmprotocol.wire.arena_messages import ArenaMade as ArenaMade
 from shmprotocol.wire.arena_messages import Attend as Attend
 from shmprotocol.wire.arena_messages import Survey as Survey
 from shmprotocol.wire.arena_messages import Surveyed as Surveyed
+from shmprotocol.wire.handover_messages import BoardFound as BoardFound
+from shmprotocol.wire.handover_messages import FindBoard as FindBoard
+from shmprotocol.wire.handover_messages import Takeover as Takeover
 from shmprotocol.wire.items import Account as Account
 from shmprotocol.wire.items import ArenaInfo as ArenaInfo
 from shmprotocol.wire.items import Grant as Grant
@@ -30,6 +33,7 @@ VERSION = 4  # the newest that this package speaks
 VERSION_MIN = 1
 ARENA_VERSION = 3  # the first with arenas
 RESTORE_VERSION = 4  # the first in which clients hand back what a killed host has left
+HANDOVER_VERSION = 4  # the first whose hosts can take the place of another
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 
@@ -376,8 +380,8 @@ def descriptors_of(message: Message) -> int:
     """Return the number of descriptors that ride on the frame of a message."""
     if type(message) is Opened:
         return len([grant for grant in message.grants if grant.lease]) + (2 if message.ledger[1] else 0)
-    if type(message) is Welcome:
-        return 1 if message.board[1] else 0
+    if type(message) in (Welcome, BoardFound):
+        return 1 if message.board[1] else 0  # type: ignore[attr-defined]
     if type(message) is Published:
         return 1 + len(message.spares)
     if type(message) is ArenaMade:

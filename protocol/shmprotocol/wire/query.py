@@ -158,6 +158,7 @@ class Query:
         self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
         self._client = client
         self._windows: tuple[tuple[int, int], ...] = ()
+        self.version = m.VERSION_MIN  # of the wire, known inside of the block
         self._connection = Connection("client")
         self._socket: socket.socket | None = None
 
@@ -168,8 +169,14 @@ class Query:
         except BaseException:
             self.__exit__()
             raise
-        self._windows = welcome.windows
+        self._windows, self.version = welcome.windows, welcome.version
         return self
+
+    def detach(self) -> socket.socket:
+        """Return the socket, which is the caller's from then on; the host has sent nothing but replies."""
+        assert self._socket is not None, "call detach inside the `with` block"
+        sock, self._socket = self._socket, None
+        return sock
 
     def __exit__(self, *_: object) -> None:
         if self._socket is not None:
