@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import rich_click as click
@@ -37,11 +38,17 @@ from shmprotocol.cli import manual
     epilog=manual(
         "shmhost serve",
         "shmhost serve --socket /tmp/shm.sock --budget 4G",
+        "shmhost serve --takeover",
         "shmhost serve --metrics 127.0.0.1:9464 --log-format json",
     )
 )
+@click.option(
+    "--takeover",
+    is_flag=True,
+    help="Take the place of the host that runs at this socket, connections and all, with no failed request.",
+)
 @setting_options
-def serve(**options: Any) -> None:
+def serve(takeover: bool, **options: Any) -> None:
     """Run a host until SIGTERM or Ctrl-C.
 
     Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
@@ -53,7 +60,7 @@ def serve(**options: Any) -> None:
     _raise_open_files()
     listener = take_listener(os.environ, os.getpid())
     _shorten_pauses()
-    anyio.run(_serve, config, listener, backend_options=backend_options())
+    anyio.run(_serve, config, listener, takeover, backend_options=backend_options())
 
 
 def _raise_open_files() -> None:
@@ -79,11 +86,17 @@ def _shorten_pauses() -> None:
     sys.setswitchinterval(0.0001)  # seconds; 5 ms by default
 
 
-async def _serve(config: Config, listener: socket.socket | None) -> None:
-    host = Host(config, listener, Notifier(os.environ, os.getpid()))
+async def _serve(config: Config, listener: socket.socket | None, takes_over: bool) -> None:
+    host = Host(config, listener, Notifier(os.environ, os.getpid()), _leave, takes_over=takes_over)
     for end in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(end, host.stop)
     await host.serve()
+
+
+def _leave() -> NoReturn:
+    """End this process and touch nothing: what it has is another host's."""
+    logging.shutdown()
+    os._exit(0)
 
 
 @click.command(

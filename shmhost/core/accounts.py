@@ -117,6 +117,8 @@ class Share:
 
     def _refusal(self, count: int, freed: int = 0) -> str:
         """Return why an account gets no more; "" if it does."""
+        if self.account.is_adopting():
+            return ""
         self._book_guarantee()  # there was no room for it when there were too many others
         pool, uid = self.pool, self.account.uid
         after = self.used + count
@@ -154,6 +156,10 @@ class Account:
         self.files = Share(self, accounts.files)
         self.leases = Share(self, accounts.leases)
         self.connections = Share(self, accounts.connections)
+
+    def is_adopting(self) -> bool:
+        """Whether it gets what it had with another host, whatever the limits are here."""
+        return self._accounts.is_adopting
 
     def shares(self) -> tuple[Share, ...]:
         """Return all shares, the one that is empty last comes first."""
@@ -276,6 +282,7 @@ class Accounts:
         self.files.booked = totals.own_files
         self.leases = Pool(totals.leases, "leases", "Close regions that you do not need")
         self.connections = Pool(totals.files // CONNECTION_FILES, "connections", "Close some")
+        self.is_adopting = False  # what is taken was given by another host, so that no limit holds
         self._accounts: dict[int, Account] = {}
         self._privileged = frozenset(privileged)
         for uid in self._privileged:

@@ -147,6 +147,14 @@ class Creations:
             del self._regions[region.number]
             self._registry.abort(region)
 
+    def record(self) -> tuple[int, ...]:
+        """Return the numbers of the regions, for `resume`."""
+        return tuple(self._regions)
+
+    def resume(self, regions: Sequence[Region]) -> None:
+        """Take regions that the client began to create with another host."""
+        self._regions = {region.number: region for region in regions}
+
     def closing(self) -> Iterator[None]:
         """Undo all creations, one in each step."""
         self._spares.close()

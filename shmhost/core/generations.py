@@ -28,6 +28,14 @@ class Generations:
         """Start above the number that an earlier host stored."""
         self._floor = self._ceiling = ceiling
 
+    def record(self) -> tuple[int, int]:
+        """Return the floor and the ceiling, for `adopt`."""
+        return self._floor, self._ceiling
+
+    def adopt(self, floor: int, ceiling: int) -> None:
+        """Go on where another host stopped, which has stored this ceiling."""
+        self._floor, self._ceiling = floor, ceiling
+
     def next(self, current: int | None) -> int:
         """Return the successor of a name's current number; its first number if it has none.
 

@@ -61,6 +61,11 @@ def no_arenas(*_: object) -> NoReturn:
     raise Unsupported("this host has no arenas")
 
 
+def no_successor(*_: object) -> NoReturn:
+    """Refuse: a host that is part of a program ends with it."""
+    raise Unsupported("this host is part of a program: only one of `shmhost serve` can be taken over")
+
+
 class Spares(Protocol):
     """The spares of a client, which the host may take back."""
 
@@ -122,6 +127,7 @@ class Hub:
     make_control: Callable[[Owner], NewControl] = no_arenas
     expected: Expected | None = None  # regions of a host that was killed
     returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
+    check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve

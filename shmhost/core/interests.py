@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
@@ -86,6 +88,16 @@ class Interests:
         if wait is not None:
             self._count -= len(wait.open_names)
         return wait is not None
+
+    def record(self) -> tuple[tuple[m.Open, ...], tuple[tuple[int, str], ...]]:
+        """Return the waits and the watches, for `resume`."""
+        return tuple(self._waits.values()), tuple(self._watches.items())
+
+    def resume(self, waits: Iterable[m.Open], watches: Iterable[tuple[int, str]]) -> None:
+        """Take waits and watches that another host has admitted."""
+        self._waits = {request.id: request for request in waits}
+        self._watches = dict(watches)
+        self._count = len(self._watches) + sum(len(request.open_names) for request in self._waits.values())
 
     def clear(self) -> None:
         """Remove all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from shmhost.core.peers import Peer
@@ -126,6 +126,20 @@ class Leases:
         self._share.give(1)
         del self._regions[number], region.leases[number]
         region.tally.leases -= 1
+
+    def record(self) -> tuple[tuple[int, int, int], ...]:
+        """Return each lease with the number of its region, and since when it is, for `resume`."""
+        return tuple(
+            (lease, region.number, region.leases[lease][1]) for lease, region in self._regions.items()
+        )
+
+    def resume(self, leases: Iterable[tuple[int, Region, int]]) -> None:
+        """Take leases that another host has granted, whatever the limits say."""
+        for lease, region, since_ns in leases:
+            region.leases[lease] = self._peer, since_ns
+            region.tally.leases += 1
+            self._regions[lease] = region
+            self._share.add(1)
 
     def _lease(self, region: Region) -> int:
         lease = self._registry.lease(region, self._peer)

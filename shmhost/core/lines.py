@@ -35,6 +35,16 @@ class Lines:
         self._users[line] = 1
         return line
 
+    def resume(self, users: dict[int, int]) -> None:
+        """Take lines with so many users each, when none was given yet."""
+        self._users = dict(users)
+        self._next = max(users, default=0) + 1
+        self._free = deque(line for line in range(1, self._next) if line not in users)
+
+    def used(self) -> list[int]:
+        """Return the lines that have users."""
+        return list(self._users)
+
     def share(self, line: int) -> int:
         """Return a line that has users, with one more."""
         self._users[line] += 1

@@ -159,6 +159,13 @@ class Memfd:
         memory_object._writer = -1
         return memory_object
 
+    @classmethod
+    def taken(cls, capacity: int, reader: int, writer: int, is_spare: bool) -> Memfd:
+        """Return an object of another host, which owns these descriptors from then on; -1: it has none."""
+        memory_object = cls.of(capacity, reader)
+        memory_object._writer, memory_object.is_spare = writer, is_spare
+        return memory_object
+
     def close(self) -> None:
         """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
         for descriptor in self._open():
@@ -217,15 +224,22 @@ class PosixShm:
             raise refusal_of(error, f"make a file of {capacity} bytes in {SHM_FOLDER}") from None
 
     @classmethod
-    def of(cls, name: str, capacity: int, names: ShmNames, reader: int) -> PosixShm:
-        """Return a published object, perhaps of an earlier host; it owns its only descriptor from then on."""
+    def of(
+        cls, name: str, capacity: int, names: ShmNames, reader: int, writer: int = -1, path: str = ""
+    ) -> PosixShm:
+        """Return an object of an earlier host, which owns its descriptors; published unless it has a path."""
         memory_object = cls.__new__(cls)
         memory_object.capacity = capacity
-        memory_object._reader, memory_object._writer = reader, -1
+        memory_object._reader, memory_object._writer = reader, writer
         memory_object._names = names
-        memory_object._path = memory_object._final = names.path_of(name)
+        memory_object._final = names.path_of(name)
+        memory_object._path = Path(path) if path else memory_object._final
         names.adopt(memory_object._final, reader)
         return memory_object
+
+    def path(self) -> str:
+        """Return where it is: under its own name once it is published."""
+        return str(self._path)
 
     def flag(self, seal: Seal) -> int:
         """Return the header flag that says that nothing protects this object."""

@@ -70,7 +70,7 @@ class Registry:
     names: list[str] = field(default_factory=list)  # of `current`, sorted
     order: list[int] = field(default_factory=list)  # the numbers of `regions`, sorted
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    _lease_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    lease_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def create(self, request: m.Create, peer: Peer) -> Region:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
@@ -259,7 +259,7 @@ class Registry:
 
     def lease(self, region: Region, peer: Peer, now_ns: int | None = None) -> int:
         """Record that a peer may have a region mapped, from now on; return the number of the lease."""
-        number = next(self._lease_numbers)
+        number = next(self.lease_numbers)
         region.leases[number] = (peer, self.clock() if now_ns is None else now_ns)
         region.tally.leases += 1
         return number

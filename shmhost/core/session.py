@@ -28,6 +28,8 @@ from shmhost.core.regions import Region
 from shmhost.core.returns import Returns
 from shmhost.core.small_puts import SmallPuts
 from shmhost.core.spares import Spares
+from shmhost.core.state_records import SessionRecord
+from shmhost.core.successors import find_board, hand_over
 from shmhost.core.surveying import survey
 from shmhost.core.work import Steps
 from shmprotocol.abi.header import KIND_ARENA
@@ -68,7 +70,7 @@ class Session:
         self._greeted = False
         self._version = m.VERSION_MIN
         self._leases = Leases(self._registry, peer, send)
-        spares = Spares(hub, peer)
+        self._spares = spares = Spares(hub, peer)
         self._creations = Creations(hub, peer, self._leases, spares, send)
         self._filled_puts = FilledPuts(hub, peer, self._creations, self._leases, spares)
         self._small_puts = SmallPuts(hub, peer, self._leases)
@@ -76,6 +78,11 @@ class Session:
         self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests()
         self._descriptors: Sequence[int] = ()  # of the message that is being handled
+
+    @property
+    def version(self) -> int:
+        """The version of the wire; the lowest as long as the client has not said Hello."""
+        return self._version
 
     @property
     def listening(self) -> int:
@@ -160,6 +167,32 @@ class Session:
             self._fail(number, error)
             left = None
         return (releases, "assign") if left is None else (releases, "assign", self._guarded(number, left))
+
+    def record(self) -> SessionRecord:
+        """Return the state, for `resume`; while no Work is under way."""
+        peer = self.peer
+        waits, watches = self._interests.record()
+        return SessionRecord(
+            (peer.uid, peer.gid, peer.pid, tuple(peer.groups)),
+            self._greeted,
+            self._version,
+            self._leases.record(),
+            self._creations.record(),
+            *self._spares.record(),
+            waits,
+            watches,
+        )
+
+    def resume(self, record: SessionRecord) -> None:
+        """Be the session of another host, whose regions are in the registry."""
+        find = self._registry.regions.__getitem__
+        self._greeted, self._version = record.is_greeted, record.version
+        self._leases.resume((lease, find(number), since) for lease, number, since in record.leases)
+        self._creations.resume(list(map(find, record.creations)))
+        self._spares.resume(record.reserved, [(find(number), since) for number, since in record.spares])
+        self._interests.resume(map(m.Open._make, record.waits), record.watches)
+        if self._interests:
+            self._hub.listeners.add(self)
 
     def take_used_ledger(self) -> Ledger | None:
         """Return the ledger if the client may use values of arenas still; it is the caller's from then on."""
@@ -352,5 +385,7 @@ class Session:
         m.Arena: lambda self, request: self._ownerships.make(request),
         m.Attend: _attend,
         m.Restore: _restore,
+        m.Takeover: lambda self, request: hand_over(self._hub, self.peer, request, self._send),
+        m.FindBoard: lambda self, request: find_board(self._registry, request, self._send),
         m.Survey: lambda self, request: survey(self._registry, self.peer, request, self._send),
     }

@@ -7,7 +7,7 @@ the registry's clock says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
@@ -68,6 +68,21 @@ class Spares:
         for region in regions:
             self._regions[region.number] = region, self._hub.registry.clock()
         if self._regions and not self._is_closed:
+            self._hub.spares.add(self)
+            self._hub.note_spares()
+
+    def record(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Return what is reserved, and the number of each spare with its time, for `resume`."""
+        return self._reserved, tuple((number, since) for number, (_, since) in self._regions.items())
+
+    def resume(self, reserved: int, spares: Iterable[tuple[Region, int]]) -> None:
+        """Take the spares that the client has from another host, and what that has reserved for it."""
+        self._reserved = reserved
+        if reserved:
+            self._hub.reserved[self._peer.uid] += reserved
+        for region, since in spares:
+            self._regions[region.number] = region, since
+        if self._regions:
             self._hub.spares.add(self)
             self._hub.note_spares()
 

@@ -37,6 +37,10 @@ Steps = Generator[Work, Any, None]
 # Yielded in the middle of something long, so that others go first.
 PAUSE = Work(lambda: None, is_quick=True)
 
+# Yielded by a session whose client is the host's successor: wait until nothing is under way; pass all on.
+SETTLE = Work(lambda: None, is_quick=False)
+PASS_ON = Work(lambda: None, is_quick=False)
+
 Run = Callable[[Iterator[None]], None]  # does a work, with others between its steps if it is long
 
 

@@ -45,6 +45,7 @@ class SharedBoard:
     def __init__(self, span: Span, window: Window, lines: int, now_ns: int) -> None:
         self._lines = Lines(lines)
         self.names = lines - 1
+        self.span = span
         size = HEADER_SIZE + memory.size_of(lines)
         capacity = page_up(size)
         self.range = (span.address, capacity)
@@ -93,6 +94,20 @@ class SharedBoard:
     def set_arena(self, line: int, ledgers: int, waiters: int, size: int) -> None:
         """Write the words of an arena."""
         self._memory.set_arena(line, ledgers, waiters, size)
+
+    def adopt_lines(self, users: dict[int, int]) -> None:
+        """Go on with the lines of another host's board, which have so many users each."""
+        self._lines.resume(users)
+
+    def hand_over(self) -> None:
+        """Say that nobody knows what is current but the host; nothing is said on this board from then on."""
+        self._memory.disown()  # first: a line without a region means something as long as the host lives
+        for line in self._lines.used():
+            self._memory.set(line, 0, 0)
+
+    def take_back(self) -> None:
+        """Serve again after `hand_over`; the lines are without a word."""
+        self._memory.own()
 
     def close(self) -> None:
         """Say that the host is gone, and give everything back. Clients keep what they have mapped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -11,12 +12,16 @@ import secrets
 import socket
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from shmprotocol.errors import HostError
+from shmprotocol.native import builtins
 from shmprotocol.wire.names import MAX_GENERATION
 
 LOG = logging.getLogger("shmhost")
+
+_STREAM = int(socket.SOCK_STREAM) | int(socket.SOCK_NONBLOCK)  # the second says that it never waits already
 
 BACKLOG = 1024
 _DIGITS = 20  # of the count in a lock's file, which is overwritten in place
@@ -40,6 +45,7 @@ class Lock:
         self._path = path
         self._cure = cure
         self._descriptor = -1  # -1: not held
+        self._is_shared = False  # with another host, whose lock it is
         self.starts: int = 0  # before this one
         self.ceiling: int | None = 0  # the last stored one; None: the stored one cannot be used
         self._records = [0, 0]
@@ -68,6 +74,20 @@ class Lock:
             return secrets.token_hex(8)  # no lock: nothing is the same then
         status = os.fstat(self._descriptor)
         return f"{status.st_dev:x}-{status.st_ino:x}"
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the lock's; -1: it is not held."""
+        return self._descriptor
+
+    def share(self, descriptor: int) -> None:
+        """Hold the lock of another host by a descriptor of its open file, until `own`; -1: that has none."""
+        self._descriptor, self._is_shared = descriptor, True
+        if descriptor >= 0:
+            self._read()
+
+    def own(self) -> None:
+        """Be the one that releases it: the other host is gone."""
+        self._is_shared = False
 
     def count(self) -> None:
         """Note that a host has started, if the lock is held. OSError: there is no space for it."""
@@ -118,7 +138,10 @@ class Lock:
     def release(self) -> None:
         """Release the lock. May be called again."""
         if self._descriptor >= 0:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a forked child may have a copy of the descriptor
+            if not self._is_shared:
+                fcntl.flock(
+                    self._descriptor, fcntl.LOCK_UN
+                )  # a forked child may have a copy of the descriptor
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -145,9 +168,22 @@ class SocketFile:
         self._mode = mode
         self._cure = cure
         self._listener: socket.socket | None = None
+        self._is_shared = False
         self.lock: Lock = Lock(path, cure)
 
+    def share(self, listener: socket.socket, lock: int) -> None:
+        """Be given the socket of another host, by a descriptor of its own, before the block; until `own`."""
+        self._listener, self._is_shared = listener, True
+        self.lock.share(lock)
+
+    def own(self) -> None:
+        """Be the one that removes the file: the other host is gone."""
+        self._is_shared = False
+        self.lock.own()
+
     def __enter__(self) -> socket.socket:
+        if self._listener is not None:
+            return self._listener
         try:
             self._make_folders()
             self.lock.take()
@@ -162,7 +198,8 @@ class SocketFile:
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        if not self._is_shared:
+            self._path.unlink(missing_ok=True)
         self._release()
 
     def _make_folders(self) -> None:
@@ -195,3 +232,32 @@ class SocketFile:
         if self._listener is not None:
             self._listener.close()
         self.lock.release()
+
+
+@contextlib.contextmanager
+def inherited(listener: socket.socket, socket_file: SocketFile) -> Iterator[socket.socket]:
+    """Yield an inherited listener, with the lock of its path if that is available; close both at the end.
+
+    A host that is started by hand at the same path is then refused.
+    """
+    with listener:
+        try:
+            if socket_file.lock.fileno() < 0:
+                socket_file.lock.take()
+        except (OSError, HostError) as error:
+            LOG.warning("there is no lock: %s", error)
+            socket_file.lock.release()
+        try:
+            yield listener
+        finally:
+            socket_file.lock.release()
+
+
+def accepted(listener: socket.socket) -> socket.socket:
+    """Accept a connection that never waits, as `socket.accept` does; that takes twice as long."""
+    descriptor = builtins.accept_now(listener.fileno())
+    try:
+        return socket.socket(socket.AF_UNIX, _STREAM, 0, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise

@@ -24,7 +24,7 @@ from shmhost.core.work import Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.outbox import LATER, RETRY_S
 from shmhost.serving.unread import Share, Unread
-from shmhost.serving.workers import Outcome, attempt
+from shmhost.serving.workers import Outcome, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import ARENA_FORGET, ARENA_LEDGER
@@ -66,7 +66,7 @@ class ArenaLink:
         self._count = 0  # messages that were ever queued: the keys
         self._unsent: dict[int, int] = {}  # keys of the messages about new ledgers, by their numbers
         self._working = self._closing = self._is_reading = False
-        self._take_back: Callable[[], bool] = _cannot
+        self._take_back: Callable[[], bool] = cannot
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
         self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -127,7 +127,7 @@ class ArenaLink:
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with the steps of a message after their Work was carried out elsewhere."""
         self._working = False
-        self._take_back = _cannot
+        self._take_back = cannot
         self._drive(steps, outcome)
         if self._working:
             return
@@ -139,7 +139,7 @@ class ArenaLink:
     def _finish(self) -> None:
         self._owner.ended()
         self._on_closed(self)
-        self._take_back = _cannot
+        self._take_back = cannot
         del self._owner  # it has this link, as the Work to be taken back has: a cycle
 
     def _read(self, is_reading: bool) -> None:
@@ -260,10 +260,6 @@ class ArenaLink:
         uid, pid = self.peer.uid, self.peer.pid
         LOG.warning("dropped the owner of an arena, uid %d pid %d: %s", uid, pid, why, extra={"uid": uid})
         self.close()
-
-
-def _cannot() -> bool:
-    return False
 
 
 def _do_nothing() -> None:

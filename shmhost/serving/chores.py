@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter_ns
@@ -26,8 +27,12 @@ class Chores:
         if len(self._queue) == 1:
             self._do()
 
-    def _do(self) -> None:
-        ends_ns = perf_counter_ns() + SLICE_NS
+    def finish(self) -> None:
+        """Do all of them now."""
+        self._do(math.inf)
+
+    def _do(self, slice_ns: float = SLICE_NS) -> None:
+        ends_ns = perf_counter_ns() + slice_ns
         while self._queue:
             try:
                 for _ in self._queue[0]:

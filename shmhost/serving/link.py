@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import socket
@@ -25,9 +24,9 @@ from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.intake import Intake
 from shmhost.serving.lingering import Lingering
-from shmhost.serving.outbox import Outbox
+from shmhost.serving.outbox import Outbox, packed_welcome
 from shmhost.serving.unread import Share
-from shmhost.serving.workers import Outcome, attempt
+from shmhost.serving.workers import Outcome, attempt, cannot, later
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
@@ -56,12 +55,10 @@ class Link:
         "_began_ns",
         "_closer",
         "_closing",
-        "_connection",
-        "_deadline",
         "_deaths",
-        "_intake",
         "_is_dropped",
         "_is_finished",
+        "_is_held",
         "_is_inside_frame",
         "_is_paused",
         "_lingering",
@@ -69,15 +66,18 @@ class Link:
         "_meter",
         "_on_closed",
         "_operation",
-        "_outbox",
-        "_pidfd",
         "_refused",
-        "_sock",
         "_start_work",
         "_take_back",
         "_working",
+        "connection",
+        "deadline",
+        "intake",
+        "outbox",
         "peer",
+        "pidfd",
         "session",
+        "socket",
     )
 
     def __init__(
@@ -96,40 +96,41 @@ class Link:
         may_return: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sock = sock
+        self.socket = sock
         self._refused = descriptors.are_refused(sock)
-        self._intake = Intake(sock) if may_return else None  # None: no descriptors come
+        self.intake = Intake(sock) if may_return else None  # None: no descriptors come
         self._closer = closer
-        self._pidfd = pidfd
+        self.pidfd = pidfd
         self._deaths = deaths
         self._lingering = lingering
-        self._connection = Connection("host")
+        self.connection = Connection("host")
         if may_return:
-            self._connection.allow_descriptors(MAX_DESCRIPTORS)
+            self.connection.allow_descriptors(MAX_DESCRIPTORS)
         self._meter = meter
         self._operation = ""  # the request that is being carried out, and since when
         self._began_ns = 0
         self._start_work = start_work
         self._on_closed = on_closed
-        self._outbox = Outbox(sock, share, self._all_sent, self._end)
-        self._deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
+        self.outbox = Outbox(sock, share, self._all_sent, self._end)
+        self.deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
         self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
         self._is_paused = False  # the loop does not watch the socket for what comes
-        self._take_back: Callable[[], bool] = _cannot
+        self._take_back: Callable[[], bool] = cannot
         self._closing = False
         self._is_dropped = False
         self._is_finished = False
+        self._is_held = False  # it reads nothing until `release`
         self._begin(make_session)
         self.peer: Peer = self.session.peer
-        self._deadline.start()  # until Hello has come
+        self.deadline.start()  # until Hello has come
 
     def _begin(self, make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session]) -> None:
         try:
             self.session: Session = make_session(self.send)
         except BaseException:  # the client may have no more connections
-            if self._pidfd is not None:
-                os.close(self._pidfd)
+            if self.pidfd is not None:
+                os.close(self.pidfd)
             raise
         try:
             self._watch()
@@ -139,12 +140,12 @@ class Link:
 
     def _watch(self) -> None:
         try:
-            self._loop.add_reader(self._sock, self._readable)
-            if self._pidfd is not None:
+            self._loop.add_reader(self.socket, self._readable)
+            if self.pidfd is not None:
                 # The process is gone even if a child that it forked still holds the socket.
-                self._deaths.watch(self._pidfd, self.close)
+                self._deaths.watch(self.pidfd, self.close)
         except OSError:  # the kernel cannot watch one more: the socket stays the caller's
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self.socket)
             raise
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
@@ -154,46 +155,63 @@ class Link:
         """
         if self._closing:
             return
-        self._outbox.send(_packed(message) if type(message) is Welcome else pack(message), fds)
+        self.outbox.send(packed_welcome(message) if type(message) is Welcome else pack(message), fds)
 
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with a session's steps after their Work was carried out elsewhere."""
         self._working = False
-        self._take_back = _cannot
+        self._take_back = cannot
         if self._drive(steps, outcome):
             if self._closing:
                 self._finish()
                 return
             self._meter.add(self._operation, perf_counter_ns() - self._began_ns)
-            if self._outbox.is_empty:
+            if self.outbox.is_empty:
                 self._go_on()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a Work of the session is under way, or descriptors wait for the rest of their frame."""
+        return self._working or self.connection.has_descriptors
+
+    def hold(self) -> None:
+        """Read nothing more, and handle no message that is here, until `release`."""
+        self._is_held = True
+        self._pause()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._is_held = False
+        self._is_inside_frame = self.connection.is_inside_frame
+        if not (self._closing or self._working) and self.outbox.is_empty:
+            self._go_on()
 
     def close(self) -> None:
         """Close the socket and give back what the session holds, at once or after its Work."""
         if self._closing:
             return
         self._closing = True
-        self._loop.remove_reader(self._sock)
-        self._deadline.end()
+        self._loop.remove_reader(self.socket)
+        self.deadline.end()
         self._let_process_go()
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.socket.shutdown(socket.SHUT_RDWR)
         # Nothing that came can make the close wait, if descriptors are refused.
-        self._closer.close_descriptors(self._connection.drain())
-        self._outbox.close(self._sock.close if self._refused else lambda: self._closer.close(self._sock))
+        self._closer.close_descriptors(self.connection.drain())
+        self.outbox.close(self.socket.close if self._refused else lambda: self._closer.close(self.socket))
         if not self._working or self._take_back():
             self._finish()
 
     def _let_process_go(self) -> None:
         """Watch the process no more, unless it was dropped, lives on, and uses values of arenas still."""
-        if self._pidfd is None:
+        if self.pidfd is None:
             return
         ledger = self.session.take_used_ledger() if self._is_dropped else None
         if ledger is None:
-            self._deaths.forget(self._pidfd)
+            self._deaths.forget(self.pidfd)
         else:
-            self._lingering.keep(ledger, self._pidfd)
+            self._lingering.keep(ledger, self.pidfd)
 
     def _finish(self) -> None:
         if self._is_finished:  # closed by the outcome of its own Work, and by the caller that resumed it
@@ -206,12 +224,14 @@ class Link:
     def _pause(self) -> None:
         if not self._is_paused:
             self._is_paused = True
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self.socket)
 
     def _go_on(self) -> None:
+        if self._is_held:
+            return
         if self._is_paused:
             self._is_paused = False
-            self._loop.add_reader(self._sock, self._readable)
+            self._loop.add_reader(self.socket, self._readable)
         if self._is_inside_frame:
             self._pump()
 
@@ -221,10 +241,10 @@ class Link:
             return
         numbers: list[int] = []
         try:
-            if self._intake is None:
-                data = descriptors.receive_data(self._sock, refused=self._refused)
+            if self.intake is None:
+                data = descriptors.receive_data(self.socket, refused=self._refused)
             else:
-                data, numbers = self._intake.receive()
+                data, numbers = self.intake.receive()
         except BlockingIOError:
             return
         except RemoteProtocolError as error:
@@ -236,24 +256,24 @@ class Link:
         if not data:
             self.close()
             return
-        if self._intake is not None:
-            self._connection.receive(data, numbers)
+        if self.intake is not None:
+            self.connection.receive(data, numbers)
             self._pump()
             self._end_intake()
-        elif self._is_inside_frame or self._outbox.queue or not self._answer(data):
-            self._connection.receive(data)
+        elif self._is_inside_frame or self.outbox.queue or not self._answer(data):
+            self.connection.receive(data)
             self._pump()
 
     def _end_intake(self) -> None:
-        if self._intake is not None and self._intake.is_done:
-            self._intake, self._refused = None, True
-            self._connection.allow_descriptors(0)
+        if self.intake is not None and self.intake.is_done:
+            self.intake, self._refused = None, True
+            self.connection.allow_descriptors(0)
 
     def _answer(self, data: bytes) -> bool:
         """Answer the most frequent requests without unpacking them; False: they are something else."""
         began_ns = perf_counter_ns()
         try:
-            done = self.session.answer(data, self._outbox.send)
+            done = self.session.answer(data, self.outbox.send)
         except RemoteProtocolError as error:
             self._drop(error)
             return True
@@ -263,12 +283,12 @@ class Link:
         if done is None:
             return False
         if len(done) == 3:
-            self._deadline.stop()
+            self.deadline.stop()
             self._operation, self._began_ns = done[1], began_ns
             if not self._drive(done[2], (None, None)):
                 return True
         self._meter.add_answers(done[0], done[1], perf_counter_ns() - began_ns)
-        if self._outbox.queue:
+        if self.outbox.queue:
             self._pause()
         return True
 
@@ -276,8 +296,8 @@ class Link:
         """Handle received frames, until a Work or a slow client makes the rest wait."""
         turn_ends_ns = perf_counter_ns() + TURN_NS
         try:
-            for message, numbers in self._connection.messages():
-                self._deadline.stop()
+            for message, numbers in self.connection.messages():
+                self.deadline.stop()
                 self._operation, self._began_ns = type(message).__name__.lower(), perf_counter_ns()
                 steps = self._handle(message, numbers)
                 if steps is not None and not self._drive(steps, (None, None)):
@@ -286,29 +306,29 @@ class Link:
                     return
                 now_ns = perf_counter_ns()
                 self._meter.add(self._operation, now_ns - self._began_ns)
-                if not self._outbox.is_empty:
+                if not self.outbox.is_empty:
                     self._pause()
                     return
-                if now_ns > turn_ends_ns and self._connection.is_inside_frame:  # now the others
+                if now_ns > turn_ends_ns and self.connection.is_inside_frame:  # now the others
                     self._pause()
                     self._loop.call_soon(self._take_turn)
                     return
             # All is handled, so the rest of a frame is the client's to send. A later byte of it gives no
             # more time, and the first of the stream does not either: its deadline runs already.
-            if self._connection.is_inside_frame and not self._deadline.is_running:
-                self._deadline.start()
+            if self.connection.is_inside_frame and not self.deadline.is_running:
+                self.deadline.start()
         except RemoteProtocolError as error:
             self._drop(error)
         except Exception:
             self._fault()
         finally:
-            self._is_inside_frame = self._connection.is_inside_frame
+            self._is_inside_frame = self.connection.is_inside_frame
 
     def _handle(self, message: Message, numbers: list[int]) -> Steps | None:
-        if self._intake is None:
+        if self.intake is None:
             return self.session.handle(message)
         if type(message) not in (Hello, Restore):
-            self._intake.end()
+            self.intake.end()
         try:
             return self.session.handle(message, numbers)
         finally:
@@ -320,7 +340,7 @@ class Link:
 
     def _take_turn(self) -> None:
         # With something in the outbox, or a Work under way, their end goes on reading.
-        if self._outbox.is_empty and not (self._closing or self._working):
+        if self.outbox.is_empty and not (self._closing or self._working):
             self._go_on()
 
     def _drive(self, steps: Steps, outcome: Outcome) -> bool:
@@ -329,9 +349,11 @@ class Link:
             while True:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
-                if work is PAUSE or not work.is_quick:
-                    start = self._resume_later if work is PAUSE else self._start_work
-                    started = start(self, steps, work)
+                if work is PAUSE:
+                    self._working, self._take_back = True, later(self._loop, steps, self.resume)
+                    return False
+                if not work.is_quick:
+                    started = self._start_work(self, steps, work)
                     if not isinstance(started, tuple):
                         self._working, self._take_back = True, started
                         return False
@@ -345,16 +367,6 @@ class Link:
         except Exception:
             self._fault()
         return True
-
-    def _resume_later(self, _link: Link, steps: Steps, _work: Work) -> Callable[[], bool]:
-        handle = self._loop.call_soon(self.resume, steps, (None, None))
-
-        def take_back() -> bool:
-            handle.cancel()
-            steps.close()
-            return True
-
-        return take_back
 
     def _fault(self) -> None:
         """Handle a bug or a broken system: only this client loses its connection."""
@@ -383,13 +395,3 @@ class Link:
     def _all_sent(self) -> None:
         if not self._working:
             self._go_on()
-
-
-@functools.lru_cache(maxsize=4)
-def _packed(welcome: Welcome) -> bytes:
-    """Return the frame of a Welcome: clients of one user get the same one, as the first answer of each."""
-    return pack(welcome)
-
-
-def _cannot() -> bool:
-    return False

@@ -15,13 +15,14 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import anyio
 import anyio.to_thread
 
+from shmhost.core.hub import Hub
 from shmhost.core.meter import BOUNDS
 from shmhost.machine.socket_file import SocketFile
 from shmhost.settings.config import metrics_address
@@ -45,6 +46,15 @@ class Snapshot(NamedTuple):
     measured: Measured
     latencies: dict[str, tuple[list[int], int]]
     windows: list[tuple[int, int, int]]
+
+
+def snapshot_of(hub: Hub) -> Snapshot:
+    """Take a snapshot, in the thread of the host."""
+    return Snapshot(
+        hub.measure(0),
+        {name: (list(latency.counts), latency.total_ns) for name, latency in hub.meter.latencies.items()},
+        [(window.base, window.size, window.free()) for window in hub.registry.allocator.windows],
+    )
 
 
 class Collector:
@@ -133,22 +143,26 @@ def _gauges(name: str, text: str, label: str, values: Iterable[tuple[object, int
 
 
 @contextlib.asynccontextmanager
-async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> AsyncIterator[None]:
+async def serving(
+    address: str, mode: int, snapshot: Callable[[], Snapshot], given: Sequence[int] = ()
+) -> AsyncIterator[tuple[int, ...]]:
     """Serve the metrics at an address while the block runs; not at all where the address is empty.
 
-    `mode` is that of a socket file; `snapshot` is called in the event loop. HostError: prometheus_client is
-    missing, or the address is not available.
+    `mode` is that of a socket file; `snapshot` is called in the event loop. Yields descriptors that another
+    host can be `given` to go on at the same address: those of the listener, and of the lock of its file.
+    HostError: prometheus_client is missing, or the address is not available.
     """
     if not address:
-        yield
+        yield ()
         return
-    with _listening(address, mode) as listener:
-        server = _Server(listener, _application(asyncio.get_running_loop(), snapshot))
+    application = _application(asyncio.get_running_loop(), snapshot)
+    with _listening(address, mode, given) as (listener, lock):
+        server = _Server(listener, application)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
         thread.start()
         LOG.info("metrics at %s", address)
         try:
-            yield
+            yield listener.fileno(), lock
         finally:
             # Not in the loop: a scrape under way waits for its snapshot.
             with anyio.CancelScope(shield=True):
@@ -157,30 +171,40 @@ async def serving(address: str, mode: int, snapshot: Callable[[], Snapshot]) -> 
 
 
 @contextlib.contextmanager
-def _listening(address: str, mode: int) -> Iterator[socket.socket]:
+def _listening(address: str, mode: int, given: Sequence[int]) -> Iterator[tuple[socket.socket, int]]:
     target = metrics_address(address)
     assert target is not None
     if isinstance(target, str):
-        with SocketFile(target, mode, "choose another --metrics") as listener:
-            yield listener
+        file = SocketFile(target, mode, "choose another --metrics")
+        if given:
+            file.share(socket.socket(fileno=given[0]), given[1])
+            file.own()
+        with file as listener:
+            yield listener, file.lock.fileno()
         return
     family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
     try:
-        listener = socket.create_server(target, family=family)
+        listener = socket.socket(fileno=given[0]) if given else socket.create_server(target, family=family)
     except OSError as error:
         raise HostError(
             f"cannot serve metrics at {address}: {error.strerror}; choose another --metrics"
         ) from error
     with listener:
         listener.setblocking(False)
-        yield listener
+        yield listener, -1
+
+
+def load() -> None:
+    """Load what serving takes, which takes a while. HostError: it is missing."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        raise HostError("--metrics needs prometheus_client: pip install 'shmhost[metrics]'") from None
 
 
 def _application(loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapshot]) -> Any:
-    try:
-        from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
-    except ImportError:
-        raise HostError("--metrics needs prometheus_client: pip install 'shmhost[metrics]'") from None
+    load()
+    from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
     registry = CollectorRegistry()
     registry.register(Collector(lambda: _call_in(loop, snapshot)))

@@ -121,6 +121,20 @@ class Notifier:
         with _logged():
             self._interval_s = watchdog_interval_s(environ, pid)
 
+    def record(self) -> tuple[bytes, float]:
+        """Return where to send and how often, for `resume`; b"" and 0: nowhere and never."""
+        return self._address or b"", self._interval_s or 0.0
+
+    def resume(self, address: bytes, interval_s: float) -> None:
+        """Send where another host of the same service did, unless this process was told where."""
+        if self._address is None and address:
+            self._address = address
+            self._interval_s = interval_s or None
+
+    def hand_over(self, pid: int) -> None:
+        """Say that another process is the service from now on."""
+        self._send(f"MAINPID={pid}")
+
     @contextlib.contextmanager
     def serving(self, loop: asyncio.AbstractEventLoop, status: str) -> Iterator[None]:
         """Say READY, then WATCHDOG from the loop's own timer, and STOPPING at the end of the block.

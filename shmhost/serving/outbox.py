@@ -1,22 +1,26 @@
 """Frames on their way to one client: sent at once, or queued while the client is slow. Never waits.
 
-Knows no message and no session. It owns copies of the descriptors that are queued; the socket is its link's.
+Knows no session. It owns copies of the descriptors that are queued; the socket is its link's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from shmhost.core.state_records import Frame
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.unread import Share, Unread
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
+from shmprotocol.wire.connection import pack
+from shmprotocol.wire.messages import Welcome
 
 LOG = logging.getLogger("shmhost")
 
@@ -87,6 +91,20 @@ class Outbox:
         sent = 0 if self.queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
+
+    def record(self, give: Callable[[int], int]) -> tuple[tuple[Frame, ...], tuple[int, int]]:
+        """Return what is queued, and what is unread, for `resume`; descriptors as `give` tells them."""
+        return tuple((data, tuple(map(give, fds))) for data, fds in self.queue), self._unread.record()
+
+    def resume(self, queue: Iterable[tuple[bytes, list[int]]], unread: tuple[int, int]) -> None:
+        """Go on with the queue of another host, whose descriptors are this outbox's from then on."""
+        self._unread.resume(*unread)
+        for data, fds in queue:
+            self.queue.append((data, fds))
+            self._grow(len(data) + FRAME_OVERHEAD)
+        if self.queue:
+            self._start_stall()
+            self._wait_for_room()
 
     def close(self, close_socket: Callable[[], None]) -> None:
         """Drop the queue, stop watching the socket, and have it closed once its descriptors are read."""
@@ -233,3 +251,9 @@ def _copies(fds: Sequence[int]) -> list[int]:
         descriptors.close_all(copies)
         raise
     return copies
+
+
+@functools.lru_cache(maxsize=4)
+def packed_welcome(welcome: Welcome) -> bytes:
+    """Return the frame of a Welcome: clients of one user get the same one, as the first answer of each."""
+    return pack(welcome)

@@ -10,7 +10,10 @@ import logging
 from shmhost.core.expected import Expected
 from shmhost.core.generations import numbers
 from shmhost.core.hub import Hub
+from shmhost.core.records import Record
 from shmhost.core.regions import Region
+from shmhost.machine.returned import Returnables
+from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import Lock
 from shmhost.machine.state_file import StateFile, open_state
 from shmprotocol.wire.names import ChangeKind, State
@@ -28,17 +31,57 @@ def take_up(path: str, lock: Lock, hub: Hub) -> StateFile | None:
     state = open_state(path, lock)
     if state is None:
         return None
-    registry = hub.registry
     hub.host = f"{state.family}.{state.starts}"
-    registry.numbers = numbers(state.first_number, state.store_number)
+    hub.registry.numbers = numbers(state.first_number, state.store_number)
+    _expect(hub, state, state.records)
+    return state
+
+
+def names_of(lock: Lock) -> ShmNames:
+    """Return the names in /dev/shm of the host with this lock."""
+    return ShmNames(f"shmhost-{lock.identity()}")
+
+
+def find_names(lock: Lock, hub: Hub) -> ShmNames:
+    """Return the names in /dev/shm, without those of a predecessor that nobody can hand back."""
+    names = names_of(lock)
+    names.sweep(hub.expected.has_name if hub.expected else _no_name)
+    if hub.expected:
+        hub.returnables = Returnables(names)
+    return names
+
+
+def _no_name(_name: str) -> bool:
+    return False
+
+
+def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | None:
+    """Go on with the notes of a host whose regions are here; None: there is no file."""
+    state = open_state(path, lock)
+    if state is None:
+        return None
+    registry = hub.registry
+    registry.numbers = numbers(next(registry.numbers), state.store_number)
+    noted = {region.record for region in registry.regions.values()}
+    _expect(hub, state, [record for record in state.records if record.offset not in noted])
+    for region in registry.regions.values():
+        if region.generation and not region.record:  # the host before had no file
+            state.enter(region)
+            state.change(region)
+    if hub.expected:
+        hub.returnables = Returnables(names)
+    return state
+
+
+def _expect(hub: Hub, state: StateFile, records: list[Record]) -> None:
+    registry = hub.registry
     registry.book = state
     registry.make_room = lambda: give_up(hub)
     hub.expected = Expected(registry, state.forget, state.supersede)
-    hub.expected.load(state.records)
+    hub.expected.load(records)
     state.records.clear()
     if hub.expected:
-        LOG.info("%d regions of the host before may come back", len(hub.expected))
-    return state
+        LOG.info("%d regions of a host before may come back", len(hub.expected))
 
 
 def give_up(hub: Hub) -> bool:

@@ -15,8 +15,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import anyio
 import anyio.abc
@@ -31,41 +31,51 @@ from shmhost.core.peers import Peer
 from shmhost.core.readings import forgetting
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
+from shmhost.core.successors import check_successor
 from shmhost.core.window import Allocator
-from shmhost.core.work import Steps, Work, run_to_end
+from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_to_end
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
-from shmhost.machine.returned import Returnables
 from shmhost.machine.shm_names import ShmNames
-from shmhost.machine.socket_file import Lock, SocketFile
+from shmhost.machine.socket_file import SocketFile, accepted, inherited
 from shmhost.machine.state_file import StateFile
-from shmhost.serving import metrics
+from shmhost.serving import metrics, takeover
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.freeing import Freer, close_all
+from shmhost.serving.handover import Estate, HandOver
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
+from shmhost.serving.notes import Notes
 from shmhost.serving.notify import Notifier
-from shmhost.serving.predecessor import EXPECT_S, end_returns, note_change, take_up
+from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.predecessor import (
+    EXPECT_S,
+    end_returns,
+    find_names,
+    names_of,
+    note_change,
+    take_over,
+    take_up,
+)
 from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
+from shmhost.serving.takeover import Heritage
 from shmhost.serving.turned_away import TurnedAway
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
 from shmhost.settings.totals import totals_of
-from shmprotocol.errors import HostError, QuotaExceeded, ShmError
-from shmprotocol.native import builtins
+from shmprotocol.errors import QuotaExceeded, ShmError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend
 
 LOG = logging.getLogger("shmhost")
 
 END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
-_STREAM = int(socket.SOCK_STREAM) | int(socket.SOCK_NONBLOCK)  # the second says that it never waits already
 RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
 TELL_PAUSE_S = 10.0  # between lines of the log about that
 
@@ -78,22 +88,36 @@ def backend_options() -> dict[str, Any]:
 class Host:
     """A host on its socket. Runs on anyio's asyncio backend: links use the loop's callbacks.
 
-    With a `listener` that was inherited it serves that one, closes it, and leaves its file alone.
+    With a `listener` that was inherited it serves that one, closes it, and leaves its file alone. `leave`
+    ends the process at once, and touches nothing: with it, this host can be taken over. With `takes_over` it
+    takes the place of the one at its socket.
     """
 
     def __init__(
-        self, config: Config, listener: socket.socket | None = None, notifier: Notifier | None = None
+        self,
+        config: Config,
+        listener: socket.socket | None = None,
+        notifier: Notifier | None = None,
+        leave: Callable[[], NoReturn] | None = None,
+        *,
+        takes_over: bool = False,
     ) -> None:
         self.config = config
+        self._takes_over = takes_over
+        self._heritage: Heritage | None = None  # until it is taken
+        self._leave = leave
+        self._hand_over: HandOver | None = None  # while it serves, if it can be taken over
+        self._scraped: tuple[int, ...] = ()  # see metrics.serving
         self._listener = listener
         self._notifier = notifier or Notifier({}, os.getpid())
+        self._notes = Notes(config.socket_path)
         self.registry: Registry = Registry(
             Allocator(config.windows, secrets.randbelow),
             Accounts(totals_of(config), {0, os.geteuid()}),
             time.time_ns,
             self._dispose,
             lambda kind, region: note_change(self._hub, kind, region),
-            generations=Generations(self._store_ceiling),
+            generations=Generations(self._notes.store_ceiling),
         )
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
@@ -102,6 +126,7 @@ class Host:
         self._hub.make_control = self._make_control
         self._hub.spare_max, self._hub.reserve_max = config.spares, config.reserve
         self._links: set[Link] = set()
+        self._old_boards = OldBoards(self.registry.allocator)
         self._arena_links: set[ArenaLink] = set()
         self._closer = Closer()
         self._turned_away = TurnedAway(self._shut)
@@ -115,7 +140,6 @@ class Host:
         self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
         self._state: StateFile | None = None
         self._shm_names = ShmNames("shmhost-none")  # until it serves
-        self._lock: Lock | None = None  # until its file could not be written
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
@@ -124,17 +148,24 @@ class Host:
         """
         cure = "choose another place with --socket or $SHMHOST_SOCKET"
         socket_file = SocketFile(self.config.socket_path, self.config.socket_mode, cure)
-        with self._inherited(socket_file) if self._listener else socket_file as listener:
+        snapshot, given = functools.partial(metrics.snapshot_of, self._hub), tuple[int, ...]()
+        if self._takes_over:
+            if self.config.metrics:
+                metrics.load()
+            self._heritage = takeover.request(self.config)  # late: the clients of that host wait from here on
+            self._listener = self._heritage.share(socket_file)
+            given = self._heritage.metrics(self.config.metrics)
+        with inherited(self._listener, socket_file) if self._listener else socket_file as listener:
             try:
-                async with metrics.serving(self.config.metrics, self.config.socket_mode, self._snapshot):
-                    self._count_start(socket_file)
-                    self._resume_generations(socket_file.lock)
-                    self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
-                    self._shm_names = ShmNames(f"shmhost-{socket_file.lock.identity()}")
-                    self._shm_names.sweep(self._hub.expected.has_name if self._hub.expected else _no_name)
-                    if self._hub.expected:
-                        self._hub.returnables = Returnables(self._shm_names)
-                    self._open_board()
+                async with metrics.serving(
+                    self.config.metrics, self.config.socket_mode, snapshot, given
+                ) as self._scraped:
+                    self._notes.lock = socket_file.lock
+                    if self._heritage is None:
+                        self._notes.begin(self._hub.meter, self.registry.generations)
+                        self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
+                        self._shm_names = find_names(socket_file.lock, self._hub)
+                        self._open_board()
                     await self._serve(listener, task_status)
             finally:
                 for ledger in list(self._hub.ledgers.values()):
@@ -146,56 +177,16 @@ class Host:
                     self._state.close(remove=True)
         LOG.info("stopped")
 
-    @contextlib.contextmanager
-    def _inherited(self, socket_file: SocketFile) -> Iterator[socket.socket]:
-        """Yield the inherited listener, with the lock of its path if that is available.
-
-        A host that is started by hand at the same path is then refused.
-        """
-        assert self._listener is not None
-        with self._listener as listener:
-            try:
-                socket_file.lock.take()
-            except (OSError, HostError) as error:
-                LOG.warning("there is no lock: %s", error)
-                socket_file.lock.release()
-            try:
-                yield listener
-            finally:
-                socket_file.lock.release()
-
-    def _open_board(self) -> None:
+    def _open_board(self, lines: int = 0) -> SharedBoard | None:
+        """Make the board, if there is one, with at least so many lines."""
+        names = max(self.config.board, lines) if self.config.board else 0
         try:
-            board = make_board(self.registry.allocator, self.config.board, time.time_ns())
+            self._board = make_board(self.registry.allocator, names, time.time_ns())
         except OSError as error:
             LOG.warning("there is no board, so clients ask each time what is current: %s", error.strerror)
-            return
-        if board is not None:
-            self._board = self.registry.board = board
-
-    def _count_start(self, socket_file: SocketFile) -> None:
-        self._hub.meter.restarts = socket_file.lock.starts
-        try:
-            socket_file.lock.count()
-        except OSError as error:  # no lock, or no space: only a figure is lost
-            LOG.warning("cannot count this start: %s", error.strerror)
-
-    def _resume_generations(self, lock: Lock) -> None:
-        self._lock = lock
-        ceiling = lock.ceiling
-        if ceiling is None:
-            ceiling = int(time.time())  # above the numbers of a host that began at 1
-            LOG.warning("%s.lock is damaged: generations continue at %d", self.config.socket_path, ceiling)
-        self.registry.generations.resume(ceiling)
-
-    def _store_ceiling(self, ceiling: int) -> None:
-        if self._lock is None:
-            return
-        try:
-            self._lock.store_ceiling(ceiling)
-        except OSError as error:
-            self._lock = None
-            LOG.warning("after a restart generations will start at a lower number: %s", error.strerror)
+        if self._board is not None:
+            self.registry.board = self._board
+        return self._board
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
@@ -204,8 +195,10 @@ class Host:
         self._deaths = deaths = Deaths()
         self._lingering = lingering = Lingering(deaths, self._forget_ledger)
         recall = Recall(self._hub, workers)
-        self._hub.run_news, self._hub.run_ends = Chores().add, Chores().add
+        news, ends = Chores(), Chores()
+        self._hub.run_news, self._hub.run_ends = news.add, ends.add
         try:
+            self._be_taken_over(listener, workers, (news, ends))
             await self._listen(listener, task_status)
         finally:
             lingering.close()
@@ -226,6 +219,8 @@ class Host:
         loop = asyncio.get_running_loop()
         # No request has descriptors, but for those of connections that hand back what a killed host has left.
         descriptors.refuse(listener)
+        if self._heritage is not None:
+            self._take_over(self._heritage)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub)
         loop.add_reader(listener, self._accept, listener)
         LOG.info("listening on %s", self.config.socket_path)
@@ -243,15 +238,31 @@ class Host:
             self._turned_away.close()
             self._flight.close()
 
-    def _snapshot(self) -> metrics.Snapshot:
-        return metrics.Snapshot(
-            self._hub.measure(0),
-            {
-                name: (list(latency.counts), latency.total_ns)
-                for name, latency in self._hub.meter.latencies.items()
-            },
-            [(window.base, window.size, window.free()) for window in self.registry.allocator.windows],
-        )
+    def _be_taken_over(self, listener: socket.socket, workers: Workers, chores: tuple[Chores, ...]) -> None:
+        """Answer a successor from now on, if this process can end for it."""
+        if self._leave is None:
+            return
+        lock = self._notes.lock
+        assert lock is not None
+        self._hub.check_successor = functools.partial(check_successor, self._hub, os.geteuid())
+        parts = self._hub, self._links, workers, chores, listener, self._listener is not None, lock
+        scraped = self.config.metrics, self._scraped
+        self._hand_over = HandOver(Estate(*parts, self._notifier, self._old_boards, scraped, self._leave))
+
+    def _take_over(self, heritage: Heritage) -> None:
+        """Take the place of another host."""
+        assert self._notes.lock is not None
+        lock, path = self._notes.lock, f"{self.config.socket_path}.state"
+        self._shm_names = names_of(lock)
+
+        def open_board(lines: int) -> SharedBoard | None:
+            self._state = take_over(path, lock, self._hub, self._shm_names)
+            return self._open_board(lines)
+
+        takeover.settle(heritage, self._hub, self._old_boards, open_board, self._make_link, self._shm_names)
+        self._notifier.resume(*heritage.record.manager)
+        self._notes.count_start(self._hub.meter)
+        self._heritage = None
 
     def stop(self) -> None:
         """Make `serve` return. Call it in the thread of the loop."""
@@ -263,14 +274,15 @@ class Host:
             self._pause(listener, "too many closed connections hold descriptors whose close blocks")
             return
         try:
-            sock = _accepted(listener)
+            sock = accepted(listener)
         except BlockingIOError:
             return
         except OSError as error:
             self._accept_later(listener, error)
             return
         try:
-            self._add_link(sock)
+            self._make_link(sock, peer_pidfd(sock), peer_of(sock), self._hub.returnables is not None)
+            self._hub.meter.connections += 1
         except QuotaExceeded as error:
             self._hub.meter.refusals[error.code] += 1
             LOG.warning("refused a connection: %s", error)
@@ -296,26 +308,31 @@ class Host:
         if not self._stopped.is_set():
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _add_link(self, sock: socket.socket) -> None:
+    def _make_link(
+        self, sock: socket.socket, pidfd: int | None, peer: Peer, may_return: bool = False
+    ) -> Link:
         deaths, lingering = self._deaths, self._lingering
         assert deaths is not None  # as long as it listens
         assert lingering is not None
-        peer = peer_of(sock)
         link = Link(
             sock,
-            peer_pidfd(sock),
+            pidfd,
             self._hub.meter,
             lambda send: Session(self._hub, peer, send),
             self._start_work,
             self._closer,
             self._flight.share(peer.uid),
-            self._links.discard,
+            self._forget_link,
             deaths,
             lingering,
-            may_return=self._hub.returnables is not None,
+            may_return=may_return,
         )
         self._links.add(link)
-        self._hub.meter.connections += 1
+        return link
+
+    def _forget_link(self, link: Link) -> None:
+        self._links.discard(link)
+        self._old_boards.forget(link)
 
     def _forget_ledger(self, ledger: Ledger) -> None:
         self._hub.run_ends(forgetting(self._hub, ledger))
@@ -332,6 +349,10 @@ class Host:
         return link
 
     def _start_work(self, link: Link | ArenaLink, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
+        if work in (SETTLE, PASS_ON):
+            assert isinstance(link, Link)
+            assert self._hand_over is not None
+            return self._hand_over.start(link, steps, work)
         workers, sealers = self._workers, self._sealers
         assert workers is not None  # links are closed before
         assert sealers is not None
@@ -362,20 +383,6 @@ class Host:
             self._freer.free(memory_object)
         else:
             close_all([memory_object])
-
-
-def _accepted(listener: socket.socket) -> socket.socket:
-    """Accept a connection that never waits, as `socket.accept` does; that takes twice as long."""
-    descriptor = builtins.accept_now(listener.fileno())
-    try:
-        return socket.socket(socket.AF_UNIX, _STREAM, 0, descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _no_name(_name: str) -> bool:
-    return False
 
 
 def _warn(peer: Peer, error: ShmError) -> None:

@@ -139,6 +139,16 @@ class Unread:
         self._share = share
         self._behind = 0  # at most these bytes are queued behind the last descriptor, by the kernel's count
 
+    def record(self) -> tuple[int, int]:
+        """Return the counts, for `resume`."""
+        return self.count, self._behind
+
+    def resume(self, count: int, behind: int) -> None:
+        """Go on with the counts of another host, which sent the descriptors."""
+        if count:
+            self.add(count)
+            self._behind = behind
+
     def admits(self, more: int) -> bool:
         """Return whether this many descriptors fit in the limits, by the counts so far."""
         share = self._share

@@ -28,6 +28,8 @@ from typing import Any
 
 import anyio
 
+from shmhost.core.work import Steps
+
 WIDTH = 2  # so that one blocked call of a user leaves room for one that is not
 MAX_IDLE = 2  # threads that wait for work: starting one costs more than the call it is for
 
@@ -56,6 +58,25 @@ def attempt(call: Callable[[], Any]) -> Outcome:
         return call(), None
     except Exception as error:
         return None, error
+
+
+def cannot() -> bool:
+    """Take no job back: there is none."""
+    return False
+
+
+def later(
+    loop: asyncio.AbstractEventLoop, steps: Steps, resume: Callable[[Steps, Outcome], None]
+) -> Callable[[], bool]:
+    """Have steps resumed in the next turn of the loop; return what takes that back."""
+    handle = loop.call_soon(resume, steps, (None, None))
+
+    def take_back() -> bool:
+        handle.cancel()
+        steps.close()
+        return True
+
+    return take_back
 
 
 class Worker:
@@ -128,6 +149,11 @@ class Workers:
     def are_free(self, lane: Hashable) -> bool:
         """Whether nothing runs in a lane, and a call could begin in a thread that there is."""
         return bool(self._idle) and lane not in self._running
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs or waits."""
+        return bool(self._running)
 
     def cancel(self, job: Job) -> bool:
         """Take back a job that has not begun; False when it has, and `done` will be called."""

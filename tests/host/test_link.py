@@ -200,7 +200,7 @@ async def test_requests_behind_a_work_wait_for_it(rig: Rig) -> None:
     rig.ask("c")  # while it works: it stays in the socket
     await turns()
     assert rig.session.log == ["work"]
-    assert not asyncio.get_running_loop().remove_reader(rig.link._sock)  # or the loop would spin
+    assert not asyncio.get_running_loop().remove_reader(rig.link.socket)  # or the loop would spin
     rig.finish_work()
     assert await rig.replies(3) == [m.Done(1), m.Done(2), m.Done(1)]
     assert rig.session.log == ["work", "work: result", "b", "c"]

@@ -1,0 +1,109 @@
+"""The records in which a host describes its regions and sessions to the next: msgpack packs them. Pure.
+
+A descriptor is an index into the list that goes along, -1 for none. STATE_FORM changes with every change of
+these records: two hosts that differ in it do not understand each other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+STATE_FORM = 1
+
+PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
+Span = tuple[int, int]
+Frame = tuple[bytes, tuple[int, ...]]  # with its descriptors
+
+
+class ObjectRecord(NamedTuple):
+    """The object of a region. `path` is that of a file in /dev/shm."""
+
+    kind: str  # "memfd", "shm"; "" for none
+    capacity: int
+    is_spare: bool
+    path: str
+    reader: int
+    writer: int
+
+
+class RegionRecord(NamedTuple):
+    """A region, but for its leases, which are those of sessions. Sizes are bytes."""
+
+    number: int
+    owner: PeerRecord
+    room: int
+    capacity: int
+    span: Span
+    charge: tuple[int, int, int]  # the uid that bears it, bytes, descriptors
+    name: str
+    mode: int
+    seal: str
+    backend: str
+    state: str
+    size: int
+    generation: int
+    created_ns: int
+    is_successor: bool
+    was_busy: bool
+    line: int
+    rights: int
+    kind: int
+    record: int  # where the state file has it
+    object: ObjectRecord
+
+
+class SessionRecord(NamedTuple):
+    """A session. Regions are told by their numbers; `leases` and `spares` say since when they are, too."""
+
+    peer: PeerRecord
+    is_greeted: bool
+    version: int
+    leases: tuple[tuple[int, int, int], ...]  # lease, region, nanoseconds
+    creations: tuple[int, ...]
+    reserved: int
+    spares: tuple[tuple[int, int], ...]
+    waits: tuple[tuple[int, tuple[str, ...], tuple[int, ...], bool], ...]
+    watches: tuple[tuple[int, str], ...]
+
+
+class LinkRecord(NamedTuple):
+    """The socket of a session: bytes of requests and frames that wait, and the counts of what is unread."""
+
+    socket: int
+    process: int  # its pidfd
+    session: SessionRecord
+    may_return: bool  # regions of a host that was killed
+    rest: bytes
+    queue: tuple[Frame, ...]
+    unread: tuple[int, int]
+
+
+class MeterRecord(NamedTuple):
+    """The counters of a host since the first one of its line started."""
+
+    started_ns: int
+    restarts: int
+    connections: int
+    dropped: int
+    refusals: tuple[tuple[str, int], ...]
+    latencies: tuple[tuple[str, tuple[int, ...], int], ...]
+
+
+class HostRecord(NamedTuple):
+    """All that a host has. `next` are the next numbers of a region, a lease and a ledger."""
+
+    host: str
+    next: tuple[int, int, int]
+    generations: tuple[int, int]  # floor and ceiling
+    meter: MeterRecord
+    board: Span  # (0, 0): none
+    old_boards: tuple[tuple[int, int, tuple[int, ...]], ...]  # with the indices of the links that may have it
+    regions: tuple[RegionRecord, ...]
+    links: tuple[LinkRecord, ...]
+    listener: int
+    is_inherited: bool  # the listener: its file is a service manager's
+    lock: int
+    metrics: tuple[str, tuple[int, ...]]  # the address; its listener and the lock of that
+    manager: tuple[
+        bytes, float
+    ]  # the address of a service manager, and the seconds between signs of life; 0: none

@@ -1,0 +1,209 @@
+"""How a host hands over to its successor, connections and all: see `takeover` for the other side.
+
+First it settles: it reads nothing more from its clients until nothing is under way. Then, in one turn of its
+loop, it says what it has and passes all descriptors on, waits until the successor has taken them, and lets
+it go. Both have every descriptor meanwhile, and the successor touches nothing: whatever happens to it before
+it says that it serves, this host goes on as if nothing had been. After that word this process ends, and
+touches nothing any more.
+
+    successor                         this host
+    Takeover              ->
+                          <-          Done, when nothing is under way
+    START                 ->          it has read that
+                          <-          the record of the state, with all descriptors
+    READY                 ->          it has taken all
+                          <-          GO: the board of this host says nothing from here on
+    SERVING               ->          this process ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from shmhost.core.heritage import describe_meter, describe_regions, pack, write_board
+from shmhost.core.hub import Hub
+from shmhost.core.state_records import HostRecord
+from shmhost.core.work import SETTLE, Steps, Work
+from shmhost.machine.board import SharedBoard
+from shmhost.machine.socket_file import Lock
+from shmhost.serving import parcels
+from shmhost.serving.chores import Chores
+from shmhost.serving.link import Link
+from shmhost.serving.moving import describe_link
+from shmhost.serving.notify import Notifier
+from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.workers import Outcome, Workers
+from shmprotocol.errors import HostGone, RegionBusy, ShmError
+
+LOG = logging.getLogger("shmhost")
+
+START, READY, GO, SERVING = b"a", b"r", b"g", b"s"
+# For requests that are under way to be answered: a client can make its own take as long as it likes, and no
+# other is served meanwhile.
+SETTLE_S = 1.0
+LOOK_AGAIN_S = 0.001
+# For each step of the successor: it takes 20 us for a region, and no client is served meanwhile.
+ANSWER_S = 10.0
+
+
+@dataclass(slots=True)
+class Estate:
+    """The parts of a host that it hands over, as they are while it serves."""
+
+    hub: Hub
+    links: set[Link]
+    workers: Workers
+    chores: tuple[Chores, ...]
+    listener: socket.socket
+    is_inherited: bool
+    lock: Lock
+    notifier: Notifier
+    old_boards: OldBoards
+    metrics: tuple[str, tuple[int, ...]]
+    leave: Callable[[], NoReturn]  # ends the process, and touches nothing
+
+
+class HandOver:
+    """The attempts of successors, one at a time."""
+
+    def __init__(self, estate: Estate) -> None:
+        self._estate = estate
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
+        """Carry out a step of the session of a successor."""
+        if work is not SETTLE:
+            return None, self._pass_on(link)
+        if self._task is not None:
+            return None, RegionBusy("another successor is taking this host over: try again")
+        task = self._task = asyncio.get_running_loop().create_task(self._settle(link, steps))
+
+        def take_back() -> bool:
+            self._task = None
+            task.cancel()
+            steps.close()
+            self._go_on()
+            return True
+
+        return take_back
+
+    async def _settle(self, link: Link, steps: Steps) -> None:
+        error = None
+        end = time.monotonic() + SETTLE_S
+        while self._is_busy(link):
+            if time.monotonic() > end:
+                error = RegionBusy(
+                    f"requests that are under way took longer than {SETTLE_S:g} s: try again. A client "
+                    "can make the sealing of its own region wait"
+                )
+                break
+            await asyncio.sleep(LOOK_AGAIN_S)
+        link.resume(steps, (None, error))  # which goes on with `_pass_on`, in this turn
+        self._task = None
+        self._go_on()
+
+    def _is_busy(self, successor: Link) -> bool:
+        for link in self._estate.links:
+            if link is not successor:
+                link.hold()
+        for chores in self._estate.chores:
+            chores.finish()
+        others = (link for link in self._estate.links if link is not successor)
+        return self._estate.workers.is_busy or any(link.is_working for link in others)
+
+    def _go_on(self) -> None:
+        for link in list(self._estate.links):
+            link.release()
+
+    def _pass_on(self, link: Link) -> HostGone:
+        """Pass all on, and end the process; return the reason if that failed."""
+        LOG.info("handing over to pid %d", link.peer.pid)
+        link.socket.settimeout(ANSWER_S)
+        try:
+            self._exchange(link)
+        except (OSError, ShmError) as error:
+            LOG.warning("goes on, because the takeover by pid %d failed: %s", link.peer.pid, error)
+            link.socket.setblocking(False)
+            return HostGone(f"the takeover failed: {error}")
+        self._estate.notifier.hand_over(link.peer.pid)
+        LOG.info("handed over to pid %d", link.peer.pid)
+        return self._estate.leave()
+
+    def _exchange(self, link: Link) -> None:
+        _expect(link.socket, START)
+        record, fds = self._describe(link)
+        parcels.send(link.socket, pack(record), fds)
+        _expect(link.socket, READY)
+        board = self._estate.hub.registry.board
+        if isinstance(board, SharedBoard):
+            board.hand_over()
+        try:
+            _commit(link)
+        except BaseException:
+            if isinstance(board, SharedBoard):
+                board.take_back()
+                write_board(self._estate.hub.registry)
+            raise
+
+    def _describe(self, successor: Link) -> tuple[HostRecord, list[int]]:
+        estate, hub, fds = self._estate, self._estate.hub, list[int]()
+        registry, board = hub.registry, hub.registry.board
+
+        def give(descriptor: int) -> int:
+            if descriptor < 0:
+                return -1
+            fds.append(descriptor)
+            return len(fds) - 1
+
+        links = [link for link in estate.links if link is not successor]
+        metrics, metrics_fds = estate.metrics
+        record = HostRecord(
+            hub.host,
+            (next(registry.numbers), next(registry.lease_numbers), next(hub.ledger_numbers)),
+            registry.generations.record(),
+            describe_meter(hub.meter),
+            board.span if isinstance(board, SharedBoard) else (0, 0),
+            estate.old_boards.record(links),
+            describe_regions(registry, give),
+            tuple([describe_link(link, give) for link in links]),
+            give(estate.listener.fileno()),
+            estate.is_inherited,
+            give(estate.lock.fileno()),
+            (metrics, tuple(map(give, metrics_fds))),
+            estate.notifier.record(),
+        )
+        return record, fds
+
+
+def _expect(sock: socket.socket, word: bytes) -> None:
+    said = parcels.receive_exactly(sock, len(word))
+    if said != word:
+        raise HostGone(f"the successor said {said!r}, not {word!r}")
+
+
+def _commit(link: Link) -> None:
+    """Let the successor go; return when it serves. OSError: it is dead, and has served nobody."""
+    link.socket.sendall(GO)
+    try:
+        _expect(link.socket, SERVING)
+    except TimeoutError:
+        # Only its end tells that it will not serve: then its socket closes, unless it said so in time.
+        _kill(link)
+        _expect(link.socket, SERVING)
+
+
+def _kill(link: Link) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if link.pidfd is not None:
+            signal.pidfd_send_signal(link.pidfd, signal.SIGKILL)
+        else:
+            os.kill(link.peer.pid, signal.SIGKILL)

@@ -1,0 +1,167 @@
+"""How a host takes the place of another, connections and all: see `handover` for the other side.
+
+Until the other host says GO, this process touches nothing that clients can see: no socket is shut down, no
+file removed, no byte sent. So it must not unwind when something goes wrong, but end at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from shmhost.core.heritage import (
+    adopt_regions,
+    peer_from,
+    resume_numbers,
+    take_span,
+    unpack,
+    users_of_lines,
+    write_board,
+)
+from shmhost.core.hub import Hub
+from shmhost.core.peers import Peer
+from shmhost.core.state_records import STATE_FORM
+from shmhost.core.window import Span
+from shmhost.machine.board import SharedBoard
+from shmhost.machine.shm_names import ShmNames
+from shmhost.machine.socket_file import SocketFile
+from shmhost.serving import parcels
+from shmhost.serving.handover import ANSWER_S, GO, READY, SERVING, SETTLE_S, START
+from shmhost.serving.link import Link
+from shmhost.serving.moving import resume_link
+from shmhost.serving.old_boards import OldBoards
+from shmhost.settings.config import Config
+from shmprotocol.errors import HostError, ShmError, Unsupported
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.descriptors import Owned, close_all
+from shmprotocol.wire.query import Query
+
+LOG = logging.getLogger("shmhost")
+
+MakeLink = Callable[[socket.socket, int | None, Peer, bool], Link]
+MakeBoard = Callable[[int], SharedBoard | None]
+
+
+class Heritage:
+    """All that another host has, and the connection to it. Owns the descriptors until they are taken."""
+
+    def __init__(self, sock: socket.socket, data: bytes, owned: Owned) -> None:
+        self._socket = sock
+        self._fds = dict(enumerate(owned))
+        owned.clear()
+        self.record = unpack(data)
+
+    def take(self, index: int) -> int:
+        """Return a descriptor by its index, which is the caller's from then on; -1 for -1. Once for each."""
+        return self._fds.pop(index) if index >= 0 else -1
+
+    def share(self, socket_file: SocketFile) -> socket.socket | None:
+        """Give its socket and lock to a socket file; return the listener if that is a service manager's."""
+        listener = socket.socket(fileno=self.take(self.record.listener))
+        listener.setblocking(False)
+        self._socket_file = socket_file
+        socket_file.share(listener, self.take(self.record.lock))
+        return listener if self.record.is_inherited else None
+
+    def metrics(self, address: str) -> tuple[int, ...]:
+        """Return the descriptors of its metrics, if they are served at this address; else they are closed."""
+        its_address, indices = self.record.metrics
+        return tuple(map(self.take, indices)) if its_address == address else ()
+
+    def accept(self) -> None:
+        """Say that all is taken, and return when the other host serves no more. OSError: it serves on."""
+        self._socket.sendall(READY)
+        word = parcels.receive_exactly(self._socket, len(GO))
+        assert word == GO, word
+        self._socket.sendall(SERVING)
+        self._socket_file.own()
+        self._socket.close()
+        close_all(self._fds.values())
+
+
+def request(config: Config) -> Heritage:
+    """Ask the host at the socket of a config for all that it has. HostError: it refuses, or there is none."""
+    package = importlib.metadata.version("shmhost")
+    query = Query(config.socket_path, SETTLE_S + ANSWER_S, f"shmhost {package}, its successor")
+    try:
+        query.__enter__()
+        if query.version < m.HANDOVER_VERSION:
+            raise Unsupported(f"it speaks version {query.version} of the protocol, without takeovers")
+        query.ask(m.Takeover(2, STATE_FORM, package, config.windows), m.Done)
+        sock = query.detach()
+        sock.settimeout(ANSWER_S)
+        sock.sendall(START)
+        return Heritage(sock, *parcels.receive(sock))
+    except (ShmError, OSError) as error:
+        raise HostError(f"cannot take over the host at {config.socket_path}: {error}") from error
+
+
+def settle(
+    heritage: Heritage,
+    hub: Hub,
+    old_boards: OldBoards,
+    make_board: MakeBoard,
+    make_link: MakeLink,
+    names: ShmNames,
+) -> None:
+    """Take all, wait until the other host serves no more, and let the links go on.
+
+    Ends the process when that cannot be: an end in any other way would close the connections of clients.
+    """
+    try:
+        hub.registry.accounts.is_adopting = True
+        _adopt_regions(heritage, hub, make_board, names)
+        links = _adopt_links(heritage, old_boards, make_link)
+        hub.registry.accounts.is_adopting = False
+        heritage.accept()
+    except BaseException as error:
+        _give_up(error)
+    for link in links:
+        link.release()
+
+
+def _adopt_regions(heritage: Heritage, hub: Hub, make_board: MakeBoard, names: ShmNames) -> None:
+    record, registry = heritage.record, hub.registry
+    resume_numbers(hub, record)
+    adopt_regions(registry, record.regions, heritage.take, names)
+    for span in (record.board, *(old[:2] for old in record.old_boards)):
+        if span[1]:
+            take_span(registry, Span._make(span))
+    users = users_of_lines(registry)
+    board = make_board(max(users, default=0))
+    if board is not None:
+        board.adopt_lines(users)
+        registry.board = board
+        write_board(registry)
+    else:
+        for region in registry.regions.values():
+            region.line = 0
+
+
+def _adopt_links(heritage: Heritage, old_boards: OldBoards, make_link: MakeLink) -> list[Link]:
+    record = heritage.record
+    links = []
+    for link_record in record.links:
+        sock = socket.socket(fileno=heritage.take(link_record.socket))
+        sock.setblocking(False)
+        process = heritage.take(link_record.process)
+        peer = peer_from(link_record.session.peer)
+        link = make_link(sock, process if process >= 0 else None, peer, link_record.may_return)
+        resume_link(link, link_record, heritage.take)
+        links.append(link)
+    for address, size, some in record.old_boards:
+        old_boards.add(Span(address, size), [links[number] for number in some])
+    if record.board[1]:
+        old_boards.add(Span._make(record.board), links)
+    return links
+
+
+def _give_up(error: BaseException) -> NoReturn:
+    is_bug = not isinstance(error, OSError)
+    LOG.error("cannot take over, so the other host serves on: %s", error, exc_info=is_bug)
+    logging.shutdown()
+    os._exit(1)

@@ -1,0 +1,121 @@
+"""Hosts that take each other's place, and successors that stop half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from shmhost.core.state_records import STATE_FORM
+from shmhost.serving import parcels
+from shmhost.serving.handover import GO, READY, START
+from shmhost.settings.config import WINDOWS
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
+from support import RawPeer
+
+
+class Line:
+    """A host at a socket, and its successors. The last one is killed at the end of the block."""
+
+    def __init__(self, path: Path, *options: str) -> None:
+        self.path = str(path)
+        self._options = options
+        self.child = self._start()
+
+    def _start(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "shmhost", "serve", "--socket", self.path, *self._options, *more]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        log = ""
+        for text in child.stderr:
+            log += text
+            if "listening" in text:
+                return child
+        child.stderr.close()
+        child.wait()
+        raise AssertionError(log)
+
+    def take_over(self, *options: str) -> str:
+        """Have another host take the place of this one; return what this one logged at last."""
+        before, self.child = self.child, self._start("--takeover", *options)
+        _, log = before.communicate(timeout=30)
+        assert before.returncode == 0, log
+        return log
+
+    def kill_and_start(self) -> None:
+        """Kill the host, and start another."""
+        self.close()
+        self.child = self._start()
+
+    def fail(self, *options: str) -> str:
+        """Have a successor fail, and return why."""
+        try:
+            self._start("--takeover", *options).kill()
+        except AssertionError as error:
+            return str(error)
+        raise AssertionError("it took over")
+
+    def descriptors(self) -> list[str]:
+        """Return the kinds of what the host has open, sorted, without the counters of its threads."""
+        folder = Path(f"/proc/{self.child.pid}/fd")
+        kinds = [os.readlink(path).split(":")[0] for path in folder.iterdir()]
+        return sorted(kind for kind in kinds if kind not in ("anon_inode", "pipe"))
+
+    def close(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.communicate()
+
+
+@contextlib.contextmanager
+def line_of_hosts(path: Path, *options: str) -> Iterator[Line]:
+    line = Line(path, *options)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+def takeover(state: int = STATE_FORM, windows: tuple[tuple[int, int], ...] = WINDOWS) -> m.Takeover:
+    return m.Takeover(2, state, importlib.metadata.version("shmhost"), windows)
+
+
+class HalfSuccessor:
+    """A successor that goes so far, and no further."""
+
+    def __init__(self, path: str) -> None:
+        self.peer = RawPeer(path)
+        self.socket: socket.socket = self.peer.socket
+
+    def ask(self) -> None:
+        self.peer.send(pack(takeover()))
+
+    def hear(self) -> None:
+        message, _ = self.peer.receive()
+        assert message == m.Done(2), message
+
+    def start(self) -> None:
+        self.socket.sendall(START)
+
+    def read_some(self) -> None:
+        assert self.socket.recv(16)
+
+    def read_all(self) -> None:
+        self.data, self.owned = parcels.receive(self.socket)
+
+    def ready(self) -> None:
+        self.socket.sendall(READY)
+
+    def let_go(self) -> None:
+        assert parcels.receive_exactly(self.socket, 1) == GO
+
+    def die(self) -> None:
+        self.socket.close()
+        if hasattr(self, "owned"):
+            self.owned.close()
