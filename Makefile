@@ -1,6 +1,8 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo
-#   make test    set up and run every check         make lint    only ruff and mypy
+#   make test    set up and run every check: ruff, mypy, then the tests side by side, WORKERS=2 at a time (a CPU
+#                each, at most four), and at last by name those that need the machine for themselves
+#   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
@@ -16,6 +18,7 @@
 #   make fuzz    try hostile input for long, against the host and against readers
 VENV ?= .venv
 PYTHON ?= python3
+WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
@@ -28,7 +31,8 @@ demo: $(READY)
 	$(BIN)/shmhost demo live --seconds 3
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not torture"
+	$(BIN)/python -m pytest -v -m "alone and not torture"
 
 unit: $(READY)
 	$(BIN)/python -m pytest -q -m unit
