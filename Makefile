@@ -90,4 +90,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
