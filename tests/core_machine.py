@@ -117,7 +117,6 @@ class Model:
         assert (registry.regions, registry.accounts.in_use(), self.hub.ledgers) == ({}, {}, {})
         assert sum(window.free() for window in registry.allocator.windows) == self._free
         assert [*self.hub.clients, *self.hub.spares, *self.hub.listeners, *+self.hub.reserved] == []
-        assert not +registry.room_to_grow
         assert registry.tallies.states() == {}
 
     def close(self) -> None:
@@ -143,11 +142,6 @@ class Model:
         for state, total in states.items():
             some = [region for region in regions if region.state is state]
             assert total[1:] == (sum(r.capacity for r in some), sum(len(r.leases) for r in some))
-        room: Counter[int] = Counter()
-        for region in registry.arenas:
-            assert region.arena is not None
-            room[region.owner.uid] += region.arena.room_to_grow
-        assert +registry.room_to_grow == +room
         assert self.hub.clients == Counter(client.session.peer.uid for client in self.clients)
 
     def _check_shares(self) -> None:
@@ -159,7 +153,14 @@ class Model:
         for region in self.registry.regions.values():
             assert region.charge.size == region.capacity + REGION_OVERHEAD
             charges.append(region.charge)
+            if region.arena is not None:
+                for share, count in region.charge.more:
+                    name = "arenas" if share is share.account.arenas else "addresses"
+                    sums[name, region.owner.uid] += count
+        for share in self.registry.lines._shares.values():
+            sums["lines", share.account.uid] += 1
         for charge in charges:
+            sums["regions", charge.account.uid] += charge.regions
             sums["bytes", charge.account.uid] += charge.size
             sums["files", charge.account.uid] += charge.files
         for client in self.clients:
@@ -167,11 +168,26 @@ class Model:
             sums["connections", uid] += 1
             sums["files", uid] += CONNECTION_FILES
             sums["leases", uid] += len(client.session._leases._regions)
+            sums["listening", uid] += client.session._interests._count
         for control in self.open_controls():
             sums["leases", control.owner.peer.uid] += 1
-        for name in ("bytes", "files", "leases", "connections"):
-            pool, shares = getattr(accounts, name), [getattr(account, name) for account in accounts]
+        lines = {region.line for region in self.registry.regions.values() if region.line}
+        assert self.registry.lines._shares.keys() == lines
+        names = (
+            "connections",
+            "bytes",
+            "files",
+            "regions",
+            "arenas",
+            "leases",
+            "lines",
+            "listening",
+            "addresses",
+        )
+        for index, (name, pool) in enumerate(zip(names, accounts.pools, strict=True)):
+            shares = [account.shares[index] for account in accounts]
             for account, share in zip(accounts, shares, strict=True):
+                assert share is getattr(account, name)
                 assert share.used == sums.pop((name, account.uid), 0), (name, account.uid)
                 assert share.booked >= max(share.used, share.guarantee)
             assert pool.booked == sum(share.booked for share in shares)

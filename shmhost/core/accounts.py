@@ -15,155 +15,66 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from shmhost.core.peers import Peer
+from shmhost.core.policy import NO_LIMITS, Limits, Policy
+from shmhost.core.shares import UNLIMITED, Pool, Share
 from shmprotocol.errors import QuotaExceeded
 
-GUARANTEES = 64  # parts of a total: users of a shared machine, most of whom are not here
 NEWCOMERS = 4  # a user who is alone may have 93.75% of the bytes, and 90.6% of the rest
-UNLIMITED = 2**64
 CONNECTION_FILES = 2
-KEPT_FILES = (
-    16  # of the host's own: privileged uids connect by these when they have taken all others themselves
-)
-
-
-class Pool:
-    """The whole of one resource. `booked` is the sum of what the shares have booked.
-
-    `reserve` is the guarantee of privileged uids; `unit` and `advice` are for people.
-    """
-
-    __slots__ = ("advice", "booked", "guarantee", "reserve", "shares", "total", "unit")
-
-    def __init__(self, total: int, unit: str, advice: str, *, has_reserve: bool = True) -> None:
-        self.total = total
-        self.guarantee = total // GUARANTEES
-        self.reserve = self.guarantee if has_reserve else 0
-        self.unit = unit
-        self.advice = advice
-        self.booked: int = 0
-        self.shares: set[Share] = set()
-
-    @property
-    def used(self) -> int:
-        """The sum of what is in use."""
-        return sum([share.used for share in self.shares])
-
-
-class Share:
-    """The part of one resource that one account has: numbers here, for which others keep the tokens.
-
-    `booked` of it are the account's: what it uses, or its guarantee, if that is more. So most of the time
-    taking and giving back is a sum.
-    """
-
-    __slots__ = ("account", "booked", "guarantee", "limit", "pool", "used")
-
-    def __init__(self, account: Account, pool: Pool) -> None:
-        self.account = account
-        self.pool = pool
-        self.limit: int = UNLIMITED
-        self.used: int = 0
-        self.guarantee = self.booked = 0
-        pool.shares.add(self)
-        self._book_guarantee()
-
-    def take(self, count: int) -> None:
-        """Take some, or raise QuotaExceeded with the figures; nothing is taken then."""
-        after = self.used + count
-        if after > self.booked:
-            refusal = self._refusal(count)
-            if refusal:
-                raise QuotaExceeded(refusal)
-            self._book(max(after, self.guarantee))
-        self.used = after
-
-    def fits(self, count: int, freed: int = 0) -> bool:
-        """Whether `take` would take it, if others had given back what is `freed`."""
-        return self.used + count <= self.booked or not self._refusal(count, freed)
-
-    def add(self, count: int) -> None:
-        """Take some, whatever the limits say: it is there already."""
-        self.used += count
-        if self.used > self.booked:
-            self._book(max(self.used, self.guarantee))
-
-    def give(self, count: int) -> None:
-        """Give some back."""
-        self.used -= count
-        if self.booked > self.guarantee or not self.used:
-            self.settle()
-
-    def settle(self) -> None:
-        """Book no more than what is used or guaranteed; close the account if nothing is left in it."""
-        self._book(max(self.used, self.guarantee))
-        if not self.used and not self.account.connections.used:
-            self.account.settle()
-
-    def end(self) -> None:
-        """Give the guarantee back."""
-        self._book(0)
-        self.pool.shares.discard(self)
-
-    def _book(self, booked: int) -> None:
-        self.pool.booked += booked - self.booked
-        self.booked = booked
-
-    def _book_guarantee(self) -> None:
-        pool = self.pool
-        guarantee = pool.reserve if self.account.is_privileged else pool.guarantee
-        if not self.guarantee and guarantee <= pool.total - pool.booked + self.booked:
-            self.guarantee = guarantee
-            self._book(max(self.used, self.guarantee))
-
-    def _refusal(self, count: int, freed: int = 0) -> str:
-        """Return why an account gets no more; "" if it does."""
-        if self.account.is_adopting():
-            return ""
-        self._book_guarantee()  # there was no room for it when there were too many others
-        pool, uid = self.pool, self.account.uid
-        after = self.used + count
-        if after > self.limit:
-            return (
-                f"{count} {pool.unit} are over the limit of uid {uid}: {self.used} of {self.limit} are in "
-                f"use. {pool.advice}"
-            )
-        free = pool.total - pool.booked + freed
-        more = after - self.booked
-        if more <= free - self.account.promised(pool):
-            return ""
-        used = pool.used
-        if count > pool.total - used + freed:
-            return (
-                f"{count} {pool.unit} are over what the host has: {used} of {pool.total} are in use, "
-                f"{self.used} of these by uid {uid}. {pool.advice}"
-            )
-        return (
-            f"{count} {pool.unit} are over the share of uid {uid}, which has {self.used}: of {pool.total}, "
-            f"{pool.total - used} are free, but others are guaranteed theirs. {pool.advice}"
-        )
+KEPT_FILES = 16  # of the own ones: a privileged uid connects by these when it has taken all others itself
+_UNLINK = "Close or unlink regions that you do not need"
 
 
 class Account:
     """The shares of one uid. It is there as long as the uid has anything."""
 
-    __slots__ = ("_accounts", "bytes", "connections", "files", "is_privileged", "leases", "uid")
+    __slots__ = (
+        "_accounts",
+        "_limits",
+        "addresses",
+        "arenas",
+        "bytes",
+        "connections",
+        "files",
+        "groups",
+        "is_privileged",
+        "leases",
+        "lines",
+        "listening",
+        "regions",
+        "shares",
+        "uid",
+    )
 
     def __init__(self, accounts: Accounts, uid: int, is_privileged: bool) -> None:
         self._accounts = accounts
         self.uid = uid
+        self.groups: frozenset[int] = frozenset()  # those of the first client
         self.is_privileged = is_privileged
-        self.bytes = Share(self, accounts.bytes)
-        self.files = Share(self, accounts.files)
-        self.leases = Share(self, accounts.leases)
-        self.connections = Share(self, accounts.connections)
+        self._limits = NO_LIMITS
+        self.shares = tuple([Share(self, pool) for pool in accounts.pools])
+        # The last one that is emptied comes first, as it is looked at first.
+        (
+            self.connections,
+            self.bytes,
+            self.files,
+            self.regions,
+            self.arenas,
+            self.leases,
+            self.lines,
+            self.listening,
+            self.addresses,
+        ) = self.shares
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a client is there, so that the account stays."""
+        return self.connections.used > 0
 
     def is_adopting(self) -> bool:
         """Whether it gets what it had with another host, whatever the limits are here."""
         return self._accounts.is_adopting
-
-    def shares(self) -> tuple[Share, ...]:
-        """Return all shares, the one that is empty last comes first."""
-        return self.connections, self.bytes, self.files, self.leases
 
     def promised(self, pool: Pool) -> int:
         """Return how much of a pool an account must leave, beside what is booked."""
@@ -171,28 +82,43 @@ class Account:
 
     def settle(self) -> None:
         """Close the account if nothing is left in it."""
-        if not any(share.used for share in self.shares()):
+        if not any(share.used for share in self.shares):
             self._accounts.forget(self)
 
-    def charge(self, size: int, files: int = 0) -> Charge:
+    def restrict(self, limits: Limits) -> None:
+        """Set the limits that a policy gives it; what is over them already stays."""
+        if limits != self._limits:
+            self._limits = limits
+            for share in self.shares:
+                share.restrict(*limits.get(share.pool.name, (UNLIMITED, "")))
+
+    def charge(self, size: int, files: int = 0, regions: int = 0) -> Charge:
         """Take bytes, and descriptors of the host, or raise QuotaExceeded with the figures."""
-        self.bytes.take(size)
-        if files:
-            try:
-                self.files.take(files)
-            except QuotaExceeded:
-                self.bytes.give(size)
-                raise
-        return Charge(self, size, files)
+        charge = Charge(self)
+        try:
+            self.bytes.take(size)
+            charge.size = size
+            self.files.take(files)
+            charge.files = files
+            self.regions.take(regions)
+            charge.regions = regions
+        except QuotaExceeded:
+            charge.release()
+            raise
+        return charge
 
     def take(self, size: int, files: int) -> Charge:
-        """Take what is in use already, whatever the limits say."""
-        self.bytes.add(size)
-        self.files.add(files)
-        return Charge(self, size, files)
+        """Take what a region has that is in use already, whatever the limits say."""
+        charge = Charge(self)
+        charge.size, charge.files, charge.regions = size, files, 1
+        charge.add_to(self)
+        return charge
 
-    def connect(self) -> None:
+    def connect(self, peer: Peer) -> None:
         """Take what a connection has: its socket and the descriptor of its process. QuotaExceeded."""
+        if not self.is_connected:
+            self.groups = peer.groups | {peer.gid}
+            self.restrict(self._accounts.policy.limits_of(self.uid, self.groups))
         try:
             self.connections.take(1)
         except QuotaExceeded:
@@ -213,23 +139,33 @@ class Account:
 
 
 class Charge:
-    """Bytes and descriptors taken from an account until `release`, which may be called again."""
+    """All that a region has taken from an account, until `release`, which may be called again."""
 
-    __slots__ = ("account", "files", "size")
+    __slots__ = ("account", "files", "more", "regions", "size")
 
-    def __init__(self, account: Account, size: int, files: int) -> None:
+    def __init__(self, account: Account) -> None:
         self.account = account
-        self.size: int = size
-        self.files: int = files
+        self.size: int = 0
+        self.files: int = 0
+        self.regions: int = 0
+        self.more: tuple[tuple[Share, int], ...] = ()
 
     def release(self) -> None:
         """Give all back."""
-        account, size, files = self.account, self.size, self.files
-        self.size = self.files = 0
-        if size:
-            account.bytes.give(size)
-        if files:
-            account.files.give(files)
+        account = self.account
+        size, files, regions, more = self.size, self.files, self.regions, self.more
+        self.size = self.files = self.regions = 0
+        self.more = ()
+        account.bytes.give(size)
+        account.files.give(files)
+        account.regions.give(regions)
+        for share, count in more:
+            share.give(count)
+
+    def also(self, share: Share, count: int) -> None:
+        """Take something else of the same account, or raise QuotaExceeded with the figures."""
+        share.take(count)
+        self.more += ((share, count),)
 
     def shrink(self, size: int) -> None:
         """Give back all but this many bytes."""
@@ -249,39 +185,44 @@ class Charge:
             self.files = 1
 
     def move(self, account: Account) -> None:
-        """Have another account bear it, whatever that has already."""
+        """Have another account bear it, whatever that has already; but for what was taken by `also`."""
         before = self.account
-        account.bytes.add(self.size)
-        account.files.add(self.files)
         self.account = account
+        self.add_to(account)
         before.bytes.give(self.size)
         before.files.give(self.files)
+        before.regions.give(self.regions)
+
+    def add_to(self, account: Account) -> None:
+        """Take all from an account, whatever the limits say."""
+        account.bytes.add(self.size)
+        account.files.add(self.files)
+        account.regions.add(self.regions)
 
 
 class Totals(NamedTuple):
-    """The resources of a host: bytes of memory objects, descriptors, leases; and descriptors of its own."""
+    """The resources of a host, of which `own_files` of the descriptors are its own.
+
+    `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
+    for, and `addresses` bytes of the windows, for arenas to grow into.
+    """
 
     bytes: int
     files: int = UNLIMITED
     leases: int = UNLIMITED
     own_files: int = 0
-
-
-_UNLINK = "Close or unlink regions that you do not need"
+    lines: int = UNLIMITED
+    listening: int = UNLIMITED
+    addresses: int = UNLIMITED
 
 
 class Accounts:
     """The accounts of a host, by uid. `privileged` are uids that have theirs from the start."""
 
     def __init__(self, totals: Totals, privileged: Iterable[int] = (0,)) -> None:
-        advice = f"{_UNLINK}, or start the host with a larger --budget"
-        self.bytes = Pool(totals.bytes, "bytes", advice, has_reserve=False)
-        self.files = Pool(
-            totals.files, "descriptors of the host", f"{_UNLINK}, or give it more (ulimit -n, LimitNOFILE=)"
-        )
-        self.files.booked = totals.own_files
-        self.leases = Pool(totals.leases, "leases", "Close regions that you do not need")
-        self.connections = Pool(totals.files // CONNECTION_FILES, "connections", "Close some")
+        self.pools = _pools(totals)
+        _, self.bytes, self.files, *_ = self.pools
+        self.policy = Policy()
         self.is_adopting = False  # what is taken was given by another host, so that no limit holds
         self._accounts: dict[int, Account] = {}
         self._privileged = frozenset(privileged)
@@ -295,9 +236,15 @@ class Accounts:
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts.values())
 
+    def restrict(self, policy: Policy) -> None:
+        """Have this policy from now on."""
+        self.policy = policy
+        for account in self:
+            account.restrict(policy.limits_of(account.uid, account.groups))
+
     def in_use(self) -> dict[int, tuple[int, ...]]:
-        """Return what each uid has that has anything, in the order of `Account.shares`."""
-        sums = {account.uid: tuple([share.used for share in account.shares()]) for account in self}
+        """Return what each uid has that has anything, in the order of the pools."""
+        sums = {account.uid: tuple([share.used for share in account.shares]) for account in self}
         return {uid: figures for uid, figures in sums.items() if any(figures)}
 
     def newcomers(self, account: Account) -> int:
@@ -307,10 +254,39 @@ class Accounts:
 
     def forget(self, account: Account) -> None:
         """Close an account that has nothing; a privileged one stays, with its guarantees."""
-        if not account.is_privileged and self._accounts.pop(account.uid, None) is not None:
-            for share in account.shares():
+        if not account.is_privileged and self._accounts.get(account.uid) is account:
+            del self._accounts[account.uid]
+            for share in account.shares:
                 share.end()
 
     def _open(self, uid: int) -> Account:
         account = self._accounts[uid] = Account(self, uid, uid in self._privileged)
         return account
+
+
+def _pools(totals: Totals) -> tuple[Pool, ...]:
+    """Return the pools, in the order of an account's shares."""
+    larger = f"{_UNLINK}, or start the host with a larger"
+    files = Pool(
+        "descriptors",
+        totals.files,
+        "descriptors of the host",
+        f"{_UNLINK}, or give it more (ulimit -n, LimitNOFILE=)",
+    )
+    files.booked = totals.own_files
+    return (
+        Pool("connections", totals.files // CONNECTION_FILES, "connections", "Close some"),
+        Pool("bytes", totals.bytes, "bytes", f"{larger} --budget", has_reserve=False),
+        files,
+        Pool("regions", UNLIMITED, "regions", _UNLINK),
+        Pool("arenas", UNLIMITED, "arenas", "Unlink arenas that you do not need"),
+        Pool("leases", totals.leases, "leases", "Close regions that you do not need"),
+        Pool("lines", totals.lines, "lines of the board", f"{larger} --board"),
+        Pool("watches", totals.listening, "watches and names that are waited for", "Cancel some"),
+        Pool(
+            "addresses",
+            totals.addresses,
+            "bytes of addresses to grow into",
+            "Ask for a smaller max_size, or give the host a larger --window",
+        ),
+    )

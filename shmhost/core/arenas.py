@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from shmhost.core.board import Board
 from shmprotocol.abi.header import HEADER_SIZE, page_up
-from shmprotocol.errors import InvalidArgument, QuotaExceeded, Unsupported
+from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.messages import Arena as ArenaRequest
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Arena:
     line: int
     size: int
     board: Board
-    room_to_grow: int = 0  # bytes of its span that were not charged when it was made
     generation: int = 0  # which it has when it is published
     control: Control | None = None  # None: its owner has gone
     ledgers: set[Ledger] = field(default_factory=set)  # of the clients that have joined
@@ -115,16 +114,3 @@ def sizes_of(request: ArenaRequest) -> tuple[int, int]:
     if span < size:
         raise InvalidArgument(f"max_size {request.max_size} is less than the size, {request.size}")
     return size, span
-
-
-def take_line(board: Board, name: str) -> int:
-    """Return a line of the board for an arena, which shares it with nothing; or refuse."""
-    if not board.names:
-        raise Unsupported("this host has no board, which arenas need: start it with --board")
-    line = board.assign(0)
-    if not line:
-        raise QuotaExceeded(
-            f"the board has no line for the arena {name!r}: all {board.names} are in use. Unlink others, or "
-            "start the host with a larger --board"
-        )
-    return line

@@ -24,8 +24,8 @@ class Board(Protocol):
     def assign(self, shared: int) -> int:
         """Return a line for a region: the one of its predecessor, or another; 0 if there is none left."""
 
-    def release(self, line: int) -> None:
-        """Take note that a region with this line is freed."""
+    def release(self, line: int) -> bool:
+        """Take note that a region with this line is freed; return whether no other has it."""
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Say that a region is current on a line, or with 0 that none is; wake those who wait for that."""
@@ -54,8 +54,9 @@ class NoBoard:
         """Return 0."""
         return 0
 
-    def release(self, line: int) -> None:
-        """Do nothing."""
+    def release(self, line: int) -> bool:
+        """Return True."""
+        return True
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Do nothing."""

@@ -84,6 +84,7 @@ class FilledPuts:
             and replace
             and older.allows(self._peer, WRITE)
             and older.arena is None
+            and not self._registry.accounts.policy.has_names  # it is looked at later
         )
 
     def _publish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shmhost.core.shares import Share
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
@@ -15,9 +16,10 @@ MAX_LISTENING = 1024
 class Interests:
     """The waits and watches of one connection, by the number of their request. False if there is none."""
 
-    __slots__ = ("_count", "_waits", "_watches")
+    __slots__ = ("_count", "_share", "_waits", "_watches")
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share) -> None:
+        self._share = share  # of the client's uid: it has `_count` of that
         self._waits: dict[int, m.Open] = {}
         self._watches: dict[int, str] = {}
         self._count = 0  # watches, and names that are waited for: what MAX_LISTENING limits
@@ -81,12 +83,14 @@ class Interests:
         """Remove a watch, if there is one with this number."""
         if self._watches.pop(request, None) is not None:
             self._count -= 1
+            self._share.give(1)
 
     def end_wait(self, request: int) -> bool:
         """Remove a wait; False if there is none with this number."""
         wait = self._waits.pop(request, None)
         if wait is not None:
             self._count -= len(wait.open_names)
+            self._share.give(len(wait.open_names))
         return wait is not None
 
     def record(self) -> tuple[tuple[m.Open, ...], tuple[tuple[int, str], ...]]:
@@ -98,11 +102,13 @@ class Interests:
         self._waits = {request.id: request for request in waits}
         self._watches = dict(watches)
         self._count = len(self._watches) + sum(len(request.open_names) for request in self._waits.values())
+        self._share.add(self._count)
 
     def clear(self) -> None:
         """Remove all."""
         self._waits.clear()
         self._watches.clear()
+        self._share.give(self._count)
         self._count = 0
 
     def _add(self, count: int) -> None:
@@ -111,4 +117,5 @@ class Interests:
                 f"one connection has at most {MAX_LISTENING} watches and names that it waits for, and this "
                 f"one has {self._count}: cancel some"
             )
+        self._share.take(count)
         self._count += count

@@ -50,11 +50,13 @@ class Lines:
         self._users[line] += 1
         return line
 
-    def release(self, line: int) -> None:
-        """Give up a use of a line, or nothing for line 0."""
+    def release(self, line: int) -> bool:
+        """Give up a use of a line, or nothing for line 0; return whether it has no users any more."""
         if not line:
-            return
+            return False
         self._users[line] -= 1
-        if not self._users[line]:
-            del self._users[line]
-            self._free.append(line)
+        if self._users[line]:
+            return False
+        del self._users[line]
+        self._free.append(line)
+        return True

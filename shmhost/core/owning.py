@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from shmhost.core.arenas import Arena, sizes_of, take_line
+from shmhost.core.arenas import Arena, sizes_of
 from shmhost.core.headers import arena_header
 from shmhost.core.hub import Hub, NewControl
 from shmhost.core.leases import Send
@@ -19,9 +19,17 @@ from shmhost.core.objects import ArenaObject
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
+from shmhost.core.shares import Share
 from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, page_up
-from shmprotocol.errors import OutOfMemory, QuotaExceeded, RegionExists, RemoteProtocolError, ShmError
+from shmprotocol.errors import (
+    OutOfMemory,
+    QuotaExceeded,
+    RegionExists,
+    RemoteProtocolError,
+    ShmError,
+    Unsupported,
+)
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
     ARENA_GROW,
@@ -34,9 +42,6 @@ from shmprotocol.wire.names import (
     check_name,
 )
 
-# Of all addresses, the arenas of a user may have this part to grow into: it costs nothing before it is used,
-# and would leave none to others.
-ROOM_PART = 4
 ARENA_FILES = 3  # descriptors that the host has of an arena: two of the object, and its control socket
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
@@ -244,33 +249,39 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
     check_mode(request.mode)
     registry.check_replace(request, peer)
     check_below(registry.names, registry.current, request.name, peer)
-    _check_room(registry, peer, span - size)
+    account = registry.accounts.of(peer.uid)
     region = registry.take(size - HEADER_SIZE, size, peer, span, ARENA_FILES)
     try:
-        region.line = take_line(registry.board, request.name)
+        region.charge.also(account.arenas, 1)
+        region.charge.also(account.addresses, span - size)
+        region.line = _take_line(registry, request.name, account.lines)
     except ShmError:
         registry.allocator.give(region.span)
         region.charge.release()
         raise
     region.name, region.mode = request.name, request.mode
     region.seal, region.kind = Seal.WRITER, KIND_ARENA
-    region.arena = Arena(span, request.keep, region.line, size, registry.board, span - size)
-    registry.room_to_grow[peer.uid] += span - size
+    region.arena = Arena(span, request.keep, region.line, size, registry.board)
     registry.creating[region.name] = region
     registry.add(region, State.CREATING)
     registry.arenas.add(region)
     return region
 
 
-def _check_room(registry: Registry, peer: Peer, size: int) -> None:
-    """Refuse a span that nobody is charged for, if those of a user take too many of the addresses."""
-    limit = sum(window.size for window in registry.allocator.windows) // ROOM_PART
-    used = registry.room_to_grow[peer.uid]
-    if size > limit - used:
+def _take_line(registry: Registry, name: str, share: Share) -> int:
+    """Return a line of the board for an arena, which shares it with nothing; or refuse."""
+    board = registry.board
+    if not board.names:
+        raise Unsupported("this host has no board, which arenas need: start it with --board")
+    share.take(1)
+    share.give(1)
+    line = registry.lines.assign(board, 0, share)
+    if not line:
         raise QuotaExceeded(
-            f"{size} bytes of addresses to grow into are over the {limit} of a user, and the arenas of uid "
-            f"{peer.uid} have {used}: ask for a smaller max_size, or give the host a larger --window"
+            f"the board has no line for the arena {name!r}: all {board.names} are in use. Unlink others, or "
+            "start the host with a larger --board"
         )
+    return line
 
 
 def _ended(region: Region) -> OSError:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Account, Accounts
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
+from shmhost.core.given_lines import GivenLines
 from shmhost.core.meter import Tallies
 from shmhost.core.names import arena_over, check_above, check_below
 from shmhost.core.objects import Freeable
@@ -62,7 +62,7 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     arenas: set[Region] = field(default_factory=set)  # those of `regions`
-    room_to_grow: Counter[int] = field(default_factory=Counter)  # bytes of addresses that arenas have, by uid
+    lines: GivenLines = field(default_factory=GivenLines)  # of the board
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
     book: Book = field(default_factory=NoBook)
@@ -134,7 +134,8 @@ class Registry:
         """Give a region the line of its name, and the rights that it has there."""
         older = self.current.get(region.name)
         if region.arena is None:  # an arena has its line already, and nobody shares that
-            region.line = self.board.assign(older.line if older is not None and older.arena is None else 0)
+            shared = older.line if older is not None and older.arena is None else 0
+            region.line = self.lines.assign(self.board, shared, self.accounts.of(region.owner.uid).lines)
         if older is not None and older.line == region.line:
             region.rights = older.rights
         else:
@@ -147,7 +148,7 @@ class Registry:
             self.board.set(older.line, older.number, older.generation)
         if older is None or older.line != region.line:
             self.board.set(region.line, 0, 0)
-        self.board.release(region.line)
+        self.lines.release(self.board, region.line)
         region.line = 0
         self.book.remove(region)
 
@@ -287,7 +288,7 @@ class Registry:
 
         `files` is how many descriptors the host will have of it.
         """
-        charge = self.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, files)
+        charge = self.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, files, 1)
         try:
             span, window = self._take_span(max(capacity, extent))
         except QuotaExceeded:
@@ -350,9 +351,8 @@ class Registry:
         del self.regions[region.number]
         if region.arena is not None:
             self.arenas.discard(region)
-            self.room_to_grow[region.owner.uid] -= region.arena.room_to_grow
             region.arena.end()
-        self.board.release(region.line)
+        self.lines.release(self.board, region.line)
         del self.order[bisect_left(self.order, region.number)]
         self.allocator.give(region.span)
         region.charge.release()
@@ -373,6 +373,7 @@ class Registry:
 
     def check_replace(self, request: m.Create | m.Arena, peer: Peer) -> None:
         """Refuse a name that the peer may not create or replace now."""
+        self.accounts.policy.check(request, peer)
         if self.arenas:
             check_above(request.name, self.current, peer)
             check_above(request.name, self.creating, peer)

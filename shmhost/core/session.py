@@ -64,7 +64,7 @@ class Session:
         self._hub = hub
         self._registry = hub.registry
         self._account = self._registry.accounts.of(peer.uid)
-        self._account.connect()
+        self._account.connect(peer)
         hub.clients[peer.uid] += 1
         self._send = send
         self._greeted = False
@@ -76,7 +76,7 @@ class Session:
         self._small_puts = SmallPuts(hub, peer, self._leases)
         self._readings = Readings(hub, peer, self._leases)
         self._ownerships = Ownerships(hub, peer, send)
-        self._interests = Interests()
+        self._interests = Interests(self._account.listening)
         self._descriptors: Sequence[int] = ()  # of the message that is being handled
 
     @property

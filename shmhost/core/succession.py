@@ -32,6 +32,9 @@ def begin(
             return None
     elif not replace or older.arena is not None or not older.allows(peer, WRITE):
         return None
+    policy = registry.accounts.policy
+    if policy.has_names and policy.refuses_put(name, size, peer):
+        return None
     capacity = page_up(HEADER_SIZE + size)
     generation = registry.generations.next(None if older is None else older.generation)
     room = registry.allocator.take(capacity)
@@ -47,7 +50,7 @@ def begin(
     ):
         charge, tally = older.charge, older.tally
     else:
-        charge = registry.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, 1)
+        charge = registry.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, 1, 1)
         tally = registry.tallies.add(State.CURRENT, peer.uid, capacity)
     number, (span, window) = next(registry.numbers), room
     region = Region(
@@ -84,7 +87,7 @@ def give_up(registry: Registry, region: Region, older: Region | None) -> None:
     number, generation = (older.number, older.generation) if older is not None and is_shared else (0, 0)
     registry.board.set(region.line, number, generation)
     if older is None or region.line != older.line or region.charge is not older.charge:
-        registry.board.release(region.line)
+        registry.lines.release(registry.board, region.line)
     if older is None or region.charge is not older.charge:
         region.charge.release()
         registry.tallies.move(region.tally, State.FREED, region.owner.uid, region.capacity, 0)

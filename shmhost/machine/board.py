@@ -73,9 +73,9 @@ class SharedBoard:
         """Return a line for a region; see Board."""
         return self._lines.share(shared) if shared else self._lines.take()
 
-    def release(self, line: int) -> None:
-        """Take note that a region with this line is freed."""
-        self._lines.release(line)
+    def release(self, line: int) -> bool:
+        """Take note that a region with this line is freed; see Board."""
+        return self._lines.release(line)
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Say that a region is current on a line, and wake those who wait for that."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 
-from shmhost.core.accounts import UNLIMITED, Totals
+from shmhost.core.accounts import Totals
+from shmhost.core.shares import UNLIMITED
 from shmhost.settings.config import Config
 
 # Descriptors that a host has beside those for clients: its sockets, files, pipes, threads; † 20, and as many
@@ -13,14 +14,20 @@ OWN_FILES = 56
 # † A lease takes 0.4 KiB of the host's memory, which are in no budget: so all take a tenth of it at most.
 BYTES_PER_LEASE = 4096
 MIN_LEASES, MAX_LEASES = 4096, 2**20
+MIN_LISTENING, MAX_LISTENING = 8192, 2**20  # watches and names that are waited for: likewise
 
 
 def totals_of(config: Config) -> Totals:
     """Return the totals of a host with these settings, in this process."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        files = UNLIMITED
     return Totals(
         config.budget,
-        UNLIMITED if files == resource.RLIM_INFINITY else files,
+        files,
         min(MAX_LEASES, max(MIN_LEASES, config.budget // BYTES_PER_LEASE)),
         min(OWN_FILES, files // 4),
+        config.board,
+        min(MAX_LISTENING, max(MIN_LISTENING, config.budget // BYTES_PER_LEASE)),
+        sum(size for _, size in config.windows) // 2,
     )

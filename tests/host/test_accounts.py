@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core.accounts import GUARANTEES, NEWCOMERS, UNLIMITED, Account, Accounts, Charge, Totals
+from shmhost.core.accounts import NEWCOMERS, Account, Accounts, Charge, Totals
+from shmhost.core.board import NoBoard
+from shmhost.core.given_lines import GivenLines
+from shmhost.core.lines import Lines
+from shmhost.core.peers import Peer
+from shmhost.core.shares import GUARANTEES, UNLIMITED
 from shmprotocol.errors import QuotaExceeded
 
 ROOT, HOST, ALICE, BOB, CAROL = 0, 990, 1000, 1001, 1002
@@ -22,7 +27,7 @@ def accounts_of(total: int = TOTAL, *privileged: int) -> Accounts:
 def client_of(accounts: Accounts, uid: int) -> Account:
     """Return the account of a uid that is connected."""
     account = accounts.of(uid)
-    account.connect()
+    account.connect(Peer(uid, uid))
     return account
 
 
@@ -136,7 +141,7 @@ def test_account_ends_with_what_it_had_and_promises_nothing_then() -> None:
     accounts = accounts_of()
     before = accounts.bytes.booked
     charge = accounts.of(ALICE).charge(10)
-    accounts.of(ALICE).connect()
+    accounts.of(ALICE).connect(Peer(1, 1))
     assert accounts.bytes.booked == before + GUARANTEE
     charge.release()
     assert {account.uid for account in accounts} == {ROOT, ALICE}
@@ -163,11 +168,11 @@ def test_connections_leave_descriptors_to_privileged_uids() -> None:
     alice, count = accounts.of(ALICE), 0
     with pytest.raises(QuotaExceeded, match="descriptors"):
         while True:
-            alice.connect()
+            alice.connect(Peer(1, 1))
             count += 1
     assert 2 * count == files - 20 - (NEWCOMERS + 1) * 10 == accounts.files.used
     for _ in range(5):
-        accounts.of(ROOT).connect()
+        accounts.of(ROOT).connect(Peer(1, 1))
 
 
 def test_charge_moves_to_another_account_even_if_that_is_full() -> None:
@@ -186,7 +191,7 @@ def test_charge_moves_to_another_account_even_if_that_is_full() -> None:
 def test_uid_that_is_refused_a_connection_leaves_no_account() -> None:
     accounts = Accounts(Totals(100, files=1))
     with pytest.raises(QuotaExceeded):
-        accounts.of(ALICE).connect()
+        accounts.of(ALICE).connect(Peer(1, 1))
     assert {account.uid for account in accounts} == {ROOT}
 
 
@@ -254,6 +259,54 @@ def test_privileged_uid_connects_when_it_has_taken_all_descriptors_itself() -> N
             root.charge(0, 1)
     assert root.files.used == 96
     for _ in range(8):
-        root.connect()
+        root.connect(Peer(1, 1))
     with pytest.raises(QuotaExceeded, match="LimitNOFILE="):
-        root.connect()
+        root.connect(Peer(1, 1))
+
+
+def test_line_of_the_board_is_charged_to_the_owner_of_the_latest_region_of_its_name() -> None:
+    accounts, lines, board = accounts_of(), GivenLines(), ThreeLines()
+    alice, bob = client_of(accounts, ALICE).lines, client_of(accounts, BOB).lines
+    line = lines.assign(board, 0, alice)
+    assert lines.assign(board, line, bob) == line
+    assert (alice.used, bob.used) == (0, 1)
+    lines.release(board, line)
+    assert bob.used == 1
+    lines.release(board, line)
+    assert bob.used == 0
+    lines.release(board, 0)
+
+
+def test_line_of_the_board_is_not_given_beyond_a_share() -> None:
+    """The name has none then, as if the board were full; nobody is refused anything for that."""
+    accounts, lines, board = accounts_of(), GivenLines(), ThreeLines()
+    alice = client_of(accounts, ALICE).lines
+    alice.restrict(1, "a rule")
+    assert (lines.assign(board, 0, alice), lines.assign(board, 0, alice)) == (1, 0)
+    assert alice.used == 1
+    others = [lines.assign(board, 0, client_of(accounts, BOB).lines) for _ in range(3)]
+    assert others == [2, 3, 0]
+
+
+class ThreeLines(NoBoard):
+    """A board without memory."""
+
+    def __init__(self) -> None:
+        self._lines = Lines(4)
+
+    def assign(self, shared: int) -> int:
+        return self._lines.share(shared) if shared else self._lines.take()
+
+    def release(self, line: int) -> bool:
+        return self._lines.release(line)
+
+
+def test_limit_below_the_guarantee_is_kept_and_books_no_more() -> None:
+    accounts = accounts_of()
+    alice = client_of(accounts, ALICE)
+    alice.bytes.restrict(GUARANTEE - 1, "the rule 'small'")
+    with pytest.raises(QuotaExceeded, match=f"over the {GUARANTEE - 1} that the rule 'small' gives"):
+        alice.charge(GUARANTEE - 1).grow(GUARANTEE)
+    assert accounts.bytes.booked == GUARANTEE - 1
+    alice.bytes.restrict(UNLIMITED, "")
+    assert accounts.bytes.booked == GUARANTEE

@@ -158,19 +158,19 @@ def test_growth_that_the_owner_prevents_is_refused(owner: ArenaPeer) -> None:
 
 
 def test_addresses_to_grow_into_are_bounded(host: WatchedHost, tmp_path: Path) -> None:
-    """They are charged to nobody, and a few of these would take all there are."""
+    """Half of all are for that, and a few of these would take all there are."""
     window = (0x520000000000, 1 << 30)
     with (
         watched_host(str(tmp_path / "narrow"), windows=(window,)) as narrow,
         ArenaPeer(narrow.socket_path) as owner,
     ):
-        most = (1 << 28) + SIZE
-        request = m.Arena(2, "camera", SIZE, most + 1, 0o600, True, False)
+        most = (1 << 29) + SIZE
+        request = m.Arena(2, "camera", SIZE, most + 4096, 0o600, True, False)
         assert owner.refusal(request).code == "quota-exceeded"
         owned = owner.publish("camera", SIZE, most, keep=False)
-        refusal = owner.refusal(request._replace(name="other", max_size=SIZE + 1))
+        refusal = owner.refusal(request._replace(name="other", max_size=SIZE + 4096))
         assert refusal.code == "quota-exceeded"
-        assert "are over the 268435456 of a user" in refusal.text
+        assert "4096 bytes of addresses to grow into are over what the host has: 536870912 of" in refusal.text
         owner.make("sealed", SIZE)
         owned.leave()
         wait_until(lambda: narrow.counts()["arenas"] == 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.interests import MAX_LISTENING, Interests
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -14,7 +15,7 @@ def wait(number: int, *names: str) -> m.Open:
 
 
 def test_names_and_prefixes_find_their_waits_and_watches() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     interests.wait(wait(1, "a", "b"))
     interests.wait(wait(2, "b"))
     interests.watch(m.Watch(3, ""))
@@ -25,7 +26,7 @@ def test_names_and_prefixes_find_their_waits_and_watches() -> None:
 
 
 def test_arena_ends_the_waits_for_its_name_and_for_what_lies_below() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     for number, name in enumerate(("a", "a/b", "a/b/c", "ab", "b/a")):
         interests.wait(wait(number, name, "other"))
     assert [request.id for request in interests.waits("a", is_arena=True)] == [0, 1, 2]
@@ -33,7 +34,7 @@ def test_arena_ends_the_waits_for_its_name_and_for_what_lies_below() -> None:
 
 
 def test_numbers_in_use_are_refused_for_their_kind_alone() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     interests.wait(wait(1, "a"))
     interests.watch(m.Watch(2, ""))
     interests.check_wait(2)
@@ -45,7 +46,7 @@ def test_numbers_in_use_are_refused_for_their_kind_alone() -> None:
 
 
 def test_limit_counts_each_name_of_a_wait() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     for number in range(MAX_LISTENING - 2):
         interests.watch(m.Watch(number, ""))
     with pytest.raises(QuotaExceeded, match=f"one has {MAX_LISTENING - 2}"):
@@ -60,7 +61,7 @@ def test_limit_counts_each_name_of_a_wait() -> None:
 
 
 def test_end_of_what_is_not_there_frees_nothing() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     for number in range(MAX_LISTENING):
         interests.watch(m.Watch(number, ""))
     interests.end_watch(MAX_LISTENING)
@@ -70,7 +71,7 @@ def test_end_of_what_is_not_there_frees_nothing() -> None:
 
 
 def test_clear_leaves_nothing() -> None:
-    interests = Interests()
+    interests = Interests(Accounts(Totals(1)).of(0).listening)
     interests.watch(m.Watch(1, ""))
     interests.wait(wait(1, *map(str, range(MAX_LISTENING - 1))))
     interests.clear()

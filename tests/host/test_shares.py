@@ -13,8 +13,10 @@ import pytest
 
 import shmclient
 from arena_support import ArenaPeer
-from shmhost.core.accounts import GUARANTEES, NEWCOMERS, Totals
+from shmhost.core.accounts import NEWCOMERS, Totals
+from shmhost.core.interests import MAX_LISTENING
 from shmhost.core.registry import REGION_OVERHEAD
+from shmhost.core.shares import GUARANTEES
 from shmprotocol.wire import messages as m
 from support import WatchedHost, in_child, wait_until, watched_host
 
@@ -29,7 +31,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedHost]:
     """A host of root, with little to share, whose socket every user can reach."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become other users")
-    totals = Totals(BUDGET, FILES, 64 * 64, 40)
+    totals = Totals(BUDGET, FILES, 64 * 64, 40, lines=64, listening=64 * 64)
     monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config: totals)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -137,3 +139,40 @@ def test_user_who_never_closes_leaves_others_their_leases(shared: WatchedHost) -
             shm.put(name, b"x", mode=0o644).close()
         with holding(ALICE, open_again_and_again):
             as_user(BOB, open_some)
+
+
+def test_user_who_watches_all_that_it_can_leaves_others_their_watches(shared: WatchedHost) -> None:
+    def watch_again_and_again(stack: contextlib.ExitStack) -> None:
+        with pytest.raises(AssertionError, match=f"over the share of uid {ALICE}"):
+            while True:
+                peer = stack.enter_context(ArenaPeer(shared.socket_path))
+                for number in range(2, MAX_LISTENING + 2):
+                    assert isinstance(reply := peer.ask(m.Watch(number, "shared/"))[0], m.Done), reply
+
+    def watch_some() -> None:
+        with shmclient.connect(shared.socket_path) as shm, contextlib.ExitStack() as stack:
+            for _ in range(64):
+                stack.enter_context(shm.watch("shared/"))
+
+    with holding(ALICE, watch_again_and_again):
+        as_user(BOB, watch_some)
+
+
+def test_user_with_a_line_for_each_of_many_names_leaves_others_theirs(shared: WatchedHost) -> None:
+    """Beyond its share, its names have none: they are looked up by asking."""
+
+    def put_many(stack: contextlib.ExitStack) -> None:
+        shm = stack.enter_context(shmclient.connect(shared.socket_path))
+        for number in range(70):
+            shm.put(f"alice/{number}", b"x").close()
+        region = stack.enter_context(shm.open("alice/69"))
+        assert region.is_current()
+        shm.put("alice/69", b"y").close()
+        assert not region.is_current()
+
+    def make_an_arena() -> None:
+        with shmclient.connect(shared.socket_path) as shm, shm.arena("bob", 1 << 16) as arena:
+            arena["a"] = b"x"
+
+    with holding(ALICE, put_many):
+        as_user(BOB, make_an_arena)

@@ -1,0 +1,162 @@
+"""The parts of one resource that uids have: what is taken, guaranteed, limited, and refused. Pure.
+
+A guarantee is booked for a share as long as it has an account, so that taking and giving back within it is a
+sum. Beyond it, a share is booked what it uses, to the unit.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from shmprotocol.errors import QuotaExceeded
+
+GUARANTEES = 64  # parts of a total: users of a shared machine, most of whom are not here
+UNLIMITED = 2**64
+
+
+class Holder(Protocol):
+    """The account of a share."""
+
+    uid: int
+    is_privileged: bool
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the account stays, whatever is given back."""
+
+    def is_adopting(self) -> bool:
+        """Whether it gets what it had with another host, whatever the limits are here."""
+
+    def promised(self, pool: Pool) -> int:
+        """Return how much of a pool an account must leave, beside what is booked."""
+
+    def settle(self) -> None:
+        """Close the account if nothing is left in it."""
+
+
+class Pool:
+    """The whole of one resource. `booked` is the sum of what the shares have booked.
+
+    `name` is that of a limit in a policy, `reserve` the guarantee of privileged uids; `unit` and `advice` are
+    for people.
+    """
+
+    __slots__ = ("advice", "booked", "guarantee", "name", "reserve", "shares", "total", "unit")
+
+    def __init__(self, name: str, total: int, unit: str, advice: str, *, has_reserve: bool = True) -> None:
+        self.name = name
+        self.total = total
+        self.guarantee = total // GUARANTEES
+        self.reserve = self.guarantee if has_reserve else 0
+        self.unit = unit
+        self.advice = advice
+        self.booked: int = 0
+        self.shares: set[Share] = set()
+
+    @property
+    def used(self) -> int:
+        """The sum of what is in use."""
+        return sum([share.used for share in self.shares])
+
+
+class Share:
+    """The part of one resource that one account has: numbers here, for which others keep the tokens.
+
+    `booked` of it are the account's: what it uses, or its guarantee, if that is more. `limit` is what it may
+    have by a policy, and `rule` the words for that.
+    """
+
+    __slots__ = ("account", "booked", "guarantee", "limit", "pool", "rule", "used")
+
+    def __init__(self, account: Holder, pool: Pool, limit: int = UNLIMITED, rule: str = "") -> None:
+        self.account = account
+        self.pool = pool
+        self.limit = limit
+        self.rule = rule
+        self.used: int = 0
+        self.guarantee = self.booked = 0
+        pool.shares.add(self)
+        self._book_guarantee()
+
+    def take(self, count: int) -> None:
+        """Take some, or raise QuotaExceeded with the figures; nothing is taken then."""
+        after = self.used + count
+        if after > self.booked:
+            refusal = self._refusal(count)
+            if refusal:
+                raise QuotaExceeded(refusal)
+            self._book(max(after, self.guarantee))
+        self.used = after
+
+    def fits(self, count: int, freed: int = 0) -> bool:
+        """Whether `take` would take it, if others had given back what is `freed`."""
+        return self.used + count <= self.booked or not self._refusal(count, freed)
+
+    def add(self, count: int) -> None:
+        """Take some, whatever the limits say: it is there already."""
+        self.used += count
+        if self.used > self.booked:
+            self._book(max(self.used, self.guarantee))
+
+    def give(self, count: int) -> None:
+        """Give some back."""
+        self.used -= count
+        if self.booked > self.guarantee or not self.used:
+            self.settle()
+
+    def settle(self) -> None:
+        """Book no more than what is used or guaranteed; close the account if nothing is left in it."""
+        self._book(max(self.used, self.guarantee))
+        if not self.used and not self.account.is_connected:
+            self.account.settle()
+
+    def restrict(self, limit: int, rule: str) -> None:
+        """Set another limit; what is over it already stays."""
+        self.limit, self.rule = limit, rule
+        self.guarantee = min(self.guarantee, limit)
+        self._book(max(self.used, self.guarantee))
+        self._book_guarantee()
+
+    def end(self) -> None:
+        """Give the guarantee back."""
+        self.guarantee = 0
+        self._book(0)
+        self.pool.shares.discard(self)
+
+    def _book(self, booked: int) -> None:
+        self.pool.booked += booked - self.booked
+        self.booked = booked
+
+    def _book_guarantee(self) -> None:
+        pool = self.pool
+        guarantee = min(self.limit, pool.reserve if self.account.is_privileged else pool.guarantee)
+        if self.guarantee < guarantee <= pool.total - pool.booked + self.booked:
+            self.guarantee = guarantee
+            self._book(max(self.used, self.guarantee))
+
+    def _refusal(self, count: int, freed: int = 0) -> str:
+        """Return why an account gets no more; "" if it does."""
+        if self.account.is_adopting():
+            return ""
+        self._book_guarantee()  # there was no room for it when there were too many others
+        pool, uid = self.pool, self.account.uid
+        after = self.used + count
+        if self.rule and after > self.limit:
+            return (
+                f"{count} {pool.unit} are over the {self.limit} that {self.rule} gives uid {uid}, which has "
+                f"{self.used}. {pool.advice}"
+            )
+        free = pool.total - pool.booked + freed
+        more = after - self.booked
+        if more <= free - self.account.promised(pool):
+            return ""
+        used = pool.used
+        if count > pool.total - used + freed:
+            return (
+                f"{count} {pool.unit} are over what the host has: {used} of {pool.total} are in use, "
+                f"{self.used} of these by uid {uid}. {pool.advice}"
+            )
+        return (
+            f"{count} {pool.unit} are over the share of uid {uid}, which has {self.used}: of {pool.total}, "
+            f"{pool.total - used} are free, but others are guaranteed theirs. {pool.advice}"
+        )
