@@ -27,9 +27,11 @@ from shmhost.commands.doctor.table import doctor_table, is_healthy
 from shmhost.commands.options import json_option, print_json
 from shmhost.machine import logs
 from shmhost.serving.notify import Notifier, take_listener
+from shmhost.serving.policing import apply_policy_again
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings import settings
 from shmhost.settings.config import Config
+from shmhost.settings.policies import privileged_uids, read_policy
 from shmhost.settings.settings import setting_options, to_config
 from shmprotocol.cli import manual
 
@@ -49,7 +51,7 @@ from shmprotocol.cli import manual
 )
 @setting_options
 def serve(takeover: bool, **options: Any) -> None:
-    """Run a host until SIGTERM or Ctrl-C.
+    """Run a host until SIGTERM or Ctrl-C. SIGHUP has it read its policy again.
 
     Each option can also be set as $SHMHOST_NAME, or in a TOML file; see `shmhost config`.
     """
@@ -90,6 +92,9 @@ async def _serve(config: Config, listener: socket.socket | None, takes_over: boo
     host = Host(config, listener, Notifier(os.environ, os.getpid()), _leave, takes_over=takes_over)
     for end in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(end, host.stop)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, apply_policy_again, config, host.registry.accounts
+    )
     await host.serve()
 
 
@@ -100,18 +105,28 @@ def _leave() -> NoReturn:
 
 
 @click.command(
-    "config", epilog=manual("shmhost config --budget 4G", "SHMHOST_LOG_FORMAT=json shmhost config --json")
+    "config",
+    epilog=manual(
+        "shmhost config --budget 4G",
+        "SHMHOST_LOG_FORMAT=json shmhost config --json",
+        "shmhost config --check --policy /etc/shmhost/policy.toml",
+    ),
 )
 @setting_options
 @json_option
-def config_command(as_json: bool, **options: Any) -> None:
+@click.option("--check", is_flag=True, help="Only look for mistakes, in the policy too.")
+def config_command(as_json: bool, check: bool, **options: Any) -> None:
     """Show the settings that `serve` would use, and the source of each.
 
     A flag comes before $SHMHOST_SOCKET, $SHMHOST_SOCKET_MODE, $SHMHOST_WINDOW, $SHMHOST_BUDGET,
     $SHMHOST_LOG_FORMAT, $SHMHOST_LOG_LEVEL and $SHMHOST_METRICS, and these before the TOML file, which has
     the same names.
     """
-    values = settings.shown(to_config(options))
+    config = to_config(options)
+    if check:
+        _check(config)
+        return
+    values = settings.shown(config)
     sources = settings.sources(get_current_context())
     if as_json:
         print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})
@@ -120,6 +135,15 @@ def config_command(as_json: bool, **options: Any) -> None:
     for name, value in values.items():
         table.add_row(name, Text(value.replace(",", "\n")), Text(sources[name]))
     Console().print(table)
+
+
+def _check(config: Config) -> None:
+    """Say what the policy has, or raise InvalidArgument with all its mistakes."""
+    if not config.policy:
+        print("no mistakes: there is no policy")
+        return
+    policy = read_policy(config.policy, privileged_uids())
+    print(f"no mistakes; rules for names: {len(policy.names)}, for limits: {len(policy.limits)}")
 
 
 @click.command(

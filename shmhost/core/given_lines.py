@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from shmhost.core.board import Board
 from shmhost.core.shares import Share
 
@@ -28,6 +30,12 @@ class GivenLines:
             share.take(1)
             self._shares[line] = share
         return line
+
+    def resume(self, shares: Mapping[int, Share]) -> None:
+        """Take the lines that regions of another host have, when none is in use."""
+        self._shares = dict(shares)
+        for share in self._shares.values():
+            share.add(1)
 
     def release(self, board: Board, line: int) -> None:
         """Take note that a region with this line is freed."""

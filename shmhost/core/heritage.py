@@ -149,6 +149,8 @@ def adopt_regions(registry: Registry, records: Sequence[RegionRecord], take: Tak
         elif region.state is State.CURRENT:
             registry.current[region.name] = region
             insort(registry.names, region.name)
+    owners = {region.line: region.owner.uid for region in registry.regions.values() if region.line}
+    registry.lines.resume({line: registry.accounts.of(uid).lines for line, uid in owners.items()})
 
 
 def _region_from(record: RegionRecord, take: Take, registry: Registry, names: ShmNames) -> Region:

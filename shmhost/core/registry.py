@@ -31,13 +31,7 @@ from shmprotocol.errors import (
     RegionExists,
 )
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import (
-    Backend,
-    ChangeKind,
-    Seal,
-    State,
-    check_mode,
-)
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_mode
 
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).

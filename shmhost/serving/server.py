@@ -52,6 +52,7 @@ from shmhost.serving.link import Link
 from shmhost.serving.notes import Notes
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.policing import apply_policy
 from shmhost.serving.predecessor import (
     EXPECT_S,
     end_returns,
@@ -68,6 +69,7 @@ from shmhost.serving.turned_away import TurnedAway
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
+from shmhost.settings.policies import privileged_uids
 from shmhost.settings.totals import totals_of
 from shmprotocol.errors import QuotaExceeded, ShmError
 from shmprotocol.wire import descriptors
@@ -91,6 +93,8 @@ class Host:
     With a `listener` that was inherited it serves that one, closes it, and leaves its file alone. `leave`
     ends the process at once, and touches nothing: with it, this host can be taken over. With `takes_over` it
     takes the place of the one at its socket.
+
+    InvalidArgument: its policy has mistakes.
     """
 
     def __init__(
@@ -113,12 +117,13 @@ class Host:
         self._notes = Notes(config.socket_path)
         self.registry: Registry = Registry(
             Allocator(config.windows, secrets.randbelow),
-            Accounts(totals_of(config), {0, os.geteuid()}),
+            Accounts(totals_of(config), privileged_uids()),
             time.time_ns,
             self._dispose,
             lambda kind, region: note_change(self._hub, kind, region),
             generations=Generations(self._notes.store_ceiling),
         )
+        apply_policy(config, self.registry.accounts)
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
         self._board: SharedBoard | None = None

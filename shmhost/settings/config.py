@@ -42,6 +42,7 @@ class Config:
     board: int = 65_535
     spares: int = 4 * MIB  # of a connection; clients do not ask for more without a reserve
     reserve: int = 256 * MIB  # of all connections of a uid
+    policy: str = ""  # the path of a file, see `policies`; "": none
 
     def __post_init__(self) -> None:
         check_mode(self.socket_mode)

@@ -7,6 +7,7 @@ order is click's own. The names are the same in all of them: `--socket-mode`, `$
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -115,6 +116,14 @@ SETTINGS = (
         "SIZE",
         "Limit of what the clients of a user may reserve for puts. Default: 256 MiB; 0: nothing.",
         is_number=True,
+    ),
+    Setting(
+        "policy",
+        "policy",
+        lambda text: os.path.abspath(text) if text else "",
+        str,
+        "FILE",
+        "Rules in TOML: who may create which names, and have how much. Default: none.",
     ),
     Setting(
         "log_format",

@@ -1,0 +1,382 @@
+"""Policy files: what their rules decide, at each limit and one more, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shmclient
+from session_support import CREATE, World
+from shmhost.core.peers import Peer
+from shmhost.core.policy import Policy, Wish
+from shmhost.core.registry import REGION_OVERHEAD
+from shmhost.settings.policies import COUNTS, KEYS, parse_policy, read_policy
+from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded
+from shmprotocol.wire import messages as m
+from support import wait_until
+
+ROOT, ALICE, BOB, TEACHER = Peer(0, 0), Peer(1000, 70), Peer(1001, 71), Peer(1002, 72, groups=frozenset({90}))
+
+
+def policy_of(text: str) -> Policy:
+    return parse_policy(textwrap.dedent(text), "policy.toml", frozenset({0}))
+
+
+def refusal(policy: Policy, peer: Peer, name: str = "models/a", **changes: object) -> str:
+    """Return why a peer may not create a region, "" if it may."""
+    error = policy.refusal(Wish(name, "region", "full", "memfd", 100)._replace(**changes), peer)
+    return "" if error is None else str(error)
+
+
+# --- who may create what
+
+
+def test_everything_is_allowed_without_rules_for_names() -> None:
+    assert refusal(policy_of("[[limits]]\nregions = 1"), ALICE) == ""
+
+
+def test_first_rule_that_matches_decides() -> None:
+    policy = policy_of("""
+        [[names]]
+        title = "the teachers' models"
+        groups = [90]
+        prefixes = ["models/", "shared/"]
+        [[names]]
+        title = "models are read-only"
+        prefixes = ["models/"]
+        allow = false
+        [[names]]
+        users = [1000]
+    """)
+    assert refusal(policy, TEACHER) == ""
+    assert refusal(policy, ALICE) == (
+        "uid 1000 may not create 'models/a': the rule 'models are read-only' forbids it"
+    )
+    assert refusal(policy, ALICE, "other") == refusal(policy, ALICE, "models") == ""
+    assert refusal(policy, BOB, "other") == "uid 1001 may not create 'other': no rule of the policy allows it"
+
+
+def test_privileged_user_is_held_only_to_rules_that_name_it() -> None:
+    assert refusal(policy_of("[[names]]\nallow = false"), ROOT) == ""
+    assert "rule 1 in [[names]] forbids it" in refusal(
+        policy_of("[[names]]\nusers = [0]\nallow = false"), ROOT
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "text"),
+    [
+        (
+            'kinds = ["region"]',
+            {"kind": "arena"},
+            "with the kind arena: rule 1 in [[names]] allows region there",
+        ),
+        (
+            'seals = ["full"]',
+            {"seal": "writer"},
+            "with the seal writer: rule 1 in [[names]] allows full there",
+        ),
+        (
+            'backends = ["memfd"]',
+            {"backend": "shm"},
+            "with the backend shm: rule 1 in [[names]] allows memfd",
+        ),
+        ('size = "1K"', {"size": 1025}, "1025 bytes are over the 1024 that rule 1 in [[names]] allows"),
+        ("size = 18446744073709551616", {"size": 2**64 + 1}, "18446744073709551617 bytes are over"),
+    ],
+)
+def test_rule_allows_what_it_lists_and_no_more(line: str, changes: dict[str, object], text: str) -> None:
+    policy = policy_of(f"[[names]]\n{line}")
+    allowed = {key: value - 1 for key, value in changes.items() if isinstance(value, int)}
+    assert refusal(policy, ALICE, **allowed) == ""
+    assert text in refusal(policy, ALICE, **changes)
+
+
+@pytest.mark.parametrize("name", ["users = [1001]", "groups = [71]"])
+def test_rule_is_for_a_user_or_a_group(name: str) -> None:
+    policy = policy_of(f"[[names]]\n{name}")
+    assert refusal(policy, BOB) == ""
+    assert refusal(policy, ALICE) != ""
+
+
+# --- limits
+
+
+def test_first_limit_of_a_resource_decides_for_it() -> None:
+    policy = policy_of("""
+        [[limits]]
+        title = "teachers"
+        groups = [90]
+        bytes = "4K"
+        [[limits]]
+        bytes = 5
+        regions = 6
+    """)
+    assert policy.limits_of(1002, frozenset({90})) == {
+        "bytes": (4096, "the rule 'teachers'"),
+        "regions": (6, "rule 2 in [[limits]]"),
+    }
+    assert policy.limits_of(1000, frozenset()) == {
+        "bytes": (5, "rule 2 in [[limits]]"),
+        "regions": (6, "rule 2 in [[limits]]"),
+    }
+    assert policy.limits_of(0, frozenset()) == {}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def restrict(world: World, text: str) -> None:
+    world.hub.registry.accounts.restrict(policy_of(text))
+
+
+def test_limit_of_bytes_is_kept_to_the_byte(world: World) -> None:
+    talk = world.client(uid=1000)
+    capacity = 2 * 4096 + REGION_OVERHEAD
+    restrict(world, f"[[limits]]\nbytes = {2 * capacity}")
+    assert isinstance(talk.publish("a"), m.Published)
+    assert isinstance(talk.say(CREATE._replace(name="b", size=4097)), m.Refused)
+    text = talk.last().text
+    assert f"that rule 1 in [[limits]] gives uid 1000, which has {capacity}" in text
+    assert isinstance(talk.publish("b"), m.Published)
+
+
+def test_limit_of_regions_is_kept_to_the_region(world: World) -> None:
+    talk, other = world.client(uid=1000), world.client(uid=1001)
+    restrict(world, "[[limits]]\nregions = 2")
+    for name in "ab":
+        talk.publish(name)
+    refused = talk.say(CREATE._replace(name="c"))
+    assert (refused.code, refused.text[:66]) == (
+        "quota-exceeded",
+        "1 regions are over the 2 that rule 1 in [[limits]] gives uid 1000,",
+    )
+    other.publish("c")
+
+
+def test_limit_that_is_lowered_takes_nothing_away(world: World) -> None:
+    talk = world.client(uid=1000)
+    talk.publish("a")
+    restrict(world, "[[limits]]\nregions = 0")
+    assert talk.say(CREATE._replace(name="b")).code == "quota-exceeded"
+    assert isinstance(talk.say(m.Stat(7, "a")), m.Described)
+    restrict(world, "")
+    talk.publish("b")
+
+
+def test_policy_refuses_puts_on_each_road(world: World) -> None:
+    talk = world.client(uid=1000)
+    put = m.Put(3, "x", 0o600, True, 10, 0, 0, b"x" * 10)
+    assert isinstance(talk.say(put), m.Published)
+    restrict(world, '[[names]]\nprefixes = ["y"]\nsize = 9')
+    assert talk.say(put).code == "access-denied"
+    assert talk.say(put._replace(name="y")).code == "quota-exceeded"
+    assert isinstance(talk.say(put._replace(name="y", data_size=9, payload=b"x" * 9)), m.Published)
+
+
+# --- mistakes
+
+MISTAKES = [
+    ("a = = 1", "line 1: Invalid value (at line 1, column 5)"),
+    ("[[rules]]", "line 1: 'rules' is unknown: a policy has [[names]] and [[limits]]"),
+    ("x = 1", "line 1: 'x' is unknown"),
+    ("[names]\nallow = true", "line 1: 'names' is unknown"),
+    ("\n[[names]]\n\nprefix = 'a'", "line 4: 'prefix' is unknown in [[names]]: use title, users,"),
+    ("[[names]]\nprefixes = 'a'", 'line 2: prefixes is a list such as ["one", "two"], not \'a\''),
+    ("[[names]]\nprefixes = []", "line 2: prefixes has at least one"),
+    ("[[names]]\nprefixes = [1]", "line 2: a prefix is a str, not int"),
+    ("[[names]]\nallow = 1", "line 2: allow is true or false, not 1"),
+    ("[[names]]\nseals = ['none']", "line 2: seals has some of full, writer, not ['none']"),
+    ("[[names]]\nbackends = []", "line 2: backends has some of memfd, shm, not []"),
+    ("[[names]]\nkinds = [1]", "line 2: kinds has some of region, arena, not [1]"),
+    ("[[names]]\nsize = '1X'", "line 2: size: a size is a number of bytes"),
+    ("[[names]]\nsize = -1", "line 2: size is a number of bytes or a text"),
+    ("[[names]]\nusers = ['no such user']", "line 2: there is no user 'no such user' on this machine"),
+    ("[[names]]\ngroups = ['no such group']", "line 2: there is no group 'no such group' on this machine"),
+    ("[[names]]\nusers = [-1]", "line 2: users: -1 is not a number from 0 to"),
+    ("[[names]]\nusers = [4294967295]", "line 2: users: 4294967295 is not a number"),
+    ("[[names]]\nusers = []", "line 2: users has at least one"),
+    ("[[names]]\ntitle = 1", "line 2: title is a text in quotes, not 1"),
+    ("[[limits]]", "line 1: no limit is in [[limits]]: use bytes,"),
+    ("[[limits]]\nregions = true", "line 2: regions is a number, 0 or more, not True"),
+    ("[[limits]]\nregions = '1'", "line 2: regions is a number, 0 or more, not '1'"),
+    ("[[names]]\n[[names]]\nusers = [7]", "line 2: this rule never decides: the one in line 1 comes first"),
+    ("[[names]]\nprefixes = ['a']\n[[names]]\nprefixes = ['ab', 'ac']", "line 3: this rule never decides"),
+    (
+        "[[limits]]\nusers = [7, 8]\nregions = 1\n[[limits]]\nusers = [7]\nregions = 2",
+        "line 4: this rule never",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES)
+def test_mistake_is_told_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        policy_of(text)
+    assert f"policy.toml, {message}" in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        policy_of("[[limits]]\nbytes = '1Q'\nx = 1\n[[names]]\nallow = 3\n")
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        f"policy.toml, line {number}" for number in (2, 3, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[names]]\nprefixes = ['ab']\n[[names]]\nprefixes = ['a']",
+        "[[names]]\nallow = false\n[[names]]\nusers = [0]\nallow = false",
+        "[[names]]\nusers = [7]\n[[names]]\nusers = [7, 8]",
+        "[[names]]\nusers = [7]\n[[names]]\ngroups = [7]",
+        "[[limits]]\nregions = 1\n[[limits]]\nregions = 2\nbytes = 3",
+    ],
+)
+def test_rules_may_overlap_as_long_as_each_decides_something(text: str) -> None:
+    policy_of(text)
+
+
+SCALARS = st.one_of(
+    st.booleans(), st.integers(-2, 2**65), st.text(max_size=5), st.sampled_from(["full", "4G"])
+)
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3))
+ANY_KEYS = st.sampled_from(sorted({*KEYS["names"], *KEYS["limits"], "other"}))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["names", "limits"]), st.dictionaries(ANY_KEYS, VALUES, max_size=4)))
+)
+def test_any_table_is_a_rule_or_a_mistake(tables: list[tuple[str, dict[str, object]]]) -> None:
+    text = "".join(
+        f"[[{kind}]]\n" + "".join(f"{key} = {as_toml(value)}\n" for key, value in table.items())
+        for kind, table in tables
+    )
+    policy = parsed(text)
+    if policy is None:
+        return
+    assert len(policy.names) + len(policy.limits) == len(tables)
+    policy.refusal(Wish("a", "region", "full", "memfd", 1), ALICE)
+
+
+def parsed(text: str) -> Policy | None:
+    """Return a policy, or None if a mistake was told, with a line."""
+    message = ""
+    try:
+        return policy_of(text)
+    except InvalidArgument as error:
+        message = str(error)
+    assert "policy.toml, line" in message
+    return None
+
+
+def as_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return (
+        str(value) if isinstance(value, int) else '"' + "".join(f"\\U{ord(c):08x}" for c in str(value)) + '"'
+    )
+
+
+@given(st.text())
+def test_any_text_is_a_policy_or_a_mistake(text: str) -> None:
+    parsed(text)
+
+
+def test_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[[limits]]\nregions = 1\n")
+    path.chmod(0o644)
+    assert len(read_policy(str(path), frozenset()).limits) == 1
+    path.chmod(0o666)
+    with pytest.raises(InvalidArgument, match="everybody may write"):
+        read_policy(str(path), frozenset())
+
+
+def test_fifo_and_folder_are_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, tmp_path / "missing"):
+        with pytest.raises(InvalidArgument, match="policy"):
+            read_policy(str(path), frozenset())
+
+
+def test_every_limit_is_one_of_a_resource(world: World) -> None:
+    names = {pool.name for pool in world.hub.registry.accounts.pools}
+    assert names == {"bytes", "addresses", *COUNTS}
+
+
+# --- the host and the command
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text('[[names]]\nusers = [0]\nprefixes = ["ok/"]\n[[names]]\nusers = [0]\nallow = false\n')
+    path.chmod(0o644)
+    return path
+
+
+def test_sighup_has_the_policy_read_again(tmp_path: Path, policy_file: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the policy names uid 0")
+    path, log = str(tmp_path / "h.sock"), tmp_path / "log"
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", path, "--policy", str(policy_file)]
+    with log.open("w") as stream, subprocess.Popen(command, stderr=stream) as child:
+        try:
+            wait_until(lambda: "listening" in log.read_text())
+            with shmclient.connect(path) as shm:
+                shm.put("ok/a", b"x").close()
+                with pytest.raises(AccessDenied, match=r"'other': rule 2 in \[\[names\]\] forbids it"):
+                    shm.put("other", b"x")
+                policy_file.write_text("[[names]]\nallow = 3\n")
+                child.send_signal(signal.SIGHUP)
+                wait_until(lambda: "the policy stays as it was" in log.read_text())
+                assert "line 2: allow is true or false" in log.read_text()
+                with pytest.raises(AccessDenied):
+                    shm.put("other", b"x")
+                policy_file.write_text("[[limits]]\nusers = [0]\nregions = 2\n")
+                child.send_signal(signal.SIGHUP)
+                wait_until(lambda: log.read_text().count("rules") == 2)
+                shm.put("other", b"x").close()
+                with pytest.raises(QuotaExceeded, match=r"over the 2 that rule 1 in \[\[limits\]\]"):
+                    shm.put("more", b"x" * 100_000)
+        finally:
+            child.terminate()
+
+
+def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shmhost", "config", "--check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_config_check_says_what_is_wrong_or_that_nothing_is(policy_file: Path) -> None:
+    good = run_check("--policy", str(policy_file))
+    assert (good.returncode, good.stdout) == (0, "no mistakes; rules for names: 2, for limits: 0\n")
+    policy_file.write_text("[[limits]]\nbytes = 'x'\n")
+    bad = run_check("--policy", str(policy_file))
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert f"{policy_file}, line 2: bytes: a size is a number" in bad.stderr
+    assert run_check().stdout == "no mistakes: there is no policy\n"
+
+
+def test_host_does_not_start_with_mistakes_in_its_policy(tmp_path: Path, policy_file: Path) -> None:
+    policy_file.write_text("[[limits]]\n")
+    command = [sys.executable, "-m", "shmhost", "serve", "--socket", str(tmp_path / "h.sock")]
+    result = subprocess.run(
+        [*command, "--policy", str(policy_file)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert result.returncode == 1
+    assert "line 1: no limit is in [[limits]]" in result.stderr
