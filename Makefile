@@ -15,7 +15,8 @@
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make torture  what `make test` does in seconds, for minutes: arenas
 #   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
-#   make fuzz    try hostile input for long, against the host and against readers
+#   make fuzz    try hostile input for long, against the host and against readers: a hundred million inputs, an hour;
+#                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
@@ -51,7 +52,8 @@ kills: $(READY)
 	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_kill_points.py
 
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 0 tests/system/test_fuzz_*.py tests/system/test_misuse_interrupt.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -s --timeout 0 tests/system/test_fuzz_*.py \
+		tests/host/test_core_machine.py tests/system/test_misuse_interrupt.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

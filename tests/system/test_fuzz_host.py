@@ -1,6 +1,8 @@
 """A real host against anything that a client can send: it lives, serves others, and keeps nothing.
 
-Both ways of a host with descriptors are tried: the kernel refuses them, and it cannot (before Linux 6.16).
+Both ways of a host with descriptors are tried: the kernel refuses them, and it cannot (before Linux 6.16). An
+example takes some 50 ms, so `make fuzz` tries few of them here, and millions without sockets: see
+test_fuzz_session.py and test_fuzz_native.py.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shmclient
@@ -24,6 +26,7 @@ from shmprotocol.wire.connection import Connection, pack
 from support import RawPeer, WatchedHost, wait_until, watched_host
 
 WINDOW = (0x510000000000 + os.getpid() % 1024 * (1 << 32), 1 << 32)
+EXAMPLES = min(settings().max_examples, 1000)
 WITNESS = f"the bystander's, of process {os.getpid()}"  # a name that no strategy comes upon
 
 
@@ -185,6 +188,7 @@ def read_to_the_end(peer: RawPeer) -> list[m.Message]:
     return said
 
 
+@settings(max_examples=EXAMPLES)
 @given(stream=streams())
 def test_host_serves_others_whatever_one_client_sends(
     target: Target, stream: list[tuple[bytes, list[str]]]
@@ -247,6 +251,7 @@ class Talk:
         self._leases += [grant.lease for grant in grants if grant.lease]
 
 
+@settings(max_examples=EXAMPLES)
 @given(messages=conversations(), end=st.binary(max_size=3))
 def test_host_keeps_nothing_of_a_client_that_went_anywhere(
     target: Target, messages: list[m.Message], end: bytes
