@@ -1,8 +1,6 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo
-#   make test    set up and run every check: ruff, mypy, then the tests side by side, WORKERS=2 at a time (a CPU
-#                each, at most four), and at last by name those that need the machine for themselves
-#   make lint    only ruff and mypy
+#   make test    set up and run every check         make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
@@ -13,13 +11,13 @@
 #   make figures        measure both anew and write docs/performance.md, some fifteen minutes on an idle machine;
 #                make performance writes the page from the runs that are kept in docs/performance
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
+#   make abuse  a bystander's attach beside clients that do what they can to slow it: as root, with two CPUs; KINDS="flood crowd"
 #   make torture  what `make test` does in seconds, for minutes: arenas
 #   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
 #   make fuzz    try hostile input for long, against the host and against readers: a hundred million inputs, an hour;
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
 PYTHON ?= python3
-WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
@@ -32,8 +30,7 @@ demo: $(READY)
 	$(BIN)/shmhost demo live --seconds 3
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not torture"
-	$(BIN)/python -m pytest -v -m "alone and not torture"
+	$(BIN)/python -m pytest
 
 unit: $(READY)
 	$(BIN)/python -m pytest -q -m unit
@@ -62,6 +59,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CHECK),--check)
+
+abuse: $(READY)
+	$(BIN)/python -m benchmarks.abusers $(KINDS)
 
 bench-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(if $(JSON),--json $(JSON))
@@ -92,4 +92,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
