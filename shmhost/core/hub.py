@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -18,7 +18,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
-from shmhost.core.work import Run, Steps, run_to_end
+from shmhost.core.work import Steps, run_to_end
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
 from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
@@ -104,6 +104,11 @@ class Returnables(Protocol):
 class Listener(Protocol):
     """A session with a wait or a watch."""
 
+    peer: Peer
+
+    def fall_behind(self) -> None:
+        """Take note that changes come faster than its user can be told of them: it must go, not at once."""
+
     def hear(self, news: News) -> Iterator[None] | None:
         """Take news of a change; return the steps that this takes, if they are many."""
 
@@ -137,8 +142,9 @@ class Hub:
     ledgers: dict[int, Ledger] = field(default_factory=dict)  # by number
     ledger_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
-    run_news: Run = run_to_end  # one after the other: clients hear of changes in their order
-    run_ends: Run = run_to_end
+    # Has the clients of a uid hear of a change, after earlier ones; False: they are too far behind.
+    run_news: Callable[[int, Iterator[None]], bool] = lambda _uid, news: run_to_end(news)
+    run_ends: Callable[[int, Iterator[None]], object] = lambda _uid, work: run_to_end(work)
 
     def make_ledger(self, peer: Peer) -> Ledger:
         """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""
@@ -177,8 +183,15 @@ class Hub:
 
     def tell(self, kind: ChangeKind, region: Region, before: m.RegionInfo | None = None) -> None:
         """Notify all waits and watches of a change; `before` is what the region was, or replaced."""
-        if self.listeners:
-            self.run_news(_telling(news_of(kind, region, before), list(self.listeners)))
+        if not self.listeners:
+            return
+        news, groups = news_of(kind, region, before), defaultdict(list)
+        for listener in self.listeners:
+            groups[listener.peer.uid].append(listener)
+        for uid, group in groups.items():
+            if not self.run_news(uid, _telling(news, group)):
+                for listener in group:
+                    listener.fall_behind()
 
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""

@@ -77,6 +77,7 @@ class Session:
         self._readings = Readings(hub, peer, self._leases)
         self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests(self._account.listening)
+        self.end: Callable[[str], object] = lambda _why: None  # ends the connection, in a moment
         self._descriptors: Sequence[int] = ()  # of the message that is being handled
 
     @property
@@ -205,7 +206,7 @@ class Session:
             del self._hub.clients[self.peer.uid]
         self._hub.listeners.discard(self)
         self._interests.clear()
-        self._hub.run_ends(self._closing())
+        self._hub.run_ends(self.peer.uid, self._closing())
 
     def _closing(self) -> Iterator[None]:
         yield from self._creations.closing()
@@ -213,6 +214,10 @@ class Session:
         yield from self._leases.closing()
         yield from self._readings.closing()
         self._account.disconnect()
+
+    def fall_behind(self) -> None:
+        """Have the connection ended: changes come faster than its user can be told of them."""
+        self.end("it watches more than it can be told of: its user is too far behind the changes")
 
     def hear(self, news: News) -> Iterator[None] | None:
         """Handle a change: push it to the watches, and retry the waits for the name."""

@@ -41,10 +41,9 @@ PAUSE = Work(lambda: None, is_quick=True)
 SETTLE = Work(lambda: None, is_quick=False)
 PASS_ON = Work(lambda: None, is_quick=False)
 
-Run = Callable[[Iterator[None]], None]  # does a work, with others between its steps if it is long
 
-
-def run_to_end(work: Iterator[None]) -> None:
-    """Do all of a work now."""
+def run_to_end(work: Iterator[None]) -> bool:
+    """Do all of a work now; return True."""
     for _ in work:
         pass
+    return True

@@ -23,6 +23,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.work import Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.outbox import LATER, RETRY_S
+from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share, Unread
 from shmhost.serving.workers import Outcome, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
@@ -53,6 +54,7 @@ class ArenaLink:
         start_work: StartWork,
         closer: Closer,
         share: Share,
+        turn: Turn,
         on_closed: Callable[[ArenaLink], None],
     ) -> None:
         self.peer: Peer = owner.peer
@@ -61,6 +63,7 @@ class ArenaLink:
         self._start_work = start_work
         self._closer = closer
         self._share = share
+        self._turn = turn
         self._on_closed = on_closed
         self._queue: OrderedDict[int, tuple[bytes, Sequence[int]]] = OrderedDict()
         self._count = 0  # messages that were ever queued: the keys
@@ -75,7 +78,8 @@ class ArenaLink:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._refused = descriptors.refuse(self._sock)
             self._unread = Unread(self._sock, share, _do_nothing)
-            self._read(True)
+            turn.add(self._sock.fileno(), self._readable)
+            self._is_reading = True
         except BaseException:
             self._sock.close()
             self._theirs.close()
@@ -113,7 +117,7 @@ class ArenaLink:
         if self._closing:
             return
         self._closing = True
-        self._read(False)
+        self._turn.remove(self._sock.fileno())
         self._wait_no_more()
         self._queue.clear()
         self._unsent.clear()
@@ -143,12 +147,12 @@ class ArenaLink:
         del self._owner  # it has this link, as the Work to be taken back has: a cycle
 
     def _read(self, is_reading: bool) -> None:
-        if is_reading != self._is_reading:
+        if is_reading != self._is_reading and not self._closing:
             self._is_reading = is_reading
             if is_reading:
-                self._loop.add_reader(self._sock, self._readable)
+                self._turn.resume(self._sock.fileno())
             else:
-                self._loop.remove_reader(self._sock)
+                self._turn.pause(self._sock.fileno())
 
     def _readable(self) -> None:
         try:

@@ -55,7 +55,7 @@ class Deaths:
         self._epoll.close()
 
     def _look(self) -> None:
-        for pidfd, _events in self._epoll.poll(0):
+        for pidfd, _events in self._epoll.poll(0, 1):  # the end of a client takes its time
             call = self._calls.get(pidfd)  # None: one of the others had it forgotten
             if call is not None:
                 call()

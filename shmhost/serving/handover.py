@@ -36,11 +36,11 @@ from shmhost.core.work import SETTLE, Steps, Work
 from shmhost.machine.board import SharedBoard
 from shmhost.machine.socket_file import Lock
 from shmhost.serving import parcels
-from shmhost.serving.chores import Chores
 from shmhost.serving.link import Link
 from shmhost.serving.moving import describe_link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.turns import Turns
 from shmhost.serving.workers import Outcome, Workers
 from shmprotocol.errors import HostGone, RegionBusy, ShmError
 
@@ -62,7 +62,7 @@ class Estate:
     hub: Hub
     links: set[Link]
     workers: Workers
-    chores: tuple[Chores, ...]
+    turns: Turns
     listener: socket.socket
     is_inherited: bool
     lock: Lock
@@ -115,8 +115,7 @@ class HandOver:
         for link in self._estate.links:
             if link is not successor:
                 link.hold()
-        for chores in self._estate.chores:
-            chores.finish()
+        self._estate.turns.finish()
         others = (link for link in self._estate.links if link is not successor)
         return self._estate.workers.is_busy or any(link.is_working for link in others)
 

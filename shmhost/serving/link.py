@@ -25,6 +25,7 @@ from shmhost.serving.deaths import Deaths
 from shmhost.serving.intake import Intake
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.outbox import Outbox, packed_welcome
+from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share
 from shmhost.serving.workers import Outcome, attempt, cannot, later
 from shmprotocol.errors import RemoteProtocolError
@@ -35,7 +36,6 @@ from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 LOG = logging.getLogger("shmhost")
 
-TURN_NS = 100_000  # time slice for one client's queued requests: so much does each other one wait
 # For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
@@ -60,7 +60,6 @@ class Link:
         "_is_finished",
         "_is_held",
         "_is_inside_frame",
-        "_is_paused",
         "_lingering",
         "_loop",
         "_meter",
@@ -69,6 +68,7 @@ class Link:
         "_refused",
         "_start_work",
         "_take_back",
+        "_turn",
         "_working",
         "connection",
         "deadline",
@@ -89,6 +89,7 @@ class Link:
         start_work: StartWork,
         closer: Closer,
         share: Share,
+        turn: Turn,
         on_closed: Callable[[Link], None],
         deaths: Deaths,
         lingering: Lingering,
@@ -100,6 +101,7 @@ class Link:
         self._refused = descriptors.are_refused(sock)
         self.intake = Intake(sock) if may_return else None  # None: no descriptors come
         self._closer = closer
+        self._turn = turn
         self.pidfd = pidfd
         self._deaths = deaths
         self._lingering = lingering
@@ -111,17 +113,17 @@ class Link:
         self._began_ns = 0
         self._start_work = start_work
         self._on_closed = on_closed
-        self.outbox = Outbox(sock, share, self._all_sent, self._end)
+        self.outbox = Outbox(sock, share, turn, self._all_sent, self._end)
         self.deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
         self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
-        self._is_paused = False  # the loop does not watch the socket for what comes
         self._take_back: Callable[[], bool] = cannot
         self._closing = False
         self._is_dropped = False
         self._is_finished = False
         self._is_held = False  # it reads nothing until `release`
         self._begin(make_session)
+        self.session.end = lambda why: self._loop.call_soon(self._end, why)
         self.peer: Peer = self.session.peer
         self.deadline.start()  # until Hello has come
 
@@ -140,12 +142,17 @@ class Link:
 
     def _watch(self) -> None:
         try:
-            self._loop.add_reader(self.socket, self._readable)
+            self._turn.add(self.socket.fileno(), self._readable)
+        except OSError:
+            if self.pidfd is not None:
+                os.close(self.pidfd)
+            raise
+        try:
             if self.pidfd is not None:
                 # The process is gone even if a child that it forked still holds the socket.
                 self._deaths.watch(self.pidfd, self.close)
         except OSError:  # the kernel cannot watch one more: the socket stays the caller's
-            self._loop.remove_reader(self.socket)
+            self._turn.remove(self.socket.fileno())
             raise
 
     def send(self, message: Message, fds: Sequence[int]) -> None:
@@ -191,7 +198,7 @@ class Link:
         if self._closing:
             return
         self._closing = True
-        self._loop.remove_reader(self.socket)
+        self._turn.remove(self.socket.fileno())
         self.deadline.end()
         self._let_process_go()
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
@@ -222,16 +229,12 @@ class Link:
         del self.session  # it has this link's `send`: a cycle, which only the garbage collector would free
 
     def _pause(self) -> None:
-        if not self._is_paused:
-            self._is_paused = True
-            self._loop.remove_reader(self.socket)
+        self._turn.pause(self.socket.fileno())
 
     def _go_on(self) -> None:
         if self._is_held:
             return
-        if self._is_paused:
-            self._is_paused = False
-            self._loop.add_reader(self.socket, self._readable)
+        self._turn.resume(self.socket.fileno())
         if self._is_inside_frame:
             self._pump()
 
@@ -294,7 +297,7 @@ class Link:
 
     def _pump(self) -> None:
         """Handle received frames, until a Work or a slow client makes the rest wait."""
-        turn_ends_ns = perf_counter_ns() + TURN_NS
+        turn_ends_ns = self._turn.ends_ns()
         try:
             for message, numbers in self.connection.messages():
                 self.deadline.stop()
@@ -311,7 +314,7 @@ class Link:
                     return
                 if now_ns > turn_ends_ns and self.connection.is_inside_frame:  # now the others
                     self._pause()
-                    self._loop.call_soon(self._take_turn)
+                    self._turn.later(self._take_turn)
                     return
             # All is handled, so the rest of a frame is the client's to send. A later byte of it gives no
             # more time, and the first of the stream does not either: its deadline runs already.
@@ -350,7 +353,7 @@ class Link:
                 result, error = outcome
                 work = steps.send(result) if error is None else steps.throw(error)
                 if work is PAUSE:
-                    self._working, self._take_back = True, later(self._loop, steps, self.resume)
+                    self._working, self._take_back = True, later(self._turn.later, steps, self.resume)
                     return False
                 if not work.is_quick:
                     started = self._start_work(self, steps, work)

@@ -13,9 +13,11 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter_ns
 
 from shmhost.core.state_records import Frame
 from shmhost.serving.deadline import TICK_S, Deadline
+from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share, Unread
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import descriptors
@@ -45,6 +47,7 @@ class Outbox:
 
     __slots__ = (
         "_delay_s",
+        "_is_closed",
         "_is_held",
         "_loop",
         "_on_emptied",
@@ -54,6 +57,7 @@ class Outbox:
         "_size",
         "_sock",
         "_stall",
+        "_turn",
         "_unread",
         "queue",
     )
@@ -62,18 +66,20 @@ class Outbox:
         self,
         sock: socket.socket,
         share: Share,
+        turn: Turn,
         on_emptied: Callable[[], None],
         on_end: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._share = share
+        self._turn = turn
         self._unread = Unread(sock, share, self._hold)
         self._on_emptied = on_emptied
         self._on_end = on_end
         self.queue: deque[tuple[bytes, list[int]]] = deque()  # empty: all that was sent has left
         self._size = 0  # bytes
-        self._is_held = False
+        self._is_closed = self._is_held = False
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
         self._stall = Deadline(self._loop, STALL_TICKS, self._stalled)
@@ -109,6 +115,7 @@ class Outbox:
     def close(self, close_socket: Callable[[], None]) -> None:
         """Drop the queue, stop watching the socket, and have it closed once its descriptors are read."""
         self._wait_no_more()
+        self._is_closed = True
         self._stall.end()
         self._on_emptied, self._on_end = _do_nothing, _do_nothing
         while self.queue:
@@ -165,7 +172,12 @@ class Outbox:
             self._try_later()
             return
         self._wait_no_more()
-        self._loop.add_writer(self._sock, self._go_on)
+        self._loop.add_writer(self._sock, self._writable)
+
+    def _writable(self) -> None:
+        """Go on when it is the turn of the client's user."""
+        self._loop.remove_writer(self._sock)
+        self._turn.later(self._go_on)
 
     def _try_later(self) -> None:
         if self._retry is None:
@@ -182,8 +194,13 @@ class Outbox:
             self._go_on()
 
     def _go_on(self) -> None:
-        had_queued = bool(self.queue)
+        if self._is_closed:  # while it waited for its turn
+            return
+        had_queued, ends_ns = bool(self.queue), self._turn.ends_ns()
         while self.queue:
+            if perf_counter_ns() > ends_ns:
+                self._turn.later(self._go_on)
+                return
             data, fds = self.queue[0]
             sent = self._attempt(data, fds)
             if sent == 0:

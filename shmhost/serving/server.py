@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import anyio
@@ -42,7 +42,6 @@ from shmhost.machine.socket_file import SocketFile, accepted, inherited
 from shmhost.machine.state_file import StateFile
 from shmhost.serving import metrics, takeover
 from shmhost.serving.arena_link import ArenaLink
-from shmhost.serving.chores import Chores
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.freeing import Freer, close_all
@@ -66,6 +65,7 @@ from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
 from shmhost.serving.takeover import Heritage
 from shmhost.serving.turned_away import TurnedAway
+from shmhost.serving.turns import Turns
 from shmhost.serving.unread import Flight, descriptors_in_flight_max
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
@@ -141,6 +141,7 @@ class Host:
         self._freer: Freer | None = None  # likewise
         self._sealers: Sealers | None = None  # likewise
         self._deaths: Deaths | None = None  # likewise
+        self._turns: Turns | None = None  # likewise
         self._lingering: Lingering | None = None  # likewise
         self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
         self._state: StateFile | None = None
@@ -200,10 +201,10 @@ class Host:
         self._deaths = deaths = Deaths()
         self._lingering = lingering = Lingering(deaths, self._forget_ledger)
         recall = Recall(self._hub, workers)
-        news, ends = Chores(), Chores()
-        self._hub.run_news, self._hub.run_ends = news.add, ends.add
+        self._turns = turns = Turns()
+        self._hub.run_news, self._hub.run_ends = turns.tell, turns.end
         try:
-            self._be_taken_over(listener, workers, (news, ends))
+            self._be_taken_over(listener, workers, turns)
             await self._listen(listener, task_status)
         finally:
             lingering.close()
@@ -218,7 +219,8 @@ class Host:
             freer.close()
             self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
             self._lingering = None
-            self._hub.run_news = self._hub.run_ends = run_to_end
+            self._hub.run_news = self._hub.run_ends = _run_now
+            self._turns = None
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         loop = asyncio.get_running_loop()
@@ -243,14 +245,14 @@ class Host:
             self._turned_away.close()
             self._flight.close()
 
-    def _be_taken_over(self, listener: socket.socket, workers: Workers, chores: tuple[Chores, ...]) -> None:
+    def _be_taken_over(self, listener: socket.socket, workers: Workers, turns: Turns) -> None:
         """Answer a successor from now on, if this process can end for it."""
         if self._leave is None:
             return
         lock = self._notes.lock
         assert lock is not None
         self._hub.check_successor = functools.partial(check_successor, self._hub, os.geteuid())
-        parts = self._hub, self._links, workers, chores, listener, self._listener is not None, lock
+        parts = self._hub, self._links, workers, turns, listener, self._listener is not None, lock
         scraped = self.config.metrics, self._scraped
         self._hand_over = HandOver(Estate(*parts, self._notifier, self._old_boards, scraped, self._leave))
 
@@ -316,9 +318,10 @@ class Host:
     def _make_link(
         self, sock: socket.socket, pidfd: int | None, peer: Peer, may_return: bool = False
     ) -> Link:
-        deaths, lingering = self._deaths, self._lingering
+        deaths, lingering, turns = self._deaths, self._lingering, self._turns
         assert deaths is not None  # as long as it listens
         assert lingering is not None
+        assert turns is not None
         link = Link(
             sock,
             pidfd,
@@ -327,6 +330,7 @@ class Host:
             self._start_work,
             self._closer,
             self._flight.share(peer.uid),
+            turns.of(peer.uid),
             self._forget_link,
             deaths,
             lingering,
@@ -340,7 +344,7 @@ class Host:
         self._old_boards.forget(link)
 
     def _forget_ledger(self, ledger: Ledger) -> None:
-        self._hub.run_ends(forgetting(self._hub, ledger))
+        self._hub.run_ends(ledger.peer.uid, forgetting(self._hub, ledger))
 
     def _shut(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the peer is gone already
@@ -348,8 +352,9 @@ class Host:
         self._closer.close(sock)
 
     def _make_control(self, owner: Owner) -> ArenaLink:
-        share = self._flight.owners_share(owner.peer.uid)
-        link = ArenaLink(owner, self._start_work, self._closer, share, self._arena_links.discard)
+        assert self._turns is not None  # as long as it listens
+        share, turn = self._flight.owners_share(owner.peer.uid), self._turns.of(owner.peer.uid)
+        link = ArenaLink(owner, self._start_work, self._closer, share, turn, self._arena_links.discard)
         self._arena_links.add(link)
         return link
 
@@ -388,6 +393,10 @@ class Host:
             self._freer.free(memory_object)
         else:
             close_all([memory_object])
+
+
+def _run_now(_uid: int, work: Iterator[None]) -> bool:
+    return run_to_end(work)
 
 
 def _warn(peer: Peer, error: ShmError) -> None:

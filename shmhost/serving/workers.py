@@ -66,16 +66,22 @@ def cannot() -> bool:
 
 
 def later(
-    loop: asyncio.AbstractEventLoop, steps: Steps, resume: Callable[[Steps, Outcome], None]
+    call_later: Callable[[Callable[[], None]], None], steps: Steps, resume: Callable[[Steps, Outcome], None]
 ) -> Callable[[], bool]:
-    """Have steps resumed in the next turn of the loop; return what takes that back."""
-    handle = loop.call_soon(resume, steps, (None, None))
+    """Have steps resumed when others have had their turn; return what takes that back."""
+    is_pending = True
+
+    def go_on() -> None:
+        if is_pending:
+            resume(steps, (None, None))
 
     def take_back() -> bool:
-        handle.cancel()
+        nonlocal is_pending
+        is_pending = False
         steps.close()
         return True
 
+    call_later(go_on)
     return take_back
 
 

@@ -28,6 +28,11 @@ class Ear:
         self.heard: list[tuple[ChangeKind, str]] = []
         self._then = then
 
+    peer = ROOT
+
+    def fall_behind(self) -> None:
+        self.heard.append((ChangeKind.CHANGED, "too far behind"))
+
     def hear(self, news: News) -> None:
         change = news.seen_by(ROOT)
         assert change is not None

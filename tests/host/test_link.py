@@ -21,6 +21,7 @@ from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
+from shmhost.serving.turns import Turns
 from shmhost.serving.unread import Flight
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -102,6 +103,7 @@ class Rig:
             self._start_work,
             Closer(),
             Flight(1000).share(7),
+            Turns().of(7),
             self.closed.append,
             deaths,
             Lingering(deaths, lambda ledger: None),
@@ -292,7 +294,7 @@ async def test_frame_may_come_byte_by_byte(rig: Rig) -> None:
 async def test_client_that_asks_on_and_on_lets_other_callbacks_run(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmhost.serving.link.TURN_NS", 0)
+    monkeypatch.setattr("shmhost.serving.turns.ALONE_NS", 0)
     between: list[int] = []
     rig.session.deeds["a"] = lambda: asyncio.get_running_loop().call_soon(
         lambda: between.append(len(rig.session.log))

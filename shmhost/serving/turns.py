@@ -1,0 +1,219 @@
+"""Turns: the loop serves one user after the other, a slice of time each, however many connections they have.
+
+All that a user's clients ask for goes through the user's Turn: what comes on their sockets, the rest of what
+takes long, and news for them. A user who asks without end keeps its own clients waiting, and everybody else
+for one slice.
+
+The loop watches the sockets of a user who is alone, or has only one. Otherwise an epoll of the user's own
+watches them (epoll(7), in which the kernel goes round), and the loop watches that: so it takes from it only
+as much as a slice has room for. † That costs 1 us in each slice (2026-11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
+from weakref import WeakValueDictionary
+
+from shmhost.serving.chores import Chores
+
+ALONE_NS = 100_000  # as much as one client's queued requests keep other clients of its user waiting
+SHARED_NS = 25_000  # while there are other users: each of those waits so long, or for one request
+BATCH = 16  # sockets in one look: about as many requests as a slice has room for
+MAX_NEWS = 1000  # changes that a user's clients have not heard of yet, † 2 KiB each
+
+
+class Turns:
+    """The turns of all users that are connected. Made and used in the loop's thread alone."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
+
+    def of(self, uid: int) -> Turn:
+        """Return the turn of a user, which lives as long as somebody has it."""
+        turn = self._turns.get(uid)
+        if turn is None:
+            turn = self._turns[uid] = Turn(self._loop, self._are_many)
+            if self._are_many():
+                for other in list(self._turns.values()):
+                    other.be_one_of_many()
+        return turn
+
+    def tell(self, uid: int, news: Iterator[None]) -> bool:
+        """Have the clients of a user hear of a change, after earlier ones; False: they are too far behind."""
+        return self.of(uid).tell(news)
+
+    def end(self, uid: int, work: Iterator[None]) -> None:
+        """Do what follows from the end of a user's client."""
+        self.of(uid).end(work)
+
+    def finish(self) -> None:
+        """Do all that waits for its turn but requests."""
+        for turn in list(self._turns.values()):
+            turn.finish()
+
+    def _are_many(self) -> bool:
+        return len(self._turns) > 1
+
+
+class Turn:
+    """The sockets and the pending work of one user. The sockets stay their owners'."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, are_many: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._are_many = are_many  # users
+        self._calls: dict[int, Callable[[], None]] = {}  # by the descriptors of sockets
+        self._watched: set[int] = set()  # those that are not paused
+        self._epoll: select.epoll | None = None  # while there are several, and other users
+        self._ready: deque[int] = deque()  # descriptors that the epoll gave, whose time has not come
+        self._later: deque[Callable[[], None]] = deque()
+        self._is_new_next = False
+        self._is_scheduled = self._is_running = False
+        self._ends_ns = 0
+        self._news, self._ends = Chores(), Chores()
+
+    def add(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Call a function whenever there is something to read. OSError: the kernel cannot watch one more."""
+        self._calls[descriptor] = call
+        try:
+            self.resume(descriptor)
+        except BaseException:
+            del self._calls[descriptor]
+            raise
+        if self._epoll is None and self._are_many():
+            self.be_one_of_many()
+
+    def be_one_of_many(self) -> None:
+        """Take note that there are other users, who are to be served as often as this one."""
+        if self._epoll is None and len(self._calls) > 1:
+            self._share()
+
+    def remove(self, descriptor: int) -> None:
+        """Watch a socket no more; it must be open still."""
+        self.pause(descriptor)
+        del self._calls[descriptor]
+        if len(self._calls) == 1 and self._epoll is not None:
+            self._unshare()
+
+    def pause(self, descriptor: int) -> None:
+        """Do not watch a socket until `resume`."""
+        if descriptor in self._watched:
+            self._watched.discard(descriptor)
+            if self._epoll is None:
+                self._loop.remove_reader(descriptor)
+            else:
+                self._epoll.unregister(descriptor)
+
+    def resume(self, descriptor: int) -> None:
+        """Watch a socket, unless it is watched already."""
+        if descriptor in self._watched:
+            return
+        if self._epoll is None:
+            self._loop.add_reader(descriptor, self._calls[descriptor])
+        else:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._watched.add(descriptor)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call a function when others have had their turn."""
+        self._later.append(call)
+        self._schedule()
+
+    def tell(self, news: Iterator[None]) -> bool:
+        """Have the clients hear of a change; see `Turns.tell`."""
+        if len(self._news) >= MAX_NEWS:
+            return False
+        self._news.add(news, self.later)
+        return True
+
+    def end(self, work: Iterator[None]) -> None:
+        """Do a work of the host's own for this user."""
+        self._ends.add(work, self.later)
+
+    def finish(self) -> None:
+        """Do all works now."""
+        self._news.finish()
+        self._ends.finish()
+
+    def ends_ns(self) -> int:
+        """Return when the slice is over, by `perf_counter_ns`."""
+        return self._ends_ns if self._is_running else perf_counter_ns() + self._slice_ns()
+
+    def _slice_ns(self) -> int:
+        return SHARED_NS if self._are_many() else ALONE_NS
+
+    def _share(self) -> None:
+        """Have an epoll watch the sockets from now on; if there is none, the loop watches more than one."""
+        try:
+            epoll = select.epoll()
+        except OSError:
+            return
+        watched = list(self._watched)
+        for descriptor in watched:
+            self.pause(descriptor)
+        self._epoll = epoll
+        try:
+            self._loop.add_reader(epoll.fileno(), self._look)
+            for descriptor in watched:
+                self.resume(descriptor)
+        except OSError:
+            self._unshare()
+            for descriptor in watched:
+                self.resume(descriptor)
+
+    def _unshare(self) -> None:
+        """Have the loop watch the sockets again."""
+        assert self._epoll is not None
+        watched = list(self._watched)
+        for descriptor in watched:
+            self.pause(descriptor)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._epoll = None
+        for descriptor in watched:
+            self.resume(descriptor)
+
+    def _look(self) -> None:
+        if not self._is_scheduled:  # if it is, the slice of this round of the loop is over, or comes soon
+            self._run()
+
+    def _run(self) -> None:
+        self._is_scheduled = False
+        self._ends_ns = perf_counter_ns() + self._slice_ns()
+        if self._epoll is not None and not self._ready:
+            self._ready.extend([descriptor for descriptor, _ in self._epoll.poll(0, BATCH)])
+        self._is_running, is_over = True, True  # over: also if a call fails
+        try:
+            is_over = self._call_until(self._ends_ns)
+        finally:
+            self._is_running = False
+            if is_over or self._later or self._ready:
+                self._schedule()  # and not by `_look` in this same round
+
+    def _call_until(self, ends_ns: int) -> bool:
+        """Call what is next until the time is over, or False; what was begun and what comes anew in turn."""
+        ready, later = self._ready, self._later
+        is_new_next = self._is_new_next
+        while ready or later:
+            is_new_next = not is_new_next
+            if later and not (is_new_next and ready):
+                call = later.popleft()
+            else:
+                descriptor = ready.popleft()
+                if descriptor not in self._watched:  # it was closed, or paused, meanwhile
+                    continue
+                call = self._calls[descriptor]
+            self._is_new_next = is_new_next
+            call()
+            if perf_counter_ns() > ends_ns:
+                return True
+        return False
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and not self._is_running:
+            self._is_scheduled = True
+            self._loop.call_soon(self._run)
