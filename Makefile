@@ -1,6 +1,8 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo
-#   make test    set up and run every check         make lint    only ruff and mypy
+#   make test    set up and run every check: ruff, mypy, then the tests side by side, WORKERS=2 at a time (a CPU
+#                each, at most four), and at last by name those that need the machine for themselves
+#   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
@@ -18,19 +20,21 @@
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
 PYTHON ?= python3
+WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage torture kills fuzz lint bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit coverage torture kills fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
 	$(BIN)/shmhost demo live --seconds 3
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not torture"
+	$(BIN)/python -m pytest -v -m "alone and not torture"
 
 unit: $(READY)
 	$(BIN)/python -m pytest -q -m unit
@@ -92,4 +96,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info protocol/shmprotocol/native/_native.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,7 +36,7 @@ from shmclient._drivers.streams import Follow, Watch
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.trips import Channel
 from shmclient._process.copying import not_copied
-from shmprotocol.native.builtins import value_again, value_in_arena
+from shmprotocol.native.builtins import value_again
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -123,8 +123,9 @@ class Client:
         `anywhere=True` maps it elsewhere. BadRegion: its content does not match its metadata.
         """
         if after is None:
-            value = value_again(self._core.mapped, name)
-            if value is not None or (value := value_in_arena(self._core.arenas, name)) is not None:
+            core = self._core
+            value = value_again(core.mapped, core.arenas, name)
+            if value is not None:
                 return value
             if (value := self._core.mapped_value(name)) is not None:
                 return value

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ STEPS = {
         ),
     ]
 }
+PROGRAMS = "SHMHOST_TEST_PROGRAMS"  # names the folder of the programs, which tests/conftest.py makes
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 Changes = Mapping[str, Sequence[tuple[str, str]]]
@@ -51,15 +53,6 @@ def changed_headers(folder: Path, *changes: Changes) -> Path:
     return copy
 
 
-@functools.cache
-def _folder() -> Path:
-    import atexit
-
-    folder = tempfile.mkdtemp(prefix="arena-programs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
 def compile_changed(name: str, folder: Path, *changes: Changes) -> Path:
     """Compile a program with changed headers; unused parts are no fault then."""
     headers = changed_headers(folder, *changes)
@@ -71,10 +64,19 @@ def compile_changed(name: str, folder: Path, *changes: Changes) -> Path:
 
 @functools.cache
 def compiled(name: str, build: str = "c11") -> Path:
-    """Compile a program, once in a run of the tests."""
-    program = _folder() / f"{name}-{build}"
+    """Compile a program, once in a run of the tests, whichever worker needs it first."""
+    program = Path(os.environ[PROGRAMS], f"{name}-{build}")
+    with open(f"{program}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        if not program.exists():
+            _compile(name, build, program)
+    return program
+
+
+def _compile(name: str, build: str, program: Path) -> None:
+    part = f"{program}.part"  # what exists is whole
     result = subprocess.run(
-        [*BUILDS[build], *STRICT, "-pthread", SOURCES / f"{name}.c", "-o", program],
+        [*BUILDS[build], *STRICT, "-pthread", SOURCES / f"{name}.c", "-o", part],
         capture_output=True,
         text=True,
         check=False,
@@ -82,7 +84,7 @@ def compiled(name: str, build: str = "c11") -> Path:
     if build == "threads" and "libtsan" in result.stderr:
         pytest.skip("gcc has no libtsan")
     assert result.returncode == 0, result.stderr
-    return program
+    os.rename(part, program)
 
 
 def run(program: Path, *arguments: object, timeout_s: float = 50) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import hypothesis  # before collection ends: its set-up asks the collector, whic
 import pytest
 
 import shmclient
+from arena_programs import PROGRAMS
 from arena_support import ArenaPeer
 from shmprotocol.wire import messages as m
 from support import Machine, WatchedHost, wait_until, watched_host
@@ -66,6 +68,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Import no other files for `make unit`: they take half of its time."""
     is_other = collection_path.suffix == ".py" and collection_path.stem not in UNIT
     return True if is_other and config.getoption("markexpr") == "unit" else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of the programs that tests compile: workers inherit its name."""
+    if not hasattr(config, "workerinput"):
+        os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="shmhost-programs-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(PROGRAMS), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

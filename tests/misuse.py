@@ -62,8 +62,13 @@ def run_private(script: str, folder: Path) -> Ended:
     before = set(os.listdir("/dev/shm"))
     ended = run_script(script, environ={"TMPDIR": str(folder), "XDG_RUNTIME_DIR": ""})
     assert os.listdir(folder) == []
-    assert set(os.listdir("/dev/shm")) <= before
+    # What other programs put there meanwhile goes with them.
+    wait_until(lambda: not _new_objects(before), shown=lambda: _new_objects(before))
     return ended
+
+
+def _new_objects(before: set[str]) -> set[str]:
+    return set(os.listdir("/dev/shm")) - before
 
 
 @contextmanager

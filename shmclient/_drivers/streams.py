@@ -63,9 +63,9 @@ class Follow(Stream[Any]):
     def _await_in_arena(self) -> Any:
         """Return the next value, if it is in the arena of the last one and needs no host; or None."""
         channel = self._client._core.channel
-        place = None if channel is None else self._source.place(channel.context)
-        if place is None:
+        target = None if channel is None else self._source.place(channel.context)
+        if target is None:
             return None
-        awaited = Awaited(place.reader, place.name, place.generation)
+        awaited = Awaited(target.reader, target.name, target.generation)
         held = channel.await_value(awaited, Retry(math.inf), self._source.listener.has_closed)
-        return None if held is None else place.take(held)
+        return None if held is None else target.take(held)

@@ -21,7 +21,8 @@ def test_rows_have_ours_and_a_floor(shm: shmclient.Client, host: WatchedHost) ->
         rows += arenas.many(shm, reader, 200)
 
     keys = [row.key.removeprefix("arena/") for row in rows]
-    assert keys == ["put/4096", "get_new", "get_again", "many/put", "many/get", "many/put_many", "many/bytes"]
+    many = ["put", "get", "put_many", "bytes", "put_fresh", "put_many_fresh"]
+    assert keys == ["put/4096", "get_new", "get_again", *(f"many/{key}" for key in many)]
     assert all(row.figures[OURS].p50 > 0 for row in rows)
     assert [row.key for row in rows if FLOOR not in row.figures] == ["arena/many/bytes"]
     assert not shm.exists("values")

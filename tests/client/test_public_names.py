@@ -149,7 +149,7 @@ def test_type_checker_knows_the_words_of_the_options(tmp_path: Path) -> None:
     program.write_text(WRONG_CALLS)
     # In a process of its own: its millions of objects would slow each collection of the tests after this one.
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False).stdout
+    out = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False).stdout
     assert [
         int(line.split(":")[1]) for line in out.splitlines() if "error" in line and "program" in line
     ] == [

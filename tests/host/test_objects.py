@@ -20,7 +20,8 @@ from support import count_descriptors, in_child
 
 HEADER = b"H" * 4096
 SIZE = 8192
-NAMES = ShmNames("shmhost-test")
+PREFIX = f"shmhost-test-{os.getpid()}"
+NAMES = ShmNames(PREFIX)
 SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -95,19 +96,19 @@ def test_other_users_reopen_an_object_to_read_it_and_never_to_write_it(memfd: Me
 
 @pytest.mark.parametrize("backend", ["memfd", "shm"])
 def test_close_leaves_nothing(backend: str) -> None:
-    before = (count_descriptors(), sorted(SHM_FOLDER.iterdir()))
+    before = (count_descriptors(), sorted(SHM_FOLDER.glob(f"{PREFIX}*")))
     for publish in (False, True):
         memory = Memfd("x", SIZE) if backend == "memfd" else PosixShm("x", SIZE, NAMES)
         if publish:
             memory.publish(HEADER, "full")
         memory.close()
         memory.close()
-    assert (count_descriptors(), sorted(SHM_FOLDER.iterdir())) == before
+    assert (count_descriptors(), sorted(SHM_FOLDER.glob(f"{PREFIX}*"))) == before
 
 
 def test_named_object_is_replaced_and_only_its_own_name_removed() -> None:
     old, new = PosixShm("a/b", SIZE, NAMES), PosixShm("a/b", SIZE, NAMES)
-    path = SHM_FOLDER / "shmhost-test.a%2Fb"
+    path = SHM_FOLDER / f"{PREFIX}.a%2Fb"
     old.publish(b"1" * 4096, "full")
     new.publish(b"2" * 4096, "full")
     old.close()

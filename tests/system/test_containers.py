@@ -26,7 +26,7 @@ READERS = ("other-uid", "confined", "in-c")
 MIB = 1 << 20
 ROW = re.compile(r"(\S+) +(\d+) +(0x[0-9a-f]+) +(0x[0-9a-f]+) +([0-9a-f]{8}) +([\d.]+) +([\d.]+)")
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.containers, pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that the sanitizer sees each buffer of Python's, too
 }
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.sanitizer, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
 def runtime(name: str) -> str:

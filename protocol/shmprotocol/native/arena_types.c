@@ -36,14 +36,37 @@ static int shm_arena_install(uint64_t dict)
         return shm_install_type(dict, "ArenaOwner", &shm_owner_spec, shm_reader_type) == NULL ? -ENOMEM : 0;
 }
 
+#define SHM_ARENAS_FEW 4 /* to compare names takes less time than to make one for a dict */
+
+/* What a dict has for a name; borrowed; NULL, perhaps with an exception: nothing. */
+static PyObject *shm_arena_named(PyObject *arenas, const char *text, Py_ssize_t size)
+{
+        PyObject *key, *value, *name;
+        Py_ssize_t at = 0, length;
+
+        if (PyDict_Size(arenas) > SHM_ARENAS_FEW) {
+                name = PyUnicode_DecodeUTF8(text, size, NULL);
+                value = name == NULL ? NULL : PyDict_GetItemWithError(arenas, name);
+                Py_XDECREF(name);
+                return value;
+        }
+        while (PyDict_Next(arenas, &at, &key, &value)) {
+                const char *known = PyUnicode_Check(key) ? PyUnicode_AsUTF8AndSize(key, &length) : NULL;
+
+                if (known != NULL && length == size && memcmp(known, text, (size_t)size) == 0)
+                        return value;
+                if (known == NULL)
+                        PyErr_Clear(); /* it is nobody's name */
+        }
+        return NULL;
+}
+
 /* The value of an arena's name, of which the arena has `name[:slash]`; NULL with no exception: it is not known. */
 static PyObject *shm_value_in(PyObject *arenas, PyObject *name, const char *text, Py_ssize_t size, const char *slash)
 {
-        PyObject *prefix = PyUnicode_DecodeUTF8(text, slash - text, NULL), *reader, *value = NULL;
+        PyObject *reader = shm_arena_named(arenas, text, slash - text), *value = NULL;
         const struct shm_current *current;
 
-        reader = prefix == NULL ? NULL : PyDict_GetItemWithError(arenas, prefix);
-        Py_XDECREF(prefix);
         if (reader == NULL || !PyObject_TypeCheck(reader, (PyTypeObject *)shm_reader_type))
                 return NULL;
         current = (const struct shm_current *)((struct shm_reader *)reader)->current;
@@ -56,31 +79,43 @@ static PyObject *shm_value_in(PyObject *arenas, PyObject *name, const char *text
 }
 
 /*
- * value_in_arena(arenas, name): the value of a name in one of the arenas of a dict from name to reader. None: there is
- * no such arena, or it has no such name, or it is not certain without the host that it is current and may be read.
+ * The value of a name in one of the arenas of a dict from name to reader. None: there is no such arena, or it has no
+ * such name, or it is not certain without the host that it is current and may be read.
  */
-static PyObject *shm_value_in_arena(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *shm_value_in_arena(PyObject *arenas, PyObject *name)
 {
         const char *text, *slash;
         Py_ssize_t size;
         PyObject *value;
 
-        (void)self;
-        if (shm_arguments_check("value_in_arena", count, 2) < 0)
-                return NULL;
-        if (PyDict_Size(arguments[0]) == 0 || !PyUnicode_Check(arguments[1]))
+        if (PyDict_Size(arenas) == 0 || !PyUnicode_Check(name))
                 Py_RETURN_NONE;
-        text = PyUnicode_AsUTF8AndSize(arguments[1], &size);
+        text = PyUnicode_AsUTF8AndSize(name, &size);
         if (text == NULL) {
                 PyErr_Clear(); /* surrogates: refused elsewhere */
                 Py_RETURN_NONE;
         }
         for (slash = strchr(text, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-                value = shm_value_in(arguments[0], arguments[1], text, size, slash);
+                value = shm_value_in(arenas, name, text, size, slash);
                 if (value != NULL || PyErr_Occurred())
                         return value;
         }
         Py_RETURN_NONE;
+}
+
+/* value_again(mapped, arenas, name): the value of a name in one of two dicts, as above; None: the host must be asked. */
+static PyObject *shm_value_again(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        PyObject *value;
+
+        (void)self;
+        if (shm_arguments_check("value_again", count, 3) < 0)
+                return NULL;
+        value = shm_value_mapped(arguments[0], arguments[2]);
+        if (value != Py_None)
+                return value;
+        Py_DECREF(value);
+        return shm_value_in_arena(arguments[1], arguments[2]);
 }
 
 #endif /* SHM_ARENA_TYPES_H */

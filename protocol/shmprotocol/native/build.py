@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
 
 import cffi
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 FOLDER = Path(__file__).resolve().parent
 ABI = FOLDER.parent / "abi"
 SOURCES = (
@@ -25,6 +27,7 @@ SOURCES = (
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),
     FOLDER / "filling.c",
     FOLDER / "builtins.c",
+    FOLDER / "gil.c",
 )
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
@@ -45,8 +48,9 @@ def make_ffi() -> cffi.FFI:
         "shmprotocol.native._native",
         "".join(f'#include "{source.name}"\n' for source in SOURCES),
         include_dirs=[str(ABI), str(FOLDER)],
-        # Py_buffer is in the stable ABI from 3.11 on; so one wheel serves every later version.
-        define_macros=[("Py_LIMITED_API", "0x030b0000")],
+        # Py_buffer is in the stable ABI from 3.11 on; so one wheel serves every later version. Free-threaded
+        # CPython has no stable ABI before 3.15 (PEP 803).
+        define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=["-std=gnu11", "-O2", *WARNINGS, *flags],
         extra_link_args=flags,
     )

@@ -37,7 +37,6 @@ static PyMethodDef shm_builtins[] = {
         {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
         {"flush_late", shm_builtin_flush_late, METH_NOARGS, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
-        {"value_in_arena", SHM_FAST(shm_value_in_arena), METH_FASTCALL, NULL},
         {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };

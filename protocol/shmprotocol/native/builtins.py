@@ -44,7 +44,6 @@ Closer, Sealer = _functions["Closer"], _functions["Sealer"]
 Filler = _functions["Filler"]
 
 # Arenas, see `arena_types.c`.
-value_in_arena = _functions["value_in_arena"]
 Ledger = _functions["Ledger"]
 HeldValue = _functions["HeldValue"]
 ArenaReader = _functions["ArenaReader"]

@@ -153,8 +153,8 @@ def dict_make(
     UnicodeEncodeError: a key is not Unicode. OverflowError: one is too long.
     """
 
-def value_again(table: dict[str, T], name: object, /) -> Any:
-    """Return the value of a name that is mapped and current, of those in a dict; else None."""
+def value_again(mapped: Mapping[str, object], arenas: Mapping[str, ArenaReader], name: str, /) -> Any:
+    """Return the value of a name that is mapped and current, or in one of the arenas; None: ask the host."""
 
 class Current:
     """The base of what stands for a region: whether that is current, by a line of the board."""
@@ -526,6 +526,3 @@ class Loan:
     def discard(self) -> None:
         """Give it back, unless it is published."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
-
-def value_in_arena(arenas: Mapping[str, ArenaReader], name: str, /) -> Any:
-    """Return the value of a name in one of the arenas, or None: it has none, or the host must be asked."""

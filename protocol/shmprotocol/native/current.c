@@ -167,18 +167,15 @@ static PyObject *shm_current_value(const struct shm_current *current, PyObject *
 }
 
 /*
- * value_again(table, name): the value of a name that is mapped and current, from a dict of the mapped ones by name.
- * None: it is not, or not known how to make it, or not certain without the host.
+ * The value of a name that is mapped and current, from a dict of the mapped ones by name. None: it is not, or not known
+ * how to make it, or not certain without the host.
  */
-static PyObject *shm_value_again(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *shm_value_mapped(PyObject *table, PyObject *name)
 {
         const struct shm_current *current;
         PyObject *found, *memory, *value;
 
-        (void)self;
-        if (shm_arguments_check("value_again", count, 2) < 0)
-                return NULL;
-        found = PyDict_GetItemWithError(arguments[0], arguments[1]);
+        found = PyDict_GetItemWithError(table, name);
         if (found == NULL) {
                 PyErr_Clear(); /* of a name that is not even hashable: it is refused elsewhere */
                 Py_RETURN_NONE;
