@@ -34,6 +34,7 @@ class Account:
         "_limits",
         "addresses",
         "arenas",
+        "borne",
         "bytes",
         "connections",
         "files",
@@ -53,6 +54,7 @@ class Account:
         self.groups: frozenset[int] = frozenset()  # those of the first client
         self.is_privileged = is_privileged
         self._limits = NO_LIMITS
+        self.borne: int = 0  # bytes of superseded and unlinked regions of others
         self.shares = tuple([Share(self, pool) for pool in accounts.pools])
         # The last one that is emptied comes first, as it is looked at first.
         (
@@ -75,6 +77,15 @@ class Account:
     def is_adopting(self) -> bool:
         """Whether it gets what it had with another host, whatever the limits are here."""
         return self._accounts.is_adopting
+
+    def objection(self, share: Share) -> str:
+        """Return why it gets no leases while it keeps more than its share; "" if it does."""
+        if share is not self.leases or not self.borne or not self.bytes.is_over():
+            return ""
+        return (
+            f"uid {self.uid} gets no more leases: it keeps {self.borne} bytes of regions that others have "
+            f"superseded or unlinked, and {self.bytes.used} are over its share. Close some"
+        )
 
     def promised(self, pool: Pool) -> int:
         """Return how much of a pool an account must leave, beside what is booked."""
@@ -141,13 +152,14 @@ class Account:
 class Charge:
     """All that a region has taken from an account, until `release`, which may be called again."""
 
-    __slots__ = ("account", "files", "more", "regions", "size")
+    __slots__ = ("account", "files", "is_borne", "more", "regions", "size")
 
     def __init__(self, account: Account) -> None:
         self.account = account
         self.size: int = 0
         self.files: int = 0
         self.regions: int = 0
+        self.is_borne: bool = False  # the account is not the owner's, who keeps it no more
         self.more: tuple[tuple[Share, int], ...] = ()
 
     def release(self) -> None:
@@ -156,6 +168,9 @@ class Charge:
         size, files, regions, more = self.size, self.files, self.regions, self.more
         self.size = self.files = self.regions = 0
         self.more = ()
+        if self.is_borne:
+            account.borne -= size
+            self.is_borne = False
         account.bytes.give(size)
         account.files.give(files)
         account.regions.give(regions)
@@ -186,12 +201,20 @@ class Charge:
 
     def move(self, account: Account) -> None:
         """Have another account bear it, whatever that has already; but for what was taken by `also`."""
-        before = self.account
-        self.account = account
+        before, self.account = self.account, account
         self.add_to(account)
+        if self.is_borne:
+            before.borne -= self.size
         before.bytes.give(self.size)
         before.files.give(self.files)
         before.regions.give(self.regions)
+        self.bear()
+
+    def bear(self) -> None:
+        """Note that the account has it for another's sake, so that it gets no leases beyond its share."""
+        self.is_borne = True
+        self.account.borne += self.size
+        self.account.leases.unbook()
 
     def add_to(self, account: Account) -> None:
         """Take all from an account, whatever the limits say."""

@@ -167,6 +167,8 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, names: Sh
     region.is_successor, region.was_busy = record.is_successor, record.was_busy
     region.line, region.rights, region.kind = record.line, record.rights, record.kind
     region.record = record.record
+    if uid != region.owner.uid:
+        charge.bear()
     region.object = _object_from(record, take, names)
     return region
 

@@ -11,7 +11,8 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from shmhost.core.accounts import Account, Accounts
+from shmhost.core.accounts import Accounts
+from shmhost.core.bearing import bear
 from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.given_lines import GivenLines
@@ -92,10 +93,6 @@ class Registry:
         region.name, region.mode, region.room = request.name, request.mode, request.size
         self.creating[region.name] = region
         self._move(region, State.CREATING)
-
-    def has_room(self, size: int, account: Account) -> bool:
-        """Whether an account has room for a payload."""
-        return account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD) and account.files.fits(1)
 
     def shrink(self, region: Region) -> None:
         """Give back what the object of a region has beyond its payload: the object was cut."""
@@ -261,10 +258,13 @@ class Registry:
 
     def release(self, region: Region, lease: int) -> None:
         """Forget a lease; the last one of a region that is no longer current frees it."""
-        del region.leases[lease]
+        peer, _since = region.leases.pop(lease)
         region.tally.leases -= 1
-        if not region.leases and region.state in RETIRED:
-            self._free(region)
+        if region.state in RETIRED:
+            if not region.leases:
+                self._free(region)
+            elif peer.uid == region.charge.account.uid:
+                bear(self.accounts, region)
 
     def close(self) -> None:
         """Free everything, leases or not: the host ends.
@@ -334,7 +334,9 @@ class Registry:
         """Take a region out of use, which is superseded or unlinked; without a lease it is freed."""
         self._move(region, state)
         self.book.change(region)
-        if not region.leases:
+        if region.leases:
+            bear(self.accounts, region)
+        else:
             self._free(region)
 
     def _free(self, region: Region) -> None:

@@ -26,7 +26,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
 from shmhost.core.regions import Region
 from shmhost.core.returns import Returns
-from shmhost.core.small_puts import SmallPuts
+from shmhost.core.small_puts import SmallPuts, has_room
 from shmhost.core.spares import Spares
 from shmhost.core.state_records import SessionRecord
 from shmhost.core.successors import find_board, hand_over
@@ -145,7 +145,7 @@ class Session:
 
     def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
         releases, leases, number, *fields, start, size = parsed
-        if len(leases) > MAX_RELEASED or not self._registry.has_room(size, self._account):
+        if len(leases) > MAX_RELEASED or not has_room(self._account, size):
             return None
         self._leases.give_back(leases)
         try:

@@ -27,6 +27,9 @@ class Holder(Protocol):
     def is_adopting(self) -> bool:
         """Whether it gets what it had with another host, whatever the limits are here."""
 
+    def objection(self, share: Share) -> str:
+        """Return why a share gets no more for another one's sake; "" if nothing speaks against it."""
+
     def promised(self, pool: Pool) -> int:
         """Return how much of a pool an account must leave, beside what is booked."""
 
@@ -117,6 +120,23 @@ class Share:
         self._book(max(self.used, self.guarantee))
         self._book_guarantee()
 
+    def most(self) -> int:
+        """Return how much it may have, as things are."""
+        pool = self.pool
+        return min(self.limit, self.booked + max(0, pool.total - pool.booked - self.account.promised(pool)))
+
+    def is_over(self) -> bool:
+        """Whether it has more than `take` would give it."""
+        pool = self.pool
+        if self.used > self.limit:
+            return True
+        return self.used > self.guarantee and pool.total - pool.booked < self.account.promised(pool)
+
+    def unbook(self) -> None:
+        """Have the next `take` look at all there is to look at."""
+        self.guarantee = 0
+        self._book(self.used)
+
     def end(self) -> None:
         """Give the guarantee back."""
         self.guarantee = 0
@@ -138,6 +158,8 @@ class Share:
         """Return why an account gets no more; "" if it does."""
         if self.account.is_adopting():
             return ""
+        if objection := self.account.objection(self):
+            return objection
         self._book_guarantee()  # there was no room for it when there were too many others
         pool, uid = self.pool, self.account.uid
         after = self.used + count

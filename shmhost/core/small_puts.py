@@ -10,11 +10,14 @@ from __future__ import annotations
 from array import array
 
 from shmhost.core import succession
+from shmhost.core.accounts import Account
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, SendFrame
 from shmhost.core.objects import Memfd, not_made
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.registry import REGION_OVERHEAD
+from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import MAX_MODE, ChangeKind
 
@@ -87,3 +90,8 @@ class SmallPuts:
             if isinstance(error, OSError) and region.object is None:
                 raise not_made(region.capacity, error) from None
             raise
+
+
+def has_room(account: Account, size: int) -> bool:
+    """Whether an account has room for a value."""
+    return account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD) and account.files.fits(1)

@@ -188,6 +188,27 @@ def test_charge_moves_to_another_account_even_if_that_is_full() -> None:
     assert (bob.bytes.used, accounts.bytes.used) == (2000, 2000)
 
 
+def test_account_that_bears_more_than_its_share_gets_no_leases_until_it_is_less() -> None:
+    accounts = accounts_of()
+    alice, bob = client_of(accounts, ALICE), client_of(accounts, BOB)
+    limit = TOTAL - GUARANTEE - (NEWCOMERS - 1) * GUARANTEE
+    charge = alice.charge(limit)
+    charge.move(bob)
+    bob.leases.take(1)
+    more = alice.charge(GUARANTEE)
+    more.move(bob)
+    with pytest.raises(QuotaExceeded, match=f"uid {BOB} gets .* keeps {limit + GUARANTEE} bytes"):
+        bob.leases.take(1)
+    alice.leases.take(1)
+    more.release()
+    bob.leases.take(1)
+    charge.move(alice)
+    assert bob.borne == 0
+    assert alice.borne == limit
+    charge.release()
+    assert alice.borne == alice.bytes.used == 0
+
+
 def test_uid_that_is_refused_a_connection_leaves_no_account() -> None:
     accounts = Accounts(Totals(100, files=1))
     with pytest.raises(QuotaExceeded):

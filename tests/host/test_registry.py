@@ -198,3 +198,47 @@ def test_close_frees_everything() -> None:
     world.registry.close()
     assert len(world.freed) == 2
     assert world.registry.accounts.bytes.used == 0
+
+
+# --- charges of what is superseded
+
+
+def bytes_of(world: World, peer: Peer) -> int:
+    return world.registry.accounts.of(peer.uid).bytes.used
+
+
+def test_superseded_region_is_charged_to_the_reader_that_alone_keeps_it() -> None:
+    world = World()
+    older = world.publish("x")
+    cost = bytes_of(world, OWNER)
+    lease, root = world.registry.lease(older, OTHER), world.registry.lease(older, ROOT)
+    world.publish("x")
+    assert (bytes_of(world, OWNER), bytes_of(world, OTHER), bytes_of(world, ROOT)) == (cost, 0, cost)
+    world.registry.release(older, root)
+    assert (bytes_of(world, OTHER), bytes_of(world, ROOT)) == (cost, 0)
+    world.registry.release(older, lease)
+    assert bytes_of(world, OTHER) == 0
+
+
+def test_superseded_region_is_charged_to_its_owner_as_long_as_a_process_of_that_keeps_it() -> None:
+    world = World()
+    older = world.publish("x")
+    cost = bytes_of(world, OWNER)
+    own, lease = world.registry.lease(older, OWNER), world.registry.lease(older, OTHER)
+    world.publish("x")
+    assert (bytes_of(world, OWNER), bytes_of(world, OTHER)) == (2 * cost, 0)
+    world.registry.release(older, own)
+    assert (bytes_of(world, OWNER), bytes_of(world, OTHER)) == (cost, cost)
+    world.registry.release(older, lease)
+    assert bytes_of(world, OTHER) == 0
+
+
+def test_reader_of_a_current_region_is_charged_nothing() -> None:
+    world = World()
+    region = world.publish("x")
+    lease = world.registry.lease(region, OTHER)
+    assert bytes_of(world, OTHER) == 0
+    world.registry.unlink("x", OWNER)
+    assert bytes_of(world, OWNER) == 0
+    world.registry.release(region, lease)
+    assert world.registry.accounts.bytes.used == 0

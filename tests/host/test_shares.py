@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import os
 import select
 import tempfile
@@ -17,13 +18,16 @@ from shmhost.core.accounts import NEWCOMERS, Totals
 from shmhost.core.interests import MAX_LISTENING
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.core.shares import GUARANTEES
+from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
 from support import WatchedHost, in_child, wait_until, watched_host
 
 ALICE, BOB = 65533, 65534
 BUDGET = 64 << 20
 FILES = 640
 PAGE = 4096
+SYS_SETRESUID = 117  # asm/unistd_64.h
 
 
 @pytest.fixture
@@ -176,3 +180,46 @@ def test_user_with_a_line_for_each_of_many_names_leaves_others_theirs(shared: Wa
 
     with holding(ALICE, put_many):
         as_user(BOB, make_an_arena)
+
+
+def connect_as(uid: int, path: str) -> ArenaPeer:
+    """Connect as a user, from a thread: the C library would change the uid of all threads."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def connect() -> ArenaPeer:
+        assert libc.syscall(SYS_SETRESUID, -1, uid, -1) == 0
+        return ArenaPeer(path)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        return threads.submit(connect).result()
+
+
+def ask(peer: ArenaPeer, message: m.Message) -> m.Message:
+    reply, fds = peer.ask(message)
+    descriptors.close_all(fds)
+    return reply
+
+
+def test_reader_that_leases_each_generation_fills_its_own_share_and_not_the_publishers(
+    shared: WatchedHost,
+) -> None:
+    """It keeps what it has then, and gets leases again when it has let go of some."""
+    put = m.Put(2, "alice/x", 0o644, True, 60_000, 0, 0, bytes(60_000))
+    opening = m.Open(3, ("alice/x",), (), False)
+    with connect_as(ALICE, shared.socket_path) as alice, connect_as(BOB, shared.socket_path) as bob:
+        leases = []
+        while True:
+            published = ask(alice, put)
+            assert isinstance(published, m.Published), published
+            alice.send(pack(m.Release(0, (published.grant.lease,))))
+            opened = ask(bob, opening)
+            if isinstance(opened, m.Refused):
+                break
+            assert isinstance(opened, m.Opened)
+            leases.append(opened.grants[0].lease)
+        assert f"uid {BOB} gets no more leases" in opened.text
+        charged = {account.uid: account.bytes.used for account in shared.host.registry.accounts}
+        assert charged[BOB] > BUDGET * 9 // 10
+        assert charged[ALICE] == published.grant.capacity + REGION_OVERHEAD
+        bob.send(pack(m.Release(0, tuple(leases[:100]))))
+        assert isinstance(ask(bob, opening), m.Opened)
