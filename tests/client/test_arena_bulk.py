@@ -16,6 +16,7 @@ from shmclient import Arena
 
 MIB = 1 << 20
 DATA = b"x" * (8 * MIB)
+FEW = 500  # page faults of 2048: the shadow memory of sanitizers takes 256
 
 
 def faults(call: Callable[[], object]) -> int:
@@ -30,14 +31,14 @@ def test_populated_arena_takes_values_without_page_faults(shm: shmclient.Client)
         shm.arena("plain", 16 * MIB, names=100) as plain,
         shm.arena("populated", 16 * MIB, names=100, populate=True) as populated,
     ):
-        assert faults(lambda: populated.put("value", DATA)) < 20
+        assert faults(lambda: populated.put("value", DATA)) < FEW
         assert faults(lambda: plain.put("value", DATA)) > faults(lambda: populated.put("other", DATA[:MIB]))
 
 
 def test_populated_arena_populates_what_it_grows_by(shm: shmclient.Client) -> None:
     with shm.arena("growing", 2 * MIB, max_size=32 * MIB, names=100, populate=True) as arena:
         arena.grow(16 * MIB)
-        assert faults(lambda: arena.put("value", DATA)) < 20
+        assert faults(lambda: arena.put("value", DATA)) < FEW
 
 
 def test_arena_does_not_grow_by_memory_that_is_not_there(shm: shmclient.Client) -> None:
