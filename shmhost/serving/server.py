@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import importlib.util
 import logging
@@ -15,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import anyio
@@ -33,17 +32,18 @@ from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.successors import check_successor
 from shmhost.core.window import Allocator
-from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_to_end
+from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_now
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, make_board
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.shm_names import ShmNames
-from shmhost.machine.socket_file import SocketFile, accepted, inherited
+from shmhost.machine.socket_file import SocketFile, inherited
 from shmhost.machine.state_file import StateFile
 from shmhost.serving import metrics, takeover
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
+from shmhost.serving.door import Door
 from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.handover import Estate, HandOver
 from shmhost.serving.lingering import Lingering
@@ -78,8 +78,6 @@ from shmprotocol.wire.names import Backend
 LOG = logging.getLogger("shmhost")
 
 END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
-RETRY_ACCEPT_S = 0.2  # while this process has no descriptor left
-TELL_PAUSE_S = 10.0  # between lines of the log about that
 
 
 def backend_options() -> dict[str, Any]:
@@ -143,7 +141,6 @@ class Host:
         self._deaths: Deaths | None = None  # likewise
         self._turns: Turns | None = None  # likewise
         self._lingering: Lingering | None = None  # likewise
-        self._pause_told_s = -TELL_PAUSE_S  # when it was logged that no connection can be accepted
         self._state: StateFile | None = None
         self._shm_names = ShmNames("shmhost-none")  # until it serves
 
@@ -219,7 +216,7 @@ class Host:
             freer.close()
             self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
             self._lingering = None
-            self._hub.run_news = self._hub.run_ends = _run_now
+            self._hub.run_news = self._hub.run_ends = run_now
             self._turns = None
 
     async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
@@ -229,7 +226,7 @@ class Host:
         if self._heritage is not None:
             self._take_over(self._heritage)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub)
-        loop.add_reader(listener, self._accept, listener)
+        door = Door(listener, self._closer, self._admit)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
         try:
@@ -237,7 +234,7 @@ class Host:
                 await self._stopped.wait()
         finally:
             ending.cancel()
-            loop.remove_reader(listener)
+            door.close()
             for link in list(self._links):
                 link.close()
             for arena_link in list(self._arena_links):
@@ -275,18 +272,7 @@ class Host:
         """Make `serve` return. Call it in the thread of the loop."""
         self._stopped.set()
 
-    def _accept(self, listener: socket.socket) -> None:
-        # One in each turn of the loop: a link takes 28 us, and a crowd that connects keeps nobody waiting.
-        if self._closer.is_full:
-            self._pause(listener, "too many closed connections hold descriptors whose close blocks")
-            return
-        try:
-            sock = accepted(listener)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._accept_later(listener, error)
-            return
+    def _admit(self, sock: socket.socket) -> None:
         try:
             self._make_link(sock, peer_pidfd(sock), peer_of(sock), self._hub.returnables is not None)
             self._hub.meter.connections += 1
@@ -297,23 +283,6 @@ class Host:
         except OSError as error:  # the peer is gone already, or no descriptor is left
             LOG.warning("refused a connection: %s", error)
             self._shut(sock)
-
-    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-            return  # this one connection failed, accept(2)
-        self._pause(listener, f"{error.strerror}; see ulimit -n")
-
-    def _pause(self, listener: socket.socket, why: str) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._pause_told_s + TELL_PAUSE_S:
-            self._pause_told_s = loop.time()
-            LOG.warning("cannot accept connections: %s", why)
-        loop.remove_reader(listener)
-        loop.call_later(RETRY_ACCEPT_S, self._accept_again, listener)
-
-    def _accept_again(self, listener: socket.socket) -> None:
-        if not self._stopped.is_set():
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _make_link(
         self, sock: socket.socket, pidfd: int | None, peer: Peer, may_return: bool = False
@@ -393,10 +362,6 @@ class Host:
             self._freer.free(memory_object)
         else:
             close_all([memory_object])
-
-
-def _run_now(_uid: int, work: Iterator[None]) -> bool:
-    return run_to_end(work)
 
 
 def _warn(peer: Peer, error: ShmError) -> None:
