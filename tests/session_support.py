@@ -18,6 +18,7 @@ from shmhost.core.work import Work
 from shmhost.serving.sealing import Sealers
 from shmhost.serving.workers import attempt
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import Connection, Packed
 
 CREATE = m.Create(1, "x", 100, "full", "memfd", 0o600, True)
 
@@ -55,6 +56,10 @@ class Talk:
         self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.send(message, fds))
 
     def send(self, message: m.Message, descriptors: Sequence[int]) -> None:
+        if isinstance(message, Packed):
+            connection = Connection("client")
+            connection.receive(message.frame)
+            ((message, _),) = connection.messages()
         self.replies.append((message, descriptors))
 
     def say(self, message: m.Message) -> Any:

@@ -18,7 +18,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
-from shmhost.core.work import Steps, run_to_end
+from shmhost.core.work import Steps, run_now
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
 from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
@@ -143,8 +143,8 @@ class Hub:
     ledger_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     listeners: set[Listener] = field(default_factory=set)  # those with a wait or a watch
     # Has the clients of a uid hear of a change, after earlier ones; False: they are too far behind.
-    run_news: Callable[[int, Iterator[None]], bool] = lambda _uid, news: run_to_end(news)
-    run_ends: Callable[[int, Iterator[None]], object] = lambda _uid, work: run_to_end(work)
+    run_news: Callable[[int, Iterator[None]], bool] = run_now
+    run_ends: Callable[[int, Iterator[None]], object] = run_now
 
     def make_ledger(self, peer: Peer) -> Ledger:
         """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""

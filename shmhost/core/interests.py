@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shmhost.core.name_index import NameIndex, PrefixIndex
 from shmhost.core.shares import Share
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -16,12 +17,13 @@ MAX_LISTENING = 1024
 class Interests:
     """The waits and watches of one connection, by the number of their request. False if there is none."""
 
-    __slots__ = ("_count", "_share", "_waits", "_watches")
+    __slots__ = ("_count", "_names", "_prefixes", "_share", "_waits", "_watches")
 
     def __init__(self, share: Share) -> None:
         self._share = share  # of the client's uid: it has `_count` of that
         self._waits: dict[int, m.Open] = {}
         self._watches: dict[int, str] = {}
+        self._names, self._prefixes = NameIndex(), PrefixIndex()  # of both
         self._count = 0  # watches, and names that are waited for: what MAX_LISTENING limits
 
     def __len__(self) -> int:
@@ -44,27 +46,21 @@ class Interests:
     def wait(self, request: m.Open) -> None:
         """Add a wait for the names of a request, or refuse."""
         self._add(len(request.open_names))
-        self._waits[request.id] = request
+        self._note_wait(request)
 
     def watch(self, request: m.Watch) -> None:
         """Add a watch, or refuse."""
         self._add(1)
-        self._watches[request.id] = request.prefix
+        self._note_watch(request.id, request.prefix)
 
     def watches(self, name: str) -> list[int]:
         """Return the watches of a name."""
-        return [number for number, prefix in self._watches.items() if name.startswith(prefix)]
+        return self._prefixes.of(name)
 
     def waits(self, name: str, *, is_arena: bool = False) -> list[m.Open]:
         """Return the requests that wait for a name, or for one below it, if it is an arena's."""
-        if not is_arena:
-            return [request for request in self._waits.values() if name in request.open_names]
-        below = f"{name}/"
-        return [
-            request
-            for request in self._waits.values()
-            if any(waited == name or waited.startswith(below) for waited in request.open_names)
-        ]
+        numbers = self._names.of_all_below(name) if is_arena else self._names.of(name)
+        return [self._waits[number] for number in numbers]
 
     def has_watch(self, request: int, name: str) -> bool:
         """Whether there is a watch of a name with this number."""
@@ -81,7 +77,9 @@ class Interests:
 
     def end_watch(self, request: int) -> None:
         """Remove a watch, if there is one with this number."""
-        if self._watches.pop(request, None) is not None:
+        prefix = self._watches.pop(request, None)
+        if prefix is not None:
+            self._prefixes.remove(prefix, request)
             self._count -= 1
             self._share.give(1)
 
@@ -89,6 +87,8 @@ class Interests:
         """Remove a wait; False if there is none with this number."""
         wait = self._waits.pop(request, None)
         if wait is not None:
+            for name in wait.open_names:
+                self._names.remove(name, request)
             self._count -= len(wait.open_names)
             self._share.give(len(wait.open_names))
         return wait is not None
@@ -99,8 +99,10 @@ class Interests:
 
     def resume(self, waits: Iterable[m.Open], watches: Iterable[tuple[int, str]]) -> None:
         """Take waits and watches that another host has admitted."""
-        self._waits = {request.id: request for request in waits}
-        self._watches = dict(watches)
+        for request in waits:
+            self._note_wait(request)
+        for number, prefix in watches:
+            self._note_watch(number, prefix)
         self._count = len(self._watches) + sum(len(request.open_names) for request in self._waits.values())
         self._share.add(self._count)
 
@@ -108,8 +110,18 @@ class Interests:
         """Remove all."""
         self._waits.clear()
         self._watches.clear()
+        self._names, self._prefixes = NameIndex(), PrefixIndex()
         self._share.give(self._count)
         self._count = 0
+
+    def _note_wait(self, request: m.Open) -> None:
+        self._waits[request.id] = request
+        for name in request.open_names:
+            self._names.add(name, request.id)
+
+    def _note_watch(self, number: int, prefix: str) -> None:
+        self._watches[number] = prefix
+        self._prefixes.add(prefix, number)
 
     def _add(self, count: int) -> None:
         if self._count + count > MAX_LISTENING:

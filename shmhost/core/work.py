@@ -42,8 +42,13 @@ SETTLE = Work(lambda: None, is_quick=False)
 PASS_ON = Work(lambda: None, is_quick=False)
 
 
-def run_to_end(work: Iterator[None]) -> bool:
-    """Do all of a work now; return True."""
+def run_to_end(work: Iterator[None]) -> None:
+    """Do all of a work now."""
     for _ in work:
         pass
+
+
+def run_now(_uid: int, work: Iterator[None]) -> bool:
+    """Do all of a work of a user now; return True."""
+    run_to_end(work)
     return True

@@ -6,7 +6,7 @@ import pytest
 from test_registry import OTHER, OWNER, World
 
 from shmhost.core import inspecting
-from shmhost.core.inspecting import SLICE, Inspection
+from shmhost.core.inspecting import LOOKS, REGIONS, SLICE, Inspection
 from shmhost.core.peers import Peer
 from shmhost.core.window import STEP
 from shmhost.core.work import PAUSE
@@ -38,7 +38,7 @@ def test_answer_is_the_message_that_pack_makes(world: World) -> None:
     since = [since_ns for _, since_ns in regions[2].leases.values()]
     holders = tuple(map(m.Holder, numbers, [OTHER.uid] * 20, [OTHER.gid] * 20, [0] * 20, since))
     want = (m.Inspection(regions[0].info(), ()), m.Inspection(regions[2].info(), holders))
-    assert inspect(world, prefix="a/") == (m.Inspected(5, want, False), 0)
+    assert inspect(world, prefix="a/") == (m.Inspected(5, want, False), 2)
     assert inspect(world, prefix="a/", after=regions[0].number)[0].regions == want[1:]
     assert inspect(world, prefix="c") == (m.Inspected(5, (), False), 0)
 
@@ -65,12 +65,15 @@ def test_a_page_ends_before_the_region_whose_holders_are_too_many(
     assert pages[2].regions[0].info.leases == 5
 
 
-def test_there_is_a_pause_for_each_slice_of_regions_and_of_holders(world: World) -> None:
-    regions = [world.publish(f"{number}") for number in range(2 * SLICE)]
-    assert inspect(world, prefix="none") == (m.Inspected(5, (), False), 2)
+def test_there_is_a_pause_for_each_slice_of_regions_of_looks_and_of_holders(world: World) -> None:
+    regions = [world.publish(f"{number}") for number in range(2 * REGIONS)]
+    assert inspect(world)[1] == 2
     for _ in range(3 * SLICE):
         world.registry.lease(regions[0], OTHER)
-    assert inspect(world)[1] == 5
+    assert inspect(world)[1] == 2 + 3
+    for number in range(LOOKS):
+        world.publish(f"more/{number}")
+    assert inspect(world, prefix="none") == (m.Inspected(5, (), False), 1)
 
 
 def test_region_that_a_peer_may_not_read_is_left_out(world: World) -> None:
