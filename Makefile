@@ -43,6 +43,7 @@ coverage: $(READY)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
 	$(BIN)/python -m coverage erase
 	-$(BIN)/python -m coverage run -m pytest -q --timeout 180 -m "not containers and not sanitizer and not wheel and not stress and not torture"
+	$(BIN)/python tests/damaged_coverage.py
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
