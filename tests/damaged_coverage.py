@@ -1,6 +1,6 @@
 """Remove the data files of coverage that are damaged, and say so: `coverage combine` would end at the first.
 
-Coverage writes without a journal: what is killed or runs out of room meanwhile leaves a file that is not whole.
+Coverage writes without a journal: what is killed or runs out of room meanwhile leaves a part of its file.
 """
 
 from __future__ import annotations
