@@ -25,14 +25,18 @@ class Chores:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, work: Iterator[None], later: Later) -> None:
-        """Do a work: at once, as far as a slice goes, unless an earlier one is not done yet.
+    def add(self, work: Iterator[None], later: Later, *, at_once: bool = True) -> None:
+        """Do a work: the first slice at once, if it may be, unless an earlier one is not done yet.
 
         `later` calls a function when others have had their turn.
         """
         self._queue.append(work)
-        if len(self._queue) == 1:
+        if len(self._queue) > 1:
+            return
+        if at_once:
             self._do(later)
+        else:
+            later(functools.partial(self._do, later))
 
     def finish(self) -> None:
         """Do all of them now."""

@@ -118,8 +118,10 @@ class Outbox:
         self._is_closed = True
         self._stall.end()
         self._on_emptied, self._on_end = _do_nothing, _do_nothing
-        while self.queue:
-            descriptors.close_all(self.queue.popleft()[1])
+        for _frame, fds in self.queue:  # many, nearly all without
+            if fds:
+                descriptors.close_all(fds)
+        self.queue.clear()
         self._grow(-self._size)
         self._unread.close(close_socket)
 

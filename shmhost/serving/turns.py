@@ -127,12 +127,12 @@ class Turn:
         """Have the clients hear of a change; see `Turns.tell`."""
         if len(self._news) >= MAX_NEWS:
             return False
-        self._news.add(news, self.later)
+        self._news.add(news, self.later, at_once=not self._are_many())
         return True
 
     def end(self, work: Iterator[None]) -> None:
         """Do a work of the host's own for this user."""
-        self._ends.add(work, self.later)
+        self._ends.add(work, self.later, at_once=not self._are_many())
 
     def finish(self) -> None:
         """Do all works now."""
