@@ -6,6 +6,7 @@ An abuser that the host drops ends with OSError or EOFError, and is begun again.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  # for sockets: the abuser may not be able to read Python's files
 import itertools
 import os
 import socket
