@@ -183,6 +183,8 @@ class Model:
             "lines",
             "listening",
             "addresses",
+            "unread",
+            "unread_by_owners",
         )
         for index, (name, pool) in enumerate(zip(names, accounts.pools, strict=True)):
             shares = [account.shares[index] for account in accounts]

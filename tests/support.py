@@ -108,7 +108,8 @@ class WatchedHost:
                 "creating": len(registry.creating),
                 "regions": len(registry.regions),
                 "charged": registry.accounts.bytes.used,
-                "accounts": registry.accounts.in_use(),
+                # Without what is unread: that is looked at now and then.
+                "accounts": {uid: figures[:9] for uid, figures in registry.accounts.in_use().items()},
                 "free addresses": sum(window.free() for window in registry.allocator.windows),
                 "listeners": len(self.host._hub.listeners),
                 "closing": self.host._closer.pending,

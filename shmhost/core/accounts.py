@@ -1,13 +1,14 @@
 """Accounts: the part of the host's resources that each uid has, as tokens that are undone by a release. Pure.
 
 Every uid has a guarantee of each resource, a 64th of the total, which is booked for it as long as it has
-anything. It may have more, up to nearly all, as long as that leaves the guarantees of NEWCOMERS that are not
-here yet. So a uid that takes all it can get keeps nobody from a guarantee, and one that is alone has nine
-tenths. (dbus-broker gives n users 1/n to 1/n^2 of what is left, and a single one a half: see its user.h.)
+anything; where so many are here that there is no room for that, half of it, and so on. One may have more, up
+to nearly all, as long as that leaves the guarantees of NEWCOMERS that are not here yet. So one that takes all
+that it gets keeps nobody from a guarantee, and one that is alone has nine tenths. (dbus-broker gives n users
+1/n to 1/n^2 of what is left, and a single one a half: see its user.h.)
 Nothing is ever taken back: a uid over its guarantee is only refused more.
 
-The host's own uid and uid 0 could end the host anyway, so they are held to the totals alone. Their guarantees
-of all but bytes are booked from the start, so that `shmhost rm` gets in whatever others do.
+The host's own uid and uid 0 could end the host anyway, so they are held to the totals of most alone. Their
+guarantees of all but bytes are booked from the start, so that `shmhost rm` gets in whatever others do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.policy import NO_LIMITS, Limits, Policy
 from shmhost.core.shares import UNLIMITED, Pool, Share
 from shmprotocol.errors import QuotaExceeded
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 NEWCOMERS = 4  # a user who is alone may have 93.75% of the bytes, and 90.6% of the rest
 CONNECTION_FILES = 2
@@ -46,6 +48,8 @@ class Account:
         "regions",
         "shares",
         "uid",
+        "unread",
+        "unread_by_owners",
     )
 
     def __init__(self, accounts: Accounts, uid: int, is_privileged: bool) -> None:
@@ -67,6 +71,8 @@ class Account:
             self.lines,
             self.listening,
             self.addresses,
+            self.unread,
+            self.unread_by_owners,
         ) = self.shares
 
     @property
@@ -89,7 +95,9 @@ class Account:
 
     def promised(self, pool: Pool) -> int:
         """Return how much of a pool an account must leave, beside what is booked."""
-        return 0 if self.is_privileged else self._accounts.newcomers(self) * pool.guarantee
+        if self.is_privileged and not pool.is_for_all:
+            return 0
+        return self._accounts.newcomers(self) * pool.guarantee
 
     def settle(self) -> None:
         """Close the account if nothing is left in it."""
@@ -227,7 +235,8 @@ class Totals(NamedTuple):
     """The resources of a host, of which `own_files` of the descriptors are its own.
 
     `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
-    for, and `addresses` bytes of the windows, for arenas to grow into.
+    for, `addresses` bytes of the windows, for arenas to grow into, and `unread` descriptors that are sent and
+    not read yet, some of them by the owners of arenas.
     """
 
     bytes: int
@@ -237,6 +246,8 @@ class Totals(NamedTuple):
     lines: int = UNLIMITED
     listening: int = UNLIMITED
     addresses: int = UNLIMITED
+    unread: int = UNLIMITED
+    unread_by_owners: int = UNLIMITED
 
 
 class Accounts:
@@ -311,5 +322,22 @@ def _pools(totals: Totals) -> tuple[Pool, ...]:
             totals.addresses,
             "bytes of addresses to grow into",
             "Ask for a smaller max_size, or give the host a larger --window",
+        ),
+        # With the largest reply, so that each user gets one.
+        Pool(
+            "unread",
+            totals.unread,
+            "unread descriptors",
+            "Read replies",
+            is_for_all=True,
+            least=MAX_DESCRIPTORS,
+        ),
+        Pool(
+            "unread_by_owners",
+            totals.unread_by_owners,
+            "unread descriptors in control sockets",
+            "Read messages",
+            is_for_all=True,
+            least=2,
         ),
     )

@@ -41,15 +41,38 @@ class Pool:
     """The whole of one resource. `booked` is the sum of what the shares have booked.
 
     `name` is that of a limit in a policy, `reserve` the guarantee of privileged uids; `unit` and `advice` are
-    for people.
+    for people. A guarantee is a 64th, or `least`, if that is more. With `is_for_all`, privileged uids leave
+    room for others as well.
     """
 
-    __slots__ = ("advice", "booked", "guarantee", "name", "reserve", "shares", "total", "unit")
+    __slots__ = (
+        "_full",
+        "advice",
+        "booked",
+        "guarantee",
+        "is_for_all",
+        "name",
+        "reserve",
+        "shares",
+        "total",
+        "unit",
+    )
 
-    def __init__(self, name: str, total: int, unit: str, advice: str, *, has_reserve: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        unit: str,
+        advice: str,
+        *,
+        has_reserve: bool = True,
+        is_for_all: bool = False,
+        least: int = 0,
+    ) -> None:
+        self.is_for_all = is_for_all
         self.name = name
         self.total = total
-        self.guarantee = total // GUARANTEES
+        self.guarantee = self._full = min(total, max(total // GUARANTEES, least))
         self.reserve = self.guarantee if has_reserve else 0
         self.unit = unit
         self.advice = advice
@@ -60,6 +83,24 @@ class Pool:
     def used(self) -> int:
         """The sum of what is in use."""
         return sum([share.used for share in self.shares])
+
+    def enter(self, share: Share) -> None:
+        """Add a share. If there is no room for its guarantee, all get smaller ones, until there is."""
+        while self.guarantee > 0 and self.total - self.booked < self.guarantee:
+            self.guarantee //= 2
+            for other in self.shares:
+                other.lower_guarantee()
+        self.shares.add(share)
+
+    def leave(self, share: Share) -> None:
+        """Remove a share."""
+        self.shares.discard(share)
+        self.restore()
+
+    def restore(self) -> None:
+        """Where half of all is free, let guarantees be what they were, for uids that come or ask for more."""
+        if self.total - self.booked >= self.total // 2:
+            self.guarantee = self._full
 
 
 class Share:
@@ -78,7 +119,7 @@ class Share:
         self.rule = rule
         self.used: int = 0
         self.guarantee = self.booked = 0
-        pool.shares.add(self)
+        pool.enter(self)
         self._book_guarantee()
 
     def take(self, count: int) -> None:
@@ -123,6 +164,8 @@ class Share:
     def most(self) -> int:
         """Return how much it may have, as things are."""
         pool = self.pool
+        if pool.total == UNLIMITED:
+            return self.limit
         return min(self.limit, self.booked + max(0, pool.total - pool.booked - self.account.promised(pool)))
 
     def is_over(self) -> bool:
@@ -141,7 +184,13 @@ class Share:
         """Give the guarantee back."""
         self.guarantee = 0
         self._book(0)
-        self.pool.shares.discard(self)
+        self.pool.leave(self)
+
+    def lower_guarantee(self) -> None:
+        """Book no more than the smaller guarantee that others leave."""
+        if not self.account.is_privileged:
+            self.guarantee = min(self.guarantee, self.pool.guarantee)
+            self._book(max(self.used, self.guarantee))
 
     def _book(self, booked: int) -> None:
         self.pool.booked += booked - self.booked
@@ -160,6 +209,7 @@ class Share:
             return ""
         if objection := self.account.objection(self):
             return objection
+        self.pool.restore()
         self._book_guarantee()  # there was no room for it when there were too many others
         pool, uid = self.pool, self.account.uid
         after = self.used + count

@@ -246,7 +246,8 @@ class Outbox:
     def _stalled(self) -> None:
         if self._retry is not None and self._unread.settle():
             LOG.warning(
-                "a client waits: its uid has %d unread descriptors, or the host's user", self._share.count
+                "a client waits: its uid has %d unread descriptors, or the host's user",
+                self._share.counter.used,
             )
             self._stall.start()
             return

@@ -66,7 +66,7 @@ from shmhost.serving.sealing import Sealers
 from shmhost.serving.takeover import Heritage
 from shmhost.serving.turned_away import TurnedAway
 from shmhost.serving.turns import Turns
-from shmhost.serving.unread import Flight, descriptors_in_flight_max
+from shmhost.serving.unread import Flight
 from shmhost.serving.workers import Outcome, Workers
 from shmhost.settings.config import Config
 from shmhost.settings.policies import privileged_uids
@@ -133,7 +133,7 @@ class Host:
         self._arena_links: set[ArenaLink] = set()
         self._closer = Closer()
         self._turned_away = TurnedAway(self._shut)
-        self._flight = Flight(descriptors_in_flight_max())
+        self._flight = Flight(self.registry.accounts)
         self._stopped = anyio.Event()
         self._workers: Workers | None = None  # while it serves
         self._freer: Freer | None = None  # likewise

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import itertools
-import resource
 import socket
 import struct
 import termios
@@ -22,6 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+from shmhost.core.accounts import Accounts
+from shmhost.core.shares import Share as Counter
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -30,15 +31,14 @@ MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at a socket that is closed but for what its peer has not read
 MAX_LOOKS = 32  # at the kernel's queues in one turn of the loop: 35 us
-OWNERS_PART = 4  # of the limit of a uid: so many it may have once more, in the control sockets of its arenas
-_NO_LIMIT = 2**20  # descriptors: where RLIMIT_NOFILE says none
 
 
 class Flight:
     """All unread descriptors of a host: a share for each uid, and sockets whose close is pending."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._is_closed = False
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._owners: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._last: Share | None = None
@@ -46,16 +46,17 @@ class Flight:
 
     def share(self, uid: int) -> Share:
         """Return the share of a uid, which all its connections use."""
-        return self._of(uid, self._shares, self._limit)
+        return self._of(uid, self._shares, self._accounts.of(uid).unread)
 
     def owners_share(self, uid: int) -> Share:
         """Return the share of the arenas that a uid owns: their owners may read late."""
-        return self._of(uid, self._owners, self._limit // OWNERS_PART)
+        return self._of(uid, self._owners, self._accounts.of(uid).unread_by_owners)
 
-    def _of(self, uid: int, shares: WeakValueDictionary[int, Share], limit: int) -> Share:
+    def _of(self, uid: int, shares: WeakValueDictionary[int, Share], counter: Counter) -> Share:
         share = shares.get(uid)
         if share is None:
-            share = shares[uid] = Share(self, limit)
+            share = shares[uid] = Share(self, counter)
+        share.counter = counter  # another, if the account was closed and opened again
         self._last = share  # a uid that connects again and again keeps its own
         return share
 
@@ -66,14 +67,19 @@ class Flight:
 
     def linger(self, unread: Unread, close: Callable[[], None]) -> None:
         """Call `close` when everything is read, or at the end of the host."""
+        if self._is_closed:
+            unread.give_up()
+            close()
+            return
         self._lingering.append((unread, close))
         if len(self._lingering) == 1:
             asyncio.get_running_loop().call_later(LINGER_S, self._look)
 
     def close(self) -> None:
         """Close the sockets that linger."""
+        self._is_closed = True
         while self._lingering:
-            self._lingering.popleft()[1]()
+            self.linger(*self._lingering.popleft())
 
     def _look(self) -> None:
         for _ in range(min(MAX_LOOKS, len(self._lingering))):
@@ -88,12 +94,14 @@ class Flight:
 
 
 class Share:
-    """The unread data of the connections of one uid: descriptors in the kernel, bytes in the host."""
+    """The unread data of the connections of one uid: descriptors in the kernel, bytes in the host.
 
-    def __init__(self, flight: Flight, limit: int) -> None:
+    `counter` is the account's share that the descriptors are taken from.
+    """
+
+    def __init__(self, flight: Flight, counter: Counter) -> None:
         self.flight = flight
-        self.limit = limit
-        self.count: int = 0
+        self.counter = counter
         self.debtors: dict[Unread, None] = {}  # the one that was looked at last is the last one
         self._backlogs: dict[
             Callable[[str], None], int
@@ -106,7 +114,7 @@ class Share:
             debtor.on_pressure()
 
     def relieve(self) -> None:
-        """Look at a few debtors. Called above half of the limit, so that it is hardly ever reached."""
+        """Look at a few debtors. Called above half of what is booked, so that more is hardly ever needed."""
         self._look(2)
 
     def _look(self, count: int) -> list[Unread]:
@@ -151,8 +159,10 @@ class Unread:
 
     def admits(self, more: int) -> bool:
         """Return whether this many descriptors fit in the limits, by the counts so far."""
-        share = self._share
-        return self.count + more <= MAX_PER_CONNECTION and share.count + more <= share.limit
+        counter = self._share.counter
+        if self.count + more > MAX_PER_CONNECTION:
+            return False
+        return counter.used + more <= counter.booked or counter.fits(more)
 
     def make_room(self, more: int) -> bool:
         """Return whether this many descriptors fit after a look at the kernel's queues."""
@@ -170,18 +180,24 @@ class Unread:
         if not self.count:
             share.debtors[self] = None
         self.count += count
-        share.count += count
+        counter = share.counter
+        counter.used += count
         self._behind = 0
-        if share.count > share.limit // 2:
+        if 2 * counter.used > counter.booked:
+            counter.add(0)  # books what is used
             share.relieve()
 
     def settle(self) -> bool:
         """Return whether all descriptors are read; if so, clear the count. In doubt they count as unread."""
         if self.count and _queued(self._sock) <= self._behind:
-            self._share.count -= self.count
-            del self._share.debtors[self]
-            self.count = 0
+            self.give_up()
         return not self.count
+
+    def give_up(self) -> None:
+        """Count what is unread no more: it is read, or the host ends."""
+        count, self.count = self.count, 0
+        del self._share.debtors[self]
+        self._share.counter.give(count)
 
     def send_behind(self, send: Callable[[], int]) -> int:
         """Send bytes without descriptors, which a client may leave unread; return the result of `send`.
@@ -203,12 +219,6 @@ class Unread:
             close()
         else:
             self._share.flight.linger(self, close)
-
-
-def descriptors_in_flight_max() -> int:
-    """Return the unread descriptors that one uid may have: half of the limit that the kernel has for all."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(MAX_DESCRIPTORS, (_NO_LIMIT if limit == resource.RLIM_INFINITY else limit) // 2)
 
 
 def _queued(sock: socket.socket) -> int:

@@ -21,7 +21,17 @@ from shmprotocol.wire.names import BACKENDS, SEALS, check_part
 MAX_FILE = 1 << 20  # bytes: some 10,000 rules
 MAX_ID = 2**32 - 2  # of users and groups
 SIZES = ("bytes", "addresses")
-COUNTS = ("regions", "arenas", "leases", "connections", "descriptors", "lines", "watches")
+COUNTS: tuple[str, ...] = (
+    "regions",
+    "arenas",
+    "leases",
+    "connections",
+    "descriptors",
+    "lines",
+    "watches",
+    "unread",
+    "unread_by_owners",
+)
 _PEOPLE = ("title", "users", "groups")
 KEYS = {
     "names": (*_PEOPLE, "prefixes", "allow", "kinds", "seals", "backends", "size"),

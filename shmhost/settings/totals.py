@@ -7,6 +7,7 @@ import resource
 from shmhost.core.accounts import Totals
 from shmhost.core.shares import UNLIMITED
 from shmhost.settings.config import Config
+from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 # Descriptors that a host has beside those for clients: its sockets, files, pipes, threads; † 20, and as many
 # for scrapes, for connections that are refused, and for what is being opened and closed; and KEPT_FILES.
@@ -14,6 +15,8 @@ OWN_FILES = 56
 # † A lease takes 0.4 KiB of the host's memory, which are in no budget: so all take a tenth of it at most.
 BYTES_PER_LEASE = 4096
 MIN_LEASES, MAX_LEASES = 4096, 2**20
+OWNERS_PART = 4  # of the descriptors in flight: for owners of arenas, who may read late
+NO_FILES_LIMIT = 2**20  # descriptors in flight: where RLIMIT_NOFILE says none
 MIN_LISTENING, MAX_LISTENING = 8192, 2**20  # watches and names that are waited for: likewise
 
 
@@ -22,6 +25,8 @@ def totals_of(config: Config) -> Totals:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
         files = UNLIMITED
+    # As many as the kernel lets the host's user have in flight; a host of root may have more.
+    unread = max(MAX_DESCRIPTORS * OWNERS_PART, files if files < UNLIMITED else NO_FILES_LIMIT)
     return Totals(
         config.budget,
         files,
@@ -30,4 +35,6 @@ def totals_of(config: Config) -> Totals:
         config.board,
         min(MAX_LISTENING, max(MIN_LISTENING, config.budget // BYTES_PER_LEASE)),
         sum(size for _, size in config.windows) // 2,
+        unread - unread // OWNERS_PART,
+        unread // OWNERS_PART,
     )

@@ -224,7 +224,7 @@ def test_guarantee_comes_later_if_there_was_no_room_for_it() -> None:
     with pytest.raises(QuotaExceeded):
         alice.charge(51)
     charge.release()
-    alice.charge(1)
+    alice.charge(GUARANTEE // 2 + 1)
     assert accounts.bytes.booked == GUARANTEE
 
 
@@ -331,3 +331,31 @@ def test_limit_below_the_guarantee_is_kept_and_books_no_more() -> None:
     assert accounts.bytes.booked == GUARANTEE - 1
     alice.bytes.restrict(UNLIMITED, "")
     assert accounts.bytes.booked == GUARANTEE
+
+
+def test_many_users_all_connect_and_their_guarantees_shrink_and_grow_again() -> None:
+    accounts = Accounts(Totals(TOTAL, files=10_000))
+    users = [client_of(accounts, uid) for uid in range(2000, 3000)]
+    assert accounts.bytes.guarantee == GUARANTEE // 16
+    assert sum(user.bytes.guarantee for user in users) <= accounts.bytes.booked <= TOTAL
+    for user in users:
+        user.charge(1)
+        user.disconnect()
+    assert accounts.bytes.guarantee == GUARANTEE // 16
+    assert accounts.bytes.booked == sum(max(1, user.bytes.guarantee) for user in users)
+    for user in users[1:]:
+        user.bytes.give(1)
+    assert accounts.bytes.guarantee == GUARANTEE
+    with pytest.raises(QuotaExceeded):
+        users[0].charge(TOTAL)
+    assert users[0].bytes.guarantee == GUARANTEE
+
+
+def test_guarantees_that_are_not_used_are_shared_with_those_who_come_late() -> None:
+    """The first one takes what it can get; then come more than it had to leave room for."""
+    accounts = accounts_of()
+    client_of(accounts, ALICE).charge(ALONE)
+    others = [client_of(accounts, uid) for uid in range(2000, 2000 + 4 * NEWCOMERS)]
+    for other in others:
+        other.charge(GUARANTEE // 4)
+    assert accounts.bytes.used == TOTAL

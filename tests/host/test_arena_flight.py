@@ -8,6 +8,7 @@ import pytest
 
 from arena_support import SIZE, ArenaPeer, peers
 from shmhost.serving import server
+from shmhost.settings.totals import totals_of
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ARENA_FORGET, ARENA_GROW, ARENA_LEDGER
@@ -19,7 +20,8 @@ LIMIT = 64  # descriptors in flight, of a uid; a quarter of it in control socket
 @pytest.fixture
 def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return where a host shall listen, on a system that lets few descriptors be in flight."""
-    monkeypatch.setattr(server, "descriptors_in_flight_max", lambda: LIMIT)
+    narrowed = {"unread": LIMIT, "unread_by_owners": LIMIT // 4}
+    monkeypatch.setattr(server, "totals_of", lambda config: totals_of(config)._replace(**narrowed))
     return str(tmp_path / "narrow.sock")
 
 
@@ -52,11 +54,11 @@ def test_owner_that_reads_nothing_costs_a_few_descriptors_in_flight(host: Watche
         for reader in readers:
             reader.open("camera")
         share = host.host._flight.owners_share(0)
-        assert 2 <= share.count <= 40
+        assert 2 <= share.counter.used <= 40
         for _ in readers:
             owned.ledger()
         wait_until(lambda: host.call(lambda: share._look(100)) == [])
-        assert share.count == 0
+        assert share.counter.used == 0
 
 
 def test_idle_owners_keep_no_other_from_hearing(narrow: str) -> None:
@@ -85,9 +87,9 @@ def test_unread_descriptors_of_an_arena_that_ended_still_count(narrow: str) -> N
         share = host.host._flight.owners_share(0)
         owned.control.send(b"x")
         wait_until(lambda: host.counts()["arena links"] == 0)
-        assert share.count == 2
+        assert share.counter.used == 2
         assert owned.is_ended()
-        wait_until(lambda: share.count == 0)
+        wait_until(lambda: share.counter.used == 0)
 
 
 def test_host_that_ends_leaves_nothing_of_its_arenas(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
 from shmhost.core.work import PAUSE, Steps, Work
@@ -102,7 +103,7 @@ class Rig:
             self._make_session,  # type: ignore[arg-type]
             self._start_work,
             Closer(),
-            Flight(1000).share(7),
+            Flight(Accounts(Totals(1))).share(7),
             Turns().of(7),
             self.closed.append,
             deaths,

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from shmhost.core.accounts import Accounts, Totals
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.turns import Turns
 from shmhost.serving.unread import Flight
@@ -225,7 +226,7 @@ def test_client_is_dropped_when_it_reads_but_not_all_that_others_wait_for(
     monkeypatch.setattr("shmhost.serving.deadline.TICK_S", 0.02)
 
     async def converse(ours: socket.socket, theirs: socket.socket) -> str:
-        share, ended = Flight(1000).share(7), asyncio.get_running_loop().create_future()
+        share, ended = Flight(Accounts(Totals(1))).share(7), asyncio.get_running_loop().create_future()
         outbox = Outbox(ours, share, Turns().of(7), lambda: None, ended.set_result)
         outbox.send(bytes(170_000), [0] * 64)
         outbox.send(b"small", [0] * 64)

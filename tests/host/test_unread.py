@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.peers import Peer
+from shmhost.core.shares import GUARANTEES
 from shmhost.serving.unread import MAX_BACKLOG, MAX_LOOKS, MAX_PER_CONNECTION, Flight, Unread
 from shmprotocol.wire import descriptors
 
@@ -39,10 +42,19 @@ class Wire:
         self.theirs.close()
 
 
+def flight_of(limit: int) -> Flight:
+    """Return a flight in which two uids have a limit each, which is booked for them."""
+    accounts = Accounts(Totals(1, unread=limit * GUARANTEES))
+    for uid in (7, 8):
+        accounts.of(uid).connect(Peer(uid, uid))
+        accounts.of(uid).unread.restrict(limit, "a rule")
+    return Flight(accounts)
+
+
 @pytest.fixture
 def wires() -> Iterator[list[Wire]]:
     """Three connections of one uid and one of another, where a uid may have 256."""
-    flight = Flight(2 * MAX_PER_CONNECTION)
+    flight = flight_of(2 * MAX_PER_CONNECTION)
     every = [Wire(flight), Wire(flight), Wire(flight), Wire(flight, uid=8)]
     yield every
     for wire in every:
@@ -150,7 +162,7 @@ def test_connection_is_closed_at_once_when_all_is_read(wires: list[Wire]) -> Non
 
 
 def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit() -> None:
-    flight = Flight(1000)
+    flight = flight_of(1000)
     share, ended = flight.share(7), []
     small, large = (lambda why: ended.append(("small", why))), (lambda why: ended.append(("large", why)))
     flight.share(8).note_backlog(MAX_BACKLOG, small)
@@ -167,23 +179,23 @@ def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit(
 
 
 def test_those_that_have_read_are_cleared_before_the_limit_of_their_uid_is_reached() -> None:
-    flight = Flight(20)
+    flight = flight_of(20)
     wires = [Wire(flight) for _ in range(15)]
     for wire in wires[:10]:
         wire.send(1)
         wire.read()
-    assert flight.share(7).count == 10
+    assert flight.share(7).counter.used == 10
     wires[10].send(1)
-    assert flight.share(7).count == 9  # two were looked at
+    assert flight.share(7).counter.used == 9  # two were looked at
     for wire in wires[11:]:
         wire.send(1)
-    assert flight.share(7).count <= 11
+    assert flight.share(7).counter.used <= 11
     for wire in wires:
         wire.close()
 
 
 def test_a_look_under_pressure_is_at_the_next_few_alone() -> None:
-    flight = Flight(3 * MAX_LOOKS)
+    flight = flight_of(3 * MAX_LOOKS)
     wires = [Wire(flight) for _ in range(2 * MAX_LOOKS)]
     for wire in wires:
         wire.send(1)
