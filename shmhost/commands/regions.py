@@ -14,6 +14,7 @@ from shmhost.commands.options import json_option, print_json, socket_option
 from shmhost.commands.views import arenas as arenas_view
 from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
+from shmhost.commands.views import users as users_view
 from shmhost.commands.views import who as who_view
 from shmprotocol.cli import manual
 from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound, ShmError
@@ -123,16 +124,22 @@ def remove(names: tuple[str, ...], path: str | None) -> None:
             query.ask(m.Unlink(2, check_name(name)), m.Done)
 
 
-@click.command(epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'"))
+@click.command(
+    epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'", "shmhost who --users")
+)
 @click.argument("prefix", default="")
 @socket_option
 @json_option
-def who(prefix: str, path: str | None, as_json: bool) -> None:
+@click.option("--users", is_flag=True, help="Show what each user has of the host, and of which it has most.")
+def who(prefix: str, path: str | None, as_json: bool, users: bool) -> None:
     """Show who holds the regions whose name starts with PREFIX: uid, process, container, and for how long.
 
     The table has all generations that are in use, of the regions that you may read; and of arenas the values
     that clients say they use. The pid of a process in another container is 0.
     """
+    if users:
+        _print_users(path, as_json)
+        return
     with _query(path) as query:
         rows = who_view.who_rows(query.inspect(prefix))
         rows += _holds(query, prefix)
@@ -140,6 +147,15 @@ def who(prefix: str, path: str | None, as_json: bool) -> None:
         print_json(rows)
     else:
         Console().print(who_view.who_table(rows, time.time_ns()))
+
+
+def _print_users(path: str | None, as_json: bool) -> None:
+    with _query(path) as query:
+        uses = query.measure().uses
+    if as_json:
+        print_json(users_view.user_rows(uses))
+    else:
+        Console().print(users_view.user_table(uses))
 
 
 def _holds(query: Query, prefix: str) -> list[dict[str, object]]:

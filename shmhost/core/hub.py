@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
+from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Control
 from shmhost.core.expected import Expected, Returned
 from shmhost.core.ledgers import Ledger, LedgerObject
@@ -26,6 +27,8 @@ from shmprotocol.wire.names import LEDGER_SIZE, Backend, ChangeKind
 
 FULL_BOARD = "board-full"  # among the refusals: names that got no line
 LEDGER_FILES = 2  # descriptors that the host keeps of a ledger
+MAX_COUNT = 2**64 - 1  # of a Use: as much as there is
+MAX_USES = 512  # of a Measured: of 50 bytes at most each
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 MakeObject = Callable[[Backend, str, int], MemoryObject]
@@ -220,6 +223,7 @@ class Hub:
             tuple(m.Tally(*tally) for tally in sorted(meter.refusals.items())),
             len(self.registry.arenas),
             len(self.ledgers),
+            uses_of(self.registry.accounts),
         )
 
 
@@ -227,3 +231,15 @@ def _telling(news: News, listeners: list[Listener]) -> Iterator[None]:
     for listener in listeners:
         yield from listener.hear(news) or ()
         yield
+
+
+def uses_of(accounts: Accounts) -> tuple[m.Use, ...]:
+    """Return what users have of each resource, and may have; of those with the most bytes."""
+    users = sorted(accounts, key=lambda account: (-account.bytes.used, account.uid))
+    uses = (
+        m.Use(account.uid, share.pool.name, share.used, min(share.most(), MAX_COUNT))
+        for account in users
+        for share in account.shares
+        if share.used
+    )
+    return tuple(itertools.islice(uses, MAX_USES))

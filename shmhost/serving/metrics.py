@@ -109,6 +109,12 @@ def _region_families(snapshot: Snapshot) -> Iterator[Any]:
     yield _gauges("user_bytes", text, "uid", [(user.uid, user.capacity) for user in users])
     text = "Connected clients of a user"
     yield _gauges("user_clients", text, "uid", [(user.uid, user.clients) for user in users])
+    uses = [((str(use.uid), use.resource), use) for use in snapshot.measured.uses]
+    labels = ["uid", "resource"]
+    text = "The part of a resource that a user has"
+    yield _labelled("user_used", text, labels, [(texts, use.used) for texts, use in uses])
+    text = "The most of a resource that a user may have as things are"
+    yield _labelled("user_most", text, labels, [(texts, use.most) for texts, use in uses])
     text = "Addresses of a window"
     yield _gauges("window_bytes", text, "window", [(hex(base), size) for base, size, _ in windows])
     text = "Free addresses of a window"
@@ -134,11 +140,17 @@ def _request_families(snapshot: Snapshot) -> Iterator[Any]:
 
 
 def _gauges(name: str, text: str, label: str, values: Iterable[tuple[object, int]]) -> Any:
+    return _labelled(name, text, [label], [((str(value),), number) for value, number in values])
+
+
+def _labelled(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], int]]
+) -> Any:
     from prometheus_client.core import GaugeMetricFamily
 
-    family = GaugeMetricFamily(f"shmhost_{name}", text, labels=[label])
-    for value, number in values:
-        family.add_metric([str(value)], number)
+    family = GaugeMetricFamily(f"shmhost_{name}", text, labels=labels)
+    for texts, number in values:
+        family.add_metric(texts, number)
     return family
 
 

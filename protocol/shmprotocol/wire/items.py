@@ -86,6 +86,18 @@ class Account(NamedTuple):
     clients: int
 
 
+class Use(NamedTuple):
+    """The part of a resource that a user has, and the most that it may have as things are.
+
+    The most is 2**64 - 1 where nothing limits it. The resources are those of a policy.
+    """
+
+    uid: int
+    resource: str
+    used: int
+    most: int
+
+
 class Timing(NamedTuple):
     """The number of requests of one kind since the host started, and their total time in nanoseconds."""
 

@@ -26,6 +26,7 @@ from shmprotocol.wire.items import Spare as Spare
 from shmprotocol.wire.items import Tally as Tally
 from shmprotocol.wire.items import Timing as Timing
 from shmprotocol.wire.items import Total as Total
+from shmprotocol.wire.items import Use as Use
 from shmprotocol.wire.restore_messages import Restore as Restore
 from shmprotocol.wire.restore_messages import Restored as Restored
 
@@ -334,7 +335,8 @@ class Measured(NamedTuple):
 
     `restarts` is the number of earlier starts at this socket, `listeners` the clients that wait or
     watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
-    most bytes. `arenas` are those of the regions, `ledgers` the clients that have opened any.
+    most bytes. `arenas` are those of the regions, `ledgers` the clients that have opened any. At most 512
+    uses, of the users with the most bytes.
     """
 
     id: int
@@ -352,6 +354,7 @@ class Measured(NamedTuple):
     refusals: tuple[Tally, ...]
     arenas: int = 0
     ledgers: int = 0
+    uses: tuple[Use, ...] = ()
 
 
 class Goodbye(NamedTuple):

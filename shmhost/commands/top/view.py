@@ -61,6 +61,7 @@ def as_dict(view: View, state: State) -> dict[str, object]:
         "mean_us": {pace.operation: round(pace.mean_us, 3) for pace in view.paces},
         "refusals": {code: round(per_s, 3) for code, per_s in view.refusals},
         "users": [user._asdict() for user in view.users],
+        "shares": [use._asdict() for use in measured.uses],
         "regions": [region_dict(row.info) | {"rate": round(row.rate, 3)} for row in rows],
     }
 
@@ -120,9 +121,10 @@ def _figures(view: View, width: int) -> list[Text]:
     paces = [f"{row.operation} {_number(row.per_s)}/s {row.mean_us:.0f} us" for row in view.paces]
     if not view.interval_s:
         paces = ["from the next sample on"]
+    most = {use.uid: format_size(use.most) for use in view.measured.uses if use.resource == "bytes"}
     users = [
-        f"uid {row.uid}: {format_size(row.capacity)}, {_count(row.regions, 'region')}, "
-        f"{_count(row.clients, 'client')}"
+        f"uid {row.uid}: {format_size(row.capacity)}{' of ' + most[row.uid] if row.uid in most else ''}, "
+        f"{_count(row.regions, 'region')}, {_count(row.clients, 'client')}"
         for row in view.users
     ]
     lines = [_memory(view.measured, width), _list("requests", paces, width)]
