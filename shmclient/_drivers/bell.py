@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
 from shmclient._arenas.reader import ClientLedger, Reader
+from shmprotocol.errors import ShmError
 from shmprotocol.native.builtins import HeldValue
 
 LOOK_AGAIN_S = 1.0  # for an arena that another one has replaced: its owner wakes nobody any more
@@ -62,6 +63,14 @@ class Notice(asyncio.Future["HeldValue | None"]):
                 self._wake_later()
         finally:
             self._end()
+
+    def look(self) -> HeldValue | Literal[False] | None:
+        """Return the value, or None if the plain road is to go on; False: there is nothing yet."""
+        try:
+            held = self.reader._newer(self.name, self.after)
+        except (ShmError, OSError, MemoryError):  # which the task meets on the plain road; others must wake
+            return None
+        return None if held is False and self.is_over() else held
 
     def cancel(self, msg: Any = None) -> bool:
         if not super().cancel(msg):
@@ -177,11 +186,8 @@ class Bell:
 
     def _wake(self) -> None:
         """Wake the tasks whose values have come, or that must look themselves."""
-        news: list[tuple[Notice, Any]] = []
-        for notice in self.notices:
-            held = notice.reader._newer(notice.name, notice.after)
-            if held is not False or notice.is_over():
-                news.append((notice, held or None))
+        looks = [(notice, notice.look()) for notice in list(self.notices)]  # a signal's handler may end some
+        news = [(notice, held) for notice, held in looks if held is not False]
         at_once = asyncio.current_task(self.loop) is None
         try:
             while news:
@@ -190,7 +196,7 @@ class Bell:
         finally:  # Ctrl-C in one of the tasks ends the loop, not the others
             for notice, held in news:
                 notice.give(held)
-            for scope in self._scopes:
+            for scope in list(self._scopes):
                 scope.cancel()
 
     def _listen_again(self) -> None:

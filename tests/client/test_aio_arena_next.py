@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -260,6 +261,58 @@ async def test_woken_task_may_end_the_others(arena: Arena, other: Other) -> None
         await other.rested(4)
         arena["x"] = b"2"
     assert seen[:1] == [b"first"]
+
+
+@pytest.mark.parametrize("road", ROADS)
+async def test_value_that_cannot_be_held_is_an_error_of_the_task(
+    road: str, arena: Arena, other: Other
+) -> None:
+    ends: list[object] = []
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end_of, other.next(road), ends)
+            await other.rested(1)
+            held = []
+            with contextlib.suppress(shmclient.QuotaExceeded):
+                while True:
+                    held.append(other.reader._hold("x"))
+            arena["x"] = b"2"
+    assert (ends, other.sleepers()) == ([shmclient.QuotaExceeded], 0)
+
+
+async def test_signal_handler_may_end_a_wait_while_others_are_looked_at(arena: Arena, other: Other) -> None:
+    """Here it comes while the first of three waits is asked whether it is over."""
+    if not other.is_short:
+        pytest.skip("for asyncio")
+    second = other.client.follow("camera/x")
+    assert bytes(await anext(second)) == b"1"
+    generation = arena.put("y", b"1")
+    signals = [signal.SIGUSR1]
+
+    def has_closed() -> bool:
+        while signals:
+            signal.raise_signal(signals.pop())
+        return False
+
+    other.follow._source.listener.has_closed = has_closed
+    ends: list[object] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: second.close())
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end_of, anext(other.follow), ends)
+            await other.rested(1)
+            tasks.start_soon(end_of, anext(second), ends)
+            await other.rested(2)
+            with anyio.fail_after(0.5):  # the loop itself looks once a second
+                tasks.start_soon(end_of, other.view.wait("y", after=generation, wait=30), ends)
+                await other.rested(3)
+                arena["y"] = b"2"
+                await until(lambda: len(ends) == 2)
+            assert not signals
+            arena["x"] = b"2"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (StopAsyncIteration in ends, ends[2:]) == (True, [b"2"])
 
 
 async def test_loop_watches_the_event_once(arena: Arena, other: Other) -> None:
