@@ -55,14 +55,12 @@ class Notice(asyncio.Future["HeldValue | None"]):
         """Wake the task, if it waits still."""
         if self.done():
             return
-        try:
-            self.set_result(held)
-            if self._wakeup is not None and at_once:
-                self._wakeup[1].run(self._wakeup[0], self)
-            else:
-                self._wake_later()
-        finally:
-            self._end()
+        self._end()  # first: the task may close the client
+        self.set_result(held)
+        if self._wakeup is not None and at_once:
+            self._wakeup[1].run(self._wakeup[0], self)
+        else:
+            self._wake_later()
 
     def look(self) -> HeldValue | Literal[False] | None:
         """Return the value, or None if the plain road is to go on; False: there is nothing yet."""
@@ -85,7 +83,8 @@ class Notice(asyncio.Future["HeldValue | None"]):
             self.get_loop().call_soon(callback, self, context=context)
 
     def _end(self) -> None:
-        del self._bell.notices[self]
+        if self._bell.notices.pop(self, self) is self:  # Ctrl-C came in here before
+            return
         self.reader._disarm(self._slot)
         if self._timer is not None:
             self._timer.cancel()
@@ -143,12 +142,12 @@ class Bell:
     def start(self) -> None:
         """Have the loop watch the event, for at least a second."""
         self._was_used = True
-        if self._timer is None:
+        if self._timer is None and not self._is_ended():
             self.loop.add_reader(self._ledger.fileno(), self._ring)
             self._timer = self.loop.call_later(LOOK_AGAIN_S, self._look_again)
 
     def close(self) -> None:
-        """Close the event, now or when the last task has gone on. From any thread."""
+        """Close the event, and have all tasks go on. From any thread."""
         if running_loop() is self.loop:
             self._close()
             return
@@ -158,9 +157,9 @@ class Bell:
             self._ledger.close()
 
     def _close(self) -> None:
-        if not self.notices and not self._scopes:
-            self._stop()
-            self._ledger.close()
+        self.announce()
+        self._stop()
+        self._ledger.close()
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -207,7 +206,6 @@ class Bell:
     def _look_again(self) -> None:
         """Look once a second for what raises no event; stop when nobody has waited since the last time."""
         if self._is_ended():
-            self.announce()
             self._close()
         elif not self._was_used and not self.notices and not self._scopes:
             self._stop()

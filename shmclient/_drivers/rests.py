@@ -23,6 +23,7 @@ class Rests:
         self._scopes: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._is_reading = False
         self._is_ended = is_ended
+        self._is_closing = False
         self._bell: Bell | None = None
 
     @property
@@ -37,7 +38,8 @@ class Rests:
         return self._bell
 
     def close(self, ledger: ClientLedger) -> None:
-        """Close the event, unless tasks wait for it still: then it goes with the last who uses it."""
+        """Close the event; on trio when the last task that waits for it has gone on."""
+        self._is_closing = True
         if self._bell is not None:
             self._bell.close()
         elif not self._scopes:
@@ -61,6 +63,8 @@ class Rests:
         finally:
             self._scopes.pop(scope, None)
             position.reader._disarm(slot)
+            if self._is_closing and not self._scopes:
+                self.close(ledger)
 
     def announce(self) -> None:
         """Wake the tasks whose wait is over."""

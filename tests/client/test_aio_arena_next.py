@@ -263,6 +263,38 @@ async def test_woken_task_may_end_the_others(arena: Arena, other: Other) -> None
     assert seen[:1] == [b"first"]
 
 
+async def test_woken_task_that_closes_the_client_closes_the_event(arena: Arena, other: Other) -> None:
+    channel: Any = other.client._core.channel
+    ledger, generation, states = channel.context.ledger, other.generation, []
+
+    async def end() -> None:
+        await other.view.wait("x", after=generation, wait=30)
+        await other.client.aclose()
+        states.append((channel.has_waits, len(ledger._event)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(end)
+        await other.rested(1)
+        arena["x"] = b"2"
+    assert states == [(False, 0)]
+
+
+async def test_event_of_a_closed_client_goes_with_the_last_task(other: Other) -> None:
+    ledger: Any = other.client._core.channel.context.ledger  # type: ignore[union-attr]
+
+    async def watch() -> None:
+        async for _ in other.view.changes():
+            raise AssertionError("nothing changes")
+
+    ends: list[object] = []
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(end_of, watch(), ends)
+        await other.rested(2)
+        await other.client.aclose()
+    assert (ends, len(ledger._event)) == ([shmclient.ClientClosed] * 2, 0)
+
+
 @pytest.mark.parametrize("road", ROADS)
 async def test_value_that_cannot_be_held_is_an_error_of_the_task(
     road: str, arena: Arena, other: Other
