@@ -16,6 +16,7 @@
 #   make abuse  a bystander's attach beside clients that do what they can to slow it: as root, with two CPUs; KINDS="flood crowd"
 #   make torture  what `make test` does in seconds, for minutes: arenas
 #   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
+#   make takeovers  1,000 takeovers of a host by the next one under load, and what failed (COUNT=100 for fewer)
 #   make fuzz    try hostile input for long, against the host and against readers: a hundred million inputs, an hour;
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
@@ -26,7 +27,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage torture kills fuzz lint abuse bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit coverage torture takeovers kills fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -46,6 +47,9 @@ coverage: $(READY)
 	$(BIN)/python tests/damaged_coverage.py
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+takeovers: $(READY)
+	$(BIN)/python -m benchmarks.takeovers $(or $(COUNT),1000) $(if $(JSON),--json $(JSON))
 
 torture: $(READY)
 	$(BIN)/python -m pytest --timeout 0 -m torture

@@ -93,6 +93,7 @@ class HostRecord(NamedTuple):
     """All that a host has. `next` are the next numbers of a region, a lease and a ledger."""
 
     host: str
+    held_ns: int  # since when it reads no requests, by CLOCK_MONOTONIC
     next: tuple[int, int, int]
     generations: tuple[int, int]  # floor and ceiling
     meter: MeterRecord

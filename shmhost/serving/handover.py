@@ -78,6 +78,7 @@ class HandOver:
     def __init__(self, estate: Estate) -> None:
         self._estate = estate
         self._task: asyncio.Task[None] | None = None
+        self._held_ns = 0
 
     def start(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
         """Carry out a step of the session of a successor."""
@@ -98,6 +99,7 @@ class HandOver:
 
     async def _settle(self, link: Link, steps: Steps) -> None:
         error = None
+        self._held_ns = time.monotonic_ns()
         end = time.monotonic() + SETTLE_S
         while self._is_busy(link):
             if time.monotonic() > end:
@@ -167,6 +169,7 @@ class HandOver:
         metrics, metrics_fds = estate.metrics
         record = HostRecord(
             hub.host,
+            self._held_ns,
             (next(registry.numbers), next(registry.lease_numbers), next(hub.ledger_numbers)),
             registry.generations.record(),
             describe_meter(hub.meter),

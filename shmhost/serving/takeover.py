@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -122,6 +123,10 @@ def settle(
         _give_up(error)
     for link in links:
         link.release()
+    waited_ms = (time.monotonic_ns() - heritage.record.held_ns) / 1e6
+    LOG.info(
+        "took over %d regions; %d clients waited %.1f ms", len(hub.registry.regions), len(links), waited_ms
+    )
 
 
 def _adopt_regions(heritage: Heritage, hub: Hub, make_board: MakeBoard, names: ShmNames) -> None:
