@@ -1,4 +1,4 @@
-"""Takeovers under load: hosts that take each other's place again and again, while clients read, put and watch.
+"""Takeovers under load: hosts take each other's place again and again, while clients read, put and watch.
 
     python -m benchmarks.takeovers [COUNT] [--json FILE]
 
@@ -33,11 +33,12 @@ import shmhost.cli
 
 SMALL, LARGE = 100, 50_000  # bytes of a value: in its request, and in a spare
 NAMES = 8
+ARENA = 4 << 20  # bytes: 80 values
 WAIT_S = 30.0
 
 
 class Tally:
-    """What one client counts: requests, failures, lost and repeated events, the longest request."""
+    """The counts of one client: requests, failures, lost and repeated events, the longest request."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -128,12 +129,66 @@ def connect(path: str, tally: Tally) -> None:
                 tally.failures["a wrong value"] += 1
 
 
+def own(path: str, tally: Tally) -> None:
+    """Write values of an arena that is full soon: what nobody uses must be used again, and nothing else."""
+    with (
+        shmclient.connect(path) as shm,
+        shm.arena("arena", size=ARENA, names=2 * NAMES, replace=True) as arena,
+    ):
+        count = 0
+        while not tally.is_over.is_set():
+            count += 1
+            with tally.request():
+                arena[f"x{count % NAMES}"] = payload(count, LARGE)
+            time.sleep(0.0002)  # else it takes a processor, and copies are all that it does
+        time.sleep(1)  # the readers end first
+
+
+def look(path: str, tally: Tally) -> None:
+    """Read values of the arena, in new clients now and then, and hold some for a while."""
+    last: Counter[str] = Counter()
+    while not tally.is_over.is_set():
+        with shmclient.connect(path) as shm:
+            last_ones: list[tuple[int, Any]] = []
+            for number in range(40 * NAMES):
+                if tally.is_over.is_set():
+                    break
+                name = f"arena/x{number % NAMES}"
+                with tally.request():
+                    value = shm.get(name, wait=WAIT_S)
+                    count = int(bytes(value[:20]))
+                    if count < last[name]:
+                        tally.failures["an older value of the arena"] += 1
+                    last[name] = count
+                    last_ones = [*last_ones[-NAMES:], (count, value)]
+                    if any(bytes(each) != payload(number, LARGE) for number, each in last_ones):
+                        tally.failures["a value that is held has changed"] += 1
+            last_ones.clear()
+            value = None
+
+
+def follow_arena(path: str, tally: Tally) -> None:
+    """Follow a name of the arena: values grow, and none comes twice."""
+    with shmclient.connect(path) as shm, shm.follow("arena/x0") as values:
+        shm.get("arena/x0", wait=WAIT_S)
+        threading.Thread(target=close_at_end, args=(tally, values), daemon=True).start()
+        last = -1
+        for value in values:
+            tally.requests += 1
+            count = int(bytes(value[:20]))
+            tally.repeated += count <= last
+            last = count
+
+
 WORKERS: dict[str, Callable[[str, Tally], None]] = {
     "read": read,
     "put": put,
     "watch": watch,
     "follow": follow,
     "connect": connect,
+    "own": own,
+    "look": look,
+    "follow_arena": follow_arena,
 }
 
 
@@ -180,9 +235,9 @@ class Hosts:
     def take_over(self) -> None:
         """Start the next one, and return when the one before has ended."""
         log = self._start("--takeover")
-        found = re.search(r"waited ([\d.]+) ms", log)
-        assert found is not None, log
-        self.pauses_ms.append(float(found[1]))
+        match = re.search(r"waited ([\d.]+) ms", log)
+        assert match is not None, log
+        self.pauses_ms.append(float(match[1]))
 
     def _start(self, *options: str) -> str:
         """Start a host; return what it and the one before have logged until it listens."""
@@ -269,7 +324,7 @@ def report(figures: dict[str, Any]) -> bool:
     print("pause, ms: p50 {:.1f}, p99 {:.1f}, longest {:.1f}".format(*percentiles))
     print(f"mean of the pauses: {statistics.fmean(pauses):.1f} ms")
     for kind, each in clients.items():
-        print(f"{kind:8} {each[0]:>10,}  longest request {each[4] * 1e3:.0f} ms")
+        print(f"{kind:12} {each[0]:>10,}  longest request {each[4] * 1e3:.0f} ms")
     for text, number in failures.most_common(10):
         print(f"{number} x {text}")
     return not (failures.total() or lost or repeated)

@@ -27,6 +27,7 @@ from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import LEDGER_HOLDS
 
+_BOARDS = 2  # so many takeovers nobody sleeps through: each wakes all
 _EVENTS = 4096  # bytes of a read: an event has 8
 
 
@@ -77,6 +78,8 @@ class Reader(ArenaReader):
         self.current = current
         self.board = board
         self.line = board.line(grant.line)
+        self._boards = [board]  # the last ones: threads may sleep on a line of one that has moved
+        self._memory: Any = None  # of its mapping
         self.host_id = host_id
 
     is_attended = False  # the host knows that this client may sleep on its values
@@ -87,12 +90,23 @@ class Reader(ArenaReader):
         return self.current._is_granted() is True
 
     def was_current(self) -> bool:
-        """Whether the last word of the host is that it is the current arena of its name."""
-        return bool(self.current._was_current())
+        """Whether the last word of the host is that it is the current arena of its name, or was not heard."""
+        return bool(self.current._was_current()) or self.board.has_moved()
 
-    def renew(self, grant: m.Grant) -> None:
-        """Take a grant that says that it is current still, perhaps with other rights."""
-        follow_line(self.current, self.board, grant)
+    def renew(self, grant: m.Grant, board: Board | None) -> None:
+        """Take a grant that says that it is current still, perhaps with other rights or on another board."""
+        self.grant = grant
+        if board is None or board is self.board or not board.line(grant.line):
+            follow_line(self.current, self.board, grant)
+        else:
+            self.move(board)
+
+    def move(self, board: Board) -> None:
+        """Look at the same line of another board from now on."""
+        self._boards = [*self._boards[-_BOARDS:], board]
+        self.board, self.line = board, board.line(self.grant.line)
+        follow_line(self.current, board, self.grant)
+        self._move(self.line, (self._memory, board))
 
     def line_changes(self) -> int:
         """Return the number that changes with the arena's line on the board."""
@@ -134,6 +148,7 @@ def open_reader(
     reader = Reader(grant, current, board, lease.host_id)
     size = os.fstat(descriptor).st_size
     numbers = (mapping.address, grant.address, grant.capacity, size, reader.line, grant.region)
+    reader._memory = mapping.memory
     error = reader._start(*numbers, ledger.ledger, (mapping.memory, board), current)
     if error:
         raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")

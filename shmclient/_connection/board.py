@@ -18,7 +18,7 @@ class LazyBoard:
 
     def __init__(self, host_id: str, address: int, capacity: int, owned: Owned) -> None:
         self._host_id = host_id
-        self._address = address
+        self.address = address
         self._capacity = capacity
         self._owned = owned
         self._reader: Reader | None = None
@@ -35,6 +35,11 @@ class LazyBoard:
                     self._reader = self._map(self._owned[0])
                     self._owned.close()
         return self._reader
+
+    def has_moved(self) -> bool:
+        """Whether it is mapped, and its host has handed over to another process, which has another board."""
+        reader = self._reader
+        return reader is not None and reader.has_moved()
 
     def fileno(self) -> int:
         """Return its descriptor, which stays the board's; -1 if it is mapped, or there is none."""
@@ -59,9 +64,9 @@ class LazyBoard:
     def _map(self, descriptor: int) -> Reader | None:
         with contextlib.suppress(ShmError, OSError):
             buffer = ADDRESS_SPACE.attach(
-                (self._host_id, -self._address),  # no region's number; and of another board, another
+                (self._host_id, -self.address),  # no region's number; and of another board, another
                 descriptor,
-                self._address,
+                self.address,
                 self._capacity,
                 _do_nothing,
                 "the board of the host",

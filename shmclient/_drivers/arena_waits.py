@@ -113,7 +113,10 @@ def _wait_in(
 ) -> Operation[T | None]:
     """Return what a name in an arena stands for, once that is newer; None: the arena has ended."""
     short = arenas.short_name(name, reader.name)
-    while reader.was_current():
+    while True:
+        yield from arenas.refresh(context, reader)
+        if not reader.was_current():
+            return None
         position, wait = Position(reader, short), retry.wait()
         if position.has_value() and position.generation > after:
             try:
@@ -130,10 +133,9 @@ def _wait_in(
         yield from arenas.attend(context, reader)
         subscription = context.attend()
         try:
-            yield from arenas.stay(position, subscription, wait.left_s)
+            yield from arenas.stay(context, position, subscription, wait.left_s)
         finally:
             context.unlisten(subscription, is_told=False)
-    return None
 
 
 class Changes:
@@ -149,6 +151,7 @@ class Changes:
     def next(self, context: Context, retry: Retry) -> Operation[list[ArenaChange]]:
         """Return the next changes; none: nothing changed in time, or this was closed."""
         while not self.is_closed:
+            yield from arenas.refresh(context, self.reader)
             if not self.reader.was_current() and not (yield from self._open_next(context, retry)):
                 break
             yield from arenas.attend(context, self.reader)
@@ -196,7 +199,7 @@ class Changes:
         self._context, self._subscription = context, context.attend()
         try:
             if not self.is_closed:
-                yield from arenas.stay(position, self._subscription, left_s)
+                yield from arenas.stay(context, position, self._subscription, left_s)
         except Closed:
             if not self.is_closed:
                 raise

@@ -13,6 +13,7 @@ from shmclient._arenas.resting import Position
 from shmclient._arenas.values import decode
 from shmclient._connection.exchange import Subscription
 from shmclient._drivers import answers
+from shmclient._drivers.boards import living_board
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
 from shmclient._regions.mapped import Lease
 from shmprotocol.abi.header import FLAG_ARENA
@@ -45,6 +46,8 @@ def create(
     names = min(NAMES, (size if type(size) is int else 0) // BYTES_A_NAME + 1) if names is None else names
     _check_number("names", names)
     request, reply, owned = yield from ask_for(context, name, size, max_size or 0, mode, keep, replace)
+    # Not before: a board says when one of its lines has moved, and an earlier one knows nothing of this line.
+    yield from living_board(context)
     arena = owner.make_arena(context.outbox, request, reply, owned)
     yield Run(lambda: owner.own(arena, reply, names, populate), WORK)
     return arena
@@ -90,7 +93,7 @@ def reader_of(context: Context, grant: m.Grant, lease: Lease, owned: fds.Owned, 
         reader = context.arenas.get(grant.name)
         if reader is not None and (reader.host_id, reader.grant.region) == (lease.host_id, grant.region):
             lease.release()
-            reader.renew(grant)
+            reader.renew(grant, context.outbox.board)
             return reader
         ledger = _ledger_of(context)
         if ledger is None:
@@ -217,7 +220,9 @@ def exists(context: Context, name: str) -> Operation[bool]:
     return has_value(reader_of(context, grants[0], leases[0], owned, False), name)
 
 
-def stay(position: Position, subscription: Subscription, wait_s: float = math.inf) -> Operation[None]:
+def stay(
+    context: Context, position: Position, subscription: Subscription, wait_s: float = math.inf
+) -> Operation[None]:
     """Return when something has changed since a position was taken, or its arena may not be current.
 
     That is the entry of its name, or anything in the arena if the name never had a value; or when the time is
@@ -226,12 +231,21 @@ def stay(position: Position, subscription: Subscription, wait_s: float = math.in
     end = time.monotonic() + wait_s
     reader = position.reader
     while True:
+        yield from refresh(context, reader)
         line_changes = reader.line_changes()
         if not reader.was_current() or position.has_moved():
             return
         answer = yield Stay(subscription, position, line_changes, end - time.monotonic())
         if answer is None:
             return
+
+
+def refresh(context: Context, reader: Reader) -> Operation[None]:
+    """Have an arena look at the board of the process that serves by now, if that is another one."""
+    if reader.board.has_moved() and reader.host_id == context.outbox.host_id:
+        board = yield from living_board(context)
+        if board is not None and board is not reader.board and board.line(reader.grant.line):
+            reader.move(board)
 
 
 def attend(context: Context, reader: Reader) -> Operation[None]:

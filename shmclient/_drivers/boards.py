@@ -10,15 +10,24 @@ from shmprotocol.wire import messages as m
 
 
 def living_board(context: Context) -> Operation[Board | None]:
-    """Return the board; ask for it if its host is gone, and this connection is that of a successor.
+    """Return the board; ask for it if its host has handed over to another process.
 
     None: there is none, or it cannot be mapped. The board before goes when nobody looks at it any more.
     """
     board = context.outbox.board
-    if board is None or board.lives() or context.version < m.HANDOVER_VERSION:
+    if board is None or not board.has_moved() or context.version < m.HANDOVER_VERSION:
         return board
+    yield from find_board(context)
+    return context.outbox.board
+
+
+def find_board(context: Context) -> Operation[None]:
+    """Ask which board is that of the process which serves, and look at that from now on."""
+    if context.version < m.HANDOVER_VERSION:
+        return
     reply, owned = yield Ask(m.FindBoard(context.outbox.next_id()))
     board_range = only(reply, m.BoardFound).board
-    if owned:
+    if owned and board_range[0] != context.outbox.lazy_board.address:
         context.outbox.lazy_board = LazyBoard(context.outbox.host_id, *board_range, owned)
-    return context.outbox.board
+    else:
+        owned.close()

@@ -15,6 +15,7 @@ from shmclient._connection.retry import Attempts, Retry, is_final, others_connec
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import arenas, getting, operations, putting
 from shmclient._drivers.arena_waits import wait_for, wait_for_all
+from shmclient._drivers.boards import living_board
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Remaining, Sleep
 from shmclient._regions.mapped import Mapped
@@ -61,6 +62,8 @@ class Core(Generic[C]):
     def connected(self, limit_s: float | None = None) -> Operation[C]:
         """Return a live connection, a new one if necessary, within `limit_s`."""
         if (channel := self.live()) is not None:
+            if channel.outbox.lazy_board.has_moved():
+                yield Drive(channel, living_board(channel.context))
             return channel
         over, end = self._attempts.over, time.monotonic() + (limit_s or 0)
         lock, turn_s = self._lock, self._attempts.limit(limit_s)

@@ -345,7 +345,7 @@ class Values:
             while position.reader.was_current() and not (last.has_changed() and last.has_value()):
                 is_there = last.has_value()
                 wait_s = math.inf if is_there else self._check_absence(retry).left_s
-                yield from arenas.stay(position, subscription, wait_s)
+                yield from arenas.stay(context, position, subscription, wait_s)
                 position = Position(last.reader, last.name)
                 if is_there:
                     retry.renew()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shmclient._drivers import answers, arenas, operations
+from shmclient._drivers.boards import find_board
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining
 from shmclient._regions.mapped import Lease
 from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE
@@ -38,6 +39,9 @@ def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation
     for start in range(0, len(names), NAMES_MAX):
         batch = tuple(names[start : start + NAMES_MAX])
         outcome = yield operations.open_request(context, batch, (), wait())
+        yield from find_board(
+            context
+        )  # afterwards: it is that of the host which granted them, or of a later one
         grants, owned = answers.granted(context, outcome, len(batch), 0)
         leases = answers.leased(context, grants, owned)
         for name, grant, lease in zip(batch, grants, leases, strict=True):
@@ -54,6 +58,7 @@ def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation
 def owned_arena(context: Context, name: str, size: int, mode: int) -> Operation[Heirloom]:
     """Return what a program needs to own a new arena: it publishes that by itself."""
     _, reply, owned = yield from arenas.ask_for(context, name, size, 0, mode, keep=True, replace=True)
+    yield from find_board(context)  # likewise
     sizes = (reply.line, reply.region, reply.size, reply.span, reply.address)
     line = _line(owned[0], owned[1], _board(context), *sizes, -1, -1, name)
     return Heirloom("SHM_ARENAS", line, owned, None)

@@ -31,6 +31,9 @@ class Control(Protocol):
     def tell_ledger(self, ledger: Ledger) -> None:
         """Tell the owner of a ledger, and of the pid of its client, and give it the descriptors."""
 
+    def tell_board(self, board: Board, line: int) -> None:
+        """Tell the owner where its line is, and give it a descriptor of the board."""
+
     def tell_forget(self, number: int) -> None:
         """Tell the owner that a ledger has gone."""
 
@@ -55,6 +58,7 @@ class Arena:
     ledgers: set[Ledger] = field(default_factory=set)  # of the clients that have joined
     attending: set[Ledger] = field(default_factory=set)  # those of them that may sleep
     messages: int = 0  # to the owner: sent, or queued
+    has_owner: bool = False  # with another host, until its control socket is here
 
     def begin(self, control: Control) -> None:
         """Note the owner, and write the words as they are before anybody knows the line."""
@@ -101,6 +105,11 @@ class Arena:
             ledger.arenas.discard(self)
         self.ledgers.clear()
         self.attending.clear()
+
+    def move(self, board: Board, line: int) -> None:
+        """Write the words on another board, which has this line."""
+        self.board, self.line = board, line
+        self._write()
 
     def _write(self) -> None:
         self.board.set_arena(self.line, self.messages, len(self.attending), self.size)

@@ -8,18 +8,26 @@ from __future__ import annotations
 import itertools
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgpack
 
+from shmhost.core.accounts import Charge
+from shmhost.core.arenas import Arena
 from shmhost.core.hub import Hub
+from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
-from shmhost.core.objects import Memfd, MemoryObject, PosixShm, ShmNames
+from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, ShmNames
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.state_records import (
+    ArenaRecord,
+    ChargeRecord,
+    ControlRecord,
     HostRecord,
+    LedgerRecord,
     LinkRecord,
     MeterRecord,
     ObjectRecord,
@@ -46,9 +54,14 @@ def unpack(data: bytes) -> HostRecord:
     host = HostRecord._make(msgpack.unpackb(data, use_list=False))
     return host._replace(
         meter=MeterRecord._make(host.meter),
+        ledgers=tuple(map(LedgerRecord._make, host.ledgers)),
+        controls=tuple(map(ControlRecord._make, host.controls)),
         regions=tuple(
             [
-                each._replace(object=ObjectRecord._make(each.object))
+                each._replace(
+                    object=ObjectRecord._make(each.object),
+                    arena=None if each.arena is None else ArenaRecord._make(each.arena),
+                )
                 for each in map(RegionRecord._make, host.regions)
             ]
         ),
@@ -80,14 +93,14 @@ def describe_meter(meter: Meter) -> MeterRecord:
 
 
 def _describe(region: Region, give: Give) -> RegionRecord:
-    owner, span = region.owner, region.span
+    span = region.span
     return RegionRecord(
         region.number,
-        (owner.uid, owner.gid, owner.pid, tuple(owner.groups)),
+        _describe_peer(region.owner),
         region.room,
         region.capacity,
         (span.address, span.size),
-        (region.charge.account.uid, region.charge.size, region.charge.files),
+        _describe_charge(region.charge),
         region.name,
         region.mode,
         region.seal,
@@ -103,6 +116,7 @@ def _describe(region: Region, give: Give) -> RegionRecord:
         region.kind,
         region.record,
         _describe_object(region.object, give),
+        None if region.arena is None else _describe_arena(region.arena, region.charge),
     )
 
 
@@ -112,8 +126,49 @@ def _describe_object(memory_object: MemoryObject | None, give: Give) -> ObjectRe
     reader, writer = give(memory_object.reader()), give(memory_object.writer())
     if isinstance(memory_object, PosixShm):
         return ObjectRecord("shm", memory_object.capacity, False, memory_object.path(), reader, writer)
-    assert isinstance(memory_object, Memfd)  # a host with arenas is not taken over
-    return ObjectRecord("memfd", memory_object.capacity, memory_object.is_spare, "", reader, writer)
+    if isinstance(memory_object, Memfd):
+        return ObjectRecord("memfd", memory_object.capacity, memory_object.is_spare, "", reader, writer)
+    return ObjectRecord("arena", memory_object.capacity, not memory_object.is_published, "", reader, writer)
+
+
+def _describe_arena(arena: Arena, charge: Charge) -> ArenaRecord:
+    room_to_grow = sum([count for share, count in charge.more if share is charge.account.addresses])
+    return ArenaRecord(
+        arena.span,
+        arena.keep,
+        arena.size,
+        room_to_grow,
+        arena.generation,
+        arena.control is not None,
+        arena.messages,
+        tuple([ledger.number for ledger in arena.ledgers]),
+        tuple([ledger.number for ledger in arena.attending]),
+    )
+
+
+def describe_ledgers(hub: Hub, lingering: Mapping[Ledger, int], give: Give) -> tuple[LedgerRecord, ...]:
+    """Return the records of all ledgers; `lingering` are those of dropped clients, with their pidfds."""
+    return tuple(
+        [
+            LedgerRecord(
+                ledger.number,
+                _describe_peer(ledger.peer),
+                _describe_charge(ledger.charge),
+                give(ledger.object.reader()),
+                give(ledger.object.raiser()),
+                give(lingering.get(ledger, NONE)),
+            )
+            for ledger in hub.ledgers.values()
+        ]
+    )
+
+
+def _describe_peer(peer: Peer) -> PeerRecord:
+    return peer.uid, peer.gid, peer.pid, tuple(peer.groups)
+
+
+def _describe_charge(charge: Charge) -> ChargeRecord:
+    return charge.account.uid, charge.size, charge.files, charge.regions
 
 
 def peer_from(record: PeerRecord) -> Peer:
@@ -137,10 +192,30 @@ def resume_numbers(hub: Hub, host: HostRecord) -> None:
         meter.latencies[name].counts, meter.latencies[name].total_ns = list(counts), total_ns
 
 
-def adopt_regions(registry: Registry, records: Sequence[RegionRecord], take: Take, names: ShmNames) -> None:
-    """Enter the regions of another host, whose sessions have their leases."""
+class Makers(NamedTuple):
+    """The makers of objects that another host had; each object owns the descriptors that it gets."""
+
+    names: ShmNames
+    arena: Callable[[int, int, int, bool], ArenaObject]  # capacity, reader, writer, whether it is published
+    ledger: Callable[[int, int], LedgerObject]  # reader, raiser
+
+
+def adopt_ledgers(hub: Hub, records: Sequence[LedgerRecord], take: Take, makers: Makers) -> None:
+    """Enter the ledgers of clients of another host."""
     for record in records:
-        region = _region_from(record, take, registry, names)
+        charge = _charge_from(hub.registry, record.charge)
+        memory_object = makers.ledger(take(record.reader), take(record.raiser))
+        ledger = Ledger(record.number, peer_from(record.peer), charge, memory_object)
+        hub.ledgers[ledger.number] = ledger
+
+
+def adopt_regions(hub: Hub, records: Sequence[RegionRecord], take: Take, makers: Makers) -> None:
+    """Enter the regions of another host, whose sessions have their leases; after the ledgers."""
+    registry = hub.registry
+    for record in records:
+        region = _region_from(record, take, registry, makers)
+        if record.arena is not None:
+            _adopt_arena(hub, region, record.arena)
         registry.regions[region.number] = region
         registry.order.append(region.number)
         region.tally = registry.tallies.add(region.state, region.owner.uid, region.capacity)
@@ -153,11 +228,29 @@ def adopt_regions(registry: Registry, records: Sequence[RegionRecord], take: Tak
     registry.lines.resume({line: registry.accounts.of(uid).lines for line, uid in owners.items()})
 
 
-def _region_from(record: RegionRecord, take: Take, registry: Registry, names: ShmNames) -> Region:
+def _charge_from(registry: Registry, record: ChargeRecord) -> Charge:
+    uid, size, files, regions = record
+    return registry.accounts.of(uid).charge(size, files, regions)
+
+
+def _adopt_arena(hub: Hub, region: Region, record: ArenaRecord) -> None:
+    registry, account = hub.registry, region.charge.account
+    region.charge.also(account.arenas, 1)
+    region.charge.also(account.addresses, record.room_to_grow)
+    arena = Arena(record.span, record.keep, region.line, record.size, registry.board)
+    arena.generation, arena.has_owner, arena.messages = record.generation, record.has_owner, record.messages
+    arena.ledgers = {hub.ledgers[number] for number in record.ledgers}
+    arena.attending = {hub.ledgers[number] for number in record.attending}
+    for ledger in arena.ledgers:
+        ledger.arenas.add(arena)
+    region.arena = arena
+    registry.arenas.add(region)
+
+
+def _region_from(record: RegionRecord, take: Take, registry: Registry, makers: Makers) -> Region:
     span = Span._make(record.span)
     window = take_span(registry, span)
-    uid, size, files = record.charge
-    charge = registry.accounts.of(uid).take(size, files)
+    charge = _charge_from(registry, record.charge)
     region = Region(
         record.number, peer_from(record.owner), record.room, record.capacity, span, window, charge
     )
@@ -167,9 +260,9 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, names: Sh
     region.is_successor, region.was_busy = record.is_successor, record.was_busy
     region.line, region.rights, region.kind = record.line, record.rights, record.kind
     region.record = record.record
-    if uid != region.owner.uid:
+    if charge.account.uid != region.owner.uid:
         charge.bear()
-    region.object = _object_from(record, take, names)
+    region.object = _object_from(record, take, makers)
     return region
 
 
@@ -180,13 +273,15 @@ def take_span(registry: Registry, span: Span) -> Window:
     return window
 
 
-def _object_from(region: RegionRecord, take: Take, names: ShmNames) -> MemoryObject | None:
+def _object_from(region: RegionRecord, take: Take, makers: Makers) -> MemoryObject | None:
     record = region.object
     if not record.kind:
         return None
     reader, writer = take(record.reader), take(record.writer)
     if record.kind == "shm":
-        return PosixShm.of(region.name, record.capacity, names, reader, writer, record.path)
+        return PosixShm.of(region.name, record.capacity, makers.names, reader, writer, record.path)
+    if record.kind == "arena":
+        return makers.arena(record.capacity, reader, writer, not record.is_spare)
     return Memfd.taken(record.capacity, reader, writer, record.is_spare)
 
 
@@ -199,5 +294,7 @@ def write_board(registry: Registry) -> None:
     """Say on a board without a word what is current, and the rights to it."""
     for region in registry.regions.values():
         registry.board.set_rights(region.line, region.rights)
+        if region.arena is not None:
+            region.arena.move(registry.board, region.line)
     for region in registry.current.values():
         registry.board.set(region.line, region.number, region.generation)

@@ -42,6 +42,10 @@ class Owner(Protocol):
 
     peer: Peer
 
+    @property
+    def number(self) -> int:
+        """The number of the arena's region."""
+
     def handle(self, kind: int, size: int) -> Steps:
         """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""
 

@@ -296,6 +296,7 @@ class ArenaObject(Protocol):
     """The object of an arena, which its owner writes as long as it lives; `machine.arena_memory` has it."""
 
     capacity: int
+    is_published: bool
 
     def flag(self, seal: Seal) -> int:
         """Return the header flags that say what protects it."""

@@ -8,14 +8,14 @@ host keeps its addresses, as with a lease: the owner has it mapped.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from shmhost.core.arenas import Arena, sizes_of
 from shmhost.core.headers import arena_header
 from shmhost.core.hub import Hub, NewControl
 from shmhost.core.leases import Send
 from shmhost.core.names import check_below
-from shmhost.core.objects import ArenaObject
+from shmhost.core.objects import ArenaObject, Memfd, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
@@ -32,6 +32,7 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
+    ARENA_BOARD,
     ARENA_GROW,
     ARENA_LEAVE,
     ARENA_READY,
@@ -58,9 +59,15 @@ class Ownerships:
         self._peer = peer
         self._send = send
         self._owned: dict[int, Ownership] = {}
+        self._has_old_board = False  # and cannot ask for another
 
     def make(self, request: m.Arena) -> Steps:
         """Make an arena, its object and its control socket; the reply is ArenaMade."""
+        if self._has_old_board:
+            raise Unsupported(
+                f"another process is the host since this client connected, and clients of version "
+                f"{m.HANDOVER_VERSION - 1} cannot find its board: connect again"
+            )
         registry = self._hub.registry
         region = create_arena(registry, request, self._peer)
         arena = region.arena
@@ -88,6 +95,21 @@ class Ownerships:
         while self._owned:
             self._owned.popitem()[1].control.close()
             yield
+
+    def record(self) -> tuple[tuple[int, int, int], ...]:
+        """Return the number of each arena, the owner's lease, and since when that is, for `resume`."""
+        return tuple([ownership.record() for ownership in self._owned.values()])
+
+    def resume(self, records: Iterable[tuple[int, int, int]], version: int) -> None:
+        """Take arenas that the client owns, and made with another host; the hub has their control sockets."""
+        self._has_old_board = version < m.HANDOVER_VERSION
+        for number, lease, since_ns in records:
+            region = self._hub.registry.regions[number]
+            assert region.arena is not None
+            assert region.object is not None
+            assert not isinstance(region.object, Memfd | PosixShm)
+            ownership = Ownership(self._hub, self._peer, region, region.arena, region.object, self._owned)
+            ownership.resume(self._hub.make_control(ownership), lease, since_ns)
 
     def _give(self, request: int, region: Region, arena: Arena, memory_object: ArenaObject) -> None:
         ownership = Ownership(self._hub, self._peer, region, arena, memory_object, self._owned)
@@ -141,6 +163,25 @@ class Ownership:
         registry.accounts.of(self.peer.uid).leases.add(1)
         self._arena.begin(control)
 
+    @property
+    def number(self) -> int:
+        """The number of the arena's region."""
+        return self._region.number
+
+    def record(self) -> tuple[int, int, int]:
+        """Return what `Ownerships.record` does, of this one."""
+        return self.number, self._lease, self._region.leases[self._lease][1]
+
+    def resume(self, control: NewControl, lease: int, since_ns: int) -> None:
+        """Go on as the owner that another host has known, who has this lease."""
+        self.control, self._lease = control, lease
+        self._owned[self.number] = self
+        self._region.leases[lease] = self.peer, since_ns
+        self._region.tally.leases += 1
+        self._hub.registry.accounts.of(self.peer.uid).leases.add(1)
+        if self._arena.has_owner:
+            self._arena.control = control
+
     def abort(self) -> None:
         """Free the name, if the arena is not published yet."""
         if self._region.state is State.CREATING:
@@ -152,9 +193,11 @@ class Ownership:
             return self._guarded(kind, self._publish())
         if kind == ARENA_GROW:
             return self._guarded(kind, self._grow(page_up(size)))
+        if kind == ARENA_BOARD:
+            return self._find_board()
         if kind == ARENA_LEAVE:
             return self._end()
-        raise RemoteProtocolError(f"message {kind} is not READY, GROW or LEAVE")
+        raise RemoteProtocolError(f"message {kind} is not READY, GROW, BOARD or LEAVE")
 
     def ended(self) -> None:
         """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
@@ -170,6 +213,13 @@ class Ownership:
             return
         self._leave()
         registry.release(region, self._lease)
+
+    def _find_board(self) -> Steps:
+        """Say where the arena's line is: on the board of the process that serves by now."""
+        yield from ()
+        board = self._hub.registry.board
+        if board.range[1] and self._arena.line:
+            self.control.tell_board(board, self._arena.line)
 
     def _end(self) -> Steps:
         """Take note that the owner writes no more: it hears of no ledgers, but has it mapped still."""

@@ -43,6 +43,14 @@ class Readings:
             brought = (ledger.number, ledger.object.capacity) if is_new else (0, 0)
             self._leases.open(request._replace(held=held), regions, brought, more)
 
+    def record(self) -> int:
+        """Return the number of the ledger, for `resume`; 0: there is none."""
+        return self._ledger.number if self._ledger is not None else 0
+
+    def resume(self, ledger: int) -> None:
+        """Take the ledger that the client got from another host."""
+        self._ledger = self._hub.ledgers[ledger] if ledger else None
+
     def attend(self, request: m.Attend) -> None:
         """Let the client sleep on values of an arena that it has joined."""
         region = self._hub.registry.regions.get(request.region)

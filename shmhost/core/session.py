@@ -172,7 +172,6 @@ class Session:
     def record(self) -> SessionRecord:
         """Return the state, for `resume`; while no Work is under way."""
         peer = self.peer
-        waits, watches = self._interests.record()
         return SessionRecord(
             (peer.uid, peer.gid, peer.pid, tuple(peer.groups)),
             self._greeted,
@@ -180,8 +179,9 @@ class Session:
             self._leases.record(),
             self._creations.record(),
             *self._spares.record(),
-            waits,
-            watches,
+            *self._interests.record(),
+            self._readings.record(),
+            self._ownerships.record(),
         )
 
     def resume(self, record: SessionRecord) -> None:
@@ -192,6 +192,8 @@ class Session:
         self._creations.resume(list(map(find, record.creations)))
         self._spares.resume(record.reserved, [(find(number), since) for number, since in record.spares])
         self._interests.resume(map(m.Open._make, record.waits), record.watches)
+        self._readings.resume(record.ledger)
+        self._ownerships.resume(record.owned, record.version)
         if self._interests:
             self._hub.listeners.add(self)
 

@@ -8,19 +8,54 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 1
+STATE_FORM = 2
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
+ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
 Span = tuple[int, int]
 Frame = tuple[bytes, tuple[int, ...]]  # with its descriptors
+
+
+class LedgerRecord(NamedTuple):
+    """The ledger of a client. `process` is its pidfd, if it was dropped and still uses values; else -1."""
+
+    number: int
+    peer: PeerRecord
+    charge: ChargeRecord
+    reader: int
+    raiser: int
+    process: int
+
+
+class ArenaRecord(NamedTuple):
+    """The part of a region that only an arena has. Ledgers are told by their numbers."""
+
+    span: int
+    keep: bool
+    size: int
+    room_to_grow: int
+    generation: int
+    has_owner: bool
+    messages: int
+    ledgers: tuple[int, ...]
+    attending: tuple[int, ...]
+
+
+class ControlRecord(NamedTuple):
+    """The control socket of an arena: messages that wait, each with the number of its ledger, 0 for none."""
+
+    region: int
+    socket: int
+    queue: tuple[tuple[bytes, int], ...]
+    unread: tuple[int, int]
 
 
 class ObjectRecord(NamedTuple):
     """The object of a region. `path` is that of a file in /dev/shm."""
 
-    kind: str  # "memfd", "shm"; "" for none
+    kind: str  # "memfd", "shm", "arena"; "" for none
     capacity: int
-    is_spare: bool
+    is_spare: bool  # of an arena: it is not sealed yet
     path: str
     reader: int
     writer: int
@@ -34,7 +69,7 @@ class RegionRecord(NamedTuple):
     room: int
     capacity: int
     span: Span
-    charge: tuple[int, int, int]  # the uid that bears it, bytes, descriptors
+    charge: ChargeRecord
     name: str
     mode: int
     seal: str
@@ -50,6 +85,7 @@ class RegionRecord(NamedTuple):
     kind: int
     record: int  # where the state file has it
     object: ObjectRecord
+    arena: ArenaRecord | None
 
 
 class SessionRecord(NamedTuple):
@@ -64,6 +100,8 @@ class SessionRecord(NamedTuple):
     spares: tuple[tuple[int, int], ...]
     waits: tuple[tuple[int, tuple[str, ...], tuple[int, ...], bool], ...]
     watches: tuple[tuple[int, str], ...]
+    ledger: int  # its number, 0 for none
+    owned: tuple[tuple[int, int, int], ...]  # arena, lease, nanoseconds
 
 
 class LinkRecord(NamedTuple):
@@ -99,8 +137,10 @@ class HostRecord(NamedTuple):
     meter: MeterRecord
     board: Span  # (0, 0): none
     old_boards: tuple[tuple[int, int, tuple[int, ...]], ...]  # with the indices of the links that may have it
+    ledgers: tuple[LedgerRecord, ...]
     regions: tuple[RegionRecord, ...]
     links: tuple[LinkRecord, ...]
+    controls: tuple[ControlRecord, ...]
     listener: int
     is_inherited: bool  # the listener: its file is a service manager's
     lock: int

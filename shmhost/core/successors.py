@@ -10,7 +10,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.registry import Registry
 from shmhost.core.state_records import STATE_FORM
 from shmhost.core.work import PASS_ON, SETTLE, Steps
-from shmprotocol.errors import AccessDenied, RegionBusy, Unsupported
+from shmprotocol.errors import AccessDenied, Unsupported
 from shmprotocol.wire import messages as m
 
 
@@ -43,8 +43,6 @@ def check_successor(hub: Hub, own_uid: int, peer: Peer, request: m.Takeover) -> 
             f"the windows of a host stay as they are, {_shown(windows)}, not {_shown(request.windows)}: "
             "clients have reserved them"
         )
-    if hub.registry.arenas or hub.ledgers:
-        raise RegionBusy("this host has arenas, which cannot be handed over yet: unlink them, or restart it")
 
 
 def _shown(windows: Sequence[tuple[int, int]]) -> str:

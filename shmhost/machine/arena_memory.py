@@ -33,12 +33,20 @@ class ArenaMemory:
 
     def __init__(self, name: str, capacity: int, can_grow: bool, header: bytes) -> None:
         self.capacity = capacity
-        self._is_published = False
+        self.is_published = False
         seals = fcntl.F_SEAL_SHRINK | (0 if can_grow else fcntl.F_SEAL_GROW)
         try:
             self._writer, self._reader = _make(f"shmhost:{name}", capacity, seals, header)
         except OSError as error:
             raise refusal_of(error, f"make an arena of {capacity} bytes") from None
+
+    @classmethod
+    def taken(cls, capacity: int, reader: int, writer: int, is_published: bool) -> ArenaMemory:
+        """Return the object of an arena of another host, which owns these descriptors from then on."""
+        memory_object = cls.__new__(cls)
+        memory_object.capacity, memory_object.is_published = capacity, is_published
+        memory_object._writer, memory_object._reader = writer, reader
+        return memory_object
 
     def flag(self, seal: Seal) -> int:
         """Return the header flags that say what protects it."""
@@ -57,12 +65,12 @@ class ArenaMemory:
 
         OSError: the owner has sealed it itself. InvalidArgument: the owner has made it larger.
         """
-        if self._is_published:
+        if self.is_published:
             return
         if self.is_larger():
             raise InvalidArgument("the owner changed the size of the object: create it again")
         fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
-        self._is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & ARENA_SEALS == ARENA_SEALS
+        self.is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & ARENA_SEALS == ARENA_SEALS
 
     def grow(self, capacity: int) -> None:
         """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""
@@ -109,6 +117,15 @@ class LedgerMemory:
                 raise refusal_of(error, "make a ledger") from None
             undo.pop_all()
         self._event, self._raiser = ends
+
+    @classmethod
+    def taken(cls, reader: int, raiser: int) -> LedgerMemory:
+        """Return the ledger of a client of another host, which owns these descriptors from then on."""
+        memory_object = cls.__new__(cls)
+        memory_object.capacity = LEDGER_SIZE
+        memory_object._reader, memory_object._raiser = reader, raiser
+        memory_object._writer = memory_object._event = -1
+        return memory_object
 
     def writer(self) -> int:
         """Return the read-write descriptor, until `hand_over`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Collection
 
 from shmhost.core.lines import Lines
 from shmhost.core.objects import new_memfd
@@ -99,11 +100,17 @@ class SharedBoard:
         """Go on with the lines of another host's board, which have so many users each."""
         self._lines.resume(users)
 
-    def hand_over(self) -> None:
-        """Say that nobody knows what is current but the host; nothing is said on this board from then on."""
+    def hand_over(self, arenas: Collection[int]) -> None:
+        """Say that nobody knows what is current but the host; nothing is said on this board from then on.
+
+        The lines of arenas stay as they are: those who look at them hear only that they have moved.
+        """
         self._memory.disown()  # first: a line without a region means something as long as the host lives
         for line in self._lines.used():
-            self._memory.set(line, 0, 0)
+            if line in arenas:
+                self._memory.move_arena(line)
+            else:
+                self._memory.set(line, 0, 0)
 
     def take_back(self) -> None:
         """Serve again after `hand_over`; the lines are without a word."""

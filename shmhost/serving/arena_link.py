@@ -15,11 +15,13 @@ import logging
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from shmhost.core.board import Board
 from shmhost.core.hub import Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
+from shmhost.core.state_records import ControlRecord
 from shmhost.core.work import Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.outbox import LATER, RETRY_S
@@ -28,7 +30,7 @@ from shmhost.serving.unread import Share, Unread
 from shmhost.serving.workers import Outcome, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.names import ARENA_FORGET, ARENA_LEDGER
+from shmprotocol.wire.names import ARENA_BOARD, ARENA_FORGET, ARENA_LEDGER
 
 LOG = logging.getLogger("shmhost")
 
@@ -56,6 +58,7 @@ class ArenaLink:
         share: Share,
         turn: Turn,
         on_closed: Callable[[ArenaLink], None],
+        sock: socket.socket | None = None,
     ) -> None:
         self.peer: Peer = owner.peer
         self._loop = asyncio.get_running_loop()
@@ -68,11 +71,14 @@ class ArenaLink:
         self._queue: OrderedDict[int, tuple[bytes, Sequence[int]]] = OrderedDict()
         self._count = 0  # messages that were ever queued: the keys
         self._unsent: dict[int, int] = {}  # keys of the messages about new ledgers, by their numbers
-        self._working = self._closing = self._is_reading = False
+        self._working = self._closing = self._is_reading = self._is_held = False
         self._take_back: Callable[[], bool] = cannot
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
-        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs: socket.socket | None = None
+        if sock is None:
+            sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock = sock
         try:
             self._sock.setblocking(False)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -82,16 +88,56 @@ class ArenaLink:
             self._is_reading = True
         except BaseException:
             self._sock.close()
-            self._theirs.close()
+            self.hand_over()
             raise
 
     def theirs(self) -> int:
         """Return the owner's end, until `hand_over`."""
+        assert self._theirs is not None, "the owner has it"
         return self._theirs.fileno()
 
     def hand_over(self) -> None:
         """Close the owner's end: the owner has it."""
-        self._theirs.close()
+        if self._theirs is not None:
+            self._theirs.close()
+            self._theirs = None
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a Work for the owner is under way."""
+        return self._working
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+        self._is_held = True
+        self._read(False)
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._is_held = False
+        if not (self._closing or self._working):
+            self._flush()
+
+    def record(self, give: Callable[[int], int]) -> ControlRecord:
+        """Return the state, for `resume_from`, while it is held and no Work is under way."""
+        ledgers = {key: number for number, key in self._unsent.items()}
+        queue = [(message, ledgers.get(key, 0)) for key, (message, _) in self._queue.items()]
+        sock = give(self._sock.fileno())
+        return ControlRecord(self._owner.number, sock, tuple(queue), self._unread.record())
+
+    def resume_from(self, record: ControlRecord, ledgers: Mapping[int, Ledger]) -> None:
+        """Be the control socket of another host, held until `release`."""
+        self.hold()
+        self._unread.resume(*record.unread)
+        for message, number in record.queue:
+            if number:
+                self._unsent[number] = self._count
+            memory = ledgers[number].object if number else None
+            self._queue[self._count] = (
+                message,
+                (memory.reader(), memory.raiser()) if memory is not None else (),
+            )
+            self._count += 1
 
     def answer(self, kind: int, code: int, size: int) -> None:
         """Answer a message of the owner's."""
@@ -102,6 +148,10 @@ class ArenaLink:
         message = MESSAGE.pack(ARENA_LEDGER, ledger.peer.pid, ledger.number, ledger.object.capacity)
         self._unsent[ledger.number] = self._count
         self._send(message, (ledger.object.reader(), ledger.object.raiser()))
+
+    def tell_board(self, board: Board, line: int) -> None:
+        """Tell the owner where its line is, and give it a descriptor of the board."""
+        self._send(MESSAGE.pack(ARENA_BOARD, 0, line, board.range[1]), (board.reader(),))
 
     def tell_forget(self, number: int) -> None:
         """Tell the owner that a ledger has gone."""
@@ -147,6 +197,7 @@ class ArenaLink:
         del self._owner  # it has this link, as the Work to be taken back has: a cycle
 
     def _read(self, is_reading: bool) -> None:
+        is_reading = is_reading and not self._is_held
         if is_reading != self._is_reading and not self._closing:
             self._is_reading = is_reading
             if is_reading:
@@ -234,7 +285,9 @@ class ArenaLink:
             raise OSError(errno.ETOOMANYREFS, "other owners of its uid have to read")
         descriptors.send(self._sock, message, fds, descriptors.DONTWAIT)
         self._unread.add(len(fds))
-        del self._unsent[MESSAGE.unpack(message)[2]]
+        kind, _, number, _ = MESSAGE.unpack(message)
+        if kind == ARENA_LEDGER:
+            del self._unsent[number]
 
     def _may_send(self, count: int) -> bool:
         """Whether descriptors may go now. One message always may: an owner that reads gets on."""

@@ -29,13 +29,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from shmhost.core.heritage import describe_meter, describe_regions, pack, write_board
+from shmhost.core.heritage import describe_ledgers, describe_meter, describe_regions, pack, write_board
 from shmhost.core.hub import Hub
 from shmhost.core.state_records import HostRecord
 from shmhost.core.work import SETTLE, Steps, Work
 from shmhost.machine.board import SharedBoard
 from shmhost.machine.socket_file import Lock
 from shmhost.serving import parcels
+from shmhost.serving.arena_link import ArenaLink
+from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.moving import describe_link
 from shmhost.serving.notify import Notifier
@@ -61,6 +63,8 @@ class Estate:
 
     hub: Hub
     links: set[Link]
+    arena_links: set[ArenaLink]
+    lingering: Lingering
     workers: Workers
     turns: Turns
     listener: socket.socket
@@ -117,13 +121,18 @@ class HandOver:
         for link in self._estate.links:
             if link is not successor:
                 link.hold()
+        for arena_link in self._estate.arena_links:
+            arena_link.hold()
         self._estate.turns.finish()
-        others = (link for link in self._estate.links if link is not successor)
-        return self._estate.workers.is_busy or any(link.is_working for link in others)
+        estate = self._estate
+        is_working = any(link.is_working for link in estate.links if link is not successor)
+        return is_working or estate.workers.is_busy or any(each.is_working for each in estate.arena_links)
 
     def _go_on(self) -> None:
         for link in list(self._estate.links):
             link.release()
+        for arena_link in list(self._estate.arena_links):
+            arena_link.release()
 
     def _pass_on(self, link: Link) -> HostGone:
         """Pass all on, and end the process; return the reason if that failed."""
@@ -146,7 +155,7 @@ class HandOver:
         _expect(link.socket, READY)
         board = self._estate.hub.registry.board
         if isinstance(board, SharedBoard):
-            board.hand_over()
+            board.hand_over({region.line for region in self._estate.hub.registry.arenas})
         try:
             _commit(link)
         except BaseException:
@@ -175,8 +184,10 @@ class HandOver:
             describe_meter(hub.meter),
             board.span if isinstance(board, SharedBoard) else (0, 0),
             estate.old_boards.record(links),
+            describe_ledgers(hub, estate.lingering.ledgers(), give),
             describe_regions(registry, give),
             tuple([describe_link(link, give) for link in links]),
+            tuple([arena_link.record(give) for arena_link in estate.arena_links]),
             give(estate.listener.fileno()),
             estate.is_inherited,
             give(estate.lock.fileno()),

@@ -33,6 +33,15 @@ class Lingering:
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look)
 
+    def keep_from_elsewhere(self, ledger: Ledger, pidfd: int) -> None:
+        """Keep a ledger of a client that another host has dropped; the pidfd is watched from now on."""
+        self._deaths.watch(pidfd, _do_nothing)
+        self.keep(ledger, pidfd)
+
+    def ledgers(self) -> dict[Ledger, int]:
+        """Return the ledgers, with the pidfds, which stay here."""
+        return dict(self._ledgers)
+
     def close(self) -> None:
         """Stop looking. The deaths close the pidfds."""
         if self._timer is not None:
@@ -47,3 +56,7 @@ class Lingering:
     def _end(self, ledger: Ledger) -> None:
         self._deaths.forget(self._ledgers.pop(ledger))
         self._forget(ledger)
+
+
+def _do_nothing() -> None:
+    pass

@@ -246,10 +246,12 @@ class Host:
         """Answer a successor from now on, if this process can end for it."""
         if self._leave is None:
             return
-        lock = self._notes.lock
+        lock, lingering = self._notes.lock, self._lingering
         assert lock is not None
+        assert lingering is not None
         self._hub.check_successor = functools.partial(check_successor, self._hub, os.geteuid())
-        parts = self._hub, self._links, workers, turns, listener, self._listener is not None, lock
+        links = self._links, self._arena_links, lingering
+        parts = self._hub, *links, workers, turns, listener, self._listener is not None, lock
         scraped = self.config.metrics, self._scraped
         self._hand_over = HandOver(Estate(*parts, self._notifier, self._old_boards, scraped, self._leave))
 
@@ -263,7 +265,10 @@ class Host:
             self._state = take_over(path, lock, self._hub, self._shm_names)
             return self._open_board(lines)
 
-        takeover.settle(heritage, self._hub, self._old_boards, open_board, self._make_link, self._shm_names)
+        assert self._lingering is not None
+        boards, names = self._old_boards, self._shm_names
+        makers = open_board, self._make_link, self._make_control, self._lingering.keep_from_elsewhere
+        takeover.settle(heritage, takeover.Parts(self._hub, boards, names, *makers))
         self._notifier.resume(*heritage.record.manager)
         self._notes.count_start(self._hub.meter)
         self._heritage = None
@@ -320,10 +325,10 @@ class Host:
             sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(sock)
 
-    def _make_control(self, owner: Owner) -> ArenaLink:
+    def _make_control(self, owner: Owner, sock: socket.socket | None = None) -> ArenaLink:
         assert self._turns is not None  # as long as it listens
         share, turn = self._flight.owners_share(owner.peer.uid), self._turns.of(owner.peer.uid)
-        link = ArenaLink(owner, self._start_work, self._closer, share, turn, self._arena_links.discard)
+        link = ArenaLink(owner, self._start_work, self._closer, share, turn, self._arena_links.discard, sock)
         self._arena_links.add(link)
         return link
 

@@ -12,9 +12,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from shmhost.core.heritage import (
+    Makers,
+    adopt_ledgers,
     adopt_regions,
     peer_from,
     resume_numbers,
@@ -23,14 +25,17 @@ from shmhost.core.heritage import (
     users_of_lines,
     write_board,
 )
-from shmhost.core.hub import Hub
+from shmhost.core.hub import Hub, Owner
+from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
 from shmhost.core.state_records import STATE_FORM
 from shmhost.core.window import Span
+from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile
 from shmhost.serving import parcels
+from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.handover import ANSWER_S, GO, READY, SERVING, SETTLE_S, START
 from shmhost.serving.link import Link
 from shmhost.serving.moving import resume_link
@@ -44,6 +49,21 @@ from shmprotocol.wire.query import Query
 LOG = logging.getLogger("shmhost")
 
 MakeLink = Callable[[socket.socket, int | None, Peer, bool], Link]
+MakeControl = Callable[[Owner, socket.socket], ArenaLink]
+
+
+class Parts(NamedTuple):
+    """The parts of the host that takes over."""
+
+    hub: Hub
+    old_boards: OldBoards
+    names: ShmNames
+    make_board: MakeBoard
+    make_link: MakeLink
+    make_control: MakeControl
+    linger: Callable[[Ledger, int], None]  # keeps the ledger of a dropped client, with a pidfd
+
+
 MakeBoard = Callable[[int], SharedBoard | None]
 
 
@@ -101,43 +121,41 @@ def request(config: Config) -> Heritage:
         raise HostError(f"cannot take over the host at {config.socket_path}: {error}") from error
 
 
-def settle(
-    heritage: Heritage,
-    hub: Hub,
-    old_boards: OldBoards,
-    make_board: MakeBoard,
-    make_link: MakeLink,
-    names: ShmNames,
-) -> None:
+def settle(heritage: Heritage, parts: Parts) -> None:
     """Take all, wait until the other host serves no more, and let the links go on.
 
     Ends the process when that cannot be: an end in any other way would close the connections of clients.
     """
     try:
-        hub.registry.accounts.is_adopting = True
-        _adopt_regions(heritage, hub, make_board, names)
-        links = _adopt_links(heritage, old_boards, make_link)
-        hub.registry.accounts.is_adopting = False
+        parts.hub.registry.accounts.is_adopting = True
+        _adopt_regions(heritage, parts)
+        links, controls = _adopt_links(heritage, parts)
+        parts.hub.registry.accounts.is_adopting = False
         heritage.accept()
     except BaseException as error:
         _give_up(error)
     for link in links:
         link.release()
-    waited_ms = (time.monotonic_ns() - heritage.record.held_ns) / 1e6
-    LOG.info(
-        "took over %d regions; %d clients waited %.1f ms", len(hub.registry.regions), len(links), waited_ms
-    )
+    for control in controls:
+        control.release()
+    count, waited_ms = len(parts.hub.registry.regions), (time.monotonic_ns() - heritage.record.held_ns) / 1e6
+    LOG.info("took over %d regions; %d clients waited %.1f ms", count, len(links), waited_ms)
 
 
-def _adopt_regions(heritage: Heritage, hub: Hub, make_board: MakeBoard, names: ShmNames) -> None:
-    record, registry = heritage.record, hub.registry
-    resume_numbers(hub, record)
-    adopt_regions(registry, record.regions, heritage.take, names)
+def _adopt_regions(heritage: Heritage, parts: Parts) -> None:
+    record, registry = heritage.record, parts.hub.registry
+    makers = Makers(parts.names, ArenaMemory.taken, LedgerMemory.taken)
+    resume_numbers(parts.hub, record)
+    adopt_ledgers(parts.hub, record.ledgers, heritage.take, makers)
+    for ledger in record.ledgers:
+        if ledger.process >= 0:
+            parts.linger(parts.hub.ledgers[ledger.number], heritage.take(ledger.process))
+    adopt_regions(parts.hub, record.regions, heritage.take, makers)
     for span in (record.board, *(old[:2] for old in record.old_boards)):
         if span[1]:
             take_span(registry, Span._make(span))
     users = users_of_lines(registry)
-    board = make_board(max(users, default=0))
+    board = parts.make_board(max(users, default=0))
     if board is not None:
         board.adopt_lines(users)
         registry.board = board
@@ -147,22 +165,33 @@ def _adopt_regions(heritage: Heritage, hub: Hub, make_board: MakeBoard, names: S
             region.line = 0
 
 
-def _adopt_links(heritage: Heritage, old_boards: OldBoards, make_link: MakeLink) -> list[Link]:
-    record = heritage.record
-    links = []
+def _adopt_links(heritage: Heritage, parts: Parts) -> tuple[list[Link], list[ArenaLink]]:
+    record, hub = heritage.record, parts.hub
+    links, controls = list[Link](), list[ArenaLink]()
+    records = {control.region: control for control in record.controls}
+
+    def take_control(owner: Owner) -> ArenaLink:
+        control = records[owner.number]
+        arena_link = parts.make_control(owner, socket.socket(fileno=heritage.take(control.socket)))
+        arena_link.resume_from(control, hub.ledgers)
+        controls.append(arena_link)
+        return arena_link
+
+    make_control, hub.make_control = hub.make_control, take_control
     for link_record in record.links:
         sock = socket.socket(fileno=heritage.take(link_record.socket))
         sock.setblocking(False)
         process = heritage.take(link_record.process)
         peer = peer_from(link_record.session.peer)
-        link = make_link(sock, process if process >= 0 else None, peer, link_record.may_return)
+        link = parts.make_link(sock, process if process >= 0 else None, peer, link_record.may_return)
         resume_link(link, link_record, heritage.take)
         links.append(link)
+    hub.make_control = make_control
     for address, size, some in record.old_boards:
-        old_boards.add(Span(address, size), [links[number] for number in some])
+        parts.old_boards.add(Span(address, size), [links[number] for number in some])
     if record.board[1]:
-        old_boards.add(Span._make(record.board), links)
-    return links
+        parts.old_boards.add(Span._make(record.board), links)
+    return links, controls
 
 
 def _give_up(error: BaseException) -> NoReturn:

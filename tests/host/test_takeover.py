@@ -16,6 +16,7 @@ import shmclient
 import shmclient.aio
 from manager_support import Manager
 from shmhost.core.heritage import unpack
+from shmhost.core.state_records import STATE_FORM
 from shmprotocol.errors import AccessDenied, Unsupported
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -330,8 +331,11 @@ def test_other_user_is_refused(folder: Path) -> None:
 
 
 def test_host_of_another_form_is_refused(line: Line) -> None:
-    with Query(line.path) as query, pytest.raises(Unsupported, match=r"form 1, .* in form 2"):
-        query.ask(takeover(state=2), m.Done)
+    with (
+        Query(line.path) as query,
+        pytest.raises(Unsupported, match=rf"form {STATE_FORM}, .* in form {STATE_FORM + 1}"),
+    ):
+        query.ask(takeover(state=STATE_FORM + 1), m.Done)
 
 
 def test_other_windows_are_refused(line: Line) -> None:

@@ -135,6 +135,14 @@ def test_service_starts_an_entry_point_of_the_package(folder: Path) -> None:
 
 
 @MANAGERS
+def test_reload_takes_over_with_the_same_settings(folder: Path) -> None:
+    options = service(folder)
+    assert options["ExecReload"] == f"/bin/sh -c '{options['ExecStart']} --takeover &'"
+    _, command, *arguments = options["ExecStart"].split()
+    assert cli.commands[command].make_context(command, [*arguments, "--takeover"]).params["takeover"]
+
+
+@MANAGERS
 def test_socket_is_where_clients_look_by_themselves(folder: Path) -> None:
     environ = {} if folder == SYSTEM else {"XDG_RUNTIME_DIR": RUNTIME[USER]}
     assert stream(folder).replace("%t", RUNTIME[folder]) == socket_path(None, environ)

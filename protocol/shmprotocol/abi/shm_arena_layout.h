@@ -142,6 +142,7 @@ struct shm_arena_message {
 #define SHM_ARENA_GROW 2   /* the object should have `size` bytes; and the answer */
 #define SHM_ARENA_LEDGER 3 /* ledger `number` may hold values from now on; with descriptors of it and its event */
 #define SHM_ARENA_FORGET 4 /* ledger `number` holds nothing any more */
+#define SHM_ARENA_BOARD 6  /* where is the line by now? And the answer: `number` of the line, `size` of the board, its descriptor */
 #define SHM_ARENA_LEAVE 5  /* the owner writes no more, and has the arena mapped as long as the socket is open */
 
 /* cffi: end */

@@ -68,6 +68,10 @@ struct shm_arena_owner {
         struct shm_description *described; /* that of the last value; NULL: none */
         uint32_t description_count;
         struct shm_copying copying;
+        void *board; /* that a host handed over to, mapped here; NULL: the line is the caller's */
+        uint64_t board_size;
+        const struct shm_board_line *asked; /* the line that has moved, and whose place was asked for */
+
         struct shm_holds own; /* a ledger in private memory, for readers in this process */
         struct shm_arena_message answer; /* the last one to READY or GROW */
 };
@@ -211,6 +215,37 @@ static inline void shm_owner_forget(struct shm_arena_owner *owner, uint64_t numb
                 }
 }
 
+/* The line of a board that came with a message, mapped for reading. Returns 0 or -errno. */
+static inline int shm_owner_take_board(struct shm_arena_owner *owner, const struct shm_arena_message *message,
+                                       int descriptor)
+{
+        const struct shm_board *board;
+        struct stat status;
+        void *mapped;
+
+        /* It must not shrink under us. */
+        if (message->code != 0 || fstat(descriptor, &status) < 0 ||
+            (shm_seals_get(descriptor) & SHM_F_SEAL_SHRINK) == 0 || (uint64_t)status.st_size < message->size ||
+            message->size < SHM_HEADER_SIZE + sizeof(*board))
+                return -EBADMSG;
+        mapped = mmap(NULL, (size_t)message->size, PROT_READ, MAP_SHARED, descriptor, 0);
+        if (mapped == MAP_FAILED)
+                return -errno;
+        board = shm_board_of((const struct shm_region_header *)mapped);
+        if (board == NULL || message->number == 0 || message->number >= board->lines ||
+            (uint64_t)((const uint8_t *)(shm_board_line(board, message->number) + 1) - (const uint8_t *)mapped) >
+                    message->size) {
+                munmap(mapped, (size_t)message->size);
+                return -EBADMSG;
+        }
+        owner->arena.line = shm_board_line(board, message->number);
+        if (owner->board != NULL) /* one that came in the same way before */
+                munmap(owner->board, (size_t)owner->board_size);
+        owner->board = mapped;
+        owner->board_size = message->size;
+        return 0;
+}
+
 /* Look at the next message on the control socket, which stays there. Returns 1; 0 there is none; or -errno. */
 static inline int shm_owner_peek(struct shm_arena_owner *owner, struct shm_arena_message *message_out,
                                  int *descriptors_out, size_t *count_out)
@@ -250,7 +285,7 @@ static inline int shm_owner_peek(struct shm_arena_owner *owner, struct shm_arena
 static inline int shm_owner_receive(struct shm_arena_owner *owner)
 {
         struct shm_arena_message message;
-        int descriptors[2] = {-1, -1}, is_ledger, error;
+        int descriptors[2] = {-1, -1}, is_ledger, is_board, error;
         size_t count = 0, kept;
 
         error = owner->socket < 0 ? -EPIPE : shm_owner_peek(owner, &message, descriptors, &count);
@@ -259,6 +294,9 @@ static inline int shm_owner_receive(struct shm_arena_owner *owner)
         is_ledger = error > 0 && message.kind == SHM_ARENA_LEDGER;
         if (is_ledger) /* fewer descriptors came than were sent: there is no room for them */
                 error = count < 2 ? -EMFILE : shm_owner_join(owner, &message, descriptors);
+        is_board = error > 0 && message.kind == SHM_ARENA_BOARD;
+        if (is_board && count == 1) /* if it is not one, the line stays where it is, and nothing is reused */
+                (void)shm_owner_take_board(owner, &message, descriptors[0]);
         for (kept = is_ledger && error == 0 ? 1 : 2; count > 0; count--)
                 if (count - 1 != kept)
                         close(descriptors[count - 1]);
@@ -268,7 +306,7 @@ static inline int shm_owner_receive(struct shm_arena_owner *owner)
                 shm_owner_forget(owner, message.number);
         if (is_ledger || message.kind == SHM_ARENA_FORGET)
                 owner->heard++;
-        else
+        else if (!is_board)
                 owner->answer = message;
         (void)recv(owner->socket, &message, sizeof(message), MSG_DONTWAIT); /* and its descriptors go */
         return 1;
@@ -297,10 +335,33 @@ static inline void shm_owner_catch_up(struct shm_arena_owner *owner, uint32_t to
         }
 }
 
+/*
+ * The line of the arena, where the host writes it: if that has moved to another board, ask for it once, and wait a
+ * moment. Until it is known, the old one keeps everything from being reused.
+ */
+static inline const struct shm_board_line *shm_owner_line(struct shm_arena_owner *owner)
+{
+        const struct shm_board_line *line = owner->arena.line;
+        struct shm_arena_message message = {SHM_ARENA_BOARD, 0, owner->arena.region, 0};
+        struct pollfd wait = {owner->socket, POLLIN, 0};
+
+        if (line == NULL || __atomic_load_n(&line->moved, __ATOMIC_ACQUIRE) == 0 || owner->socket < 0)
+                return line;
+        if (owner->asked != line &&
+            send(owner->socket, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(message)) {
+                owner->asked = line;
+                while (owner->arena.line == line && poll(&wait, 1, SHM_CATCH_UP_MS) > 0)
+                        if (shm_owner_receive(owner) <= 0)
+                                break;
+        }
+        shm_owner_listen(owner); /* also to an answer that comes late */
+        return owner->arena.line;
+}
+
 /* Whether the owner knows every ledger that can name a block which was retired before. */
 static inline int shm_owner_knows(struct shm_arena_owner *owner)
 {
-        const struct shm_board_line *line = owner->arena.line;
+        const struct shm_board_line *line = shm_owner_line(owner);
         uint64_t region;
         uint32_t told;
 

@@ -10,6 +10,7 @@
 #include "shm_arena_collect.h"
 
 #define SHM_MADV_POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, of Linux 5.14 */
+#define SHM_ARENA_BEHIND_MS 2000  /* for messages that are on their way: a takeover takes some ms */
 #define SHM_ARENA_ANSWER_MS 10000 /* for the host to answer: it needs a ms, and machines swap */
 #define SHM_DESCRIPTIONS 1024     /* that are kept once for all values; a power of two */
 #define SHM_DESCRIPTION_MAX 4096  /* bytes; a longer one goes with its value */
@@ -77,6 +78,9 @@ static inline void shm_owner_close(struct shm_arena_owner *owner)
                 munmap(owner->descriptions, SHM_DESCRIPTIONS * sizeof(*owner->descriptions));
         if (owner->own.ledger != NULL)
                 munmap(owner->own.ledger, sizeof(struct shm_ledger) + SHM_OWN_HOLDS * sizeof(struct shm_ledger_hold));
+        if (owner->board != NULL)
+                munmap(owner->board, (size_t)owner->board_size);
+        owner->board = NULL;
         owner->heap.pages = NULL;
         owner->ledgers = NULL;
         owner->retired = NULL;
@@ -247,14 +251,54 @@ static inline uint64_t shm_owner_block(struct shm_arena_owner *owner, uint64_t s
         return block;
 }
 
+/* Whether messages are on their way without which nothing can be used again. */
+static inline int shm_owner_is_behind(const struct shm_arena_owner *owner)
+{
+        const struct shm_board_line *line = owner->arena.line;
+
+        return line != NULL && owner->socket >= 0 && !owner->is_alone &&
+               (int32_t)(owner->heard - __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST)) < 0;
+}
+
 /*
- * Let the arena grow so that a block of `size` bytes fits: to twice its size, or enough. Returns as shm_arena_grow().
+ * Wait for those messages: a host that another one takes over from sends none for some ms. Returns 0, or -errno: -EPIPE
+ * the host is gone; -ETIMEDOUT; -EMFILE, -ENOMEM there is no room for a ledger.
+ */
+static inline int shm_owner_await_messages(struct shm_arena_owner *owner)
+{
+        uint64_t end_ms = shm_arena_now_ns() / 1000000 + SHM_ARENA_BEHIND_MS, now_ms;
+        struct pollfd wait = {owner->socket, POLLIN, 0};
+        int result;
+
+        while (shm_owner_is_behind(owner)) {
+                (void)shm_owner_line(owner);
+                result = shm_owner_receive(owner);
+                if (result < 0 && result != -ECONNRESET)
+                        return result;
+                if (result != 0)
+                        continue;
+                now_ms = shm_arena_now_ns() / 1000000;
+                if (now_ms >= end_ms)
+                        return -ETIMEDOUT;
+                if (shm_owner_is_behind(owner))
+                        (void)poll(&wait, 1, (int)(end_ms - now_ms));
+        }
+        return 0;
+}
+
+/*
+ * Let a block of `size` bytes fit: when all messages about ledgers have come, so that retired blocks are known to be free,
+ * by letting the arena grow to twice its size, or enough. Returns as shm_arena_grow().
  */
 static inline int shm_owner_make_room(struct shm_arena_owner *owner, uint64_t size)
 {
         uint64_t needed = owner->arena.size + size + 65 * SHM_HEAP_PAGE, wanted = 2 * owner->arena.size;
 
-        if (owner->is_quiet || owner->arena.size >= owner->arena.span || size > owner->arena.span)
+        if (owner->is_quiet)
+                return -EINVAL;
+        if (shm_owner_is_behind(owner))
+                return shm_owner_await_messages(owner);
+        if (owner->arena.size >= owner->arena.span || size > owner->arena.span)
                 return -EINVAL;
         if (wanted < needed)
                 wanted = needed;
@@ -270,8 +314,10 @@ static inline int shm_owner_make_room(struct shm_arena_owner *owner, uint64_t si
  */
 static inline int shm_arena_loan(struct shm_arena_owner *owner, uint64_t size, uint64_t *block_out)
 {
+        int tries = shm_owner_is_behind(owner) ? 2 : 1; /* once for the messages, and once to grow */
+
         *block_out = shm_owner_block(owner, size);
-        if (*block_out == 0 && shm_owner_make_room(owner, size) == 0)
+        for (; *block_out == 0 && tries > 0 && shm_owner_make_room(owner, size) == 0; tries--)
                 *block_out = shm_owner_block(owner, size);
         if (*block_out != 0)
                 return 0;
@@ -296,7 +342,7 @@ static inline void *shm_arena_block(const struct shm_arena_owner *owner, uint64_
  */
 static inline int shm_owner_sleepers(struct shm_arena_owner *owner, uint64_t word)
 {
-        const struct shm_board_line *line = owner->arena.line;
+        const struct shm_board_line *line = shm_owner_line(owner);
         uint32_t told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST), i;
         int futexes = 0;
 

@@ -166,15 +166,38 @@ static inline int shm_arena_unmap(const struct shm_arena *arena)
         return munmap((void *)(uintptr_t)arena->base, (size_t)arena->span) < 0 ? -errno : 0;
 }
 
+#define SHM_MADV_POPULATE_READ 22 /* MADV_POPULATE_READ, of Linux 5.14 */
+
+/*
+ * Learn from the kernel whether the object has grown up to `end`: a page that it does not have is EFAULT here, and not
+ * SIGBUS. For a line that has moved, to a board that this process does not have. Returns 0 or -ESTALE: it has not, or the
+ * kernel cannot say.
+ */
+static inline int shm_arena_reach(struct shm_arena *arena, uint64_t end)
+{
+        uint64_t known = __atomic_load_n(&arena->size, __ATOMIC_RELAXED);
+
+        end = (end + SHM_HEADER_SIZE - 1) / SHM_HEADER_SIZE * SHM_HEADER_SIZE;
+        if (end > arena->span || end <= known ||
+            madvise((void *)(uintptr_t)(arena->base + known), (size_t)(end - known), SHM_MADV_POPULATE_READ) < 0)
+                return -ESTALE;
+        while (known < end && !__atomic_compare_exchange_n(&arena->size, &known, end, 0, __ATOMIC_RELAXED,
+                                                           __ATOMIC_RELAXED))
+                ;
+        return 0;
+}
+
 /*
  * Learn from the board, which only the host writes, how far the object has grown. Returns 0 or -ESTALE: it is not said.
  */
-static inline int shm_arena_measure(struct shm_arena *arena)
+static inline int shm_arena_measure(struct shm_arena *arena, uint64_t end)
 {
         uint64_t known = __atomic_load_n(&arena->size, __ATOMIC_RELAXED), now;
 
         if (arena->line == NULL)
                 return 0; /* it does not grow */
+        if (__atomic_load_n(&arena->line->moved, __ATOMIC_ACQUIRE))
+                return shm_arena_reach(arena, end);
         /* The line speaks of this arena as long as it has its region's number, before and after. */
         if (__atomic_load_n(&arena->line->region, __ATOMIC_ACQUIRE) != arena->region)
                 return -ESTALE;
@@ -192,7 +215,7 @@ static inline int shm_arena_has(struct shm_arena *arena, uint64_t at, uint64_t s
 {
         if (shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED)))
                 return 1;
-        return shm_arena_inside(at, size, from, arena->span) && shm_arena_measure(arena) == 0 &&
+        return shm_arena_inside(at, size, from, arena->span) && shm_arena_measure(arena, at + size) == 0 &&
                shm_arena_inside(at, size, from, __atomic_load_n(&arena->size, __ATOMIC_RELAXED));
 }
 
@@ -335,7 +358,7 @@ static inline int shm_arena_try(struct shm_arena *arena, const struct shm_arena_
                 if (again != word)
                         continue;
                 if (!fits)
-                        return shm_arena_measure(arena) < 0 ? -ESTALE : -EBADMSG;
+                        return shm_arena_measure(arena, record.block + record.size) < 0 ? -ESTALE : -EBADMSG;
                 shm_value_fill(arena, &record, word, value_out);
                 return 0;
         }

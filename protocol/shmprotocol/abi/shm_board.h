@@ -39,7 +39,7 @@ struct shm_board_line {
         uint32_t ledgers;  /* of an arena: messages about ledgers that its owner must have received */
         uint64_t size;     /* of an arena: bytes of its object */
         uint32_t waiters;  /* of an arena: clients that may sleep on its values */
-        uint32_t unused;   /* zero */
+        uint32_t moved;    /* of an arena: 1 when another board has this line, and nothing here holds any more */
         uint64_t reserved[2]; /* zero */
 };
 
@@ -60,6 +60,11 @@ struct shm_board_line {
  * answers. Reader: the owner, with seq, after the exchange: at 0 nobody sleeps. A client sleeps only after
  * that answer, and looks at the word once more before it does, so an old 0 costs nothing.
  *
+ * `moved` is stored last (release) when the host has handed over to another process. `ledgers` is far more than all
+ * messages then, and `waiters` not 0: an owner that does not know of `moved` reuses no block and wakes whoever may sleep.
+ * An owner that does asks by BOARD on its control socket, and looks at the same line of the next board: as soon as it does,
+ * all holds as above, because what it loaded here before the change was true, and what comes later keeps it from reuse.
+ *
  * `size` only grows. It is stored (release) before `region`, and before the answer to each growth. Readers: all,
  * with acquire, and only while `region` is the arena's. Pages below it can be touched: the object has them and cannot
  * shrink. An old one is smaller: the reader looks again before it calls an offset wrong.
@@ -72,11 +77,14 @@ struct shm_board_line {
  * has locked while it serves: the 32-bit word at `owner_at` has the number of that thread in its low 30 bits. The
  * host sets it to 0 when it ends; when it is killed, the kernel does (get_robust_list(2)), at the latest when the
  * last of its memory is given back. Writers: the host and the kernel. Readers: all processes, with acquire.
+ *
+ * `moved` is stored before the word is set to 0, when the host hands over to another process. Its lines say nothing then:
+ * `region` is 0, but for lines of arenas. A client that is connected asks the host for its board (FindBoard).
  */
 struct shm_board {
         uint64_t lines;    /* the number of lines, line 0 included */
         uint32_t owner_at; /* bytes from the start of `owner`: 0 to 60, a multiple of 4 */
-        uint32_t unused;   /* zero */
+        uint32_t moved;    /* 1 when another process serves in the place of this host, with a board of its own */
         uint64_t reserved[6];
         uint8_t owner[64];
         /* The lines follow. */

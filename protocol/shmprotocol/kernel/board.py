@@ -61,13 +61,19 @@ class Writer:
         lib.shm_board_set_arena(self.first + line * LINE_SIZE, ledgers, waiters, size)
 
     def disown(self) -> None:
-        """Say that this host does not serve, until `own`."""
+        """Say that another process is the host, with another board, until `own`."""
+        lib.shm_board_move(self._base + HEADER_SIZE, 1)
         lib.shm_board_disown(self._owner)
 
     def own(self) -> None:
-        """Say that it serves again. OSError: the C library cannot."""
+        """Say that this one is it again. OSError: the C library cannot."""
         if lib.shm_board_own(self._owner) != self._owner_at:
             raise OSError(errno.ENOTSUP, "the mutex of the board cannot be locked again")
+        lib.shm_board_move(self._base + HEADER_SIZE, 0)
+
+    def move_arena(self, line: int) -> None:
+        """Say that another board has the line of an arena, until `set_arena`; wake those who sleep on it."""
+        lib.shm_board_move_arena(self.first + line * LINE_SIZE)
 
     def close(self) -> None:
         """Say that the host is gone, and unmap. Not in a forked child, which does not have the mapping."""
@@ -101,6 +107,10 @@ class Reader:
     def end(self) -> None:
         """Have those who look at it ask their client from now on, who is closed."""
         self._open[0] = 0
+
+    def has_moved(self) -> bool:
+        """Whether another process is the host by now, with another board."""
+        return bool(self._board.moved)
 
     def lives(self) -> bool:
         """Whether the host serves."""

@@ -34,7 +34,7 @@ struct shm_looked {
 /* Whether the last word of the host is that a region may be read, and the client is open. */
 static int shm_current_granted(const struct shm_current *current)
 {
-        return current->board != NULL && *current->open &&
+        return current->board != NULL && *current->open && !__atomic_load_n(&current->line->moved, __ATOMIC_ACQUIRE) &&
                __atomic_load_n(&current->line->region, __ATOMIC_ACQUIRE) == current->region &&
                shm_current_has_rights(current);
 }

@@ -11,11 +11,14 @@
 static int shm_owner_prepare(struct shm_owner_object *self, uint64_t size, const struct shm_arena_meaning *meaning,
                              PyObject *name, struct shm_arena_record *record_out)
 {
-        int error = shm_arena_prepare(self->owner, size, meaning, record_out);
+        int error = shm_arena_prepare(self->owner, size, meaning, record_out), tries;
 
-        if (error == -ENOSPC && self->owner->arena.size < self->owner->arena.span &&
-            shm_owner_talk(self, SHM_ASK_ROOM, size + meaning->description_size) == 0)
+        for (tries = shm_owner_is_behind(self->owner) ? 2 : 1; error == -ENOSPC && tries > 0; tries--) {
+                if ((self->owner->arena.size >= self->owner->arena.span && !shm_owner_is_behind(self->owner)) ||
+                    shm_owner_talk(self, SHM_ASK_ROOM, size + meaning->description_size) != 0)
+                        break;
                 error = shm_arena_prepare(self->owner, size, meaning, record_out);
+        }
         if (error)
                 (void)shm_reader_fail((PyObject *)self, error, name);
         return error;

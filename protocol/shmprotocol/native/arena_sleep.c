@@ -44,6 +44,28 @@ static PyObject *shm_reader_start(PyObject *self, PyObject *const *arguments, Py
         return reader->keeper == NULL ? NULL : PyLong_FromLong(0);
 }
 
+/* _move(line, keeper): look at another line from now on; `keeper` is as in _start(). Others may look at the one before. */
+static PyObject *shm_reader_move(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_reader *reader = (struct shm_reader *)self;
+        PyObject *keeper, *before = reader->keeper;
+        uint64_t line;
+
+        if (shm_arguments_check("_move", count, 2) < 0 || shm_argument(arguments, 0, &line) < 0)
+                return NULL;
+        if (before == NULL) {
+                PyErr_SetString(PyExc_TypeError, "_move comes after _start");
+                return NULL;
+        }
+        keeper = PyTuple_Pack(2, PyTuple_GetItem(before, 0), arguments[1]);
+        if (keeper == NULL)
+                return NULL;
+        reader->own.line = (const struct shm_board_line *)(uintptr_t)line;
+        reader->keeper = keeper;
+        Py_DECREF(before);
+        Py_RETURN_NONE;
+}
+
 static PyObject *shm_reader_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
 {
         struct shm_reader *reader = (struct shm_reader *)PyType_GenericAlloc(type, 0);
@@ -139,6 +161,7 @@ static PyMethodDef shm_reader_methods[] = {
         {"_counts", shm_reader_counts, METH_NOARGS, NULL},
         {"_remember_values", shm_reader_remember_call, METH_NOARGS, NULL},
         {"_start", SHM_FAST(shm_reader_start), METH_FASTCALL, NULL},
+        {"_move", SHM_FAST(shm_reader_move), METH_FASTCALL, NULL},
         {"_newer", SHM_FAST(shm_reader_newer), METH_FASTCALL, NULL},
         {"_await", SHM_FAST(shm_reader_await), METH_FASTCALL, NULL},
         {"_arm_for", SHM_FAST(shm_reader_arm_for), METH_FASTCALL, NULL},

@@ -28,6 +28,8 @@ int shm_board_disown(uint64_t owner);
 void shm_board_set(uint64_t line, uint64_t region, uint64_t generation);
 void shm_board_set_rights(uint64_t line, uint32_t rights);
 void shm_board_set_arena(uint64_t line, uint32_t ledgers, uint32_t waiters, uint64_t size);
+void shm_board_move(uint64_t board, uint32_t moved);
+void shm_board_move_arena(uint64_t line);
 int shm_board_wait(uint64_t line, uint32_t changes, uint64_t owner, uint64_t waker, uint32_t wakes, int64_t wait_ns);
 void shm_wake(uint64_t waker);
 uint32_t shm_word_load(uint64_t word);
@@ -37,6 +39,7 @@ uint32_t shm_word_load(uint64_t word);
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449 /* Linux 5.16; the same number on every architecture */
 #endif
+#define SHM_BOARD_MOVED 0x40000000u /* more than all messages about ledgers that an owner has not received */
 #define SHM_BOARD_SPIN_NS 20000 /* about what a wake-up on another processor takes */
 #define SHM_FUTEX_32 2 /* FUTEX_32, FUTEX2_SIZE_U32 of linux/futex.h */
 #define SHM_FUTEX_PRIVATE 128
@@ -120,6 +123,25 @@ void shm_board_set_arena(uint64_t line, uint32_t ledgers, uint32_t waiters, uint
         __atomic_store_n(&words->size, size, __ATOMIC_RELEASE);
         __atomic_store_n(&words->waiters, waiters, __ATOMIC_SEQ_CST);
         __atomic_store_n(&words->ledgers, ledgers, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&words->moved, 0, __ATOMIC_RELEASE);
+}
+
+/* Say that another process is the host, with another board; or, with 0, that it is not. */
+void shm_board_move(uint64_t board, uint32_t moved)
+{
+        __atomic_store_n(&((struct shm_board *)(uintptr_t)board)->moved, moved, __ATOMIC_RELEASE);
+}
+
+/* Say that another board has the line of an arena, and wake those who sleep on it. */
+void shm_board_move_arena(uint64_t line)
+{
+        struct shm_board_line *words = (struct shm_board_line *)(uintptr_t)line;
+
+        __atomic_fetch_or(&words->waiters, SHM_BOARD_MOVED, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&words->ledgers, SHM_BOARD_MOVED, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&words->moved, 1, __ATOMIC_RELEASE);
+        __atomic_add_fetch(&words->changes, 1, __ATOMIC_RELEASE);
+        (void)syscall(SYS_futex, &words->changes, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 /* Add 1 to a word of this process, and wake its threads that sleep on it. */

@@ -418,6 +418,7 @@ class ArenaReader:
     """An arena that is mapped here. A subclass has `_decode(held)` and `_fail(errno, name)`."""
 
     def __getitem__(self, name: str, /) -> Any: ...
+    def _move(self, line: int, keeper: object, /) -> None: ...
     def _start(
         self,
         address: int,
