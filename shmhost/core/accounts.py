@@ -93,12 +93,6 @@ class Account:
             f"superseded or unlinked, and {self.bytes.used} are over its share. Close some"
         )
 
-    def promised(self, pool: Pool) -> int:
-        """Return how much of a pool an account must leave, beside what is booked."""
-        if self.is_privileged and not pool.is_for_all:
-            return 0
-        return self._accounts.newcomers(self) * pool.guarantee
-
     def settle(self) -> None:
         """Close the account if nothing is left in it."""
         if not any(share.used for share in self.shares):
@@ -112,8 +106,21 @@ class Account:
                 share.restrict(*limits.get(share.pool.name, (UNLIMITED, "")))
 
     def charge(self, size: int, files: int = 0, regions: int = 0) -> Charge:
-        """Take bytes, and descriptors of the host, or raise QuotaExceeded with the figures."""
-        charge = Charge(self)
+        """Take bytes, descriptors of the host and regions, or raise QuotaExceeded with the figures."""
+        # In one go as long as all is booked: a put takes and gives back once.
+        sizes, descriptors, numbers = self.bytes, self.files, self.regions
+        after, files_after, regions_after = (
+            sizes.used + size,
+            descriptors.used + files,
+            numbers.used + regions,
+        )
+        if after > sizes.booked or files_after > descriptors.booked or regions_after > numbers.booked:
+            return self._charge_each(size, files, regions)
+        sizes.used, descriptors.used, numbers.used = after, files_after, regions_after
+        return Charge(self, size, files, regions)
+
+    def _charge_each(self, size: int, files: int, regions: int) -> Charge:
+        charge = Charge(self, 0, 0, 0)
         try:
             self.bytes.take(size)
             charge.size = size
@@ -128,8 +135,7 @@ class Account:
 
     def take(self, size: int, files: int) -> Charge:
         """Take what a region has that is in use already, whatever the limits say."""
-        charge = Charge(self)
-        charge.size, charge.files, charge.regions = size, files, 1
+        charge = Charge(self, size, files, 1)
         charge.add_to(self)
         return charge
 
@@ -162,28 +168,33 @@ class Charge:
 
     __slots__ = ("account", "files", "is_borne", "more", "regions", "size")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, size: int, files: int, regions: int) -> None:
         self.account = account
-        self.size: int = 0
-        self.files: int = 0
-        self.regions: int = 0
-        self.is_borne: bool = False  # the account is not the owner's, who keeps it no more
+        self.size = size
+        self.files = files
+        self.regions = regions
+        self.is_borne = False  # the account is not the owner's, who keeps it no more
         self.more: tuple[tuple[Share, int], ...] = ()
 
     def release(self) -> None:
         """Give all back."""
-        account = self.account
-        size, files, regions, more = self.size, self.files, self.regions, self.more
+        account, size = self.account, self.size
+        sizes, descriptors, numbers = account.bytes, account.files, account.regions
+        sizes.used -= size
+        descriptors.used -= self.files
+        numbers.used -= self.regions
         self.size = self.files = self.regions = 0
-        self.more = ()
         if self.is_borne:
             account.borne -= size
             self.is_borne = False
-        account.bytes.give(size)
-        account.files.give(files)
-        account.regions.give(regions)
+        more, self.more = self.more, ()
         for share, count in more:
             share.give(count)
+        if sizes.booked > sizes.guarantee or descriptors.booked > descriptors.guarantee:
+            sizes.give(0)
+            descriptors.give(0)
+        if not account.connections.used:
+            account.settle()
 
     def also(self, share: Share, count: int) -> None:
         """Take something else of the same account, or raise QuotaExceeded with the figures."""
@@ -281,21 +292,23 @@ class Accounts:
         sums = {account.uid: tuple([share.used for share in account.shares]) for account in self}
         return {uid: figures for uid, figures in sums.items() if any(figures)}
 
-    def newcomers(self, account: Account) -> int:
-        """Return for how many uids that are not here guarantees are left when this one takes more."""
-        others = len(self._accounts) - len(self._privileged) - (not account.is_privileged)
-        return max(1, NEWCOMERS - others)
-
     def forget(self, account: Account) -> None:
         """Close an account that has nothing; a privileged one stays, with its guarantees."""
         if not account.is_privileged and self._accounts.get(account.uid) is account:
             del self._accounts[account.uid]
             for share in account.shares:
                 share.end()
+            self._expect()
 
     def _open(self, uid: int) -> Account:
         account = self._accounts[uid] = Account(self, uid, uid in self._privileged)
+        self._expect()
         return account
+
+    def _expect(self) -> None:
+        others = len(self._accounts) - len(self._privileged) - 1  # beside the one that takes something
+        for pool in self.pools:
+            pool.expect(max(1, min(NEWCOMERS, NEWCOMERS - others)))
 
 
 def _pools(totals: Totals) -> tuple[Pool, ...]:

@@ -55,8 +55,8 @@ class NoBoard:
         return 0
 
     def release(self, line: int) -> bool:
-        """Return True."""
-        return True
+        """Return False."""
+        return False
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Do nothing."""

@@ -182,7 +182,7 @@ class Leases:
             share.used -= 1
             self._registry.release(region, lease)
         if share.booked > share.guarantee:
-            share.settle()
+            share.give(0)
 
     def closing(self) -> Iterator[None]:
         """Release all leases, one in each step."""

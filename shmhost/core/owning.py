@@ -327,7 +327,7 @@ def _take_line(registry: Registry, name: str, share: Share) -> int:
         raise Unsupported("this host has no board, which arenas need: start it with --board")
     share.take(1)
     share.give(1)
-    line = registry.lines.assign(board, 0, share)
+    line = registry.lines.take(board, share)
     if not line:
         raise QuotaExceeded(
             f"the board has no line for the arena {name!r}: all {board.names} are in use. Unlink others, or "

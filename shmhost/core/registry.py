@@ -37,6 +37,7 @@ from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_mode
 # Bytes charged beside the object: the host's record, the kernel's inode and open files. † 3.3 KiB, 3.8 with a
 # name of 200 bytes (memory cgroup, Linux 6.18, 2026-11).
 REGION_OVERHEAD = 4096
+CURRENT = State.CURRENT
 WITH_WRITER = 2  # descriptors of an object that is not sealed yet; then it has one
 
 
@@ -125,8 +126,7 @@ class Registry:
         """Give a region the line of its name, and the rights that it has there."""
         older = self.current.get(region.name)
         if region.arena is None:  # an arena has its line already, and nobody shares that
-            shared = older.line if older is not None and older.arena is None else 0
-            region.line = self.lines.assign(self.board, shared, self.accounts.of(region.owner.uid).lines)
+            region.line = self.lines.assign(self.board, region, older, self.accounts)
         if older is not None and older.line == region.line:
             region.rights = older.rights
         else:
@@ -139,7 +139,8 @@ class Registry:
             self.board.set(older.line, older.number, older.generation)
         if older is None or older.line != region.line:
             self.board.set(region.line, 0, 0)
-        self.lines.release(self.board, region.line)
+        if self.board.release(region.line):
+            self.lines.give_back(region.line)
         region.line = 0
         self.book.remove(region)
 
@@ -260,7 +261,7 @@ class Registry:
         """Forget a lease; the last one of a region that is no longer current frees it."""
         peer, _since = region.leases.pop(lease)
         region.tally.leases -= 1
-        if region.state in RETIRED:
+        if region.state is not CURRENT and region.state in RETIRED:
             if not region.leases:
                 self._free(region)
             elif peer.uid == region.charge.account.uid:
@@ -348,7 +349,8 @@ class Registry:
         if region.arena is not None:
             self.arenas.discard(region)
             region.arena.end()
-        self.lines.release(self.board, region.line)
+        if self.board.release(region.line):
+            self.lines.give_back(region.line)
         del self.order[bisect_left(self.order, region.number)]
         self.allocator.give(region.span)
         region.charge.release()

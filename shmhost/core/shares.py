@@ -30,15 +30,12 @@ class Holder(Protocol):
     def objection(self, share: Share) -> str:
         """Return why a share gets no more for another one's sake; "" if nothing speaks against it."""
 
-    def promised(self, pool: Pool) -> int:
-        """Return how much of a pool an account must leave, beside what is booked."""
-
     def settle(self) -> None:
         """Close the account if nothing is left in it."""
 
 
 class Pool:
-    """The whole of one resource. `booked` is the sum of what the shares have booked.
+    """The whole of one resource: `booked` is what the shares have, `kept` is for uids that may still come.
 
     `name` is that of a limit in a policy, `reserve` the guarantee of privileged uids; `unit` and `advice` are
     for people. A guarantee is a 64th, or `least`, if that is more. With `is_for_all`, privileged uids leave
@@ -47,10 +44,12 @@ class Pool:
 
     __slots__ = (
         "_full",
+        "_newcomers",
         "advice",
         "booked",
         "guarantee",
         "is_for_all",
+        "kept",
         "name",
         "reserve",
         "shares",
@@ -79,15 +78,24 @@ class Pool:
         self.booked: int = 0
         self.shares: set[Share] = set()
 
+        self._newcomers = 0
+        self.kept: int = 0
+
     @property
     def used(self) -> int:
         """The sum of what is in use."""
         return sum([share.used for share in self.shares])
 
+    def expect(self, newcomers: int) -> None:
+        """Keep guarantees for so many uids that may still come."""
+        self._newcomers = newcomers
+        self.kept = newcomers * self.guarantee
+
     def enter(self, share: Share) -> None:
         """Add a share. If there is no room for its guarantee, all get smaller ones, until there is."""
         while self.guarantee > 0 and self.total - self.booked < self.guarantee:
             self.guarantee //= 2
+            self.kept = self._newcomers * self.guarantee
             for other in self.shares:
                 other.lower_guarantee()
         self.shares.add(share)
@@ -101,6 +109,7 @@ class Pool:
         """Where half of all is free, let guarantees be what they were, for uids that come or ask for more."""
         if self.total - self.booked >= self.total // 2:
             self.guarantee = self._full
+            self.kept = self._newcomers * self.guarantee
 
 
 class Share:
@@ -110,13 +119,14 @@ class Share:
     have by a policy, and `rule` the words for that.
     """
 
-    __slots__ = ("account", "booked", "guarantee", "limit", "pool", "rule", "used")
+    __slots__ = ("_easy", "account", "booked", "guarantee", "limit", "pool", "rule", "used")
 
     def __init__(self, account: Holder, pool: Pool, limit: int = UNLIMITED, rule: str = "") -> None:
         self.account = account
         self.pool = pool
         self.limit = limit
         self.rule = rule
+        self._easy = 0  # up to here `take` has nothing to look at but the pool
         self.used: int = 0
         self.guarantee = self.booked = 0
         pool.enter(self)
@@ -126,10 +136,14 @@ class Share:
         """Take some, or raise QuotaExceeded with the figures; nothing is taken then."""
         after = self.used + count
         if after > self.booked:
-            refusal = self._refusal(count)
-            if refusal:
+            pool = self.pool
+            booked = pool.booked + after - self.booked
+            if after <= self._easy and booked + pool.kept <= pool.total:
+                pool.booked, self.booked = booked, after
+            elif refusal := self._refusal(count):
                 raise QuotaExceeded(refusal)
-            self._book(max(after, self.guarantee))
+            else:
+                self._book(max(after, self.guarantee))
         self.used = after
 
     def fits(self, count: int, freed: int = 0) -> bool:
@@ -144,14 +158,12 @@ class Share:
 
     def give(self, count: int) -> None:
         """Give some back."""
-        self.used -= count
-        if self.booked > self.guarantee or not self.used:
-            self.settle()
-
-    def settle(self) -> None:
-        """Book no more than what is used or guaranteed; close the account if nothing is left in it."""
-        self._book(max(self.used, self.guarantee))
-        if not self.used and not self.account.is_connected:
+        after = self.used = self.used - count
+        if self.booked > self.guarantee:
+            booked = after if after > self.guarantee else self.guarantee
+            self.pool.booked += booked - self.booked
+            self.booked = booked
+        if not after and not self.account.is_connected:
             self.account.settle()
 
     def restrict(self, limit: int, rule: str) -> None:
@@ -166,18 +178,18 @@ class Share:
         pool = self.pool
         if pool.total == UNLIMITED:
             return self.limit
-        return min(self.limit, self.booked + max(0, pool.total - pool.booked - self.account.promised(pool)))
+        return min(self.limit, self.booked + max(0, pool.total - pool.booked - self._kept()))
 
     def is_over(self) -> bool:
         """Whether it has more than `take` would give it."""
         pool = self.pool
         if self.used > self.limit:
             return True
-        return self.used > self.guarantee and pool.total - pool.booked < self.account.promised(pool)
+        return self.used > self.guarantee and pool.total - pool.booked < self._kept()
 
     def unbook(self) -> None:
         """Have the next `take` look at all there is to look at."""
-        self.guarantee = 0
+        self.guarantee = self._easy = 0
         self._book(self.used)
 
     def end(self) -> None:
@@ -192,6 +204,11 @@ class Share:
             self.guarantee = min(self.guarantee, self.pool.guarantee)
             self._book(max(self.used, self.guarantee))
 
+    def _kept(self) -> int:
+        """Return how much it must leave to uids that may still come."""
+        is_free = self.account.is_privileged and not self.pool.is_for_all
+        return 0 if is_free else self.pool.kept
+
     def _book(self, booked: int) -> None:
         self.pool.booked += booked - self.booked
         self.booked = booked
@@ -202,6 +219,7 @@ class Share:
         if self.guarantee < guarantee <= pool.total - pool.booked + self.booked:
             self.guarantee = guarantee
             self._book(max(self.used, self.guarantee))
+        self._easy = self.limit if self.guarantee >= guarantee else 0
 
     def _refusal(self, count: int, freed: int = 0) -> str:
         """Return why an account gets no more; "" if it does."""
@@ -218,9 +236,7 @@ class Share:
                 f"{count} {pool.unit} are over the {self.limit} that {self.rule} gives uid {uid}, which has "
                 f"{self.used}. {pool.advice}"
             )
-        free = pool.total - pool.booked + freed
-        more = after - self.booked
-        if more <= free - self.account.promised(pool):
+        if after - self.booked <= pool.total - pool.booked + freed - self._kept():
             return ""
         used = pool.used
         if count > pool.total - used + freed:

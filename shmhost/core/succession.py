@@ -86,8 +86,9 @@ def give_up(registry: Registry, region: Region, older: Region | None) -> None:
     is_shared = older is not None and older.line == region.line  # not if that got none of a full board
     number, generation = (older.number, older.generation) if older is not None and is_shared else (0, 0)
     registry.board.set(region.line, number, generation)
-    if older is None or region.line != older.line or region.charge is not older.charge:
-        registry.lines.release(registry.board, region.line)
+    is_own_line = older is None or region.line != older.line or region.charge is not older.charge
+    if is_own_line and registry.board.release(region.line):
+        registry.lines.give_back(region.line)
     if older is None or region.charge is not older.charge:
         region.charge.release()
         registry.tallies.move(region.tally, State.FREED, region.owner.uid, region.capacity, 0)

@@ -11,7 +11,9 @@ from shmhost.core.board import NoBoard
 from shmhost.core.given_lines import GivenLines
 from shmhost.core.lines import Lines
 from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
 from shmhost.core.shares import GUARANTEES, UNLIMITED
+from shmhost.core.window import STEP, Span, Window
 from shmprotocol.errors import QuotaExceeded
 
 ROOT, HOST, ALICE, BOB, CAROL = 0, 990, 1000, 1001, 1002
@@ -225,6 +227,8 @@ def test_guarantee_comes_later_if_there_was_no_room_for_it() -> None:
         alice.charge(51)
     charge.release()
     alice.charge(GUARANTEE // 2 + 1)
+    with pytest.raises(QuotaExceeded):
+        alice.charge(TOTAL)
     assert accounts.bytes.booked == GUARANTEE
 
 
@@ -285,17 +289,24 @@ def test_privileged_uid_connects_when_it_has_taken_all_descriptors_itself() -> N
         root.connect(Peer(1, 1))
 
 
+def new_region(accounts: Accounts, uid: int, line: int = 0) -> Region:
+    window = Window(1 << 40, STEP)
+    region = Region(1, Peer(uid, uid), 1, 1, Span(window.base, STEP), window, accounts.of(uid).take(1, 1))
+    region.line = line
+    return region
+
+
 def test_line_of_the_board_is_charged_to_the_owner_of_the_latest_region_of_its_name() -> None:
     accounts, lines, board = accounts_of(), GivenLines(), ThreeLines()
-    alice, bob = client_of(accounts, ALICE).lines, client_of(accounts, BOB).lines
-    line = lines.assign(board, 0, alice)
-    assert lines.assign(board, line, bob) == line
-    assert (alice.used, bob.used) == (0, 1)
-    lines.release(board, line)
-    assert bob.used == 1
-    lines.release(board, line)
-    assert bob.used == 0
-    lines.release(board, 0)
+    older, region = new_region(accounts, ALICE), new_region(accounts, BOB)
+    older.line = lines.assign(board, older, None, accounts)
+    assert (accounts.of(ALICE).lines.used, older.line) == (1, 1)
+    assert lines.assign(board, region, older, accounts) == older.line
+    assert (accounts.of(ALICE).lines.used, accounts.of(BOB).lines.used) == (0, 1)
+    assert not board.release(older.line)
+    assert board.release(older.line)
+    lines.give_back(older.line)
+    assert accounts.of(BOB).lines.used == 0
 
 
 def test_line_of_the_board_is_not_given_beyond_a_share() -> None:
@@ -303,9 +314,9 @@ def test_line_of_the_board_is_not_given_beyond_a_share() -> None:
     accounts, lines, board = accounts_of(), GivenLines(), ThreeLines()
     alice = client_of(accounts, ALICE).lines
     alice.restrict(1, "a rule")
-    assert (lines.assign(board, 0, alice), lines.assign(board, 0, alice)) == (1, 0)
+    assert (lines.take(board, alice), lines.take(board, alice)) == (1, 0)
     assert alice.used == 1
-    others = [lines.assign(board, 0, client_of(accounts, BOB).lines) for _ in range(3)]
+    others = [lines.take(board, client_of(accounts, BOB).lines) for _ in range(3)]
     assert others == [2, 3, 0]
 
 
