@@ -45,6 +45,7 @@ from shmprotocol.wire.names import (
     MAX_MODE,
     MAX_NAME,
     MAX_REQUEST,
+    MAX_RESTORED,
     Backend,
     ChangeKind,
     Seal,
@@ -77,6 +78,7 @@ __all__ = [
     "MAX_MODE",
     "MAX_NAME",
     "MAX_REQUEST",
+    "MAX_RESTORED",
     "MAX_SOCKET_PATH",
     # errors
     "REFUSALS",

@@ -85,10 +85,10 @@ class AsyncFollow(AsyncStream[Any]):
     async def __anext__(self) -> Any:
         self._client._loop.check()
         channel, turn = self._client._core.channel, self._turn
-        place = None if channel is None or turn.locked() else self._source.place(channel.context)
-        if place is None:
+        target = None if channel is None or turn.locked() else self._source.place(channel.context)
+        if target is None:
             return await super().__anext__()
-        awaited = Awaited(place.reader, place.name, place.generation)
+        awaited = Awaited(target.reader, target.name, target.generation)
         turn.acquire_nowait()
         try:
             held = channel.notice(awaited, Retry(math.inf), self._source.listener.has_closed)
@@ -97,7 +97,7 @@ class AsyncFollow(AsyncStream[Any]):
             else:
                 await anyio.lowlevel.checkpoint()  # so that a loop over values lets others run
             if held is not None:
-                return place.take(held)
+                return target.take(held)
         finally:
             turn.release()
         return await super().__anext__()

@@ -101,7 +101,7 @@ def tables_of(text: str, keys: Mapping[str, tuple[str, ...]]) -> tuple[list[Tabl
             kinds = " and ".join(f"[[{name}]]" for name in keys)
             problems.append(Problem(_line_of(text, kind), f"{kind!r} is unknown: a policy has {kinds}"))
             continue
-        lines = [place for place in places if place[0] == kind]
+        lines = [entry for entry in places if entry[0] == kind]
         for number, table in enumerate(values, 1):
             _, line, key_lines = lines[number - 1] if number <= len(lines) else (kind, 1, {})
             tables.append(Table(kind, number, table, line, key_lines))

@@ -195,7 +195,7 @@ def test_survey_needs_the_right_to_read(tmp_path: Path, host: WatchedHost) -> No
 
     def look() -> None:
         with ArenaPeer(path) as peer:
-            assert peer.refusal(m.Survey(3, region, 0, 0)).code == "access-denied"
+            assert peer.refusal(m.Survey(3, region, 0, 0)).code == "invalid"  # as one that is not there
 
     with watched_host(path, socket_mode=0o666), ArenaPeer(path) as owner:
         region = owner.publish(mode=0o600).made.region
