@@ -216,7 +216,7 @@ def environment() -> dict[str, str]:
 
 def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*WITH_CORES, *COMMAND, *arguments]
-    return subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=110)
 
 
 @pytest.mark.timeout(120)
