@@ -4,9 +4,10 @@ All that a user's clients ask for goes through the user's Turn: what comes on th
 takes long, and news for them. A user who asks without end keeps its own clients waiting, and everybody else
 for one slice.
 
-The loop watches the sockets of a user who is alone, or has only one. Otherwise an epoll of the user's own
-watches them (epoll(7), in which the kernel goes round), and the loop watches that: so it takes from it only
-as much as a slice has room for. † That costs 1 us in each slice (2026-11).
+The loop watches the sockets of a user who is alone. Otherwise an epoll of the user's own watches them
+(epoll(7), in which the kernel goes round), and the loop watches that: so it takes from it only as much as a
+slice has room for. † That costs 1 us in each slice (2026-11). And a user whose slice has just ended lets a
+round of the loop go by: who has come meanwhile waits for one slice, and not for two.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from shmhost.serving.chores import Chores
 
 ALONE_NS = 100_000  # as much as one client's queued requests keep other clients of its user waiting
 SHARED_NS = 25_000  # while there are other users: each of those waits so long, or for one request
+REST_NS = 15_000  # since the end of its slice a user has just had its turn, if nobody was served in between
+FEW = 8  # sockets, which are given back to the loop at once: it takes 5 us for each
 BATCH = 16  # sockets in one look: about as many requests as a slice has room for
 MAX_NEWS = 1000  # changes that a user's clients have not heard of yet, † 2 KiB each
 
@@ -73,7 +76,8 @@ class Turn:
         self._later: deque[Callable[[], None]] = deque()
         self._is_new_next = False
         self._is_scheduled = self._is_running = False
-        self._ends_ns = 0
+        self._ends_ns = self._ended_ns = 0
+        self._has_rested = False
         self._news, self._ends = Chores(), Chores()
 
     def add(self, descriptor: int, call: Callable[[], None]) -> None:
@@ -89,14 +93,14 @@ class Turn:
 
     def be_one_of_many(self) -> None:
         """Take note that there are other users, who are to be served as often as this one."""
-        if self._epoll is None and len(self._calls) > 1:
+        if self._epoll is None and self._calls:
             self._share()
 
     def remove(self, descriptor: int) -> None:
         """Watch a socket no more; it must be open still."""
         self.pause(descriptor)
         del self._calls[descriptor]
-        if len(self._calls) == 1 and self._epoll is not None:
+        if not self._calls and self._epoll is not None:
             self._unshare()
 
     def pause(self, descriptor: int) -> None:
@@ -178,24 +182,41 @@ class Turn:
             self.resume(descriptor)
 
     def _look(self) -> None:
-        if not self._is_scheduled:  # if it is, the slice of this round of the loop is over, or comes soon
+        if self._is_scheduled or self._rests():
+            return
+        self._run()
+        if self._epoll is not None and len(self._calls) <= FEW and not self._are_many():
+            self._unshare()
+
+    def _go_on(self) -> None:
+        if self._rests():
+            self._loop.call_soon(self._go_on)
+        else:
+            self._is_scheduled = False
             self._run()
 
+    def _rests(self) -> bool:
+        """Whether this round of the loop is for others: those who came during the slice before it."""
+        self._has_rested = (
+            not self._has_rested and self._are_many() and perf_counter_ns() - self._ended_ns < REST_NS
+        )
+        return self._has_rested
+
     def _run(self) -> None:
-        self._is_scheduled = False
         self._ends_ns = perf_counter_ns() + self._slice_ns()
         if self._epoll is not None and not self._ready:
             self._ready.extend([descriptor for descriptor, _ in self._epoll.poll(0, BATCH)])
-        self._is_running, is_over = True, True  # over: also if a call fails
+        self._is_running = True
         try:
-            is_over = self._call_until(self._ends_ns)
+            self._call_until(self._ends_ns)
         finally:
             self._is_running = False
-            if is_over or self._later or self._ready:
-                self._schedule()  # and not by `_look` in this same round
+            self._ended_ns = perf_counter_ns()
+            if self._later or (self._ready and self._epoll is None):
+                self._schedule()  # what else is ready makes the epoll readable still
 
-    def _call_until(self, ends_ns: int) -> bool:
-        """Call what is next until the time is over, or False; what was begun and what comes anew in turn."""
+    def _call_until(self, ends_ns: int) -> None:
+        """Call what is next until the time is over; what was begun and what comes anew in turn."""
         ready, later = self._ready, self._later
         is_new_next = self._is_new_next
         while ready or later:
@@ -210,10 +231,9 @@ class Turn:
             self._is_new_next = is_new_next
             call()
             if perf_counter_ns() > ends_ns:
-                return True
-        return False
+                break
 
     def _schedule(self) -> None:
         if not self._is_scheduled and not self._is_running:
             self._is_scheduled = True
-            self._loop.call_soon(self._run)
+            self._loop.call_soon(self._go_on)

@@ -154,25 +154,48 @@ def test_socket_that_is_removed_in_the_call_of_another_is_not_served() -> None:
     run(main)
 
 
-def test_epoll_is_there_for_several_sockets_while_there_are_other_users() -> None:
+@pytest.mark.usefixtures("each_call_is_a_slice")
+def test_epoll_is_there_while_there_are_other_users() -> None:
     async def main(stack: ExitStack) -> None:
         def count() -> int:
             return len(os.listdir("/proc/self/fd"))
 
-        turns = Turns()
+        turns, log = Turns(), list[str]()
         turn = turns.of(7)
-        rings = [Ring(turn, [], "s", 1, stack) for _ in range(2)]
+        ring = Ring(turn, log, "s", 2, stack)
         before = count()
         other = turns.of(8)
         assert count() == before + 1
-        rings.pop().remove()
-        assert count() == before
-        rings.append(Ring(turn, [], "s", 1, stack))
-        assert count() == before + 2 + 1
-        for ring in rings:
-            ring.remove()
-        assert count() == before + 2
         del other
+        await until(lambda: count() == before)
+        other = turns.of(8)
+        assert count() == before + 1
+        await rounds(log, len(log) + 10)
+        ring.remove()
+        assert count() == before
+        del other
+
+    run(main)
+
+
+@pytest.mark.usefixtures("each_call_is_a_slice")
+def test_user_whose_slice_has_just_ended_lets_a_round_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "REST_NS", 10**12)
+
+    async def main(stack: ExitStack) -> None:
+        turns, log = Turns(), list[str]()
+        _other = turns.of(8)
+        turn = turns.of(7)
+        ring = Ring(turn, log, "s", 3, stack)
+
+        def tick() -> None:
+            log.append("round")
+            asyncio.get_running_loop().call_soon(tick)
+
+        tick()
+        await rounds(log, 60)
+        assert 15 <= sum(entry != "round" for entry in log[:60]) <= 25  # in every other round
+        ring.remove()
 
     run(main)
 
