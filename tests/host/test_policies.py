@@ -313,6 +313,21 @@ def test_fifo_and_folder_are_refused_and_never_waited_for(tmp_path: Path) -> Non
             read_policy(str(path), frozenset())
 
 
+def test_example_of_the_documentation_is_right(world: World) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    for number, name in enumerate(('"ml"', '"students"', '"alice"'), 2000):
+        example = example.replace(name, str(number))
+    policy = policy_of(example)
+    assert (len(policy.names), len(policy.limits)) == (3, 2)
+    group = Peer(1000, 2000)
+    assert refusal(policy, group, size=8 << 30) == refusal(policy, ALICE, "other") == ""
+    assert "models are read-only" in refusal(policy, ALICE)
+    assert "the rule 'models of the ML group' allows full there" in refusal(policy, group, seal="writer")
+    assert policy.limits_of(1000, frozenset({2001}))["bytes"] == (2 << 30, "the rule 'students'")
+    assert policy.limits_of(1000, frozenset())["connections"] == (200, "rule 2 in [[limits]]")
+
+
 def test_every_limit_is_one_of_a_resource(world: World) -> None:
     names = {pool.name for pool in world.hub.registry.accounts.pools}
     assert names == {"bytes", "addresses", *COUNTS}
