@@ -54,6 +54,19 @@ def test_arena_does_not_grow_by_memory_that_is_not_there(shm: shmclient.Client) 
         assert bytes(arena["value"]) == bytes(MIB)
 
 
+def test_populated_arena_grows_by_what_a_value_needs_if_twice_as_much_is_not_there(
+    shm: shmclient.Client,
+) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with shm.arena("growing", 16 * MIB, max_size=64 * MIB, names=100, populate=True) as arena:
+        arena["value"] = bytes(8 * MIB)
+        hole = (arena._hold("value").address + 28 * MIB) & -MIB  # type: ignore[union-attr]
+        assert libc.munmap(ctypes.c_void_p(hole), ctypes.c_size_t(MIB)) == 0
+        arena["other"] = bytes(9 * MIB)
+        assert 17 * MIB < arena.size < 28 * MIB
+        assert bytes(arena["other"]) == bytes(9 * MIB)
+
+
 def test_arrays_of_changing_kinds_come_back(arena: Arena, other: shmclient.Client) -> None:
     numbers = np.arange(24)
     arrays = [

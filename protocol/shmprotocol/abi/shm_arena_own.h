@@ -223,20 +223,23 @@ static inline int shm_arena_ready(struct shm_arena_owner *owner)
 /* Let the arena have at least `size` bytes. Returns 0 or: -EINVAL over its span; -EDQUOT; -ENOMEM; -EPIPE. */
 static inline int shm_arena_grow(struct shm_arena_owner *owner, uint64_t size)
 {
+        uint64_t asked = (size + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE * SHM_HEAP_PAGE, end;
         int error;
 
         if (size <= owner->arena.size)
                 return 0;
         if (size > owner->arena.span)
                 return -EINVAL;
-        error = shm_owner_ask(owner, SHM_ARENA_GROW, (size + SHM_HEAP_PAGE - 1) / SHM_HEAP_PAGE * SHM_HEAP_PAGE);
+        error = shm_owner_ask(owner, SHM_ARENA_GROW, asked);
         if (error)
                 return error;
-        if (owner->answer.size < owner->arena.size || owner->answer.size > owner->arena.span)
+        end = owner->answer.size;
+        if (end < owner->arena.size || end > owner->arena.span)
                 return -EBADMSG;
-        if (owner->is_populated && shm_owner_populate(owner, owner->arena.size, owner->answer.size) < 0)
-                return -ENOMEM;
-        return shm_owner_extend(owner, owner->answer.size);
+        if (!owner->is_populated)
+                return shm_owner_extend(owner, end);
+        end = end < asked ? end : asked; /* the object may have more since before, when that could not be populated */
+        return shm_owner_populate(owner, owner->arena.size, end) < 0 ? -ENOMEM : shm_owner_extend(owner, end);
 }
 
 /* Take a block for `size` bytes without asking the host for more. Returns its offset, or 0. */
