@@ -32,6 +32,7 @@ from shmprotocol.errors import (
     OutOfMemory,
     QuotaExceeded,
     RegionExists,
+    RemoteProtocolError,
     ShmError,
     Unsupported,
 )
@@ -89,6 +90,8 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
             reply.span,
             end,
             region_label(self.name, reply.generation),
+            size=reply.size,
+            is_sealed=True,
             inherited=False,
         )
         memory.close()
@@ -378,6 +381,9 @@ _HOST_ERRORS: dict[int, type[ShmError]] = {
     errno.EPIPE: HostGone,
     errno.ECONNRESET: HostGone,
     errno.ETIMEDOUT: HostTimeout,
+    **dict.fromkeys(  # what it sent is not a connected socket
+        (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP), RemoteProtocolError
+    ),
 }
 
 

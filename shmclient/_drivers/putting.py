@@ -8,7 +8,7 @@ from shmclient import _codecs as codecs
 from shmclient._drivers.answers import leased, only, whole
 from shmclient._drivers.operations import create_request, published
 from shmclient._drivers.steps import Ask, Context, Operation, Outcome, Run
-from shmclient._drivers.transfer import Progress, joined, write_all
+from shmclient._drivers.transfer import Progress, joined, write_memory
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
@@ -149,7 +149,7 @@ def _create(
 
 def _write(value: Value, creation: Creation) -> Run:
     descriptor = creation.fileno()
-    return Run(lambda: write_all(descriptor, HEADER_SIZE, value.chunks, value.progress), value.size)
+    return Run(lambda: write_memory(descriptor, HEADER_SIZE, value.chunks, value.progress), value.size)
 
 
 def check_reserve(size: int) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from shmprotocol.errors import BadRegion, ShmError
+from shmprotocol.kernel.address_space import NOT_MEMORY
 from shmprotocol.kernel.constants import IOV_MAX
 
 PIECE = 16 * 1024 * 1024  # bytes between two calls of a progress function
@@ -34,6 +37,8 @@ def write_all(
         group = _adjacent(pending, sys.maxsize if progress is None else PIECE)
         position = group[0][0]
         written = os.pwritev(descriptor, [buffer for _, buffer in group], position)
+        if not written and any(len(buffer) for _, buffer in group):
+            raise OSError(errno.ENXIO, "the descriptor takes nothing")
         done += written
         if progress is not None and done >= reported + PIECE:
             reported = done
@@ -45,6 +50,26 @@ def write_all(
             pending[0] = (offset + written, buffer[written:])
     if progress is not None and done > reported:
         progress(done)
+
+
+def write_memory(
+    descriptor: int,
+    start: int,
+    chunks: Sequence[tuple[int, memoryview]],
+    progress: Progress | None = None,
+) -> None:
+    """Do what `write_all` does; BadRegion where the host sent a descriptor that is not one of memory."""
+    try:
+        write_all(descriptor, start, chunks, progress)
+    except OSError as error:
+        raise_unless_memory(error)
+        raise
+
+
+def raise_unless_memory(error: OSError) -> None:
+    """Raise BadRegion if this is the error of a write to a descriptor that is not one of memory."""
+    if error.errno in NOT_MEMORY and not isinstance(error, ShmError):
+        raise BadRegion(f"the host sent another descriptor than one of memory: {error}") from None
 
 
 def joined(chunks: Sequence[tuple[int, memoryview]], progress: Progress | None = None) -> bytes:

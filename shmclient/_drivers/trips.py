@@ -20,7 +20,7 @@ from shmclient._drivers.getting import Got, got, got_in, sorted_out
 from shmclient._drivers.operations import batches, opened, published
 from shmclient._drivers.steps import Ask, Look, Outcome
 from shmclient._drivers.sync import PlainChannel
-from shmclient._drivers.transfer import write_all
+from shmclient._drivers.transfer import raise_unless_memory, write_all
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle, adopted, close_all
 from shmprotocol.abi.header import HEADER_SIZE
@@ -144,6 +144,8 @@ class Channel(PlainChannel):
                 self.retire()  # it may have come between two owners
             if type(error) in putting.TAKEN_BACK:
                 return False
+            if isinstance(error, OSError):
+                raise_unless_memory(error)
             raise
 
     def _assign(self, kind: type[R], client: object, value: putting.Value, spare: Creation) -> R:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from shmclient._process.gate import Gate
 from shmclient._process.intervals import Interval, Intervals
-from shmprotocol.errors import AddressConflict, OutOfMemory
+from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory, ShmError
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.address_space import (
     MAP_ANYWHERE,
@@ -165,12 +165,16 @@ class AddressSpace:
         after: Callable[[], None],
         label: str,
         *,
+        size: int,
+        is_sealed: bool,
         inherited: bool = True,
     ) -> Buffer:
         """Map a region under construction and return a writable buffer, as `attach` does.
 
-        With `inherited=False` the children of a fork do not get the mapping.
+        The object must have `size` bytes, for good if it is sealed; BadRegion. With `inherited=False` the
+        children of a fork do not get the mapping.
         """
+        address_space.check_memory(descriptor, size, is_sealed=is_sealed)
         request = _Range(address, capacity, 0, identity, label, True, not inherited)
         request.is_inherited = inherited
         return self._map(request, descriptor, after)
@@ -214,7 +218,7 @@ class AddressSpace:
         with self._gate.draining, self._gate.lock:
             mapping = request
             try:
-                mapping = self._find(request) or self._map_new(request, descriptor, anywhere)
+                mapping = self._find(request) or self._map_checked(request, descriptor, anywhere)
                 mapping.label = request.label
                 mapping.is_published = mapping.is_published or request.is_published
                 return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
@@ -242,6 +246,14 @@ class AddressSpace:
             mapping.holds.discard(hold)
             raise
         return buffer
+
+    def _map_checked(self, request: _Range, descriptor: int, anywhere: bool) -> _Range:
+        try:
+            return self._map_new(request, descriptor, anywhere)
+        except OSError as error:
+            if error.errno not in address_space.NOT_MEMORY or isinstance(error, ShmError):
+                raise
+            raise BadRegion(f"the host sent another descriptor than one of memory: {error}") from None
 
     def _map_new(self, request: _Range, descriptor: int, anywhere: bool) -> _Range:
         """Map a range that was not mapped before, or return what a destructor has mapped meanwhile."""

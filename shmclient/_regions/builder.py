@@ -60,7 +60,8 @@ class RegionBuilder(Placing):
         self._root: tuple[int, int, Any] = (0, 0, None)
         self._lengths = NO_LENGTHS
         self._arrays = Arrays(self.name, self._room)
-        self._buffer = self._creation.map(created, f"region {self.name!r} under construction")
+        label, is_sealed = f"region {self.name!r} under construction", self._backend != Backend.SHM
+        self._buffer = self._creation.map(created, label, is_sealed=is_sealed)
 
     @property
     def data(self) -> memoryview:

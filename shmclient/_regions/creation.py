@@ -43,8 +43,11 @@ class Creation:
         if self._state == "open" and not is_finalizing():
             self.abort()
 
-    def map(self, created: m.Created, label: str) -> Any:
-        """Map it read-write and return the buffer; on an error everything is given back."""
+    def map(self, created: m.Created, label: str, *, is_sealed: bool) -> Any:
+        """Map it read-write and return the buffer; on an error everything is given back.
+
+        `is_sealed`: the host has sealed its size.
+        """
         try:
             mapping = ADDRESS_SPACE.map_writable(
                 (self._outbox.host_id, self.region),
@@ -53,6 +56,8 @@ class Creation:
                 created.capacity,
                 self._unmapped,
                 label,
+                size=created.capacity,
+                is_sealed=is_sealed,
             )
         except BaseException:
             self.abort()

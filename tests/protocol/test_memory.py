@@ -119,8 +119,8 @@ def test_reservation_is_as_before_when_an_object_is_no_region(space: AddressSpac
     os.close(descriptor)
 
 
-def test_descriptor_that_is_none_is_an_oserror(space: AddressSpace) -> None:
-    with pytest.raises(OSError, match=r"[Bb]ad file"):
+def test_descriptor_that_is_none_is_not_a_region(space: AddressSpace) -> None:
+    with pytest.raises(BadRegion, match=r"[Bb]ad file"):
         space.attach(ME, 9999, BASE, 8192, lambda: None, "a region")
     assert mappings() == WHOLE
 

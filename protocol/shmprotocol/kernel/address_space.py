@@ -6,6 +6,7 @@ Knows no socket and no message.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from shmprotocol.abi.header import raise_unless_region
-from shmprotocol.errors import AddressConflict, OutOfMemory
+from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
 from shmprotocol.native.binding import ffi, lib
 
 MAP_RESERVED = lib.SHM_MAP_RESERVED
@@ -84,6 +85,37 @@ def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
     mapping is at the address. OutOfMemory: a limit. The caller still owns the descriptor.
     """
     return mapped(lib.shm_attach(descriptor, address, capacity, flags), address, capacity, flags)
+
+
+# The kernel's errors for a descriptor that is not of memory, or not open for its use.
+NOT_MEMORY = frozenset(
+    [
+        errno.EBADF,
+        errno.ENODEV,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+        errno.ESPIPE,
+        errno.EISDIR,
+        errno.ENXIO,
+    ]
+)
+
+
+def check_memory(descriptor: int, size: int, *, is_sealed: bool) -> None:
+    """Raise BadRegion unless a descriptor is of memory that has so many bytes, and keeps them if sealed.
+
+    A write to a mapping of less would be SIGBUS.
+    """
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # first: it waits for no server of a file system
+        actual = os.fstat(descriptor).st_size
+    except OSError as error:
+        raise BadRegion(f"the host sent a descriptor that is not of memory ({error.strerror})") from None
+    if actual < size:
+        raise BadRegion(f"the host sent a descriptor of {actual} bytes in place of {size}")
+    if is_sealed and not seals & fcntl.F_SEAL_SHRINK:
+        raise BadRegion(f"the host sent a descriptor of memory that can shrink (seals {seals:#x})")
 
 
 def mapped(result: int, address: int, capacity: int, flags: int) -> int:
