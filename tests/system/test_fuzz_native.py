@@ -167,6 +167,8 @@ def fuzz(program: Path, target: str, seed: int, count: int) -> subprocess.Comple
 def keep(target: str, more: Iterable[bytes]) -> None:
     """Add inputs to the corpus: the shortest ones, as many as it may have."""
     inputs = {*corpus(target), *(each for each in more if len(each) <= KEPT_SIZE)}
+    if not inputs:
+        return
     chosen = sorted(inputs, key=lambda each: (len(each), each))[:KEPT_MAX]
     path = FOLDER / "corpus" / f"{target}.hex"
     path.write_text("".join(each.hex() + "\n" for each in sorted(chosen)), "ascii")
