@@ -88,6 +88,7 @@ def test_value_that_is_held_stays_when_it_is_replaced_a_thousand_times(
     assert (other.get("camera/front") == 999).all()
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # says NumPy 2.5
 def test_get_again_is_a_view_of_what_the_first_get_made(arena: Arena, other: shmclient.Client) -> None:
     """Also of the first value of its kind, which Python decodes."""
     arena["front"] = np.arange(6.0)
