@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter_ns
 
 from shmhost.core.state_records import Frame
@@ -27,6 +27,7 @@ from shmprotocol.wire.messages import Welcome
 LOG = logging.getLogger("shmhost")
 
 MAX_OUTBOX = 4 * MIB  # bytes: a few of the largest replies
+DISCARDED = 32  # frames at a time, when a client is gone
 FRAME_OVERHEAD = 200  # bytes of a queued frame beside its own: a tuple, a list, and the object of its bytes
 STALL_TICKS = 5  # a client that reads nothing for so long is dropped: its descriptors block others
 # Between looks at unread descriptors: the socket has no event for the moment when they are read.
@@ -118,10 +119,9 @@ class Outbox:
         self._is_closed = True
         self._stall.end()
         self._on_emptied, self._on_end = _do_nothing, _do_nothing
-        for _frame, fds in self.queue:  # many, nearly all without
-            if fds:
-                descriptors.close_all(fds)
-        self.queue.clear()
+        if self.queue:  # perhaps thousands of frames
+            queue, self.queue = self.queue, deque()
+            self._turn.end(_discarding(queue))
         self._grow(-self._size)
         self._unread.close(close_socket)
 
@@ -277,3 +277,11 @@ def _copies(fds: Sequence[int]) -> list[int]:
 def packed_welcome(welcome: Welcome) -> bytes:
     """Return the frame of a Welcome: clients of one user get the same one, as the first answer of each."""
     return pack(welcome)
+
+
+def _discarding(queue: deque[tuple[bytes, list[int]]]) -> Iterator[None]:
+    """Drop all frames and close their descriptors, some in each step."""
+    while queue:
+        for _ in range(min(DISCARDED, len(queue))):
+            descriptors.close_all(queue.popleft()[1])
+        yield

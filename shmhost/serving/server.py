@@ -204,6 +204,7 @@ class Host:
             self._be_taken_over(listener, workers, turns)
             await self._listen(listener, task_status)
         finally:
+            turns.finish()
             lingering.close()
             deaths.close()  # of links that are closed
             recall.close()
