@@ -50,9 +50,10 @@ class Other:
 
     async def start(self) -> None:
         self.view = await self.client.open_arena("camera")
-        with pytest.raises(shmclient.WaitTimeout):
-            await self.view.wait("x", after=NEVER, wait=0.001)
         self.reader: Any = self.client._core.arenas["camera"]
+        while not self.reader.is_attended:  # the time may be over before the host is told
+            with pytest.raises(shmclient.WaitTimeout):
+                await self.view.wait("x", after=NEVER, wait=0.01)
         self._first = self._free()
         self.follow = self.client.follow("camera/x")
         assert bytes(await anext(self.follow)) == b"1"
