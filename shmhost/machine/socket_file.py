@@ -159,7 +159,8 @@ def _read_record(data: bytes) -> int | None:
 class SocketFile:
     """The listening socket and its file. A context manager that gives the socket.
 
-    A socket file whose lock is free is stale, whatever killed its host; nothing else is ever removed.
+    A socket file whose lock is free, and that nobody has open, is stale, whatever killed its host; nothing
+    else is ever removed, nor what takes its place while it is served.
     HostError if the socket cannot be created; its message recommends `cure`.
     """
 
@@ -169,11 +170,14 @@ class SocketFile:
         self._cure = cure
         self._listener: socket.socket | None = None
         self._is_shared = False
+        self._status: os.stat_result | None = None  # of the file
         self.lock: Lock = Lock(path, cure)
 
     def share(self, listener: socket.socket, lock: int) -> None:
         """Be given the socket of another host, by a descriptor of its own, before the block; until `own`."""
         self._listener, self._is_shared = listener, True
+        with contextlib.suppress(OSError):
+            self._status = self._path.lstat()
         self.lock.share(lock)
 
     def own(self) -> None:
@@ -199,7 +203,7 @@ class SocketFile:
 
     def __exit__(self, *_: object) -> None:
         if not self._is_shared:
-            self._path.unlink(missing_ok=True)
+            self._remove()
         self._release()
 
     def _make_folders(self) -> None:
@@ -215,6 +219,8 @@ class SocketFile:
             return
         if not stat.S_ISSOCK(mode):
             raise HostError(f"{self._path} exists and is not a socket ({stat.filemode(mode)}): move it away")
+        if _is_open(str(self._path)):
+            raise HostError(f"another program has the socket {self._path}: end it, or {self._cure}")
         LOG.info("removed the stale socket %s", self._path)
         self._path.unlink()
 
@@ -224,14 +230,43 @@ class SocketFile:
         # The file is made with the mode of the socket, less the umask: there is no moment with another one.
         os.fchmod(self._listener.fileno(), self._mode)
         self._listener.bind(str(self._path))
-        self._path.chmod(self._mode)  # whatever the umask
+        self._set_mode()
         self._listener.listen(BACKLOG)
         return self._listener
+
+    def _set_mode(self) -> None:
+        """Give the file its mode, whatever the umask; not what another user has put in its place."""
+        descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+                raise HostError(f"{self._path} was replaced as soon as it was made: {self._cure}")
+            if stat.S_IMODE(status.st_mode) != self._mode:
+                os.chmod(f"/proc/self/fd/{descriptor}", self._mode)
+            self._status = status
+        finally:
+            os.close(descriptor)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._status is not None and os.path.samestat(self._path.lstat(), self._status):
+                self._path.unlink()
 
     def _release(self) -> None:
         if self._listener is not None:
             self._listener.close()
         self.lock.release()
+
+
+def _is_open(path: str) -> bool:
+    """Whether any program has a Unix socket open under a path: if not, a connection is refused."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except OSError as error:
+            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
+    return True
 
 
 @contextlib.contextmanager
