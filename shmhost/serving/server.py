@@ -280,11 +280,12 @@ class Host:
 
     def _admit(self, sock: socket.socket) -> None:
         try:
-            self._make_link(sock, peer_pidfd(sock), peer_of(sock), self._hub.returnables is not None)
+            peer = peer_of(sock)
+            self._make_link(sock, peer_pidfd(sock), peer, self._hub.returnables is not None)
             self._hub.meter.connections += 1
         except QuotaExceeded as error:
             self._hub.meter.refusals[error.code] += 1
-            LOG.warning("refused a connection: %s", error)
+            LOG.warning("refused a connection: %s", error, extra={"uid": peer.uid})
             self._turned_away.add(sock, str(error))
         except OSError as error:  # the peer is gone already, or no descriptor is left
             LOG.warning("refused a connection: %s", error)

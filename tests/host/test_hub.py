@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.window import STEP, Allocator
+from shmhost.core.work import run_now
 from shmprotocol.wire.connection import Connection, pack
 from shmprotocol.wire.messages import Create, Measured
 from shmprotocol.wire.names import ChangeKind
@@ -26,9 +27,8 @@ class Ear:
 
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.heard: list[tuple[ChangeKind, str]] = []
+        self.peer = ROOT
         self._then = then
-
-    peer = ROOT
 
     def fall_behind(self) -> None:
         self.heard.append((ChangeKind.CHANGED, "too far behind"))
@@ -76,6 +76,22 @@ def test_each_listener_is_told_of_a_change(hub: Hub) -> None:
     hub.tell(ChangeKind.PUBLISHED, region)
     hub.tell(ChangeKind.UNLINKED, region)
     assert [ear.heard for ear in ears] == [[("published", "x"), ("unlinked", "x")]] * 2
+
+
+def test_listeners_of_a_user_that_is_too_far_behind_must_go(hub: Hub) -> None:
+    ears = Ear(), Ear()
+    ears[1].peer = Peer(8, 8)
+    hub.listeners.update(ears)
+    asked: list[int] = []
+
+    def run_news(uid: int, news: Iterator[None]) -> bool:
+        asked.append(uid)
+        return uid == ROOT.uid and run_now(uid, news)
+
+    hub.run_news = run_news
+    hub.tell(ChangeKind.PUBLISHED, publish(hub, "x", 7))
+    assert sorted(asked) == [0, 8]
+    assert [ear.heard for ear in ears] == [[("published", "x")], [("changed", "too far behind")]]
 
 
 def test_listener_may_leave_and_others_may_come_while_it_is_told(hub: Hub) -> None:

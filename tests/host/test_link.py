@@ -38,6 +38,7 @@ class Session:
         self.deeds: dict[str, Callable[[], object]] = {}
         self.log: list[str] = []
         self.began: list[Callable[[], object]] = []  # called when a long request begins
+        self.end: Callable[[str], object] = lambda _why: None
         self._send = send
 
     def answer(self, data: bytes, send_frame: Any) -> None:
@@ -332,3 +333,10 @@ async def test_no_room_to_watch_leaves_the_socket_and_closes_the_pidfd(tmp_path:
         assert ours.send(b"it is the caller's, and not watched") > 0
         assert not asyncio.get_running_loop().remove_reader(ours)
     assert count_descriptors() == before - 1
+
+
+async def test_session_can_end_its_connection_in_a_moment(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.session.end("it is too far behind")
+    assert rig.closed == []
+    assert await rig.is_ended()
+    assert "dropped uid 7 pid 700: it is too far behind" in caplog.text
