@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -287,6 +288,7 @@ async def test_async_client_that_is_closed_before_it_notes_a_grant_is_closed(
         await client.open("a")
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="it counts objects in batches")
 @pytest.mark.parametrize("is_put", [False, True], ids=["attach", "put"])
 def test_collector_that_closes_the_client_leaves_no_mapping_without_a_lease(
     shm: shmclient.Client, is_put: bool
