@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from shmhost.core import filled_puts, small_puts
 from shmhost.core.creations import Creations
 from shmhost.core.filled_puts import FilledPuts
+from shmhost.core.holders import text_of
 from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
 from shmhost.core.interests import Interests
@@ -259,7 +260,7 @@ class Session:
         self._hub.meter.refusals[error.code] += 1
         if isinstance(error, OutOfMemory | Unsupported):
             self._hub.warn(self.peer, error)
-        self._send(m.Refused(request, error.code, str(error)), ())
+        self._send(m.Refused(request, error.code, text_of(error, self._registry, self.peer)), ())
 
     def _hello(self, message: m.Message) -> None:
         if type(message) is not m.Hello:

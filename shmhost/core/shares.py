@@ -34,6 +34,14 @@ class Holder(Protocol):
         """Close the account if nothing is left in it."""
 
 
+class ShareExceeded(QuotaExceeded):
+    """A QuotaExceeded, with the pool of the resource."""
+
+    def __init__(self, text: str, pool: Pool) -> None:
+        super().__init__(text)
+        self.pool = pool
+
+
 class Pool:
     """The whole of one resource: `booked` is what the shares have, `kept` is for uids that may still come.
 
@@ -141,7 +149,7 @@ class Share:
             if after <= self._easy and booked + pool.kept <= pool.total:
                 pool.booked, self.booked = booked, after
             elif refusal := self._refusal(count):
-                raise QuotaExceeded(refusal)
+                raise ShareExceeded(refusal, pool)
             else:
                 self._book(max(after, self.guarantee))
         self.used = after

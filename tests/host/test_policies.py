@@ -395,3 +395,29 @@ def test_host_does_not_start_with_mistakes_in_its_policy(tmp_path: Path, policy_
     )
     assert result.returncode == 1
     assert "line 1: no limit is in [[limits]]" in result.stderr
+
+
+# --- who holds what is asked for
+
+
+def test_refusal_names_the_users_and_the_regions_that_have_it_as_far_as_one_may_know(world: World) -> None:
+    alice, bob = world.client(uid=1000), world.client(uid=1001)
+    for name, size, mode in (("a", 9000, 0o600), ("b", 5000, 0o644), ("c", 20_000, 0o640)):
+        bob.say(m.Put(2, name, mode, True, size, 0, 0, bytes(size)))
+    bob.say(CREATE._replace(name="d", mode=0o666))
+    alice.publish("mine")
+    restrict(world, "[[limits]]\nusers = [1000]\nbytes = 1")
+    text = alice.say(CREATE._replace(name="more")).text
+    assert text.endswith(
+        ". Of all, uid 1001 has 77824, uid 1000 has 12288; among them 'c' (24576 bytes, uid 1001, pid 0), "
+        "'b' (12288 bytes, uid 1001, pid 0), 'mine' (8192 bytes, uid 1000, pid 0)"
+    )
+
+
+def test_refusal_of_what_regions_do_not_take_names_users_alone(world: World) -> None:
+    talk = world.client(uid=1000)
+    talk.publish("mine")
+    restrict(world, "[[limits]]\nwatches = 1")
+    talk.say(m.Watch(3, ""))
+    text = talk.say(m.Watch(4, "")).text
+    assert text.endswith("Cancel some. Of all, uid 1000 has 1")
