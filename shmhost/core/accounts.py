@@ -19,6 +19,7 @@ from typing import NamedTuple
 from shmhost.core.peers import Peer
 from shmhost.core.policy import NO_LIMITS, Limits, Policy
 from shmhost.core.shares import UNLIMITED, Pool, Share
+from shmhost.core.window import span_size
 from shmprotocol.errors import QuotaExceeded
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -118,6 +119,17 @@ class Account:
             return self._charge_each(size, files, regions)
         sizes.used, descriptors.used, numbers.used = after, files_after, regions_after
         return Charge(self, size, files, regions)
+
+    def charge_region(self, size: int, files: int, extent: int) -> Charge:
+        """Do what `charge` does for a region that extends so far; addresses too, where they are scarce."""
+        charge = self.charge(size, files, 1)
+        if self._accounts.are_addresses_scarce:
+            try:
+                charge.also(self.addresses, span_size(extent))
+            except QuotaExceeded:
+                charge.release()
+                raise
+        return charge
 
     def _charge_each(self, size: int, files: int, regions: int) -> Charge:
         charge = Charge(self, 0, 0, 0)
@@ -246,7 +258,8 @@ class Totals(NamedTuple):
     """The resources of a host, of which `own_files` of the descriptors are its own.
 
     `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
-    for, `addresses` bytes of the windows, for arenas to grow into, and `unread` descriptors that are sent and
+    for, `addresses` bytes of the windows, for arenas to grow into, or for all that is mapped where
+    `are_addresses_scarce`, and `unread` descriptors that are sent and
     not read yet, some of them by the owners of arenas.
     """
 
@@ -259,6 +272,7 @@ class Totals(NamedTuple):
     addresses: int = UNLIMITED
     unread: int = UNLIMITED
     unread_by_owners: int = UNLIMITED
+    are_addresses_scarce: bool = False
 
 
 class Accounts:
@@ -267,6 +281,7 @@ class Accounts:
     def __init__(self, totals: Totals, privileged: Iterable[int] = (0,)) -> None:
         self.pools = _pools(totals)
         _, self.bytes, self.files, *_ = self.pools
+        self.are_addresses_scarce = totals.are_addresses_scarce
         self.policy = Policy()
         self.is_adopting = False  # what is taken was given by another host, so that no limit holds
         self._accounts: dict[int, Account] = {}
@@ -333,8 +348,8 @@ def _pools(totals: Totals) -> tuple[Pool, ...]:
         Pool(
             "addresses",
             totals.addresses,
-            "bytes of addresses to grow into",
-            "Ask for a smaller max_size, or give the host a larger --window",
+            "bytes of addresses" if totals.are_addresses_scarce else "bytes of addresses to grow into",
+            f"{_UNLINK}, choose a smaller max_size, or start the host with a larger --window",
         ),
         # With the largest reply, so that each user gets one.
         Pool(

@@ -262,6 +262,8 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, makers: M
     region.record = record.record
     if charge.account.uid != region.owner.uid:
         charge.bear()
+    if registry.accounts.are_addresses_scarce and record.arena is None:
+        charge.also(registry.accounts.of(region.owner.uid).addresses, span.size)
     region.object = _object_from(record, take, makers)
     return region
 

@@ -283,9 +283,10 @@ class Registry:
 
         `files` is how many descriptors the host will have of it.
         """
-        charge = self.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, files, 1)
+        extent = max(capacity, extent)
+        charge = self.accounts.of(peer.uid).charge_region(capacity + REGION_OVERHEAD, files, extent)
         try:
-            span, window = self._take_span(max(capacity, extent))
+            span, window = self._take_span(extent)
         except QuotaExceeded:
             charge.release()
             raise

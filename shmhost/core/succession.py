@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+from shmhost.core.accounts import Charge
 from shmhost.core.peers import Peer
 from shmhost.core.regions import WRITE, Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
@@ -22,7 +23,7 @@ def begin(
 
     The budget has room for it. None, and nothing is taken: the name is being created, `replace` or the rights
     forbid it, an arena may be in the way, or no address is left. InvalidArgument: it is not a name.
-    QuotaExceeded: no generation is left.
+    QuotaExceeded: no generation is left, or the peer may have no more regions.
     """
     if name in registry.creating:
         return None
@@ -37,21 +38,15 @@ def begin(
         return None
     capacity = page_up(HEADER_SIZE + size)
     generation = registry.generations.next(None if older is None else older.generation)
+    legacy = _legacy_of(older, capacity, peer)
+    # Before anything is taken: a limit of regions may refuse it.
+    charge = _charge(registry, capacity, peer) if legacy is None else legacy.charge
     room = registry.allocator.take(capacity)
     if room is None:
+        if legacy is None:
+            charge.release()
         return None
-    # All that is counted for a region that goes at once can be counted for the next one, if that is alike.
-    if (
-        older is not None
-        and not older.leases
-        and older.capacity == capacity
-        and older.owner.uid == peer.uid
-        and older.backend is Backend.MEMFD
-    ):
-        charge, tally = older.charge, older.tally
-    else:
-        charge = registry.accounts.of(peer.uid).charge(capacity + REGION_OVERHEAD, 1, 1)
-        tally = registry.tallies.add(State.CURRENT, peer.uid, capacity)
+    tally = registry.tallies.add(State.CURRENT, peer.uid, capacity) if legacy is None else legacy.tally
     number, (span, window) = next(registry.numbers), room
     region = Region(
         number, peer, size, capacity, span, window, charge, name, mode, Seal.FULL, Backend.MEMFD, tally
@@ -63,6 +58,23 @@ def begin(
     else:
         registry.assign_line(region)
     return region
+
+
+def _legacy_of(older: Region | None, capacity: int, peer: Peer) -> Region | None:
+    """Return the older region if it goes at once, and all that is counted for it can be for the next one."""
+    if (
+        older is None
+        or older.leases
+        or older.capacity != capacity
+        or older.owner.uid != peer.uid
+        or older.backend is not Backend.MEMFD
+    ):
+        return None
+    return older
+
+
+def _charge(registry: Registry, capacity: int, peer: Peer) -> Charge:
+    return registry.accounts.of(peer.uid).charge_region(capacity + REGION_OVERHEAD, 1, capacity)
 
 
 def complete(registry: Registry, region: Region, older: Region | None) -> None:

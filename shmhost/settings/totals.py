@@ -6,6 +6,7 @@ import resource
 
 from shmhost.core.accounts import Totals
 from shmhost.core.shares import UNLIMITED
+from shmhost.core.window import STEP
 from shmhost.settings.config import Config
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -25,6 +26,10 @@ def totals_of(config: Config) -> Totals:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
         files = UNLIMITED
+    addresses = sum(size for _, size in config.windows)
+    # Each region takes a STEP at least, and a descriptor. Where these are fewer than half of the steps, only
+    # arenas can use up all addresses.
+    are_scarce = addresses // STEP < 2 * files
     # As many as the kernel lets the host's user have in flight; a host of root may have more.
     unread = max(MAX_DESCRIPTORS * OWNERS_PART, files if files < UNLIMITED else NO_FILES_LIMIT)
     return Totals(
@@ -34,7 +39,8 @@ def totals_of(config: Config) -> Totals:
         min(OWN_FILES, files // 4),
         config.board,
         min(MAX_LISTENING, max(MIN_LISTENING, config.budget // BYTES_PER_LEASE)),
-        sum(size for _, size in config.windows) // 2,
+        addresses if are_scarce else addresses // 2,
         unread - unread // OWNERS_PART,
         unread // OWNERS_PART,
+        are_scarce,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from arena_support import SIZE, ArenaPeer, Board, stat
+from shmhost.core.accounts import Totals
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ARENA_GROW
@@ -157,24 +158,36 @@ def test_growth_that_the_owner_prevents_is_refused(owner: ArenaPeer) -> None:
     assert owned.grow(2 * SIZE) == (errno.EPERM, SIZE)
 
 
-def test_addresses_to_grow_into_are_bounded(host: WatchedHost, tmp_path: Path) -> None:
-    """Half of all are for that, and a few of these would take all there are."""
-    window = (0x520000000000, 1 << 30)
+def test_addresses_are_bounded_where_they_are_scarce(tmp_path: Path) -> None:
+    """An arena takes those that it may grow into."""
+    window, most = (0x520000000000, 1 << 30), (1 << 29) + SIZE
     with (
         watched_host(str(tmp_path / "narrow"), windows=(window,)) as narrow,
         ArenaPeer(narrow.socket_path) as owner,
     ):
-        most = (1 << 29) + SIZE
-        request = m.Arena(2, "camera", SIZE, most + 4096, 0o600, True, False)
-        assert owner.refusal(request).code == "quota-exceeded"
         owned = owner.publish("camera", SIZE, most, keep=False)
-        refusal = owner.refusal(request._replace(name="other", max_size=SIZE + 4096))
+        refusal = owner.refusal(m.Arena(2, "other", SIZE, most, 0o600, True, False))
         assert refusal.code == "quota-exceeded"
-        assert "4096 bytes of addresses to grow into are over what the host has: 536870912 of" in refusal.text
+        assert "bytes of addresses are over what the host has: 538968064 of 1073741824" in refusal.text
         owner.make("sealed", SIZE)
         owned.leave()
         wait_until(lambda: narrow.counts()["arenas"] == 1)
         owner.make("other", SIZE, most)
+
+
+def test_addresses_to_grow_into_are_bounded_where_there_are_plenty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = Totals(1 << 30, addresses=1 << 20)
+    monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config: totals)
+    with watched_host(str(tmp_path / "wide")) as wide, ArenaPeer(wide.socket_path) as owner:
+        owned = owner.publish("camera", SIZE, SIZE + (1 << 20), keep=False)
+        refusal = owner.refusal(m.Arena(2, "other", SIZE, SIZE + 4096, 0o600, True, False))
+        assert "4096 bytes of addresses to grow into are over what the host has: 1048576 of" in refusal.text
+        owner.make("sealed", SIZE)
+        owned.leave()
+        wait_until(lambda: wide.counts()["arenas"] == 1)
+        owner.make("other", SIZE, SIZE + 4096)
 
 
 # --- what breaks the rules

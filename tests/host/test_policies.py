@@ -21,6 +21,7 @@ from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.settings.policies import COUNTS, KEYS, parse_policy, read_policy
 from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.connection import pack
 from support import wait_until
 
 ROOT, ALICE, BOB, TEACHER = Peer(0, 0), Peer(1000, 70), Peer(1001, 71), Peer(1002, 72, groups=frozenset({90}))
@@ -421,3 +422,17 @@ def test_refusal_of_what_regions_do_not_take_names_users_alone(world: World) -> 
     talk.say(m.Watch(3, ""))
     text = talk.say(m.Watch(4, "")).text
     assert text.endswith("Cancel some. Of all, uid 1000 has 1")
+
+
+def test_put_that_is_refused_for_a_limit_of_regions_takes_no_addresses(world: World) -> None:
+    talk = world.client(uid=1000)
+    put = m.Put(3, "x", 0o600, True, 10, 0, 0, b"x" * 10)
+    talk.say(put)
+    restrict(world, "[[limits]]\nregions = 1")
+    before, frames = world.taken(), list[bytes]()
+    for _ in range(3):
+        assert (
+            talk.session.answer(pack(put._replace(name="y")), lambda data, _: frames.append(data)) is not None
+        )
+    assert (world.taken(), frames) == (before, [])
+    assert talk.last().code == "quota-exceeded"

@@ -200,6 +200,39 @@ def test_close_frees_everything() -> None:
     assert world.registry.accounts.bytes.used == 0
 
 
+# --- addresses, where there are few
+
+
+def narrow(count: int) -> World:
+    """A world in which there are fewer addresses than descriptors."""
+    world = World(size=count * STEP)
+    totals = Totals(1 << 30, addresses=count * STEP, are_addresses_scarce=True)
+    world.registry.accounts = Accounts(totals)
+    for uid in (7, 9):
+        world.registry.accounts.of(uid).connect(Peer(uid, uid))
+    return world
+
+
+def test_user_who_takes_all_addresses_leaves_others_theirs_where_they_are_scarce() -> None:
+    world = narrow(128)
+    for number in range(118):  # a guarantee is 2; there are root's, another's, and those of three newcomers
+        world.publish(f"x/{number}")
+    with pytest.raises(QuotaExceeded, match="2097152 bytes of addresses are over the share of uid 7"):
+        world.create("more")
+    other = world.create("y", OTHER), world.create("z", OTHER)
+    world.registry.unlink("x/0", OWNER)
+    world.create("more")
+    for region in other:
+        world.registry.abort(region)
+    assert world.registry.accounts.of(9).addresses.used == 0
+
+
+def test_addresses_are_not_counted_where_there_are_plenty() -> None:
+    world = World()
+    world.publish("x")
+    assert world.registry.accounts.of(7).addresses.used == 0
+
+
 # --- charges of what is superseded
 
 
