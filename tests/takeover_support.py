@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,26 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from support import RawPeer
 
+KILLS = """
+import os, signal
+from shmhost.cli import main
+from shmhost.serving import parcels
+from shmhost.serving.handover import GO
+
+receive = parcels.receive_exactly
+
+def receive_and_kill(sock, size):
+    if "{where}" == "before" and size == len(GO):
+        os.kill({pid}, signal.SIGKILL)
+    data = receive(sock, size)
+    if "{where}" == "after" and data == GO:
+        os.kill({pid}, signal.SIGKILL)
+    return data
+
+parcels.receive_exactly = receive_and_kill
+main()
+"""
+
 
 class Line:
     """A host at a socket, and its successors. The last one is killed at the end of the block."""
@@ -28,8 +49,8 @@ class Line:
         self._options = options
         self.child = self._start()
 
-    def _start(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "shmhost", "serve", "--socket", self.path, *self._options, *more]
+    def _start(self, *more: str, program: tuple[str, ...] = ("-m", "shmhost")) -> subprocess.Popen[str]:
+        command = [sys.executable, *program, "serve", "--socket", self.path, *self._options, *more]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert child.stderr is not None
         log = ""
@@ -47,6 +68,15 @@ class Line:
         _, log = before.communicate(timeout=30)
         assert before.returncode == 0, log
         return log
+
+    def take_over_and_kill(self, where: str) -> None:
+        """Have a successor kill this host, before or after that lets it go. AssertionError: it ends then."""
+        before, program = self.child, KILLS.format(pid=self.child.pid, where=where)
+        try:
+            self.child = self._start("--takeover", program=("-c", program))
+        finally:
+            before.communicate(timeout=30)
+            assert before.returncode == -signal.SIGKILL
 
     def kill_and_start(self) -> None:
         """Kill the host, and start another."""

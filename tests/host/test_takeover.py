@@ -319,6 +319,25 @@ def test_successor_that_says_nothing_any_more_is_killed_after_go(line: Line) -> 
         shm.put("x", b"1").close()
 
 
+def test_successor_ends_when_the_host_is_killed_before_it_lets_go(line: Line) -> None:
+    """And leaves the socket to the next host, as any kill does."""
+    with shmclient.connect(line.path) as shm:
+        shm.put("x", b"1").close()
+        with pytest.raises(AssertionError, match="cannot take over"):
+            line.take_over_and_kill("before")
+        assert os.path.exists(line.path)
+        line.kill_and_start()
+        shm.put("y", b"2").close()
+
+
+def test_successor_serves_when_the_host_is_killed_after_it_let_go(line: Line) -> None:
+    with shmclient.connect(line.path) as shm, shm.put("x", b"1") as region:
+        line.take_over_and_kill("after")
+        assert region.is_current()
+        shm.put("x", b"2").close()
+        assert not region.is_current()
+
+
 @needs_root
 def test_other_user_is_refused(folder: Path) -> None:
     def ask() -> None:

@@ -33,6 +33,11 @@ from model.programs import (
 
 Run = Generator[Any, Any, Any]
 WORD, BOARD, INBOX = "word of the entry", "board", "messages to the owner"
+NEXT, MOVED = (
+    "next board",
+    ("board", "next"),
+)  # of the host that takes the place of the first; and how it says so
+MANY = 100  # more than there are messages
 HOLDS = ("hold", "other hold")
 
 
@@ -72,6 +77,10 @@ class Arena:
     raises: str = SEQ
     joining: tuple[str, ...] = ("tell", "raise", "grant")
     parting: tuple[str, ...] = ("tell", "raise")
+    takeover: int = -1  # so many have joined when another host takes the place of the first; -1: none does
+    mark: str = (
+        SEQ  # how the first host says on its board that it has moved, as its last act; "": it does not
+    )
     takes_back: bool = False  # the first who joins is gone before the owner's socket has room for the message
 
     @property
@@ -91,7 +100,10 @@ class Arena:
         """Whose ledgers the owner knows after these messages."""
         names = [*self.names[: self.readers]]
         for kind, name in messages:
-            names = [*names, name] if kind == "ledger" else [other for other in names if other != name]
+            if kind == "ledger":
+                names.append(name)
+            elif kind == "forget":
+                names.remove(name)
         return tuple(names)
 
     def with_fences(self) -> Arena:
@@ -139,9 +151,13 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
     if a.owner_fence:
         yield Fence()
     if a.compares_board:
-        count = yield Load(BOARD, a.collects)
+        board = _board(heard)
+        count = yield Load(board, a.collects)
         heard = yield from receive(heard, count)
-        if len(heard) < count:
+        if _board(heard) != board:
+            count = yield Load(NEXT, a.collects)
+            heard = yield from receive(heard, count)
+        if _count(heard) < count:
             return heard, (), retired
     held: frozenset[int] = frozenset()
     for name in a.ledgers(heard):
@@ -155,9 +171,19 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
 
 def receive(heard: tuple[Any, ...], count: int) -> Run:
     """Return the messages that were received: now all, if the board says another number."""
-    if len(heard) != count:
+    if _count(heard) != count:
         heard = yield Await(INBOX)
     return heard
+
+
+def _board(heard: tuple[Any, ...]) -> str:
+    """Return the board that the owner looks at after these messages."""
+    return NEXT if MOVED in heard else BOARD
+
+
+def _count(heard: tuple[Any, ...]) -> int:
+    """Return how many messages are about ledgers."""
+    return len(heard) - (MOVED in heard)
 
 
 def audit(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
@@ -169,7 +195,7 @@ def audit(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
 
 def _check_room(a: Arena) -> None:
     """A block is current, each hold may name another, so one more is free, unless a message is late."""
-    is_prompt = a.joining[0] == a.parting[0] == "tell" and not a.takes_back
+    is_prompt = a.joining[0] == a.parting[0] == "tell" and not a.takes_back and a.takeover < 0
     if is_prompt and a.blocks >= 2 + len(a.names) and a.removes_at == 0:
         raise Broken("the arena is full")
 
@@ -229,15 +255,29 @@ def hold(a: Arena, me: str, block: int) -> Run:
 def host(a: Arena) -> Run:
     """Serve: who joins, then the first who is gone. Messages go out at any time."""
     messages, board = (), 0
-    for name in a.joiners:
+    for number, name in enumerate(a.joiners):
+        if number == a.takeover:
+            messages = yield from hand_over(a, messages, board)
         if a.takes_back and name == a.joiners[0]:
             board = yield from come_and_go(a, board, name)
             continue
         messages = (*messages, ("ledger", name))
         board = yield from change(a, a.joining, messages, board, name)
+    if len(a.joiners) == a.takeover:
+        messages = yield from hand_over(a, messages, board)
     gone = yield Await(DEAD, ())
     if not a.takes_back:
         yield from change(a, a.parting, (*messages, ("forget", gone[0])), board, "")
+
+
+def hand_over(a: Arena, messages: tuple[Any, ...], board: int) -> Run:
+    """Be another host from now on, with another board; return the messages that the owner hears of it."""
+    if a.mark:
+        yield Store(BOARD, board + MANY, a.mark)
+    yield Store(NEXT, board, a.raises)
+    messages = (*messages, MOVED)
+    yield Post(INBOX, messages)
+    return messages
 
 
 def change(a: Arena, steps: tuple[str, ...], messages: tuple[Any, ...], board: int, name: str) -> Run:
@@ -246,7 +286,7 @@ def change(a: Arena, steps: tuple[str, ...], messages: tuple[Any, ...], board: i
             yield Post(INBOX, messages)
         elif step == "raise":
             board += 1
-            yield Store(BOARD, board, a.raises)
+            yield Store(_board(messages), board, a.raises)
         else:
             yield Post(f"grant to {name}", True)
     return board
@@ -285,6 +325,7 @@ def _words(a: Arena, readers: frozenset[str], mine: frozenset[str]) -> dict[str,
     words = {
         WORD: Word(a.word(1, 0), "owner", readers),
         BOARD: Word(0, "host", mine),
+        NEXT: Word(0, "host", mine),
         INBOX: Word((), is_message=True),
         DEAD: Word((), is_message=True),
     }

@@ -39,6 +39,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "the owner hears late of who joins": JOIN
     | {"blocks": 2, "puts": 4, "joining": ("raise", "grant", "tell")},
     "a client comes and goes unheard": UNHEARD,
+    "a reader joins the next host": JOIN | {"blocks": 2, "puts": 4, "takeover": 0},
+    "another host comes when a reader has joined": JOIN | {"blocks": 2, "puts": 4, "takeover": 1},
+    "a reader of the next host dies": JOIN | {"blocks": 2, "puts": 4, "takeover": 0, "kills": "readers"},
     "a second reader joins": {"joins": 1, "blocks": 2, "puts": 2},
     "a reader dies": {"kills": "readers"},
     "a reader joins and dies": JOIN | {"blocks": 2, "puts": 4, "kills": "readers"},
@@ -54,6 +57,13 @@ LONG_RUNS: dict[str, dict[str, Any]] = {
     "a reader that gets twice dies": {"kills": "readers", "gets": 2},
     "three gets": {"gets": 3, "puts": 4},
     "two readers, three puts": {"readers": 2, "blocks": 2},
+    "another host comes between two readers": {
+        "readers": 0,
+        "joins": 2,
+        "blocks": 2,
+        "puts": 2,
+        "takeover": 1,
+    },
     "two readers join": {"readers": 0, "joins": 2, "blocks": 2, "puts": 2},
     "one of two readers dies": {"joins": 1, "blocks": 2, "puts": 2, "kills": "readers"},
     "two readers, the name is removed": {"readers": 2, "blocks": 2, "puts": 2, "removes_at": 3},
@@ -104,6 +114,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "raising the board's word before the grant": (JOIN, {"joining": ("tell", "grant", "raise")}, WRITTEN),
     "raising the board's word for the dead": ({"kills": "readers"}, {"parting": ("tell",)}, LEFT),
     "keeping a ledger until its process is dead": ({}, {"hangs_up": True}, WRITTEN),
+    "marking the board of the host before": (JOIN | {"takeover": 0}, {"mark": ""}, WRITTEN),
     "a hold that stays in its word": ({}, {"moves_hold": True}, WRITTEN),
 }
 # Orders that x86 always keeps, if the compiler does.
@@ -115,6 +126,7 @@ ORDERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "seq of the highest hold": ({}, {"high": RELEASE}, WRITTEN),
     "release of letting go": ({}, {"let_go": RELAXED}, RACE),
     "seq of the owner's loads": ({}, {"collects": ACQUIRE}, WRITTEN),
+    "seq of marking the board of the host before": (JOIN | {"takeover": 0}, {"mark": RELEASE}, WRITTEN),
     "seq of raising the board's word": (JOIN, {"raises": RELEASE}, WRITTEN),
 }
 # The same where fences are in place of seq.

@@ -1,0 +1,109 @@
+"""A successor that is killed at its system calls, from its first word to the moment from which it serves.
+
+`HYPOTHESIS_PROFILE=fuzz` tries each place, `make test` some.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmclient
+import shmhost.cli
+from shmhost.serving import takeover
+from shmhost.settings.config import Config
+from stepping import Stepped, begin
+from support import wait_until
+from takeover_support import Line, line_of_hosts
+
+FEW = 5
+VALUE = b"1" * 50_000
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    with line_of_hosts(tmp_path / "h") as hosts:
+        yield hosts
+
+
+def succeed(line: Line) -> None:
+    """Take over, in a forked child that stands still from the first word to the host on."""
+    request = takeover.request
+
+    def request_in_steps(config: Config) -> takeover.Heritage:
+        begin()
+        return request(config)
+
+    takeover.request = request_in_steps
+    sys.argv = ["shmhost", "serve", "--socket", line.path, "--takeover"]
+    shmhost.cli.main()
+
+
+def has_handed_over(line: Line) -> bool:
+    return line.child.poll() is not None
+
+
+class Load:
+    """What a host has, and must have still; `check` looks at all of it."""
+
+    def __init__(self, line: Line) -> None:
+        self.shm, self.other = shmclient.connect(line.path), shmclient.connect(line.path)
+        self.region = self.shm.put("x", b"x")
+        self.watch = self.other.watch("x")
+        self.arena = self.shm.arena("arena", size=1 << 20)
+        self.arena["x"] = VALUE
+        self.value = self.other.get("arena/x")
+        self.count = 0
+
+    def check(self) -> None:
+        self.count += 1
+        assert self.region.is_current()
+        self.region.close()
+        self.region = self.shm.put("x", b"%d" % self.count)
+        assert next(self.watch).info.generation == self.region.generation
+        for _ in range(20):
+            self.arena["x"] = b"2" * 50_000
+        assert bytes(self.value) == VALUE
+        assert bytes(self.other.get("arena/x")) == b"2" * 50_000
+
+    def close(self) -> None:
+        del self.value
+        self.region.close()
+        self.arena.close()
+        for client in (self.shm, self.other):
+            client.close()
+
+
+def test_host_serves_on_wherever_its_successor_is_killed(line: Line) -> None:
+    load = Load(line)
+    with Stepped(lambda: succeed(line)) as successor:
+        while not has_handed_over(line) and successor.advance(1):
+            pass
+        count = successor.steps
+    line.kill_and_start()
+    load.close()
+    load = Load(line)
+    places = range(1, count)
+    if os.environ.get("HYPOTHESIS_PROFILE") != "fuzz":
+        places = sorted(random.sample(places, FEW))
+    for place in places:
+        with Stepped(lambda: succeed(line)) as successor:
+            successor.advance(place)
+            successor.kill()
+        try:
+            load.check()
+        except shmclient.HostGone:  # it had said that it serves: then the other ends, and without complaint
+            wait_until(lambda: has_handed_over(line))
+            assert line.child.returncode == 0
+            line.kill_and_start()
+            load.close()
+            load = Load(line)
+    print(f"killed a successor at {len(places)} places of {count}")
+    line.take_over()
+    load.check()
+    load.close()
