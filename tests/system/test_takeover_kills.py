@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,12 +88,12 @@ def test_host_serves_on_wherever_its_successor_is_killed(line: Line) -> None:
     line.kill_and_start()
     load.close()
     load = Load(line)
-    places = range(1, count)
+    steps: Sequence[int] = range(1, count)
     if os.environ.get("HYPOTHESIS_PROFILE") != "fuzz":
-        places = sorted(random.sample(places, FEW))
-    for place in places:
+        steps = sorted(random.sample(steps, FEW))
+    for step in steps:
         with Stepped(lambda: succeed(line)) as successor:
-            successor.advance(place)
+            successor.advance(step)
             successor.kill()
         try:
             load.check()
@@ -103,7 +103,7 @@ def test_host_serves_on_wherever_its_successor_is_killed(line: Line) -> None:
             line.kill_and_start()
             load.close()
             load = Load(line)
-    print(f"killed a successor at {len(places)} places of {count}")
+    print(f"killed a successor at {len(steps)} places of {count}")
     line.take_over()
     load.check()
     load.close()
