@@ -180,6 +180,8 @@ class Client:
         elif isinstance(message, m.Opened):
             for grant in message.grants:
                 self._learn(grant)
+        elif isinstance(message, m.Restored):
+            self.leases |= {g.lease: (g.region, g.address) for g in message.grants if g.lease}
 
     def _hear_bytes(self, frame: bytes, fds: Sequence[int]) -> None:
         for message in messages_of(frame, len(fds)):

@@ -15,15 +15,20 @@ from collections import Counter
 from core_clients import Client, Control, KeptLedger, client_end
 from shmhost.core.accounts import CONNECTION_FILES, Accounts, Totals
 from shmhost.core.arenas import Arena
+from shmhost.core.expected import Expected
+from shmhost.core.generations import Generations, numbers
 from shmhost.core.hub import Hub, Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.objects import Memfd
 from shmhost.core.readings import forgetting
+from shmhost.core.records import NoBook
 from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.window import STEP, Allocator
 from shmhost.core.work import run_to_end
 from shmhost.machine.arena_memory import ArenaMemory
 from shmhost.machine.board import make_board
+from shmhost.machine.returned import Returnables
+from shmhost.machine.state_file import StateFile
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import QuotaExceeded
 from shmprotocol.kernel.board import LINE_SIZE, size_of
@@ -40,23 +45,84 @@ LINE = struct.Struct("<QQ4IQI")  # region, generation, changes, rights, cpu, led
 class Model:
     """A host's core, and its clients."""
 
-    def __init__(self) -> None:
-        clock = itertools.count(1)
+    def __init__(self, folder: str) -> None:
+        self._path = f"{folder}/state"
+        self._ceiling = 0  # of generations, which the lock keeps
+        self._clock = itertools.count(1)
+        self._newest: dict[str, int] = {}  # generation of a name that anybody was told
+        self._start()
+
+    def _start(self) -> None:
+        self._file = StateFile(self._path)
         self.registry = Registry(
-            Allocator(WINDOWS), Accounts(TOTALS, {0}), lambda: next(clock), lambda memory: memory.close()
+            Allocator(WINDOWS),
+            Accounts(TOTALS, {0}),
+            lambda: next(self._clock),
+            lambda memory: memory.close(),
+            generations=Generations(self._store_ceiling),
         )
         board = make_board(self.registry.allocator, LINES, 1)
         assert board is not None
         self._board = self.registry.board = board
         self._free = sum(window.free() for window in self.registry.allocator.windows)
+        self.registry.generations.resume(self._ceiling)
+        self.registry.numbers = numbers(self._file.first_number, self._file.store_number)
+        self.registry.book = self._file
+        self.expected = Expected(self.registry, self._file.forget, self._file.supersede)
+        self.expected.load(self._file.records)
         self.hub = Hub(self.registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
+        self.hub.expected, self.hub.returnables = self.expected, Returnables(None)  # type: ignore[arg-type]
         self.hub.make_arena, self.hub.make_ledger_object = ArenaMemory, KeptLedger
         self.hub.make_control = self._make_control
         self.hub.spare_max, self.hub.reserve_max = 8 * 4096, 16 * 4096
         self.clients: list[Client] = []
         self.controls: dict[Arena, Control] = {}
         self.lingering: list[Ledger] = []  # of clients that were dropped, and live
-        self._newest: dict[str, int] = {}  # generation of a name that anybody was told
+
+    def _store_ceiling(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+
+    def restart(self, part: int) -> None:
+        """Kill the host and start another; clients hand back what they hold, but for one lease in `part`."""
+        held = [
+            (client.session.peer.uid, self._held(client)) for client in self.clients if not client.is_dead
+        ]
+        self._kill()
+        self._start()
+        for uid, regions in held:
+            self.connect(uid)
+            self._hand_back(self.clients[-1], dict(list(regions.items())[:: part or 1]))
+            for _, fd in regions.values():
+                os.close(fd)
+
+    def _held(self, client: Client) -> dict[int, tuple[int, int]]:
+        """Return the regions that a client has mapped, where, and a descriptor of each."""
+        held = {}
+        for number, address in client.leases.values():
+            region = self.registry.regions[number]
+            if region.arena is None and region.object is not None and number not in held:
+                held[number] = address, os.dup(region.object.reader())
+        return held
+
+    def _hand_back(self, client: Client, regions: dict[int, tuple[int, int]]) -> None:
+        fds = [fd for _, fd in regions.values()]
+        client.session.handle(m.Restore(1, tuple(regions)), fds)
+        for number, (address, _) in regions.items():
+            region = self.registry.regions.get(number)
+            assert region is None or region.span.address == address, "what is back is where it was"
+
+    def _kill(self) -> None:
+        """End the host as SIGKILL does: nothing is undone, and the kernel closes what it had open."""
+        self.registry.book = NoBook()
+        for client in self.clients:
+            if client.steps is not None:
+                client.is_dead = True
+                client.steps.close()
+        for ledger in self.hub.ledgers.values():
+            ledger.object.close()
+        self.registry.close()
+        self._board.close()
+        self._file.close(remove=False)
 
     def _make_control(self, owner: Owner) -> Control:
         control = Control(owner)
@@ -108,6 +174,7 @@ class Model:
                 client.work()
         while self.lingering:
             self.forget()
+        self.expected.clear()
         root = Client(self, 0)
         self.clients.append(root)
         for name in list(self.registry.current):
@@ -122,6 +189,7 @@ class Model:
     def close(self) -> None:
         self.registry.close()
         self._board.close()
+        self._file.close(remove=True)
 
     # --- what holds after each step
 
@@ -198,6 +266,7 @@ class Model:
 
     def _check_addresses(self) -> None:
         spans = [region.span for region in self.registry.regions.values()]
+        spans += [record.span for record, _ in self.expected._records.values()]
         address, size = self._board.range
         ordered = sorted([(span.address, span.end) for span in spans] + [(address, address + size)])
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))

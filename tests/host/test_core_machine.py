@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ class CoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._descriptors = count_descriptors()
-        self._model = Model()
+        self._folder = tempfile.TemporaryDirectory()
+        self._model = Model(self._folder.name)
         for uid in (7, 7, 8, 0):
             self._model.connect(uid)
 
@@ -240,6 +242,15 @@ class CoreMachine(RuleBasedStateMachine):
     def end_what_was_dropped(self) -> None:
         self._model.forget()
 
+    @rule(which=NUMBERS)
+    def restart(self, which: int) -> None:
+        """The host is killed; its successor gets back what clients hand to it."""
+        self._model.restart(which)
+
+    @rule()
+    def give_up_what_is_expected(self) -> None:
+        self._model.expected.clear()
+
     @invariant()
     def all_is_in_order(self) -> None:
         self._model.check()
@@ -248,6 +259,7 @@ class CoreMachine(RuleBasedStateMachine):
         """Let all end: nothing is left, no descriptor either."""
         self._model.end()
         self._model.close()
+        self._folder.cleanup()
         assert count_descriptors() == self._descriptors
 
 
@@ -270,7 +282,7 @@ CHOICES: dict[str, list[Any]] = {
     "spares": [[], [100], [9000, 100], [1 << 40]],
     "names": [["a"], ["b", "a"], ["c"], ["c/d"], ["c", "a", "b"]],
 }
-RARE = {"die", "be_dropped", "release_all", "recall", "owner_leaves"}
+RARE = {"die", "be_dropped", "release_all", "recall", "owner_leaves", "restart", "give_up_what_is_expected"}
 OFTEN = {"open", "put", "publish", "create", "talk_as_owner", "arena_that_is_read", "work"}
 ACTIONS = [
     name

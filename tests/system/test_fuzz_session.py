@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -139,10 +140,10 @@ def converse(model: Model, choose: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_frames_that_are_nearly_right_leave_the_core_in_order(seed: int) -> None:
+def test_frames_that_are_nearly_right_leave_the_core_in_order(seed: int, tmp_path: Path) -> None:
     before = count_descriptors()
     choose = random.Random(seed)
-    model = Model()
+    model = Model(str(tmp_path))
     for _ in range(CONVERSATIONS):
         converse(model, choose)
         model.check()
