@@ -30,6 +30,7 @@ from shmprotocol.wire.names import MAX_DESCRIPTORS
 MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at a socket that is closed but for what its peer has not read
+SKIPPED = 16  # sends between looks that find little
 MAX_LOOKS = 32  # at the kernel's queues in one turn of the loop: 35 us
 
 
@@ -102,6 +103,7 @@ class Share:
     def __init__(self, flight: Flight, counter: Counter) -> None:
         self.flight = flight
         self.counter = counter
+        self._skipped = 0
         self.debtors: dict[Unread, None] = {}  # the one that was looked at last is the last one
         self._backlogs: dict[
             Callable[[str], None], int
@@ -112,6 +114,15 @@ class Share:
         """Look at some debtors: clear those that have read all, and notify the others."""
         for debtor in self._look(MAX_LOOKS):
             debtor.on_pressure()
+
+    def relieve_now_and_then(self) -> None:
+        """Look at a few debtors, unless there was little to clear a moment ago, as each of many owes one."""
+        if self._skipped:
+            self._skipped -= 1
+            return
+        self.relieve()
+        if 2 * self.counter.used > self.counter.booked:
+            self._skipped = SKIPPED
 
     def relieve(self) -> None:
         """Look at a few debtors. Called above half of what is booked, so that more is hardly ever needed."""
@@ -184,8 +195,9 @@ class Unread:
         counter.used += count
         self._behind = 0
         if 2 * counter.used > counter.booked:
-            counter.add(0)  # books what is used
-            share.relieve()
+            if counter.used > counter.booked:
+                counter.add(0)  # books what is used
+            share.relieve_now_and_then()
 
     def settle(self) -> bool:
         """Return whether all descriptors are read; if so, clear the count. In doubt they count as unread."""

@@ -194,6 +194,20 @@ def test_those_that_have_read_are_cleared_before_the_limit_of_their_uid_is_reach
         wire.close()
 
 
+def test_looks_are_rare_when_each_of_many_connections_owes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a crowd that attaches in turn: what one has read is cleared, and the next one owes as much."""
+    flight = flight_of(20)
+    wires = [Wire(flight) for _ in range(18)]
+    looks: list[int] = []
+    monkeypatch.setattr("shmhost.serving.unread._queued", lambda _sock: looks.append(1) or 1 << 20)
+    for wire in wires:
+        wire.send(1)
+    assert len(looks) == 2  # of 8 sends above the half
+    monkeypatch.undo()
+    for wire in wires:
+        wire.close()
+
+
 def test_a_look_under_pressure_is_at_the_next_few_alone() -> None:
     flight = flight_of(3 * MAX_LOOKS)
     wires = [Wire(flight) for _ in range(2 * MAX_LOOKS)]
