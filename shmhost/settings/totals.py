@@ -18,7 +18,7 @@ BYTES_PER_LEASE = 4096
 MIN_LEASES, MAX_LEASES = 4096, 2**20
 OWNERS_PART = 4  # of the descriptors in flight: for owners of arenas, who may read late
 NO_FILES_LIMIT = 2**20  # descriptors in flight: where RLIMIT_NOFILE says none
-MIN_LISTENING, MAX_LISTENING = 8192, 2**20  # watches and names that are waited for: likewise
+MIN_LISTENING, MAX_LISTENING = 16_384, 2**20  # watches and names that are waited for: likewise
 
 
 def totals_of(config: Config) -> Totals:
