@@ -23,7 +23,7 @@ import shmclient
 import shmclient.aio
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
-from shmprotocol.native.builtins import flush_late
+from shmprotocol.native.builtins import flush_late, rest_keeper
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
@@ -46,9 +46,10 @@ def count_descriptors() -> int:
     """Return how many descriptors are open, without those that come and go.
 
     These are the counters of a host's threads, and boards, which a client keeps until it looks at one
-    (test_lazy_board.py counts them).
+    (test_lazy_board.py counts them). The thread that watches hosts has one, too.
     """
-    return len([name for name in os.listdir("/proc/self/fd") if not _goes(f"/proc/self/fd/{name}")])
+    own = rest_keeper()
+    return len([name for name in os.listdir("/proc/self/fd") if not _goes(f"/proc/self/fd/{name}")]) - own
 
 
 def _goes(path: str) -> bool:

@@ -84,7 +84,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     def _map(self, reply: m.ArenaMade, owned: descriptors.Owned, end: Callable[[], None]) -> None:
         memory = owned.take()
         mapping = ADDRESS_SPACE.map_writable(
-            (self._outbox.host_id, reply.region),
+            (self._outbox.origin, reply.region),
             memory[0],
             reply.address,
             reply.span,

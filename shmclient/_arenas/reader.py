@@ -136,7 +136,7 @@ def open_reader(
     current = Current()
     follow_line(current, board, grant)
     mapping = ADDRESS_SPACE.attach(
-        (lease.host_id, grant.region),
+        (lease.origin, grant.region),
         descriptor,
         grant.address,
         grant.capacity,

@@ -14,10 +14,12 @@ the wire, which the host would wait for: each frame goes by a send of its own, a
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from shmclient._connection.board import NO_BOARD
@@ -26,11 +28,11 @@ from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone, ShmError, again
 from shmprotocol.kernel.board import Reader as Board
-from shmprotocol.native.builtins import Lane
+from shmprotocol.native.builtins import Home, Lane
 from shmprotocol.wire import descriptors, shortcut
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
-from shmprotocol.wire.names import check_name
+from shmprotocol.wire.names import check_name, origin_of
 
 
 class Outbox:
@@ -46,6 +48,7 @@ class Outbox:
         self._posted = 0  # frames since the connection began
         self._holds: dict[object, None] = {}  # a key for each
         self.host_id = ""  # said in the host's Welcome
+        self.home: Home | None = None  # keeps descriptors for the next host of the same origin
         self.lazy_board = NO_BOARD  # unless one comes with it
         self._ids = itertools.count(1)
         self._gate: Gate[tuple[object, m.Message | Literal[True] | None]] = Gate(self._give_back)
@@ -78,6 +81,27 @@ class Outbox:
         self._lane.outbox = self
         return self._lane
 
+    def arrive(self, host_id: str, path: str, *, is_kept: bool) -> None:
+        """Note which host this is; `is_kept`: a successor of it takes back what is kept for it."""
+        self.host_id = host_id
+        if is_kept and self.origin != host_id:
+            with contextlib.suppress(ValueError):  # the path or the name is too long
+                self.home = Home(os.path.abspath(path), host_id, self._sock.fileno())
+
+    @property
+    def origin(self) -> str:
+        """The origin of the host: numbers of regions are unique in it."""
+        return origin_of(self.host_id)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, which stays its owner's; -1 when it is closed."""
+        return self._sock.fileno()
+
+    @property
+    def lane(self) -> Lane | None:
+        """The fast road, of a sync client."""
+        return self._lane
+
     @property
     def board(self) -> Board | None:
         """The board of the host, which is mapped for the first one who asks; None if there is none."""
@@ -87,14 +111,18 @@ class Outbox:
         """Return a request id that this connection has not used."""
         return next(self._ids)
 
-    def post(self, message: m.Message, pending: Pending | None = None) -> int:
+    def post(self, message: m.Message, pending: Pending | None = None, numbers: Sequence[int] = ()) -> int:
         """Send a message, or queue it; return 0 when it is sent, else its number for `is_sent`.
 
-        `pending`, if it is a request, is marked as posted. HostGone when the peer has closed the socket.
+        `pending`, if it is a request, is marked as posted. HostGone when the peer has closed the socket. With
+        descriptors it is sent at once, or OSError is raised.
         """
         frame = pack(message)
         with self._gate.draining, self._gate.lock:
-            self._put(frame, pending)
+            if numbers:
+                self._send_with(frame, pending, numbers)
+            else:
+                self._put(frame, pending)
             self._check()
             return self._posted if self._unsent else 0
 
@@ -157,6 +185,8 @@ class Outbox:
         self.is_detached = True
         if self._lane is not None:
             self._lane.detach()
+        if self.home is not None:
+            self.home.end()
         self.lazy_board.forget()
         self._shut()
 
@@ -188,6 +218,8 @@ class Outbox:
             self._is_shut = True
             if self._lane is not None:
                 self._lane.shut()
+            if self.home is not None:
+                self.home.unplug() if self._holds else self.home.end()
             self._unsent.clear()
             self._close_socket()
 
@@ -200,6 +232,21 @@ class Outbox:
         self._unsent.append(frame)
         self._posted += 1
         self._write()
+
+    def _send_with(self, frame: bytes, pending: Pending | None, numbers: Sequence[int]) -> None:
+        self._take_late()
+        self._write()
+        self._check()
+        if self._unsent:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if pending is not None:
+            pending.is_posted = True
+        try:
+            descriptors.send_now(self._sock, frame, numbers)
+        except OSError:
+            if pending is not None:
+                pending.is_posted = False
+            raise
 
     def _take_late(self) -> None:
         """Have the Releases that wait for a request go before what is sent next."""

@@ -11,6 +11,7 @@ from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import creation_key
 from shmclient._regions.mapped import Lease
+from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.errors import (
     Cancelled,
     HostGone,
@@ -106,7 +107,12 @@ def leased(context: Context, grants: Sequence[m.Grant], owned: fds.Owned) -> lis
     the grants are closed.
     """
     try:
-        return [Lease(context.outbox, grant.lease) for grant in grants]
+        leases = [Lease(context.outbox, grant.lease) for grant in grants]
+        if context.outbox.home is not None:
+            for lease, grant, descriptor in zip(leases, grants, owned, strict=False):
+                if not grant.flags & FLAG_ARENA:
+                    lease.keep(grant.region, descriptor)
+        return leases
     except BaseException:
         owned.close()
         raise

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from shmclient._arenas.reader import Reader
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers import arenas, getting, operations, putting
+from shmclient._drivers import arenas, getting, operations, putting, returning
 from shmclient._drivers.arena_waits import wait_for, wait_for_all
 from shmclient._drivers.boards import living_board
 from shmclient._drivers.channel import BaseChannel
@@ -22,7 +22,7 @@ from shmclient._regions.mapped import Mapped
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout, RegionClosed
 from shmprotocol.kernel.board import Reader as Board
-from shmprotocol.native.builtins import Current
+from shmprotocol.native.builtins import Current, Home
 
 LOOK_FOR_HOST_S = 0.01  # between two looks, which take 25 us each
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Core(Generic[C]):
         self.arenas: dict[str, Reader] = {}  # likewise
         self._alone_until_s = 0.0  # there was no host, and until then none is looked for
         self._attempts = Attempts(timeout_s)
+        self._homes: list[tuple[str, Home]] = []  # of connections whose regions the next host may get back
         self._new_lock = new_lock
         self._lock = new_lock()
         detach_after_fork(self, Core._detach)
@@ -231,7 +232,9 @@ class Core(Generic[C]):
                 self.channel.context.spares.close()
                 self.channel.outbox.lazy_board.close()
             with self._attempts.next(left_s, over) as connect_s:
-                channel = self.channel = yield Connect(connect_s)
+                channel = yield Connect(connect_s)
+            yield from self._hand_back(channel)
+            self.channel = channel
             self.arenas.clear()  # they are those of the host before
             self.mapped, self.arenas = channel.context.mapped, channel.context.arenas
             if self._reserve:
@@ -241,11 +244,26 @@ class Core(Generic[C]):
                 self._check_open()
         return channel
 
+    def _hand_back(self, channel: C) -> Operation[None]:
+        """Hand back what earlier connections have left, before anybody asks for it on this one."""
+        homes, self._homes = self._homes, []
+        outbox = channel.outbox
+        if outbox.home is None:
+            return
+        try:
+            yield Drive(channel, returning.hand_back(channel.context, homes))
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            self._homes = [(outbox.host_id, outbox.home)]
+
     def _check_open(self) -> None:
         if self.is_closed:
             raise ClientClosed("the client is closed: connect again")
 
     def _detach(self) -> None:  # in the child of a fork: start without the parent's connection
+        self._homes = []
         self._lock = self._new_lock()
         self.channel = None
         self.mapped, self.arenas = {}, {}

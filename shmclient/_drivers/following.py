@@ -29,11 +29,13 @@ from shmprotocol.errors import (
     again,
 )
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import check_name, check_part
+from shmprotocol.wire.names import check_name, check_part, origin_of
 
 if TYPE_CHECKING:
     from shmclient._regions.info import Change, RegionInfo
 
+# For names to come back after a host was killed: clients that are not stopped need some milliseconds.
+GRACE_S = 2.0
 T = TypeVar("T")
 
 
@@ -52,9 +54,9 @@ class Listener:
         """Whether it listens on this connection."""
         return self._context is context and self._is_told
 
-    def host_id(self) -> str:
-        """Return the id of the host that it listens to, or did."""
-        return self._context.outbox.host_id if self._context is not None else ""
+    def origin(self) -> str:
+        """Return the origin of the host that it listens to, or did."""
+        return self._context.outbox.origin if self._context is not None else ""
 
     def listen(self, context: Context) -> Operation[Subscription]:
         """Listen on a connection from now on."""
@@ -132,7 +134,8 @@ class Changes:
     """The changes of all names with a prefix. With `resumes`, they go on at the next host.
 
     The changes that nobody saw are found by comparing: `unlinked` for each name that is gone, by name, then
-    `published` for each whose region is another, then `changed` for another mode.
+    `published` for each whose region is another, then `changed` for another mode. A name that a killed host
+    had gets GRACE_S to come back before it counts as gone.
     """
 
     def __init__(self, prefix: str, *, resumes: bool) -> None:
@@ -143,6 +146,8 @@ class Changes:
             None  # host and region of each name, if it resumes
         )
         self._pending: deque[Change] = deque()
+        self._missing: set[str] = set()  # names that may come back
+        self._grace = Retry(None)
 
     def start(self, context: Context, retry: Retry) -> Operation[None]:
         """Listen on a connection, unless that is so already."""
@@ -160,7 +165,8 @@ class Changes:
         except BaseException:
             self.listener.reset()
             raise
-        now = {info.name: (context.outbox.host_id, info) for info in infos}
+        origin = context.outbox.origin
+        now = {info.name: (origin, info) for info in infos}
         if self._seen is None:
             # Events since the watch started are reported, even if the list has them already.
             events = self.listener.take()
@@ -170,6 +176,9 @@ class Changes:
             for change in changes:
                 self._is_news(change)
         else:
+            self._missing = {name for name, (host, _) in self._seen.items() if host == origin} - now.keys()
+            self._grace = Retry(GRACE_S)
+            now |= {name: self._seen[name] for name in self._missing}
             self._pending += _differences(self._seen, now)
             self._seen = now
 
@@ -177,15 +186,31 @@ class Changes:
         """Return a change that needs no waiting; None without one."""
         if not self._pending:
             self._take(self.listener.take())
+        if self._missing and not self._grace.remaining():
+            self._give_up_missing()
         return self._pending.popleft() if self._pending else None
 
     def next(self, context: Context, retry: Retry) -> Operation[Change]:
         """Return the next change."""
         yield from self.start(context, retry)
         while not self._pending:
-            event = yield from self.listener.next(retry)
-            self._take([event])
+            if self._missing:
+                event = yield from self.listener.next_within(self._grace.remaining() or 0)
+            else:
+                event = yield from self.listener.next(retry)
+            self._take([event] if event is not None else [])
+            if self._missing and not self._grace.remaining():
+                self._give_up_missing()
         return self._pending.popleft()
+
+    def _give_up_missing(self) -> None:
+        """Report names that have not come back as gone."""
+        from shmclient._regions.info import Change
+
+        assert self._seen is not None
+        for name in sorted(self._missing):
+            self._pending.append(Change(kind="unlinked", info=self._seen.pop(name)[1]))
+        self._missing.clear()
 
     def _take(self, events: Iterable[m.Event]) -> None:
         self._pending += filter(self._is_news, _changes(events))
@@ -194,7 +219,8 @@ class Changes:
         """Note a change. False: the list that was made meanwhile had it already."""
         if self._seen is None:
             return True
-        host, info = self.listener.host_id(), change.info
+        host, info = self.listener.origin(), change.info
+        self._missing.discard(info.name)
         previous = self._seen.get(info.name)
         known_number = previous[1].number if previous is not None and previous[0] == host else 0
         if change.kind == "unlinked":
@@ -266,10 +292,13 @@ class Values:
 
     def next(self, context: Context, retry: Retry) -> Operation[Any]:
         """Return the current value, once it is another than the last one."""
-        if context.outbox.host_id != self._host_id:
-            self._host_id, self._last = context.outbox.host_id, None
+        is_same = context.outbox.host_id == self._host_id
+        if origin_of(self._host_id) != context.outbox.origin:
+            self._last = None
+        self._host_id = context.outbox.host_id
         yield from self._move(context)
-        news = yield from self._sleep(context, retry)
+        # The line of the last value is that of the host before: whether it is current must be asked.
+        news = (yield from self._sleep(context, retry)) if is_same else None
         if news is not None:
             value, self._last = news
             return value

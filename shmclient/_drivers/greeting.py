@@ -10,7 +10,7 @@ from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
 
 
-def greeted(context: Context, outcome: Outcome) -> None:
+def greeted(context: Context, outcome: Outcome, path: str) -> None:
     """Take the host's answer to the greeting. The outbox owns the descriptor of the board from then on."""
     reply, owned = outcome
     welcome = only(reply, m.Welcome)
@@ -19,7 +19,7 @@ def greeted(context: Context, outcome: Outcome) -> None:
             f"the host chose version {welcome.version}, of {m.VERSION_MIN} to {m.VERSION}"
         )
     context.version = welcome.version
-    context.outbox.host_id = welcome.host
+    context.outbox.arrive(welcome.host, path, is_kept=welcome.version >= m.RESTORE_VERSION)
     ADDRESS_SPACE.reserve(welcome.windows)
     if owned:
         context.outbox.lazy_board = LazyBoard(welcome.host, *welcome.board, owned)

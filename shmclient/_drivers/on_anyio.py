@@ -76,7 +76,7 @@ class AsyncChannel(BaseChannel):
             await self._wait_until(self._exchange.is_settled, self.timeout_s)
         pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, pending)
+            number = self.outbox.post(step.request, pending, step.descriptors)
             await self._await(pending, step.wait, number)
         except BaseException:
             self._abandon(pending)
@@ -309,7 +309,7 @@ async def open_channel(path: str, timeout_s: float, connect_s: float) -> AsyncCh
     sock = await _connect(path, connect_s)
     channel = AsyncChannel(sock, connect_s)
     try:
-        greeted(channel.context, await channel.ask(Ask(channel.context.greeting())))
+        greeted(channel.context, await channel.ask(Ask(channel.context.greeting())), path)
         channel.timeout_s = timeout_s
     except BaseException:
         channel.outbox.shut()

@@ -260,7 +260,8 @@ def is_current(context: Context, region: RegionHandle) -> Operation[bool]:
         info = yield from stat(context, region.name)
     except RegionNotFound:
         return False
-    region._follow((yield from living_board(context)))  # for the next time
+    if region._host_id == context.outbox.host_id:  # a host that came after a kill has other lines
+        region._follow((yield from living_board(context)))  # for the next time
     return is_region_of(region, context.outbox.host_id, info.number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from shmclient._arenas.reader import ClientLedger, Reader
@@ -24,11 +24,12 @@ class Ask(NamedTuple):
     """A request; its outcome is (reply, descriptors), or the refusal raised.
 
     `wait`: how long the host may take; after that the request is cancelled and WaitTimeout raised.
-    None: as long as any other request.
+    None: as long as any other request. `descriptors` go with it; they stay the caller's.
     """
 
     request: m.Message
     wait: Wait | None = None
+    descriptors: Sequence[int] = ()
 
 
 class Run(NamedTuple):

@@ -55,11 +55,11 @@ class PlainChannel(BaseChannel):
         super().__init__(sock, self._close_socket, self._wake, self._lock)
         self._lane = self.outbox.make_lane(self._exchange.pendings, self._line.users, self._line.leave)
         try:
-            greeted(self.context, self.ask(Ask(self.context.greeting())))
+            greeted(self.context, self.ask(Ask(self.context.greeting())), path)
             if timeout_s != connect_s:
                 self._line.set_timeout(timeout_s)
                 self._timeout_s = timeout_s
-            self._lane.host_id = self.outbox.host_id
+            self._lane.host_id, self._lane.home = self.outbox.host_id, self.outbox.home
             if self._line.waits_in_kernel and self._line.sends_whole:
                 self._renew_lane()
         except BaseException:
@@ -86,7 +86,7 @@ class PlainChannel(BaseChannel):
         with self._lock:
             pending = self._exchange.open(step.request)
         try:
-            number = self.outbox.post(step.request, pending)
+            number = self.outbox.post(step.request, pending, step.descriptors)
             if number:
                 self._await_sent(pending, number)
             self._await(pending, step.wait)

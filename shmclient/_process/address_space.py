@@ -24,6 +24,7 @@ from shmprotocol.kernel.address_space import (
     MAP_WRITABLE,
 )
 from shmprotocol.native.builtins import Holding, Space
+from shmprotocol.wire.names import origin_of
 
 
 class _Range:
@@ -304,7 +305,8 @@ class AddressSpace:
         if not isinstance(mapping, Holding):
             return mapping
         grant = mapping.grant
-        identity, label = (mapping.lane.host_id, grant.region), region_label(grant.name, grant.generation)
+        identity = origin_of(mapping.lane.host_id), grant.region
+        label = region_label(grant.name, grant.generation)
         shared = _Range(mapping.address, mapping.capacity, MAP_RESERVED, identity, label, False, True)
         hold = _Hold(shared, mapping.give_back)
         shared.holds.add(hold)

@@ -50,7 +50,7 @@ class Creation:
         """
         try:
             mapping = ADDRESS_SPACE.map_writable(
-                (self._outbox.host_id, self.region),
+                (self._outbox.origin, self.region),
                 self.fileno(),
                 created.address,
                 created.capacity,

@@ -14,7 +14,7 @@ from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import RegionClosed
 from shmprotocol.kernel.board import Reader as Board
-from shmprotocol.native.builtins import Current
+from shmprotocol.native.builtins import Current, Kept
 from shmprotocol.wire import messages as m
 
 
@@ -22,12 +22,13 @@ class Lease:
     """A lease of this process: released when its last user is gone."""
 
     _is_over = True
+    _kept: Kept | None = None
 
     def __init__(self, outbox: Outbox, number: int) -> None:
         self._number = number
         self._users: set[object] = {None}  # adding and discarding are atomic
         self._outbox = outbox
-        self.host_id = outbox.host_id
+        self.host_id, self.origin = outbox.host_id, outbox.origin
         self._is_over = False
         outbox.hold(number)
 
@@ -36,8 +37,23 @@ class Lease:
         """Return one that gives nothing back until `_is_over` is False: `Held.give` passes it on."""
         lease = cls.__new__(cls)
         lease._number, lease._users, lease._outbox = number, {None}, outbox
-        lease.host_id = outbox.host_id
+        lease.host_id, lease.origin = outbox.host_id, outbox.origin
         return lease
+
+    def keep(self, region: int, descriptor: int) -> None:
+        """Keep a copy of a descriptor of the region for the next host, should this one be killed."""
+        if self._outbox.home is not None:
+            self._kept = Kept(self._outbox.home, region, descriptor, weakref.ref(self))
+
+    def move(self, outbox: Outbox, number: int) -> None:
+        """Have another number, of the next host: what the users had before has ended."""
+        assert self._kept is not None
+        outbox.hold(number)
+        self._outbox, self._number = outbox, number
+        if outbox.home is not None:
+            self._kept.move(outbox.home)
+        if not self._users:  # the last one went meanwhile; a second time gives nothing back
+            self._end()
 
     def share(self, user: object) -> Lease:
         """Add a user, who calls `release` as well; before the others can have released it."""
@@ -56,6 +72,8 @@ class Lease:
     def _end(self) -> None:
         self._outbox.give_back(self._number, m.Release(0, (self._number,)))
         self._is_over = True
+        if self._kept is not None:
+            self._kept.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Of a lease that no user got, because Ctrl-C came first.
@@ -98,7 +116,7 @@ class Mapped(Current):
 
     def renew(self, grant: m.Grant, board: Board | None) -> None:
         """Take a grant that says that it is current still, perhaps with other rights or on another board."""
-        self._board = board or self._board
+        self._board, self.grant = board or self._board, grant._replace(lease=self.grant.lease)
         follow_line(self, self._board, grant)
 
     def follows(self, board: Board) -> bool:
@@ -193,7 +211,7 @@ def attach(
         lease.release()
 
     mapping = ADDRESS_SPACE.attach(
-        (lease.host_id, grant.region),
+        (lease.origin, grant.region),
         descriptor,
         grant.address,
         grant.capacity,

@@ -18,6 +18,7 @@ from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.names import origin_of
 
 if TYPE_CHECKING:
     from shmclient._pointers.plan import Pointed
@@ -197,8 +198,10 @@ class RegionHandle(Current):
         if self._held is not None:
             self._owned = descriptors.Owned()
             if (lane := self._held.lane) is not None:
-                self._lease = Lease.to_come(lane.outbox, self._grant.lease)
+                self._lease = Lease.to_come(lane.outbox, self._held.lease)
                 self._held.give(self._owned, self._lease)
+                if self._owned:
+                    self._lease.keep(self._grant.region, self._owned[0])
             else:
                 self._buffer = self._held.take(self._owned)
             self._held = None
@@ -264,7 +267,7 @@ def close_all(regions: Iterable[RegionHandle]) -> None:
 
 def is_region_of(region: RegionHandle, host_id: str, number: int) -> bool:
     """Whether it is the region with this number of this host."""
-    return (region._host_id, region.number) == (host_id, number)
+    return (origin_of(region._host_id), region.number) == (origin_of(host_id), number)
 
 
 def pointed_in(region: RegionHandle) -> Pointed:

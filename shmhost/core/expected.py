@@ -15,7 +15,7 @@ from shmhost.core.rebuilding import rebuild
 from shmhost.core.records import Identity, Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
-from shmhost.core.window import Window
+from shmhost.core.window import Span, Window
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import AccessDenied, RegionBusy, RegionExists
 from shmprotocol.wire.names import State
@@ -39,10 +39,16 @@ class Expected:
         self._forget = forget
         self._supersede = supersede
         self._records: dict[int, tuple[Record, Window]] = {}  # by the region's number
+        self._boards: list[tuple[Span, Window]] = []  # of earlier hosts: clients may have them mapped
         self._current: dict[str, list[Record]] = {}  # those that may get their name back
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def takes_addresses(self) -> bool:
+        """Whether addresses are taken for what may come back, or for boards."""
+        return bool(self._records or self._boards)
 
     def load(self, records: Iterable[Record]) -> None:
         """Take the addresses of regions; forget those whose addresses are not free, or not in a window."""
@@ -54,6 +60,13 @@ class Expected:
             self._records[record.number] = record, window
             if record.state is State.CURRENT:
                 self._current.setdefault(record.name, []).append(record)
+
+    def load_boards(self, spans: Iterable[Span]) -> None:
+        """Take the addresses of boards, as far as they are free."""
+        for span in spans:
+            window = self._registry.allocator.claim(span)
+            if window is not None:
+                self._boards.append((span, window))
 
     def find(self, number: int) -> Record | None:
         """Return what is known of a region that is not back yet."""
@@ -97,7 +110,10 @@ class Expected:
         for record, window in self._records.values():
             window.give(record.span)
             self._forget(record.offset)
+        for span, window in self._boards:
+            window.give(span)
         self._records.clear()
+        self._boards.clear()
         self._current.clear()
         return lost
 

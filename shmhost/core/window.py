@@ -69,14 +69,20 @@ class Window:
         return tuple.__new__(Span, (start, size))  # half the time of Span(start, size)
 
     def claim(self, span: Span) -> bool:
-        """Take just these addresses; False if not all of them are free."""
+        """Take just these addresses; False if not all are free. The next search begins where it would."""
         if self._room:
             self._ranges.join(self._next, self._room)
             self._room = 0
         free = self._ranges.at(span.address)
         if free is None or sum(free) < span.end:
             return False
-        self._cut(free, span)
+        low, end = free[0], sum(free)
+        self._ranges.remove(low)
+        if span.address > low:
+            self._ranges.add(low, span.address - low)
+        if end > span.end:
+            self._ranges.add(span.end, end - span.end)
+        self._free -= span.size
         return True
 
     def give(self, span: Span) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Collection
 
 from shmhost.core.lines import Lines
@@ -15,8 +17,19 @@ from shmprotocol.kernel import board as memory
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors
 
+LOG = logging.getLogger("shmhost")
+
 MAX_SHARE = 16  # of the windows: more is left to regions
 _SEALS = F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def open_board(allocator: Allocator, names: int) -> SharedBoard | None:
+    """Return a board as `make_board` does; None, and a line in the log, also if the system has no room."""
+    try:
+        return make_board(allocator, names, time.time_ns())
+    except OSError as error:
+        LOG.warning("there is no board, so clients ask each time what is current: %s", error.strerror)
+        return None
 
 
 def make_board(allocator: Allocator, names: int, now_ns: int) -> SharedBoard | None:
@@ -50,6 +63,7 @@ class SharedBoard:
         size = HEADER_SIZE + memory.size_of(lines)
         capacity = page_up(size)
         self.range = (span.address, capacity)
+        self.span = span
         header = _header(span, window, size, capacity, lines, now_ns)
         with contextlib.ExitStack() as undo:
             writer = new_memfd("board:shmhost")

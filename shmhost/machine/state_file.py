@@ -5,7 +5,8 @@ goes with a host that ends cleanly, as nothing is left then. It belongs to whoev
 socket, and nobody else may read or write it: whoever can, decides what a successor believes.
 
 The first page: magic, version, size of a record; the name of the family of hosts that share it, the boot, how
-many hosts of the family came before, and a number that no region has reached. Records follow.
+many hosts of the family came before, a number that no region has reached, and where the last boards were.
+Records follow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from shmhost.core import records
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
+from shmhost.core.window import Span
 from shmhost.machine.socket_file import Lock
 from shmprotocol.errors import HostError, InvalidArgument
 from shmprotocol.native import builtins
@@ -32,6 +34,8 @@ _MAGIC = b"shmstate"
 _VERSION = 1
 _HEADER = struct.Struct("<8sII16s40sQQ")  # the fields of the first page
 _CEILING_AT = _HEADER.size - 8
+_BOARD = struct.Struct("<QQ")  # address and bytes of one board
+_BOARDS_AT, _BOARDS = 256, 64  # more than hosts are killed before the addresses of the first are free again
 _FIRST = 4096  # bytes before the first record
 _CHUNK_MIN, _CHUNK_MAX = 64 * 1024, 1024 * 1024  # by so many bytes the file grows: 128 regions, then 2,048
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -71,6 +75,7 @@ class StateFile:
         self._memory = mmap.mmap(self._descriptor, size)
         self._free: list[int] = []
         self.records: list[Record] = []
+        self.boards = self._read_boards()
         for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
             self._read(offset)
         fields = (self.family.encode(), boot, self.starts + 1, self.first_number)
@@ -119,6 +124,22 @@ class StateFile:
     def supersede(self, record: Record) -> None:
         """Note that a region which is not back has lost its name to another one."""
         builtins.set_record(self._memory, record.offset, records.word_of_superseded(record))
+
+    def note_board(self, span: Span) -> None:
+        """Note where the board is, in place of the oldest one."""
+        offset = _BOARDS_AT + self.starts % _BOARDS * _BOARD.size
+        self._memory[offset : offset + _BOARD.size] = _BOARD.pack(*span)
+
+    def forget_boards(self) -> None:
+        """Forget all boards but the own one."""
+        for index in range(_BOARDS):
+            if index != self.starts % _BOARDS:
+                offset = _BOARDS_AT + index * _BOARD.size
+                self._memory[offset : offset + _BOARD.size] = bytes(_BOARD.size)
+
+    def _read_boards(self) -> list[Span]:
+        data = self._memory[_BOARDS_AT : _BOARDS_AT + _BOARDS * _BOARD.size]
+        return [Span(*pair) for pair in _BOARD.iter_unpack(data) if pair[1]]
 
     def store_number(self, number: int) -> None:
         """Note a number that no region has reached yet."""

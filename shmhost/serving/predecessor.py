@@ -79,6 +79,7 @@ def _expect(hub: Hub, state: StateFile, records: list[Record]) -> None:
     registry.make_room = lambda: give_up(hub)
     hub.expected = Expected(registry, state.forget, state.supersede)
     hub.expected.load(records)
+    hub.expected.load_boards(state.boards)
     state.records.clear()
     if hub.expected:
         LOG.info("%d regions of a host before may come back", len(hub.expected))
@@ -86,17 +87,19 @@ def _expect(hub: Hub, state: StateFile, records: list[Record]) -> None:
 
 def give_up(hub: Hub) -> bool:
     """Expect no more what nobody has handed back; return whether there was any."""
-    if not hub.expected:
+    if hub.expected is None or not hub.expected.takes_addresses:
         return False
-    LOG.info("gave up %d regions of the host before: nobody has handed them back", len(hub.expected))
+    LOG.info("gave up %d regions of the host before: they were not handed back", len(hub.expected))
     hub.expected.clear()
     return True
 
 
-def end_returns(hub: Hub) -> None:
+def end_returns(hub: Hub, state: StateFile | None) -> None:
     """Take nothing back any more: who wanted to hand anything back has done so."""
     give_up(hub)
     hub.returnables = None
+    if state is not None:
+        state.forget_boards()
 
 
 def note_change(hub: Hub, kind: ChangeKind | State, region: Region) -> None:

@@ -34,7 +34,7 @@ from shmhost.core.successors import check_successor
 from shmhost.core.window import Allocator
 from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_now
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
-from shmhost.machine.board import SharedBoard, make_board
+from shmhost.machine.board import SharedBoard, open_board
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile, inherited
@@ -183,13 +183,12 @@ class Host:
     def _open_board(self, lines: int = 0) -> SharedBoard | None:
         """Make the board, if there is one, with at least so many lines."""
         names = max(self.config.board, lines) if self.config.board else 0
-        try:
-            self._board = make_board(self.registry.allocator, names, time.time_ns())
-        except OSError as error:
-            LOG.warning("there is no board, so clients ask each time what is current: %s", error.strerror)
-        if self._board is not None:
-            self.registry.board = self._board
-        return self._board
+        self._board = board = open_board(self.registry.allocator, names)
+        if board is not None:
+            self.registry.board = board
+            if self._state is not None:
+                self._state.note_board(board.span)
+        return board
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
         self._workers = workers = Workers()
@@ -226,7 +225,7 @@ class Host:
         descriptors.refuse(listener)
         if self._heritage is not None:
             self._take_over(self._heritage)
-        ending = loop.call_later(EXPECT_S, end_returns, self._hub)
+        ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
         door = Door(listener, self._closer, self._admit)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
@@ -262,13 +261,13 @@ class Host:
         lock, path = self._notes.lock, f"{self.config.socket_path}.state"
         self._shm_names = names_of(lock)
 
-        def open_board(lines: int) -> SharedBoard | None:
+        def open_next(lines: int) -> SharedBoard | None:
             self._state = take_over(path, lock, self._hub, self._shm_names)
             return self._open_board(lines)
 
         assert self._lingering is not None
         boards, names = self._old_boards, self._shm_names
-        makers = open_board, self._make_link, self._make_control, self._lingering.keep_from_elsewhere
+        makers = open_next, self._make_link, self._make_control, self._lingering.keep_from_elsewhere
         takeover.settle(heritage, takeover.Parts(self._hub, boards, names, *makers))
         self._notifier.resume(*heritage.record.manager)
         self._notes.count_start(self._hub.meter)

@@ -35,6 +35,7 @@ static PyMethodDef shm_builtins[] = {
         {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},
         {"dict_records", (PyCFunction)(void (*)(void))shm_dict_records, METH_FASTCALL, NULL},
         {"dict_make", (PyCFunction)(void (*)(void))shm_dict_make, METH_FASTCALL, NULL},
+        {"rest_keeper", shm_rest_keeper, METH_NOARGS, NULL},
         {"flush_late", shm_builtin_flush_late, METH_NOARGS, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
         {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
@@ -42,7 +43,7 @@ static PyMethodDef shm_builtins[] = {
 };
 
 static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
-                                           &shm_lane_spec, &shm_closer_spec, &shm_sealer_spec, &shm_filler_spec};
+                                           &shm_lane_spec, &shm_home_spec, &shm_kept_object_spec, &shm_closer_spec, &shm_sealer_spec, &shm_filler_spec};
 
 /* Put an object, which is ours, into a dict; NULL is an error. */
 static int shm_install(uint64_t dict, const char *name, PyObject *object)

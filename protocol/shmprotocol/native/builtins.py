@@ -37,6 +37,9 @@ Holding = _functions["Holding"]
 Held = _functions["Held"]
 Lane = _functions["Lane"]
 
+# Descriptors for the next host, see `kept.c`.
+Home, Kept, rest_keeper = _functions["Home"], _functions["Kept"], _functions["rest_keeper"]
+
 # Threads of the host's, see `closing.c` and `sealing.c`.
 Closer, Sealer = _functions["Closer"], _functions["Sealer"]
 

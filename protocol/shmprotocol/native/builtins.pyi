@@ -216,6 +216,10 @@ class Holding:
 
     def __call__(self) -> None:
         """Have it unmapped, and its lease given back, now or by whoever is inside the gate. Never waits."""
+    def lend(self, descriptors: list[int], /) -> int:
+        """Do as that of a Kept."""
+    def move(self, lane: Lane, lease: int, /) -> bool:
+        """Have this lease of that connection from now on, kept there, too; False: it is over."""
     def finish(self) -> None:
         """Do so inside of the gate."""
     def give_back(self) -> None:
@@ -234,6 +238,10 @@ class Held:
     lane: Lane | None
     lease: int
 
+    def lend(self, descriptors: list[int], /) -> int:
+        """Do as that of a Kept."""
+    def move(self, lane: Lane, lease: int, /) -> bool:
+        """Do as that of a Holding."""
     def map(self, grant: tuple[Any, ...], /) -> bool:
         """Map what is not mapped yet, inside of the gate; False: the plain road must say why it cannot be."""
     def give(self, descriptors: list[int], lease: object, /) -> None:
@@ -242,6 +250,38 @@ class Held:
         """Close it; False when its parts were taken."""
     def take(self, descriptors: list[int], /) -> Any:
         """Pass the descriptor on to a list that owns it, and return the memory; None when it is closed."""
+
+class Home:
+    """The host that a connection leads to: its path, its name, and the socket, which stays the caller's.
+
+    A thread hands what is kept here back to the next host of the same family when this one is gone.
+    """
+
+    def __init__(self, path: str, host: str, socket: int, /) -> None: ...
+    def owners(self) -> list[Holding | Held | Kept]:
+        """Return the objects that keep something here."""
+    def is_host_of(self, socket: int, /) -> bool:
+        """Whether the host at the other end of a socket is of the same user as this one."""
+    def unplug(self) -> None:
+        """Take note that the socket is about to be closed."""
+    def end(self) -> None:
+        """Hand nothing back from now on."""
+
+class Kept:
+    """A copy of a region's descriptor, kept for a lease until the end of this object."""
+
+    lease: Any
+
+    def __init__(self, home: Home, number: int, descriptor: int, lease: object, /) -> None: ...
+    def lend(self, descriptors: list[int], /) -> int:
+        """Add a copy to a list that owns it; return the number of the region. 0: nothing is kept."""
+    def move(self, home: Home, /) -> None:
+        """Keep it there from now on."""
+    def close(self) -> None:
+        """Keep it no more."""
+
+def rest_keeper() -> int:
+    """End the thread that hands regions back, if it is idle; return how many descriptors only it has."""
 
 class Lane:
     """The fast road of one connection; see `lane.c`."""
@@ -255,6 +295,7 @@ class Lane:
     pending: Any
     reading: Any
     host_id: str
+    home: Home | None
     outbox: Any
 
     def __init__(

@@ -25,6 +25,7 @@ struct shm_lane {
         PyObject *check_name; /* raises for a wrong name */
         PyObject *names;      /* dict: names that are right */
         PyObject *host_id;
+        struct shm_home *home; /* which keeps the descriptors of regions; NULL: none does */
         PyObject *outbox;  /* of Python: for what goes back to its road */
         PyObject *pending; /* of the next request; when a call returns None, of that one */
         PyObject *reading; /* list that owns what was received; empty but when a call has returned None */
@@ -146,6 +147,16 @@ static int shm_holding_enter(struct shm_holding *holding, PyObject *interval)
             !shm_space_is_free(space, holding->address, holding->capacity))
                 return -1;
         return shm_space_put(space, holding->address, interval, 1);
+}
+
+/* Keep the descriptor of a holding that is live; whether it is kept. */
+static int shm_holding_keep(struct shm_holding *holding, int fd)
+{
+        PyObject *number = PyTuple_GetItem(holding->grant, 1);
+
+        return holding->is_live && holding->lane->home != NULL &&
+               shm_keep(holding->lane->home, &holding->kept, (PyObject *)holding,
+                        (uint64_t)PyLong_AsUnsignedLongLong(number), fd);
 }
 
 /* The memory of a holding as an object, which owns it from then on. */
@@ -328,10 +339,13 @@ static PyObject *shm_lane_result(struct shm_lane *lane, PyObject *kind, PyObject
                 if (result != NULL) {
                         held->memory = memory;
                         held->fd = haul->fds[index];
+                        if (shm_holding_keep(haul->holdings[index], haul->fds[index]))
+                                shm_held_share(held, &haul->holdings[index]->kept);
                         return result;
                 }
         }
-        (void)close(haul->fds[index]);
+        if (kind != Py_None || !shm_holding_keep(haul->holdings[index], haul->fds[index]))
+                (void)close(haul->fds[index]);
         if (kind != Py_None) {
                 Py_DECREF(memory);
                 return NULL;

@@ -6,6 +6,7 @@
 #ifndef SHM_HOLDING_H
 #define SHM_HOLDING_H
 
+#include <fcntl.h>
 #include <stdint.h>
 #include <structmember.h>
 #include <unistd.h>
@@ -14,6 +15,9 @@ struct shm_lane;
 static void shm_lane_give_back(struct shm_lane *lane, uint64_t lease);
 static PyObject *shm_held_map(PyObject *self, PyObject *grant);
 static PyObject *shm_held_give(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
+static PyObject *shm_kept_move_lease(struct shm_kept *kept, int is_live, struct shm_lane **lane, uint64_t *lease,
+                                     PyObject *const *arguments);
+static void shm_close(int fd);
 
 /* A mapped region with its lease. The books own it until it is unmapped, its memory until that goes. */
 struct shm_holding {
@@ -25,6 +29,7 @@ struct shm_holding {
         uint64_t address;
         uint64_t capacity;
         uint64_t lease;
+        struct shm_kept kept; /* the descriptor, for the next host */
         int is_live; /* mapped, and in the books */
 };
 
@@ -34,11 +39,14 @@ struct shm_held {
         PyObject *memory; /* NULL: closed, taken, or not mapped yet */
         struct shm_lane *lane; /* whose lease it has; NULL: it has none */
         uint64_t lease;
+        struct shm_kept kept; /* the descriptor, before it is mapped */
+        struct shm_kept *shared; /* the holding's, which keeps it; as long as there is the memory */
         int fd;
+        char is_kept; /* the descriptor is kept, here or by the holding of the memory: whoever keeps it closes it */
         char is_taken;
 };
 
-static PyObject *shm_holding_type, *shm_held_type; /* set when they are installed */
+static PyObject *shm_holding_type, *shm_held_type, *shm_lane_type; /* set when they are installed */
 
 /* --- a holding */
 
@@ -74,6 +82,7 @@ static void shm_holding_finish(struct shm_holding *holding)
         holding->is_live = 0;
         Py_INCREF((PyObject *)holding); /* the books may have the last reference */
         shm_space_discard(holding->space, holding->address, (PyObject *)holding);
+        shm_close(shm_unkeep(&holding->kept));
         shm_lane_give_back(holding->lane, holding->lease);
         Py_DECREF((PyObject *)holding);
 }
@@ -118,6 +127,7 @@ static PyObject *shm_holding_give_back(PyObject *self, PyObject *none)
         struct shm_holding *holding = (struct shm_holding *)self;
 
         (void)none;
+        shm_close(shm_unkeep(&holding->kept));
         shm_lane_give_back(holding->lane, holding->lease);
         holding->is_live = 0;
         Py_CLEAR(holding->plain); /* which leads back here: nothing would collect that cycle */
@@ -152,6 +162,7 @@ static void shm_holding_dealloc(PyObject *self)
 {
         struct shm_holding *holding = (struct shm_holding *)self;
 
+        shm_close(shm_unkeep(&holding->kept));
         Py_XDECREF((PyObject *)holding->space);
         Py_XDECREF((PyObject *)holding->lane);
         Py_XDECREF(holding->grant);
@@ -159,7 +170,25 @@ static void shm_holding_dealloc(PyObject *self)
         shm_free(self);
 }
 
+/* lend(descriptors): see Kept. */
+static PyObject *shm_holding_lend(PyObject *self, PyObject *descriptors)
+{
+        return shm_kept_lend(&((struct shm_holding *)self)->kept, descriptors);
+}
+
+/* move(lane, lease): it has this lease of that connection from now on, whose client gives it back at the end. */
+static PyObject *shm_holding_move(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_holding *holding = (struct shm_holding *)self;
+
+        if (shm_arguments_check("move", count, 2) < 0)
+                return NULL;
+        return shm_kept_move_lease(&holding->kept, holding->is_live, &holding->lane, &holding->lease, arguments);
+}
+
 static PyMethodDef shm_holding_methods[] = {
+        {"lend", shm_holding_lend, METH_O, NULL},
+        {"move", (PyCFunction)(void (*)(void))shm_holding_move, METH_FASTCALL, NULL},
         {"finish", shm_holding_finish_method, METH_NOARGS, NULL},
         {"give_back", shm_holding_give_back, METH_NOARGS, NULL},
         {"become", (PyCFunction)(void (*)(void))shm_holding_become, METH_FASTCALL, NULL},
@@ -197,12 +226,28 @@ static void shm_close(int fd)
         Py_END_ALLOW_THREADS
 }
 
+/* Note that the handle does not use the descriptor any more that a holding keeps. */
+static void shm_held_unshare(struct shm_held *held)
+{
+        if (held->shared != NULL)
+                held->shared->is_shared = 0;
+        held->shared = NULL;
+}
+
+static void shm_held_share(struct shm_held *held, struct shm_kept *kept)
+{
+        held->is_kept = 1;
+        held->shared = kept;
+        kept->is_shared = 1;
+}
+
 static void shm_held_drop(struct shm_held *held)
 {
         PyObject *memory = held->memory;
         struct shm_lane *lane = held->lane;
-        int fd = held->fd;
+        int fd = held->is_kept ? shm_unkeep(&held->kept) : held->fd;
 
+        shm_held_unshare(held);
         held->memory = NULL; /* before any of it goes: that runs code of others */
         held->lane = NULL;
         held->fd = -1;
@@ -225,20 +270,30 @@ static PyObject *shm_held_close(PyObject *self, PyObject *none)
         Py_RETURN_TRUE;
 }
 
+/* Add the descriptor to a list that owns it from now on, or a copy of one that is kept. -1: an exception is set. */
+static int shm_held_append(const struct shm_held *held, PyObject *descriptors)
+{
+        int fd = held->is_kept ? fcntl(held->fd, F_DUPFD_CLOEXEC, 0) : held->fd;
+        PyObject *number = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+        int error = number == NULL || PyList_Append(descriptors, number) < 0;
+
+        Py_XDECREF(number);
+        if (error && held->is_kept && fd >= 0)
+                (void)close(fd);
+        return error ? -1 : 0;
+}
+
 /* take(descriptors): add the descriptor to a list that owns it from now on, and return the memory, None if closed. */
 static PyObject *shm_held_take(PyObject *self, PyObject *descriptors)
 {
         struct shm_held *held = (struct shm_held *)self;
-        PyObject *memory = held->memory, *number;
-        int error;
+        PyObject *memory = held->memory;
 
         if (memory == NULL)
                 Py_RETURN_NONE;
-        number = PyLong_FromLong(held->fd);
-        error = number == NULL || PyList_Append(descriptors, number) < 0;
-        Py_XDECREF(number);
-        if (error)
+        if (shm_held_append(held, descriptors) < 0)
                 return NULL;
+        shm_held_unshare(held);
         held->memory = NULL;
         held->fd = -1;
         held->is_taken = 1;
@@ -255,7 +310,25 @@ static void shm_held_dealloc(PyObject *self)
         shm_free(self);
 }
 
+/* lend(descriptors): see Kept. */
+static PyObject *shm_held_lend(PyObject *self, PyObject *descriptors)
+{
+        return shm_kept_lend(&((struct shm_held *)self)->kept, descriptors);
+}
+
+/* move(lane, lease): as that of a Holding. */
+static PyObject *shm_held_move(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        struct shm_held *held = (struct shm_held *)self;
+
+        if (shm_arguments_check("move", count, 2) < 0)
+                return NULL;
+        return shm_kept_move_lease(&held->kept, held->lane != NULL, &held->lane, &held->lease, arguments);
+}
+
 static PyMethodDef shm_held_methods[] = {
+        {"lend", shm_held_lend, METH_O, NULL},
+        {"move", (PyCFunction)(void (*)(void))shm_held_move, METH_FASTCALL, NULL},
         {"close", shm_held_close, METH_NOARGS, NULL},
         {"take", shm_held_take, METH_O, NULL},
         {"map", shm_held_map, METH_O, NULL},

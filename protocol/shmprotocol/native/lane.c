@@ -181,6 +181,7 @@ static void shm_lane_dealloc(PyObject *self)
         Py_XDECREF(lane->check_name);
         Py_XDECREF(lane->names);
         Py_XDECREF(lane->host_id);
+        Py_XDECREF((PyObject *)lane->home);
         shm_free(self);
 }
 
@@ -209,6 +210,7 @@ static PyMemberDef shm_lane_members[] = {
         {"pending", T_OBJECT, offsetof(struct shm_lane, pending), READONLY, NULL},
         {"reading", T_OBJECT, offsetof(struct shm_lane, reading), READONLY, NULL},
         {"host_id", T_OBJECT, offsetof(struct shm_lane, host_id), 0, NULL},
+        {"home", T_OBJECT, offsetof(struct shm_lane, home), 0, NULL},
         {"outbox", T_OBJECT, offsetof(struct shm_lane, outbox), 0, NULL},
         {NULL, 0, 0, 0, NULL},
 };
@@ -240,12 +242,15 @@ static int shm_lane_install(PyObject *dict)
         shm_space_type = shm_installed(dict, "Space");
         shm_holding_type = shm_installed(dict, "Holding");
         shm_held_type = shm_installed(dict, "Held");
+        shm_lane_type = shm_installed(dict, "Lane");
+        shm_home_type = shm_installed(dict, "Home");
         shm_text_grant = PyUnicode_InternFromString("_grant");
         shm_text_held = PyUnicode_InternFromString("_held");
         shm_text_host_id = PyUnicode_InternFromString("_host_id");
         shm_text_client = PyUnicode_InternFromString("_client");
         shm_no_arguments = PyTuple_New(0);
-        return shm_space_type == NULL || shm_holding_type == NULL || shm_held_type == NULL || shm_text_grant == NULL ||
+        return shm_space_type == NULL || shm_holding_type == NULL || shm_held_type == NULL || shm_lane_type == NULL ||
+                               shm_home_type == NULL || shm_text_grant == NULL ||
                                shm_text_held == NULL || shm_text_host_id == NULL || shm_text_client == NULL ||
                                shm_no_arguments == NULL
                        ? -ENOMEM

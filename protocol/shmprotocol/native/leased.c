@@ -41,6 +41,9 @@ static PyObject *shm_leased_handle(struct shm_lane *lane, const struct shm_trip 
         held->lane = lane;
         held->lease = granted->numbers[SHM_LEASE];
         held->fd = trip->fds[0];
+        held->is_kept =
+                (char)shm_keep(lane->home, &held->kept, (PyObject *)held, granted->numbers[SHM_REGION], held->fd);
+        held->kept.is_shared = held->is_kept;
         return handle;
 }
 
@@ -116,6 +119,9 @@ static PyObject *shm_held_map(PyObject *self, PyObject *grant)
                 Py_RETURN_FALSE;
         }
         held->memory = memory;
+        shm_kept_pass(&held->kept, &holding->kept, (PyObject *)holding);
+        if (held->is_kept)
+                shm_held_share(held, &holding->kept);
         shm_held_pass(held);
         Py_RETURN_TRUE;
 }
@@ -125,22 +131,20 @@ static PyObject *shm_held_map(PyObject *self, PyObject *grant)
 static PyObject *shm_held_give(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_held *held = (struct shm_held *)self;
-        PyObject *number;
-        int error;
+        int fd;
 
         if (shm_arguments_check("give", count, 2) < 0)
                 return NULL;
         if (held->lane == NULL)
                 Py_RETURN_NONE;
-        number = PyLong_FromLong(held->fd);
-        error = number == NULL || PyObject_SetAttrString(arguments[1], "_is_over", Py_False) < 0 ||
-                PyList_Append(arguments[0], number) < 0;
-        Py_XDECREF(number);
-        if (error)
+        if (PyObject_SetAttrString(arguments[1], "_is_over", Py_False) < 0 || shm_held_append(held, arguments[0]) < 0)
                 return NULL;
+        fd = shm_unkeep(&held->kept); /* -1, unless a copy was given */
+        held->is_kept = 0;
         held->fd = -1;
         held->is_taken = 1;
         shm_held_pass(held);
+        shm_close(fd); /* last: other threads run meanwhile, and may close the handle */
         Py_RETURN_NONE;
 }
 

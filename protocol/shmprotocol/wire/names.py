@@ -80,6 +80,11 @@ class ChangeKind(StrEnum):
     UNLINKED = "unlinked"
 
 
+def origin_of(host: str) -> str:
+    """Return the part of a host's name that its successors share, all of it if it has no such part."""
+    return host.rpartition(".")[0] or host
+
+
 def check_mode(mode: int) -> int:
     """Return the mode of a region, or raise InvalidArgument."""
     if type(mode) is not int or not 0 <= mode <= MAX_MODE:

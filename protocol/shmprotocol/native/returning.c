@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * returning.c - how what was kept comes back: a home's steps from the loss of its host to the leases that the next one
+ * gives. Each step never waits; keeper.c has the thread that takes them, with the mutex held. Every byte from the host is
+ * checked.
+ */
+#ifndef SHM_RETURNING_H
+#define SHM_RETURNING_H
+
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define SHM_KEEPER_SOON_NS 20000000u     /* between looks for a host: one that is restarted takes some 200 ms */
+#define SHM_KEEPER_AWAKE_NS 10000000000u /* for so long; then it looks more and more seldom */
+#define SHM_KEEPER_SELDOM_NS 5000000000u
+#define SHM_KEEPER_ANSWER_NS 5000000000u /* a host that says nothing for so long is asked anew */
+
+#define SHM_TAG_HELLO 1
+#define SHM_TAG_RESTORE 21
+#define SHM_TAG_WELCOME 129
+#define SHM_TAG_RESTORED 144
+#define SHM_VERSION_RESTORE 4
+
+/* --- what it says */
+
+static int shm_home_say(const struct shm_home *home, const uint8_t *start, const uint8_t *end)
+{
+        ssize_t sent = send(home->link, start, (size_t)(end - start), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        return sent == end - start ? 0 : -EAGAIN;
+}
+
+static int shm_home_greet(struct shm_home *home)
+{
+        static const uint8_t head[] = {0x96, SHM_TAG_HELLO, 0, 1, SHM_VERSION_RESTORE, SHM_VERSION_RESTORE};
+        uint8_t frame[64];
+
+        memcpy(frame + 4, head, sizeof(head));
+        return shm_home_say(home, frame, shm_put_length(frame, shm_put_string(frame + 4 + sizeof(head), "keeper", 6)));
+}
+
+/* Gather what was not handed back in this round. */
+static void shm_home_gather(struct shm_home *home)
+{
+        struct shm_kept *kept;
+
+        home->count = 0;
+        for (kept = home->first; kept != NULL && home->count < SHM_HOME_BATCH; kept = kept->next)
+                if (kept->round != home->round) {
+                        kept->round = home->round;
+                        home->batch[home->count++] = kept;
+                }
+}
+
+/* Hand the batch back; -errno. */
+static int shm_home_hand_back(struct shm_home *home)
+{
+        uint8_t frame[4 + 8 + 3 + 9 * SHM_HOME_BATCH], *at = frame + 4;
+        char control[CMSG_SPACE(SHM_HOME_BATCH * sizeof(int))] = {0};
+        struct iovec part = {frame, 0};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control};
+        struct cmsghdr *rights;
+        int fds[SHM_HOME_BATCH];
+        uint32_t i;
+
+        *at++ = 0x94;
+        *at++ = SHM_TAG_RESTORE;
+        *at++ = (uint8_t)home->count;
+        *at++ = 1;
+        at = shm_put_array(at, home->count);
+        for (i = 0; i < home->count; i++) {
+                at = shm_put_integer(at, home->batch[i]->number);
+                fds[i] = home->batch[i]->fd;
+        }
+        part.iov_len = (size_t)(shm_put_length(frame, at) - frame);
+        message.msg_controllen = CMSG_SPACE(home->count * sizeof(int));
+        rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(home->count * sizeof(int));
+        memcpy(CMSG_DATA(rights), fds, home->count * sizeof(int));
+        return sendmsg(home->link, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)part.iov_len ? 0 : -errno;
+}
+
+/* --- what the host says; 0: something else than what is awaited */
+
+static int shm_frame_skip_any(struct shm_frame *frame)
+{
+        const char *text;
+        uint64_t value;
+
+        if (frame->at == frame->end)
+                return 0;
+        if (*frame->at >> 5 == 0x5 || *frame->at == 0xd9)
+                return shm_frame_string(frame, &text, &value);
+        return shm_frame_integer(frame, &value);
+}
+
+/* Whether a Welcome is that of another host of the same family, which takes regions back. */
+static int shm_home_is_welcome(const struct shm_home *home, struct shm_frame frame)
+{
+        uint64_t items, tag, number, version, size;
+        const char *host, *dot = strrchr(home->host, '.');
+        size_t family = dot == NULL ? 0 : (size_t)(dot - home->host) + 1;
+
+        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 5 || !shm_frame_integer(&frame, &tag) ||
+            tag != SHM_TAG_WELCOME || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
+            !shm_frame_integer(&frame, &version) || version != SHM_VERSION_RESTORE ||
+            !shm_frame_string(&frame, &host, &size))
+                return 0;
+        return family && size > family && memcmp(host, home->host, family) == 0 &&
+               !(size == strlen(home->host) && memcmp(host, home->host, size) == 0);
+}
+
+/* Note the leases of a Restored. */
+static int shm_home_take(struct shm_home *home, struct shm_frame frame)
+{
+        uint64_t items, tag, number, count, fields, lease, i, field;
+
+        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
+            tag != SHM_TAG_RESTORED || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
+            !shm_frame_array(&frame, SHM_HOME_BATCH, &count) || count != home->count)
+                return 0;
+        for (i = 0; i < count; i++) {
+                if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &fields) || fields < 1 ||
+                    !shm_frame_integer(&frame, &lease))
+                        return 0;
+                for (field = 1; field < fields; field++)
+                        if (!shm_frame_skip_any(&frame))
+                                return 0;
+                if (home->batch[i] != NULL)
+                        home->batch[i]->lease = lease;
+                else
+                        shm_kept_release(home, lease);
+        }
+        home->count = 0;
+        return 1;
+}
+
+/* --- the steps of a home. With the mutex held */
+
+static void shm_home_give_up(struct shm_home *home)
+{
+        shm_home_close_link(home);
+        home->state = SHM_HOME_OVER;
+}
+
+/* Look for a host, or for the next one, at a time. */
+static void shm_home_retry(struct shm_home *home, uint64_t now_ns)
+{
+        uint64_t lost_ns = now_ns - home->lost_ns, pause_ns = SHM_KEEPER_SOON_NS;
+        struct shm_kept *kept;
+
+        shm_home_close_link(home);
+        for (kept = home->first; kept != NULL; kept = kept->next)
+                kept->lease = 0;
+        home->count = home->used = 0;
+        home->state = home->first == NULL ? SHM_HOME_OVER : SHM_HOME_LOST;
+        if (lost_ns > SHM_KEEPER_AWAKE_NS)
+                pause_ns = lost_ns / 10 < SHM_KEEPER_SELDOM_NS ? lost_ns / 10 : SHM_KEEPER_SELDOM_NS;
+        home->due_ns = now_ns + pause_ns;
+}
+
+static void shm_home_lose(struct shm_home *home, uint64_t now_ns)
+{
+        home->lost_ns = now_ns;
+        shm_home_retry(home, now_ns);
+}
+
+/* Hand the next ones back, or be done with that. */
+static void shm_home_go_on(struct shm_home *home, uint64_t now_ns)
+{
+        int error;
+
+        shm_home_gather(home);
+        home->state = home->count ? SHM_HOME_RETURNING : SHM_HOME_BACK;
+        home->due_ns = home->count ? now_ns + SHM_KEEPER_ANSWER_NS : UINT64_MAX;
+        error = home->count ? shm_home_hand_back(home) : 0;
+        if (error == -EPERM) /* the host takes nothing back */
+                shm_home_give_up(home);
+        else if (error)
+                shm_home_retry(home, now_ns);
+}
+
+static void shm_home_connect(struct shm_home *home, uint64_t now_ns)
+{
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP};
+
+        home->link = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        memcpy(address.sun_path, home->path, sizeof(address.sun_path));
+        if (home->buffer == NULL)
+                home->buffer = malloc(SHM_HOME_BUFFER);
+        home->state = SHM_HOME_GREETING;
+        home->due_ns = now_ns + SHM_KEEPER_ANSWER_NS;
+        home->round++;
+        if (home->link < 0 || home->buffer == NULL ||
+            connect(home->link, (const struct sockaddr *)&address, sizeof(address)) ||
+            shm_peer_uid(home->link) != home->uid || epoll_ctl(shm_keeper.epoll, EPOLL_CTL_ADD, home->link, &event) ||
+            shm_home_greet(home))
+                shm_home_retry(home, now_ns);
+}
+
+/* Handle a whole frame. */
+static void shm_home_hear(struct shm_home *home, struct shm_frame frame, uint64_t now_ns)
+{
+        int is_right = home->state == SHM_HOME_GREETING ? shm_home_is_welcome(home, frame)
+                                                         : home->state == SHM_HOME_RETURNING && shm_home_take(home, frame);
+
+        if (is_right) {
+                shm_home_go_on(home, now_ns);
+        } else { /* another host, or this one drops us */
+                shm_home_give_up(home);
+        }
+}
+
+/* Read what has come; descriptors, as that of the board, are not received. */
+static void shm_home_read(struct shm_home *home, uint64_t now_ns)
+{
+        ssize_t size = recv(home->link, home->buffer + home->used, SHM_HOME_BUFFER - home->used, MSG_DONTWAIT);
+        struct shm_frame data = {home->buffer, NULL}, frame;
+
+        if (size < 0 && (errno == EAGAIN || errno == EINTR))
+                return;
+        if (size <= 0) {
+                shm_home_lose(home, now_ns);
+                return;
+        }
+        home->used += (uint32_t)size;
+        data.end = home->buffer + home->used;
+        while (home->link >= 0 && shm_frame_next(&data, &frame))
+                shm_home_hear(home, frame, now_ns);
+        home->used = (uint32_t)(data.end - data.at);
+        memmove(home->buffer, data.at, home->used);
+        if (home->used == SHM_HOME_BUFFER) /* no answer is so long */
+                shm_home_retry(home, now_ns);
+}
+
+static int shm_has_hung_up(int fd)
+{
+        struct pollfd watched = {fd, POLLRDHUP, 0};
+
+        return poll(&watched, 1, 0) > 0;
+}
+
+/* Do what is due for a home; return when to look again. */
+static uint64_t shm_home_step(struct shm_home *home, uint64_t now_ns)
+{
+        if (home->state == SHM_HOME_WATCHED && shm_has_hung_up(home->watched))
+                shm_home_lose(home, now_ns);
+        if (home->state != SHM_HOME_WATCHED)
+                shm_home_close_watched(home);
+        if (home->link >= 0)
+                shm_home_read(home, now_ns);
+        if (home->state == SHM_HOME_LOST && home->due_ns <= now_ns)
+                shm_home_connect(home, now_ns);
+        else if ((home->state == SHM_HOME_GREETING || home->state == SHM_HOME_RETURNING) && home->due_ns <= now_ns)
+                shm_home_retry(home, now_ns);
+        return home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK ? home->due_ns : UINT64_MAX;
+}
+
+#endif /* SHM_RETURNING_H */
