@@ -139,7 +139,8 @@ class Changes:
     """
 
     def __init__(self, prefix: str, *, resumes: bool) -> None:
-        self.listener = Listener(check_part("a prefix", prefix))
+        # Of an arena above its names the host tells those who wait for one of these.
+        self.listener = Listener(check_part("a prefix", prefix), lambda e: e.info.name.startswith(prefix))
         self._prefix = prefix
         self._resumes = resumes
         self._seen: dict[str, tuple[str, RegionInfo]] | None = (
@@ -234,6 +235,11 @@ class Changes:
         return True
 
 
+def _is_of(event: m.Event, name: str) -> bool:
+    """Whether an event is of a name, or of an arena that it may be in."""
+    return name == event.info.name or name.startswith(f"{event.info.name}/")
+
+
 def _changes(events: Iterable[m.Event]) -> list[Change]:
     from shmclient._regions.info import change_of  # only for who watches: see `shmclient`
 
@@ -270,7 +276,7 @@ class Values:
         self._can_sleep = can_sleep
         self._last: Mapped | Position | None = None  # the region that was given last, and its host
         self._host_id = ""
-        self.listener = Listener(name, lambda event: event.info.name == name and event.kind != "changed")
+        self.listener = Listener(name, lambda event: event.kind != "changed" and _is_of(event, name))
 
     def start(self, context: Context, retry: Retry) -> Operation[None]:
         """Listen on a connection, unless that is so already."""

@@ -53,19 +53,24 @@ class Interests:
         self._add(1)
         self._note_watch(request.id, request.prefix)
 
-    def watches(self, name: str) -> list[int]:
-        """Return the watches of a name."""
-        return self._prefixes.of(name)
+    def watches(self, name: str, *, is_arena: bool = False) -> list[int]:
+        """Return the watches of a name, and those of names below it, if it is an arena's."""
+        numbers = self._prefixes.of(name)
+        if is_arena:
+            numbers += [number for number, prefix in self._watches.items() if prefix.startswith(f"{name}/")]
+        return numbers
 
     def waits(self, name: str, *, is_arena: bool = False) -> list[m.Open]:
         """Return the requests that wait for a name, or for one below it, if it is an arena's."""
         numbers = self._names.of_all_below(name) if is_arena else self._names.of(name)
         return [self._waits[number] for number in numbers]
 
-    def has_watch(self, request: int, name: str) -> bool:
-        """Whether there is a watch of a name with this number."""
+    def has_watch(self, request: int, name: str, *, is_arena: bool = False) -> bool:
+        """Whether there is a watch of a name with this number, or of one below it, if it is an arena's."""
         prefix = self._watches.get(request)
-        return prefix is not None and name.startswith(prefix)
+        if prefix is None:
+            return False
+        return name.startswith(prefix) or (is_arena and prefix.startswith(f"{name}/"))
 
     def is_waiting(self, request: int) -> bool:
         """Whether there is a wait with this number."""

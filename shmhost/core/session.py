@@ -228,8 +228,8 @@ class Session:
         if change is None:
             return None
         kind, info = change
-        watches = self._interests.watches(info.name)
         is_arena = info.kind == KIND_ARENA
+        watches = self._interests.watches(info.name, is_arena=is_arena and self._version >= m.ARENA_VERSION)
         waits = self._interests.waits(info.name, is_arena=is_arena) if kind is ChangeKind.PUBLISHED else []
         return self._hearing(kind, info, watches, waits) if watches or waits else None
 
@@ -237,7 +237,8 @@ class Session:
         self, kind: ChangeKind, info: m.RegionInfo, watches: list[int], waits: list[m.Open]
     ) -> Iterator[None]:
         for watch in watches:
-            if self._interests.has_watch(watch, info.name):  # not cancelled meanwhile
+            # Not cancelled meanwhile.
+            if self._interests.has_watch(watch, info.name, is_arena=info.kind == KIND_ARENA):
                 self._send(m.Event(watch, kind, info), ())
                 yield
         for wait in waits:

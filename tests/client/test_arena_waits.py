@@ -135,6 +135,25 @@ def test_follow_yields_a_value_once_that_overtakes_the_look(
     timer.join()
 
 
+def test_follow_waits_for_an_arena_that_does_not_exist_yet(
+    shm: shmclient.Client, other: shmclient.Client
+) -> None:
+    follow = other.follow("camera/x", wait=30)
+    watch = other.watch("camera/")
+
+    def publish() -> None:
+        with shm.arena("camera", CAMERA_SIZE, names=100) as arena:
+            arena["x"] = b"1"
+
+    timer = threading.Timer(0.05, publish)
+    timer.start()
+    assert bytes(next(follow)) == b"1"
+    timer.join()
+    shm.unlink("camera")
+    shm.put("camera/y", b"a region")
+    assert next(watch).info.name == "camera/y"  # of the arena itself it says nothing
+
+
 def test_follow_waits_for_a_name_that_its_arena_does_not_have_yet(
     arena: Arena, other: shmclient.Client
 ) -> None:
