@@ -54,6 +54,10 @@ class Listener:
         """Whether it listens on this connection."""
         return self._context is context and self._is_told
 
+    def host_id(self) -> str:
+        """Return the id of the host that it listens to, or did."""
+        return self._context.outbox.host_id if self._context is not None else ""
+
     def origin(self) -> str:
         """Return the origin of the host that it listens to, or did."""
         return self._context.outbox.origin if self._context is not None else ""
@@ -158,6 +162,7 @@ class Changes:
         if failure is not None and not self._resumes:
             raise failure
         self._take(self.listener.take())  # the last that the host before has told
+        is_same = self.listener.host_id() == context.outbox.host_id
         yield from self.listener.listen(context)
         if not self._resumes:
             return
@@ -177,8 +182,10 @@ class Changes:
             for change in changes:
                 self._is_news(change)
         else:
-            self._missing = {name for name, (host, _) in self._seen.items() if host == origin} - now.keys()
-            self._grace = Retry(GRACE_S)
+            if not is_same:
+                self._missing = {name for name, (host, _) in self._seen.items() if host == origin}
+                self._grace = Retry(GRACE_S)
+            self._missing -= now.keys()
             now |= {name: self._seen[name] for name in self._missing}
             self._pending += _differences(self._seen, now)
             self._seen = now

@@ -27,10 +27,11 @@ def test_watch_tells_what_changed_while_there_was_no_host(machine: Machine) -> N
         machine.start()
         put_values(machine.path, back=b"2", new=b"1")
         events = pool.submit(seen, changes, 5)
-        told_first = [("unlinked", "gone"), ("unlinked", "told"), ("published", "back"), ("published", "new")]
         wait_until(lambda: _listens(machine.path))
         put_values(machine.path, live=b"1")
-        assert events.result(30) == [*told_first, ("published", "live")]
+        told = events.result(30)
+        assert [name for kind, name in told if kind == "published"] == ["back", "new", "live"]
+        assert [name for kind, name in told if kind == "unlinked"] == ["gone", "told"]  # after some grace
 
 
 def _listens(path: str) -> bool:
@@ -106,4 +107,5 @@ async def test_async_watch_goes_on_over_a_killed_host(machine: Machine, anyio_ba
         machine.kill()
         machine.start()
         (await ashm.put("y", b"1")).close()
-        assert [(await anext(changes)).kind for _ in range(2)] == ["unlinked", "published"]
+        later = [(await anext(changes)).kind for _ in range(2)]
+        assert later == ["published", "unlinked"]  # a name may come back, for some time
