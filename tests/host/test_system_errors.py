@@ -224,13 +224,17 @@ def test_host_ends_when_an_object_cannot_be_removed(
 ) -> None:
     monkeypatch.setattr(shm_names, "SHM_FOLDER", tmp_path)
 
-    def refuse(_path: Path) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("shmhost-"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        unlink(path, missing_ok)
 
     with watched_host(str(tmp_path / "h.sock")) as host, shmclient.connect(host.socket_path) as shm:
         shm.put("stuck", b"x", backend="shm")
         shm.put("after", b"x")
         survivors = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
-        monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: missing_ok or refuse(self))
+        monkeypatch.setattr(Path, "unlink", refuse)
     assert [memory_object.reader() for memory_object in survivors] == [-1, -1]
     assert "cannot remove an object: [Errno 30] Read-only file system" in caplog.text

@@ -32,6 +32,7 @@ class _Lib:
     SHM_ARENA_GROW: int
     SHM_ARENA_LEDGER: int
     SHM_ARENA_FORGET: int
+    SHM_ARENA_BOARD: int
     SHM_ARENA_LEAVE: int
     SHM_LEDGER_WAITS: int
     SHM_VALUE_OBJECTS: int
