@@ -28,10 +28,14 @@ def limit_to(pid: int, more: int) -> None:
 
 
 def measured(peer: ArenaPeer) -> m.Measured:
-    """Return what the host counts; what users may have at most follows its limit of descriptors."""
+    """Return what the host counts.
+
+    What users may have at most follows its limit of descriptors, and it looks only now and then at what they
+    have not read yet.
+    """
     counters, _ = peer.ask(m.Measure(4))
     assert isinstance(counters, m.Measured)
-    uses = tuple(use._replace(most=0) for use in counters.uses)
+    uses = tuple(use._replace(most=0) for use in counters.uses if "unread" not in use.resource)
     return counters._replace(timings=(), refusals=(), uses=uses)
 
 
