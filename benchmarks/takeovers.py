@@ -204,10 +204,18 @@ def close_at_end(tally: Tally, stream: Any) -> None:
     stream.close()
 
 
+def end_with(parent: int, tally: Tally) -> None:
+    """End all when the process that started this one has ended."""
+    while os.getppid() == parent and not tally.is_over.wait(1):
+        pass
+    tally.is_over.set()
+
+
 def work(kind: str, path: str) -> None:
     """Be a client until SIGTERM; print what it counted."""
     tally = Tally()
     signal.signal(signal.SIGTERM, lambda *_: tally.is_over.set())
+    threading.Thread(target=end_with, args=(os.getppid(), tally), daemon=True).start()
     try:
         WORKERS[kind](path, tally)
     except Exception as error:
