@@ -27,6 +27,8 @@ import os, signal, sys
 import numpy as np
 import shmclient
 shm = shmclient.connect({path!r})
+shm.put("w", b"").close()  # from then on a thread watches the host
+shm.unlink("w")
 
 def is_fatal(write):
     pid = os.fork()

@@ -29,9 +29,9 @@ def test_watch_tells_what_changed_while_there_was_no_host(machine: Machine) -> N
         events = pool.submit(seen, changes, 5)
         wait_until(lambda: _listens(machine.path))
         put_values(machine.path, live=b"1")
-        told = events.result(30)
-        assert sorted(name for kind, name in told if kind == "published") == ["back", "live", "new"]
-        assert [name for kind, name in told if kind == "unlinked"] == ["gone", "told"]  # after some grace
+        changed = events.result(30)
+        assert sorted(name for kind, name in changed if kind == "published") == ["back", "live", "new"]
+        assert [name for kind, name in changed if kind == "unlinked"] == ["gone", "told"]  # after some grace
 
 
 def _listens(path: str) -> bool:
