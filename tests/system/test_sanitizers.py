@@ -24,8 +24,8 @@ TESTS = {
     posix_protection posix_locks posix_seals posix_write_seals""",
 }
 # Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids; does no mlock; and its
-# allocator can stay locked in a child that is forked while the thread of a host allocates. And so slow, a request
-# that is cancelled at random leaves something for more than 20 s: that is not understood yet.
+# allocator can stay locked in a child that is forked while the thread of a host allocates. And so
+# slow, a request that is cancelled at random leaves something for over 20 s: that is not understood yet.
 LEFT_OUT = (
     "not limit and not lock and not fork and not child and not descriptor_is_left "
     "and not cancellation_at_any_point"
