@@ -25,8 +25,8 @@ TESTS = {
 }
 # Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids; does no mlock; and its
 # allocator can stay locked in a child that is forked while the thread of a host allocates. And so slow, a
-# request that is cancelled at random, and an arena that is closed during a copy, leave something for over 20 s
-# now and then: that is not understood yet.
+# request that is cancelled at random, and an arena that is closed during a copy, leave something for over
+# 20 s now and then: that is not understood yet.
 LEFT_OUT = (
     "not limit and not lock and not fork and not child and not descriptor_is_left "
     "and not cancellation_at_any_point and not another_thread_copies_into_it"
