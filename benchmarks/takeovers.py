@@ -109,16 +109,21 @@ def watch(path: str, tally: Tally) -> None:
             last[change.info.name] = change.info.generation
 
 
+def check_growth(values: Any, tally: Tally) -> None:
+    """Count the values of an iterator until all is over, and those that are not newer than the one before."""
+    threading.Thread(target=close_at_end, args=(tally, values), daemon=True).start()
+    last = -1
+    for value in values:
+        tally.requests += 1
+        count = int(bytes(value[:20]))
+        tally.repeated += count <= last
+        last = count
+
+
 def follow(path: str, tally: Tally) -> None:
     """Follow a name by the board: values grow, and none comes twice."""
     with shmclient.connect(path) as shm, shm.follow("puts/0") as values:
-        threading.Thread(target=close_at_end, args=(tally, values), daemon=True).start()
-        last = -1
-        for value in values:
-            tally.requests += 1
-            count = int(bytes(value[:20]))
-            tally.repeated += count <= last
-            last = count
+        check_growth(values, tally)
 
 
 def connect(path: str, tally: Tally) -> None:
@@ -171,13 +176,7 @@ def follow_arena(path: str, tally: Tally) -> None:
     """Follow a name of the arena: values grow, and none comes twice."""
     with shmclient.connect(path) as shm, shm.follow("arena/x0") as values:
         shm.get("arena/x0", wait=WAIT_S)
-        threading.Thread(target=close_at_end, args=(tally, values), daemon=True).start()
-        last = -1
-        for value in values:
-            tally.requests += 1
-            count = int(bytes(value[:20]))
-            tally.repeated += count <= last
-            last = count
+        check_growth(values, tally)
 
 
 WORKERS: dict[str, Callable[[str, Tally], None]] = {
