@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from arena_programs import changed_headers
+from header_support import BASE, GOOD
 from native_support import ROOT
-from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, KIND_BOARD, Header
+from shmprotocol.abi.header import FLAG_SEAL_WRITER, KIND_BOARD
 from shmprotocol.native.builtins import dict_make
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -40,23 +41,12 @@ LONG = {
     "inherit": 10_000_000,
 }
 SHORT = 100_000
-BASE, SIZE = 0x550000000000, 12288
-HEADER = Header(
-    kind=1,
-    flags=FLAG_SEAL_FULL,
-    base=BASE,
+SIZE = 12288
+HEADER = GOOD._replace(
     size=SIZE - 100,
     capacity=SIZE,
-    data=BASE + 4096,
     data_size=4096,
     root=BASE + 4104,
-    root_size=16,
-    generation=3,
-    created_ns=1,
-    creator_uid=0,
-    creator_gid=0,
-    creator_pid=0,
-    window_base=BASE,
     window_size=1 << 38,
     metadata=BASE + 8192,
     metadata_size=100,

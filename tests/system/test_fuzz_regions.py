@@ -13,30 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import Reader, compiled, forked
+from header_support import BASE, GOOD
 from shmhost.core.objects import Memfd
 from shmprotocol.abi.header import FLAG_SEAL_WRITER, Header, check_header
 from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory
 from shmprotocol.kernel import address_space
 from shmprotocol.wire.names import MAX_METADATA
 
-BASE = 0x550000000000
 CAPACITY = 4096 + (1 << 20)
-HEADER = Header(
-    kind=1,
+HEADER = GOOD._replace(
     flags=FLAG_SEAL_WRITER,
-    base=BASE,
     size=CAPACITY - 100,
     capacity=CAPACITY,
-    data=BASE + 4096,
     data_size=1 << 19,
     root=BASE + 8192,
-    root_size=16,
-    generation=3,
-    created_ns=1,
-    creator_uid=0,
-    creator_gid=0,
-    creator_pid=0,
-    window_base=BASE,
     window_size=1 << 38,
     metadata=BASE + 4096 + (1 << 19),
     metadata_size=4096,
