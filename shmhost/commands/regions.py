@@ -76,11 +76,14 @@ def stat(name: str | None, fd: int | None, path: str | None, as_json: bool) -> N
 
 def _print_region(name: str, path: str | None, as_json: bool) -> None:
     with _query(path) as query:
-        arena = query.arena_of(name) if "/" in name else None
-        if arena is not None and arena.name != name:
+        try:
+            region = query.stat(name)
+        except RegionNotFound:
+            arena = query.arena_of(name)
+            if arena is None:
+                raise
             _print_value(query, arena, name, as_json)
             return
-        region = query.stat(name)
     if as_json:
         print_json(regions_view.region_dict(region))
     else:
