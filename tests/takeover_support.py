@@ -21,19 +21,24 @@ from shmprotocol.wire.connection import pack
 from support import RawPeer
 
 KILLS = """
-import os, signal
+import os, select, signal
 from shmhost.cli import main
 from shmhost.serving import parcels
 from shmhost.serving.handover import GO
 
 receive = parcels.receive_exactly
 
+def kill():
+    process = os.pidfd_open({pid})
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    select.select([process], [], [])  # until it is dead, and its socket closed
+
 def receive_and_kill(sock, size):
     if "{where}" == "before" and size == len(GO):
-        os.kill({pid}, signal.SIGKILL)
+        kill()
     data = receive(sock, size)
     if "{where}" == "after" and data == GO:
-        os.kill({pid}, signal.SIGKILL)
+        kill()
     return data
 
 parcels.receive_exactly = receive_and_kill

@@ -6,6 +6,7 @@ file removed, no byte sent. So it must not unwind when something goes wrong, but
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -98,7 +99,9 @@ class Heritage:
         self._socket.sendall(READY)
         word = parcels.receive_exactly(self._socket, len(GO))
         assert word == GO, word
-        self._socket.sendall(SERVING)
+        # After GO the other host waits for this word or dies: if it is not there, it serves nobody any more.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(SERVING)
         self._socket_file.own()
         self._socket.close()
         close_all(self._fds.values())
