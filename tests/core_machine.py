@@ -253,6 +253,7 @@ class Model:
             "addresses",
             "unread",
             "unread_by_owners",
+            "queued",
         )
         for index, (name, pool) in enumerate(zip(names, accounts.pools, strict=True)):
             shares = [account.shares[index] for account in accounts]

@@ -21,10 +21,13 @@ from shmhost.core.policy import NO_LIMITS, Limits, Policy
 from shmhost.core.shares import UNLIMITED, Pool, Share
 from shmhost.core.window import span_size
 from shmprotocol.errors import QuotaExceeded
+from shmprotocol.kernel.constants import KIB
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 NEWCOMERS = 4  # a user who is alone may have 93.75% of the bytes, and 90.6% of the rest
 CONNECTION_FILES = 2
+# Bytes of the largest reply, an inspection with all its holders: a user that reads can get each.
+LARGEST_REPLY = 256 * KIB
 KEPT_FILES = 16  # of the own ones: a privileged uid connects by these when it has taken all others itself
 _UNLINK = "Close or unlink regions that you do not need"
 
@@ -46,6 +49,7 @@ class Account:
         "leases",
         "lines",
         "listening",
+        "queued",
         "regions",
         "shares",
         "uid",
@@ -74,6 +78,7 @@ class Account:
             self.addresses,
             self.unread,
             self.unread_by_owners,
+            self.queued,
         ) = self.shares
 
     @property
@@ -259,8 +264,8 @@ class Totals(NamedTuple):
 
     `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
     for, `addresses` bytes of the windows, for arenas to grow into, or for all that is mapped where
-    `are_addresses_scarce`, and `unread` descriptors that are sent and
-    not read yet, some of them by the owners of arenas.
+    `are_addresses_scarce`, `unread` descriptors that are sent and
+    not read yet, some of them by the owners of arenas, and `queued` bytes that wait until clients read.
     """
 
     bytes: int
@@ -272,6 +277,7 @@ class Totals(NamedTuple):
     addresses: int = UNLIMITED
     unread: int = UNLIMITED
     unread_by_owners: int = UNLIMITED
+    queued: int = UNLIMITED
     are_addresses_scarce: bool = False
 
 
@@ -367,5 +373,13 @@ def _pools(totals: Totals) -> tuple[Pool, ...]:
             "Read messages",
             is_for_all=True,
             least=2,
+        ),
+        Pool(
+            "queued",
+            totals.queued,
+            "bytes for clients that do not read",
+            "Read replies and events",
+            is_for_all=True,
+            least=LARGEST_REPLY,
         ),
     )

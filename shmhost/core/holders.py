@@ -24,11 +24,16 @@ def text_of(error: ShmError, registry: Registry, peer: Peer) -> str:
     )
 
 
-def _holders(registry: Registry, pool: Pool, peer: Peer) -> str:
-    """Return which users have most of a resource, and which regions that the peer may know; "" for none."""
+def users_of(pool: Pool) -> str:
+    """Return which users have most of a resource; "" for none."""
     shares = nlargest(NAMED, pool.shares, key=lambda share: share.used)
     users = [f"uid {share.account.uid} has {share.used}" for share in shares if share.used]
-    sentence = f". Of all, {', '.join(users)}" if users else ""
+    return f". Of all, {', '.join(users)}" if users else ""
+
+
+def _holders(registry: Registry, pool: Pool, peer: Peer) -> str:
+    """Return which users have most of a resource, and which regions that the peer may know; "" for none."""
+    sentence = users_of(pool)
     if pool.name not in _OF_REGIONS:
         return sentence
     latest = (registry.regions[number] for number in islice(reversed(registry.order), LOOKED_AT))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter_ns
 
 from shmhost.core.state_records import Frame
+from shmhost.serving.backlog import Backlog
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share, Unread
@@ -47,6 +48,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_backlog",
         "_delay_s",
         "_is_closed",
         "_is_held",
@@ -55,7 +57,6 @@ class Outbox:
         "_on_end",
         "_retry",
         "_share",
-        "_size",
         "_sock",
         "_stall",
         "_turn",
@@ -79,7 +80,7 @@ class Outbox:
         self._on_emptied = on_emptied
         self._on_end = on_end
         self.queue: deque[tuple[bytes, list[int]]] = deque()  # empty: all that was sent has left
-        self._size = 0  # bytes
+        self._backlog = share.backlogs.begin(self._end)
         self._is_closed = self._is_held = False
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
@@ -95,6 +96,8 @@ class Outbox:
 
         OSError if it must be queued and no descriptor is left for the copies; nothing was sent then.
         """
+        if self._backlog.is_ended:  # the connection is about to be closed
+            return
         sent = 0 if self.queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
@@ -108,7 +111,7 @@ class Outbox:
         self._unread.resume(*unread)
         for data, fds in queue:
             self.queue.append((data, fds))
-            self._grow(len(data) + FRAME_OVERHEAD)
+            self._backlog.grow(len(data) + FRAME_OVERHEAD)
         if self.queue:
             self._start_stall()
             self._wait_for_room()
@@ -119,10 +122,10 @@ class Outbox:
         self._is_closed = True
         self._stall.end()
         self._on_emptied, self._on_end = _do_nothing, _do_nothing
+        self._backlog.close()
         if self.queue:  # perhaps thousands of frames
             queue, self.queue = self.queue, deque()
-            self._turn.end(_discarding(queue))
-        self._grow(-self._size)
+            self._turn.end(_discarding(queue, self._backlog))
         self._unread.close(close_socket)
 
     def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
@@ -211,9 +214,9 @@ class Outbox:
             descriptors.close_all(fds)
             if sent < len(data):
                 self.queue.appendleft((data[sent:], []))
-                self._grow(-sent)
+                self._backlog.shrink(sent)
             else:
-                self._grow(-sent - FRAME_OVERHEAD)
+                self._backlog.shrink(sent + FRAME_OVERHEAD)
             self._stall.start()
         self._wait_no_more()
         self._stall.stop()
@@ -231,13 +234,9 @@ class Outbox:
         copies = _copies(fds)
         self._start_stall()
         self.queue.append((rest, copies))
-        self._grow(len(rest) + FRAME_OVERHEAD)
-        if self._size > MAX_OUTBOX:
-            self._end("it sends requests, but does not read the replies")
-
-    def _grow(self, change: int) -> None:
-        self._size += change
-        self._share.note_backlog(self._size, self._end)
+        self._backlog.grow(len(rest) + FRAME_OVERHEAD)
+        if self._backlog.size > MAX_OUTBOX:
+            self._backlog.end("it sends requests, but does not read the replies")
 
     def _start_stall(self) -> None:
         if not self._stall.is_running:
@@ -279,9 +278,11 @@ def packed_welcome(welcome: Welcome) -> bytes:
     return pack(welcome)
 
 
-def _discarding(queue: deque[tuple[bytes, list[int]]]) -> Iterator[None]:
+def _discarding(queue: deque[tuple[bytes, list[int]]], backlog: Backlog) -> Iterator[None]:
     """Drop all frames and close their descriptors, some in each step."""
     while queue:
         for _ in range(min(DISCARDED, len(queue))):
-            descriptors.close_all(queue.popleft()[1])
+            data, fds = queue.popleft()
+            descriptors.close_all(fds)
+            backlog.shrink(len(data) + FRAME_OVERHEAD)
         yield

@@ -1,4 +1,4 @@
-"""Descriptors in flight: sent to clients, and not known to be read. Bytes that wait. Sends nothing.
+"""Descriptors in flight: sent to clients, and not known to be read. Sends nothing.
 
 The kernel counts descriptors in flight against the user that sent them, which is the host for all its
 clients, and refuses more with ETOOMANYREFS when there are more than RLIMIT_NOFILE (unix(7)). So each
@@ -23,11 +23,9 @@ from weakref import WeakValueDictionary
 
 from shmhost.core.accounts import Accounts
 from shmhost.core.shares import Share as Counter
-from shmprotocol.kernel.constants import MIB
+from shmhost.serving.backlog import Backlogs
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
-# Bytes that wait in the host for all connections of a uid: they are in no budget, see OWN_MEMORY in `config`.
-MAX_BACKLOG = 8 * MIB
 MAX_PER_CONNECTION = 2 * MAX_DESCRIPTORS  # the largest reply, and one more while that is read
 LINGER_S = 0.5  # between looks at a socket that is closed but for what its peer has not read
 SKIPPED = 16  # sends between looks that find little
@@ -56,8 +54,9 @@ class Flight:
     def _of(self, uid: int, shares: WeakValueDictionary[int, Share], counter: Counter) -> Share:
         share = shares.get(uid)
         if share is None:
-            share = shares[uid] = Share(self, counter)
+            share = shares[uid] = Share(self, counter, Backlogs(self._accounts.of(uid).queued))
         share.counter = counter  # another, if the account was closed and opened again
+        share.backlogs.counter = self._accounts.of(uid).queued  # likewise
         self._last = share  # a uid that connects again and again keeps its own
         return share
 
@@ -100,15 +99,12 @@ class Share:
     `counter` is the account's share that the descriptors are taken from.
     """
 
-    def __init__(self, flight: Flight, counter: Counter) -> None:
+    def __init__(self, flight: Flight, counter: Counter, backlogs: Backlogs) -> None:
         self.flight = flight
         self.counter = counter
+        self.backlogs = backlogs
         self._skipped = 0
         self.debtors: dict[Unread, None] = {}  # the one that was looked at last is the last one
-        self._backlogs: dict[
-            Callable[[str], None], int
-        ] = {}  # bytes that wait in the host, by who can end it
-        self._backlog = 0
 
     def press(self) -> None:
         """Look at some debtors: clear those that have read all, and notify the others."""
@@ -135,15 +131,6 @@ class Share:
         for debtor in owing:
             self.debtors[debtor] = self.debtors.pop(debtor)
         return owing
-
-    def note_backlog(self, size: int, end: Callable[[str], None]) -> None:
-        """Note the `size` bytes that wait for one connection; over the limit, end the one with the most."""
-        self._backlog += size - self._backlogs.pop(end, 0)
-        if size:
-            self._backlogs[end] = size
-        if self._backlog > MAX_BACKLOG:
-            end_largest = max(self._backlogs, key=self._backlogs.__getitem__)
-            end_largest(f"it does not read, and {self._backlog} bytes are queued for its uid in the host")
 
 
 class Unread:

@@ -20,7 +20,7 @@ from shmprotocol.wire.names import BACKENDS, SEALS, check_part
 
 MAX_FILE = 1 << 20  # bytes: some 10,000 rules
 MAX_ID = 2**32 - 2  # of users and groups
-SIZES = ("bytes", "addresses")
+SIZES = ("bytes", "addresses", "queued")
 COUNTS: tuple[str, ...] = (
     "regions",
     "arenas",

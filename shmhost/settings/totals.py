@@ -8,6 +8,7 @@ from shmhost.core.accounts import Totals
 from shmhost.core.shares import UNLIMITED
 from shmhost.core.window import STEP
 from shmhost.settings.config import Config
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 # Descriptors that a host has beside those for clients: its sockets, files, pipes, threads; † 20, and as many
@@ -18,6 +19,10 @@ BYTES_PER_LEASE = 4096
 MIN_LEASES, MAX_LEASES = 4096, 2**20
 OWNERS_PART = 4  # of the descriptors in flight: for owners of arenas, who may read late
 NO_FILES_LIMIT = 2**20  # descriptors in flight: where RLIMIT_NOFILE says none
+# Bytes that wait until clients read: a sixteenth of the budget. At least a part of the host's OWN_MEMORY, in
+# which there is room for 32 of the largest replies, and at most what a machine does not miss.
+QUEUED_PART = 16
+MIN_QUEUED, MAX_QUEUED = 8 * MIB, 64 * MIB
 MIN_LISTENING, MAX_LISTENING = 16_384, 2**20  # watches and names that are waited for: likewise
 
 
@@ -42,5 +47,6 @@ def totals_of(config: Config) -> Totals:
         addresses if are_scarce else addresses // 2,
         unread - unread // OWNERS_PART,
         unread // OWNERS_PART,
+        min(MAX_QUEUED, max(MIN_QUEUED, config.budget // QUEUED_PART)),
         are_scarce,
     )

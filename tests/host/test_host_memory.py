@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import ctypes
 import os
+import select
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +19,11 @@ from shmprotocol.abi.header import PAGE
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.names import MAX_REQUEST
-from support import Machine, RawPeer, serve, wait_until
+from support import Machine, RawPeer, needs_root, serve, wait_until
 
 MIB = 1 << 20
 CGROUPS = Path("/sys/fs/cgroup")
+SYS_SETRESUID = 117  # asm/unistd_64.h
 
 
 @contextlib.contextmanager
@@ -51,12 +56,33 @@ def _is_removed(group: Path) -> bool:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Machine]:
     """A host with the default budget in 64 MiB."""
-    machine = Machine(tmp_path / "h.sock")
+    with in_small_cgroup(tmp_path / "h.sock") as machine:
+        yield machine
+
+
+@contextlib.contextmanager
+def in_small_cgroup(path: Path) -> Iterator[Machine]:
+    """Give a host with the default budget in 64 MiB."""
+    machine = Machine(path)
     with cgroup(64 * MIB) as group:
         enter = f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()))"
         machine.child = serve(Path(machine.path), enter)
-        yield machine
-        machine.kill()
+        try:
+            yield machine
+        finally:
+            machine.kill()
+
+
+def connected_as(uid: int, path: str) -> RawPeer:
+    """Return a connection of another user. The effective uid is set for one thread alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def connect() -> RawPeer:
+        assert libc.syscall(SYS_SETRESUID, -1, uid, -1) == 0
+        return RawPeer(path)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        return threads.submit(connect).result()
 
 
 def test_host_refuses_before_it_is_killed_when_its_cgroup_is_small(small: Machine) -> None:
@@ -117,3 +143,30 @@ def test_events_that_nobody_reads_do_not_end_a_host_in_a_small_cgroup(small: Mac
         for number in range(40):
             shm.put(f"{number}/" + "x" * 200, b"1").close()
         assert len(shm.list()) == 40
+
+
+@needs_root
+def test_events_that_many_users_leave_unread_do_not_end_it_either() -> None:
+    """All together have a share of its memory: as many users as there are would have more than all of it."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        machine = stack.enter_context(in_small_cgroup(Path(folder) / "h.sock"))
+        os.chmod(machine.path, 0o666)
+        shm = stack.enter_context(shmclient.connect(machine.path))
+        uids = [uid for uid in range(60_001, 60_015) for _ in range(2)]
+        peers = [stack.enter_context(connected_as(uid, machine.path)) for uid in uids]
+        for peer in peers:
+            peer.send(b"".join(pack(m.Watch(request, "")) for request in range(2, 482)))
+            for request in range(2, 482):
+                assert peer.receive()[0] == m.Done(request)
+        for number in range(40):
+            shm.put(f"{number}/" + "x" * 200, b"1", mode=0o644).close()
+        wait_until(lambda: all(map(is_hung_up, peers)))  # each would have more than a connection may
+        assert len(shm.list()) == 40
+
+
+def is_hung_up(peer: RawPeer) -> bool:
+    """Whether the host has closed a connection, of which nothing is read."""
+    poll = select.poll()
+    poll.register(peer.socket, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -18,7 +18,7 @@ from session_support import CREATE, World
 from shmhost.core.peers import Peer
 from shmhost.core.policy import Policy, Wish
 from shmhost.core.registry import REGION_OVERHEAD
-from shmhost.settings.policies import COUNTS, KEYS, parse_policy, read_policy
+from shmhost.settings.policies import COUNTS, KEYS, SIZES, parse_policy, read_policy
 from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -331,7 +331,7 @@ def test_example_of_the_documentation_is_right(world: World) -> None:
 
 def test_every_limit_is_one_of_a_resource(world: World) -> None:
     names = {pool.name for pool in world.hub.registry.accounts.pools}
-    assert names == {"bytes", "addresses", *COUNTS}
+    assert names == {*SIZES, *COUNTS}
 
 
 # --- the host and the command

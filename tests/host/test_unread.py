@@ -12,7 +12,7 @@ import pytest
 from shmhost.core.accounts import Accounts, Totals
 from shmhost.core.peers import Peer
 from shmhost.core.shares import GUARANTEES
-from shmhost.serving.unread import MAX_BACKLOG, MAX_LOOKS, MAX_PER_CONNECTION, Flight, Unread
+from shmhost.serving.unread import MAX_LOOKS, MAX_PER_CONNECTION, Flight, Unread
 from shmprotocol.wire import descriptors
 
 
@@ -159,23 +159,6 @@ def test_connection_is_closed_at_once_when_all_is_read(wires: list[Wire]) -> Non
     assert wire.ours.fileno() == -1
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(wire.ours.fileno())
-
-
-def test_largest_backlog_of_a_uid_is_ended_when_all_together_are_over_the_limit() -> None:
-    flight = flight_of(1000)
-    share, ended = flight.share(7), []
-    small, large = (lambda why: ended.append(("small", why))), (lambda why: ended.append(("large", why)))
-    flight.share(8).note_backlog(MAX_BACKLOG, small)
-    share.note_backlog(MAX_BACKLOG - 10, large)
-    share.note_backlog(10, small)
-    assert ended == []
-    share.note_backlog(11, small)
-    assert ended == [
-        ("large", f"it does not read, and {MAX_BACKLOG + 1} bytes are queued for its uid in the host")
-    ]
-    share.note_backlog(0, large)
-    share.note_backlog(MAX_BACKLOG, small)
-    assert len(ended) == 1
 
 
 def test_those_that_have_read_are_cleared_before_the_limit_of_their_uid_is_reached() -> None:
