@@ -68,7 +68,7 @@ class Model:
         self.registry.generations.resume(self._ceiling)
         self.registry.numbers = numbers(self._file.first_number, self._file.store_number)
         self.registry.book = self._file
-        self.expected = Expected(self.registry, self._file.forget, self._file.supersede)
+        self.expected = Expected(self.registry, self._file.forget, self._file.retire)
         self.expected.load(self._file.records)
         self.hub = Hub(self.registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
         self.hub.expected, self.hub.returnables = self.expected, Returnables(None)  # type: ignore[arg-type]

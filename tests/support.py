@@ -134,8 +134,10 @@ class WatchedHost:
 
 
 @contextlib.contextmanager
-def watched_host(path: str, listener: socket.socket | None = None, **settings: Any) -> Iterator[WatchedHost]:
-    with start_blocking_portal("asyncio", backend_options()) as portal:
+def watched_host(
+    path: str, listener: socket.socket | None = None, options: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[WatchedHost]:
+    with start_blocking_portal("asyncio", options or backend_options()) as portal:
         serving, host = portal.start_task(Host(Config(socket_path=path, **settings), listener).serve)
         try:
             yield WatchedHost(host, portal)

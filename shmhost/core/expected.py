@@ -18,6 +18,8 @@ from shmhost.core.registry import Registry
 from shmhost.core.window import Span, Window
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import AccessDenied, RegionBusy, RegionExists
+from shmprotocol.wire.items import NO_ARENA
+from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.names import State
 
 
@@ -30,14 +32,19 @@ class Returned(NamedTuple):
 
 
 class Expected:
-    """The regions that may come back. `forget` and `supersede` note for a successor what became of one."""
+    """The regions that may come back. `forget` and `retire` note for a successor what became of one.
+
+    `leave` is called for each that has lost its name, and has had no other: what stands under it must go.
+    """
 
     def __init__(
-        self, registry: Registry, forget: Callable[[int], None], supersede: Callable[[Record], None]
+        self, registry: Registry, forget: Callable[[int], None], retire: Callable[[Record], None]
     ) -> None:
+        self.leave: Callable[[Record], object] = lambda _record: None
+        self.named, self.named_bytes = 0, 0  # of those that may get their names back
         self._registry = registry
         self._forget = forget
-        self._supersede = supersede
+        self._retire = retire
         self._records: dict[int, tuple[Record, Window]] = {}  # by the region's number
         self._boards: list[tuple[Span, Window]] = []  # of earlier hosts: clients may have them mapped
         self._current: dict[str, list[Record]] = {}  # those that may get their name back
@@ -60,6 +67,7 @@ class Expected:
             self._records[record.number] = record, window
             if record.state is State.CURRENT:
                 self._current.setdefault(record.name, []).append(record)
+                self._count(1, record)
 
     def load_boards(self, spans: Iterable[Span]) -> None:
         """Take the addresses of boards, as far as they are free."""
@@ -76,6 +84,17 @@ class Expected:
     def has_name(self, name: str) -> bool:
         """Whether a region may come back that is the current one of this name."""
         return name in self._current
+
+    def newest(self, name: str) -> Record | None:
+        """Return the newest region that may get this name back."""
+        return max(self._current.get(name, ()), key=lambda record: record.generation, default=None)
+
+    def unlink(self, name: str) -> None:
+        """Let no region have this name again."""
+        for record in self._current.pop(name, ()):
+            self._count(-1, record)
+            self._retire_record(record, State.UNLINKED)
+            self.leave(record)
 
     def revive(self, record: Record, memory_object: MemoryObject) -> Region:
         """Enter a region that is back into the registry; its name is its own again unless a newer one has it.
@@ -98,15 +117,13 @@ class Expected:
         for record in self._current.get(region.name, [])[:]:
             if record.generation < region.generation:
                 self._drop_name(record)
-                self._records[record.number] = (
-                    record._replace(state=State.SUPERSEDED),
-                    self._records[record.number][1],
-                )
-                self._supersede(record)
+                self._retire_record(record, State.SUPERSEDED)
 
     def clear(self) -> list[Record]:
-        """Forget all: their addresses are free. Return those that would have got their names back."""
-        lost = [record for records in self._current.values() for record in records]
+        """Forget all: their addresses are free. Return the newest of each name that nobody has now."""
+        lost = [record for name in self._current if (record := self.newest(name)) is not None]
+        for record in lost:
+            self.leave(record)
         for record, window in self._records.values():
             window.give(record.span)
             self._forget(record.offset)
@@ -115,13 +132,25 @@ class Expected:
         self._records.clear()
         self._boards.clear()
         self._current.clear()
-        return lost
+        self.named = self.named_bytes = 0
+        return [record for record in lost if record.name not in self._registry.current]
+
+    def _retire_record(self, record: Record, state: State) -> None:
+        _, window = self._records[record.number]
+        record = record._replace(state=state)
+        self._records[record.number] = record, window
+        self._retire(record)
 
     def _drop_name(self, record: Record) -> None:
         records = self._current[record.name]
         records.remove(record)
+        self._count(-1, record)
         if not records:
             del self._current[record.name]
+
+    def _count(self, number: int, record: Record) -> None:
+        self.named += number
+        self.named_bytes += number * record.capacity
 
     def _has_place(self, record: Record) -> bool:
         """Whether no arena has come above a name meanwhile, nor a name below an arena."""
@@ -148,3 +177,26 @@ def is_of(record: Record, returned: Returned) -> bool:
         return returned.size >= record.capacity and returned.seals & ARENA_SEALS == ARENA_SEALS
     seals = SEALS.get(record.seal, 0)
     return returned.size == record.capacity and returned.seals & seals == seals
+
+
+def info_of(record: Record) -> RegionInfo:
+    """Return what its host said last of a region."""
+    return RegionInfo(
+        name=record.name,
+        region=record.number,
+        generation=record.generation,
+        state=record.state,
+        address=record.span.address,
+        size=record.size,
+        capacity=record.capacity,
+        uid=record.owner.uid,
+        gid=record.owner.gid,
+        mode=record.mode,
+        seal=record.seal,
+        backend=record.backend,
+        leases=0,
+        created_ns=record.created_ns,
+        creator_pid=record.owner.pid,
+        kind=record.kind,
+        arena=NO_ARENA,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -13,7 +13,7 @@ from shmhost.core.arenas import Control
 from shmhost.core.expected import Expected, Returned
 from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
-from shmhost.core.news import News, news_of, replaced
+from shmhost.core.news import News, gone, news_of, replaced
 from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
 from shmhost.core.records import Record
@@ -190,13 +190,20 @@ class Hub:
 
     def tell(self, kind: ChangeKind, region: Region, before: m.RegionInfo | None = None) -> None:
         """Notify all waits and watches of a change; `before` is what the region was, or replaced."""
-        if not self.listeners:
-            return
-        news, groups = news_of(kind, region, before), defaultdict(list)
+        if self.listeners:
+            self._tell((news_of(kind, region, before),))
+
+    def tell_of_gone(self, infos: Iterable[m.RegionInfo]) -> None:
+        """Notify all watches of names that are gone: a single change for whoever may fall behind."""
+        if self.listeners:
+            self._tell(tuple(map(gone, infos)))
+
+    def _tell(self, changes: Sequence[News]) -> None:
+        groups = defaultdict(list)
         for listener in self.listeners:
             groups[listener.peer.uid].append(listener)
         for uid, group in groups.items():
-            if not self.run_news(uid, _telling(news, group)):
+            if not self.run_news(uid, _telling(changes, group)):
                 for listener in group:
                     listener.fall_behind()
 
@@ -228,13 +235,15 @@ class Hub:
             len(self.registry.arenas),
             len(self.ledgers),
             uses_of(self.registry.accounts),
+            *((0, 0) if self.expected is None else (self.expected.named, self.expected.named_bytes)),
         )
 
 
-def _telling(news: News, listeners: list[Listener]) -> Iterator[None]:
-    for listener in listeners:
-        yield from listener.hear(news) or ()
-        yield
+def _telling(changes: Sequence[News], listeners: list[Listener]) -> Iterator[None]:
+    for news in changes:
+        for listener in listeners:
+            yield from listener.hear(news) or ()
+            yield
 
 
 def uses_of(accounts: Accounts) -> tuple[m.Use, ...]:

@@ -34,7 +34,12 @@ class News(NamedTuple):
 def news_of(kind: ChangeKind, region: Region, before: m.RegionInfo | None) -> News:
     """Return the news of a change of a region, which has been made; `before` is what it was, or replaced."""
     info = region.info()
-    return News(kind, info, None) if kind is ChangeKind.UNLINKED else News(kind, before, info)
+    return gone(info) if kind is ChangeKind.UNLINKED else News(kind, before, info)
+
+
+def gone(info: m.RegionInfo) -> News:
+    """Return the news that the name of a region is gone."""
+    return News(ChangeKind.UNLINKED, info, None)
 
 
 def replaced(older: Region | None, region: Region) -> m.RegionInfo | None:

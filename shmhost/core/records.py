@@ -101,9 +101,9 @@ def word_of_current(region: Region) -> int:
     return 1 | region.mode << 8 | region.rights << 32
 
 
-def word_of_superseded(record: Record) -> int:
-    """Return the word of a record whose name is another region's now."""
-    return 2 | record.mode << 8 | record.rights << 32
+def word_of_record(record: Record) -> int:
+    """Return the word of a record."""
+    return _STATE_CODES[record.state] | record.mode << 8 | record.rights << 32
 
 
 def numbers_of(region: Region) -> tuple[int, ...]:

@@ -98,15 +98,8 @@ class Region:
 
     def check(self, peer: Peer, right: int) -> None:
         """Raise AccessDenied if the mode does not give a peer this right; RegionNotFound if it is hidden."""
-        if self.allows(peer, right):
-            return
-        if not self.is_visible(peer):
-            raise not_found(self.name, peer)
-        what = "read" if right == READ else "replace or unlink"
-        raise AccessDenied(
-            f"uid {peer.uid} may not {what} {self.name!r}: it belongs to uid {self.owner.uid}, "
-            f"gid {self.owner.gid}, mode {self.mode:04o}"
-        )
+        if not self.allows(peer, right):
+            raise refused(self.name, self.owner, self.mode, peer, right)
 
     def info(self) -> RegionInfo:
         """Return the record for `list` and `stat`."""
@@ -175,6 +168,17 @@ def allows(uid: int, gid: int, mode: int, peer: Peer, right: int) -> bool:
     if gid == peer.gid or gid in peer.groups:
         return bool(mode >> 3 & right)
     return bool(mode & right)
+
+
+def refused(name: str, owner: Peer, mode: int, peer: Peer, right: int) -> AccessDenied | RegionNotFound:
+    """Return the refusal for a peer whom the mode does not give this right; or that it is hidden."""
+    if peer.uid != owner.uid and not allows(owner.uid, owner.gid, mode, peer, READ):
+        return not_found(name, peer)
+    what = "read" if right == READ else "replace or unlink"
+    return AccessDenied(
+        f"uid {peer.uid} may not {what} {name!r}: it belongs to uid {owner.uid}, gid {owner.gid}, mode "
+        f"{mode:04o}"
+    )
 
 
 def sees(peer: Peer, info: RegionInfo) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
-from shmhost.core import filled_puts, small_puts
+from shmhost.core import absent, filled_puts, small_puts
 from shmhost.core.creations import Creations
 from shmhost.core.filled_puts import FilledPuts
 from shmhost.core.holders import text_of
@@ -334,19 +334,6 @@ class Session:
     def _measure(self, request: m.Measure) -> None:
         self._send(self._hub.measure(request.id), ())
 
-    def _stat(self, request: m.Stat) -> None:
-        region = self._registry.find(check_name(request.name), self.peer)
-        self._send(m.Described(request.id, region.info()), ())
-
-    def _unlink(self, request: m.Unlink) -> None:
-        name = check_name(request.name)
-        if name not in self._registry.current and self._registry.end_creation(name, self.peer):
-            self._send(m.Done(request.id), ())
-            return
-        region = self._registry.unlink(name, self.peer)
-        self._send(m.Done(request.id), ())
-        self._hub.tell(ChangeKind.UNLINKED, region)
-
     def _chmod(self, request: m.Chmod) -> None:
         before, region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
         self._send(m.Done(request.id), ())
@@ -385,8 +372,8 @@ class Session:
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,
-        m.Stat: _stat,
-        m.Unlink: _unlink,
+        m.Stat: lambda self, request: absent.describe(self._hub, self.peer, request, self._send),
+        m.Unlink: lambda self, request: absent.unlink(self._hub, self.peer, request, self._send),
         m.Chmod: _chmod,
         m.Watch: _watch,
         m.Inspect: _inspect,

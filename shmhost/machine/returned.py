@@ -39,6 +39,20 @@ class Returnables:
             return PosixShm.of(record.name, record.capacity, self._names, reader)
         return Memfd.of(record.capacity, reader)
 
+    def left_by(self, record: Record) -> MemoryObject | None:
+        """Return the object that a region has left under its name in /dev/shm; None if there is none."""
+        if record.backend is not Backend.SHM:
+            return None
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            reader = os.open(self._names.path_of(record.name), flags)
+        except OSError:  # it has gone, or is a link
+            return None
+        if builtins.identify(reader) != record.identity:
+            os.close(reader)
+            return None
+        return PosixShm.of(record.name, record.capacity, self._names, reader)
+
 
 def _read_only(descriptor: int) -> int:
     """Return a descriptor that cannot write, for readers to get."""

@@ -121,9 +121,9 @@ class StateFile:
         builtins.set_record(self._memory, offset, 0)
         self._free.append(offset)
 
-    def supersede(self, record: Record) -> None:
-        """Note that a region which is not back has lost its name to another one."""
-        builtins.set_record(self._memory, record.offset, records.word_of_superseded(record))
+    def retire(self, record: Record) -> None:
+        """Note the state of a region that is not back, which has lost its name."""
+        builtins.set_record(self._memory, record.offset, records.word_of_record(record))
 
     def note_board(self, span: Span) -> None:
         """Note where the board is, in place of the oldest one."""

@@ -84,6 +84,8 @@ def _host_families(measured: Measured, version: str) -> Iterator[Any]:
         ("listeners", "Clients that wait for a name or watch a prefix", measured.listeners),
         ("arenas", "Arenas, of the regions", measured.arenas),
         ("ledgers", "Clients that have opened an arena, each with a ledger", measured.ledgers),
+        ("expected_regions", "Names of a killed host that are not back yet", measured.expected),
+        ("expected_region_bytes", "Bytes of their regions, as whole objects", measured.expected_bytes),
     ):
         yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (

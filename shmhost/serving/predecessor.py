@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from shmhost.core.expected import Expected
+from shmhost.core.expected import Expected, info_of
 from shmhost.core.generations import numbers
 from shmhost.core.hub import Hub
 from shmhost.core.records import Record
@@ -46,9 +46,22 @@ def find_names(lock: Lock, hub: Hub) -> ShmNames:
     """Return the names in /dev/shm, without those of a predecessor that nobody can hand back."""
     names = names_of(lock)
     names.sweep(hub.expected.has_name if hub.expected else _no_name)
-    if hub.expected:
-        hub.returnables = Returnables(names)
+    _take_returns(hub, names)
     return names
+
+
+def _take_returns(hub: Hub, names: ShmNames) -> None:
+    """Let clients hand back what is expected."""
+    if not hub.expected:
+        return
+    hub.returnables = returnables = Returnables(names)
+
+    def leave(record: Record) -> None:
+        memory_object = returnables.left_by(record)
+        if memory_object is not None:
+            hub.registry.dispose(memory_object)
+
+    hub.expected.leave = leave
 
 
 def _no_name(_name: str) -> bool:
@@ -68,8 +81,7 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
         if region.generation and not region.record:  # the host before had no file
             state.enter(region)
             state.change(region)
-    if hub.expected:
-        hub.returnables = Returnables(names)
+    _take_returns(hub, names)
     return state
 
 
@@ -77,7 +89,7 @@ def _expect(hub: Hub, state: StateFile, records: list[Record]) -> None:
     registry = hub.registry
     registry.book = state
     registry.make_room = lambda: give_up(hub)
-    hub.expected = Expected(registry, state.forget, state.supersede)
+    hub.expected = Expected(registry, state.forget, state.retire)
     hub.expected.load(records)
     hub.expected.load_boards(state.boards)
     state.records.clear()
@@ -90,7 +102,7 @@ def give_up(hub: Hub) -> bool:
     if hub.expected is None or not hub.expected.takes_addresses:
         return False
     LOG.info("gave up %d regions of the host before: they were not handed back", len(hub.expected))
-    hub.expected.clear()
+    hub.tell_of_gone(map(info_of, hub.expected.clear()))
     return True
 
 

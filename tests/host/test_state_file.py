@@ -66,7 +66,7 @@ class Hosts:
         registry = new_registry(steps)
         registry.numbers = numbers(self.file.first_number, self.file.store_number)
         registry.book = self.file
-        expected = Expected(registry, self.file.forget, self.file.supersede)
+        expected = Expected(registry, self.file.forget, self.file.retire)
         expected.load(self.file.records)
         return registry, expected
 

@@ -336,7 +336,8 @@ class Measured(NamedTuple):
     `restarts` is the number of earlier starts at this socket, `listeners` the clients that wait or
     watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
     most bytes. `arenas` are those of the regions, `ledgers` the clients that have opened any. At most 512
-    uses, of the users with the most bytes.
+    uses, of the users with the most bytes. `expected` are the names of a killed host that no client
+    has handed back yet, and the bytes of their objects.
     """
 
     id: int
@@ -355,6 +356,8 @@ class Measured(NamedTuple):
     arenas: int = 0
     ledgers: int = 0
     uses: tuple[Use, ...] = ()
+    expected: int = 0
+    expected_bytes: int = 0
 
 
 class Goodbye(NamedTuple):

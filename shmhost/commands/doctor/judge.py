@@ -306,6 +306,15 @@ def answer(path: str, status: SocketStatus, windows: object, configured: object)
     return Finding("socket", NOTE, finding, "give doctor the settings of that host (--window, --config)")
 
 
+def expected(regions: int, size: int) -> list[Finding]:
+    """Judge how much of a killed host nobody has handed back; nothing, if all is back."""
+    if not regions:
+        return []
+    finding = f"{regions} regions ({format_size(size)}) of a host that was killed have not been handed back"
+    advice = "clients that hold them are stopped, or gone: `shmhost rm NAME` gives one up, ten minutes all"
+    return [Finding("restart", NOTE, finding, advice)]
+
+
 def socket_folder(folder: str, mode: int) -> Finding | None:
     """Judge a folder above the socket; None when nobody else can replace what is in it."""
     if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:

@@ -150,7 +150,9 @@ def _socket(config: Config, root: Path) -> list[Finding]:
         return [finding] if finding else []
     try:
         with Query(path, TIMEOUT_S, "shmhost doctor") as query:
-            return [judge.answer(path, status, query.windows(), config.windows)]
+            measured = query.measure()
+            rest = judge.expected(measured.expected, measured.expected_bytes)
+            return [judge.answer(path, status, query.windows(), config.windows), *rest]
     except OSError as error:  # every error of a Query is one; a stranger's nonsense has no errno
         return [judge.connection(path, status, _identity(), error.errno or errno.EPROTO)]
 

@@ -56,7 +56,7 @@ def as_dict(view: View, state: State) -> dict[str, object]:
         "socket": state.socket,
         "uptime_s": _uptime_ns(view) / _NS,
         **{key: getattr(measured, key) for key in ("restarts", "clients", "listeners", "budget", "used")},
-        **{key: getattr(measured, key) for key in ("arenas", "ledgers")},
+        **{key: getattr(measured, key) for key in ("arenas", "ledgers", "expected", "expected_bytes")},
         "rates": {pace.operation: round(pace.per_s, 3) for pace in view.paces},
         "mean_us": {pace.operation: round(pace.mean_us, 3) for pace in view.paces},
         "refusals": {code: round(per_s, 3) for code, per_s in view.refusals},
@@ -137,6 +137,10 @@ def _figures(view: View, width: int) -> list[Text]:
             _count(view.measured.ledgers, "client") + " with a ledger",
         ]
         lines.append(_list("arenas", parts, width))
+    if view.measured.expected:
+        size = format_size(view.measured.expected_bytes)
+        parts = [_count(view.measured.expected, "region"), size, "of a killed host, not back yet"]
+        lines.append(_list("expected", parts, width))
     return [*lines, _list("users", users, width)]
 
 
