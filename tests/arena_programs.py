@@ -63,20 +63,20 @@ def compile_changed(name: str, folder: Path, *changes: Changes) -> Path:
 
 
 @functools.cache
-def compiled(name: str, build: str = "c11") -> Path:
+def compiled(name: str, build: str = "c11", folder: Path = SOURCES) -> Path:
     """Compile a program, once in a run of the tests, whichever worker needs it first."""
     program = Path(os.environ[PROGRAMS], f"{name}-{build}")
     with open(f"{program}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
         if not program.exists():
-            _compile(name, build, program)
+            _compile(folder / f"{name}.c", build, program)
     return program
 
 
-def _compile(name: str, build: str, program: Path) -> None:
+def _compile(source: Path, build: str, program: Path) -> None:
     part = f"{program}.part"  # what exists is whole
     result = subprocess.run(
-        [*BUILDS[build], *STRICT, "-pthread", SOURCES / f"{name}.c", "-o", part],
+        [*BUILDS[build], *STRICT, "-pthread", source, "-o", part],
         capture_output=True,
         text=True,
         check=False,
