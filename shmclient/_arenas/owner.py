@@ -322,23 +322,26 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     def _decode(self, held: Any) -> Any:
         return decode(self, held)
 
-    def _fail(self, error: int, name: object) -> NoReturn:
+    def _fail(self, error: int, name: object, size: int = 0) -> NoReturn:
+        """Raise the error of a value that needs a block of so many bytes; 0: it has one."""
+        value = f"{name!r}, which needs {size} bytes" if size else repr(name)
         if error == errno.ENFILE:
             raise ArenaFull(
                 f"the arena {self.name!r} has no name left for {name!r}: create it with more names="
             )
         if error == errno.ENOSPC:
-            raise ArenaFull(f"the arena {self.name!r} has no room for {name!r}: {self._fullness()}")
+            raise ArenaFull(f"the arena {self.name!r} has no room for {value}: {self._fullness()}")
         if error == errno.EPIPE:
             raise HostGone(
-                f"the arena {self.name!r} has no free room for {name!r}, and can use none again: its host "
+                f"the arena {self.name!r} has no free room for {value}, and can use none again: its host "
                 "went, or took it from this client, before it told of all readers. Create it anew"
             )
         raise read_error(error, name, self.name)
 
     def _fullness(self) -> str:
         size, used, retired, ledgers = self._state()
-        text = f"{used} of {size} bytes are in use, in {len(self)} names"
+        free = f"at most {self._room()} are free in a row"
+        text = f"{used} of {size} bytes are in use, in {len(self)} names, and {free}"
         holders = [f"pid {pid or 'unknown'} uses {blocks}" for _, pid, blocks in self._holders()]
         if holders:
             return f"{text}; of {retired} values that were replaced, {', '.join(holders)}"

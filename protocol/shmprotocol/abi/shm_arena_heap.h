@@ -160,6 +160,19 @@ static inline uint32_t shm_heap_first_run(const struct shm_heap *heap, uint32_t 
         return heap->bins[(bin < 64 ? 64 : bin) + (uint32_t)__builtin_ctzll(bits)];
 }
 
+/* Bytes of the longest free run. Not quick: for people. */
+static inline uint64_t shm_heap_largest(const struct shm_heap *heap)
+{
+        uint32_t run = SHM_HEAP_NONE, bin = SHM_HEAP_BINS, pages = 0;
+
+        while (run == SHM_HEAP_NONE && bin-- > 0)
+                run = heap->bins[bin];
+        for (; run != SHM_HEAP_NONE; run = heap->pages[run].next)
+                if (heap->pages[run].length > pages)
+                        pages = heap->pages[run].length;
+        return (uint64_t)pages * SHM_HEAP_PAGE;
+}
+
 /* The first of at most `tries` runs of a bin that has so many pages, or SHM_HEAP_NONE. */
 static inline uint32_t shm_heap_fitting_run(const struct shm_heap *heap, uint32_t bin, uint32_t pages, uint32_t tries)
 {

@@ -262,4 +262,15 @@ static PyObject *shm_owner_state_call(PyObject *object, PyObject *none)
                              (unsigned long long)owner->retired_count, (unsigned int)owner->ledger_count);
 }
 
+/* _room(): bytes of the longest free run of the heap. */
+static PyObject *shm_owner_room_call(PyObject *object, PyObject *none)
+{
+        const struct shm_owner_object *self = (struct shm_owner_object *)object;
+
+        (void)none;
+        if (self->reader.arena == NULL) /* closed: the heap has no pages */
+                return PyLong_FromLong(0);
+        return PyLong_FromUnsignedLongLong(shm_heap_largest(&self->owner->heap));
+}
+
 #endif /* SHM_ARENA_OWNER_H */

@@ -7,6 +7,17 @@
 
 #include "shm_arena.h"
 
+/* Raise the error of a value for which there is no block of so many bytes. */
+static void shm_owner_fail(struct shm_owner_object *self, int error, PyObject *name, uint64_t size)
+{
+        PyObject *result =
+            PyObject_CallMethod((PyObject *)self, "_fail", "(iOK)", -error, name, (unsigned long long)size);
+
+        Py_XDECREF(result);
+        if (result != NULL)
+                PyErr_SetString(PyExc_SystemError, "_fail() has not raised an error");
+}
+
 /* Take a block for a value, growing the arena if it must. Returns 0 or -errno, with an exception in the end. */
 static int shm_owner_prepare(struct shm_owner_object *self, uint64_t size, const struct shm_arena_meaning *meaning,
                              PyObject *name, struct shm_arena_record *record_out)
@@ -20,7 +31,7 @@ static int shm_owner_prepare(struct shm_owner_object *self, uint64_t size, const
                 error = shm_arena_prepare(self->owner, size, meaning, record_out);
         }
         if (error)
-                (void)shm_reader_fail((PyObject *)self, error, name);
+                shm_owner_fail(self, error, name, size + meaning->description_size);
         return error;
 }
 
@@ -308,6 +319,7 @@ static PyMethodDef shm_owner_methods[] = {
         {"_close", shm_owner_close_call, METH_NOARGS, NULL},
         {"_holders", shm_owner_holders_call, METH_NOARGS, NULL},
         {"_state", shm_owner_state_call, METH_NOARGS, NULL},
+        {"_room", shm_owner_room_call, METH_NOARGS, NULL},
         {"_put", SHM_FAST(shm_owner_put_call), METH_FASTCALL, NULL},
         {"_put_many", SHM_FAST(shm_owner_put_many_call), METH_FASTCALL, NULL},
         {"_kind", SHM_FAST(shm_owner_kind_call), METH_FASTCALL, NULL},

@@ -548,6 +548,8 @@ class ArenaOwner(ArenaReader):
         """Return number, pid and blocks of the ledgers that keep replaced values from being used again."""
     def _state(self) -> tuple[int, int, int, int]:
         """Return the bytes of the object, those in blocks, the number of replaced values, and of ledgers."""
+    def _room(self) -> int:
+        """Return the bytes of the longest run of pages that is free; 0 if it is closed."""
     def _put(self, name: str, value: Any, /) -> int:
         """Put a value; return its generation."""
     def _put_many(self, names: list[str], values: list[Any], /) -> None:
