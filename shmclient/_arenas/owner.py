@@ -174,10 +174,10 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         loan, array = self._lend(name, shape, dtype)
         try:
             yield array
-        except BaseException:
-            loan.discard()
-            raise
-        loan.publish(name)
+            loan.publish(name)
+        finally:
+            loan.discard()  # nothing, if it is published
+            del loan, array  # an error has this frame as long as it is kept: not the mapping
 
     @contextlib.contextmanager
     def build(self, name: str, size: int) -> Iterator[ArenaBuilder]:
@@ -310,11 +310,15 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         if kind is not None:
             self._kind(kind[0], encoded.metadata, kind[1])
         loan = self._loan(encoded.size, encoded.metadata, 0, name)
-        view = memoryview(loan)
-        for offset, chunk in encoded.chunks:
-            view[offset : offset + chunk.nbytes] = chunk.cast("B") if chunk.nbytes else b""
-        generation: int = loan.publish(name)
-        return generation
+        try:
+            with memoryview(loan) as view:
+                for offset, chunk in encoded.chunks:
+                    view[offset : offset + chunk.nbytes] = chunk.cast("B") if chunk.nbytes else b""
+            generation: int = loan.publish(name)
+            return generation
+        finally:
+            loan.discard()
+            del loan  # as above
 
     def _check(self, name: str) -> None:
         check_name(f"{self.name}/{name}")

@@ -15,7 +15,7 @@ import shmclient
 from arena_support import CAMERA_SIZE
 from shmclient import Arena, ArenaFull, ArenaView
 from shmprotocol.wire.names import check_name
-from support import WatchedHost, as_nobody, needs_root, wait_until
+from support import WatchedHost, as_nobody, mapped_addresses, needs_root, wait_until
 
 VALUES: list[Any] = [
     b"bytes",
@@ -141,6 +141,29 @@ def test_names_that_went_make_room_for_others(shm: shmclient.Client, other: shmc
             arena["one more"] = b""
         arena["7"] = b"still"
         assert bytes(other.get("few/7")) == b"still"
+
+
+LONG: list[Any] = [bytes(100_000), {"a": bytes(100_000)}, memoryview(bytes(100_000)).cast("i")]
+
+
+@pytest.mark.parametrize("value", LONG, ids=["bytes", "dict", "view"])
+def test_error_that_is_kept_keeps_no_block_and_no_mapping(
+    host: WatchedHost, shm: shmclient.Client, value: Any
+) -> None:
+    """It has the frames that it was raised in, with their locals."""
+    before, addresses = host.counts(), mapped_addresses()
+    arena = shm.arena("few", 1 << 20, names=1, keep=False)
+    arena["first"] = b"1"
+    used = arena._state()[1]
+    with pytest.raises(ArenaFull) as put:
+        arena["second"] = value
+    with pytest.raises(ArenaFull) as lent, arena.loan("second", 100_000):
+        pass
+    assert arena._state()[1] < used + 1_000  # a description may stay, for others like it
+    arena.close()
+    assert (put.tb is None, lent.tb is None) == (False, False)
+    wait_until(lambda: mapped_addresses() == addresses)
+    wait_until(lambda: host.is_back_at(before))
 
 
 def test_put_returns_generations_that_grow(arena: Arena, other: shmclient.Client) -> None:
