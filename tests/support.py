@@ -23,7 +23,7 @@ import shmclient
 import shmclient.aio
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
-from shmprotocol.native.builtins import flush_late, rest_keeper
+from shmprotocol.native.builtins import Closer, flush_late, rest_keeper
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import Connection, pack
@@ -100,6 +100,7 @@ class WatchedHost:
         flush_late()  # of clients in this process: a Release may wait for the next request
 
         def count() -> dict[str, Any]:
+            self._end_freeing()
             registry = self.host.registry
             return {
                 "links": len(self.host._links),
@@ -121,6 +122,12 @@ class WatchedHost:
 
         counted: dict[str, Any] = self.call(count)
         return counted | {"descriptors": count_descriptors(), "threads": count_threads()}
+
+    def _end_freeing(self) -> None:
+        """Return when the host's thread has closed what it was given: that is freed, but still open."""
+        if (freer := self.host._freer) is not None:
+            freer._closer.end()
+            freer._closer = Closer()
 
     def settle(self, leases: int = 0) -> None:
         """Return when the host has handled what clients gave back a moment later, and freed it."""
