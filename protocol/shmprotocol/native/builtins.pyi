@@ -281,7 +281,10 @@ class Kept:
         """Keep it no more."""
 
 def rest_keeper() -> int:
-    """End the thread that hands regions back, if it is idle; return how many descriptors only it has."""
+    """End the thread that hands regions back, if it is idle; return how many descriptors only it has.
+
+    Its counter is not among them.
+    """
 
 class Lane:
     """The fast road of one connection; see `lane.c`."""

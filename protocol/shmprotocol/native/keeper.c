@@ -40,7 +40,7 @@ static void *shm_keeper_run(void *none)
 {
         struct epoll_event events[16];
         uint64_t next_ns, now_ns;
-        int epoll = shm_keeper.epoll, wait_ms;
+        int wait_ms;
 
         (void)prctl(PR_SET_NAME, "shm keeper");
         pthread_mutex_lock(&shm_keeper.mutex);
@@ -48,38 +48,51 @@ static void *shm_keeper_run(void *none)
                 pthread_mutex_unlock(&shm_keeper.mutex);
                 now_ns = shm_now_ns();
                 wait_ms = next_ns == UINT64_MAX ? -1 : next_ns <= now_ns ? 0 : (int)((next_ns - now_ns) / 1000000 + 1);
-                (void)epoll_wait(epoll, events, 16, wait_ms);
+                (void)epoll_wait(shm_keeper.epoll, events, 16, wait_ms); /* the same as long as the thread runs */
                 pthread_mutex_lock(&shm_keeper.mutex);
         }
-        (void)close(epoll);
-        shm_keeper.epoll = -1;
         pthread_mutex_unlock(&shm_keeper.mutex);
         return none;
 }
 
-/* Have the thread run. -errno. With the mutex held. */
-static int shm_keeper_start(void)
+static void shm_keeper_close(void)
 {
+        shm_close_quickly(&shm_keeper.epoll);
+        shm_close_quickly(&shm_keeper.wake);
+}
+
+/*
+ * Make what the thread waits with, once: neither a wake-up nor a fork needs a descriptor then. -errno. With the mutex
+ * held.
+ */
+static int shm_keeper_open(void)
+{
+        struct epoll_event event = {.events = EPOLLIN | EPOLLET};
         int error;
 
         if (shm_keeper.epoll >= 0)
                 return 0;
-        if (!shm_keeper.is_ready || shm_keeper.stops)
-                return -EAGAIN;
-        if (shm_keeper.is_joinable)
-                pthread_join(shm_keeper.thread, NULL); /* it has given up the mutex for the last time */
-        shm_keeper.is_joinable = 0;
-        shm_keeper.epoll = epoll_create1(EPOLL_CLOEXEC);
-        if (shm_keeper.epoll < 0)
-                return -errno;
-        error = shm_thread_start(&shm_keeper.thread, shm_keeper_run, NULL);
-        if (error) {
-                (void)close(shm_keeper.epoll);
-                shm_keeper.epoll = -1;
-                return error;
-        }
-        shm_keeper.is_joinable = 1;
-        return 0;
+        shm_keeper.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        shm_keeper.epoll = shm_keeper.wake < 0 ? -1 : epoll_create1(EPOLL_CLOEXEC);
+        if (shm_keeper.epoll >= 0 && !epoll_ctl(shm_keeper.epoll, EPOLL_CTL_ADD, shm_keeper.wake, &event))
+                return 0;
+        error = -errno;
+        shm_keeper_close();
+        return error;
+}
+
+/* Have the thread run; another that stops it just now has it run again. -errno. With the mutex held. */
+static int shm_keeper_start(void)
+{
+        int error;
+
+        if (shm_keeper.is_joinable || shm_keeper.stops)
+                return 0;
+        error = shm_keeper.is_ready ? shm_keeper_open() : -EAGAIN;
+        if (!error)
+                error = shm_thread_start(&shm_keeper.thread, shm_keeper_run, NULL);
+        shm_keeper.is_joinable = !error;
+        return error;
 }
 
 /* Watch a connection from now on, for the first that is kept. -errno. With the mutex held. */
@@ -106,38 +119,17 @@ static int shm_keeper_begin(struct shm_home *home)
 /* Have the thread end, and wait for that. With the mutex held, which is given up meanwhile. */
 static void shm_keeper_stop(void)
 {
-        struct epoll_event event = {.events = EPOLLIN};
         pthread_t thread = shm_keeper.thread;
-        int wake = shm_keeper.epoll < 0 ? -1 : eventfd(1, EFD_CLOEXEC);
 
         if (!shm_keeper.is_joinable)
                 return;
-        shm_keeper.is_joinable = 0;
+        shm_keeper.is_joinable = 0; /* another thread that forks now joins nothing */
         shm_keeper.stops = 1;
-        if (wake >= 0)
-                (void)epoll_ctl(shm_keeper.epoll, EPOLL_CTL_ADD, wake, &event);
+        shm_keeper_wake();
         pthread_mutex_unlock(&shm_keeper.mutex);
         pthread_join(thread, NULL);
         pthread_mutex_lock(&shm_keeper.mutex);
         shm_keeper.stops = 0;
-        if (wake >= 0)
-                (void)close(wake);
-}
-
-/* Watch what was watched before the thread was stopped. With the mutex held. */
-static void shm_keeper_resume(void)
-{
-        struct epoll_event watch = {.events = EPOLLRDHUP}, hear = {.events = EPOLLIN | EPOLLRDHUP};
-        struct shm_home *home;
-
-        if (shm_keeper.first == NULL || shm_keeper_start())
-                return;
-        for (home = shm_keeper.first; home != NULL; home = home->next) {
-                if (home->watched >= 0)
-                        (void)epoll_ctl(shm_keeper.epoll, EPOLL_CTL_ADD, home->watched, &watch);
-                if (home->link >= 0)
-                        (void)epoll_ctl(shm_keeper.epoll, EPOLL_CTL_ADD, home->link, &hear);
-        }
 }
 
 static void shm_keeper_before_fork(void)
@@ -148,13 +140,20 @@ static void shm_keeper_before_fork(void)
 
 static void shm_keeper_after_fork(void)
 {
-        shm_keeper_resume();
+        if (shm_keeper.first != NULL)
+                (void)shm_keeper_start(); /* if there can be no thread, the next that is kept tries again */
         pthread_mutex_unlock(&shm_keeper.mutex);
 }
 
-/* The parent hands back what both have: the child lets go of the connections, and keeps nothing. */
+/*
+ * The parent hands back what both have: the child lets go of the connections, and keeps nothing. It has no thread, also
+ * if another thread of the parent was just ending that. First it closes its copy of the parent's epoll: to take a
+ * socket out of that would take it from the parent.
+ */
 static void shm_keeper_after_fork_in_child(void)
 {
+        shm_keeper_close();
+        shm_keeper.is_joinable = shm_keeper.stops = 0;
         while (shm_keeper.first != NULL)
                 shm_home_end(shm_keeper.first);
         pthread_mutex_unlock(&shm_keeper.mutex);
@@ -182,7 +181,10 @@ static long shm_home_count(const struct shm_home *home)
         return count;
 }
 
-/* rest_keeper(): end the thread if it has nothing to watch; return how many descriptors only this has: for tests. */
+/*
+ * rest_keeper(): end the thread if it has nothing to watch; return how many descriptors only this has, but for its
+ * counter: for tests.
+ */
 static PyObject *shm_rest_keeper(PyObject *self, PyObject *none)
 {
         const struct shm_home *home;
@@ -191,8 +193,10 @@ static PyObject *shm_rest_keeper(PyObject *self, PyObject *none)
         (void)self;
         (void)none;
         pthread_mutex_lock(&shm_keeper.mutex);
-        if (shm_keeper.first == NULL)
+        if (shm_keeper.first == NULL) {
                 shm_keeper_stop();
+                shm_keeper_close();
+        }
         for (home = shm_keeper.first; home != NULL; home = home->next)
                 count += (home->watched >= 0) + (home->link >= 0) + shm_home_count(home);
         count += shm_keeper.epoll >= 0;

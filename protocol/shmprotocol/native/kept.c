@@ -73,12 +73,14 @@ static struct {
         pthread_t thread;
         struct shm_home *first; /* those that something was kept for */
         uint32_t kept, max;
-        int epoll; /* -1: there is no thread */
+        int epoll; /* that the thread waits on; -1: there is none yet */
+        int wake;  /* an eventfd that wakes the thread; likewise */
         int is_ready;
-        int is_joinable;
+        int is_joinable; /* the thread runs, and whoever stops it joins it */
         int stops;
-} shm_keeper = {.mutex = PTHREAD_MUTEX_INITIALIZER, .epoll = -1};
+} shm_keeper = {.mutex = PTHREAD_MUTEX_INITIALIZER, .epoll = -1, .wake = -1};
 
+static int shm_keeper_start(void);
 static int shm_keeper_begin(struct shm_home *home);
 static void shm_keeper_prepare(void);
 
@@ -95,11 +97,16 @@ static void shm_kept_link(struct shm_home *home, struct shm_kept *kept)
         home->first = kept;
 }
 
+static void shm_close_quickly(int *fd)
+{
+        if (*fd >= 0)
+                (void)close(*fd);
+        *fd = -1;
+}
+
 static void shm_home_close_link(struct shm_home *home)
 {
-        if (home->link >= 0)
-                (void)close(home->link);
-        home->link = -1;
+        shm_close_quickly(&home->link);
 }
 
 /* Close the copy of a connection. As there is another, epoll(7) would go on to report it. */
@@ -109,8 +116,16 @@ static void shm_home_close_watched(struct shm_home *home)
                 return;
         if (shm_keeper.epoll >= 0)
                 (void)epoll_ctl(shm_keeper.epoll, EPOLL_CTL_DEL, home->watched, NULL);
-        (void)close(home->watched);
-        home->watched = -1;
+        shm_close_quickly(&home->watched);
+}
+
+/* Have the thread look at all homes, if it runs. With the mutex held. */
+static void shm_keeper_wake(void)
+{
+        static const uint64_t one = 1;
+
+        if (shm_keeper.wake >= 0)
+                (void)!write(shm_keeper.wake, &one, sizeof(one)); /* which fails after 2**64 of them */
 }
 
 /* Give the lease at the keeper's connection back: the region is somebody else's, or unmapped. With the mutex held. */
@@ -151,10 +166,13 @@ static int shm_keep(struct shm_home *home, struct shm_kept *kept, PyObject *owne
 {
         int is_kept;
 
-        if (home == NULL || fd < 0 || home->state == SHM_HOME_OVER)
+        if (home == NULL || fd < 0)
                 return 0;
         pthread_mutex_lock(&shm_keeper.mutex);
-        is_kept = (home->is_listed || !shm_keeper_begin(home)) && shm_keeper.kept < shm_keeper.max;
+        if (home->is_listed)
+                (void)shm_keeper_start(); /* runs already, unless it could not go on after a fork */
+        is_kept = home->state != SHM_HOME_OVER && (home->is_listed || !shm_keeper_begin(home)) &&
+                  shm_keeper.kept < shm_keeper.max;
         if (is_kept) {
                 shm_keeper.kept++;
                 kept->owner = owner;
@@ -164,6 +182,8 @@ static int shm_keep(struct shm_home *home, struct shm_kept *kept, PyObject *owne
                 kept->round = 0;
                 kept->is_shared = 0;
                 shm_kept_link(home, kept);
+                if (home->state == SHM_HOME_BACK) /* its reply was read late */
+                        shm_keeper_wake();
         }
         pthread_mutex_unlock(&shm_keeper.mutex);
         if (is_kept)

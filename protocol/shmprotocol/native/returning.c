@@ -228,14 +228,17 @@ static void shm_home_read(struct shm_home *home, uint64_t now_ns)
 
         if (size < 0 && (errno == EAGAIN || errno == EINTR))
                 return;
-        if (size <= 0) {
-                shm_home_lose(home, now_ns);
+        if (size <= 0) { /* a host that takes nothing, and never said so, is not lost anew each time */
+                home->state == SHM_HOME_BACK ? shm_home_lose(home, now_ns) : shm_home_retry(home, now_ns);
                 return;
         }
         home->used += (uint32_t)size;
         data.end = home->buffer + home->used;
-        while (home->link >= 0 && shm_frame_next(&data, &frame))
+        while (shm_frame_next(&data, &frame)) {
                 shm_home_hear(home, frame, now_ns);
+                if (home->link < 0)
+                        return;
+        }
         home->used = (uint32_t)(data.end - data.at);
         memmove(home->buffer, data.at, home->used);
         if (home->used == SHM_HOME_BUFFER) /* no answer is so long */
@@ -258,6 +261,8 @@ static uint64_t shm_home_step(struct shm_home *home, uint64_t now_ns)
                 shm_home_close_watched(home);
         if (home->link >= 0)
                 shm_home_read(home, now_ns);
+        if (home->state == SHM_HOME_BACK && home->first != NULL && home->first->round != home->round)
+                shm_home_go_on(home, now_ns); /* with what was kept after that */
         if (home->state == SHM_HOME_LOST && home->due_ns <= now_ns)
                 shm_home_connect(home, now_ns);
         else if ((home->state == SHM_HOME_GREETING || home->state == SHM_HOME_RETURNING) && home->due_ns <= now_ns)
