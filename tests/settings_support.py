@@ -19,6 +19,7 @@ TEXTS = {
     "budget": "5M",
     "spares": "1M",
     "reserve": "1G",
+    "store": "4096",
     "policy": "/etc/shmhost/policy.toml",
     "log_format": "json",
     "log_level": "warning",

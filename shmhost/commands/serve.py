@@ -9,7 +9,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from typing import Any, NoReturn
 
@@ -26,9 +25,11 @@ from shmhost.commands.doctor.table import as_json as doctor_json
 from shmhost.commands.doctor.table import doctor_table, is_healthy
 from shmhost.commands.options import json_option, print_json
 from shmhost.machine import logs
-from shmhost.serving.notify import Notifier, take_listener
+from shmhost.serving.given import Given, take_given
+from shmhost.serving.notify import Notifier, store_room
 from shmhost.serving.policing import apply_policy_again
 from shmhost.serving.server import Host, backend_options
+from shmhost.serving.store import Store
 from shmhost.settings import settings
 from shmhost.settings.config import Config
 from shmhost.settings.policies import privileged_uids, read_policy
@@ -60,9 +61,9 @@ def serve(takeover: bool, **options: Any) -> None:
     logs.configure(config.log_format, config.log_level)
     # Before the loop opens descriptors: one of its own could pass for the inherited one.
     _raise_open_files()
-    listener = take_listener(os.environ, os.getpid())
+    given = take_given(os.environ, os.getpid())
     _shorten_pauses()
-    anyio.run(_serve, config, listener, takeover, backend_options=backend_options())
+    anyio.run(_serve, config, given, takeover, backend_options=backend_options())
 
 
 def _raise_open_files() -> None:
@@ -88,8 +89,11 @@ def _shorten_pauses() -> None:
     sys.setswitchinterval(0.0001)  # seconds; 5 ms by default
 
 
-async def _serve(config: Config, listener: socket.socket | None, takes_over: bool) -> None:
-    host = Host(config, listener, Notifier(os.environ, os.getpid()), _leave, takes_over=takes_over)
+async def _serve(config: Config, given: Given, takes_over: bool) -> None:
+    notifier = Notifier(os.environ, os.getpid())
+    room = store_room(os.environ) if config.store is None else config.store
+    store = Store(notifier, room, given.entries)
+    host = Host(config, given.listener, notifier, _leave, store=store, takes_over=takes_over)
     for end in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(end, host.stop)
     asyncio.get_running_loop().add_signal_handler(

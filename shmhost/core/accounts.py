@@ -52,6 +52,7 @@ class Account:
         "queued",
         "regions",
         "shares",
+        "stored",
         "uid",
         "unread",
         "unread_by_owners",
@@ -79,6 +80,7 @@ class Account:
             self.unread,
             self.unread_by_owners,
             self.queued,
+            self.stored,
         ) = self.shares
 
     @property
@@ -286,7 +288,7 @@ class Accounts:
 
     def __init__(self, totals: Totals, privileged: Iterable[int] = (0,)) -> None:
         self.pools = _pools(totals)
-        _, self.bytes, self.files, *_ = self.pools
+        _, self.bytes, self.files, *_, self.stored = self.pools
         self.are_addresses_scarce = totals.are_addresses_scarce
         self.policy = Policy()
         self.is_adopting = False  # what is taken was given by another host, so that no limit holds
@@ -382,4 +384,6 @@ def _pools(totals: Totals) -> tuple[Pool, ...]:
             is_for_all=True,
             least=LARGEST_REPLY,
         ),
+        # None, until a host knows that its service manager has a store.
+        Pool("stored", 0, "places in the service manager's store", "Raise FileDescriptorStoreMax="),
     )

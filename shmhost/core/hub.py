@@ -19,6 +19,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.stored import Stored
 from shmhost.core.work import Steps, run_now
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
 from shmprotocol.native import builtins
@@ -139,6 +140,7 @@ class Hub:
     make_control: Callable[[Owner], NewControl] = no_arenas
     expected: Expected | None = None  # regions of a host that was killed
     returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
+    stored: Stored | None = None  # what outlives this host without a client
     check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking

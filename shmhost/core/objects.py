@@ -209,6 +209,8 @@ class PosixShm:
     Its space is reserved here, so that a full tmpfs is an error now and not SIGBUS later.
     """
 
+    _stays = False
+
     def __init__(self, name: str, capacity: int, names: ShmNames) -> None:
         self.capacity = capacity
         self._reader = self._writer = -1
@@ -271,12 +273,16 @@ class PosixShm:
         os.close(self._writer)
         self._writer = -1
 
+    def stay(self) -> None:
+        """Keep its name when it is closed: the next host has it."""
+        self._stays = True
+
     def close(self) -> None:
         """Remove the names that are still this object's, and close what is open."""
         descriptors = [descriptor for descriptor in (self._writer, self._reader) if descriptor >= 0]
         self._writer = self._reader = -1
         try:
-            for path in (self._path, self._final) if descriptors else ():
+            for path in (self._path, self._final) if descriptors and not self._stays else ():
                 self._names.remove(path, descriptors[0])
         finally:
             for descriptor in descriptors:

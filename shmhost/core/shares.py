@@ -52,6 +52,8 @@ class Pool:
 
     __slots__ = (
         "_full",
+        "_has_reserve",
+        "_least",
         "_newcomers",
         "advice",
         "booked",
@@ -78,9 +80,8 @@ class Pool:
     ) -> None:
         self.is_for_all = is_for_all
         self.name = name
-        self.total = total
-        self.guarantee = self._full = min(total, max(total // GUARANTEES, least))
-        self.reserve = self.guarantee if has_reserve else 0
+        self._least = least
+        self._has_reserve = has_reserve
         self.unit = unit
         self.advice = advice
         self.booked: int = 0
@@ -88,6 +89,16 @@ class Pool:
 
         self._newcomers = 0
         self.kept: int = 0
+        self.resize(total)
+
+    def resize(self, total: int) -> None:
+        """Have another total, before anything is taken."""
+        self.total = total
+        self.guarantee = self._full = min(total, max(total // GUARANTEES, self._least))
+        self.reserve = self.guarantee if self._has_reserve else 0
+        self.kept = self._newcomers * self.guarantee
+        for share in self.shares:
+            share.restrict(share.limit, share.rule)
 
     @property
     def used(self) -> int:

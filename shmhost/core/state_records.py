@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 2
+STATE_FORM = 3
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -145,6 +145,7 @@ class HostRecord(NamedTuple):
     is_inherited: bool  # the listener: its file is a service manager's
     lock: int
     metrics: tuple[str, tuple[int, ...]]  # the address; its listener and the lock of that
-    manager: tuple[
-        bytes, float
-    ]  # the address of a service manager, and the seconds between signs of life; 0: none
+    # The address of a service manager, and the seconds between signs of life; 0: none.
+    manager: tuple[bytes, float]
+    # The room in its store, the regions that it has, and the entries that it must remove.
+    store: tuple[int, tuple[int, ...], tuple[str, ...]]

@@ -42,6 +42,7 @@ from shmhost.serving.link import Link
 from shmhost.serving.moving import describe_link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.store import Store
 from shmhost.serving.turns import Turns
 from shmhost.serving.workers import Outcome, Workers
 from shmprotocol.errors import HostGone, RegionBusy, ShmError
@@ -71,6 +72,7 @@ class Estate:
     is_inherited: bool
     lock: Lock
     notifier: Notifier
+    store: Store
     old_boards: OldBoards
     metrics: tuple[str, tuple[int, ...]]
     leave: Callable[[], NoReturn]  # ends the process, and touches nothing
@@ -193,6 +195,7 @@ class HandOver:
             give(estate.lock.fileno()),
             (metrics, tuple(map(give, metrics_fds))),
             estate.notifier.record(),
+            estate.store.record(),
         )
         return record, fds
 

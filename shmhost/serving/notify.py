@@ -1,4 +1,4 @@
-"""The service manager's side of a host: sd_notify(3) and sd_listen_fds(3), written to their protocols.
+"""What a host tells its service manager: sd_notify(3), written to its protocol.
 
 The functions parse an environment and wait for nothing; `Notifier` sends, and neither waits nor raises.
 It knows no region and no session. It needs no libsystemd: sd_notify(3) promises that the protocol is stable.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.paths import MAX_SOCKET_PATH
 
 LOG = logging.getLogger("shmhost")
 
-LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
-# All that sd_listen_fds(3) removes; LISTEN_PIDFDID since systemd 258.
-_LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _MAX_NUMBER = 2**64 - 2  # USEC_INFINITY, 2**64 - 1, is not an interval, sd_watchdog_enabled(3)
 _INTERVAL_MIN_S = 0.001  # the resolution of uvloop's timers: 0 would be a loop that does nothing else
+
+# The manager has not read what was sent, unix(7): messages are too many, or descriptors in flight.
+_LATER = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 
 
 def notify_address(environ: Mapping[str, str]) -> bytes | None:
@@ -42,61 +44,29 @@ def notify_address(environ: Mapping[str, str]) -> bytes | None:
     return b"\0" + address[1:] if address[:1] == b"@" else address
 
 
+def store_room(environ: Mapping[str, str]) -> int:
+    """Return how many descriptors the manager keeps for this service, as systemd says since version 254."""
+    try:
+        return number_in(environ, "FDSTORE") or 0
+    except InvalidArgument as error:
+        LOG.error("ignored: %s", error)
+        return 0
+
+
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
     """Return half of $WATCHDOG_USEC in seconds, or None when nobody watches this process.
 
     InvalidArgument if $WATCHDOG_USEC or $WATCHDOG_PID is not a number over 0.
     """
-    usec = _number(environ, "WATCHDOG_USEC")
-    watched = _number(environ, "WATCHDOG_PID")
+    usec = number_in(environ, "WATCHDOG_USEC")
+    watched = number_in(environ, "WATCHDOG_PID")
     if usec is None or watched not in (None, pid):
         return None
     return max(usec / 2_000_000, _INTERVAL_MIN_S)
 
 
-def take_listener(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
-    """Return the listening socket that a service manager passed to this process, or None.
-
-    The caller owns it; it is non-blocking and close-on-exec. $LISTEN_FDS and its like are removed in any
-    case. InvalidArgument when they are bad, or when what was passed is not one listening AF_UNIX stream
-    socket; the descriptor is then left as it was.
-    """
-    given = {name: environ.pop(name) for name in _LISTEN_VARIABLES if name in environ}
-    count = _number(given, "LISTEN_FDS")
-    if _number(given, "LISTEN_PID") != pid or count is None:
-        return None
-    if count != 1:
-        raise InvalidArgument(f"a host serves one socket, not $LISTEN_FDS={count}: keep one ListenStream=")
-    try:
-        listener = socket.socket(fileno=LISTEN_FDS_START)
-    except OSError as error:
-        raise _refusal(f"not a socket ({error.strerror})") from None
-    if wrong := _what_is_wrong(listener):
-        listener.detach()
-        raise _refusal(wrong)
-    listener.set_inheritable(False)
-    listener.setblocking(False)
-    return listener
-
-
-def _what_is_wrong(listener: socket.socket) -> str | None:
-    if listener.family != socket.AF_UNIX:
-        return f"a socket of family {listener.family}"
-    if listener.type != socket.SOCK_STREAM:
-        return f"a socket of type {listener.type}"
-    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return "a socket that does not listen (Accept=yes?)"
-    return None
-
-
-def _refusal(problem: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"descriptor {LISTEN_FDS_START}, passed with $LISTEN_FDS, is {problem}: pass one listening AF_UNIX "
-        "stream socket, ListenStream=/a/path with Accept=no, or unset $LISTEN_FDS"
-    )
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
+def number_in(environ: Mapping[str, str], name: str) -> int | None:
+    """Return the number in a variable, None if it is not set. InvalidArgument: it is no number over 0."""
     text = environ.get(name)
     if text is None:
         return None
@@ -135,6 +105,11 @@ class Notifier:
         """Say that another process is the service from now on."""
         self._send(f"MAINPID={pid}")
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a manager to tell."""
+        return self._address is not None
+
     @contextlib.contextmanager
     def serving(self, loop: asyncio.AbstractEventLoop, status: str) -> Iterator[None]:
         """Say READY, then WATCHDOG from the loop's own timer, and STOPPING at the end of the block.
@@ -159,6 +134,27 @@ class Notifier:
                 yield
             finally:
                 self._send("STOPPING=1")
+
+    def store(self, entry: str, descriptor: int) -> bool:
+        """Have the manager keep a descriptor under this name; False: not now, try again."""
+        # FDPOLL=0: a region's object is never at its end.
+        return self._pass_on(f"FDSTORE=1\nFDNAME={entry}\nFDPOLL=0", (descriptor,))
+
+    def remove(self, entry: str) -> bool:
+        """Have the manager close what it keeps under this name; False: not now, try again."""
+        return self._pass_on(f"FDSTOREREMOVE=1\nFDNAME={entry}", ())
+
+    def _pass_on(self, message: str, descriptors: Sequence[int]) -> bool:
+        if self._socket is None or self._address is None:
+            return False
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        try:
+            self._socket.sendmsg((os.fsencode(message),), rights, socket.MSG_NOSIGNAL, self._address)
+        except OSError as error:
+            if error.errno not in _LATER:
+                self._log_once(error)
+            return False
+        return True
 
     def _send(self, message: str) -> None:
         if self._socket is None or self._address is None:

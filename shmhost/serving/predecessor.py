@@ -118,6 +118,8 @@ def note_change(hub: Hub, kind: ChangeKind | State, region: Region) -> None:
     """Take note of a change of a region, and log it."""
     if kind is ChangeKind.PUBLISHED and hub.expected:
         hub.expected.give_way(region)
+    if hub.stored is not None and kind in (ChangeKind.PUBLISHED, ChangeKind.UNLINKED):
+        hub.stored.touch(region.name)
     _log_change(kind, region)
 
 

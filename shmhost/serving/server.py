@@ -63,6 +63,7 @@ from shmhost.serving.predecessor import (
 )
 from shmhost.serving.recall import Recall
 from shmhost.serving.sealing import Sealers
+from shmhost.serving.store import Store
 from shmhost.serving.takeover import Heritage
 from shmhost.serving.turned_away import TurnedAway
 from shmhost.serving.turns import Turns
@@ -102,6 +103,7 @@ class Host:
         notifier: Notifier | None = None,
         leave: Callable[[], NoReturn] | None = None,
         *,
+        store: Store | None = None,
         takes_over: bool = False,
     ) -> None:
         self.config = config
@@ -112,6 +114,8 @@ class Host:
         self._scraped: tuple[int, ...] = ()  # see metrics.serving
         self._listener = listener
         self._notifier = notifier or Notifier({}, os.getpid())
+        self._store = store or Store(self._notifier, 0)
+        self._predecessor: socket.socket | None = None  # which was taken over, until it is gone
         self._notes = Notes(config.socket_path)
         self.registry: Registry = Registry(
             Allocator(config.windows, secrets.randbelow),
@@ -169,6 +173,7 @@ class Host:
                         self._state = take_up(f"{self.config.socket_path}.state", socket_file.lock, self._hub)
                         self._shm_names = find_names(socket_file.lock, self._hub)
                         self._open_board()
+                        self._store.open(self._hub, self._closer)
                     await self._serve(listener, task_status)
             finally:
                 for ledger in list(self._hub.ledgers.values()):
@@ -177,7 +182,7 @@ class Host:
                 if self._board is not None:
                     self._board.close()
                 if self._state is not None:
-                    self._state.close(remove=True)
+                    self._state.close(remove=not self._store.keeps)
         LOG.info("stopped")
 
     def _open_board(self, lines: int = 0) -> SharedBoard | None:
@@ -231,16 +236,24 @@ class Host:
         task_status.started(self)
         try:
             with self._notifier.serving(loop, f"listening on {self.config.socket_path}"):
-                await self._stopped.wait()
+                self._store.begin(self._predecessor)
+                try:
+                    await self._stopped.wait()
+                finally:
+                    self._store.keep()
+                    door.close()
+                    self._close_links()
+                    await self._store.finish()
         finally:
             ending.cancel()
-            door.close()
-            for link in list(self._links):
-                link.close()
-            for arena_link in list(self._arena_links):
-                arena_link.close()
             self._turned_away.close()
             self._flight.close()
+
+    def _close_links(self) -> None:
+        for link in list(self._links):
+            link.close()
+        for arena_link in list(self._arena_links):
+            arena_link.close()
 
     def _be_taken_over(self, listener: socket.socket, workers: Workers, turns: Turns) -> None:
         """Answer a successor from now on, if this process can end for it."""
@@ -253,7 +266,8 @@ class Host:
         links = self._links, self._arena_links, lingering
         parts = self._hub, *links, workers, turns, listener, self._listener is not None, lock
         scraped = self.config.metrics, self._scraped
-        self._hand_over = HandOver(Estate(*parts, self._notifier, self._old_boards, scraped, self._leave))
+        manager = self._notifier, self._store
+        self._hand_over = HandOver(Estate(*parts, *manager, self._old_boards, scraped, self._leave))
 
     def _take_over(self, heritage: Heritage) -> None:
         """Take the place of another host."""
@@ -270,6 +284,8 @@ class Host:
         makers = open_next, self._make_link, self._make_control, self._lingering.keep_from_elsewhere
         takeover.settle(heritage, takeover.Parts(self._hub, boards, names, *makers))
         self._notifier.resume(*heritage.record.manager)
+        self._store.resume(self._hub, *heritage.record.store)
+        self._predecessor = heritage.detach()
         self._notes.count_start(self._hub.meter)
         self._heritage = None
 

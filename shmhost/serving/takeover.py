@@ -94,6 +94,11 @@ class Heritage:
         its_address, indices = self.record.metrics
         return tuple(map(self.take, indices)) if its_address == address else ()
 
+    def detach(self) -> socket.socket:
+        """Return the connection to the other host, which says nothing more and ends; the caller closes it."""
+        self._socket.setblocking(False)
+        return self._socket
+
     def accept(self) -> None:
         """Say that all is taken, and return when the other host serves no more. OSError: it serves on."""
         self._socket.sendall(READY)
@@ -103,7 +108,6 @@ class Heritage:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(SERVING)
         self._socket_file.own()
-        self._socket.close()
         close_all(self._fds.values())
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shmhost.core.stored import MAX_STORED
 from shmhost.core.window import STEP
 from shmhost.machine.kernel import memory_limits
 from shmhost.machine.logs import FORMATS, LEVELS
@@ -42,6 +43,7 @@ class Config:
     board: int = 65_535
     spares: int = 4 * MIB  # of a connection; clients do not ask for more without a reserve
     reserve: int = 256 * MIB  # of all connections of a uid
+    store: int | None = None  # regions that a service manager keeps; None: as many as it says
     policy: str = ""  # the path of a file, see `policies`; "": none
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class Config:
         check_choice("log level", LEVELS, self.log_level)
         check_metrics(self.metrics)
         check_board(self.board)
+        if self.store is not None:
+            check_store(self.store)
         check_windows(self.windows)
         if self.metrics and os.path.abspath(self.metrics) == os.path.abspath(self.socket_path):
             raise InvalidArgument(f"metrics cannot be served at {self.metrics}: it is the host's own socket")
@@ -77,6 +81,13 @@ def check_board(names: int) -> int:
     if not 0 <= names <= MAX_BOARD:
         raise InvalidArgument(f"a board has room for 0 to {MAX_BOARD} names, not {shown(names)}")
     return names
+
+
+def check_store(regions: int) -> int:
+    """Return a number of regions for the service manager's store, or raise InvalidArgument."""
+    if not 0 <= regions <= MAX_STORED:
+        raise InvalidArgument(f"a service manager keeps 0 to {MAX_STORED} regions, not {shown(regions)}")
+    return regions
 
 
 def check_spares(size: int) -> int:

@@ -31,6 +31,7 @@ COUNTS: tuple[str, ...] = (
     "watches",
     "unread",
     "unread_by_owners",
+    "stored",
 )
 _PEOPLE = ("title", "users", "groups")
 KEYS = {

@@ -22,6 +22,7 @@ from shmhost.settings.config import (
     check_metrics,
     check_mode,
     check_spares,
+    check_store,
     check_window,
     parse_window,
 )
@@ -62,6 +63,13 @@ def _names(text: str) -> int:
         return check_board(int(text))
     except ValueError:
         raise InvalidArgument(f"a number of names such as 65535 is needed, not {text!r:.40}") from None
+
+
+def _regions(text: str) -> int | None:
+    try:
+        return None if text == "auto" else check_store(int(text))
+    except ValueError:
+        raise InvalidArgument(f"a number of regions or auto is needed, not {text!r:.40}") from None
 
 
 SETTINGS = (
@@ -115,6 +123,15 @@ SETTINGS = (
         str,
         "SIZE",
         "Limit of what the clients of a user may reserve for puts. Default: 256 MiB; 0: nothing.",
+        is_number=True,
+    ),
+    Setting(
+        "store",
+        "store",
+        _regions,
+        lambda regions: "auto" if regions is None else str(regions),
+        "REGIONS",
+        "Regions that systemd keeps for the next host. Default: FileDescriptorStoreMax=; 0: none.",
         is_number=True,
     ),
     Setting(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from manager_support import PID, Manager, child, finish, listening, put_and_get, read_until, serve_command
-from shmhost.serving import notify
-from shmhost.serving.notify import take_listener
+from shmhost.serving import given
+from shmhost.serving.given import take_given
 from shmprotocol.errors import InvalidArgument
 
 # Puts the descriptor at 3 and sets LISTEN_PID, as a manager does between fork and exec.
@@ -34,8 +34,8 @@ def activated(inherited: int, path: Path, **variables: str) -> Iterator[subproce
 
 
 def take(sock: socket.socket | int, monkeypatch: pytest.MonkeyPatch) -> socket.socket | None:
-    monkeypatch.setattr(notify, "LISTEN_FDS_START", sock if isinstance(sock, int) else sock.fileno())
-    return take_listener({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID)
+    monkeypatch.setattr(given, "LISTEN_FDS_START", sock if isinstance(sock, int) else sock.fileno())
+    return take_given({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID).listener
 
 
 def test_listener_is_taken_non_blocking_and_close_on_exec(

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import shmhost
 from manager_support import PID, Manager, child, finish, put_and_get, read_until, serve_command
-from shmhost.serving.notify import Notifier, notify_address, take_listener, watchdog_interval_s
+from shmhost.serving.given import Given, take_given
+from shmhost.serving.notify import Notifier, notify_address, watchdog_interval_s
 from shmprotocol.errors import InvalidArgument
 from support import wait_until
 
@@ -244,13 +245,13 @@ def test_watchdog_is_refused_when_a_number_is_bad(name: str, text: str) -> None:
 def test_listener_is_refused_when_a_number_is_bad(name: str, text: str) -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "HOME": "/"} | {name: text}
     with pytest.raises(InvalidArgument, match=rf"\${name} is a number"):
-        take_listener(environ, PID)
+        take_given(environ, PID)
     assert environ == {"HOME": "/"}
 
 
 def test_listener_is_refused_when_there_are_two() -> None:
     with pytest.raises(InvalidArgument, match=r"serves one socket, not \$LISTEN_FDS=2"):
-        take_listener({"LISTEN_FDS": "2", "LISTEN_PID": str(PID)}, PID)
+        take_given({"LISTEN_FDS": "2", "LISTEN_PID": str(PID)}, PID)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_listener_is_refused_when_there_are_two() -> None:
 )
 def test_listener_is_none_when_none_is_for_this_process(environ: dict[str, str]) -> None:
     environ = environ | {"LISTEN_FDNAMES": "name"}
-    assert take_listener(environ, PID) is None
+    assert take_given(environ, PID) == Given(None, ())
     assert environ == {}
 
 
@@ -270,4 +271,4 @@ def test_environment_is_refused_or_taken_whatever_it_holds(text: str, other: str
     with contextlib.suppress(InvalidArgument):
         watchdog_interval_s({"WATCHDOG_USEC": text, "WATCHDOG_PID": other}, PID)
     with contextlib.suppress(InvalidArgument):
-        take_listener({"LISTEN_FDS": text, "LISTEN_PID": other}, 0)  # nobody's: 0 is never passed
+        take_given({"LISTEN_FDS": text, "LISTEN_PID": other}, 0)  # nobody's: 0 is never passed

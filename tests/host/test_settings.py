@@ -26,6 +26,7 @@ def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) 
         board=100,
         spares=1 << 20,
         reserve=1 << 30,
+        store=4096,
         policy="/etc/shmhost/policy.toml",
     )
 

@@ -19,7 +19,7 @@ import shmclient
 from foreign import KINDS, usable
 from native_support import ROOT, STRICT, WAYS
 from operations import HEARD, SIZE
-from shmhost.serving.notify import take_listener
+from shmhost.serving.given import take_given
 from shmprotocol.errors import InvalidArgument
 from support import WatchedHost, count_descriptors, in_child, wait_until
 from swapper import Swapper
@@ -121,6 +121,6 @@ def test_listener_of_a_service_manager_that_is_not_one_is_refused(kind: str) -> 
         with ExitStack() as stack:
             os.dup2(KINDS[kind](stack), 3)
             with pytest.raises(InvalidArgument, match="descriptor 3"):
-                take_listener({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}, os.getpid())
+                take_given({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}, os.getpid())
 
     assert in_child(take) == 0

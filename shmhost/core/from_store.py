@@ -1,0 +1,79 @@
+"""The regions that a service manager has kept: back with their names before anybody asks. Pure.
+
+An entry is as good as what a client hands back: the identity of its object decides, and its name says only
+which record to look at. Superseded and unlinked regions come from clients alone, as nobody else needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shmhost.core.expected import Expected, is_of
+from shmhost.core.hub import Hub, Returnables
+from shmhost.core.records import Record
+from shmhost.core.regions import Region
+from shmhost.core.stored import Stored, number_of
+from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.wire.names import State
+
+Entry = tuple[str, int]  # its name and its descriptor
+
+
+def restore(hub: Hub, stored: Stored, entries: Iterable[Entry]) -> int:
+    """Enter regions into the registry; return how many. What is not one, is to be removed from the store.
+
+    The descriptors stay the caller's. The newest of a name first, so that the others are left to clients.
+    """
+    expected, machine = hub.expected, hub.returnables
+    refused, known = list[str](), list[tuple[Record, int, str]]()
+    for entry, descriptor in entries:
+        record = _record_of(entry, descriptor, expected, machine)
+        if record is None:
+            refused.append(entry)
+        else:
+            known.append((record, descriptor, entry))
+    known.sort(key=lambda each: -each[0].generation)
+    back = dict[str, Region]()
+    for record, descriptor, entry in known:
+        assert expected is not None
+        assert machine is not None
+        region = _revive(hub, expected, machine, record, descriptor)
+        if region is None:
+            refused.append(entry)
+        else:
+            back[entry] = region
+    for entry in set(refused):
+        stored.remove(entry)
+    for entry, region in back.items():
+        if entry not in refused:  # else there were two of it, and both are removed
+            stored.keep(region)
+    return len(back)
+
+
+def _record_of(
+    entry: str, descriptor: int, expected: Expected | None, machine: Returnables | None
+) -> Record | None:
+    """Return the record of the current region that an entry is, or None."""
+    record = expected.find(number_of(entry)) if expected is not None else None
+    if record is None or machine is None or record.state is not State.CURRENT or record.kind == KIND_ARENA:
+        return None
+    returned = machine.examine(descriptor)
+    return record if returned is not None and is_of(record, returned) else None
+
+
+def _revive(
+    hub: Hub, expected: Expected, machine: Returnables, record: Record, descriptor: int
+) -> Region | None:
+    registry = hub.registry
+    if record.name in registry.current or expected.find(record.number) is None:
+        return None
+    try:
+        memory_object = machine.adopt(record, descriptor)
+    except OSError:  # no descriptor is left
+        return None
+    region = expected.revive(record, memory_object)
+    if region.state is State.CURRENT:
+        return region
+    # An arena has come above its name. A lease that ends at once frees what nobody has.
+    registry.release(region, registry.lease(region, region.owner))
+    return None

@@ -1,0 +1,182 @@
+"""Tells a service manager what to keep for the next host, whenever there is nothing better to do.
+
+A change is told at once when there was none before, else some time after the last one. So a name that is
+replaced in a loop costs as much as one that is replaced 50 times a second, and a value that was put and let
+go is lost by a kill within that time, unless its client still has it: clients hand back what they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+from collections.abc import Sequence
+from time import perf_counter_ns
+
+import anyio
+
+from shmhost.core.from_store import Entry, restore
+from shmhost.core.hub import Hub
+from shmhost.core.objects import PosixShm
+from shmhost.core.records import NoBook
+from shmhost.core.stored import MAX_STORED, Change, Stored
+from shmhost.serving.closing import Closer
+from shmhost.serving.notify import Notifier
+
+LOG = logging.getLogger("shmhost")
+
+PAUSE_S = 0.02  # after the last change, and while the manager takes nothing
+# For the changes of one turn: some three. The manager works for each of them, so most turns are without.
+SLICE_NS, BETWEEN_S = 20_000, 0.001
+END_S = 2.0  # for the manager to take the rest, when the host ends
+
+
+class Store:
+    """The store of a service manager; without one, `room` is 0 and nothing happens. For the loop's thread.
+
+    `entries` are what it kept for this host, which owns their descriptors.
+    """
+
+    def __init__(self, notifier: Notifier, room: int, entries: Sequence[Entry] = ()) -> None:
+        self._notifier = notifier
+        self._room = room if notifier.is_heard else 0
+        self._entries = entries
+        self._stored: Stored | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it may send
+        self._timer: asyncio.Handle | None = None
+        self._predecessor: socket.socket | None = None
+        self._last = 0.0
+        self._is_full = False  # and that was logged
+
+    @property
+    def keeps(self) -> bool:
+        """Whether names outlive this host, even if it ends cleanly."""
+        return self._stored is not None and self._stored.room > 0
+
+    def open(self, hub: Hub, closer: Closer) -> None:
+        """Bring back what was kept. The hub expects it, and has its board."""
+        stored = self._open(hub, self._room)
+        if self._entries:
+            count = restore(hub, stored, self._entries)
+            LOG.info("%d of %d descriptors of the service manager are regions", count, len(self._entries))
+            closer.close_descriptors([descriptor for _, descriptor in self._entries])
+            self._entries = ()
+
+    def record(self) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
+        """Return what a successor must know, for `resume`."""
+        assert self._stored is not None
+        return self._stored.record()
+
+    def resume(self, hub: Hub, room: int, numbers: Sequence[int], strays: Sequence[str]) -> None:
+        """Go on as another host of the same service did, when its regions are here."""
+        stored = self._open(hub, self._room or (room if self._notifier.is_heard else 0))
+        stored.resume(numbers, strays)
+
+    def _open(self, hub: Hub, room: int) -> Stored:
+        self._stored = Stored(hub.registry)
+        self._stored.open(room)
+        hub.stored = self._stored if room else None
+        return self._stored
+
+    def begin(self, predecessor: socket.socket | None) -> None:
+        """Tell the manager of changes from now on, as long as the notifier is open.
+
+        `predecessor`: another host, which has said that it goes; it is closed. Until it is gone, the manager
+        may still listen to that one alone (NotifyAccess=main).
+        """
+        self._loop = asyncio.get_running_loop()
+        if predecessor is None:
+            self._start()
+        else:
+            self._predecessor = predecessor
+            self._loop.add_reader(predecessor, self._hear_end)
+
+    def keep(self) -> None:
+        """Leave all names to a next host: the end of this one is no reason to forget them."""
+        if self.keeps:
+            assert self._stored is not None
+            self._stored.registry.book = NoBook()
+            for region in self._stored.registry.regions.values():
+                if region.generation and isinstance(region.object, PosixShm):
+                    region.object.stay()
+
+    async def finish(self) -> None:
+        """Tell the rest, as far as the manager takes it, and no more after that."""
+        self._end_predecessor()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._stored is None or self._loop is None:
+            return
+        self._stored.wake = _do_nothing
+        with anyio.move_on_after(END_S if self.keeps else 0, shield=True) as scope:
+            while not self._tell(math.inf):  # noqa: ASYNC110  # nothing tells that the manager has read
+                await anyio.sleep(BETWEEN_S)
+        if scope.cancelled_caught and self.keeps:
+            LOG.warning("the service manager took not all that the next host will need")
+
+    def _hear_end(self) -> None:
+        """The other host says nothing more: what can be read is its end."""
+        self._end_predecessor()
+        self._start()
+
+    def _end_predecessor(self) -> None:
+        if self._predecessor is not None:
+            assert self._loop is not None
+            self._loop.remove_reader(self._predecessor)
+            self._predecessor.close()
+            self._predecessor = None
+
+    def _start(self) -> None:
+        assert self._stored is not None
+        self._stored.wake = self._wake
+        self._wake()
+
+    def _wake(self) -> None:
+        assert self._loop is not None
+        self._later(max(0.0, self._last + PAUSE_S - self._loop.time()))
+
+    def _later(self, delay_s: float) -> None:
+        assert self._loop is not None
+        self._timer = self._loop.call_later(delay_s, self._work)
+
+    def _work(self) -> None:
+        assert self._loop is not None
+        ends_ns = perf_counter_ns() + SLICE_NS
+        if not self._tell(ends_ns):
+            self._later(BETWEEN_S if perf_counter_ns() > ends_ns else PAUSE_S)
+        self._last = self._loop.time()
+        self._log_full()
+
+    def _tell(self, ends_ns: float) -> bool:
+        """Tell the manager of changes; return whether all are told."""
+        assert self._stored is not None
+        while (change := self._stored.next()) is not None:
+            if not self._send(change):
+                return False
+            self._stored.done(change)
+            if perf_counter_ns() > ends_ns:
+                return False
+        return True
+
+    def _send(self, change: Change) -> bool:
+        if change.region is None:
+            return self._notifier.remove(change.entry)
+        assert change.region.object is not None
+        return self._notifier.store(change.entry, change.region.object.reader())
+
+    def _log_full(self) -> None:
+        assert self._stored is not None
+        if self._stored.left_out and self._stored.room and not self._is_full:
+            self._is_full = True
+            LOG.warning(
+                "the service manager keeps %d regions, and has no place for %d: a restart loses the names of "
+                "those that nobody holds. Raise FileDescriptorStoreMax= (to %d at most), or unlink some",
+                len(self._stored),
+                self._stored.left_out,
+                MAX_STORED,
+            )
+
+
+def _do_nothing() -> None:
+    pass

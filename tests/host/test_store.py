@@ -1,0 +1,340 @@
+"""Names that nobody holds outlive a host, by its service manager: real hosts, a stand-in for systemd."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from foreign import KINDS
+from service_support import Service, service
+from shmhost.core.stored import entry_of
+from support import as_nobody, needs_root, wait_until
+
+ENDS = pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "restarted"])
+
+
+@pytest.fixture(params=[True, False], ids=["activated", "own-socket"])
+def systemd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    with service(folder, is_activated=request.param) as each:
+        each.start()
+        yield each
+
+
+@pytest.fixture
+def plain(folder: Path) -> Iterator[Service]:
+    with service(folder) as each:
+        each.start()
+        yield each
+
+
+def put(each: Service, **values: bytes) -> None:
+    """Publish values that nobody holds."""
+    with shmclient.connect(each.path) as shm:
+        for name, value in values.items():
+            shm.put(name, value).close()
+
+
+def regions(each: Service) -> dict[str, tuple[shmclient.RegionInfo, bytes]]:
+    """Return all there is to know of each region but its leases, and its value."""
+    with shmclient.connect(each.path) as shm:
+        return {info.name: (replace(info, leases=0), bytes(shm.get(info.name))) for info in shm.list()}
+
+
+def settle(each: Service) -> None:
+    """Return when the store has all that the host has, and nothing else."""
+    with shmclient.connect(each.path) as shm:
+        entries = sorted(entry_of(info.number) for info in shm.list())
+    wait_until(lambda: each.names() == entries)
+
+
+@ENDS
+def test_names_that_nobody_holds_outlive_their_host(end: int, systemd: Service) -> None:
+    with shmclient.connect(systemd.path) as shm:
+        shm.put("bytes", b"1" * 5000, mode=0o640).close()
+        shm.put("array", memoryview(b"12345678").cast("i")).close()
+        for seal in ("full", "writer"):
+            with shm.create(seal, 100_000, seal=seal) as builder:
+                builder.data[:] = b"2" * 100_000
+        with shm.create("file", 100, backend="shm") as builder:
+            builder.data[:] = b"3" * 100
+        shm.put("replaced", b"4").close()
+        shm.put("replaced", b"5").close()
+        shm.put("unlinked", b"6").close()
+        shm.unlink("unlinked")
+        shm.chmod("bytes", 0o604)
+    settle(systemd)
+    before = regions(systemd)
+    assert len(before) == 6
+    systemd.restart(end)
+    assert regions(systemd) == before
+    settle(systemd)
+    put(systemd, bytes=b"next")
+    with shmclient.connect(systemd.path) as shm:
+        assert shm.stat("bytes").generation > before["bytes"][0].generation
+        for name in before:
+            shm.unlink(name)
+    wait_until(lambda: systemd.names() == [])
+
+
+@needs_root
+def test_owner_is_the_same_after_a_restart(folder: Path) -> None:
+    def put_one() -> None:
+        with shmclient.connect(each.path) as shm:
+            shm.put("theirs", b"1", mode=0o600).close()
+
+    folder.chmod(0o755)
+    with service(folder, 64, "--socket-mode", "666", is_activated=False) as each:
+        each.start()
+        assert as_nobody(put_one) == 0
+        settle(each)
+        before = regions(each)
+        each.restart()
+        assert regions(each) == before
+        assert as_nobody(put_one) == 0  # who may replace it
+
+
+def test_many_restarts_lose_and_leak_nothing(plain: Service) -> None:
+    put(plain, **{f"n{number}": bytes([number]) * 2000 for number in range(20)})
+    settle(plain)
+    before = regions(plain)
+    plain.restart()
+    descriptors = plain.descriptors()
+    for number in range(6):
+        plain.restart(signal.SIGTERM if number % 3 == 0 else signal.SIGKILL)
+        assert regions(plain) == before
+        wait_until(lambda: plain.descriptors() == descriptors)
+        settle(plain)
+
+
+def test_stop_forgets_all(plain: Service) -> None:
+    put(plain, x=b"1")
+    settle(plain)
+    plain.stop()
+    plain.start()
+    assert regions(plain) == {}
+    put(plain, x=b"2")
+    settle(plain)
+    plain.restart()
+    assert [value for _, value in regions(plain).values()] == [b"2"]
+
+
+def test_client_that_holds_a_region_has_it_still(plain: Service) -> None:
+    with shmclient.connect(plain.path) as shm, shm.put("x", b"1" * 5000) as region:
+        address = region.address
+        settle(plain)
+        for end in (signal.SIGKILL, signal.SIGTERM):
+            plain.restart(end)
+            wait_until(lambda: shm.stat("x").leases == 1)
+            assert region.is_current()
+            with shm.open("x") as again:
+                assert (again.address, again.number) == (address, region.number)
+        settle(plain)
+
+
+@ENDS
+def test_superseded_region_comes_back_from_its_client_alone(end: int, plain: Service) -> None:
+    with (
+        shmclient.connect(plain.path) as shm,
+        shm.put("x", b"1") as older,
+    ):
+        assert bytes(older.data) == b"1"
+        shm.put("x", b"2").close()
+        settle(plain)
+        plain.restart(end)
+        assert bytes(shm.get("x")) == b"2"
+        assert bytes(older.data) == b"1"
+        assert not older.is_current()
+
+
+def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(plain: Service) -> None:
+    with shmclient.connect(plain.path) as shm:
+        for number in range(2000):
+            shm.put("x", b"%d" % number).close()
+    settle(plain)
+    assert sum(state == "FDSTORE=1" for state in plain.states) < 500
+    plain.restart()
+    assert [value for _, value in regions(plain).values()] == [b"1999"]
+
+
+def test_store_has_exactly_its_room(folder: Path) -> None:
+    with service(folder, 3) as each:
+        each.start()
+        put(each, a=b"1", b=b"2", c=b"3")
+        settle(each)
+        assert "has no place" not in each.read_log()
+        put(each, d=b"4", e=b"5")
+        wait_until(lambda: "has no place for" in each.read_log())
+        with shmclient.connect(each.path) as shm:
+            assert len(each.names()) == 3
+            for number in range(3):
+                shm.put("a", b"%d" % number).close()  # a name that has a place keeps one
+            shm.unlink("b")
+            numbers = {entry_of(info.number) for info in shm.list()}
+            wait_until(lambda: len(each.names()) == 3 and set(each.names()) < numbers)
+        each.restart()
+        assert len(regions(each)) == 3
+        assert each.rejected == 0
+        assert each.read_log().count("has no place") == 1
+
+
+def test_manager_that_reads_nothing_holds_up_nobody(plain: Service) -> None:
+    plain.is_reading.clear()
+    with shmclient.connect(plain.path) as shm:
+        for number in range(100):
+            shm.put(f"n{number}", b"%d" % number).close()
+        for number in range(60):
+            shm.unlink(f"n{number}")
+    assert plain.names() == []
+    plain.is_reading.set()
+    settle(plain)
+    assert len(plain.names()) == 40
+    plain.restart()
+    assert len(regions(plain)) == 40
+    assert "cannot notify" not in plain.read_log()
+
+
+def test_manager_without_room_is_told_nothing(folder: Path) -> None:
+    with service(folder, 0) as each:
+        each.start()
+        put(each, x=b"1")
+        each.restart(signal.SIGTERM)
+        assert regions(each) == {}
+        assert each.ignored == each.rejected == 0
+        assert os.path.exists(f"{each.path}.state")  # the running host's
+        each.end(signal.SIGTERM)
+        assert not os.path.exists(f"{each.path}.state")
+
+
+def test_setting_comes_before_what_the_manager_says(folder: Path) -> None:
+    with service(folder, 64, "--store", "2", says_room=False) as each:  # systemd before 254
+        each.start()
+        put(each, a=b"1", b=b"2", c=b"3")
+        wait_until(lambda: len(each.names()) == 2)
+        each.options = ("--store", "0")
+        each.restart()
+        wait_until(lambda: each.names() == [])
+        put(each, d=b"1")
+        each.restart(signal.SIGTERM)
+        assert each.names() == []
+        assert "FDSTORE=1" not in each.states
+
+
+def test_takeover_keeps_the_store(plain: Service) -> None:
+    put(plain, a=b"1", b=b"2")
+    settle(plain)
+    before = regions(plain)
+    plain.reload()
+    with shmclient.connect(plain.path) as shm:
+        shm.unlink("a")
+    put(plain, c=b"3")
+    settle(plain)
+    after = regions(plain)
+    assert after["b"] == before["b"]
+    plain.restart()
+    assert regions(plain) == after
+    plain.reload()
+    settle(plain)
+    plain.restart(signal.SIGTERM)
+    assert regions(plain) == after
+
+
+# --- what the store has that no host put there ---
+
+
+def test_foreign_entries_are_refused_and_removed(folder: Path) -> None:
+    with service(folder, 200) as each, ExitStack() as stack:
+        each.start()
+        put(each, a=b"1", b=b"2")
+        settle(each)
+        before = regions(each)
+        each.end()
+        good = dict(each.entries)
+        first, second = sorted(good)
+        each.add(first, good[second])  # another region's name
+        each.add("r7777", good[first])  # a number that no region has
+        each.add("r0", good[first])
+        each.add("x" * 255, good[first])
+        each.add("stored", good[first])
+        for name, kind in KINDS.items():
+            if "listening" not in name:
+                descriptor = kind(stack)
+                each.add("foreign", descriptor)
+                each.add("r7778", descriptor)
+        each.start()
+        assert regions(each) == before
+        settle(each)  # the one whose name was used twice is there again
+        counts = each.descriptors()
+        each.restart()
+        assert regions(each) == before
+        wait_until(lambda: each.descriptors() == counts)
+
+
+def test_copies_are_refused(folder: Path) -> None:
+    with service(folder) as each:
+        each.start()
+        put(each, a=b"1" * 5000)
+        settle(each)
+        each.end()
+        ((name, descriptor),) = each.entries
+        content = os.pread(descriptor, 1 << 20, 0)
+        copy = os.memfd_create("shmhost:a", os.MFD_ALLOW_SEALING)
+        try:
+            os.write(copy, content)
+            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+            fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
+            each.entries.clear()
+            each.add(name, copy)
+        finally:
+            os.close(copy)
+            os.close(descriptor)
+        each.start()
+        assert regions(each) == {}
+        wait_until(lambda: each.names() == [])
+
+
+def test_duplicate_is_closed(plain: Service) -> None:
+    put(plain, a=b"1")
+    settle(plain)
+    before = regions(plain)
+    plain.end()
+    ((name, descriptor),) = plain.entries
+    plain.add(name, os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY))
+    plain.start()
+    assert regions(plain) == before
+    settle(plain)
+
+
+def test_older_generation_is_removed(plain: Service) -> None:
+    """As if the manager had not heard that it was superseded."""
+    put(plain, a=b"1")
+    settle(plain)
+    with shmclient.connect(plain.path) as shm, shm.open("a"):
+        ((name, descriptor),) = plain.entries
+        kept = os.dup(descriptor)
+        put(plain, a=b"2")
+        settle(plain)
+        before = regions(plain)
+        plain.end()
+        plain.add(name, kept)
+        os.close(kept)
+        plain.start()
+        assert regions(plain) == before
+        settle(plain)
+
+
+def test_entries_without_their_state_file_are_removed(plain: Service) -> None:
+    put(plain, a=b"1", b=b"2")
+    settle(plain)
+    plain.end()
+    os.remove(f"{plain.path}.state")
+    plain.start()
+    assert regions(plain) == {}
+    wait_until(lambda: plain.names() == [])
