@@ -209,9 +209,14 @@ class Charge:
         more, self.more = self.more, ()
         for share, count in more:
             share.give(count)
-        if sizes.booked > sizes.guarantee or descriptors.booked > descriptors.guarantee:
+        if (
+            sizes.booked > sizes.guarantee
+            or descriptors.booked > descriptors.guarantee
+            or numbers.booked > numbers.guarantee
+        ):
             sizes.give(0)
             descriptors.give(0)
+            numbers.give(0)
         if not account.connections.used:
             account.settle()
 

@@ -175,6 +175,18 @@ def test_limit_that_is_lowered_takes_nothing_away(world: World) -> None:
     talk.publish("b")
 
 
+def test_limit_that_is_lowered_is_kept_when_less_is_there(world: World) -> None:
+    talk = world.client(uid=1000)
+    leases = {name: talk.publish(name).grant.lease for name in "abc"}
+    restrict(world, "[[limits]]\nregions = 1")
+    for name, lease in leases.items():
+        assert talk.say(CREATE._replace(name="d")).code == "quota-exceeded"
+        talk.say(m.Release(8, (lease,)))
+        assert isinstance(talk.say(m.Unlink(9, name)), m.Done)
+    talk.publish("d")
+    assert talk.say(CREATE._replace(name="e")).code == "quota-exceeded"
+
+
 def test_policy_refuses_puts_on_each_road(world: World) -> None:
     talk = world.client(uid=1000)
     put = m.Put(3, "x", 0o600, True, 10, 0, 0, b"x" * 10)
