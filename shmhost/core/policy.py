@@ -2,7 +2,8 @@
 
 Of the rules for names the first that matches decides, and a name that none matches is refused. Of the limits,
 the first that matches and speaks of a resource decides for that. A rule that names nobody is for all but the
-privileged. `settings.policies` reads policies from files.
+privileged. An arena has all names below it, so its owner must be allowed to create each of those, too.
+`settings.policies` reads policies from files.
 """
 
 from __future__ import annotations
@@ -113,14 +114,30 @@ class Policy:
 
     def refusal(self, wish: Wish, peer: Peer) -> ShmError | None:
         """Return why a wish of a client is refused; None if it is not."""
+        what = f"uid {peer.uid} may not create {wish.name!r}"
+        refusal = self._refusal(what, wish, peer)
+        if refusal is None and wish.kind == "arena":
+            for name in self._prefixes_below(wish.name):
+                what = (
+                    f"uid {peer.uid} may not create the arena {wish.name!r}, which has all names below it, "
+                    f"{name!r} among them"
+                )
+                refusal = refusal or self._refusal(what, wish._replace(name=name), peer)
+        return refusal
+
+    def _refusal(self, what: str, wish: Wish, peer: Peer) -> ShmError | None:
         uid, gids = peer.uid, peer.groups | {peer.gid}
-        what = f"uid {uid} may not create {wish.name!r}"
         for rule in self.names:
             if wish.name.startswith(rule.prefixes) and rule.people.have(uid, gids, self._privileged):
                 return rule.refusal(what, wish)
         if uid in self._privileged or not self.has_names:
             return None
         return AccessDenied(f"{what}: no rule of the policy allows it")
+
+    def _prefixes_below(self, name: str) -> list[str]:
+        """Return where the names below an arena may meet another rule than the arena itself."""
+        start = f"{name}/"
+        return [prefix for rule in self.names for prefix in rule.prefixes if prefix.startswith(start)]
 
     def refuses_put(self, name: str, size: int, peer: Peer) -> bool:
         """Whether a client may not put a value of a size."""

@@ -187,6 +187,28 @@ def test_limit_that_is_lowered_is_kept_when_less_is_there(world: World) -> None:
     assert talk.say(CREATE._replace(name="e")).code == "quota-exceeded"
 
 
+def test_arena_is_refused_above_names_that_are_not_for_its_owner() -> None:
+    """It would have all of them, and keep their users from creating any."""
+    policy = policy_of("""
+        [[names]]
+        title = "the teachers' models"
+        groups = [90]
+        prefixes = ["models/", "a/b/models"]
+        [[names]]
+        title = "models are read-only"
+        prefixes = ["models/", "a/b/models"]
+        allow = false
+        [[names]]
+    """)
+    for name in ("models", "a", "a/b"):
+        assert refusal(policy, ALICE, name) == ""
+        text = refusal(policy, ALICE, name, kind="arena", seal="writer")
+        assert f"uid 1000 may not create the arena {name!r}, which has all names below it, '" in text
+        assert "the rule 'models are read-only' forbids it" in text
+        assert refusal(policy, TEACHER, name, kind="arena", seal="writer") == ""
+    assert refusal(policy, ALICE, "a/b/model", kind="arena", seal="writer") == ""
+
+
 def test_policy_refuses_puts_on_each_road(world: World) -> None:
     talk = world.client(uid=1000)
     put = m.Put(3, "x", 0o600, True, 10, 0, 0, b"x" * 10)
