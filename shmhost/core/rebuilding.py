@@ -19,8 +19,8 @@ def rebuild(
 
     CURRENT: an older region that has its name loses it.
 
-    It has no leases yet: the caller grants some, or gives it up by `retire` if it is not CURRENT. A current
-    one gets a line of the board. Its bytes are charged even if they are over the budget: they are in use.
+    It has no leases yet: the caller grants some, or frees it if it is not CURRENT. A current one gets a line
+    of the board. Its bytes are charged even if they are over the budget: they are in use.
     """
     region = Region(
         number=record.number,

@@ -46,16 +46,24 @@ class Returns:
             region = self._find(number, descriptor, back)
             grants.append(self._grant(region) if region is not None else refusal(number))
         grants += map(refusal, request.regions[len(grants) :])  # this process had no room for descriptors
-        self._leases.send(m.Restored(request.id, tuple(grants)), grants, ())
-        for region in back:
-            if region.state is State.CURRENT:
-                self._tell(ChangeKind.PUBLISHED, region)
+        try:
+            self._leases.send(m.Restored(request.id, tuple(grants)), grants, ())
+        finally:  # they are back, whatever becomes of this client
+            for region in back:
+                if region.state is State.CURRENT:
+                    self._tell(ChangeKind.PUBLISHED, region)
 
     def _grant(self, region: Region) -> m.Grant:
         try:
             return self._leases.regrant(region)
         except QuotaExceeded:
+            self._free_unused(region)
             return refusal(region.number)
+
+    def _free_unused(self, region: Region) -> None:
+        """Free a region that is not current, if nobody has a lease of it that could end."""
+        if region.state is not State.CURRENT and not region.leases:
+            self._registry.release(region, self._registry.lease(region, region.owner))
 
     def _find(self, number: int, descriptor: int, back: list[Region]) -> Region | None:
         """Return the region of an object; one that was expected is back then."""

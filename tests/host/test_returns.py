@@ -19,7 +19,9 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.names import MAX_RESTORED
+from shmprotocol.wire.query import Query
 from support import Machine, RawPeer, as_nobody, wait_until
+from takeover_support import line_of_hosts
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -278,3 +280,22 @@ def test_limit_of_regions_in_a_restore(machine: Machine) -> None:
             )
             reply, _ = peer.receive()
             assert isinstance(reply, m.Refused)
+
+
+def test_retired_region_that_nobody_gets_a_lease_of_is_freed(folder: Path) -> None:
+    policy = folder / "policy.toml"
+    policy.write_text("")
+    with line_of_hosts(folder / "h", "--policy", str(policy)) as line:
+        put(line.path, "x", b"1")
+        with RawPeer(line.path) as peer:
+            reply, fds = peer.ask(m.Open(2, ("x",), (), False))
+            assert isinstance(reply, m.Opened)
+            put(line.path, "x", b"2")
+            policy.write_text(f"[[limits]]\nusers = [{os.geteuid()}]\nleases = 0\n")
+            line.kill_and_start()
+        with RawPeer(line.path) as peer:
+            (grant,) = hand_back(peer, (reply.grants[0].region, fds[0]))
+            assert grant.lease == 0
+        close_all(fds)
+        with Query(line.path) as query:
+            assert query.measure().used == 0
