@@ -72,6 +72,7 @@ class ArenaLink:
         self._count = 0  # messages that were ever queued: the keys
         self._unsent: dict[int, int] = {}  # keys of the messages about new ledgers, by their numbers
         self._working = self._closing = self._is_reading = self._is_held = False
+        self._is_asked = False  # where the board is: another host has not answered that
         self._take_back: Callable[[], bool] = cannot
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
@@ -115,6 +116,9 @@ class ArenaLink:
     def release(self) -> None:
         """Go on after `hold`."""
         self._is_held = False
+        if self._is_asked:
+            self._is_asked = False
+            self._handle(ARENA_BOARD, 0, 0, 0)
         if not (self._closing or self._working):
             self._flush()
 
@@ -130,6 +134,9 @@ class ArenaLink:
         self.hold()
         self._unread.resume(*record.unread)
         for message, number in record.queue:
+            if MESSAGE.unpack(message)[0] == ARENA_BOARD:
+                self._is_asked = True
+                continue
             if number:
                 self._unsent[number] = self._count
             memory = ledgers[number].object if number else None

@@ -155,6 +155,26 @@ def test_messages_that_wait_for_the_owner_come_in_their_order(line: Line) -> Non
         assert owned.forgotten() == ledgers[-1]
 
 
+def test_answer_that_says_where_the_board_is_comes_from_the_next_host(line: Line) -> None:
+    """The socket of one of the owners has room for all that came before, and not for the answer."""
+    names = [f"camera{number}" for number in range(16)]
+    with ArenaPeer(line.path) as owner, contextlib.ExitStack() as stack:
+        owners = [owner.publish(name) for name in names]
+        for number in range(1, len(names)):
+            stack.enter_context(ArenaPeer(line.path)).open(*names[number:])
+        for owned in owners:
+            owned.send(ARENA_BOARD)
+        for _ in range(3):
+            stat(owner, names[0])  # what came before is handled then
+        line.take_over()
+        for number, owned in enumerate(owners):
+            for _ in range(number):
+                owned.ledger()
+            note = owned.receive()
+            assert (note.kind, len(note.descriptors)) == (ARENA_BOARD, 1), number
+            descriptors.close_all(note.descriptors)
+
+
 def test_arena_that_is_being_made_is_published_by_the_next_host(line: Line) -> None:
     with ArenaPeer(line.path) as owner, ArenaPeer(line.path) as reader:
         owned = owner.make("camera", SIZE, 4 * SIZE)
