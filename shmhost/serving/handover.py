@@ -45,7 +45,7 @@ from shmhost.serving.old_boards import OldBoards
 from shmhost.serving.store import Store
 from shmhost.serving.turns import Turns
 from shmhost.serving.workers import Outcome, Workers
-from shmprotocol.errors import HostGone, RegionBusy, ShmError
+from shmprotocol.errors import HostGone, RegionBusy, ShmError, Unsupported
 
 LOG = logging.getLogger("shmhost")
 
@@ -92,6 +92,10 @@ class HandOver:
             return None, self._pass_on(link)
         if self._task is not None:
             return None, RegionBusy("another successor is taking this host over: try again")
+        if link.pidfd is None and link.peer.pid <= 0:  # and so it could not be killed, see `_commit`
+            return None, Unsupported(
+                "the successor has no pid here: start it in the host's pid namespace, or on Linux 6.5"
+            )
         task = self._task = asyncio.get_running_loop().create_task(self._settle(link, steps))
 
         def take_back() -> bool:
