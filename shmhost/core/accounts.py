@@ -221,7 +221,7 @@ class Charge:
             account.settle()
 
     def also(self, share: Share, count: int) -> None:
-        """Take something else of the same account, or raise QuotaExceeded with the figures."""
+        """Take something else of the owner's account, or raise QuotaExceeded with the figures."""
         share.take(count)
         self.more += ((share, count),)
 

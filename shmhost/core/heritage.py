@@ -132,7 +132,8 @@ def _describe_object(memory_object: MemoryObject | None, give: Give) -> ObjectRe
 
 
 def _describe_arena(arena: Arena, charge: Charge) -> ArenaRecord:
-    room_to_grow = sum([count for share, count in charge.more if share is charge.account.addresses])
+    # Also if another user bears the region: this stays its owner's.
+    room_to_grow = sum([count for share, count in charge.more if share.pool.name == "addresses"])
     return ArenaRecord(
         arena.span,
         arena.keep,
@@ -234,7 +235,7 @@ def _charge_from(registry: Registry, record: ChargeRecord) -> Charge:
 
 
 def _adopt_arena(hub: Hub, region: Region, record: ArenaRecord) -> None:
-    registry, account = hub.registry, region.charge.account
+    registry, account = hub.registry, hub.registry.accounts.of(region.owner.uid)
     region.charge.also(account.arenas, 1)
     region.charge.also(account.addresses, record.room_to_grow)
     arena = Arena(record.span, record.keep, region.line, record.size, registry.board)
