@@ -25,22 +25,27 @@ import os, select, signal
 from shmhost.cli import main
 from shmhost.serving import parcels
 from shmhost.serving.handover import GO
+from shmhost.serving.takeover import Heritage
 
-receive = parcels.receive_exactly
+receive, accept = parcels.receive_exactly, Heritage.accept
 
 def kill():
     process = os.pidfd_open({pid})
     signal.pidfd_send_signal(process, signal.SIGKILL)
     select.select([process], [], [])  # until it is dead, and its socket closed
 
-def receive_and_kill(sock, size):
-    if "{where}" == "before" and size == len(GO):
+def kill_and_accept(heritage):
+    if "{where}" == "before":  # and before READY: after that it may let go at once
         kill()
+    accept(heritage)
+
+def receive_and_kill(sock, size):
     data = receive(sock, size)
     if "{where}" == "after" and data == GO:
         kill()
     return data
 
+Heritage.accept = kill_and_accept
 parcels.receive_exactly = receive_and_kill
 main()
 """
