@@ -149,13 +149,10 @@ class AsyncClient:
         self._loop.check()
         if after is None and (value := self._core.mapped_value(name)) is not None:
             return value
-        retry, channel = Retry(wait), self._core.channel
-        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
-            held = await channel.await_value(short, retry, never)
-            if held is not None:
-                return short.value(held)
-            after = None if short.is_over() else after
-        return await self._drive(self._core.get(name, after, retry, anywhere))
+        retry, short = Retry(wait), awaited(self._core.channel, name, after)
+        if short is not None and (held := await short.channel.await_value(short, retry, never)) is not None:
+            return short.value(held)
+        return await self._drive(self._core.get(name, after, retry, anywhere, short))
 
     async def get_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
@@ -168,14 +165,11 @@ class AsyncClient:
     ) -> AsyncRegion:
         """Return a handle of the current region of a name, mapped."""
         self._loop.check()
-        retry, channel = Retry(wait), self._core.channel
-        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
-            held = await channel.await_value(short, retry, never)
-            if held is not None:
-                handle: AsyncRegion = short.handle(held)
-                return handle
-            after = None if short.is_over() else after
-        regions = await self._drive(self._core.open(AsyncRegion, name, after, retry, anywhere))
+        retry, short = Retry(wait), awaited(self._core.channel, name, after)
+        if short is not None and (held := await short.channel.await_value(short, retry, never)) is not None:
+            handle: AsyncRegion = short.handle(held)
+            return handle
+        regions = await self._drive(self._core.open(AsyncRegion, name, after, retry, anywhere, short))
         return self._adopt(regions[0])
 
     async def open_many(
@@ -322,6 +316,9 @@ class AsyncClient:
                     return await channel.ask(step)
                 case Stay():
                     return await channel.stay(step)
+                case Sleep():
+                    await channel.pause(step)
+                    return None
                 case Next():
                     return await channel.next_event(step)
         return await self._carry_out_alone(step)

@@ -134,13 +134,10 @@ class Client:
                 got = channel.attach(None, None, name, anywhere)
                 if got is not False:
                     return got.value
-        retry, channel = Retry(wait), self._core.channel
-        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
-            held = channel.await_value(short, retry, never)
-            if held is not None:
-                return short.value(held)
-            after = None if short.is_over() else after
-        return self._drive(self._core.get(name, after, retry, anywhere))
+        retry, short = Retry(wait), awaited(self._core.channel, name, after)
+        if short is not None and (held := short.channel.await_value(short, retry, never)) is not None:
+            return short.value(held)
+        return self._drive(self._core.get(name, after, retry, anywhere, short))
 
     def get_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
@@ -163,14 +160,11 @@ class Client:
             region: Region | Literal[False] = channel.attach(Region, self, name, anywhere)
             if region is not False:
                 return region
-        retry, channel = Retry(wait), self._core.channel
-        if channel is not None and (short := awaited(channel.context, name, after)) is not None:
-            held = channel.await_value(short, retry, never)
-            if held is not None:
-                handle: Region = short.handle(held)
-                return handle
-            after = None if short.is_over() else after
-        return self._adopt(self._drive(self._core.open(Region, name, after, retry, anywhere))[0])
+        retry, short = Retry(wait), awaited(self._core.channel, name, after)
+        if short is not None and (held := short.channel.await_value(short, retry, never)) is not None:
+            handle: Region = short.handle(held)
+            return handle
+        return self._adopt(self._drive(self._core.open(Region, name, after, retry, anywhere, short))[0])
 
     def open_many(
         self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
@@ -370,7 +364,7 @@ class Client:
             return step.lock.acquire(timeout=step.limit_s)
         if kind is Connect:
             return Channel(self.socket_path, self._core.timeout_s, step.connect_s)
-        time.sleep(step.pause_s)
+        time.sleep(step.pause_s) if channel is None else channel.pause(step)
         return None
 
     def _adopt(self, region: Region) -> Region:

@@ -25,7 +25,7 @@ from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import ArenaReader, Current, HeldValue, Ledger
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import LEDGER_HOLDS
+from shmprotocol.wire.names import LEDGER_HOLDS, origin_of
 
 _BOARDS = 2  # so many takeovers nobody sleeps through: each wakes all
 _EVENTS = 4096  # bytes of a read: an event has 8
@@ -83,6 +83,7 @@ class Reader(ArenaReader):
         self.host_id = host_id
 
     is_attended = False  # the host knows that this client may sleep on its values
+    ledger: Ledger  # in which it is held what is read
     moved_by = 0  # the address where it is mapped, less its own
 
     def is_granted(self) -> bool:
@@ -92,6 +93,18 @@ class Reader(ArenaReader):
     def was_current(self) -> bool:
         """Whether the last word of the host is that it is the current arena of its name, or was not heard."""
         return bool(self.current._was_current()) or self.board.has_moved()
+
+    def is_same_as(self, other: Reader) -> bool:
+        """Whether another reader, perhaps of another connection, is of the same arena."""
+        mine, theirs = (
+            (origin_of(self.host_id), self.grant.region),
+            (origin_of(other.host_id), other.grant.region),
+        )
+        return mine == theirs
+
+    def has_host(self) -> bool:
+        """Whether the host of its connection lives, or has handed over to another process."""
+        return self.board.lives() or self.board.has_moved()
 
     def renew(self, grant: m.Grant, board: Board | None) -> None:
         """Take a grant that says that it is current still, perhaps with other rights or on another board."""
@@ -149,6 +162,7 @@ def open_reader(
     size = os.fstat(descriptor).st_size
     numbers = (mapping.address, grant.address, grant.capacity, size, reader.line, grant.region)
     reader._memory = mapping.memory
+    reader.ledger = ledger.ledger
     error = reader._start(*numbers, ledger.ledger, (mapping.memory, board), current)
     if error:
         raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")

@@ -37,6 +37,10 @@ class Position:
         """The generation of the value, or of its removal; 0: there was none."""
         return self.word >> 2
 
+    def is_same_as(self, other: Position) -> bool:
+        """Whether both are of one value, though perhaps as two connections read it."""
+        return self.word == other.word and bool(self.reader.is_same_as(other.reader))
+
     def has_changed(self) -> bool:
         """Whether the name has another value now, or none, or has one for the first time."""
         entry = self.reader._entry(self.name)
@@ -63,15 +67,16 @@ class Position:
         return self.changes if self.entry is None else self.word & 0xFFFFFFFF
 
 
-def rest(position: Position, line_changes: int, waker: Waker, wakes: int, wait_s: float) -> bool:
+def rest(position: Position, line_changes: int, owner: int, waker: Waker, wakes: int, wait_s: float) -> bool:
     """Sleep until a value changes, its arena's line of the board does, or the waker is used, or `wait_s`.
 
-    `line_changes` and `wakes` are the numbers from before the looks. False: nothing of that is known to have
-    happened. Where the kernel lets nobody sleep on several words, it is a short pause.
+    `line_changes` and `wakes` are the numbers from before the looks. The end of a host ends it, too, if
+    `owner` is the address of its board's word. False: nothing of that is known to have happened. Where the
+    kernel lets nobody sleep on several words, it is a short pause.
     """
     reader = position.reader
     wait_ns = min(int(min(wait_s, 1e6) * 1e9), _LOOK_AGAIN_NS)
-    words = (position.entry, position.seen(), reader.line, line_changes, waker.address, wakes)
+    words = (position.entry, position.seen(), reader.line, line_changes, owner, waker.address, wakes)
     error = reader._sleep(*words, wait_ns)
     if error in (errno.ENOSYS, errno.EPERM, errno.ENOLCK):
         time.sleep(min(wait_s, PAUSE_S))

@@ -11,7 +11,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
-from shmclient._drivers.awaited import awaited, never
+from shmclient._drivers.awaited import Since, awaited, never
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
 
 
@@ -28,20 +28,21 @@ class ArenaView(BaseArenaView):
         Sleeps in the kernel meanwhile, and the owner's next value wakes it. If another arena takes the place
         of this one meanwhile, any value of the name in that. WaitTimeout after `wait` seconds.
         """
-        retry, channel = Retry(wait), self._client._core.channel
-        short = awaited(channel.context, f"{self.name}/{name}", after) if channel is not None else None
-        if short is not None:
-            held = channel.await_value(short, retry, never)
+        full, retry, since = f"{self.name}/{name}", Retry(wait), Since(after, self._reader)
+        short = awaited(self._client._core.channel, full, after)
+        if short is not None and short.reader is self._reader:
+            held = short.channel.await_value(short, retry, never)
             if held is not None:
                 handle: ArenaValue = short.handle(held)
                 return handle
-            after = 0 if short.is_over() else after
         operation = self._client._core.run_waiting(
-            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
+            lambda context, retry: arena_waits.value_after(context, self.name, name, since, retry),
             retry,
-            lambda: arena_waits.newer(self._reader, name, after),
+            lambda: since.newer(full),
+            lambda: since.position(full),
         )
         value: ArenaValue = self._client._drive(operation)
+        self._reader = value._reader
         return value
 
     def changes(self, *, since: int | None = None, wait: float = math.inf) -> Iterator[ArenaChange]:
@@ -54,7 +55,7 @@ class ArenaView(BaseArenaView):
         self._sources.add(source)
         try:
             while True:
-                operation = self._client._core.run_waiting(source.next, wait, source.ready)
+                operation = self._client._core.run_waiting(source.next, wait, source.ready, source.position)
                 changes: list[ArenaChange] = self._client._drive(operation)
                 if not changes:
                     return

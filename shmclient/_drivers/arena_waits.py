@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import TypeVar
 
-from shmclient._arenas.held import ArenaValue, hold_value
+from shmclient._arenas.held import ArenaValue
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.resting import Position
 from shmclient._arenas.view import ArenaChange, changes_since
 from shmclient._connection.exchange import Subscription
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arenas, operations
+from shmclient._drivers.awaited import Since
 from shmclient._drivers.sleeping import once_after
 from shmclient._drivers.steps import Context, Next, Operation, Remaining
 from shmprotocol.errors import Closed, InvalidArgument, RegionNotFound, RegionTimeout
@@ -23,7 +25,7 @@ T = TypeVar("T")
 def wait_for(
     context: Context,
     name: str,
-    after: int | None,
+    since: Since,
     retry: Retry,
     take: Callable[[Remaining], Operation[T]],
     take_in: Callable[[Reader, str], T],
@@ -32,28 +34,31 @@ def wait_for(
 
     `take` asks the host, and `take_in` looks into an arena. RegionNotFound, RegionTimeout.
     """
+    after = since.generation
     if after is not None and type(after) is not int:
         raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
     while True:
         reader = arenas.known(context.arenas, name)
-        if reader is None and (after is None or "/" in name):
+        # What takes the place of an arena counts its own generations; or it is the same one, which is back.
+        is_free = since.generation is None or since.reader is not None
+        if reader is None and (is_free or "/" in name):
             try:
-                result: T = yield from take(retry.wait if after is None else lambda: None)
-                if after is None:
+                result: T = yield from take(retry.wait if is_free else lambda: None)
+                reader = arenas.known(context.arenas, name)
+                if since.generation is None or (is_free and reader is None):
                     return result
                 del result
             except RegionNotFound:
-                if after is None and (
-                    arenas.known(context.arenas, name) is None or retry.remaining() is None
-                ):
+                reader = arenas.known(context.arenas, name)
+                if is_free and (reader is None or retry.remaining() is None):
                     raise
-            reader = arenas.known(context.arenas, name)
         if reader is not None:
-            value = yield from _wait_in(context, reader, name, after or 0, retry, take_in)
+            value = yield from _wait_in(context, reader, name, since.within(reader), retry, take_in)
             if value is not None:
                 return value
-            after = None  # what takes the arena's place counts its own generations
-        elif after is not None:
+            since.generation = None
+        elif not is_free:
+            after = since.generation or 0
             return (yield from once_after(context, name, after, retry, take(retry.wait)))
 
 
@@ -80,27 +85,22 @@ def _missing_in_arenas(context: Context, names: Sequence[str]) -> tuple[Reader, 
     return None
 
 
-def value_after(context: Context, arena: str, name: str, after: int, retry: Retry) -> Operation[ArenaValue]:
+def value_after(context: Context, arena: str, name: str, since: Since, retry: Retry) -> Operation[ArenaValue]:
     """Return a handle of a name in an arena, once it has a generation after the given one.
 
     If another arena takes its place meanwhile, any value of the name in that one.
     """
-    if type(after) is not int:
-        raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
+    if type(since.generation) not in (int, NoneType):
+        raise InvalidArgument(f"after is the number of a generation, not {since.generation!r:.40}")
     while True:
         reader = context.arenas.get(arena)
         if reader is None or not reader.is_granted():
             reader = yield from arenas.open_arena(context, arena, False, retry.wait)
+        after = since.within(reader)
         value = yield from _wait_in(context, reader, f"{arena}/{name}", after, retry, arenas.handle_in)
         if value is not None:
             return value
-        after = 0
-
-
-def newer(reader: Reader, name: str, after: int) -> ArenaValue | None:
-    """Return a handle of a short name in an arena if it is newer than that, without asking a host."""
-    value = hold_value(reader, name) if reader.was_current() else None
-    return value if value is not None and value.generation > after else None
+        since.generation = None
 
 
 def _wait_in(
@@ -152,10 +152,11 @@ class Changes:
         """Return the next changes; none: nothing changed in time, or this was closed."""
         while not self.is_closed:
             yield from arenas.refresh(context, self.reader)
-            if not self.reader.was_current() and not (yield from self._open_next(context, retry)):
+            is_here = context.arenas.get(self.reader.name) is self.reader and self.reader.was_current()
+            if not is_here and not (yield from self._open_next(context, retry)):
                 break
             yield from arenas.attend(context, self.reader)
-            position = Position(self.reader, "")
+            position = self.position()
             if changes := self._take():
                 return changes
             left_s = retry.remaining()
@@ -163,6 +164,10 @@ class Changes:
                 break
             yield from self._stay(context, position, left_s)
         return []
+
+    def position(self) -> Position:
+        """Return where the arena stands."""
+        return Position(self.reader, "")
 
     def ready(self) -> list[ArenaChange] | None:
         """Return the next changes if they are here, none if this was closed; None: wait for them."""
@@ -182,8 +187,9 @@ class Changes:
         try:
             while not self.is_closed:
                 with contextlib.suppress(RegionNotFound):
-                    self.reader = yield from arenas.open_arena(context, name, False, lambda: None)
-                    self._since = 0
+                    reader = yield from arenas.open_arena(context, name, False, lambda: None)
+                    self._since = self._since if reader.is_same_as(self.reader) else 0
+                    self.reader = reader
                     return True
                 left_s = retry.remaining()
                 if not left_s or (yield Next(subscription, left_s)) is None:

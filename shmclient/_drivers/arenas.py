@@ -14,7 +14,7 @@ from shmclient._arenas.values import decode
 from shmclient._connection.exchange import Subscription
 from shmclient._drivers import answers
 from shmclient._drivers.boards import living_board
-from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Stay
+from shmclient._drivers.steps import Ask, Context, Operation, Remaining, Run, Sleep, Stay
 from shmclient._regions.mapped import Lease
 from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.errors import HostGone, InvalidArgument, OutOfMemory, RegionNotFound, Unsupported
@@ -226,18 +226,25 @@ def stay(
     """Return when something has changed since a position was taken, or its arena may not be current.
 
     That is the entry of its name, or anything in the arena if the name never had a value; or when the time is
-    over. An end of the subscription is raised.
+    over. An end of the subscription is raised, and HostGone when the host that granted the arena is gone.
     """
     end = time.monotonic() + wait_s
     reader = position.reader
     while True:
         yield from refresh(context, reader)
+        if not reader.has_host():
+            raise HostGone(f"the host that granted the arena {reader.name!r} is gone")
         line_changes = reader.line_changes()
         if not reader.was_current() or position.has_moved():
             return
         answer = yield Stay(subscription, position, line_changes, end - time.monotonic())
         if answer is None:
             return
+
+
+def pause(position: Position, pause_s: float) -> Operation[None]:
+    """Return after a time, or when a value changes, of an arena whose host is gone."""
+    yield Sleep(pause_s, position)
 
 
 def refresh(context: Context, reader: Reader) -> Operation[None]:

@@ -13,7 +13,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
-from shmclient._drivers.awaited import Awaited, awaited, never
+from shmclient._drivers.awaited import Awaited, Since, awaited, never
 from shmclient._drivers.bell import Notice
 from shmclient._drivers.stream import BaseStream
 from shmprotocol.errors import Closed
@@ -88,7 +88,7 @@ class AsyncFollow(AsyncStream[Any]):
         target = None if channel is None or turn.locked() else self._source.place(channel.context)
         if target is None:
             return await super().__anext__()
-        awaited = Awaited(target.reader, target.name, target.generation)
+        awaited = Awaited(channel, target.reader, target.name, target.generation)
         turn.acquire_nowait()
         try:
             held = channel.notice(awaited, Retry(math.inf), self._source.listener.has_closed)
@@ -115,19 +115,18 @@ class AsyncArenaView(BaseArenaView):
         The owner's next value wakes the event loop. As `shmclient.ArenaView.wait`.
         """
         self._client._loop.check()
-        retry, channel = Retry(wait), self._client._core.channel
-        short = awaited(channel.context, f"{self.name}/{name}", after) if channel is not None else None
-        if short is not None:
-            held = await channel.await_value(short, retry, never)
+        full, retry, since = f"{self.name}/{name}", Retry(wait), Since(after, self._reader)
+        short = awaited(self._client._core.channel, full, after)
+        if short is not None and short.reader is self._reader:
+            held = await short.channel.await_value(short, retry, never)
             if held is not None:
-                self._reader = short.reader
                 handle: ArenaValue = short.handle(held)
                 return handle
-            after = 0 if short.is_over() else after
         operation = self._client._core.run_waiting(
-            lambda context, retry: arena_waits.value_after(context, self.name, name, after, retry),
+            lambda context, retry: arena_waits.value_after(context, self.name, name, since, retry),
             retry,
-            lambda: arena_waits.newer(self._reader, name, after),
+            lambda: since.newer(full),
+            lambda: since.position(full),
         )
         value: ArenaValue = await self._client._drive(operation)
         self._reader = value._reader
@@ -139,7 +138,7 @@ class AsyncArenaView(BaseArenaView):
         """Yield each change of a name after the generation `since`, as `shmclient.ArenaView.changes` does."""
         source = arena_waits.Changes(self._reader, self.generation if since is None else since)
         while True:
-            operation = self._client._core.run_waiting(source.next, wait, source.ready)
+            operation = self._client._core.run_waiting(source.next, wait, source.ready, source.position)
             changes: list[ArenaChange] = await self._client._drive(operation)
             if not changes:
                 return

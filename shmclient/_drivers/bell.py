@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Literal
@@ -108,20 +110,25 @@ class Bell:
     """The watched event of a ledger. For one loop, and its thread.
 
     `scopes` are those of tasks that look themselves with each event; `is_ended` says whether nobody may wait
-    any more.
+    any more. `hear_end` is called when the connection may have ended, and announces it. Tasks may wait on
+    then, in `scopes`, for values whose owner lives.
     """
 
     def __init__(
         self,
         ledger: ClientLedger,
+        sock: socket.socket,
         scopes: dict[anyio.CancelScope, Callable[[], bool]],
         is_ended: Callable[[], bool],
+        hear_end: Callable[[], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.notices: dict[Notice, None] = {}  # in their order
         self._ledger = ledger
         self._scopes = scopes
         self._is_ended = is_ended
+        self._hear_end = hear_end
+        self._end = hang_up_of(sock)  # None: it is heard, or looked for each second
         self._timer: asyncio.TimerHandle | None = None  # set while the loop watches the event
         self._was_used = False
 
@@ -145,6 +152,8 @@ class Bell:
         if self._timer is None and not self._is_ended():
             self.loop.add_reader(self._ledger.fileno(), self._ring)
             self._timer = self.loop.call_later(LOOK_AGAIN_S, self._look_again)
+            if self._end is not None:
+                self.loop.add_reader(self._end.fileno(), self._hang_up)
 
     def close(self) -> None:
         """Close the event, and have all tasks go on. From any thread."""
@@ -166,13 +175,22 @@ class Bell:
             self._timer.cancel()
             self._timer = None
             self.loop.remove_reader(self._ledger.fileno())
+            if self._end is not None:
+                self.loop.remove_reader(self._end.fileno())
 
-    def announce(self) -> None:
-        """Have the tasks whose wait is over go on, later."""
-        is_ended = self._is_ended()
+    def announce(self, *, is_failed: bool = False) -> None:
+        """Have the tasks whose wait is over go on, later; all of them if the connection is."""
+        is_over = is_failed or self._is_ended()
         for notice in list(self.notices):
-            if is_ended or notice.is_over():
+            if is_over or notice.is_over():
                 notice.give(None)
+
+    def _hang_up(self) -> None:
+        if self._end is not None:
+            self.loop.remove_reader(self._end.fileno())
+            self._end.close()
+            self._end = None
+        self._hear_end()
 
     def _ring(self) -> None:
         """Wake those whose values have come; then take what owners have written, which nobody waits for."""
@@ -211,9 +229,27 @@ class Bell:
             self._stop()
         if self._timer is None:
             return
+        self._hear_end()
         self._was_used = False
         self._timer = self.loop.call_later(LOOK_AGAIN_S, self._look_again)
         self._wake()
+
+
+def hang_up_of(sock: socket.socket) -> select.epoll | None:
+    """Return what is readable once the peer of a socket is gone, though it may have said more before.
+
+    A loop watches for data, or for room. None: there is no descriptor for it.
+    """
+    try:
+        end = select.epoll()
+    except OSError:
+        return None
+    try:
+        end.register(sock, select.EPOLLRDHUP)
+    except (OSError, ValueError):  # it is closed
+        end.close()
+        return None
+    return end
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

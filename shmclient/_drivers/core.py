@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from shmclient._arenas.reader import Reader
+from shmclient._arenas.resting import Position
 from shmclient._connection.retry import Attempts, Retry, is_final, others_connect
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers import arenas, getting, operations, putting, returning
 from shmclient._drivers.arena_waits import wait_for, wait_for_all
+from shmclient._drivers.awaited import Awaited, Since
 from shmclient._drivers.boards import living_board
 from shmclient._drivers.channel import BaseChannel
 from shmclient._drivers.steps import Acquire, Connect, Context, Drive, Operation, Remaining, Sleep
@@ -83,12 +85,13 @@ class Core(Generic[C]):
         start: Callable[[Context, Retry], Operation[T]],
         wait: float | Retry | None,
         ready: Callable[[], T | None] = lambda: None,
+        place: Callable[[], Position | None] = lambda: None,
     ) -> Operation[T]:
         """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
-        `wait` is the seconds, or what is left of them.
-
-        `ready` is called after each failed attempt: a result or an exception of it ends the wait.
+        `wait` is the seconds, or what is left of them. `ready` is called after each failed attempt: a result
+        or an exception of it ends the wait. So it is after a change at a `place` in an arena, whose owner
+        needs no host.
         """
         retry = wait if isinstance(wait, Retry) else Retry(wait)
         while True:
@@ -98,12 +101,23 @@ class Core(Generic[C]):
                 result: T = yield Drive(channel, start(channel.context, retry))
                 return result
             except (HostGone, HostTimeout) as error:
+                self.note_absence()
+                position = place()  # before the look: a change after it ends the pause
                 if (item := ready()) is not None:
                     return item
                 if is_final(self.socket_path):
                     raise
                 pause_s = retry.pause(error)
+            yield from self._pause(pause_s, position)
+            if position is not None and (item := ready()) is not None:
+                return item
+
+    def _pause(self, pause_s: float, position: Position | None) -> Operation[None]:
+        channel = self.channel
+        if position is None or channel is None:
             yield Sleep(pause_s)
+        else:
+            yield Drive(channel, arenas.pause(position, pause_s))
 
     def start(self, wait_s: float | None) -> Operation[None]:
         """Connect for the first time."""
@@ -145,34 +159,49 @@ class Core(Generic[C]):
         """Note that there is no host: for a moment its last word counts, and none is looked for."""
         self._alone_until_s = time.monotonic() + LOOK_FOR_HOST_S
 
-    def _last_value(self, name: str) -> Any:
-        """Return a value in place of the error that there is no host, if it was the last one of its name."""
-        self.note_absence()
-        return self.mapped_value(name)
-
-    def get(self, name: str, after: int | None, wait: float | Retry | None, anywhere: bool) -> Operation[Any]:
-        """Return the value of a name."""
+    def get(
+        self, name: str, after: int | None, retry: Retry, anywhere: bool, short: Awaited | None
+    ) -> Operation[Any]:
+        """Return the value of a name, which was awaited by the short road before."""
+        since = Since(after, None if short is None else short.reader)
 
         def start(context: Context, retry: Retry) -> Operation[Any]:
             def take(wait: Remaining) -> Operation[Any]:
                 return operations.get(context, name, wait, anywhere)
 
-            return wait_for(context, name, after, retry, take, lambda *where: arenas.value_in(*where)[0])
+            return wait_for(context, name, since, retry, take, lambda *where: arenas.value_in(*where)[0])
 
-        return self.run_waiting(start, wait, lambda: self._last_value(name) if after is None else None)
+        def ready() -> Any:
+            if after is None:  # in place of the error: the last value, if it was the current one
+                return self.mapped_value(name)
+            newer = since.newer(name)
+            return None if newer is None else newer.value()
+
+        return self.run_waiting(start, retry, ready, lambda: since.position(name))
 
     def open(
-        self, kind: type[R], name: str, after: int | None, wait: float | Retry | None, anywhere: bool
+        self,
+        kind: type[R],
+        name: str,
+        after: int | None,
+        retry: Retry,
+        anywhere: bool,
+        short: Awaited | None,
     ) -> Operation[list[R]]:
         """Return a handle of the current region of a name, mapped, in a list."""
+        since = Since(after, None if short is None else short.reader)
 
         def start(context: Context, retry: Retry) -> Operation[list[R]]:
             def take(wait: Remaining) -> Operation[list[Any]]:
                 return operations.open_many(context, kind, (name,), wait, anywhere)
 
-            return wait_for(context, name, after, retry, take, lambda *where: [arenas.handle_in(*where)])
+            return wait_for(context, name, since, retry, take, lambda *where: [arenas.handle_in(*where)])
 
-        return self.run_waiting(start, wait)
+        def ready() -> list[Any] | None:
+            newer = since.newer(name)
+            return None if newer is None else [newer]
+
+        return self.run_waiting(start, retry, ready, lambda: since.position(name))
 
     def open_many(
         self, kind: type[R], names: Sequence[str], wait_s: float | None, anywhere: bool

@@ -7,7 +7,6 @@ number are.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,11 +22,11 @@ from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import (
     Closed,
     HostGone,
-    InvalidArgument,
     RegionNotFound,
     RegionTimeout,
     again,
 )
+from shmprotocol.native.builtins import Current
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name, check_part, origin_of
 
@@ -190,7 +189,10 @@ class Changes:
             self._pending += _differences(self._seen, now)
             self._seen = now
 
-    def pending(self) -> Change | None:
+    def position(self) -> None:
+        """Return None: only the host knows of changes."""
+
+    def pending(self, is_alone: Callable[[Current], bool]) -> Change | None:
         """Return a change that needs no waiting; None without one."""
         if not self._pending:
             self._take(self.listener.take())
@@ -281,7 +283,8 @@ class Values:
         self._name = check_name(name)
         self._anywhere = anywhere
         self._can_sleep = can_sleep
-        self._last: Mapped | Position | None = None  # the region that was given last, and its host
+        # The region that was given last, and its host; or where its value stands, as a connection reads it.
+        self._last: Mapped | Position | None = None
         self._host_id = ""
         self.listener = Listener(name, lambda event: event.kind != "changed" and _is_of(event, name))
 
@@ -292,24 +295,40 @@ class Values:
 
     def place(self, context: Context) -> Position | None:
         """Return where the last value stands, if that is in an arena of this connection."""
-        last = self._last
-        if not isinstance(last, Position) or context.arenas.get(last.reader.name) is not last.reader:
-            return None
-        if self.listener.is_closed:
+        last = self._here(context)
+        if not isinstance(last, Position) or self.listener.is_closed:
             return None
         self.listener.rest_on(context)
         return last
 
-    def pending(self) -> None:
-        """Return None: a value is always asked for, so that it is the newest."""
+    def position(self) -> Position | None:
+        """Return where the last value stands, if that is in an arena: a change there needs no host."""
+        return self._last if isinstance(self._last, Position) else None
+
+    def pending(self, is_alone: Callable[[Current], bool]) -> Any:
+        """Return the next value if it is in an arena without a host; else it is asked for, to be the newest.
+
+        `is_alone` says whether the last host left a region as the current one, and there is none now.
+        """
+        last = self.position()
+        if last is None or not is_alone(last.reader.current):
+            return None
+        held = last.reader._hold(last.name)
+        return None if held is None or held.generation <= last.generation else last.take(held)
+
+    def _here(self, context: Context) -> Mapped | Position | None:
+        """Return what was given last, unless it is in an arena as another connection reads it."""
+        last = self._last
+        if isinstance(last, Position) and context.arenas.get(last.reader.name) is not last.reader:
+            return None
+        return last
 
     def next(self, context: Context, retry: Retry) -> Operation[Any]:
         """Return the current value, once it is another than the last one."""
         is_same = context.outbox.host_id == self._host_id
-        if origin_of(self._host_id) != context.outbox.origin:
+        if origin_of(self._host_id) != context.outbox.origin and not isinstance(self._last, Position):
             self._last = None
         self._host_id = context.outbox.host_id
-        yield from self._move(context)
         # The line of the last value is that of the host before: whether it is current must be asked.
         news = (yield from self._sleep(context, retry)) if is_same else None
         if news is not None:
@@ -323,7 +342,8 @@ class Values:
                 if isinstance(self._last, Position) or (self._can_sleep and self._last.grant.line):
                     self.listener.reset()  # nobody would read what the host tells
                 return value
-            if isinstance(self._last, Position) and self._last.reader.was_current():
+            last = self._here(context)
+            if isinstance(last, Position) and last.reader.was_current():
                 yield from self._sleep(context, retry)
             elif not self.listener.is_on(context):
                 yield from self.listener.listen(context)  # and ask again: it may have come before
@@ -332,38 +352,37 @@ class Values:
             else:
                 yield from self.listener.next(retry)
 
-    def _move(self, context: Context) -> Operation[None]:
-        """Let a position in an arena be one of this connection, whose ledger is another."""
-        last = self._last
-        if not isinstance(last, Position) or context.arenas.get(last.reader.name) is last.reader:
-            return
-        self._last = None
-        with contextlib.suppress(RegionNotFound, InvalidArgument):  # it has ended, or is a region now
-            reader = yield from arenas.open_arena(context, last.reader.name, self._anywhere, lambda: None)
-            if reader.grant.region == last.reader.grant.region:
-                self._last = Position(reader, last.name, last.word)
-
     def _look(self, context: Context) -> Operation[tuple[Any, Any] | Literal[False] | None]:
         """Return the value with its mapping or position. None: it is the last one; False: there is none."""
+        last = self._here(context)
         while True:
             try:
-                return (yield from operations.get_other(context, self._name, self._last, self._anywhere))
+                other = yield from operations.get_other(context, self._name, last, self._anywhere)
+                break
             except RegionNotFound:
                 reader = arenas.known(context.arenas, self._name)
                 if reader is None:
                     return False
             # The host is not told of names in arenas.
-            self._last = Position(reader, arenas.short_name(self._name, reader.name))
-            if not self._last.has_value():
+            position = Position(reader, arenas.short_name(self._name, reader.name))
+            if not position.has_value():
+                self._last = position
                 return False
-            self._last = None  # it has one by now
+            last = None  # it has one by now
+        if other is not None and isinstance(other[1], Position) and self._has_given(other[1]):
+            self._last = other[1]  # of this connection
+            return None
+        return other
+
+    def _has_given(self, position: Position) -> bool:
+        return isinstance(self._last, Position) and position.is_same_as(self._last)
 
     def _sleep(self, context: Context, retry: Retry) -> Operation[Fetched | None]:
         """Return when the last value may not be current any more, or at once if nobody can sleep on it.
 
         If the next one was fetched already, return that and its mapping.
         """
-        last = self._last
+        last = self._here(context)
         if isinstance(last, Position):
             yield from self._stay(context, last, retry)
             return None

@@ -24,7 +24,7 @@ from shmclient._drivers.bell import LOOK_AGAIN_S, Notice
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
 from shmclient._drivers.rests import Rests
-from shmclient._drivers.steps import Ask, Next, Outcome, Stay
+from shmclient._drivers.steps import Ask, Next, Outcome, Sleep, Stay
 from shmprotocol.errors import (
     HostGone,
     RemoteProtocolError,
@@ -49,7 +49,7 @@ class AsyncChannel(BaseChannel):
         self._is_writing = False
         self._waits: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._sleepers: dict[anyio.CancelScope, Callable[[], bool]] = {}  # some of them, in order
-        self._rests = Rests(self._is_over)
+        self._rests = Rests(sock, self._is_over, self._hear_end)
         # Tasks that wait on the socket: the last one closes it, since a closed socket wakes nobody.
         # A task enters and then looks at `_is_closing`; a destructor, on any thread, does the opposite.
         self._users = 0
@@ -93,8 +93,7 @@ class AsyncChannel(BaseChannel):
     async def stay(self, step: Stay) -> bool | None:
         """Wait until a value of an arena may have changed; None when the time is over.
 
-        That another arena has taken its place is seen within a second, and so is the end of a private host:
-        the thread of this loop would keep the interpreter from its end.
+        That another arena has taken its place is seen within a second, and so is the end of the host by trio.
         """
         ledger = self.context.ledger
         assert ledger is not None, "who stays has opened an arena"
@@ -102,9 +101,22 @@ class AsyncChannel(BaseChannel):
         await self._rests.rest(step.position, ledger, limit_s, step.subscription.is_done)
         if step.subscription.is_done():
             step.subscription.take()
-        if not threading.main_thread().is_alive() and has_ended(self._sock):
-            raise HostGone("the host of this program has ended")
+        if not self.is_alive():
+            raise HostGone("the connection to the host is over")
         return None if limit_s <= 0 else True
+
+    async def pause(self, step: Sleep) -> None:
+        """Wait for a time, or until a value of an arena changes, whose host is gone."""
+        ledger, position = self.context.ledger, step.position
+        assert position is not None
+        if ledger is None or ledger.ledger is not position.reader.ledger:  # of a connection before this
+            await anyio.sleep(step.pause_s)
+        else:
+            end = anyio.current_time() + step.pause_s
+            while not self._is_over() and not position.has_moved():
+                if (left_s := end - anyio.current_time()) <= 0:
+                    break
+                await self._rests.rest(position, ledger, left_s, self._is_over)
 
     async def await_value(
         self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]
@@ -120,7 +132,7 @@ class AsyncChannel(BaseChannel):
         self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]
     ) -> Notice | HeldValue | None:
         """Return what to await for a value of an arena, or the value; None: the plain road is to go on."""
-        reader, name, after = awaited
+        _, reader, name, after = awaited
         value = reader._newer(name, after)
         if value is not False:
             return value
@@ -131,10 +143,18 @@ class AsyncChannel(BaseChannel):
         return None if bell is None else bell.notice(reader, name, after, wait_s, is_over)
 
     def _is_over(self) -> bool:
-        """Whether nobody may wait here any more: closed, or the end of a private host."""
-        if self.outbox.is_closing or self._exchange.failure is not None:
+        """Whether nobody may wait here any more: closed, or the end of a private host.
+
+        The thread of this loop would keep the interpreter from its end.
+        """
+        if self.outbox.is_closing:
             return True
         return not threading.main_thread().is_alive() and has_ended(self._sock)
+
+    def _hear_end(self) -> None:
+        """Have all go on who wait here, if the connection has ended: each finds the next host by itself."""
+        if not self.is_alive():
+            self._announce()
 
     def _close_event(self, ledger: ClientLedger) -> None:
         self._rests.close(ledger)
@@ -205,7 +225,7 @@ class AsyncChannel(BaseChannel):
         for scope, is_ready in self._waits.items():
             if scope is not reader and is_ready():
                 scope.cancel()  # costs asyncio some 100 us: a text about the task, and a turn of the loop
-        self._rests.announce()
+        self._rests.announce(is_failed=self._exchange.failure is not None)
 
     def _pass_on(self) -> None:
         """Wake one more, who does what nobody does now; called by whoever leaves."""

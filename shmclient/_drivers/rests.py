@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import anyio
@@ -16,10 +17,14 @@ _PAUSE_S = 0.001  # when 504 of a client wait already
 class Rests:
     """On asyncio a bell watches the event. On trio one of the tasks reads it, and then all look.
 
-    `is_ended` says whether nobody may wait any more.
+    `is_ended` says whether nobody may wait any more; `hear_end` is to announce it if the connection is over.
     """
 
-    def __init__(self, is_ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, sock: socket.socket, is_ended: Callable[[], bool], hear_end: Callable[[], None]
+    ) -> None:
+        self._sock = sock
+        self._hear_end = hear_end
         self._scopes: dict[anyio.CancelScope, Callable[[], bool]] = {}
         self._is_reading = False
         self._is_ended = is_ended
@@ -34,7 +39,7 @@ class Rests:
     def bell(self, ledger: ClientLedger) -> Bell | None:
         """Return the bell of the ledger; None on trio."""
         if self._bell is None and running_loop() is not None:
-            self._bell = Bell(ledger, self._scopes, self._is_ended)
+            self._bell = Bell(ledger, self._sock, self._scopes, self._is_ended, self._hear_end)
         return self._bell
 
     def close(self, ledger: ClientLedger) -> None:
@@ -66,13 +71,13 @@ class Rests:
             if self._is_closing and not self._scopes:
                 self.close(ledger)
 
-    def announce(self) -> None:
-        """Wake the tasks whose wait is over."""
+    def announce(self, *, is_failed: bool) -> None:
+        """Wake the tasks whose wait is over; all that have a notice, if the connection `is_failed`."""
         for scope, is_over in self._scopes.items():
             if is_over():
                 scope.cancel()
         if self._bell is not None:
-            self._bell.announce()
+            self._bell.announce(is_failed=is_failed)
 
     async def _wait(self, ledger: ClientLedger) -> None:
         bell = self.bell(ledger)

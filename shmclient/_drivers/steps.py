@@ -100,9 +100,10 @@ class Acquire(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """A pause."""
+    """A pause. On a connection a change at a position in an arena ends it, for which no host is needed."""
 
     pause_s: float
+    position: Position | None = None
 
 
 Step = Ask | Run | Next | Look | Stay | Fetch | Drive | Connect | Acquire | Sleep

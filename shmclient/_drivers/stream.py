@@ -51,14 +51,17 @@ class BaseStream(Generic[T]):
         """Return the next item. Closed when it was closed."""
         if (ready := self._ready()) is not None:
             return ready
-        item: T = yield from self._client._core.run_waiting(self._source.next, self._wait_s, self._ready)
+        source = self._source
+        item: T = yield from self._client._core.run_waiting(
+            source.next, self._wait_s, self._ready, source.position
+        )
         return item
 
     def _ready(self) -> T | None:
         """Return what needs no host; Closed when it was closed."""
         if self._source.listener.is_closed:
             raise Closed("the watch is closed")
-        pending: T | None = self._source.pending()
+        pending: T | None = self._source.pending(self._client._core.is_alone)
         return pending
 
 

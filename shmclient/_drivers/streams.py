@@ -66,6 +66,6 @@ class Follow(Stream[Any]):
         target = None if channel is None else self._source.place(channel.context)
         if target is None:
             return None
-        awaited = Awaited(target.reader, target.name, target.generation)
+        awaited = Awaited(channel, target.reader, target.name, target.generation)
         held = channel.await_value(awaited, Retry(math.inf), self._source.listener.has_closed)
         return None if held is None else target.take(held)

@@ -18,10 +18,10 @@ from shmclient._connection.line import Line
 from shmclient._connection.retry import Retry, Wait
 from shmclient._connection.sleeper import Sleeper
 from shmclient._drivers.answers import dispose, take
-from shmclient._drivers.awaited import Awaited
+from shmclient._drivers.awaited import Awaited, never
 from shmclient._drivers.channel import GRACE_S, BaseChannel, late, unanswered, unsent
 from shmclient._drivers.greeting import greeted
-from shmclient._drivers.steps import Ask, Look, Next, Outcome, Stay
+from shmclient._drivers.steps import Ask, Look, Next, Outcome, Sleep, Stay
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import (
@@ -116,35 +116,41 @@ class PlainChannel(BaseChannel):
         """Sleep until a value of an arena may have changed; None when the time is over."""
         subscription = step.subscription
         if self._line.waits_in_kernel:
-            sleep = partial(rest, step.position, step.line_changes)
+            sleep = partial(rest, step.position, step.line_changes, step.position.reader.board.owner)
             is_over = subscription.is_done
-            answer = self._sleeper.rest(sleep, step.wait_s, lambda: is_over() or self._is_orphaned())
+            answer = self._sleeper.rest(sleep, step.wait_s, lambda: is_over() or not self.is_alive())
         else:  # a greenlet must not stop all others
             answer = True if step.wait_s > 0 else None
             time.sleep(min(max(step.wait_s, 0), PAUSE_S))
         if subscription.is_done():
             subscription.take()
-        if self._is_orphaned():
-            raise HostGone("the host of this program has ended")
+        if not self.is_alive():
+            raise HostGone("the connection to the host is over")
         return answer
+
+    def pause(self, step: Sleep) -> None:
+        """Sleep for a time, or until a value of an arena changes, whose host is gone."""
+        end, position = time.monotonic() + step.pause_s, step.position
+        assert position is not None
+        sleep = partial(rest, position, position.reader.line_changes(), 0)
+        while not position.has_moved() and (left_s := end - time.monotonic()) > 0:
+            if self._line.waits_in_kernel:
+                self._sleeper.rest(sleep, left_s, never)
+            else:  # a greenlet must not stop all others
+                time.sleep(PAUSE_S)
 
     def await_value(self, awaited: Awaited, retry: Retry, is_over: Callable[[], bool]) -> HeldValue | None:
         """Return a value of an arena once it is there; None: the plain road is to go on."""
-        reader, name, after = awaited
+        _, reader, name, after = awaited
         value = reader._newer(name, after)
         if value is not False:
             return value
         wait_s = retry.remaining()
-        if not wait_s or not reader.is_attended or not self._line.waits_in_kernel or not self.is_alive():
+        if not wait_s or not reader.is_attended or not self._line.waits_in_kernel:
             return None
-        return self._sleeper.await_value(reader, name, after, wait_s, lambda: is_over() or self._is_over())
-
-    def _is_over(self) -> bool:
-        return self.outbox.is_closing or self._exchange.failure is not None or self._is_orphaned()
-
-    def _is_orphaned(self) -> bool:
-        """Whether a private host has ended: who waits on would keep the interpreter from its end."""
-        return not threading.main_thread().is_alive() and self._line.has_ended()
+        return self._sleeper.await_value(
+            reader, name, after, wait_s, lambda: is_over() or not self.is_alive()
+        )
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which stays the channel's."""

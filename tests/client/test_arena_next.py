@@ -249,7 +249,7 @@ def test_child_of_a_fork_does_not_sleep_in_the_ledger_of_its_parent(arena: Arena
             lambda: reader._await("x", NEVER, 0, 0, 1),
             lambda: reader._arm_for("x", NEVER),
             lambda: reader._arm(None),
-            lambda: reader._sleep(None, 0, 0, 0, 0, 0, 1),
+            lambda: reader._sleep(None, 0, 0, 0, 0, 0, 0, 1),
         ):
             with pytest.raises(shmclient.InvalidArgument, match="before this process was forked"):
                 call()

@@ -3,9 +3,8 @@
  * arena_await.c - a reader of Python that waits for the next value of a name: a look, a sleep and the hold of the new
  * value in one call. See shm_arena_wait.h.
  *
- * It takes only the plainest case: the name has a value, the client is open, and the last word of the host is that the
+ * It takes only the plainest case: the name has a value, the client is open, the host lives, and its last word is that the
  * arena is current and may be read. In every other case the calls return None, and nothing was done: Python decides.
- * Whether the host lives is not asked: who sleeps already goes on without one.
  */
 #ifndef SHM_ARENA_AWAIT_H
 #define SHM_ARENA_AWAIT_H
@@ -31,12 +30,12 @@ struct shm_looked {
         PyObject *held; /* the newer value */
 };
 
-/* Whether the last word of the host is that a region may be read, and the client is open. */
+/* Whether a host that lives says that a region may be read, and the client is open. */
 static int shm_current_granted(const struct shm_current *current)
 {
         return current->board != NULL && *current->open && !__atomic_load_n(&current->line->moved, __ATOMIC_ACQUIRE) &&
                __atomic_load_n(&current->line->region, __ATOMIC_ACQUIRE) == current->region &&
-               shm_current_has_rights(current);
+               shm_current_has_rights(current) && shm_board_word_lives(current->owner);
 }
 
 static enum shm_look shm_reader_look(PyObject *self, struct shm_looked *looked)
@@ -102,12 +101,21 @@ static uint64_t *shm_reader_note(const struct shm_reader *reader, const uint32_t
         return shm_wait_take(reader->holds, at | event);
 }
 
-/* What ends a sleep besides a word of the arena; a `line` of 0 is none. */
+/* What ends a sleep besides a word of the arena; a `line` or an `owner` of 0 is none. */
 struct shm_alarms {
         uint64_t line, line_changes; /* the address of a line of the board, and the number that it had */
+        uint64_t owner, thread;      /* the address of the board's word that says that its host lives, and what it said */
         uint64_t waker, wakes;       /* the address of a word of this process, and the number that it had */
         uint64_t wait_ns;
 };
+
+/* Have the end of a host be an alarm. Returns 0 if there was one by now. */
+static int shm_alarms_hear(struct shm_alarms *alarms, const uint32_t *owner)
+{
+        alarms->owner = (uint64_t)(uintptr_t)owner;
+        alarms->thread = __atomic_load_n(owner, __ATOMIC_ACQUIRE);
+        return (alarms->thread & SHM_FUTEX_TID_MASK) != 0;
+}
 
 static long shm_futex_wait_any(struct shm_futex_waiter *waiters, unsigned int count, uint64_t wait_ns)
 {
@@ -119,6 +127,28 @@ static long shm_futex_wait_any(struct shm_futex_waiter *waiters, unsigned int co
         return syscall(SYS_futex_waitv, waiters, count, 0, &end, CLOCK_MONOTONIC);
 }
 
+/* Sleep until a word is not `seen`, or an alarm. Returns 0 or an errno, as shm_board_wait() does. */
+static int shm_alarms_sleep(const struct shm_alarms *alarms, const uint32_t *word, uint64_t seen)
+{
+        struct shm_futex_waiter waiters[4] = {
+                {seen, (uint64_t)(uintptr_t)word, SHM_FUTEX_32, 0},
+                {alarms->wakes, alarms->waker, SHM_FUTEX_32 | SHM_FUTEX_PRIVATE, 0},
+        };
+        unsigned int count = 2;
+        int error = 0;
+
+        if (alarms->line != 0)
+                waiters[count++] = (struct shm_futex_waiter){
+                        alarms->line_changes, alarms->line + offsetof(struct shm_board_line, changes), SHM_FUTEX_32, 0};
+        if (alarms->owner != 0)
+                waiters[count++] = (struct shm_futex_waiter){alarms->thread, alarms->owner, SHM_FUTEX_32, 0};
+        if (shm_futex_wait_any(waiters, count, alarms->wait_ns) < 0)
+                error = errno == EAGAIN ? 0 : errno;
+        if (alarms->owner != 0)
+                shm_board_pass_on(alarms->owner);
+        return error;
+}
+
 /*
  * Sleep until a word of the arena is not `seen`, or an alarm. Other threads run meanwhile. Returns 0 or an errno, as
  * shm_board_wait() does; ENOLCK: 504 threads sleep already.
@@ -126,19 +156,13 @@ static long shm_futex_wait_any(struct shm_futex_waiter *waiters, unsigned int co
 static int shm_reader_rest(const struct shm_reader *reader, const uint32_t *word, uint64_t seen,
                            const struct shm_alarms *alarms)
 {
-        struct shm_futex_waiter waiters[3] = {
-                {seen, (uint64_t)(uintptr_t)word, SHM_FUTEX_32, 0},
-                {alarms->wakes, alarms->waker, SHM_FUTEX_32 | SHM_FUTEX_PRIVATE, 0},
-                {alarms->line_changes, alarms->line + offsetof(struct shm_board_line, changes), SHM_FUTEX_32, 0},
-        };
         uint64_t *place = shm_reader_note(reader, word, 0);
-        int error = 0;
+        int error;
 
         if (place == NULL)
                 return ENOLCK;
         Py_BEGIN_ALLOW_THREADS
-        if (shm_futex_wait_any(waiters, alarms->line == 0 ? 2 : 3, alarms->wait_ns) < 0)
-                error = errno == EAGAIN ? 0 : errno;
+        error = shm_alarms_sleep(alarms, word, seen);
         shm_wait_give(place);
         Py_END_ALLOW_THREADS
         return error;
@@ -146,13 +170,14 @@ static int shm_reader_rest(const struct shm_reader *reader, const uint32_t *word
 
 /*
  * _await(name, after, waker, wakes, wait_ns): as _newer(), but sleep before it is False, once: until the value is
- * there, or the waker is used, or the board says something of the arena. Instead of False comes 0, or an errno as from
- * _sleep(). In the kernel only if it sleeps.
+ * there, or the waker is used, or the board says something of the arena, or the host goes. Instead of False comes 0, or
+ * an errno as from _sleep(). In the kernel only if it sleeps.
  */
 static PyObject *shm_reader_await(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
         const struct shm_board_line *line = reader->own.line;
+        const struct shm_current *current = (const struct shm_current *)reader->current;
         struct shm_alarms alarms;
         struct shm_looked looked;
         enum shm_look look;
@@ -162,7 +187,7 @@ static PyObject *shm_reader_await(PyObject *self, PyObject *const *arguments, Py
             shm_argument(arguments, 2, &alarms.waker) < 0 || shm_argument(arguments, 3, &alarms.wakes) < 0 ||
             shm_argument(arguments, 4, &alarms.wait_ns) < 0)
                 return NULL;
-        if (line == NULL)
+        if (line == NULL || current == NULL || current->board == NULL || !shm_alarms_hear(&alarms, current->owner))
                 Py_RETURN_NONE;
         alarms.line = (uint64_t)(uintptr_t)line;
         /* Before the look: a change after it ends the sleep at once. */

@@ -2,8 +2,8 @@
 /*
  * arena_sleep.c - a reader of Python that sleeps until a value of its arena changes; and the reader's type.
  *
- * A thread sleeps by futex_waitv on the entry's word, the arena's line of the board, and a word of its process. An
- * event loop has the ledger's eventfd written instead. See shm_arena_wait.h.
+ * A thread sleeps by futex_waitv on the entry's word, the arena's line of the board, the word that says whether the host
+ * lives, and a word of its process. An event loop has the ledger's eventfd written instead. See shm_arena_wait.h.
  */
 #ifndef SHM_ARENA_SLEEP_H
 #define SHM_ARENA_SLEEP_H
@@ -102,24 +102,30 @@ static const uint32_t *shm_reader_word(const struct shm_reader *reader, PyObject
 }
 
 /*
- * _sleep(entry, seen, line, changes, waker, wakes, wait_ns): sleep until the low half of the entry's word, or the count of
- * all changes, is not `seen`, or the line at this address changes, or the waker is used. `line` may be 0. Returns 0 or an
- * errno, as shm_board_wait() does; ENOLCK: 504 threads sleep already. Other threads run meanwhile.
+ * _sleep(entry, seen, line, changes, owner, waker, wakes, wait_ns): sleep until the low half of the entry's word, or the
+ * count of all changes, is not `seen`, or the line at this address changes, or the host goes whose word `owner` is, or the
+ * waker is used. `line` and `owner` may be 0. Returns 0 or an errno, as shm_board_wait() does; ENOLCK: 504 threads sleep
+ * already. Other threads run meanwhile.
  */
 static PyObject *shm_reader_sleep(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_reader *reader = (struct shm_reader *)self;
         struct shm_alarms alarms;
         const uint32_t *word;
-        uint64_t seen;
+        uint64_t seen, owner;
 
-        if (shm_arguments_check("_sleep", count, 7) < 0 || shm_argument(arguments, 1, &seen) < 0 ||
+        if (shm_arguments_check("_sleep", count, 8) < 0 || shm_argument(arguments, 1, &seen) < 0 ||
             shm_argument(arguments, 2, &alarms.line) < 0 || shm_argument(arguments, 3, &alarms.line_changes) < 0 ||
-            shm_argument(arguments, 4, &alarms.waker) < 0 || shm_argument(arguments, 5, &alarms.wakes) < 0 ||
-            shm_argument(arguments, 6, &alarms.wait_ns) < 0)
+            shm_argument(arguments, 4, &owner) < 0 || shm_argument(arguments, 5, &alarms.waker) < 0 ||
+            shm_argument(arguments, 6, &alarms.wakes) < 0 || shm_argument(arguments, 7, &alarms.wait_ns) < 0)
                 return NULL;
         word = shm_reader_word(reader, arguments[0]);
-        return word == NULL ? NULL : PyLong_FromLong(shm_reader_rest(reader, word, seen, &alarms));
+        if (word == NULL)
+                return NULL;
+        alarms.owner = 0;
+        if (owner != 0 && !shm_alarms_hear(&alarms, (const uint32_t *)(uintptr_t)owner))
+                return PyLong_FromLong(0);
+        return PyLong_FromLong(shm_reader_rest(reader, word, seen, &alarms));
 }
 
 /* _arm(entry): have the ledger's eventfd written when the entry, or with None anything, changes. Returns what _disarm() takes; 0: too many are. */

@@ -179,6 +179,13 @@ static void shm_board_spin(const struct shm_board_line *line, uint32_t changes)
                 ;
 }
 
+/* Whoever ends the owner wakes one of those who sleep on it: that one wakes the others, by this. */
+static void shm_board_pass_on(uint64_t owner)
+{
+        if (!shm_board_word_lives((const uint32_t *)(uintptr_t)owner))
+                (void)syscall(SYS_futex, owner, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
 /*
  * Sleep until `changes` of a line is another, or the host goes, or another thread adds to the word at `waker`, which
  * had the value `wakes`. Returns 0, also if it was woken without a change; or -ETIMEDOUT, -EINTR (a signal), -ENOSYS
@@ -204,9 +211,7 @@ int shm_board_wait(uint64_t line, uint32_t changes, uint64_t owner, uint64_t wak
         end.tv_nsec = (long)(end_ns % 1000000000);
         shm_board_spin(words, changes);
         error = syscall(SYS_futex_waitv, waiters, 3, 0, wait_ns >= 0 ? &end : NULL, CLOCK_MONOTONIC) < 0 ? -errno : 0;
-        /* Whoever ends the owner wakes one of those who sleep on it; that one wakes the others. */
-        if (!shm_board_word_lives((const uint32_t *)(uintptr_t)owner))
-                (void)syscall(SYS_futex, owner, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+        shm_board_pass_on(owner);
         return error == -EAGAIN ? 0 : error;
 }
 

@@ -509,12 +509,13 @@ class ArenaReader:
         seen: int,
         line: int,
         changes: int,
+        owner: int,
         waker: int,
         wakes: int,
         wait_ns: int,
         /,
     ) -> int:
-        """Sleep until an entry, or with None anything, changes; or line or waker; returns an errno."""
+        """Sleep until an entry, or with None anything, changes; or line, owner or waker; returns an errno."""
     def _arm(self, entry: int | None, /) -> int:
         """Have the ledger's eventfd written when an entry, or with None anything, changes. 0: it cannot."""
     def _disarm(self, place: int, /) -> None:
