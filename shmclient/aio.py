@@ -21,7 +21,7 @@ from shmclient._drivers import arenas, operations, putting
 from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncWatch, make_async_view
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
-from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.following import Changes
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import (
@@ -41,6 +41,7 @@ from shmclient._drivers.steps import (
 )
 from shmclient._drivers.stream import make_stream
 from shmclient._drivers.transfer import Progress
+from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S

@@ -15,7 +15,7 @@ from shmclient._connection.retry import Retry
 from shmclient._drivers import answers, arenas, operations, putting
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
-from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.following import Changes
 from shmclient._drivers.handles import Region
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import (
@@ -35,6 +35,7 @@ from shmclient._drivers.stream import make_stream
 from shmclient._drivers.streams import Follow, Watch
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.trips import Channel
+from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmprotocol.native.builtins import value_again
 from shmprotocol.wire.names import BackendName, SealName

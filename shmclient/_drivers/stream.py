@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
 from shmclient._connection.socket import detach_after_fork
-from shmclient._drivers.following import Changes, Values
+from shmclient._drivers.following import Changes
 from shmclient._drivers.steps import Operation
+from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmprotocol.errors import Closed
 
