@@ -98,3 +98,11 @@ def listening(path: Path) -> socket.socket:
     sock.bind(str(path))
     sock.listen()
     return sock
+
+
+def scraped(path: Path) -> bytes:
+    """Return the answer to a scrape of the metrics at a socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: sock.recv(65536), b""))

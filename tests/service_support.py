@@ -135,8 +135,11 @@ class Service:
     def descriptors(self) -> list[str]:
         """Return what the host has open, sorted."""
         assert self.child is not None
-        folder = Path(f"/proc/{self.child.pid}/fd")
-        return sorted(os.readlink(path).split(":[")[0] for path in folder.iterdir())
+        kinds = []
+        for path in Path(f"/proc/{self.child.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                kinds.append(os.readlink(path).split(":[")[0])
+        return sorted(kinds)
 
     def read_log(self) -> str:
         return self._log_path.read_text()

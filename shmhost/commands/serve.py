@@ -91,8 +91,7 @@ def _shorten_pauses() -> None:
 
 async def _serve(config: Config, given: Given, takes_over: bool) -> None:
     notifier = Notifier(os.environ, os.getpid())
-    room = store_room(os.environ) if config.store is None else config.store
-    store = Store(notifier, room, given.entries)
+    store = Store(notifier, store_room(os.environ, config.store), given.entries)
     host = Host(config, given.listener, notifier, _leave, store=store, takes_over=takes_over)
     for end in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(end, host.stop)

@@ -1,9 +1,9 @@
 """What a service manager keeps for the next host: the objects of current regions, so that names live. Pure.
 
 Each is an entry there, with a name of its own. The order of changes: what must go goes first, since it takes
-up memory that nobody is charged for, and a place. A name that is replaced again and again is only looked at
-when its turn comes, so that its generations between are never sent. A place is charged to the owner of the
-region.
+up memory that nobody is charged for, and a place. Names that change during a round of changes are left to the
+next one: one that is replaced again and again is looked at once a round, so that most of its generations are
+never sent. A place is charged to the owner of the region.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Stored:
         self._pool = registry.accounts.stored
         self._there: dict[str, tuple[int, Share]] = {}  # by the region's name: its number, and who bears it
         # As large as there are names, even if the manager takes nothing. A dict is slow to pop its first key.
-        self._touched: OrderedDict[str, None] = OrderedDict()
+        self._touched: OrderedDict[str, None] = OrderedDict()  # in this round
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # for the next one
         self._left_out: OrderedDict[str, None] = OrderedDict()  # names that had no place
         self._strays: list[str] = []  # entries that must go
         self.wake: Callable[[], None] = lambda: None
@@ -68,12 +69,22 @@ class Stored:
         """Take note that a name may have another region now, or none."""
         if name not in self.registry.current and name not in self._there:
             self._touched.pop(name, None)
+            self._waiting.pop(name, None)
             self._left_out.pop(name, None)
-        elif name not in self._touched:
-            is_idle = not self._touched and not self._strays
-            self._touched[name] = None
-            if is_idle:
+        elif name not in self._waiting and name not in self._touched:
+            self._waiting[name] = None
+            if len(self._waiting) == 1 and not self._touched and not self._strays:
                 self.wake()
+
+    def begin(self) -> None:
+        """Begin a round, if the last one is over: of all that has changed since that began."""
+        if not self._touched and not self._strays:
+            self._touched, self._waiting = self._waiting, self._touched
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to do, in this round or in the next one."""
+        return bool(self._touched or self._strays or self._waiting)
 
     def keep(self, region: Region) -> None:
         """Take note that a region is there already; without room, it goes."""
@@ -93,7 +104,7 @@ class Stored:
         self._strays.append(entry)
 
     def next(self) -> Change | None:
-        """Return the next change to make, until `done` the same one; None if all is as it should be."""
+        """Return the next change of this round, until `done` the same one; None if there is no other."""
         while not self._strays and self._touched:
             name = next(iter(self._touched))
             region, there = self._wanted(name), self._there.get(name)

@@ -40,12 +40,14 @@ STATES = [state for state in State if state is not State.FREED]
 
 class Snapshot(NamedTuple):
     """The data of one scrape. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
-    in nanoseconds; `windows`: base, size and free bytes of each.
+    in nanoseconds; `windows`: base, size and free bytes of each; `stored`: regions that a service manager
+    has, and may have.
     """
 
     measured: Measured
     latencies: dict[str, tuple[list[int], int]]
     windows: list[tuple[int, int, int]]
+    stored: tuple[int, int] = (0, 0)
 
 
 def snapshot_of(hub: Hub) -> Snapshot:
@@ -54,6 +56,7 @@ def snapshot_of(hub: Hub) -> Snapshot:
         hub.measure(0),
         {name: (list(latency.counts), latency.total_ns) for name, latency in hub.meter.latencies.items()},
         [(window.base, window.size, window.free()) for window in hub.registry.allocator.windows],
+        (len(hub.stored), hub.stored.room) if hub.stored is not None else (0, 0),
     )
 
 
@@ -67,14 +70,15 @@ class Collector:
     def collect(self) -> Iterator[Any]:
         """Yield the metric families."""
         snapshot = self._take()
-        yield from _host_families(snapshot.measured, self._version)
+        yield from _host_families(snapshot, self._version)
         yield from _region_families(snapshot)
         yield from _request_families(snapshot)
 
 
-def _host_families(measured: Measured, version: str) -> Iterator[Any]:
+def _host_families(snapshot: Snapshot, version: str) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
+    measured = snapshot.measured
     yield InfoMetricFamily("shmhost", "The host that serves these metrics", value={"version": version})
     for name, text, value in (
         ("start_time_seconds", "Start time of the host, seconds since the epoch", measured.started_ns / 1e9),
@@ -86,6 +90,8 @@ def _host_families(measured: Measured, version: str) -> Iterator[Any]:
         ("ledgers", "Clients that have opened an arena, each with a ledger", measured.ledgers),
         ("expected_regions", "Names of a killed host that are not back yet", measured.expected),
         ("expected_region_bytes", "Bytes of their regions, as whole objects", measured.expected_bytes),
+        ("stored_regions", "Regions in the store of the service manager", snapshot.stored[0]),
+        ("stored_regions_max", "Limit of the regions there", snapshot.stored[1]),
     ):
         yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (

@@ -44,13 +44,17 @@ def notify_address(environ: Mapping[str, str]) -> bytes | None:
     return b"\0" + address[1:] if address[:1] == b"@" else address
 
 
-def store_room(environ: Mapping[str, str]) -> int:
-    """Return how many descriptors the manager keeps for this service, as systemd says since version 254."""
-    try:
-        return number_in(environ, "FDSTORE") or 0
-    except InvalidArgument as error:
-        LOG.error("ignored: %s", error)
-        return 0
+def store_room(environ: Mapping[str, str], most: int | None) -> int:
+    """Return how many descriptors the manager keeps for this service, and `most` of them at most.
+
+    Without `most`, none if it does not say how many: systemd does since version 254.
+    """
+    said = None
+    with _logged():
+        said = number_in(environ, "FDSTORE")
+    if most is None or said is None:
+        return most or said or 0
+    return min(most, said)
 
 
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
@@ -84,7 +88,8 @@ class Notifier:
         self._address: bytes | None = None
         self._interval_s: float | None = None
         self._socket: socket.socket | None = None
-        self._failed = False
+        self._failed = False  # and that was logged
+        self._is_lost = False
         # Each on its own: a bad watchdog must not keep READY from being said.
         with _logged():
             self._address = notify_address(environ)
@@ -107,8 +112,8 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether there is a manager to tell."""
-        return self._address is not None
+        """Whether there is a manager to tell, and the last message did not show that there is none."""
+        return self._address is not None and not self._is_lost
 
     @contextlib.contextmanager
     def serving(self, loop: asyncio.AbstractEventLoop, status: str) -> Iterator[None]:
@@ -151,9 +156,11 @@ class Notifier:
         try:
             self._socket.sendmsg((os.fsencode(message),), rights, socket.MSG_NOSIGNAL, self._address)
         except OSError as error:
-            if error.errno not in _LATER:
+            self._is_lost = error.errno not in _LATER
+            if self._is_lost:
                 self._log_once(error)
             return False
+        self._is_lost = False
         return True
 
     def _send(self, message: str) -> None:

@@ -27,9 +27,11 @@ from shmhost.serving.notify import Notifier
 LOG = logging.getLogger("shmhost")
 
 PAUSE_S = 0.02  # after the last change, and while the manager takes nothing
-# For the changes of one turn: some three. The manager works for each of them, so most turns are without.
-SLICE_NS, BETWEEN_S = 20_000, 0.001
-END_S = 2.0  # for the manager to take the rest, when the host ends
+SLICE_NS, BETWEEN_S = 20_000, 0.001  # for the changes of one turn of the loop, some three; and between them
+# † systemd 252 compares what it is given with each entry that it has: 30 us and 1 us for each (2026-11). All
+# services of the machine wait for that, so it shall be a fifth of its time at most.
+CHANGE_S, ENTRY_S, PARTS = 30e-6, 1e-6, 5
+END_S = 10.0  # for the manager to take the rest, when the host ends
 
 
 class Store:
@@ -46,7 +48,8 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None  # while it may send
         self._timer: asyncio.Handle | None = None
         self._predecessor: socket.socket | None = None
-        self._last = 0.0
+        self._next = 0.0  # not before that, the manager is told of more
+        self._told = 0  # changes
         self._is_full = False  # and that was logged
 
     @property
@@ -110,10 +113,12 @@ class Store:
             return
         self._stored.wake = _do_nothing
         with anyio.move_on_after(END_S if self.keeps else 0, shield=True) as scope:
-            while not self._tell(math.inf):  # noqa: ASYNC110  # nothing tells that the manager has read
-                await anyio.sleep(BETWEEN_S)
-        if scope.cancelled_caught and self.keeps:
-            LOG.warning("the service manager took not all that the next host will need")
+            while self._stored.has_more and self._notifier.is_heard:  # no event tells
+                self._stored.begin()
+                self._tell(math.inf)
+                await anyio.sleep(BETWEEN_S if self._stored.has_more else 0)
+        if self.keeps and (scope.cancelled_caught or not self._notifier.is_heard):
+            LOG.warning("the service manager has not taken all that the next host would need")
 
     def _hear_end(self) -> None:
         """The other host says nothing more: what can be read is its end."""
@@ -134,30 +139,33 @@ class Store:
 
     def _wake(self) -> None:
         assert self._loop is not None
-        self._later(max(0.0, self._last + PAUSE_S - self._loop.time()))
-
-    def _later(self, delay_s: float) -> None:
-        assert self._loop is not None
-        self._timer = self._loop.call_later(delay_s, self._work)
+        if self._timer is None:
+            self._timer = self._loop.call_later(max(0.0, self._next - self._loop.time()), self._work)
 
     def _work(self) -> None:
+        assert self._stored is not None
         assert self._loop is not None
-        ends_ns = perf_counter_ns() + SLICE_NS
-        if not self._tell(ends_ns):
-            self._later(BETWEEN_S if perf_counter_ns() > ends_ns else PAUSE_S)
-        self._last = self._loop.time()
+        self._timer = None
+        ends_ns, before = perf_counter_ns() + SLICE_NS, self._told
+        self._stored.begin()
+        is_slice_over = self._tell(ends_ns)
+        cost_s = (self._told - before) * (CHANGE_S + len(self._stored) * ENTRY_S) * PARTS
+        self._next = self._loop.time() + max(BETWEEN_S if is_slice_over else PAUSE_S, cost_s)
+        if self._stored.has_more:
+            self._wake()
         self._log_full()
 
     def _tell(self, ends_ns: float) -> bool:
-        """Tell the manager of changes; return whether all are told."""
+        """Tell the manager of the changes of this round; return whether there was no time for all of them."""
         assert self._stored is not None
         while (change := self._stored.next()) is not None:
+            if perf_counter_ns() > ends_ns:
+                return True
             if not self._send(change):
                 return False
             self._stored.done(change)
-            if perf_counter_ns() > ends_ns:
-                return False
-        return True
+            self._told += 1
+        return False
 
     def _send(self, change: Change) -> bool:
         if change.region is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
@@ -10,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manager_support import PID, Manager, child, finish, listening, put_and_get, read_until, serve_command
-from shmhost.serving import given
+from shmhost.serving import given as given_module
 from shmhost.serving.given import take_given
 from shmprotocol.errors import InvalidArgument
 
@@ -34,7 +38,7 @@ def activated(inherited: int, path: Path, **variables: str) -> Iterator[subproce
 
 
 def take(sock: socket.socket | int, monkeypatch: pytest.MonkeyPatch) -> socket.socket | None:
-    monkeypatch.setattr(given, "LISTEN_FDS_START", sock if isinstance(sock, int) else sock.fileno())
+    monkeypatch.setattr(given_module, "LISTEN_FDS_START", sock if isinstance(sock, int) else sock.fileno())
     return take_given({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID).listener
 
 
@@ -78,6 +82,106 @@ def test_descriptor_is_refused_when_it_is_no_socket(monkeypatch: pytest.MonkeyPa
         take(file.fileno(), monkeypatch)
     with pytest.raises(InvalidArgument, match="is not a socket"):
         take(1_000_000, monkeypatch)  # not open
+
+
+@pytest.fixture
+def passed(folder: Path) -> Iterator[dict[str, int]]:
+    """Descriptors that a manager could pass."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listening(folder / "s"))
+        second = stack.enter_context(listening(folder / "t"))
+        left, _ = map(stack.enter_context, socket.socketpair())
+        null = stack.enter_context(open("/dev/null", "rb"))
+        path = stack.enter_context(open("/dev/null", "rb", opener=lambda p, _: os.open(p, os.O_PATH)))
+        kinds = {"listener": listener, "second": second, "connected": left, "null": null, "path": path}
+        yield {name: each.fileno() for name, each in kinds.items()}
+
+
+def given_of(passed: dict[str, int], names: str, *kinds: str) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the name of the socket of a listener and the entries that a child is given as descriptors."""
+
+    def ask(pipe: int) -> None:
+        high = [fcntl.fcntl(passed[kind], fcntl.F_DUPFD, 900) if kind != "closed" else -1 for kind in kinds]
+        os.closerange(3, pipe)
+        for target, descriptor in enumerate(high, 3):
+            if descriptor >= 0:
+                os.dup2(descriptor, target)
+        environ = {"LISTEN_PID": "7", "LISTEN_FDS": str(len(kinds)), "LISTEN_FDNAMES": names}
+        try:
+            listener, entries = take_given(environ, 7)
+        except InvalidArgument as error:
+            os.write(pipe, f"{error}".encode())
+            os._exit(1)
+        assert not any(os.get_inheritable(descriptor) for _, descriptor in entries)
+        address = listener and os.path.basename(listener.getsockname())
+        numbers = [(name, kinds[descriptor - 3]) for name, descriptor in entries]
+        os.write(pipe, repr((address, numbers)).encode())
+        os._exit(0)
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ask(fcntl.fcntl(writer, fcntl.F_DUPFD, 800))
+        finally:
+            os._exit(2)
+    os.close(writer)
+    with open(reader, "rb") as stream:
+        text = stream.read().decode()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status == 1:
+        raise InvalidArgument(text)
+    assert status == 0, text
+    result: tuple[str | None, list[tuple[str, str]]] = ast.literal_eval(text)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "listener", "entries"),
+    [
+        ("u.socket", "listener", "s", []),
+        ("u.socket:r1:r2", "listener null null", "s", [("r1", "null"), ("r2", "null")]),
+        ("r1", "null", None, [("r1", "null")]),
+        ("r1", "listener", None, [("r1", "listener")]),
+        ("r1:r1:u.socket", "null null listener", "s", [("r1", "null"), ("r1", "null")]),
+        ("u.socket:stored", "listener connected", "s", [("stored", "connected")]),
+        ("u.socket:stored:x", "listener path null", "s", [("stored", "path"), ("x", "null")]),
+        ("stored:r1", "null null", None, [("stored", "null"), ("r1", "null")]),
+    ],
+)
+def test_entries_are_told_from_the_listener(
+    names: str, kinds: str, listener: str | None, entries: list[tuple[str, str]], passed: dict[str, int]
+) -> None:
+    assert given_of(passed, names, *kinds.split()) == (listener, entries)
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "message"),
+    [
+        ("a:b", "listener second", "serves one socket"),
+        ("a:a", "listener connected", "does not listen"),  # one unit with two streams
+        ("a:r1", "connected null", "does not listen"),
+        ("a", "listener second", "1 names for"),
+        ("a:b:c", "listener second", "3 names for"),
+        ("", "listener second", "1 names for"),
+        ("a:r1", "listener closed", "Bad file descriptor"),
+        ("a:b", "listener closed", "Bad file descriptor"),
+    ],
+)
+def test_what_a_manager_passes_wrongly_is_refused(
+    names: str, kinds: str, message: str, passed: dict[str, int]
+) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        given_of(passed, names, *kinds.split())
+
+
+@given(st.text(alphabet="r01a:x", max_size=12), st.integers(1, 4))
+def test_names_are_refused_or_taken_whatever_they_are(names: str, count: int) -> None:
+    environ = {"LISTEN_PID": "7", "LISTEN_FDS": str(count), "LISTEN_FDNAMES": names}
+    with pytest.raises(InvalidArgument), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(given_module, "LISTEN_FDS_START", 1_000_000)  # none of them is open
+        take_given(environ, 7)
+    assert environ == {}
 
 
 def test_activated_host_serves_who_waits_and_leaves_the_socket_file(

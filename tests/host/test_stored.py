@@ -56,7 +56,8 @@ class Shelf:
         self.client.say(m.Unlink(3, name))
 
     def tell(self, most: int = 1 << 30) -> None:
-        """Tell so many changes."""
+        """Tell so many changes, of one round."""
+        self.stored.begin()
         while most > 0 and (change := self.stored.next()) is not None:
             most -= 1
             self.told.append((change.entry, change.region is not None))
@@ -108,13 +109,27 @@ def test_generations_between_are_not_told(shelf: Shelf) -> None:
     assert len(shelf.told) == 1
 
 
+def test_name_that_changes_in_a_round_has_its_turn_in_the_next(shelf: Shelf) -> None:
+    shelf.put("a", "b")
+    shelf.tell(1)
+    shelf.put("a")  # it was told
+    shelf.put("b")  # it was not
+    shelf.tell()
+    assert len(shelf.told) == 2
+    assert shelf.told[1][0] == entry_of(shelf.registry.current["b"].number)
+    assert shelf.stored.has_more
+    shelf.tell()
+    assert shelf.names() == {"a", "b"}
+    assert not shelf.stored.has_more
+
+
 def test_name_that_came_and_went_is_not_told(shelf: Shelf) -> None:
     for number in range(100):
         shelf.put(f"n{number}")
         shelf.unlink(f"n{number}")
     shelf.tell()
     assert shelf.told == []
-    assert not shelf.stored._touched  # nothing is kept of it either, even if the manager takes nothing
+    assert not shelf.stored.has_more  # nothing is kept of it either, even if the manager takes nothing
 
 
 def test_wakes_once_until_all_is_told(shelf: Shelf) -> None:
@@ -188,6 +203,7 @@ def test_successor_goes_on_where_its_predecessor_was(shelf: Shelf) -> None:
     shelf.stored.open(room)
     shelf.stored.resume(numbers, strays)
     shelf.tell()
+    shelf.tell()
     assert shelf.names() == {"a", "c", "d"}
     assert shelf.taken() == 3
 
@@ -204,7 +220,9 @@ def test_store_has_what_is_current_whatever_happens(steps: list[tuple[str, Any]]
     for step, argument in steps:
         getattr(shelf, step)(argument)
         assert shelf.taken() <= room
+    shelf.tell()  # the end of a round
     shelf.tell()
+    assert not shelf.stored.has_more
     current = set(shelf.registry.current)
     assert shelf.names() <= current
     assert len(shelf.kept) == min(room, len(current)) == shelf.taken()

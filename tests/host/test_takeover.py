@@ -16,7 +16,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from manager_support import Manager
+from manager_support import Manager, scraped
 from shmhost.core.heritage import unpack
 from shmhost.core.peers import Peer
 from shmhost.core.state_records import STATE_FORM
@@ -277,15 +277,6 @@ def test_metrics_go_on_at_their_address(folder: Path) -> None:
         assert b"shmhost_restarts_total 0" in scraped(folder / "metrics")
         line.take_over()
         assert b"shmhost_restarts_total 1" in scraped(folder / "metrics")
-
-
-def scraped(path: Path) -> bytes:
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(path))
-        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 STEPS = ["ask", "hear", "start", "read_some", "read_all", "ready", "let_go"]
