@@ -18,6 +18,7 @@ import pytest
 
 import shmclient
 from shmhost.cli import cli
+from shmhost.core.stored import MAX_STORED
 from shmprotocol.wire.paths import socket_path
 from support import wait_until
 
@@ -55,7 +56,6 @@ SYSTEM_HARDENING = {
     "ProtectKernelTunables": "yes",
     "ProtectProc": "invisible",
     "ProtectSystem": "strict",
-    "RemoveIPC": "yes",
 }
 # What makes, seals, passes and maps a region.
 SYSCALLS = {
@@ -123,6 +123,15 @@ def test_service_is_restarted_when_it_fails_or_hangs(folder: Path) -> None:
 @MANAGERS
 def test_service_may_hold_more_descriptors_than_by_default(folder: Path) -> None:
     assert int(service(folder)["LimitNOFILE"]) > 1024
+
+
+@MANAGERS
+def test_service_keeps_names_over_a_restart(folder: Path) -> None:
+    options = service(folder)
+    room = int(options["FileDescriptorStoreMax"])
+    assert 0 < room <= MAX_STORED
+    assert options["Environment"] == f"SHMHOST_STORE={room}"
+    assert "RemoveIPC" not in options  # which takes files in /dev/shm away at each restart
 
 
 @MANAGERS
