@@ -20,21 +20,21 @@ Entry = tuple[str, int]  # its name and its descriptor
 
 
 def restore(hub: Hub, stored: Stored, entries: Iterable[Entry]) -> int:
-    """Enter regions into the registry; return how many. What is not one, is to be removed from the store.
+    """Enter regions into the registry; return how many. All other entries have to leave the store.
 
     The descriptors stay the caller's. The newest of a name first, so that the others are left to clients.
     """
     expected, machine = hub.expected, hub.returnables
-    refused, known = list[str](), list[tuple[Record, int, str]]()
+    refused, records = list[str](), list[tuple[Record, int, str]]()
     for entry, descriptor in entries:
         record = _record_of(entry, descriptor, expected, machine)
         if record is None:
             refused.append(entry)
         else:
-            known.append((record, descriptor, entry))
-    known.sort(key=lambda each: -each[0].generation)
+            records.append((record, descriptor, entry))
+    records.sort(key=lambda each: -each[0].generation)
     back = dict[str, Region]()
-    for record, descriptor, entry in known:
+    for record, descriptor, entry in records:
         assert expected is not None
         assert machine is not None
         region = _revive(hub, expected, machine, record, descriptor)

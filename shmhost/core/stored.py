@@ -1,4 +1,4 @@
-"""What a service manager keeps for the next host: the objects of current regions, so that names live. Pure.
+"""The store of a service manager, for the next host: objects of current regions, so that names live. Pure.
 
 Each is an entry there, with a name of its own. The order of changes: what must go goes first, since it takes
 up memory that nobody is charged for, and a place. Names that change during a round of changes are left to the
@@ -100,7 +100,7 @@ class Stored:
         self._there[region.name] = region.number, share
 
     def remove(self, entry: str) -> None:
-        """Have an entry removed that is no region's."""
+        """Have an entry removed that no region has."""
         self._strays.append(entry)
 
     def next(self) -> Change | None:
@@ -186,5 +186,5 @@ def is_entry(entry: str) -> bool:
 
 
 def number_of(entry: str) -> int:
-    """Return the number of a region by its entry; 0, which no region has, if it is no such entry."""
+    """Return the number of a region by its entry; 0, which no region has, if it is another entry."""
     return int(entry[1:], 16) if is_entry(entry) else 0

@@ -33,8 +33,8 @@ def take_given(environ: MutableMapping[str, str], pid: int) -> Given:
 
     The listener is non-blocking. $LISTEN_FDS and its like are removed in any case. InvalidArgument when they
     are bad, or when there is a socket that is not one listening AF_UNIX stream socket; the descriptors are
-    then left as they were. Whatever else is no region's is taken as an entry of the store all the same, so
-    that it can be removed from there.
+    then left as they were. Other kinds of descriptors count as entries of the store, from where they can be
+    removed then.
     """
     given = {name: environ.pop(name) for name in _LISTEN_VARIABLES if name in environ}
     count = number_in(given, "LISTEN_FDS")

@@ -1,4 +1,4 @@
-"""What a host tells its service manager: sd_notify(3), written to its protocol.
+"""Messages to the service manager of a host: sd_notify(3), written to its protocol.
 
 The functions parse an environment and wait for nothing; `Notifier` sends, and neither waits nor raises.
 It knows no region and no session. It needs no libsystemd: sd_notify(3) promises that the protocol is stable.
@@ -70,7 +70,7 @@ def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def number_in(environ: Mapping[str, str], name: str) -> int | None:
-    """Return the number in a variable, None if it is not set. InvalidArgument: it is no number over 0."""
+    """Return the number in a variable, None if it is not set. InvalidArgument: it is not a number over 0."""
     text = environ.get(name)
     if text is None:
         return None

@@ -96,7 +96,7 @@ class Store:
             self._loop.add_reader(predecessor, self._hear_end)
 
     def keep(self) -> None:
-        """Leave all names to a next host: the end of this one is no reason to forget them."""
+        """Leave all names to a next host: it does not forget them when it ends."""
         if self.keeps:
             assert self._stored is not None
             self._stored.registry.book = NoBook()

@@ -333,13 +333,13 @@ def test_older_generation_is_removed(plain: Service) -> None:
     settle(plain)
     with shmclient.connect(plain.path) as shm, shm.open("a"):
         ((name, descriptor),) = plain.entries
-        kept = os.dup(descriptor)
+        older = os.dup(descriptor)
         put(plain, a=b"2")
         settle(plain)
         before = regions(plain)
         plain.end()
-        plain.add(name, kept)
-        os.close(kept)
+        plain.add(name, older)
+        os.close(older)
         plain.start()
         assert regions(plain) == before
         settle(plain)

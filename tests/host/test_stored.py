@@ -1,4 +1,4 @@
-"""What a service manager is told to keep: the order of changes, limits, shares. Without a manager."""
+"""The store of a service manager: the order of changes, limits, shares. Without a manager."""
 
 from __future__ import annotations
 
