@@ -16,6 +16,8 @@
 #   make abuse  a bystander's attach beside clients that do what they can to slow it: as root, with two CPUs; KINDS="flood crowd"
 #   make torture  what `make test` does in seconds, for minutes: arenas
 #   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
+#   make restarts  kill a host at each system call and each store to its state file, of each operation and of its start,
+#                and time how long names take to be back, some fifteen minutes
 #   make takeovers  1,000 takeovers of a host by the next one under load, and what failed (COUNT=100 for fewer)
 #   make fuzz    try hostile input for long, against the host and against readers: a hundred million inputs, an hour;
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
@@ -27,7 +29,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage torture takeovers kills fuzz lint abuse bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -56,6 +58,9 @@ torture: $(READY)
 
 kills: $(READY)
 	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_kill_points.py
+
+restarts: $(READY)
+	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_restart_kills.py
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -s --timeout 0 tests/system/test_fuzz_*.py \

@@ -79,6 +79,17 @@ class Line:
         assert before.returncode == 0, log
         return log
 
+    def try_to_take_over(self) -> bool:
+        """Have another host take the place of this one, which may die; return whether that one serves."""
+        before = self.child
+        try:
+            self.child = self._start("--takeover")
+        except AssertionError:
+            return False
+        finally:
+            before.communicate(timeout=30)
+        return True
+
     def take_over_and_kill(self, where: str) -> None:
         """Have a successor kill this host, before or after that lets it go. AssertionError: it ends then."""
         before, program = self.child, KILLS.format(pid=self.child.pid, where=where)

@@ -79,7 +79,10 @@ class StateFile:
         for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
             self._read(offset)
         fields = (self.family.encode(), boot, self.starts + 1, self.first_number)
-        self._memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, records.SIZE, *fields)
+        packed = _HEADER.pack(_MAGIC, _VERSION, records.SIZE, *fields)
+        # The magic comes last, alone: with part of the rest, a successor would begin at number 0.
+        self._memory[len(_MAGIC) : _HEADER.size] = packed[len(_MAGIC) :]
+        self._memory[: len(_MAGIC)] = _MAGIC
 
     def enter(self, region: Region) -> None:
         """Note a region that is about to be published; see `records.Book`."""

@@ -1,4 +1,5 @@
-"""A successor that is killed at its system calls, from its first word to the moment from which it serves.
+"""A successor that is killed at its system calls, from its first word to the moment from which it serves; and
+a host that is killed at its own, while it hands over.
 
 `HYPOTHESIS_PROFILE=fuzz` tries each place, `make test` some.
 """
@@ -8,13 +9,16 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import shmclient
 import shmhost.cli
+from seizing import Seized
 from shmhost.serving import takeover
 from shmhost.settings.config import Config
 from stepping import Stepped, begin
@@ -107,3 +111,58 @@ def test_host_serves_on_wherever_its_successor_is_killed(line: Line) -> None:
     line.take_over()
     load.check()
     load.close()
+
+
+# --- the host that hands over
+
+
+def is_killed(pid: int, point: int, is_seized: threading.Event) -> int:
+    """Kill a host at its n-th system call from now on; return 0, or how many it made up to its end."""
+    host = Seized(pid)
+    is_seized.set()
+    host.run(lambda _number: host.calls == point)
+    count = host.calls if host.is_over else 0
+    host.kill()
+    return count
+
+
+def take_over_from_killed(line: Line, point: int) -> int:
+    """Have a host that is killed at a system call hand over; start another one if nobody serves then."""
+    is_seized = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(is_killed, line.child.pid, point, is_seized)
+        is_seized.wait()
+        serves = line.try_to_take_over()
+        count = killing.result(60)
+    if not serves:
+        line.kill_and_start()
+    return count
+
+
+def test_names_are_back_wherever_the_host_is_killed_as_it_hands_over(line: Line) -> None:
+    clients = [shmclient.connect(line.path, wait=60) for _ in range(2)]
+    held = [shm.put(f"n/{number}", VALUE) for number, shm in enumerate(clients)]
+    held += [shm.put("both", b"%d" % number) for number, shm in enumerate(clients)]
+    count = take_over_from_killed(line, 0)
+    points: Sequence[int] = range(1, count + 20)
+    if os.environ.get("HYPOTHESIS_PROFILE") != "fuzz":
+        points = sorted(random.sample(range(1, count), FEW))
+    for point in points:
+        take_over_from_killed(line, point)
+        with shmclient.connect(line.path, wait=60) as other:
+            for region in (held[0], held[1], held[3]):
+                wait_until(lambda: other.exists(region.name))  # noqa: B023
+                info = other.stat(region.name)
+                assert (info.number, info.generation) == (region.number, region.generation)
+                assert bytes(other.get(region.name)) == bytes(region.data)
+            assert not held[2].is_current()
+            last = held[1].generation
+            wait_until(clients[1].list)
+            held[1].close()
+            held[1] = clients[1].put("n/1", VALUE)
+            assert held[1].generation == last + 1
+    print(f"killed a host at {len(points)} places as it handed over")
+    for region in held:
+        region.close()
+    for shm in clients:
+        shm.close()

@@ -1,0 +1,386 @@
+"""Hosts that are killed while a client changes something, and what their successors must have then."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import shmclient
+from nursery import Nursery
+from seizing import FUTEX, Seized
+from shmhost.core import records
+from shmprotocol.errors import RegionNotFound, ShmError
+from shmprotocol.wire.query import Query
+from support import wait_until
+from telling import Known, Teller, Value
+
+HEARD = "heard"  # a name that a bystander holds all the time
+FIRST = 4096  # where the records of a state file begin
+TABLE = 16384  # bytes of it that are looked at: 24 records
+STEPS = 150_000  # instructions without a store: as many as a whole put
+KINDS = ("anon_inode", "pipe")  # of descriptors that come and go
+Script = Callable[[Seized], bool]
+
+
+class Place(NamedTuple):
+    """A system call, told by its number: the n-th of these."""
+
+    kind: int
+    count: int
+
+
+class Table:
+    """The state file of a host, as it is now."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def read(self) -> bytes:
+        """Return its start; nothing, if there is no file."""
+        if self._descriptor < 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self._descriptor, TABLE, 0) if self._descriptor >= 0 else b""
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+# --- where a host is killed: each returns whether it stands there
+
+
+def at_call(point: int) -> Script:
+    """Stop a host at its n-th system call from now on; 0: nowhere."""
+
+    def stop(host: Seized) -> bool:
+        host.run(lambda _number: host.calls == point)
+        return not host.is_over
+
+    return stop
+
+
+class Walk:
+    """Notes where a host is between its stores to a table, as its system calls pass by."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._before = table.read()
+        self._seen = Counter[int]()
+        self.place = Place(0, 0)  # behind the last call
+
+    def passes(self, kind: int) -> bool:
+        """Take note of a system call, but of futex(2), which come as they like; whether there were stores."""
+        if kind != FUTEX:
+            self._seen[kind] += 1
+            self.place = Place(kind, self._seen[kind])
+        return self.has_changed()
+
+    def has_changed(self) -> bool:
+        """Whether the table is another than the last time."""
+        before, self._before = self._before, self._table.read()
+        return before != self._before
+
+
+def at_store(table: Table, place: Place, number: int) -> Script:
+    """Stop a host behind the n-th store to the table that follows a place, before the next system call."""
+
+    def stop(host: Seized) -> bool:
+        walk, count, last = Walk(table), 0, 0
+
+        def arrive(kind: int) -> bool:
+            walk.passes(kind)
+            return kind != FUTEX and walk.place == place
+
+        def look() -> bool:
+            nonlocal count, last
+            if walk.has_changed():
+                count, last = count + 1, host.instructions
+            return count == number or host.is_at_call() or host.instructions - last > STEPS
+
+        if place != Place(0, 0):
+            host.run(arrive)
+        host.step(look)
+        if count < number:
+            host.go_on()
+            host.run(lambda _kind: False)
+        return count == number
+
+    return stop
+
+
+def noting_stores(table: Table, places: list[Place]) -> Script:
+    """Stop a host nowhere, and note the places behind which it has written to the table."""
+
+    def stop(host: Seized) -> bool:
+        walk = Walk(table)
+
+        def look(kind: int) -> bool:
+            last = walk.place
+            if walk.passes(kind):
+                places.append(last)
+            return False
+
+        host.run(look)
+        if walk.has_changed():
+            places.append(walk.place)
+        return False
+
+    return stop
+
+
+class Killer:
+    """Kills a host where a script says, or at the end of the block, and starts the next one.
+
+    `check` is called between the two. With `starts` the host that is killed is one that starts.
+    """
+
+    def __init__(
+        self,
+        hosts: Nursery,
+        script: Script,
+        check: Callable[[], object],
+        *,
+        main_only: bool = False,
+        starts: bool = False,
+    ) -> None:
+        self.was_there = False  # where the script says
+        self.calls = 0
+        self._hosts = hosts
+        self._script = script
+        self._check = check
+        self._main_only = main_only
+        self._starts = starts
+        self._process = -1  # the pidfd of the one to be killed
+        self._is_seized = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            if self._starts:
+                self._hosts.begin(is_held=True)
+            self._process = os.pidfd_open(self._hosts.pid)
+            host = Seized(self._hosts.pid, main_only=self._main_only)
+            if self._starts:
+                os.kill(host.pid, signal.SIGUSR1)
+            self._is_seized.set()
+            self.was_there = self._script(host)
+            self.calls = host.calls
+            host.kill()
+            self._check()
+            self._hosts.start()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._is_seized.set()
+
+    def wait(self) -> None:
+        """Return when the next host is there."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        self._is_seized.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            os.close(self._process)
+        self.wait()
+
+    def await_listening(self) -> None:
+        """Return when the host that starts listens, or the next one, as it was killed."""
+        while self._thread.is_alive() and not self._hosts.is_listening():
+            self._thread.join(0.01)
+
+
+def check_file(path: str) -> None:
+    """Check that each record of a killed host is whole, and none stands in another's way."""
+    with open(path, "rb") as file:
+        data = file.read()
+    parts = [records.read(data[at : at + records.SIZE], at) for at in range(FIRST, len(data), records.SIZE)]
+    there = [record for record in parts if record is not None]
+    numbers = [record.number for record in there]
+    assert len(numbers) == len(set(numbers)), numbers
+    spans = sorted(record.span for record in there)
+    for first, second in itertools.pairwise(spans):
+        assert first.address + first.size <= second.address, spans
+
+
+@dataclasses.dataclass
+class Scene:
+    """Hosts at one socket, and a bystander that holds a name. `before` is what is counted without others."""
+
+    hosts: Nursery
+    bystander: shmclient.Client
+    heard: Any
+    before: dict[str, Any] = dataclasses.field(default_factory=dict)
+    back_s: list[float] = dataclasses.field(default_factory=list)
+    kills: Counter[str] = dataclasses.field(default_factory=Counter)
+    requests: int = 0
+    failures: int = 0  # of requests, each under way when a host was killed
+
+    def counts(self) -> dict[str, Any]:
+        """Return what must be as before when clients are gone."""
+        with Query(self.hosts.path) as query:
+            measured = query.measure()
+            regions = sorted(
+                (each.info.name, each.info.state, each.info.leases) for each in query.inspect("")
+            )
+        return {
+            "used": measured.used,
+            "regions": regions,
+            "clients": measured.clients,
+            "ledgers": measured.ledgers,
+            "accounts": measured.accounts,
+            "descriptors": self._descriptors(),
+        }
+
+    def _descriptors(self) -> list[str]:
+        folder, kinds = f"/proc/{self.hosts.pid}/fd", []
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                kinds.append(os.readlink(f"{folder}/{name}").split(":")[0])
+        return sorted(kind for kind in kinds if kind not in KINDS)
+
+    def wait_for_names(self, count: int) -> None:
+        """Return when so many names are there, and note how long after the host that was."""
+        wait_until(lambda: _current(self.hosts.path) >= count, shown=lambda: _current(self.hosts.path))
+        self.back_s.append(time.monotonic() - self.hosts.listened_s)
+
+    def check_bystander(self) -> None:
+        """Check that the bystander has its name, which is what it was."""
+        self.wait_for_names(1)
+        info = self.bystander.stat(HEARD)
+        assert (info.number, info.generation, info.mode) == (self.heard.number, self.heard.generation, 0o640)
+        assert bytes(self.bystander.get(HEARD)) == b"h" * 1000
+
+    def check_names(self, teller: Teller) -> None:
+        """Check that each name has its old value or the new one, and that the next one can follow."""
+        with Query(self.hosts.path) as query, shmclient.connect(self.hosts.path) as other:
+            for name, known in teller.names.items():
+                self._check_name(name, known, query, other)
+            current = [each.info.name for each in query.inspect("") if each.info.state == "current"]
+            assert len(current) == len(set(current)), current
+            for name, (_, values) in teller.arenas.items():
+                with contextlib.suppress(RegionNotFound):
+                    assert bytes(other.get(f"{name}/a")) in values
+
+    def _check_name(self, name: str, known: Known, query: Query, other: shmclient.Client) -> None:
+        possible = [known.sure, *known.maybe]
+        if known.sure is not None and known.is_held and None not in possible:
+            wait_until(lambda: other.exists(name), shown=lambda: (name, known))
+        try:
+            info = query.stat(name)
+            region = other.open(name)
+        except RegionNotFound:
+            assert None in possible or not known.is_held, (name, known)
+            return
+        with region:
+            there = _value_of(other, region, info.mode)
+        assert there in possible, (name, known, there)
+        if there == known.sure:
+            assert info.generation == known.generation, (name, known, info)
+        else:
+            assert info.generation >= known.generation, (name, known, info)
+        known.generation = info.generation
+
+    def check_nothing_is_left(self) -> None:
+        """Check that all is as before."""
+        wait_until(lambda: self.counts() == self.before, shown=lambda: (self.before, self.counts()))
+
+
+def _value_of(shm: shmclient.Client, region: Any, mode: int) -> Value:
+    data = bytes(region.data)
+    value = region.value()
+    if isinstance(value, bytes | memoryview):
+        assert len(set(data)) == 1, data[:100]
+        return Value(data[0], len(data), mode)
+    return Value(bytes(value["a"])[0], 0, mode)
+
+
+def _current(path: str) -> int:
+    try:
+        with Query(path) as query:
+            totals = query.measure().totals
+    except ShmError:
+        return -1
+    return sum(total.regions for total in totals if total.state == "current")
+
+
+@contextlib.contextmanager
+def scene_of(hosts: Nursery) -> Iterator[Scene]:
+    """Give a scene whose host has been killed once, as all that follow."""
+    hosts.start()
+    with shmclient.connect(hosts.path) as bystander:
+        bystander.put(HEARD, b"h" * 1000, mode=0o640).close()
+        with bystander.open(HEARD) as heard:
+            hosts.kill()
+            hosts.start()
+            scene = Scene(hosts, bystander, heard)
+            wait_until(lambda: bystander.exists(HEARD))
+            wait_until(lambda: _current(hosts.path) == 1)
+            bystander.list()
+            scene.before = scene.counts()
+            yield scene
+
+
+def kill(
+    scene: Scene, operation: Callable[[Teller], object], script: Script, *, main_only: bool = False
+) -> Killer:
+    """Kill the host where a script says, in the middle of an operation, and check what is there then."""
+    hosts = scene.hosts
+    with shmclient.connect(hosts.path) as shm:
+        with Killer(hosts, script, lambda: check_file(f"{hosts.path}.state"), main_only=main_only) as killer:
+            teller = Teller(shm, killer.wait)
+            operation(teller)
+        scene.kills[operation.__name__] += killer.was_there
+        scene.requests += teller.requests
+        scene.failures += len(teller.failures)
+        assert len(teller.failures) <= 1, teller.failures
+        scene.check_bystander()
+        scene.check_names(teller)
+        teller.check_held()
+        go_on(teller)
+        teller.close()
+    scene.check_nothing_is_left()
+    return killer
+
+
+def kill_starting(scene: Scene, script: Script, *, main_only: bool = False) -> Killer:
+    """Kill a host where a script says, while it starts, and check what the next one has."""
+    scene.hosts.kill()
+    with Killer(scene.hosts, script, lambda: None, main_only=main_only, starts=True) as killer:
+        killer.await_listening()
+    scene.kills["start"] += killer.was_there
+    scene.check_bystander()
+    scene.check_nothing_is_left()
+    return killer
+
+
+def go_on(teller: Teller) -> None:
+    """Let the client put once more under each name, and unlink it."""
+    failures = len(teller.failures)
+    for name in list(teller.names):
+        teller.put(name, 10)
+        teller.unlink(name)
+    for name, (arena, _) in teller.arenas.items():
+        teller.put_in(name)
+        arena.close()
+        with contextlib.suppress(RegionNotFound):  # it has gone with its host
+            teller.shm.unlink(name)
+    assert len(teller.failures) == failures, teller.failures
