@@ -24,7 +24,7 @@ from telling import Known, Teller, Value
 
 HEARD = "heard"  # a name that a bystander holds all the time
 FIRST = 4096  # where the records of a state file begin
-TABLE = 16384  # bytes of it that are looked at: 24 records
+TABLE = 1 << 17  # bytes of it that are looked at: more than there are
 STEPS = 150_000  # instructions without a store: as many as a whole put
 KINDS = ("anon_inode", "pipe")  # of descriptors that come and go
 Script = Callable[[Seized], bool]
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     """A system call, told by its number: the n-th of these."""
 
     kind: int
-    count: int
+    ordinal: int
 
 
 class Table:
@@ -91,7 +91,7 @@ class Walk:
         return before != self._before
 
 
-def at_store(table: Table, place: Place, number: int) -> Script:
+def at_store(table: Table, point: Place, number: int) -> Script:
     """Stop a host behind the n-th store to the table that follows a place, before the next system call."""
 
     def stop(host: Seized) -> bool:
@@ -99,7 +99,7 @@ def at_store(table: Table, place: Place, number: int) -> Script:
 
         def arrive(kind: int) -> bool:
             walk.passes(kind)
-            return kind != FUTEX and walk.place == place
+            return kind != FUTEX and walk.place == point
 
         def look() -> bool:
             nonlocal count, last
@@ -107,7 +107,7 @@ def at_store(table: Table, place: Place, number: int) -> Script:
                 count, last = count + 1, host.instructions
             return count == number or host.is_at_call() or host.instructions - last > STEPS
 
-        if place != Place(0, 0):
+        if point != Place(0, 0):
             host.run(arrive)
         host.step(look)
         if count < number:
@@ -209,11 +209,20 @@ class Killer:
 
 
 def check_file(path: str) -> None:
-    """Check that each record of a killed host is whole, and none stands in another's way."""
-    with open(path, "rb") as file:
+    """Check that each record of a killed host is whole, and none stands in another's way.
+
+    The others are cleared: a part of a record is not whole because its place had a similar one before.
+    """
+    there = []
+    with open(path, "r+b") as file:
         data = file.read()
-    parts = [records.read(data[at : at + records.SIZE], at) for at in range(FIRST, len(data), records.SIZE)]
-    there = [record for record in parts if record is not None]
+        for offset in range(FIRST, len(data), records.SIZE):
+            record = records.read(data[offset : offset + records.SIZE], offset)
+            if record is not None:
+                there.append(record)
+            else:
+                file.seek(offset)
+                file.write(bytes(records.SIZE))
     numbers = [record.number for record in there]
     assert len(numbers) == len(set(numbers)), numbers
     spans = sorted(record.span for record in there)
@@ -272,32 +281,32 @@ class Scene:
     def check_names(self, teller: Teller) -> None:
         """Check that each name has its old value or the new one, and that the next one can follow."""
         with Query(self.hosts.path) as query, shmclient.connect(self.hosts.path) as other:
-            for name, known in teller.names.items():
-                self._check_name(name, known, query, other)
+            for name, entry in teller.names.items():
+                self._check_name(name, entry, query, other)
             current = [each.info.name for each in query.inspect("") if each.info.state == "current"]
             assert len(current) == len(set(current)), current
             for name, (_, values) in teller.arenas.items():
                 with contextlib.suppress(RegionNotFound):
                     assert bytes(other.get(f"{name}/a")) in values
 
-    def _check_name(self, name: str, known: Known, query: Query, other: shmclient.Client) -> None:
-        possible = [known.sure, *known.maybe]
-        if known.sure is not None and known.is_held and None not in possible:
-            wait_until(lambda: other.exists(name), shown=lambda: (name, known))
+    def _check_name(self, name: str, entry: Known, query: Query, other: shmclient.Client) -> None:
+        possible = [entry.sure, *entry.maybe]
+        if entry.sure is not None and entry.is_held and None not in possible:
+            wait_until(lambda: other.exists(name), shown=lambda: (name, entry))
         try:
             info = query.stat(name)
             region = other.open(name)
         except RegionNotFound:
-            assert None in possible or not known.is_held, (name, known)
+            assert None in possible or not entry.is_held, (name, entry)
             return
         with region:
             there = _value_of(other, region, info.mode)
-        assert there in possible, (name, known, there)
-        if there == known.sure:
-            assert info.generation == known.generation, (name, known, info)
+        assert there in possible, (name, entry, there)
+        if there == entry.sure:
+            assert info.generation == entry.generation, (name, entry, info)
         else:
-            assert info.generation >= known.generation, (name, known, info)
-        known.generation = info.generation
+            assert info.generation >= entry.generation, (name, entry, info)
+        entry.generation = info.generation
 
     def check_nothing_is_left(self) -> None:
         """Check that all is as before."""

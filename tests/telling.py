@@ -26,7 +26,7 @@ class Value(NamedTuple):
 
 @dataclasses.dataclass
 class Known:
-    """What is known of a name. `sure` was confirmed last, None: it is gone; `maybe` came later."""
+    """The possible values of a name. `sure` was confirmed last, None: it is gone; `maybe` came later."""
 
     sure: Value | None = None
     maybe: list[Value | None] = dataclasses.field(default_factory=list)
@@ -127,18 +127,18 @@ class Teller:
 
     def attempt(self, name: str, after: Value | None, do: Callable[[], Any]) -> Any:
         """Do what gives a name another value; None if the host died meanwhile."""
-        known, failures = self.names.setdefault(name, Known()), len(self.failures)
+        entry, failures = self.names.setdefault(name, Known()), len(self.failures)
         result = self.ask(do)
         if len(self.failures) > failures:
-            known.maybe.append(after)
+            entry.maybe.append(after)
             return None
-        known.sure, known.maybe = after, []
+        entry.sure, entry.maybe = after, []
         return True if result is None else result
 
     def _take(self, name: str, region: Any, value: Value, *, hold: bool) -> None:
-        known = self.names[name]
-        assert region.generation > known.generation, (name, region.generation, known)
-        known.generation, known.is_held = region.generation, hold
+        entry = self.names[name]
+        assert region.generation > entry.generation, (name, region.generation, entry)
+        entry.generation, entry.is_held = region.generation, hold
         if hold:
             self._held.append((region, value))
         else:

@@ -75,10 +75,10 @@ def try_stores(path: str, run: Run, limit: int | None = None) -> int:
     with contextlib.closing(Table(path)) as table:
         run(noting_stores(table, places))
     count = 0
-    for place in places if limit is None else random.sample(places, min(limit, len(places))):
+    for point in places if limit is None else random.sample(places, min(limit, len(places))):
         for number in itertools.count(1) if limit is None else (random.randrange(1, 9),):
             with contextlib.closing(Table(path)) as table:
-                if not run(at_store(table, place, number)).was_there:
+                if not run(at_store(table, point, number)).was_there:
                     break
             count += 1
     return count
