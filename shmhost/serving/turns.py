@@ -23,7 +23,9 @@ from shmhost.serving.chores import Chores
 
 ALONE_NS = 100_000  # as much as one client's queued requests keep other clients of its user waiting
 SHARED_NS = 25_000  # while there are other users: each of those waits so long, or for one request
-REST_NS = 15_000  # since the end of its slice a user has just had its turn, if nobody was served in between
+# Since the end of its slice a user has just had its turn, if nobody else was served in between. Threads of
+# the host may have had the CPU since then, so that it is no matter of a round's few us.
+REST_NS = 200_000
 FEW = 8  # sockets, which are given back to the loop at once: it takes 5 us for each
 BATCH = 16  # sockets in one look: about as many requests as a slice has room for
 MAX_NEWS = 1000  # changes that a user's clients have not heard of yet, † 2 KiB each
@@ -35,12 +37,13 @@ class Turns:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
+        self._latest = Latest()
 
     def of(self, uid: int) -> Turn:
         """Return the turn of a user, which lives as long as somebody has it."""
         turn = self._turns.get(uid)
         if turn is None:
-            turn = self._turns[uid] = Turn(self._loop, self._are_many)
+            turn = self._turns[uid] = Turn(uid, self._loop, self._are_many, self._latest)
             if self._are_many():
                 for other in list(self._turns.values()):
                     other.be_one_of_many()
@@ -63,10 +66,23 @@ class Turns:
         return len(self._turns) > 1
 
 
+class Latest:
+    """Whose slice was the latest one: -1 for nobody's."""
+
+    __slots__ = ("uid",)
+
+    def __init__(self) -> None:
+        self.uid = -1
+
+
 class Turn:
     """The sockets and the pending work of one user. The sockets stay their owners'."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, are_many: Callable[[], bool]) -> None:
+    def __init__(
+        self, uid: int, loop: asyncio.AbstractEventLoop, are_many: Callable[[], bool], latest: Latest
+    ) -> None:
+        self._uid = uid
+        self._latest = latest
         self._loop = loop
         self._are_many = are_many  # users
         self._calls: dict[int, Callable[[], None]] = {}  # by the descriptors of sockets
@@ -198,7 +214,10 @@ class Turn:
     def _rests(self) -> bool:
         """Whether this round of the loop is for others: those who came during the slice before it."""
         self._has_rested = (
-            not self._has_rested and self._are_many() and perf_counter_ns() - self._ended_ns < REST_NS
+            not self._has_rested
+            and self._latest.uid == self._uid
+            and self._are_many()
+            and perf_counter_ns() - self._ended_ns < REST_NS
         )
         return self._has_rested
 
@@ -211,6 +230,7 @@ class Turn:
             self._call_until(self._ends_ns)
         finally:
             self._is_running = False
+            self._latest.uid = self._uid
             self._ended_ns = perf_counter_ns()
             if self._later or (self._ready and self._epoll is None):
                 self._schedule()  # what else is ready makes the epoll readable still

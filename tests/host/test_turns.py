@@ -200,6 +200,28 @@ def test_user_whose_slice_has_just_ended_lets_a_round_go_by(monkeypatch: pytest.
     run(main)
 
 
+@pytest.mark.usefixtures("each_call_is_a_slice")
+def test_user_lets_no_round_go_by_when_another_one_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short that took: who waited has had a slice."""
+    monkeypatch.setattr(turns_module, "REST_NS", 10**12)
+
+    async def main(stack: ExitStack) -> None:
+        turns, log = Turns(), list[str]()
+        rings = [Ring(turns.of(uid), log, f"{uid} ", 3, stack) for uid in (7, 8)]
+
+        def tick() -> None:
+            log.append("round")
+            asyncio.get_running_loop().call_soon(tick)
+
+        tick()
+        await rounds(log, 60)
+        assert 36 <= sum(entry != "round" for entry in log[:60]) <= 44  # two in every round
+        for ring in rings:
+            ring.remove()
+
+    run(main)
+
+
 def test_sockets_are_served_when_no_descriptor_is_left_for_an_epoll(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
