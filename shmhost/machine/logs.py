@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "values": [value if isinstance(value, int | float) else str(value) for value in values],
-            "pid": record.process,
+            "pid": os.getpid(),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -127,6 +127,10 @@ def _write_to_stderr(line: bytes) -> None:
 
 def configure(log_format: str, log_level: str) -> None:
     """Write the log of this process to stderr, in one of FORMATS, from one of LEVELS on."""
+    # No line has any of these, and finding them out takes half of its time († 11 us of 19, 2026-11). The
+    # first is as the HOWTO of logging says it ("Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = PatientHandler(_write_to_stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
