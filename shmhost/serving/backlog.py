@@ -79,9 +79,15 @@ class Backlog:
         """Note that the connection is closed, and that its bytes are going to be freed."""
         if not self.is_ended:
             self.is_ended = True
+            self._end = _do_nothing  # which is the outbox's, as this is: a cycle
             self._backlogs.set_aside(self)
 
     def end(self, why: str) -> None:
         """End the connection."""
+        end = self._end
         self.close()
-        self._end(why)
+        end(why)
+
+
+def _do_nothing(_why: str) -> None:
+    pass

@@ -96,8 +96,6 @@ class Outbox:
 
         OSError if it must be queued and no descriptor is left for the copies; nothing was sent then.
         """
-        if self._backlog.is_ended:  # the connection is about to be closed
-            return
         sent = 0 if self.queue else self._attempt(frame, fds)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
@@ -231,6 +229,8 @@ class Outbox:
         self._delay_s = RETRY_S
 
     def _add(self, rest: bytes, fds: Sequence[int]) -> None:
+        if self._backlog.is_ended:  # the connection is about to be closed
+            return
         copies = _copies(fds)
         self._start_stall()
         self.queue.append((rest, copies))

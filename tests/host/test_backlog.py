@@ -136,11 +136,12 @@ def test_bytes_are_charged_until_their_memory_is_free_and_nothing_more_is_queued
         counts = []
         while outbox.is_empty:
             outbox.send(bytes(50_000), ())
-        outbox.send(b"second", ())
+        used.restrict(used.used, "a rule")
+        outbox.send(b"one more", ())
+        outbox.send(b"none", ())
         counts.append(used.used - sum(len(data) + FRAME_OVERHEAD for data, _ in outbox.queue))
+        counts.append(outbox.queue[-1][0] == b"one more")
         outbox.close(lambda: None)
-        outbox.send(b"third", ())
-        counts.append(len(outbox.queue))
         counts.append(used.used > 6)
         turns.finish()
         counts.append(used.used)
@@ -150,4 +151,4 @@ def test_bytes_are_charged_until_their_memory_is_free_and_nothing_more_is_queued
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        assert asyncio.run(fill(ours)) == [0, 0, True, 0]
+        assert asyncio.run(fill(ours)) == [0, True, True, 0]
