@@ -79,7 +79,7 @@ class Ownerships:
             # Quick: nobody else has a descriptor yet.
             region.object = self._hub.make_arena(region.name, arena.size, arena.size < arena.span, header)
             yield PAUSE
-            self._give(request.id, region, arena, region.object)
+            yield from self._give(request.id, region, arena, region.object)
         except BaseException:
             registry.abort(region)
             raise
@@ -111,10 +111,11 @@ class Ownerships:
             ownership = Ownership(self._hub, self._peer, region, region.arena, region.object, self._owned)
             ownership.resume(self._hub.make_control(ownership), lease, since_ns)
 
-    def _give(self, request: int, region: Region, arena: Arena, memory_object: ArenaObject) -> None:
+    def _give(self, request: int, region: Region, arena: Arena, memory_object: ArenaObject) -> Steps:
         ownership = Ownership(self._hub, self._peer, region, arena, memory_object, self._owned)
         control = self._hub.make_control(ownership)
         try:
+            yield PAUSE
             reply = m.ArenaMade(
                 request,
                 region.number,

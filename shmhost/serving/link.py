@@ -204,9 +204,9 @@ class Link:
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        # Nothing that came can make the close wait, if descriptors are refused.
         self._closer.close_descriptors(self.connection.drain())
-        self.outbox.close(self.socket.close if self._refused else lambda: self._closer.close(self.socket))
+        closing = self._closer.closing(self.socket, refused=self._refused)
+        self.outbox.close(lambda: self._turn.end(closing))
         if not self._working or self._take_back():
             self._finish()
 
