@@ -254,6 +254,7 @@ class Model:
             "unread",
             "unread_by_owners",
             "queued",
+            "stored",
         )
         for index, (name, pool) in enumerate(zip(names, accounts.pools, strict=True)):
             shares = [account.shares[index] for account in accounts]
