@@ -13,7 +13,7 @@ import struct
 from collections import Counter
 
 from core_clients import Client, Control, KeptLedger, client_end
-from shmhost.core.accounts import CONNECTION_FILES, Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Arena
 from shmhost.core.expected import Expected
 from shmhost.core.generations import Generations, numbers
@@ -23,6 +23,7 @@ from shmhost.core.objects import Memfd
 from shmhost.core.readings import forgetting
 from shmhost.core.records import NoBook
 from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.resources import CONNECTION_FILES, Totals
 from shmhost.core.window import STEP, Allocator
 from shmhost.core.work import run_to_end
 from shmhost.machine.arena_memory import ArenaMemory

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.registry import Registry
+from shmhost.core.resources import Totals
 from shmhost.core.session import Session
 from shmhost.core.window import STEP, Allocator
 from shmhost.core.work import Work

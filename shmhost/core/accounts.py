@@ -14,22 +14,16 @@ guarantees of all but bytes are booked from the start, so that `shmhost rm` gets
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from shmhost.core.peers import Peer
 from shmhost.core.policy import NO_LIMITS, Limits, Policy
-from shmhost.core.shares import UNLIMITED, Pool, Share
+from shmhost.core.resources import CONNECTION_FILES, Totals, pools_of
+from shmhost.core.shares import UNLIMITED, Share
 from shmhost.core.window import span_size
 from shmprotocol.errors import QuotaExceeded
-from shmprotocol.kernel.constants import KIB
-from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 NEWCOMERS = 4  # a user who is alone may have 93.75% of the bytes, and 90.6% of the rest
-CONNECTION_FILES = 2
-# Bytes of the largest reply, an inspection with all its holders: a user that reads can get each.
-LARGEST_REPLY = 256 * KIB
 KEPT_FILES = 16  # of the own ones: a privileged uid connects by these when it has taken all others itself
-_UNLINK = "Close or unlink regions that you do not need"
 
 
 class Account:
@@ -266,33 +260,11 @@ class Charge:
         account.regions.add(self.regions)
 
 
-class Totals(NamedTuple):
-    """The resources of a host, of which `own_files` of the descriptors are its own.
-
-    `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
-    for, `addresses` bytes of the windows, for arenas to grow into, or for all that is mapped where
-    `are_addresses_scarce`, `unread` descriptors that are sent and
-    not read yet, some of them by the owners of arenas, and `queued` bytes that wait until clients read.
-    """
-
-    bytes: int
-    files: int = UNLIMITED
-    leases: int = UNLIMITED
-    own_files: int = 0
-    lines: int = UNLIMITED
-    listening: int = UNLIMITED
-    addresses: int = UNLIMITED
-    unread: int = UNLIMITED
-    unread_by_owners: int = UNLIMITED
-    queued: int = UNLIMITED
-    are_addresses_scarce: bool = False
-
-
 class Accounts:
     """The accounts of a host, by uid. `privileged` are uids that have theirs from the start."""
 
     def __init__(self, totals: Totals, privileged: Iterable[int] = (0,)) -> None:
-        self.pools = _pools(totals)
+        self.pools = pools_of(totals)
         _, self.bytes, self.files, *_, self.stored = self.pools
         self.are_addresses_scarce = totals.are_addresses_scarce
         self.policy = Policy()
@@ -337,58 +309,3 @@ class Accounts:
         others = len(self._accounts) - len(self._privileged) - 1  # beside the one that takes something
         for pool in self.pools:
             pool.expect(max(1, min(NEWCOMERS, NEWCOMERS - others)))
-
-
-def _pools(totals: Totals) -> tuple[Pool, ...]:
-    """Return the pools, in the order of an account's shares."""
-    larger = f"{_UNLINK}, or start the host with a larger"
-    files = Pool(
-        "descriptors",
-        totals.files,
-        "descriptors of the host",
-        f"{_UNLINK}, or give it more (ulimit -n, LimitNOFILE=)",
-    )
-    files.booked = totals.own_files
-    return (
-        Pool("connections", totals.files // CONNECTION_FILES, "connections", "Close some"),
-        Pool("bytes", totals.bytes, "bytes", f"{larger} --budget", has_reserve=False),
-        files,
-        Pool("regions", UNLIMITED, "regions", _UNLINK),
-        Pool("arenas", UNLIMITED, "arenas", "Unlink arenas that you do not need"),
-        Pool("leases", totals.leases, "leases", "Close regions that you do not need"),
-        Pool("lines", totals.lines, "lines of the board", f"{larger} --board"),
-        Pool("watches", totals.listening, "watches and names that are waited for", "Cancel some"),
-        Pool(
-            "addresses",
-            totals.addresses,
-            "bytes of addresses" if totals.are_addresses_scarce else "bytes of addresses to grow into",
-            f"{_UNLINK}, choose a smaller max_size, or start the host with a larger --window",
-        ),
-        # With the largest reply, so that each user gets one.
-        Pool(
-            "unread",
-            totals.unread,
-            "unread descriptors",
-            "Read replies",
-            is_for_all=True,
-            least=MAX_DESCRIPTORS,
-        ),
-        Pool(
-            "unread_by_owners",
-            totals.unread_by_owners,
-            "unread descriptors in control sockets",
-            "Read messages",
-            is_for_all=True,
-            least=2,
-        ),
-        Pool(
-            "queued",
-            totals.queued,
-            "bytes for clients that do not read",
-            "Read replies and events",
-            is_for_all=True,
-            least=LARGEST_REPLY,
-        ),
-        # None, until a host knows that its service manager has a store.
-        Pool("stored", 0, "places in the service manager's store", "Raise FileDescriptorStoreMax="),
-    )

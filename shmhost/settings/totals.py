@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from shmhost.core.accounts import Totals
+from shmhost.core.resources import Totals
 from shmhost.core.shares import UNLIMITED
 from shmhost.core.window import STEP
 from shmhost.settings.config import Config

@@ -12,9 +12,10 @@ from rich.console import Console
 
 import shmclient
 from shmhost.commands.views.users import NO_LIMIT, fullest, user_rows, user_table
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.hub import MAX_USES, uses_of
 from shmhost.core.peers import Peer
+from shmhost.core.resources import Totals
 from shmprotocol.wire import messages as m
 from support import WatchedHost
 

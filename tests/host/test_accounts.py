@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core.accounts import NEWCOMERS, Account, Accounts, Charge, Totals
+from shmhost.core.accounts import NEWCOMERS, Account, Accounts, Charge
 from shmhost.core.board import NoBoard
 from shmhost.core.given_lines import GivenLines
 from shmhost.core.lines import Lines
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.resources import Totals
 from shmhost.core.shares import GUARANTEES, UNLIMITED
 from shmhost.core.window import STEP, Span, Window
 from shmprotocol.errors import QuotaExceeded

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arena_support import SIZE, ArenaPeer, Board, stat
-from shmhost.core.accounts import Totals
+from shmhost.core.resources import Totals
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ARENA_GROW

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmhost.core.accounts import LARGEST_REPLY, NEWCOMERS, Accounts, Totals
+from shmhost.core.accounts import NEWCOMERS, Accounts
 from shmhost.core.peers import Peer
+from shmhost.core.resources import LARGEST_REPLY, Totals
 from shmhost.core.shares import GUARANTEES
 from shmhost.serving.backlog import Backlog
 from shmhost.serving.outbox import FRAME_OVERHEAD, Outbox

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.hub import MAX_ACCOUNTS, Hub
 from shmhost.core.news import News
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
+from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Allocator
 from shmhost.core.work import run_now
 from shmprotocol.wire.connection import Connection, pack

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.interests import MAX_LISTENING, Interests
+from shmhost.core.resources import Totals
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 

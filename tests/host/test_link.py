@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
+from shmhost.core.resources import Totals
 from shmhost.core.work import PAUSE, Steps, Work
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import shmclient
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
+from shmhost.core.resources import Totals
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.turns import Turns
 from shmhost.serving.unread import Flight

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
+from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Span, Window
 from shmprotocol.wire.names import Backend, Seal, State
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, WRITE, Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Allocator
 from shmprotocol.errors import AccessDenied, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.wire.messages import Create

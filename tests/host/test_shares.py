@@ -14,9 +14,10 @@ import pytest
 
 import shmclient
 from arena_support import ArenaPeer
-from shmhost.core.accounts import NEWCOMERS, Totals
+from shmhost.core.accounts import NEWCOMERS
 from shmhost.core.interests import MAX_LISTENING
 from shmhost.core.registry import REGION_OVERHEAD
+from shmhost.core.resources import Totals
 from shmhost.core.shares import GUARANTEES
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmhost.core import records
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.expected import Expected, Returned, is_of
 from shmhost.core.generations import BLOCK, numbers
 from shmhost.core.objects import SEALS, Memfd
@@ -20,6 +20,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
+from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Allocator, Span
 from shmhost.machine.socket_file import Lock
 from shmhost.machine.state_file import StateFile, open_state

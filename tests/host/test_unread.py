@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmhost.core.accounts import Accounts, Totals
+from shmhost.core.accounts import Accounts
 from shmhost.core.peers import Peer
+from shmhost.core.resources import Totals
 from shmhost.core.shares import GUARANTEES
 from shmhost.serving.unread import MAX_LOOKS, MAX_PER_CONNECTION, Flight, Unread
 from shmprotocol.wire import descriptors
