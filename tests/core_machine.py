@@ -234,7 +234,7 @@ class Model:
             sums["files", charge.account.uid] += charge.files
         for client in self.clients:
             uid = client.session.peer.uid
-            sums["connections", uid] += 1
+            sums["connections", uid] += client.session._is_counted
             sums["files", uid] += CONNECTION_FILES
             sums["leases", uid] += len(client.session._leases._regions)
             sums["listening", uid] += client.session._interests._count

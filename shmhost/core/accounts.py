@@ -160,8 +160,10 @@ class Account:
         try:
             self.connections.take(1)
         except QuotaExceeded:
-            self.settle()
-            raise
+            if not self._accounts.is_taking_back or self.connections.used >= 2 * self.connections.limit:
+                self.settle()
+                raise
+            self.connections.add(1)
         try:
             self.files.take(CONNECTION_FILES)
         except QuotaExceeded:
@@ -170,10 +172,19 @@ class Account:
                 raise
             self.files.add(CONNECTION_FILES)
 
-    def disconnect(self) -> None:
+    def spare(self) -> None:
+        """Count a connection no more that only keeps what another host gave: its client has one beside it."""
+        self.connections.give(1)
+
+    def count(self) -> None:
+        """Count a connection again. QuotaExceeded."""
+        self.connections.take(1)
+
+    def disconnect(self, *, is_counted: bool = True) -> None:
         """Give back what a connection had."""
         self.files.give(CONNECTION_FILES)
-        self.connections.give(1)
+        if is_counted:
+            self.connections.give(1)
 
 
 class Charge:
@@ -268,6 +279,8 @@ class Accounts:
         _, self.bytes, self.files, *_, self.stored = self.pools
         self.are_addresses_scarce = totals.are_addresses_scarce
         self.policy = Policy()
+        # Clients of a host that was killed hand back what they have, each by a connection beside its own.
+        self.is_taking_back = False
         self.is_adopting = False  # what is taken was given by another host, so that no limit holds
         self._accounts: dict[int, Account] = {}
         self._privileged = frozenset(privileged)

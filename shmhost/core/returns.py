@@ -36,8 +36,11 @@ class Returns:
         self._leases = leases
         self._tell = tell
 
-    def restore(self, request: m.Restore, descriptors: Sequence[int]) -> None:
-        """Take regions back, each or not; the reply is Restored. The descriptors stay the caller's."""
+    def restore(self, request: m.Restore, descriptors: Sequence[int]) -> bool:
+        """Take regions back, each or not; the reply is Restored. Return whether the client has one now.
+
+        The descriptors stay the caller's.
+        """
         if len(request.regions) > MAX_RESTORED:
             raise InvalidArgument(f"{len(request.regions)} regions are over the {MAX_RESTORED} of a Restore")
         back: list[Region] = []
@@ -52,6 +55,7 @@ class Returns:
             for region in back:
                 if region.state is State.CURRENT:
                     self._tell(ChangeKind.PUBLISHED, region)
+        return any(grant.lease for grant in grants)
 
     def _grant(self, region: Region) -> m.Grant:
         try:

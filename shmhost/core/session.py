@@ -68,6 +68,7 @@ class Session:
         self._account.connect(peer)
         hub.clients[peer.uid] += 1
         self._send = send
+        self._is_counted = True  # among the connections of its user: it does more than to hand regions back
         self._greeted = False
         self._version = m.VERSION_MIN
         self._leases = Leases(self._registry, peer, send)
@@ -104,6 +105,9 @@ class Session:
         if handler is None:
             raise RemoteProtocolError("Hello arrived twice")
         try:
+            if not self._is_counted and type(message) is not m.Restore:
+                self._account.count()
+                self._is_counted = True
             steps = handler(self, message)
         except RemoteProtocolError:
             raise
@@ -119,7 +123,7 @@ class Session:
         is left of it, if anything.
         """
         request = shortcut.parse_request(data, self._registry.current)
-        if request is None or not self._greeted:
+        if request is None or not self._greeted or not self._is_counted:
             return None
         if len(request) == 4:
             return self._attach(request, send_frame)
@@ -216,7 +220,7 @@ class Session:
         yield from self._ownerships.closing()
         yield from self._leases.closing()
         yield from self._readings.closing()
-        self._account.disconnect()
+        self._account.disconnect(is_counted=self._is_counted)
 
     def fall_behind(self) -> None:
         """Have the connection ended: changes come faster than its user can be told of them."""
@@ -351,7 +355,9 @@ class Session:
         if hub.returnables is None or hub.expected is None:
             raise Unsupported("no regions can come back to this host")
         returns = Returns(self._registry, hub.expected, hub.returnables, self._leases, hub.tell)
-        returns.restore(request, self._descriptors)
+        if returns.restore(request, self._descriptors) and self._is_counted:
+            self._is_counted = False
+            self._account.spare()
 
     def _attend(self, request: m.Attend) -> None:
         self._readings.attend(request)

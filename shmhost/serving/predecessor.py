@@ -55,6 +55,7 @@ def _take_returns(hub: Hub, names: ShmNames) -> None:
     if not hub.expected:
         return
     hub.returnables = returnables = Returnables(names)
+    hub.registry.accounts.is_taking_back = True
 
     def leave(record: Record) -> None:
         memory_object = returnables.left_by(record)
@@ -110,6 +111,7 @@ def end_returns(hub: Hub, state: StateFile | None) -> None:
     """Take nothing back any more: who wanted to hand anything back has done so."""
     give_up(hub)
     hub.returnables = None
+    hub.registry.accounts.is_taking_back = False
     if state is not None:
         state.forget_boards()
 

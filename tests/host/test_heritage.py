@@ -52,7 +52,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Meter: ("started_ns restarts connections dropped refusals latencies", ""),
     Session: (
         "peer _greeted _version _leases _spares _creations _readings _ownerships _interests",
-        "_hub _registry _account _send _filled_puts _small_puts end _descriptors",
+        "_hub _registry _account _is_counted _send _filled_puts _small_puts end _descriptors",
     ),
     Leases: ("_regions", "_registry _peer _send _share"),
     Creations: ("_regions", "_hub _registry _peer _leases _send _spares"),

@@ -299,3 +299,25 @@ def test_retired_region_that_nobody_gets_a_lease_of_is_freed(folder: Path) -> No
         close_all(fds)
         with Query(line.path) as query:
             assert query.measure().used == 0
+
+
+def test_connection_that_only_hands_back_is_not_counted(folder: Path) -> None:
+    """A client that sleeps keeps it: so it needs room for its own when it wakes."""
+    policy = folder / "policy.toml"
+    policy.write_text(f"[[limits]]\nusers = [{os.geteuid()}]\nconnections = 2\n")
+    with line_of_hosts(folder / "h", "--policy", str(policy)) as line:
+        put(line.path, "x", b"1")
+        with holding(line.path, "x") as (held,), contextlib.ExitStack() as stack:
+            line.kill_and_start()
+            keepers = [stack.enter_context(RawPeer(line.path)) for _ in range(2)]
+            for keeper in keepers:
+                assert hand_back(keeper, (held.grant.region, held.descriptor))[0].lease
+            with shmclient.connect(line.path) as first, shmclient.connect(line.path) as second:
+                assert [info.leases for info in first.list()] == [2]
+                assert second.exists("x")
+                for _ in range(2):
+                    refused, _ = keepers[0].ask(m.Open(7, ("x",), (), False))
+                    assert isinstance(refused, m.Refused)
+                    assert refused.code == "quota-exceeded"
+            wait_until(lambda: isinstance(keepers[0].ask(m.Stat(7, "x"))[0], m.Described))
+            assert isinstance(keepers[1].ask(m.Stat(7, "x"))[0], m.Described)
