@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from shmhost.core.lent import Lent
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.shares import Share
@@ -46,6 +47,7 @@ class Stored:
         self._waiting: OrderedDict[str, None] = OrderedDict()  # for the next one
         self._left_out: OrderedDict[str, None] = OrderedDict()  # names that had no place
         self._strays: list[str] = []  # entries that must go
+        self.lent = Lent()
         self.wake: Callable[[], None] = lambda: None
 
     @property
@@ -98,6 +100,8 @@ class Stored:
         share = self.registry.accounts.of(region.owner.uid).stored
         share.add(1)
         self._there[region.name] = region.number, share
+        if region.object is not None:
+            self.lent.lend(entry_of(region.number), region.object)
 
     def remove(self, entry: str) -> None:
         """Have an entry removed that no region has."""
@@ -122,7 +126,7 @@ class Stored:
     def done(self, change: Change) -> None:
         """Take note that the manager was told."""
         if change.region is None:
-            self._strays.pop()
+            self.lent.recall(self._strays.pop())
             self._readmit()
             return
         if change.region.name in self._there:

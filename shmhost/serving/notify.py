@@ -149,6 +149,10 @@ class Notifier:
         """Have the manager close what it keeps under this name; False: not now, try again."""
         return self._pass_on(f"FDSTOREREMOVE=1\nFDNAME={entry}", ())
 
+    def barrier(self, descriptor: int) -> bool:
+        """Have the manager close a descriptor when it has done all it was told before; False: not now."""
+        return self._pass_on("BARRIER=1", (descriptor,))
+
     def _pass_on(self, message: str, descriptors: Sequence[int]) -> bool:
         if self._socket is None or self._address is None:
             return False

@@ -380,6 +380,8 @@ class Host:
         return Memfd(name, capacity)
 
     def _dispose(self, memory_object: Freeable) -> None:
+        if self._store.takes(memory_object):
+            return
         if self._freer is not None:
             self._freer.free(memory_object)
         else:

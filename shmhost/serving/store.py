@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import socket
 from collections.abc import Sequence
 from time import perf_counter_ns
@@ -18,7 +19,7 @@ import anyio
 
 from shmhost.core.from_store import Entry, restore
 from shmhost.core.hub import Hub
-from shmhost.core.objects import PosixShm
+from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 from shmhost.core.records import NoBook
 from shmhost.core.stored import MAX_STORED, Change, Stored
 from shmhost.serving.closing import Closer
@@ -48,6 +49,7 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None  # while it may send
         self._timer: asyncio.Handle | None = None
         self._predecessor: socket.socket | None = None
+        self._barriers: dict[int, list[MemoryObject]] = {}  # by the end of a pipe that the manager closes
         self._next = 0.0  # not before that, the manager is told of more
         self._told = 0  # changes
         self._is_full = False  # and that was logged
@@ -81,6 +83,12 @@ class Store:
         self._stored.open(room)
         hub.stored = self._stored if room else None
         return self._stored
+
+    def takes(self, memory_object: Freeable) -> bool:
+        """Whether an object that nobody needs any more is freed later, when the manager has closed it."""
+        if self._stored is None or self._loop is None or not isinstance(memory_object, Memfd | PosixShm):
+            return False
+        return self._stored.lent.takes(memory_object)
 
     def begin(self, predecessor: socket.socket | None) -> None:
         """Tell the manager of changes from now on, as long as the notifier is open.
@@ -117,6 +125,7 @@ class Store:
                 self._stored.begin()
                 self._tell(math.inf)
                 await anyio.sleep(BETWEEN_S if self._stored.has_more else 0)
+        self._end_barriers()
         if self.keeps and (scope.cancelled_caught or not self._notifier.is_heard):
             LOG.warning("the service manager has not taken all that the next host would need")
 
@@ -153,7 +162,43 @@ class Store:
         self._next = self._loop.time() + max(BETWEEN_S if is_slice_over else PAUSE_S, cost_s)
         if self._stored.has_more:
             self._wake()
+        if recalled := self._stored.lent.recalled():
+            self._free_later(recalled)
         self._log_full()
+
+    def _free_later(self, objects: list[MemoryObject]) -> None:
+        """Free objects when the manager has done what it was told: at the end of a pipe."""
+        assert self._loop is not None
+        try:
+            reader, writer = os.pipe()
+        except OSError:  # no descriptor is left
+            self._free(objects)
+            return
+        if self._notifier.barrier(writer):
+            self._barriers[reader] = objects
+            self._loop.add_reader(reader, self._pass_barrier, reader)
+        else:
+            os.close(reader)
+            self._free(objects)
+        os.close(writer)
+
+    def _pass_barrier(self, reader: int) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(reader)
+        os.close(reader)
+        self._free(self._barriers.pop(reader))
+
+    def _free(self, objects: list[MemoryObject]) -> None:
+        assert self._stored is not None
+        for memory_object in self._stored.lent.end(objects):
+            self._stored.registry.dispose(memory_object)
+
+    def _end_barriers(self) -> None:
+        assert self._stored is not None
+        for reader in list(self._barriers):
+            self._pass_barrier(reader)
+        for memory_object in self._stored.lent.end_all():
+            self._stored.registry.dispose(memory_object)
 
     def _tell(self, ends_ns: float) -> bool:
         """Tell the manager of the changes of this round; return whether there was no time for all of them."""

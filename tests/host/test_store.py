@@ -169,6 +169,28 @@ def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(plain: Service)
     assert [value for _, value in regions(plain).values()] == [b"1999"]
 
 
+def test_host_frees_a_large_object_after_the_manager_has_closed_it(plain: Service) -> None:
+    def inodes() -> set[int]:
+        assert plain.child is not None
+        folder = Path(f"/proc/{plain.child.pid}/fd")
+        return {os.stat(path).st_ino for path in folder.iterdir() if path.exists() or path.is_symlink()}
+
+    put(plain, large=bytes(2 << 20), small=b"1")
+    settle(plain)
+    objects = {os.fstat(descriptor).st_size: os.fstat(descriptor).st_ino for _, descriptor in plain.entries}
+    large, small = objects[max(objects)], objects[min(objects)]
+    assert {large, small} <= inodes()
+    plain.is_reading.clear()
+    with shmclient.connect(plain.path) as shm:
+        shm.unlink("large")
+        shm.unlink("small")
+        wait_until(lambda: small not in inodes())
+        assert large in inodes()
+    plain.is_reading.set()
+    settle(plain)
+    wait_until(lambda: large not in inodes())
+
+
 def test_store_has_exactly_its_room(folder: Path) -> None:
     with service(folder, 3) as each:
         each.start()
