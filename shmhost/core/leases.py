@@ -114,7 +114,10 @@ class Leases:
 
         No limit keeps a creator from it: what it has created is counted itself.
         """
-        self._share.add(1)
+        share = self._share
+        share.used += 1
+        if share.used > share.booked:
+            share.add(0)  # books what is used
         number = self._registry.lease(region, self._peer, now_ns)
         self._regions[number] = region
         return number

@@ -1,7 +1,7 @@
 """The parts of one resource that uids have: what is taken, guaranteed, limited, and refused. Pure.
 
 A guarantee is booked for a share as long as it has an account, so that taking and giving back within it is a
-sum. Beyond it, a share is booked what it uses, to the unit.
+sum. Beyond it, a share is booked what it uses, to the unit; or a little more, but nothing of the second half.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from shmprotocol.errors import QuotaExceeded
 
 GUARANTEES = 64  # parts of a total: users of a shared machine, most of whom are not here
 UNLIMITED = 2**64
+AHEAD = 64  # of what comes in ones and is given back at once in dozens: see `book_ahead`
 
 
 class Holder(Protocol):
@@ -167,13 +168,25 @@ class Share:
 
     def fits(self, count: int, freed: int = 0) -> bool:
         """Whether `take` would take it, if others had given back what is `freed`."""
-        return self.used + count <= self.booked or not self._refusal(count, freed)
+        after = self.used + count
+        if after <= self.booked:
+            return True
+        pool = self.pool
+        if after <= self._easy and pool.booked + after - self.booked + pool.kept <= pool.total:
+            return True
+        return not self._refusal(count, freed)
 
     def add(self, count: int) -> None:
         """Take some, whatever the limits say: it is there already."""
         self.used += count
         if self.used > self.booked:
             self._book(max(self.used, self.guarantee))
+
+    def book_ahead(self) -> None:
+        """Book what is used, and some more for what is taken next if that leaves half of all free."""
+        pool = self.pool
+        half = pool.total // 2 - pool.booked + self.booked
+        self._book(max(self.used, min(self.used + AHEAD, half, self.limit), self.guarantee))
 
     def give(self, count: int) -> None:
         """Give some back."""

@@ -57,9 +57,13 @@ class SmallPuts:
         except BaseException:
             succession.give_up(registry, region, older)
             raise
-        before = self._hub.replaced(older, region)
+        hub = self._hub
+        if not hub.listeners:
+            succession.complete(registry, region, older)
+            return True
+        before = hub.replaced(older, region)
         succession.complete(registry, region, older)
-        self._hub.tell(ChangeKind.PUBLISHED, region, before)
+        hub.tell(ChangeKind.PUBLISHED, region, before)
         return True
 
     def _publish(self, region: Region, parsed: Parsed, data: bytes, send_frame: SendFrame) -> None:
@@ -94,4 +98,6 @@ class SmallPuts:
 
 def has_room(account: Account, size: int) -> bool:
     """Whether an account has room for a value."""
-    return account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD) and account.files.fits(1)
+    files = account.files
+    has_file = files.used < files.booked or files.fits(1)
+    return has_file and account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD)

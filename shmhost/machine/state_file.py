@@ -21,7 +21,7 @@ import struct
 from pathlib import Path
 
 from shmhost.core import records
-from shmhost.core.records import Record
+from shmhost.core.records import WORD_OF_CURRENT, Record
 from shmhost.core.regions import Region
 from shmhost.core.window import Span
 from shmhost.machine.socket_file import Lock
@@ -95,7 +95,7 @@ class StateFile:
             builtins.write_record(
                 self._memory,
                 offset,
-                records.word_of_current(region),
+                WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
                 region.object.reader(),
                 region.name,
                 (owner.uid, owner.gid, owner.pid),

@@ -118,19 +118,19 @@ def end_returns(hub: Hub, state: StateFile | None) -> None:
 
 def note_change(hub: Hub, kind: ChangeKind | State, region: Region) -> None:
     """Take note of a change of a region, and log it."""
-    if kind is ChangeKind.PUBLISHED and hub.expected:
-        hub.expected.give_way(region)
-    if hub.stored is not None and kind in (ChangeKind.PUBLISHED, ChangeKind.UNLINKED):
-        hub.stored.touch(region.name)
-    _log_change(kind, region)
-
-
-def _log_change(kind: ChangeKind | State, region: Region) -> None:
+    expected, stored = hub.expected, hub.stored
+    if expected is not None and expected.named and kind is ChangeKind.PUBLISHED:
+        expected.give_way(region)
+    if stored is not None and kind in (ChangeKind.PUBLISHED, ChangeKind.UNLINKED):
+        stored.touch(region.name)
     # A name is new or gone now and then; generations follow each other as often as requests do.
     is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
     level = logging.DEBUG if is_routine else logging.INFO
-    if not LOG.isEnabledFor(level):
-        return
+    if LOG.isEnabledFor(level):
+        _log_change(level, kind, region)
+
+
+def _log_change(level: int, kind: ChangeKind | State, region: Region) -> None:
     LOG.log(
         level,
         "%s %r generation %d: %d bytes at %#x, uid %d, mode %04o",

@@ -122,12 +122,12 @@ class Host:
             Accounts(totals_of(config), privileged_uids()),
             time.time_ns,
             self._dispose,
-            lambda kind, region: note_change(self._hub, kind, region),
             generations=Generations(self._notes.store_ceiling),
         )
         apply_policy(config, self.registry.accounts)
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
+        self.registry.note = functools.partial(note_change, self._hub)
         self._board: SharedBoard | None = None
         self._hub.make_arena, self._hub.make_ledger_object = ArenaMemory, LedgerMemory
         self._hub.make_control = self._make_control

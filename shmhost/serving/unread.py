@@ -179,12 +179,14 @@ class Unread:
             share.debtors[self] = None
         self.count += count
         counter = share.counter
-        counter.used += count
+        counter.used = used = counter.used + count
         self._behind = 0
-        if 2 * counter.used > counter.booked:
-            if counter.used > counter.booked:
-                counter.add(0)  # books what is used
-            share.relieve_now_and_then()
+        if 2 * used > counter.booked:
+            if used > counter.booked:
+                counter.book_ahead()
+            pool = counter.pool
+            if 2 * pool.booked > pool.total or 2 * used > counter.limit:  # else there is enough for all
+                share.relieve_now_and_then()
 
     def settle(self) -> bool:
         """Return whether all descriptors are read; if so, clear the count. In doubt they count as unread."""

@@ -13,7 +13,7 @@ from shmhost.core.lines import Lines
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.resources import Totals
-from shmhost.core.shares import GUARANTEES, UNLIMITED
+from shmhost.core.shares import AHEAD, GUARANTEES, UNLIMITED
 from shmhost.core.window import STEP, Span, Window
 from shmprotocol.errors import QuotaExceeded
 
@@ -332,6 +332,26 @@ class ThreeLines(NoBoard):
 
     def release(self, line: int) -> bool:
         return self._lines.release(line)
+
+
+def test_what_is_booked_ahead_leaves_half_of_all_free_and_keeps_to_the_limit() -> None:
+    accounts = accounts_of()
+    share = client_of(accounts, ALICE).bytes
+    for used, limit, booked in (
+        (1, UNLIMITED, GUARANTEE),
+        (GUARANTEE + 1, UNLIMITED, GUARANTEE + 1 + AHEAD),
+        (TOTAL // 2 - AHEAD, UNLIMITED, TOTAL // 2),
+        (TOTAL // 2 - AHEAD + 1, UNLIMITED, TOTAL // 2),
+        (TOTAL // 2 + 1, UNLIMITED, TOTAL // 2 + 1),
+        (GUARANTEE + 1, GUARANTEE + 9, GUARANTEE + 9),
+        (GUARANTEE + 11, GUARANTEE + 9, GUARANTEE + 11),
+    ):
+        share.restrict(limit, "a rule")
+        share.used = used
+        share.book_ahead()
+        assert share.booked == accounts.bytes.booked == booked
+    share.give(11)
+    assert share.booked == accounts.bytes.booked == GUARANTEE
 
 
 def test_limit_below_the_guarantee_is_kept_and_books_no_more() -> None:

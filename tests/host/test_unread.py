@@ -178,6 +178,25 @@ def test_those_that_have_read_are_cleared_before_the_limit_of_their_uid_is_reach
         wire.close()
 
 
+def test_nobody_looks_while_less_than_half_of_all_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes as long as a tenth of an attach."""
+    accounts = Accounts(Totals(1, unread=20 * GUARANTEES))
+    accounts.of(7).connect(Peer(7, 7))
+    flight = Flight(accounts)
+    wires = [Wire(flight) for _ in range(11)]
+    looks: list[int] = []
+    monkeypatch.setattr("shmhost.serving.unread._queued", lambda _sock: looks.append(1) or 1 << 20)
+    for wire in wires[:9]:
+        wire.send(64)
+    assert (len(looks), flight.share(7).counter.pool.booked) == (0, 640)  # of 1,280, 64 of these for uid 0
+    for wire in wires[9:]:
+        wire.send(1)
+    assert len(looks) == 2
+    monkeypatch.undo()
+    for wire in wires:
+        wire.close()
+
+
 def test_looks_are_rare_when_each_of_many_connections_owes_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a crowd that attaches in turn: what one has read is cleared, and the next one owes as much."""
     flight = flight_of(20)
