@@ -39,7 +39,7 @@ def wait_for(
         raise InvalidArgument(f"after is the number of a generation, not {after!r:.40}")
     while True:
         reader = arenas.known(context.arenas, name)
-        # What takes the place of an arena counts its own generations; or it is the same one, which is back.
+        # Another arena of the name counts its own generations; or it is the same one, which is back.
         is_free = since.generation is None or since.reader is not None
         if reader is None and (is_free or "/" in name):
             try:

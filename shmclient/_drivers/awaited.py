@@ -45,7 +45,7 @@ def awaited(channel: Any, name: str, after: object) -> Awaited | None:
 class Since:
     """A generation, and the arena in which it counts: in any other one each value is newer.
 
-    None is no generation: whatever there is will do. Without an arena it counts in the first one that is met.
+    With None, whatever there is will do. Without an arena it counts in the first one that is met.
     """
 
     def __init__(self, generation: int | None, reader: Reader | None) -> None:

@@ -85,13 +85,13 @@ class Core(Generic[C]):
         start: Callable[[Context, Retry], Operation[T]],
         wait: float | Retry | None,
         ready: Callable[[], T | None] = lambda: None,
-        place: Callable[[], Position | None] = lambda: None,
+        position_of: Callable[[], Position | None] = lambda: None,
     ) -> Operation[T]:
         """Run an operation that may wait; a wait outlives its host and continues with the next one.
 
         `wait` is the seconds, or what is left of them. `ready` is called after each failed attempt: a result
-        or an exception of it ends the wait. So it is after a change at a `place` in an arena, whose owner
-        needs no host.
+        or an exception of it ends the wait. So does a change at the `position_of` a value in an arena, whose
+        owner needs no host.
         """
         retry = wait if isinstance(wait, Retry) else Retry(wait)
         while True:
@@ -102,7 +102,7 @@ class Core(Generic[C]):
                 return result
             except (HostGone, HostTimeout) as error:
                 self.note_absence()
-                position = place()  # before the look: a change after it ends the pause
+                position = position_of()  # before the look: a change after it ends the pause
                 if (item := ready()) is not None:
                     return item
                 if is_final(self.socket_path):

@@ -24,7 +24,7 @@ from shmhost.serving.chores import Chores
 ALONE_NS = 100_000  # as much as one client's queued requests keep other clients of its user waiting
 SHARED_NS = 25_000  # while there are other users: each of those waits so long, or for one request
 # Since the end of its slice a user has just had its turn, if nobody else was served in between. Threads of
-# the host may have had the CPU since then, so that it is no matter of a round's few us.
+# the host may have had the CPU since then, so that it is more than a round's few us.
 REST_NS = 200_000
 FEW = 8  # sockets, which are given back to the loop at once: it takes 5 us for each
 BATCH = 16  # sockets in one look: about as many requests as a slice has room for

@@ -109,7 +109,7 @@ def test_region_whose_grant_is_read_late_is_handed_back(machine: Machine) -> Non
 def test_bytes_of_one_host_are_not_taken_for_those_of_the_next(machine: Machine) -> None:
     put(machine.path, "x")
     with homes(machine.path, "x") as (home, (x,)):
-        kept = Kept(home, *x, None)
+        node = Kept(home, *x, None)
         with RawPeer(machine.path, greet=False) as peer:
             welcome, fds = peer.ask(m.Hello(1, m.VERSION, m.VERSION, "raw"))
             close_all(fds)
@@ -135,4 +135,4 @@ def test_bytes_of_one_host_are_not_taken_for_those_of_the_next(machine: Machine)
                 restore, owned = descriptors.receive(second)
                 owned.close()
         assert restore == pack(m.Restore(1, (x[0],)))
-        kept.close()
+        node.close()
