@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import shmhost.cli
+from shmhost.core.peers import Peer
+from shmhost.core.policy import Policy, Wish
 from shmhost.settings import settings
 from shmhost.settings.config import Config
+from shmhost.settings.policies import parse_policy
 
 WINDOW = "0x540000000000:1G"
 TEXTS = {
@@ -48,3 +52,14 @@ def collect(
     path.write_text("".join(f'{name} = "{TEXTS[name]}"\n' for name in file.split()))
     arguments = [f"--{name.replace('_', '-')}={TEXTS[name]}" for name in flags.split()]
     return parsed(arguments, {f"SHMHOST_{name.upper()}": TEXTS[name] for name in environ.split()}, path)
+
+
+def policy_of(text: str) -> Policy:
+    """Return the policy in an indented text, of a host in which uid 0 is privileged."""
+    return parse_policy(textwrap.dedent(text), "policy.toml", frozenset({0}))
+
+
+def refusal(policy: Policy, peer: Peer, name: str = "models/a", **changes: object) -> str:
+    """Return why a peer may not create a region, "" if it may."""
+    error = policy.refusal(Wish(name, "region", "full", "memfd", 100)._replace(**changes), peer)
+    return "" if error is None else str(error)

@@ -1,6 +1,6 @@
 """Large objects of which a service manager has a descriptor, so that it is not the one who frees them. Pure.
 
-Whoever closes an object last frees its pages, which takes † 130 us a MiB (2026-11). The manager has one
+The last process to close an object frees its pages, which takes † 130 us a MiB (2026-11). The manager has one
 thread for all services of the machine; a host has threads for that. So it keeps its own descriptor of an
 object that nobody needs any more, until the manager has closed the other one.
 """

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -27,12 +28,15 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.spares import Spares
+from shmhost.core.work import SETTLE
 from shmhost.machine.board import open_board
 from shmhost.machine.shm_names import ShmNames
 from shmhost.serving.arena_link import ArenaLink
+from shmhost.serving.handover import HandOver
 from shmhost.serving.link import Link
 from shmhost.serving.outbox import Outbox
 from shmhost.serving.unread import Unread
+from shmprotocol.errors import Unsupported
 from shmprotocol.wire import messages as m
 
 # Of each class what its record says, and what needs no record: parts of the process, which the successor has
@@ -144,3 +148,12 @@ def test_arena_that_another_user_bears_is_charged_as_before() -> None:
     assert set(before) == {1000, 1001}
     assert in_use(taken_by(hub)) == before
     board.close()
+
+
+def test_successor_that_could_not_be_killed_is_refused() -> None:
+    """On Linux before 6.5, in another pid namespace: pid 0 is the host's own process group."""
+    link: Any = SimpleNamespace(pidfd=None, peer=Peer(0, 0, 0))
+    nothing: Any = None
+    said = HandOver(nothing).start(link, nothing, SETTLE)
+    assert isinstance(said, tuple)
+    assert isinstance(said[1], Unsupported)

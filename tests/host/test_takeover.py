@@ -8,8 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import anyio
 import pytest
@@ -18,10 +16,7 @@ import shmclient
 import shmclient.aio
 from manager_support import Manager, scraped
 from shmhost.core.heritage import unpack
-from shmhost.core.peers import Peer
 from shmhost.core.state_records import STATE_FORM
-from shmhost.core.work import SETTLE
-from shmhost.serving.handover import HandOver
 from shmprotocol.errors import AccessDenied, Unsupported
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -335,15 +330,6 @@ def test_successor_serves_when_the_host_is_killed_after_it_let_go(line: Line) ->
 
 
 @needs_root
-def test_successor_that_could_not_be_killed_is_refused() -> None:
-    """On Linux before 6.5, in another pid namespace: pid 0 is the host's own process group."""
-    link: Any = SimpleNamespace(pidfd=None, peer=Peer(0, 0, 0))
-    nothing: Any = None
-    said = HandOver(nothing).start(link, nothing, SETTLE)
-    assert isinstance(said, tuple)
-    assert isinstance(said[1], Unsupported)
-
-
 def test_other_user_is_refused(folder: Path) -> None:
     def ask() -> None:
         with Query(line.path) as query, pytest.raises(AccessDenied, match="may not take over"):
