@@ -81,6 +81,7 @@ class Reader(ArenaReader):
         self._boards = [board]  # the last ones: threads may sleep on a line of one that has moved
         self._memory: Any = None  # of its mapping
         self.host_id = host_id
+        self._process = os.getpid()
 
     is_attended = False  # the host knows that this client may sleep on its values
     ledger: Ledger  # in which it is held what is read
@@ -101,6 +102,10 @@ class Reader(ArenaReader):
             (origin_of(other.host_id), other.grant.region),
         )
         return mine == theirs
+
+    def may_be_read_alone(self) -> bool:
+        """Whether it is of this process, not of its parent, and was current by the last word of its host."""
+        return self._process == os.getpid() and self.was_current()
 
     def has_host(self) -> bool:
         """Whether the host of its connection lives, or has handed over to another process."""

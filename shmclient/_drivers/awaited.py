@@ -62,12 +62,14 @@ class Since:
     def position(self, name: str) -> Position | None:
         """Return where a name stands in the arena, by its full name, if the wait has come to one."""
         reader = self.reader
-        return None if reader is None else Position(reader, arenas.short_name(name, reader.name))
+        if reader is None or not reader.may_be_read_alone():
+            return None
+        return Position(reader, arenas.short_name(name, reader.name))
 
     def newer(self, name: str) -> Any:
         """Return a handle of a newer value in the arena without asking a host; None: there is none."""
         reader = self.reader
-        if reader is None or not reader.was_current():
+        if reader is None or not reader.may_be_read_alone():
             return None
         value = hold_value(reader, arenas.short_name(name, reader.name))
         return value if value is not None and value.generation > (self.generation or 0) else None

@@ -168,6 +168,7 @@ class Bell:
     def _close(self) -> None:
         self.announce()
         self._stop()
+        self._forget_end()
         self._ledger.close()
 
     def _stop(self) -> None:
@@ -188,9 +189,13 @@ class Bell:
     def _hang_up(self) -> None:
         if self._end is not None:
             self.loop.remove_reader(self._end.fileno())
+        self._forget_end()
+        self._hear_end()
+
+    def _forget_end(self) -> None:
+        if self._end is not None:
             self._end.close()
             self._end = None
-        self._hear_end()
 
     def _ring(self) -> None:
         """Wake those whose values have come; then take what owners have written, which nobody waits for."""

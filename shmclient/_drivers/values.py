@@ -50,15 +50,16 @@ class Values:
 
     def position(self) -> Position | None:
         """Return where the last value stands, if that is in an arena: a change there needs no host."""
-        return self._last if isinstance(self._last, Position) else None
+        last = self._last
+        return last if isinstance(last, Position) and last.reader.may_be_read_alone() else None
 
     def pending(self, is_alone: Callable[[Current], bool]) -> Any:
         """Return the next value if it is in an arena without a host; else it is asked for, to be the newest.
 
         `is_alone` says whether the last host left a region as the current one, and there is none now.
         """
-        last = self.position()
-        if last is None or not is_alone(last.reader.current):
+        last = self._last
+        if not isinstance(last, Position) or not is_alone(last.reader.current) or self.position() is None:
             return None
         held = last.reader._hold(last.name)
         return None if held is None or held.generation <= last.generation else last.take(held)

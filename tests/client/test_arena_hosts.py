@@ -15,7 +15,7 @@ import pytest
 
 import shmclient
 from shmclient._drivers.steps import Connect
-from support import Machine, count_descriptors, wait_until
+from support import Machine, count_descriptors, in_child, wait_until
 from takeover_support import line_of_hosts
 
 SIZE = 8 << 20
@@ -278,6 +278,28 @@ def test_close_of_follow_and_view_ends_a_wait_without_a_host(
     for future in futures:
         with pytest.raises((StopIteration, RuntimeError)):
             future.result(60)
+
+
+def test_child_of_a_fork_waits_for_the_next_host(
+    machine: Machine, arena: shmclient.Arena, reader: Reader
+) -> None:
+    """What its parent has mapped is not its own, so there is nothing that it could read without a host."""
+    with reader.client.follow("camera/x", wait=0.3) as values:
+        next(values)
+        machine.kill()
+        arena["x"] = b"1"
+
+        def child() -> None:
+            calls: list[Callable[[], object]] = [
+                lambda: next(values),
+                lambda: reader.view.wait("x", wait=0.1),
+                lambda: reader.client.get("camera/x", after=1, wait=0.1),
+            ]
+            for call in calls:
+                with pytest.raises(shmclient.WaitTimeout):
+                    call()
+
+        assert in_child(child) == 0
 
 
 def test_many_threads_move_to_the_next_arena(
