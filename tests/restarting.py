@@ -6,136 +6,27 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import re
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import shmclient
 from nursery import Nursery
-from seizing import FUTEX, Seized
+from seizing import Seized
 from shmhost.core import records
 from shmprotocol.errors import RegionNotFound, ShmError
 from shmprotocol.wire.query import Query
+from stores import Script
 from support import wait_until
 from telling import Known, Teller, Value
 
 HEARD = "heard"  # a name that a bystander holds all the time
 FIRST = 4096  # where the records of a state file begin
-TABLE = 1 << 17  # bytes of it that are looked at: more than there are
-STEPS = 150_000  # instructions without a store: as many as a whole put
 KINDS = ("anon_inode", "pipe")  # of descriptors that come and go
-Script = Callable[[Seized], bool]
-
-
-class Place(NamedTuple):
-    """A system call, told by its number: the n-th of these."""
-
-    kind: int
-    ordinal: int
-
-
-class Table:
-    """The state file of a host, as it is now."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._descriptor = -1
-
-    def read(self) -> bytes:
-        """Return its start; nothing, if there is no file."""
-        if self._descriptor < 0:
-            with contextlib.suppress(FileNotFoundError):
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._descriptor, TABLE, 0) if self._descriptor >= 0 else b""
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-
-# --- where a host is killed: each returns whether it stands there
-
-
-def at_call(point: int) -> Script:
-    """Stop a host at its n-th system call from now on; 0: nowhere."""
-
-    def stop(host: Seized) -> bool:
-        host.run(lambda _number: host.calls == point)
-        return not host.is_over
-
-    return stop
-
-
-class Walk:
-    """Notes where a host is between its stores to a table, as its system calls pass by."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._before = table.read()
-        self._seen = Counter[int]()
-        self.place = Place(0, 0)  # behind the last call
-
-    def passes(self, kind: int) -> bool:
-        """Take note of a system call, but of futex(2), which come as they like; whether there were stores."""
-        if kind != FUTEX:
-            self._seen[kind] += 1
-            self.place = Place(kind, self._seen[kind])
-        return self.has_changed()
-
-    def has_changed(self) -> bool:
-        """Whether the table is another than the last time."""
-        before, self._before = self._before, self._table.read()
-        return before != self._before
-
-
-def at_store(table: Table, point: Place, number: int) -> Script:
-    """Stop a host behind the n-th store to the table that follows a place, before the next system call."""
-
-    def stop(host: Seized) -> bool:
-        walk, count, last = Walk(table), 0, 0
-
-        def arrive(kind: int) -> bool:
-            walk.passes(kind)
-            return kind != FUTEX and walk.place == point
-
-        def look() -> bool:
-            nonlocal count, last
-            if walk.has_changed():
-                count, last = count + 1, host.instructions
-            return count == number or host.is_at_call() or host.instructions - last > STEPS
-
-        if point != Place(0, 0):
-            host.run(arrive)
-        host.step(look)
-        if count < number:
-            host.go_on()
-            host.run(lambda _kind: False)
-        return count == number
-
-    return stop
-
-
-def noting_stores(table: Table, places: list[Place]) -> Script:
-    """Stop a host nowhere, and note the places behind which it has written to the table."""
-
-    def stop(host: Seized) -> bool:
-        walk = Walk(table)
-
-        def look(kind: int) -> bool:
-            last = walk.place
-            if walk.passes(kind):
-                places.append(last)
-            return False
-
-        host.run(look)
-        if walk.has_changed():
-            places.append(walk.place)
-        return False
-
-    return stop
 
 
 class Killer:
@@ -257,7 +148,14 @@ class Scene:
             "ledgers": measured.ledgers,
             "accounts": measured.accounts,
             "descriptors": self._descriptors(),
+            "files": self._files(),
         }
+
+    def _files(self) -> list[str]:
+        """Return the names of the host in /dev/shm."""
+        lock = os.stat(f"{self.hosts.path}.lock")
+        prefix = f"shmhost-{lock.st_dev:x}-{lock.st_ino:x}"
+        return [name for name in os.listdir("/dev/shm") if re.split(r"\.|-new", name)[0] == prefix]
 
     def _descriptors(self) -> list[str]:
         folder, kinds = f"/proc/{self.hosts.pid}/fd", []

@@ -34,7 +34,7 @@ class Returned(NamedTuple):
 class Expected:
     """The regions that may come back. `forget` and `retire` note for a successor what became of one.
 
-    `leave` is called for each that has lost its name, and has had no other: what stands under it must go.
+    `leave` is called for each that has lost its name: what stands under that must go.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Expected:
         entry = self._records.get(number)
         return entry[0] if entry is not None else None
 
-    def has_name(self, name: str) -> bool:
-        """Whether a region may come back that is the current one of this name."""
-        return name in self._current
+    def has_object(self, name: str, device: int, inode: int) -> bool:
+        """Whether a region may get this name back that has this object."""
+        return any(record.identity[:2] == (device, inode) for record in self._current.get(name, ()))
 
     def newest(self, name: str) -> Record | None:
         """Return the newest region that may get this name back."""
@@ -118,6 +118,7 @@ class Expected:
             if record.generation < region.generation:
                 self._drop_name(record)
                 self._retire_record(record, State.SUPERSEDED)
+                self.leave(record)
 
     def clear(self) -> list[Record]:
         """Forget all: their addresses are free. Return the newest of each name that nobody has now."""

@@ -73,16 +73,21 @@ class ShmNames:
             if _identity(path.lstat()) == identity:
                 self._files[path] = identity
 
-    def sweep(self, is_expected: Callable[[str], bool]) -> None:
-        """Remove what an earlier host of this prefix left; what may come back is taken for this one's."""
+    def sweep(self, is_expected: Callable[[str, int, int], bool]) -> None:
+        """Remove what an earlier host of this prefix left; what may come back is taken for this one's.
+
+        `is_expected` gets a name, and the device and inode of its object: one that was given its name just
+        before the host was killed was never published.
+        """
         count = 0
         with contextlib.suppress(FileNotFoundError), os.scandir(SHM_FOLDER) as entries:
             for entry in entries:
                 prefix, _, name = entry.name.partition(".")
                 if prefix not in (self._prefix, f"{self._prefix}{_NEW}") or not _is_of_this_user(entry):
                     continue
-                if prefix == self._prefix and is_expected(unquote(name)):
-                    self._files[SHM_FOLDER / entry.name] = _identity(entry.stat(follow_symlinks=False))
+                identity = _identity(entry.stat(follow_symlinks=False))
+                if prefix == self._prefix and is_expected(unquote(name), *identity):
+                    self._files[SHM_FOLDER / entry.name] = identity
                 else:
                     count += _is_removed(entry)
         if count:

@@ -45,7 +45,7 @@ def names_of(lock: Lock) -> ShmNames:
 def find_names(lock: Lock, hub: Hub) -> ShmNames:
     """Return the names in /dev/shm, without those of a predecessor that nobody can hand back."""
     names = names_of(lock)
-    names.sweep(hub.expected.has_name if hub.expected else _no_name)
+    names.sweep(hub.expected.has_object if hub.expected else _nothing)
     _take_returns(hub, names)
     return names
 
@@ -65,7 +65,7 @@ def _take_returns(hub: Hub, names: ShmNames) -> None:
     hub.expected.leave = leave
 
 
-def _no_name(_name: str) -> bool:
+def _nothing(_name: str, _device: int, _inode: int) -> bool:
     return False
 
 

@@ -84,7 +84,7 @@ def test_sweep_removes_the_files_of_its_prefix_but_for_those_that_are_expected(p
     names, other = ShmNames(prefix), ShmNames(f"{prefix}0")
     expected = published(names, "a/b")
     memories = [published(names), PosixShm("y", 8192, names), published(other), expected]
-    ShmNames(prefix).sweep(lambda name: name == "a/b")
+    ShmNames(prefix).sweep(lambda name, _device, _inode: name == "a/b")
     assert sorted(SHM_FOLDER.glob(f"{prefix}*")) == sorted([names.path_of("a/b"), other.path_of("x")])
     for memory in memories:
         memory.close()
@@ -108,7 +108,7 @@ def test_sweep_leaves_what_others_put_there(prefix: str, caplog: pytest.LogCaptu
     path = names.path_of("x")
     assert as_nobody(path.touch) == 0
     names.path_of("y").mkdir()
-    names.sweep(lambda _name: False)
+    names.sweep(lambda _name, _device, _inode: False)
     assert path.exists()
     assert caplog.records == []
     path.unlink()
@@ -130,6 +130,31 @@ def test_names_that_a_killed_host_left_are_free_after_a_start(machine: Machine, 
         shm.put("x", b"2", backend="shm").close()
         assert len(files_of(machine.path)) == 1
         shm.unlink("x")
+        wait_until(lambda: not files_of(machine.path))
+
+
+def test_file_of_a_publish_that_a_kill_cut_off_is_gone_at_the_next_start(machine: Machine) -> None:
+    """A host is killed between giving an object its name and noting it: the older one is the current one."""
+    with shmclient.connect(machine.path) as shm, shm.put("x", b"1", backend="shm") as held:
+        (path,) = files_of(machine.path)
+        machine.kill()
+        never_published = path.with_name(f"{path.name}-2")
+        never_published.write_bytes(b"2")
+        never_published.rename(path)
+        machine.start()
+        assert files_of(machine.path) == []
+        assert bytes(shm.get("x", wait=30)) == b"1"
+        assert held.is_current()
+        shm.put("x", b"3", backend="shm").close()
+        assert len(files_of(machine.path)) == 1
+
+
+def test_file_goes_when_a_put_takes_the_name_of_a_region_that_is_not_back(machine: Machine) -> None:
+    with shmclient.connect(machine.path) as shm:
+        shm.put("x", b"1", backend="shm").close()
+        machine.restart()
+        assert len(files_of(machine.path)) == 1
+        shm.put("x", b"2").close()
         wait_until(lambda: not files_of(machine.path))
 
 

@@ -23,13 +23,14 @@ import pytest
 import restart_operations
 import restarting
 from nursery import Nursery, nursery
-from restarting import Killer, Scene, Script, Table, at_call, at_store, kill, kill_starting, noting_stores
+from restarting import Killer, Scene, kill, kill_starting
 from seizing import can_step
 from shmprotocol.wire.query import Query
+from stores import Place, Script, Table, at_call, at_store, noting_stores
 from support import Machine
 
 FEW, MANY = 2, 150  # places in an operation
-STORED = ("put_small", "put_small_without_holding", "unlink", "chmod", "put_large", "own_arena")
+STORED = ("put_small", "put_small_without_holding", "unlink", "chmod", "put_large")
 COUNTS = (1, 100, 1000)  # of names
 ROUNDS = 20
 needs_steps = pytest.mark.skipif(not can_step, reason="the registers are those of x86-64")
@@ -71,7 +72,7 @@ def try_calls(run: Run, limit: int) -> None:
 
 def try_stores(path: str, run: Run, limit: int | None = None) -> int:
     """Kill a host behind each store to its table in a run; return how many there were."""
-    places: list[restarting.Place] = []
+    places: list[Place] = []
     with contextlib.closing(Table(path)) as table:
         run(noting_stores(table, places))
     count = 0
