@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from shmhost.core.heritage import (
@@ -33,6 +33,7 @@ from shmhost.core.state_records import STATE_FORM
 from shmhost.core.window import Span
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard
+from shmhost.machine.peers import peer_of
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile
 from shmhost.serving import parcels
@@ -42,7 +43,7 @@ from shmhost.serving.link import Link
 from shmhost.serving.moving import resume_link
 from shmhost.serving.old_boards import OldBoards
 from shmhost.settings.config import Config
-from shmprotocol.errors import HostError, ShmError, Unsupported
+from shmprotocol.errors import AccessDenied, HostError, ShmError, Unsupported
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import Owned, close_all
 from shmprotocol.wire.query import Query
@@ -71,28 +72,41 @@ MakeBoard = Callable[[int], SharedBoard | None]
 class Heritage:
     """All that another host has, and the connection to it. Owns the descriptors until they are taken."""
 
-    def __init__(self, sock: socket.socket, data: bytes, owned: Owned) -> None:
+    def __init__(self, path: str, sock: socket.socket, data: bytes, owned: Owned) -> None:
+        self._path = path
         self._socket = sock
+        self.record = unpack(data)
         self._fds = dict(enumerate(owned))
         owned.clear()
-        self.record = unpack(data)
 
     def take(self, index: int) -> int:
-        """Return a descriptor by its index, which is the caller's from then on; -1 for -1. Once for each."""
-        return self._fds.pop(index) if index >= 0 else -1
+        """Return a descriptor by its index, which is the caller's from then on; -1 for -1. Once for each.
+
+        HostError: the other host has sent none.
+        """
+        if index < 0:
+            return -1
+        if index not in self._fds:
+            raise HostError(f"it sent no descriptor {index}, or means two things by it")
+        return self._fds.pop(index)
 
     def share(self, socket_file: SocketFile) -> socket.socket | None:
-        """Give its socket and lock to a socket file; return the listener if that is a service manager's."""
-        listener = socket.socket(fileno=self.take(self.record.listener))
-        listener.setblocking(False)
-        self._socket_file = socket_file
-        socket_file.share(listener, self.take(self.record.lock))
-        return listener if self.record.is_inherited else None
+        """Give its socket and lock to a socket file; return the listener if that is a service manager's.
+
+        HostError: they are something else.
+        """
+        with _explained(self._path):
+            listener = socket.socket(fileno=self.take(self.record.listener))
+            listener.setblocking(False)
+            self._socket_file = socket_file
+            socket_file.share(listener, self.take(self.record.lock))
+            return listener if self.record.is_inherited else None
 
     def metrics(self, address: str) -> tuple[int, ...]:
         """Return the descriptors of its metrics, if they are served at this address; else they are closed."""
-        its_address, indices = self.record.metrics
-        return tuple(map(self.take, indices)) if its_address == address else ()
+        with _explained(self._path):
+            its_address, indices = self.record.metrics
+            return tuple(map(self.take, indices)) if its_address == address else ()
 
     def detach(self) -> socket.socket:
         """Return the connection to the other host, which says nothing more and ends; the caller closes it."""
@@ -112,20 +126,37 @@ class Heritage:
 
 
 def request(config: Config) -> Heritage:
-    """Ask the host at the socket of a config for all that it has. HostError: it refuses, or there is none."""
+    """Ask the host at the socket of a config for all that it has.
+
+    HostError: it refuses, or there is none; or it is another user's, who could have this one remove any file
+    and keep any descriptor; or what it says cannot be understood.
+    """
     package = importlib.metadata.version("shmhost")
     query = Query(config.socket_path, SETTLE_S + ANSWER_S, f"shmhost {package}, its successor")
-    try:
+    with _explained(config.socket_path):
         query.__enter__()
         if query.version < m.HANDOVER_VERSION:
             raise Unsupported(f"it speaks version {query.version} of the protocol, without takeovers")
         query.ask(m.Takeover(2, STATE_FORM, package, config.windows), m.Done)
         sock = query.detach()
+        _check_user(peer_of(sock).uid)
         sock.settimeout(ANSWER_S)
         sock.sendall(START)
-        return Heritage(sock, *parcels.receive(sock))
-    except (ShmError, OSError) as error:
-        raise HostError(f"cannot take over the host at {config.socket_path}: {error}") from error
+        return Heritage(config.socket_path, sock, *parcels.receive(sock))
+
+
+def _check_user(uid: int) -> None:
+    if uid not in (0, os.geteuid()):
+        raise AccessDenied(f"it is of uid {uid}, and this is uid {os.geteuid()}: take over as uid {uid}")
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raise a HostError for whatever another host can be the cause of: it may say anything."""
+    try:
+        yield
+    except (ShmError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise HostError(f"cannot take over the host at {path}: {error}") from error
 
 
 def settle(heritage: Heritage, parts: Parts) -> None:
@@ -202,7 +233,7 @@ def _adopt_links(heritage: Heritage, parts: Parts) -> tuple[list[Link], list[Are
 
 
 def _give_up(error: BaseException) -> NoReturn:
-    is_bug = not isinstance(error, OSError)
+    is_bug = not isinstance(error, OSError | HostError)
     LOG.error("cannot take over, so the other host serves on: %s", error, exc_info=is_bug)
     logging.shutdown()
     os._exit(1)

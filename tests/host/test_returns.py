@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import select
-import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import shmclient
+from foreign import KINDS, passable
 from shmprotocol.errors import RegionNotFound
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -173,26 +173,6 @@ def descriptors_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def foreign() -> dict[str, int]:
-    """Make a descriptor of each foreign kind."""
-    reader, writer = os.pipe()
-    os.close(writer)
-    left, right = socket.socketpair()
-    right.close()
-    return {
-        "pipe": reader,
-        "socket": left.detach(),
-        "epoll": select.epoll().fileno(),
-        "folder": os.open("/", os.O_RDONLY),
-        "path": os.open("/etc/hostname", os.O_PATH),
-        "file": os.open("/proc/self/maps", os.O_RDONLY),
-        "device": os.open("/dev/null", os.O_RDWR),
-        "eventfd": os.eventfd(0),
-        "pidfd": os.pidfd_open(os.getpid()),
-        "unsealed": os.memfd_create("x"),
-    }
-
-
 def test_descriptors_of_foreign_kinds_are_refused_and_closed(machine: Machine) -> None:
     put(machine.path, "x", b"1")
     with holding(machine.path, "x") as (held,):
@@ -201,15 +181,31 @@ def test_descriptors_of_foreign_kinds_are_refused_and_closed(machine: Machine) -
         assert child is not None
         with RawPeer(machine.path) as peer:
             before = descriptors_of(child.pid)
-            epoll = select.epoll()  # which `foreign` would close
-            others = foreign() | {"epoll": os.dup(epoll.fileno())}
-            try:
-                grants = hand_back(peer, *[(held.grant.region, number) for number in others.values()])
-            finally:
-                close_all(set(others.values()))
+            with ExitStack() as stack:
+                others = [KINDS[kind](stack) for kind in passable()]
+                others.append(peer.socket.fileno())  # the connection itself
+                grants = hand_back(peer, *[(held.grant.region, number) for number in others])
             assert [grant.lease for grant in grants] == [0] * len(others)
             wait_until(lambda: descriptors_of(child.pid) == before)
             assert hand_back(peer, (held.grant.region, held.descriptor))[0].lease
+
+
+def test_descriptors_of_foreign_kinds_are_refused_in_place_of_each_object(machine: Machine) -> None:
+    with shmclient.connect(machine.path) as shm:
+        shm.put("full", b"1" * 5000).close()
+        shm.put("shm", b"1", backend="shm").close()
+        with shm.create("writer", 100, seal="writer"):
+            pass
+    with holding(machine.path, "full", "shm", "writer") as regions:
+        machine.restart()
+        with RawPeer(machine.path) as peer:
+            for kind in passable():
+                with ExitStack() as stack:
+                    other = KINDS[kind](stack)
+                    grants = hand_back(peer, *[(held.grant.region, other) for held in regions])
+                    assert [grant.lease for grant in grants] == [0] * 3, kind
+            right = hand_back(peer, *[(held.grant.region, held.descriptor) for held in regions])
+            assert all(grant.lease for grant in right)
 
 
 def test_writable_descriptor_comes_back_as_one_that_cannot_write(machine: Machine) -> None:
