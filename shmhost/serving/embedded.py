@@ -22,6 +22,7 @@ from typing import NoReturn
 
 import anyio
 
+from shmhost.machine.abandoned import FOLDER_PREFIX, SOCKET, remove_abandoned
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import WINDOWS, Config, default_budget
 
@@ -169,16 +170,18 @@ def start(
     Works in a script, in a notebook, and while an event loop runs in this thread. Without `socket_path` the
     socket lies in a new private folder, in $XDG_RUNTIME_DIR or the folder for temporary files. A process that
     is killed leaves that folder behind, and so does one that a signal ends which it does not handle, such as
-    SIGTERM. `budget` is how many bytes all regions may have, by default 80% of the machine's or cgroup's
-    memory less 32 MiB; a window is (base, size); `metrics` is a port of this machine or the path of another
-    socket.
+    SIGTERM; the next host of this kind removes it a minute later, and its files in /dev/shm.
+    `budget` is how many bytes all regions may have, by default 80% of the machine's or cgroup's memory less
+    32 MiB; a window is (base, size); `metrics` is a port of this machine or the path of another socket.
 
     HostError: it cannot start. InvalidArgument: a setting is wrong.
     """
     folder = None
     if socket_path is None:
-        folder = tempfile.mkdtemp(prefix="shmhost-", dir=_runtime_folder())
-        socket_path = os.path.join(folder, "host.sock")
+        parent = _runtime_folder() or tempfile.gettempdir()
+        remove_abandoned(parent)
+        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
+        socket_path = os.path.join(folder, SOCKET)
     try:
         config = Config(
             socket_path=os.fspath(socket_path),

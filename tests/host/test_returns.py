@@ -206,6 +206,9 @@ def test_descriptors_of_foreign_kinds_are_refused_in_place_of_each_object(machin
                     assert [grant.lease for grant in grants] == [0] * 3, kind
             right = hand_back(peer, *[(held.grant.region, held.descriptor) for held in regions])
             assert all(grant.lease for grant in right)
+        with shmclient.connect(machine.path) as shm:
+            shm.unlink("shm")
+            wait_until(lambda: shm.stat("full").leases == 0)
 
 
 def test_writable_descriptor_comes_back_as_one_that_cannot_write(machine: Machine) -> None:

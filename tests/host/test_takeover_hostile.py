@@ -207,6 +207,9 @@ def estate(line: Line) -> Iterator[Estate]:
         yield Estate(successor.data, list(successor.owned), line)
         line.child.send_signal(signal.SIGCONT)
         successor.die()
+        with shmclient.connect(line.path) as cleaner:
+            cleaner.unlink("shm")
+            cleaner.list()
 
 
 def inherit(estate: Estate, path: Path, data: bytes, fds: Sequence[int]) -> None:
