@@ -46,5 +46,5 @@ def _remove(entry: os.DirEntry[str]) -> None:
         os.close(lock)
 
 
-def _no_name(_name: str) -> bool:
+def _no_name(_name: str, _device: int, _inode: int) -> bool:
     return False

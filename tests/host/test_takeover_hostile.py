@@ -249,12 +249,12 @@ def test_successor_closes_what_it_gets_but_nobody_mentions(estate: Estate, folde
 def test_successor_ends_or_serves_whatever_descriptors_it_gets(estate: Estate, folder: Path) -> None:
     kinds = passable()
     assert len(estate.fds) > 15
-    for place in range(len(estate.fds)):
-        for kind in kinds if IS_LONG else [kinds[place % len(kinds)]]:
+    for index in range(len(estate.fds)):
+        for kind in kinds if IS_LONG else [kinds[index % len(kinds)]]:
             with ExitStack() as stack:
                 fds = list(estate.fds)
-                fds[place] = KINDS[kind](stack)
-                print(f"{kind} as descriptor {place}", flush=True)
+                fds[index] = KINDS[kind](stack)
+                print(f"{kind} as descriptor {index}", flush=True)
                 inherit(estate, folder / "p", estate.data, fds)
 
 
