@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -230,6 +230,24 @@ class ArenaPeer(RawPeer):
         super().close()
         while self._owned:
             self._owned.pop().close()
+
+
+class Sleepers:
+    """The places for sleepers in the ledger of a client that reads, which has none taken now."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self._first = self._free()
+
+    def _free(self) -> int:
+        """Return the first free place."""
+        slot: int = self._reader._arm(None)
+        self._reader._disarm(slot)
+        return slot
+
+    def count(self) -> int:
+        """Return how many are taken in a row."""
+        return (self._free() - self._first) // 8
 
 
 def stat(peer: ArenaPeer, name: str = "camera") -> m.RegionInfo:

@@ -16,6 +16,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
+from arena_support import Sleepers
 from shmclient import Arena
 from support import WatchedHost
 
@@ -54,7 +55,7 @@ class Other:
         while not self.reader.is_attended:  # the time may be over before the host is told
             with pytest.raises(shmclient.WaitTimeout):
                 await self.view.wait("x", after=NEVER, wait=0.01)
-        self._first = self._free()
+        self._sleepers = Sleepers(self.reader)
         self.follow = self.client.follow("camera/x")
         assert bytes(await anext(self.follow)) == b"1"
         self.generation = self.view.open("x").generation
@@ -66,14 +67,8 @@ class Other:
 
         self.client._drive = note  # type: ignore[method-assign]
 
-    def _free(self) -> int:
-        slot: int = self.reader._arm(None)
-        self.reader._disarm(slot)
-        return slot
-
     def sleepers(self) -> int:
-        """Return how many places among the sleepers in the ledger are taken in a row."""
-        return (self._free() - self._first) // 8
+        return self._sleepers.count()
 
     async def rested(self, count: int) -> None:
         await until(lambda: self.sleepers() == count)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import shmclient
+from arena_support import Sleepers
 from shmclient import Arena
 from support import WatchedHost, in_child, wait_until
 
@@ -36,19 +37,13 @@ class Other:
         while not self.reader.is_attended:  # the time may be over before the host is told
             with pytest.raises(shmclient.WaitTimeout):
                 self.view.wait("x", after=NEVER, wait=0.01)
-        self._first = self._free()
+        self._sleepers = Sleepers(self.reader)
         self.follow = self.client.follow("camera/x")
         assert bytes(next(self.follow)) == b"1"
         self.generation = self.view.open("x").generation
 
-    def _free(self) -> int:
-        """Return the first free place among the sleepers in the ledger."""
-        slot: int = self.reader._arm(None)
-        self.reader._disarm(slot)
-        return slot
-
     def sleepers(self) -> int:
-        return (self._free() - self._first) // 8
+        return self._sleepers.count()
 
     def roads(self) -> dict[str, Next]:
         """Return the ways to wait for what is newer than the first value."""
