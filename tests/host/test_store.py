@@ -78,6 +78,9 @@ def test_names_that_nobody_holds_outlive_their_host(end: int, systemd: Service) 
     assert len(before) == 6
     systemd.restart(end)
     assert regions(systemd) == before
+    with shmclient.connect(systemd.path) as shm, shm.open("file") as region:
+        inode = os.fstat(region.fileno()).st_ino
+        assert inode in {entry.inode() for entry in os.scandir("/dev/shm")}
     settle(systemd)
     put(systemd, bytes=b"next")
     with shmclient.connect(systemd.path) as shm:
@@ -155,6 +158,21 @@ def test_superseded_region_comes_back_from_its_client_alone(end: int, plain: Ser
         assert bytes(shm.get("x")) == b"2"
         assert bytes(older.data) == b"1"
         assert not older.is_current()
+
+
+def test_kill_loses_at_most_what_was_put_last(plain: Service) -> None:
+    """And brings no older value back in its place."""
+    for number in range(5):
+        put(plain, **{f"{number}-{name}": b"%d" % number * 3000 for name in "abc"})
+        settle(plain)
+        with shmclient.connect(plain.path) as shm:
+            for value in range(100 * number + 1):
+                shm.put("hot", b"%d" % value).close()
+            plain.end()
+        plain.start()
+        back = {name: value for name, (_, value) in regions(plain).items()}
+        assert back.pop("hot", b"%d" % (100 * number)) == b"%d" % (100 * number)
+        assert back == {f"{each}-{name}": b"%d" % each * 3000 for each in range(number + 1) for name in "abc"}
 
 
 def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(plain: Service) -> None:
