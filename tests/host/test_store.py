@@ -112,7 +112,7 @@ def test_many_restarts_lose_and_leak_nothing(plain: Service) -> None:
     settle(plain)
     before = regions(plain)
     plain.restart()
-    descriptors = plain.descriptors()
+    descriptors = plain.idle_descriptors()
     for number in range(6):
         plain.restart(signal.SIGTERM if number % 3 == 0 else signal.SIGKILL)
         assert regions(plain) == before
@@ -312,7 +312,7 @@ def test_foreign_entries_are_refused_and_removed(folder: Path) -> None:
         put(each, a=b"1", b=b"2")
         settle(each)
         each.restart()
-        before, descriptors = regions(each), each.descriptors()
+        before, descriptors = regions(each), each.idle_descriptors()
         each.end()
         good = dict(each.entries)
         first, second = sorted(good)
