@@ -132,7 +132,7 @@ class Predecessor:
             self.listener.shutdown(socket.SHUT_RDWR)  # if no successor has come
         self._thread.join()
         self.listener.close()
-        os.unlink(self._path)
+        Path(self._path).unlink(missing_ok=True)  # a successor that fails after GO removes it at its end
 
     def wait(self) -> None:
         self._thread.join(30)
