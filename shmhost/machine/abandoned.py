@@ -1,4 +1,4 @@
-"""What killed hosts have left that had folders of their own, at whose paths nobody starts again.
+"""Leftovers of killed hosts that had folders of their own, at whose paths nobody starts again.
 
 A folder is taken only if its lock can be: then no host lives there, and none can start. The names in /dev/shm
 that go with it are those that this lock identifies.
