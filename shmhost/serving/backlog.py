@@ -1,23 +1,27 @@
-"""Bytes that wait in the host until slow clients read, in the account of their uid. Sends nothing.
+"""Bytes and descriptors that wait in the host until slow clients read, in their uid's account. Sends nothing.
 
 A frame is charged when it is queued, and until its memory is free. Where the share of a uid has no room for
 one, the connection of that uid with the most bytes is ended. Its bytes are freed a little later: what is
-queued in their place until then is over the share, but never by more than these.
+queued in their place until then is over the share, but never by more than these. Where there is no room for
+copies of descriptors, nothing is queued, and the request is refused.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from shmhost.core.holders import users_of
 from shmhost.core.shares import Share, ShareExceeded
+from shmprotocol.wire import descriptors
 
 
 class Backlogs:
-    """The backlogs of all connections of one uid. `counter` is the account's share of bytes."""
+    """The backlogs of all connections of one uid. Its shares are of bytes, and of descriptors: `files`."""
 
-    def __init__(self, counter: Share) -> None:
+    def __init__(self, counter: Share, files: Share) -> None:
         self.counter = counter
+        self.files = files
         self._serving: set[Backlog] = set()  # those with bytes, whose connections are not ended
         self._ending = 0  # bytes of connections that were ended, and are still in memory
         self._over = 0  # bytes that were taken beyond the share; at most `_ending`
@@ -74,6 +78,27 @@ class Backlog:
     def shrink(self, size: int) -> None:
         """Give bytes back that were sent or freed."""
         self._backlogs.shrink(self, size)
+
+    def take_files(self, count: int) -> None:
+        """Take descriptors of the host. OSError, as where it has none left: its uid may have no more."""
+        try:
+            self._backlogs.files.take(count)
+        except ShareExceeded as error:
+            raise OSError(errno.EMFILE, f"{error}{users_of(error.pool)}") from None
+
+    def add_files(self, count: int) -> None:
+        """Take descriptors that are there already."""
+        self._backlogs.files.add(count)
+
+    def give_files(self, count: int) -> None:
+        """Give descriptors back."""
+        self._backlogs.files.give(count)
+
+    def close_files(self, copies: list[int]) -> None:
+        """Close copies, and give them back."""
+        if copies:
+            descriptors.close_all(copies)
+            self.give_files(len(copies))
 
     def close(self) -> None:
         """Note that the connection is closed, and that its bytes are going to be freed."""

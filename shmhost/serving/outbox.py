@@ -109,6 +109,7 @@ class Outbox:
         self._unread.resume(*unread)
         for data, fds in queue:
             self.queue.append((data, fds))
+            self._backlog.add_files(len(fds))
             self._backlog.grow(len(data) + FRAME_OVERHEAD)
         if self.queue:
             self._start_stall()
@@ -209,7 +210,7 @@ class Outbox:
             if sent == 0:
                 return
             self.queue.popleft()
-            descriptors.close_all(fds)
+            self._backlog.close_files(fds)
             if sent < len(data):
                 self.queue.appendleft((data[sent:], []))
                 self._backlog.shrink(sent)
@@ -231,7 +232,12 @@ class Outbox:
     def _add(self, rest: bytes, fds: Sequence[int]) -> None:
         if self._backlog.is_ended:  # the connection is about to be closed
             return
-        copies = _copies(fds)
+        self._backlog.take_files(len(fds))
+        try:
+            copies = _copies(fds)
+        except OSError:
+            self._backlog.give_files(len(fds))
+            raise
         self._start_stall()
         self.queue.append((rest, copies))
         self._backlog.grow(len(rest) + FRAME_OVERHEAD)
@@ -283,6 +289,6 @@ def _discarding(queue: deque[tuple[bytes, list[int]]], backlog: Backlog) -> Iter
     while queue:
         for _ in range(min(DISCARDED, len(queue))):
             data, fds = queue.popleft()
-            descriptors.close_all(fds)
+            backlog.close_files(fds)
             backlog.shrink(len(data) + FRAME_OVERHEAD)
         yield

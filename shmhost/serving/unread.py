@@ -52,11 +52,11 @@ class Flight:
         return self._of(uid, self._owners, self._accounts.of(uid).unread_by_owners)
 
     def _of(self, uid: int, shares: WeakValueDictionary[int, Share], counter: Counter) -> Share:
-        share = shares.get(uid)
+        share, account = shares.get(uid), self._accounts.of(uid)
         if share is None:
-            share = shares[uid] = Share(self, counter, Backlogs(self._accounts.of(uid).queued))
+            share = shares[uid] = Share(self, counter, Backlogs(account.queued, account.files))
         share.counter = counter  # another, if the account was closed and opened again
-        share.backlogs.counter = self._accounts.of(uid).queued  # likewise
+        share.backlogs.counter, share.backlogs.files = account.queued, account.files  # likewise
         self._last = share  # a uid that connects again and again keeps its own
         return share
 

@@ -128,6 +128,38 @@ def test_limit_of_a_policy_is_exact_and_named(users: Users) -> None:
     bob.shrink(1001)
 
 
+def test_copies_of_descriptors_are_charged_and_refused_over_the_limit() -> None:
+    async def fill(ours: socket.socket, others: socket.socket) -> list[int]:
+        accounts, turns = Accounts(Totals(1), privileged=()), Turns()
+        flight = Flight(accounts)
+        alice, bob = (
+            Outbox(sock, flight.share(uid), turns.of(uid), lambda: None, pytest.fail)
+            for uid, sock in ((ALICE, ours), (BOB, others))
+        )
+        accounts.of(ALICE).files.restrict(64, "a rule")
+        for outbox in (alice, bob):
+            while outbox.is_empty:
+                outbox.send(bytes(50_000), ())
+            outbox.send(b"at the limit", [0] * 64)
+        bob.send(b"another share", [0])
+        with pytest.raises(OSError, match=r"over the 64 that a rule gives uid 7, .* uid 8 has 65, uid 7 has"):
+            alice.send(b"over it", [0])
+        used = [accounts.of(uid).files.used for uid in (ALICE, BOB)]
+        await asyncio.sleep(0)
+        for outbox in (alice, bob):
+            outbox.close(lambda: None)
+        turns.finish()
+        assert accounts.in_use() == {}
+        return used
+
+    ours, theirs = socket.socketpair()
+    others, readers = socket.socketpair()
+    with ours, theirs, others, readers:
+        for sock in (ours, others):
+            sock.setblocking(False)
+        assert asyncio.run(fill(ours, others)) == [64, 65]
+
+
 def test_bytes_are_charged_until_their_memory_is_free_and_nothing_more_is_queued() -> None:
     async def fill(ours: socket.socket) -> list[int]:
         accounts, turns = Accounts(Totals(1)), Turns()
