@@ -34,6 +34,7 @@ from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import QuotaExceeded
 from shmprotocol.kernel.board import LINE_SIZE, size_of
 from shmprotocol.wire import messages as m
+from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.names import LEDGER_SIZE, State
 
 WINDOWS = ((1 << 40, 9 * STEP), (1 << 41, 12 * STEP))  # so few that addresses run out
@@ -106,8 +107,9 @@ class Model:
         return held
 
     def _hand_back(self, client: Client, regions: dict[int, tuple[int, int]]) -> None:
-        fds = [fd for _, fd in regions.values()]
+        fds = [os.dup(fd) for _, fd in regions.values()]
         client.session.handle(m.Restore(1, tuple(regions)), fds)
+        close_all(fds)
         for number, (address, _) in regions.items():
             region = self.registry.regions.get(number)
             assert region is None or region.span.address == address, "what is back is where it was"

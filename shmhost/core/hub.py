@@ -105,6 +105,9 @@ class Returnables(Protocol):
     def examine(self, descriptor: int) -> Returned | None:
         """Describe an object; None if it is not one of memory. Waits for nobody."""
 
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor of an object of which the host has another one: nothing is freed by that."""
+
     def adopt(self, record: Record, descriptor: int) -> MemoryObject:
         """Return the object of a region; the descriptor stays the caller's. OSError."""
 

@@ -6,7 +6,7 @@ back before, or that this host has made, is the client's to use again by the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from shmhost.core.expected import Expected, Returned, is_of
 from shmhost.core.hub import Returnables
@@ -36,18 +36,21 @@ class Returns:
         self._leases = leases
         self._tell = tell
 
-    def restore(self, request: m.Restore, descriptors: Sequence[int]) -> bool:
+    def restore(self, request: m.Restore, descriptors: list[int]) -> bool:
         """Take regions back, each or not; the reply is Restored. Return whether the client has one now.
 
-        The descriptors stay the caller's.
+        The descriptors of those are closed; the others stay in the list, and the caller's.
         """
         if len(request.regions) > MAX_RESTORED:
             raise InvalidArgument(f"{len(request.regions)} regions are over the {MAX_RESTORED} of a Restore")
         back: list[Region] = []
         grants = []
-        for number, descriptor in zip(request.regions, descriptors, strict=False):
+        for number, descriptor in zip(request.regions, descriptors[:], strict=False):
             region = self._find(number, descriptor, back)
             grants.append(self._grant(region) if region is not None else refusal(number))
+            if region is not None:
+                descriptors.remove(descriptor)
+                self._machine.close(descriptor)
         grants += map(refusal, request.regions[len(grants) :])  # this process had no room for descriptors
         try:
             self._leases.send(m.Restored(request.id, tuple(grants)), grants, ())

@@ -7,7 +7,7 @@ and interests of the client are in the modules of these names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
 
 from shmhost.core import absent, filled_puts, small_puts
@@ -80,7 +80,7 @@ class Session:
         self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests(self._account.listening)
         self.end: Callable[[str], object] = lambda _why: None  # ends the connection, in a moment
-        self._descriptors: Sequence[int] = ()  # of the message that is being handled
+        self._descriptors: list[int] = []  # of the message that is being handled
 
     @property
     def version(self) -> int:
@@ -92,12 +92,12 @@ class Session:
         """The number of waits and watches of the client."""
         return len(self._interests)
 
-    def handle(self, message: m.Message, descriptors: Sequence[int] = ()) -> Steps | None:
+    def handle(self, message: m.Message, descriptors: list[int] | None = None) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go.
 
-        Descriptors that came with it stay the caller's, who closes them then.
+        Descriptors that came with it stay the caller's, who closes those that are left in the list then.
         """
-        self._descriptors = descriptors
+        self._descriptors = [] if descriptors is None else descriptors
         if not self._greeted:
             self._hello(message)
             return None

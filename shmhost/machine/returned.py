@@ -32,6 +32,10 @@ class Returnables:
         except OSError:  # a socket, a pipe, O_PATH, a file of another kind
             return None
 
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor of an object of which the host has another one: nothing is freed by that."""
+        os.close(descriptor)
+
     def adopt(self, record: Record, descriptor: int) -> MemoryObject:
         """Return the object of a region; the descriptor stays the caller's. OSError."""
         reader = _read_only(descriptor)

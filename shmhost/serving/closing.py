@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import socket
 import struct
 import termios
@@ -17,20 +16,12 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
+from shmhost.serving.foreign import Foreign
+
 LOG = logging.getLogger("shmhost")
 
 MAX_THREADS = 8  # an honest client that leaves unread bytes behind needs one for microseconds
 MAX_PENDING = 64  # sockets, each with a descriptor of this process: a small part of the usual 1,024
-
-
-class _Descriptor:
-    """A descriptor that is closed as a socket is."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def close(self) -> None:
-        os.close(self._number)
 
 
 class Closer:
@@ -41,9 +32,10 @@ class Closer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # held for a few instructions, by the loop as well
-        self._waiting: deque[socket.socket | _Descriptor] = deque()
+        self._waiting: deque[socket.socket] = deque()
         self._threads: set[threading.Thread] = set()
         self.pending: int = 0  # sockets that are not closed yet
+        self.foreign: Foreign = Foreign()  # closes single descriptors that came
 
     @property
     def is_full(self) -> bool:
@@ -69,16 +61,6 @@ class Closer:
             self.close(sock)
         yield
 
-    def close_descriptors(self, numbers: list[int]) -> None:
-        """Close descriptors that came from a peer, in a thread: of whatever kind they are."""
-        if not numbers:
-            return
-        with self._lock:
-            self.pending += len(numbers)
-            self._waiting += map(_Descriptor, numbers)
-            if len(self._threads) < MAX_THREADS:
-                self._start()
-
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="shmhost closer", daemon=True)
         self._threads.add(thread)
@@ -94,7 +76,7 @@ class Closer:
             with self._lock:
                 self.pending -= 1
 
-    def _next(self) -> socket.socket | _Descriptor | None:
+    def _next(self) -> socket.socket | None:
         """Return the next one; None when this thread shall end, which it then must."""
         with self._lock:  # so that no socket is left to a thread that has decided to end
             if self._waiting:

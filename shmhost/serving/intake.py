@@ -10,20 +10,27 @@ import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Callable
 
 from shmprotocol.wire import descriptors
 
 
 class Intake:
-    """The reads of a socket. `is_done`: no more descriptors can come, and the kernel refuses them."""
+    """The reads of a socket. With `is_full` its client must not send descriptors any more.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `is_done`: no more can come, and the kernel refuses them.
+    """
+
+    def __init__(self, sock: socket.socket, is_full: Callable[[], bool]) -> None:
         self._sock = sock
+        self._is_full = is_full
         self._is_open = descriptors.accept(sock)
         self.is_done: bool = False
 
     def receive(self) -> tuple[bytes, list[int]]:
         """Read once; `b""` is EOF. The caller owns the descriptors. OSError, RemoteProtocolError."""
+        if self._is_full():
+            self.end()
         if self._is_open:
             return descriptors.receive(self._sock, descriptors.DONTWAIT)
         data = descriptors.receive_data(self._sock, refused=False)
@@ -32,7 +39,7 @@ class Intake:
         return data, []
 
     def end(self) -> None:
-        """Take no more descriptors: the client has made another request."""
+        """Take no more descriptors: the client has made another request, or must not send any."""
         if self._is_open:
             self._is_open = False
             descriptors.refuse(self._sock)

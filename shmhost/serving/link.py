@@ -99,7 +99,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.socket = sock
         self._refused = descriptors.are_refused(sock)
-        self.intake = Intake(sock) if may_return else None  # None: no descriptors come
+        self.intake = Intake(sock, lambda: closer.foreign.is_full(self.peer.uid)) if may_return else None
         self._closer = closer
         self._turn = turn
         self.pidfd = pidfd
@@ -204,7 +204,7 @@ class Link:
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        self._closer.close_descriptors(self.connection.drain())
+        self._closer.foreign.close(self.connection.drain(), self.peer.uid)
         closing = self._closer.closing(self.socket, refused=self._refused)
         self.outbox.close(lambda: self._turn.end(closing))
         if not self._working or self._take_back():
@@ -335,7 +335,7 @@ class Link:
         try:
             return self.session.handle(message, numbers)
         finally:
-            self._closer.close_descriptors(numbers)
+            self._closer.foreign.close(numbers, self.peer.uid)
 
     def _overdue(self) -> None:
         what = "the rest of its frame" if self._is_inside_frame else "its Hello"

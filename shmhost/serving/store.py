@@ -67,7 +67,7 @@ class Store:
         if self._entries:
             count = restore(hub, stored, self._entries)
             LOG.info("%d of %d descriptors of the service manager are regions", count, len(self._entries))
-            closer.close_descriptors([descriptor for _, descriptor in self._entries])
+            closer.foreign.close([descriptor for _, descriptor in self._entries], os.geteuid())
             self._entries = ()
 
     def record(self) -> tuple[int, tuple[int, ...], tuple[str, ...]]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from shmprotocol.wire.connection import pack
 from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.names import MAX_RESTORED
 from shmprotocol.wire.query import Query
-from support import Machine, RawPeer, as_nobody, wait_until
+from support import Lingering, Machine, RawPeer, as_nobody, wait_until
 from takeover_support import line_of_hosts
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -321,3 +322,38 @@ def test_connection_that_only_hands_back_is_not_counted(folder: Path) -> None:
                     assert refused.code == "quota-exceeded"
             wait_until(lambda: isinstance(keepers[0].ask(m.Stat(7, "x"))[0], m.Described))
             assert isinstance(keepers[1].ask(m.Stat(7, "x"))[0], m.Described)
+
+
+def test_descriptors_whose_close_blocks_keep_nobody_out(machine: Machine) -> None:
+    put(machine.path, "x", b"1")
+    machine.restart()
+    with contextlib.ExitStack() as stack:
+        blocking = [stack.enter_context(Lingering()) for _ in range(2 * MAX_RESTORED)]
+        peers = [stack.enter_context(RawPeer(machine.path)) for _ in range(2)]
+        machine.signal(signal.SIGSTOP)
+        for peer, some in zip(peers, (blocking[:MAX_RESTORED], blocking[MAX_RESTORED:]), strict=True):
+            restore = m.Restore(5, tuple(range(1000, 1000 + MAX_RESTORED)))
+            peer.send(pack(restore), [each.socket.fileno() for each in some])
+        for each in blocking:
+            each.socket.close()  # so that the last close is the host's
+        machine.signal(signal.SIGCONT)
+        for peer in peers:
+            reply, _ = peer.receive()
+            assert isinstance(reply, m.Restored)
+        with shmclient.connect(machine.path, timeout=30) as shm:
+            shm.put("y", b"1").close()
+        with RawPeer(machine.path) as peer, pytest.raises(PermissionError):
+            peer.send(pack(m.Restore(5, (1000,))), [0])
+        for each in blocking:
+            each.release()
+        wait_until(lambda: may_send(machine.path))
+
+
+def may_send(path: str) -> bool:
+    """Whether a host takes descriptors."""
+    with RawPeer(path) as peer:
+        try:
+            peer.send(pack(m.Restore(5, (1000,))), [0])
+        except PermissionError:
+            return False
+        return isinstance(peer.receive()[0], m.Restored)
