@@ -11,7 +11,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
-from shmclient._drivers.awaited import Since, awaited, never
+from shmclient._drivers.awaited import Since, awaited_in, never
 from shmprotocol.errors import ClientClosed, HostGone, HostTimeout
 
 
@@ -28,13 +28,11 @@ class ArenaView(BaseArenaView):
         Sleeps in the kernel meanwhile, and the owner's next value wakes it. If another arena takes the place
         of this one meanwhile, any value of the name in that. WaitTimeout after `wait` seconds.
         """
-        full, retry, since = f"{self.name}/{name}", Retry(wait), Since(after, self._reader)
-        short = awaited(self._client._core.channel, full, after)
-        if short is not None and short.reader is self._reader:
-            held = short.channel.await_value(short, retry, never)
-            if held is not None:
-                handle: ArenaValue = short.handle(held)
-                return handle
+        retry, short = Retry(wait), awaited_in(self._client._core.channel, self._reader, name, after)
+        if short is not None and (held := short.channel.await_value(short, retry, never)) is not None:
+            handle: ArenaValue = short.handle(held)
+            return handle
+        full, since = f"{self.name}/{name}", Since(after, self._reader)
         operation = self._client._core.run_waiting(
             lambda context, retry: arena_waits.value_after(context, self.name, name, since, retry),
             retry,

@@ -13,7 +13,7 @@ from shmclient._arenas.reader import Reader
 from shmclient._arenas.view import ArenaChange, BaseArenaView
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arena_waits
-from shmclient._drivers.awaited import Awaited, Since, awaited, never
+from shmclient._drivers.awaited import Awaited, Since, awaited_in, never
 from shmclient._drivers.bell import Notice
 from shmclient._drivers.stream import BaseStream
 from shmprotocol.errors import Closed
@@ -115,13 +115,11 @@ class AsyncArenaView(BaseArenaView):
         The owner's next value wakes the event loop. As `shmclient.ArenaView.wait`.
         """
         self._client._loop.check()
-        full, retry, since = f"{self.name}/{name}", Retry(wait), Since(after, self._reader)
-        short = awaited(self._client._core.channel, full, after)
-        if short is not None and short.reader is self._reader:
-            held = await short.channel.await_value(short, retry, never)
-            if held is not None:
-                handle: ArenaValue = short.handle(held)
-                return handle
+        retry, short = Retry(wait), awaited_in(self._client._core.channel, self._reader, name, after)
+        if short is not None and (held := await short.channel.await_value(short, retry, never)) is not None:
+            handle: ArenaValue = short.handle(held)
+            return handle
+        full, since = f"{self.name}/{name}", Since(after, self._reader)
         operation = self._client._core.run_waiting(
             lambda context, retry: arena_waits.value_after(context, self.name, name, since, retry),
             retry,

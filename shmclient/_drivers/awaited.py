@@ -42,6 +42,14 @@ def awaited(channel: Any, name: str, after: object) -> Awaited | None:
     return None if reader is None else Awaited(channel, reader, name[len(reader.name) + 1 :], after)
 
 
+def awaited_in(channel: Any, reader: Reader, name: str, after: object) -> Awaited | None:
+    """Return what is waited for under a short name, if the arena is one of this connection; or None."""
+    if channel is None or type(after) is not int or not 0 <= after < _MAX:
+        return None
+    is_here = channel.context.arenas.get(reader.name) is reader
+    return Awaited(channel, reader, name, after) if is_here else None
+
+
 class Since:
     """A generation, and the arena in which it counts: in any other one each value is newer.
 

@@ -42,8 +42,10 @@ class Values:
 
     def place(self, context: Context) -> Position | None:
         """Return where the last value stands, if that is in an arena of this connection."""
-        last = self._here(context)
-        if not isinstance(last, Position) or self.listener.is_closed:
+        last = self._last  # as `_here`, without a call
+        if not isinstance(last, Position) or context.arenas.get(last.reader.name) is not last.reader:
+            return None
+        if self.listener.is_closed:
             return None
         self.listener.rest_on(context)
         return last
