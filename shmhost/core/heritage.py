@@ -22,18 +22,16 @@ from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, Shm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
+from shmhost.core.shapes import maker
 from shmhost.core.state_records import (
     ArenaRecord,
     ChargeRecord,
-    ControlRecord,
     HostRecord,
     LedgerRecord,
-    LinkRecord,
     MeterRecord,
     ObjectRecord,
     PeerRecord,
     RegionRecord,
-    SessionRecord,
 )
 from shmhost.core.window import Span, Window
 from shmprotocol.wire.names import Backend, Seal, State
@@ -50,28 +48,9 @@ def pack(record: HostRecord) -> bytes:
 
 
 def unpack(data: bytes) -> HostRecord:
-    """Return the record in bytes that a host of the same form has packed."""
-    host = HostRecord._make(msgpack.unpackb(data, use_list=False))
-    return host._replace(
-        meter=MeterRecord._make(host.meter),
-        ledgers=tuple(map(LedgerRecord._make, host.ledgers)),
-        controls=tuple(map(ControlRecord._make, host.controls)),
-        regions=tuple(
-            [
-                each._replace(
-                    object=ObjectRecord._make(each.object),
-                    arena=None if each.arena is None else ArenaRecord._make(each.arena),
-                )
-                for each in map(RegionRecord._make, host.regions)
-            ]
-        ),
-        links=tuple(
-            [
-                each._replace(session=SessionRecord._make(each.session))
-                for each in map(LinkRecord._make, host.links)
-            ]
-        ),
-    )
+    """Return the record in bytes that a host of the same form has packed. ValueError: it is another thing."""
+    record: HostRecord = maker(HostRecord)(msgpack.unpackb(data, use_list=False))
+    return record
 
 
 def describe_regions(registry: Registry, give: Give) -> tuple[RegionRecord, ...]:
