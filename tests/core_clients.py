@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shmhost.core.board import Board
 from shmhost.core.hub import Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
+from shmhost.core.processes import Process
 from shmhost.core.session import Session
 from shmhost.core.work import PAUSE, Steps
 from shmhost.machine.arena_memory import LedgerMemory
+from shmhost.machine.returned import Returnables
 from shmhost.serving.workers import attempt
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
@@ -19,6 +22,28 @@ from shmprotocol.wire.connection import Connection, pack
 
 if TYPE_CHECKING:
     from core_machine import Model
+
+
+class Held(NamedTuple):
+    """What a client hands back: regions with their addresses, ledgers, its own arenas; and descriptors."""
+
+    regions: dict[int, tuple[int, int]]
+    ledgers: dict[int, int]
+    arenas: dict[int, int]
+
+
+class Taking(Returnables):
+    """Takes back what clients hand back, and knows which of them live."""
+
+    def __init__(self, pids: set[int]) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._pids = pids
+
+    def adopt_ledger(self, descriptor: int) -> KeptLedger:
+        return KeptLedger.handed_back(os.dup(descriptor), descriptor)
+
+    def is_gone(self, process: Process) -> bool:
+        return process.pid not in self._pids
 
 
 class Control:
@@ -29,6 +54,7 @@ class Control:
         self.is_full = True
         self.is_open = True
         self.heard: set[int] = set()  # ledgers
+        self.kept: set[int] = set()  # that it was told of without having them
         self.messages = 0
         self._waiting: list[int] = []
         self._theirs = os.open(os.devnull, os.O_RDONLY)
@@ -49,8 +75,23 @@ class Control:
             self._hear(ledger.number)
 
     def tell_forget(self, number: int) -> None:
-        assert number in self.heard
+        while number in self._waiting:  # it goes without the ledger
+            self._waiting.remove(number)
+            self.messages += 1
+            self.kept.add(number)
+        assert number in self.heard | self.kept
         self.heard.discard(number)
+        self.kept.discard(number)
+        self.messages += 1
+
+    def tell_start(self, board: Board, line: int, count: int) -> None:
+        self.messages = count
+
+    def tell_kept(self, number: int) -> None:
+        self.kept.add(number)
+        self.messages += 1
+
+    def tell_rest(self) -> None:
         self.messages += 1
 
     def take_back(self, number: int) -> bool:
@@ -76,16 +117,17 @@ class Control:
         return self.messages + len(self._waiting)
 
     def _hear(self, number: int) -> None:
-        assert number not in self.heard
         self.heard.add(number)
+        self.kept.discard(number)
         self.messages += 1
 
 
 class Client:
     """A connection as a link has it: one request at a time, whose Work is under way or has not begun."""
 
-    def __init__(self, model: Model, uid: int) -> None:
+    def __init__(self, model: Model, uid: int, pid: int) -> None:
         self._model = model
+        self.pid = pid
         self.steps: Steps | None = None
         self._work: Any = None
         self._is_begun = False
@@ -93,7 +135,7 @@ class Client:
         self.is_deaf = False  # the next message with descriptors fails
         self.leases: dict[int, tuple[int, int]] = {}  # to region and address, as it was told
         self.creating: list[int] = []  # regions and spares, as it was told
-        self.session = Session(model.hub, Peer(uid, uid), self._hear)
+        self.session = Session(model.hub, Peer(uid, uid, pid), self._hear)
         self.session.handle(m.Hello(1, m.VERSION, m.VERSION, "model"))
 
     def say(self, message: m.Message) -> None:
@@ -133,6 +175,7 @@ class Client:
     def die(self) -> None:
         """End the connection; at once, or when its Work is done."""
         self.is_dead = True
+        self._model.pids.discard(self.pid)
         self.leases.clear()
         if self.steps is not None and not self._is_begun:
             self.steps.close()
@@ -155,6 +198,7 @@ class Client:
         except RemoteProtocolError:
             self.steps = None
             self.is_dead = True
+            self._model.pids.discard(self.pid)
         if self.is_dead:
             self._end()
 
@@ -219,6 +263,14 @@ class KeptLedger(LedgerMemory):
     def __init__(self) -> None:
         super().__init__()
         self.kept = os.dup(self.writer())
+
+    @classmethod
+    def handed_back(cls, reader: int, writer: int) -> KeptLedger:
+        """Return a ledger that its client has handed back, and keeps."""
+        ledger = cls.restored(reader)
+        assert isinstance(ledger, KeptLedger)
+        ledger.kept = os.dup(writer)
+        return ledger
 
     def close(self) -> None:
         os.close(self.kept)

@@ -12,7 +12,8 @@ import os
 import struct
 from collections import Counter
 
-from core_clients import Client, Control, KeptLedger, client_end
+from core_clients import Client, Control, Held, KeptLedger, Taking, client_end
+from shmhost.core.absentees import Absentees
 from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Arena
 from shmhost.core.expected import Expected
@@ -20,22 +21,23 @@ from shmhost.core.generations import Generations, numbers
 from shmhost.core.hub import Hub, Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.objects import Memfd
+from shmhost.core.owning import settle_arena
 from shmhost.core.readings import forgetting
 from shmhost.core.records import NoBook
+from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.resources import CONNECTION_FILES, Totals
 from shmhost.core.window import STEP, Allocator
 from shmhost.core.work import run_to_end
 from shmhost.machine.arena_memory import ArenaMemory
 from shmhost.machine.board import make_board
-from shmhost.machine.returned import Returnables
 from shmhost.machine.state_file import StateFile
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import QuotaExceeded
 from shmprotocol.kernel.board import LINE_SIZE, size_of
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import close_all
-from shmprotocol.wire.names import LEDGER_SIZE, State
+from shmprotocol.wire.names import ARENA_BACK, LEDGER_SIZE, State
 
 WINDOWS = ((1 << 40, 9 * STEP), (1 << 41, 12 * STEP))  # so few that addresses run out
 BUDGET = 3 * LEDGER_SIZE + 200 * 4096
@@ -52,6 +54,9 @@ class Model:
         self._ceiling = 0  # of generations, which the lock keeps
         self._clock = itertools.count(1)
         self._newest: dict[str, int] = {}  # generation of a name that anybody was told
+        self.pids: set[int] = set()  # of clients that live
+        self._next_pid = itertools.count(1)
+        self.unheard: dict[int, set[int]] = {}  # arenas whose owners look at an earlier board; their ledgers
         self._start()
 
     def _start(self) -> None:
@@ -72,8 +77,12 @@ class Model:
         self.registry.book = self._file
         self.expected = Expected(self.registry, self._file.forget, self._file.retire)
         self.expected.load(self._file.records)
+        self.absent = Absentees(self._file.forget, lambda region: settle_arena(self.hub, region))
+        self.absent.load(self._file.ledgers)
         self.hub = Hub(self.registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
-        self.hub.expected, self.hub.returnables = self.expected, Returnables(None)  # type: ignore[arg-type]
+        self.hub.expected, self.hub.absent = self.expected, self.absent
+        self.hub.returnables = self._taking = Taking(self.pids)
+        self.hub.ledger_numbers = itertools.count((self._file.starts << 32) + 1)
         self.hub.make_arena, self.hub.make_ledger_object = ArenaMemory, KeptLedger
         self.hub.make_control = self._make_control
         self.hub.spare_max, self.hub.reserve_max = 8 * 4096, 16 * 4096
@@ -87,32 +96,71 @@ class Model:
     def restart(self, part: int) -> None:
         """Kill the host and start another; clients hand back what they hold, but for one lease in `part`."""
         held = [
-            (client.session.peer.uid, self._held(client)) for client in self.clients if not client.is_dead
+            (client.session.peer.uid, client.pid, self._held(client))
+            for client in self.clients
+            if not client.is_dead
         ]
+        self.unheard |= self._joined()
         self._kill()
         self._start()
-        for uid, regions in held:
-            self.connect(uid)
-            self._hand_back(self.clients[-1], dict(list(regions.items())[:: part or 1]))
-            for _, fd in regions.values():
+        for number, (uid, pid, things) in enumerate(held):
+            self._connect_again(uid, pid)
+            self._hand_back(self.clients[-1], things, part + number)
+            for fd in [*[fd for _, fd in things.regions.values()], *things.ledgers.values()]:
+                os.close(fd)
+            for fd in things.arenas.values():
                 os.close(fd)
 
-    def _held(self, client: Client) -> dict[int, tuple[int, int]]:
-        """Return the regions that a client has mapped, where, and a descriptor of each."""
-        held = {}
+    def _joined(self) -> dict[int, set[int]]:
+        """Return the published arenas whose owners write, and who may hold values of them."""
+        arenas = [(region, region.arena) for region in self.registry.arenas if region.generation]
+        return {
+            region.number: {ledger.number for ledger in arena.ledgers} | arena.awaited
+            for region, arena in arenas
+            if arena is not None and (arena.control is not None or not arena.is_open)
+        }
+
+    def _held(self, client: Client) -> Held:
+        """Return what a client has mapped, with a descriptor of each."""
+        held = Held({}, {}, {})
         for number, address in client.leases.values():
             region = self.registry.regions[number]
-            if region.arena is None and region.object is not None and number not in held:
-                held[number] = address, os.dup(region.object.reader())
+            if region.object is not None and number not in held.regions:
+                held.regions[number] = address, os.dup(region.object.reader())
+        readings = client.session._readings
+        for ledger in [readings._ledger, *readings._others]:
+            if ledger is not None:
+                held.ledgers[ledger.number] = os.dup(client_end(ledger))
+        for number, ownership in client.session._ownerships._owned.items():
+            if ownership._region.generation and ownership._arena.ownership is ownership:
+                held.arenas[number] = os.dup(ownership._object.writer())
         return held
 
-    def _hand_back(self, client: Client, regions: dict[int, tuple[int, int]]) -> None:
+    def _hand_back(self, client: Client, held: Held, part: int) -> None:
+        """Hand back what a client has, but for a part of it; owners heed that later, see `owners_look`."""
+        handle = client.session.handle
+        for number, fd in list(held.ledgers.items())[part % 3 == 1 :]:
+            handle(m.RestoreLedger(1, number, part % 2 == 0), [fd])
+        regions = dict(list(held.regions.items())[:: part or 1])
         fds = [os.dup(fd) for _, fd in regions.values()]
-        client.session.handle(m.Restore(1, tuple(regions)), fds)
+        handle(m.Restore(1, tuple(regions)), fds)
         close_all(fds)
+        for number, fd in list(held.arenas.items())[part % 5 == 1 :]:
+            handle(m.RestoreArena(1, number), [fd])
         for number, (address, _) in regions.items():
             region = self.registry.regions.get(number)
             assert region is None or region.span.address == address, "what is back is where it was"
+
+    def owners_look(self, number: int) -> None:
+        """Let one of the owners that have handed arenas back look at the board."""
+        back = [region for region in self.registry.arenas if region.arena and not region.arena.is_open]
+        if back and (arena := (region := back[number % len(back)]).arena) and arena.ownership is not None:
+            self.unheard.pop(region.number, None)
+            run_to_end(arena.ownership.handle(ARENA_BACK, 0))
+
+    def look_who_is_gone(self) -> None:
+        """Let the host look which processes have ended."""
+        self.absent.look(self._taking.is_gone, self.registry.arenas)
 
     def _kill(self) -> None:
         """End the host as SIGKILL does: nothing is undone, and the kernel closes what it had open."""
@@ -141,16 +189,19 @@ class Model:
         return region is not None and region.state in (State.SPARE, State.CREATING)
 
     def connect(self, uid: int) -> None:
+        self._connect_again(uid, next(self._next_pid))
+
+    def _connect_again(self, uid: int, pid: int) -> None:
         with contextlib.suppress(QuotaExceeded):
-            self.clients.append(Client(self, uid))
+            self.clients.append(Client(self, uid, pid))
+            self.pids.add(pid)
 
     def drop(self, client: Client) -> None:
         """Drop a client that lives on, and uses values of arenas still."""
         ledger = client.session._readings._ledger
         if ledger is not None and client.steps is None:
             os.pwrite(client_end(ledger), struct.pack("<Q", 1), 0)
-            taken = client.session.take_used_ledger()
-            self.lingering += [taken] if taken is not None else []
+            self.lingering += client.session.take_used_ledgers(is_dropped=True)
         client.die()
 
     def forget(self) -> None:
@@ -178,7 +229,8 @@ class Model:
         while self.lingering:
             self.forget()
         self.expected.clear()
-        root = Client(self, 0)
+        self.look_who_is_gone()
+        root = Client(self, 0, next(self._next_pid))
         self.clients.append(root)
         for name in list(self.registry.current):
             root.say(m.Unlink(9, name))
@@ -295,10 +347,8 @@ class Model:
                 held[region.number] += 1
             for region in client.session._creations._regions.values():
                 assert region.number in self.registry.regions
-        for region in self.registry.arenas:
-            assert region.arena is not None
-            control = self.controls[region.arena]
-            held[region.number] += control.is_open
+        for control in self.open_controls():
+            held[control.owner.number] += 1
         assert +held == Counter(
             {number: len(region.leases) for number, region in self.registry.regions.items() if region.leases}
         )
@@ -318,6 +368,9 @@ class Model:
             if region.state in (State.SUPERSEDED, State.UNLINKED):
                 assert region.leases
 
+    def _has_ended(self, region: Region) -> bool:
+        return region.owner.pid not in self.pids
+
     def _line(self, line: int) -> tuple[int, ...]:
         offset = HEADER_SIZE + size_of(0) + line * LINE_SIZE
         return LINE.unpack(os.pread(self._board.reader(), LINE.size, offset))
@@ -335,22 +388,29 @@ class Model:
                 assert self._line(line)[3] == region.rights
 
     def _check_arenas(self) -> None:
-        sessions = [client.session._readings._ledger for client in self.clients]
+        readings = [client.session._readings for client in self.clients]
+        sessions = [ledger for each in readings for ledger in [each._ledger, *each._others]]
         ledgers = {ledger.number for ledger in [*sessions, *self.lingering] if ledger is not None}
         assert set(self.hub.ledgers) == ledgers
         for region in self.registry.arenas:
             arena = region.arena
             assert arena is not None
             words = self._line(arena.line)
-            assert words[5:8] == (arena.messages, arena.size, len(arena.attending))
+            assert words[5:8] == (arena.messages, arena.size, len(arena.attending) + len(arena.awaited))
             assert arena.attending <= arena.ledgers
             assert all(arena in ledger.arenas for ledger in arena.ledgers)
-            control = self.controls[arena]
-            if arena.control is not None:
+            if region.number in self.unheard and not self._has_ended(region):
+                # Its owner would use again what others hold.
+                joined = {ledger.number for ledger in arena.ledgers} | arena.awaited
+                assert not arena.is_open
+                assert joined <= self.unheard[region.number]
+            control = self.controls.get(arena)
+            if control is not None and arena.control is control:
                 # The owner knows of each reader, or sees by the board that it does not.
                 assert control.sent == arena.messages
                 assert control.heard <= {ledger.number for ledger in arena.ledgers}
                 numbers = control.heard | set(control._waiting)
                 assert numbers == {ledger.number for ledger in arena.ledgers}
+                assert arena.awaited <= control.kept
         for ledger in self.hub.ledgers.values():
             assert all(ledger in arena.ledgers for arena in ledger.arenas)

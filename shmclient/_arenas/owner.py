@@ -94,7 +94,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
             is_sealed=True,
             inherited=False,
         )
-        memory.close()
+        self._descriptor = memory  # until it is kept
         board = self._outbox.board
         self._memory: Any = mapping.memory, board  # until C keeps it
         self._line = board.line(reply.line) if board is not None else 0
@@ -125,6 +125,9 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
         if error:
             raise _host_error(error, f"publish the arena {self.name!r}")
         self._is_published = True
+        if self._outbox.home is not None:
+            self._keep(self._outbox.home, reply.region, self._descriptor[0])
+        self._descriptor.close()
         self._remember_values()
 
     def _populate_all(self, size: int) -> None:
@@ -234,6 +237,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any]):
     def close(self) -> None:
         """Stop being the owner. Its values stay readable, unless the arena was made with keep=False."""
         self._is_open = False
+        self._descriptor.close()
         draft, self._draft = self._draft, None
         if draft is not None:
             draft.discard()

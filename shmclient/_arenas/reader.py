@@ -22,7 +22,7 @@ from shmprotocol.errors import (
     Unsupported,
 )
 from shmprotocol.kernel.board import Reader as Board
-from shmprotocol.native.builtins import ArenaReader, Current, HeldValue, Ledger
+from shmprotocol.native.builtins import ArenaReader, Current, HeldValue, Home, Ledger
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import LEDGER_HOLDS, origin_of
@@ -34,9 +34,11 @@ _EVENTS = 4096  # bytes of a read: an event has 8
 class ClientLedger:
     """The ledger of a connection, and the event that owners of arenas raise: a socket. It owns both."""
 
-    def __init__(self, owned: descriptors.Owned) -> None:
+    def __init__(self, owned: descriptors.Owned, home: Home | None, number: int) -> None:
         try:
             self.ledger = Ledger(owned[0])
+            if home is not None:
+                self.ledger._keep(home, number, owned[0])
         except BaseException:
             owned.close()
             raise
@@ -44,6 +46,14 @@ class ClientLedger:
         ledger_descriptor.close()
         self._event = owned
         os.set_blocking(owned[0], False)
+
+    @classmethod
+    def restored(cls, ledger: Ledger, owned: descriptors.Owned) -> ClientLedger:
+        """Return a ledger of an earlier connection, with a new event, which it owns."""
+        again = cls.__new__(cls)
+        again.ledger, again._event = ledger, owned
+        os.set_blocking(owned[0], False)
+        return again
 
     def fileno(self) -> int:
         """Return the event's descriptor, which stays the ledger's."""

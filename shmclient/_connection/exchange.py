@@ -84,6 +84,7 @@ class Exchange:
         self._closed: ShmError | None = None
         self.failure: ShmError | None = None
         self.ledger = Owned()  # a ledger that came, and its eventfd, until they are taken
+        self.ledger_number = 0
 
     @property
     def pendings(self) -> dict[int, Pending]:
@@ -215,6 +216,7 @@ class Exchange:
         is_whole = len(descriptors) == m.descriptors_of(opened)
         if not is_whole or self.ledger or not any(grant.flags & FLAG_ARENA for grant in opened.grants):
             return opened
+        self.ledger_number = opened.ledger[0]
         self.ledger.extend(map(descriptors.pop, (-2, -1)))
         return opened._replace(ledger=(0, 0))
 

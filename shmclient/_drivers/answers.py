@@ -11,7 +11,6 @@ from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.limits import no_room
 from shmclient._regions.creation import creation_key
 from shmclient._regions.mapped import Lease
-from shmprotocol.abi.header import FLAG_ARENA
 from shmprotocol.errors import (
     Cancelled,
     HostGone,
@@ -110,8 +109,7 @@ def leased(context: Context, grants: Sequence[m.Grant], owned: fds.Owned) -> lis
         leases = [Lease(context.outbox, grant.lease) for grant in grants]
         if context.outbox.home is not None:
             for lease, grant, descriptor in zip(leases, grants, owned, strict=False):
-                if not grant.flags & FLAG_ARENA:
-                    lease.keep(grant.region, descriptor)
+                lease.keep(grant.region, descriptor)
         return leases
     except BaseException:
         owned.close()

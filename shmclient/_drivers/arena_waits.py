@@ -45,7 +45,7 @@ def wait_for(
             try:
                 result: T = yield from take(retry.wait if is_free else lambda: None)
                 reader = arenas.known(context.arenas, name)
-                if since.generation is None or (is_free and reader is None):
+                if since.is_over(reader, is_free):
                     return result
                 del result
             except RegionNotFound:

@@ -60,7 +60,7 @@ def _ledger_of(context: Context) -> ClientLedger | None:
             owned = fds.Owned()
             owned.extend(map(context.exchange.ledger.pop, (0, 0)))
             with contextlib.suppress(OSError):
-                context.ledger = ClientLedger(owned)
+                context.ledger = ClientLedger(owned, context.outbox.home, context.exchange.ledger_number)
         return context.ledger
 
 

@@ -67,6 +67,16 @@ class Since:
         self.reader = reader
         return self.generation or 0
 
+    def is_over(self, reader: Reader | None, is_free: bool) -> bool:
+        """Whether what was fetched will do. Without an arena, it can be what one had that has just ended.
+
+        Then, if the generation counted in an arena, whatever is there by now will do.
+        """
+        is_over = self.generation is None
+        if is_free and reader is None:
+            self.generation = None
+        return is_over
+
     def position(self, name: str) -> Position | None:
         """Return where a name stands in the arena, by its full name, if the wait has come to one."""
         reader = self.reader

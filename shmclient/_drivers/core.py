@@ -281,11 +281,13 @@ class Core(Generic[C]):
             return
         try:
             yield Drive(channel, returning.hand_back(channel.context, homes))
+            yield from returning.await_arenas(channel.context, homes)
         except BaseException:
             channel.close()
             raise
         finally:
-            self._homes = [(outbox.host_id, outbox.home)]
+            owning = [(host_id, home) for host_id, home in homes if home.owners()]
+            self._homes = [*owning, (outbox.host_id, outbox.home)]
 
     def _check_open(self) -> None:
         if self.is_closed:

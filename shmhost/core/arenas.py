@@ -8,17 +8,21 @@ it uses no memory again. See `shm_board.h` for the order in which all is written
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from shmhost.core.board import Board
+from shmhost.core.processes import NOBODY, Process
 from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.messages import Arena as ArenaRequest
 
 if TYPE_CHECKING:
     from shmhost.core.ledgers import Ledger
+    from shmhost.core.owning import Ownership
 
+ARENA_FILES = 3  # descriptors that the host has of an arena: two of the object, and its control socket
 SIZE_MIN = 2 * HEADER_SIZE  # the header page and the control page
 
 
@@ -36,6 +40,15 @@ class Control(Protocol):
 
     def tell_forget(self, number: int) -> None:
         """Tell the owner that a ledger has gone."""
+
+    def tell_start(self, board: Board, line: int, count: int) -> None:
+        """Tell an owner from before where its line is, which counts so many messages; OSError: not now."""
+
+    def tell_kept(self, number: int) -> None:
+        """Tell an owner from before of a ledger that it has, or will get when that is here."""
+
+    def tell_rest(self) -> None:
+        """Tell an owner from before that all ledgers which it has and was not told of have gone."""
 
     def take_back(self, number: int) -> bool:
         """Drop the message about a new ledger, if it was not sent; False if it was."""
@@ -59,20 +72,72 @@ class Arena:
     attending: set[Ledger] = field(default_factory=set)  # those of them that may sleep
     messages: int = 0  # to the owner: sent, or queued
     has_owner: bool = False  # with another host, until its control socket is here
+    # Of one that is back from a host that was killed: an owner that lives may look at the board of that host,
+    # and would use again what a new client holds. Nobody joins before it has said that it looks here, or has
+    # ended.
+    is_open: bool = True
+    awaited: set[int] = field(default_factory=set)  # numbers of ledgers that have joined, and are not back
+    process: Process = NOBODY  # its owner's
+    ownership: Ownership | None = None  # who has the control socket
 
     def begin(self, control: Control) -> None:
         """Note the owner, and write the words as they are before anybody knows the line."""
         self.control = control
         self._write()
 
-    def join(self, ledger: Ledger) -> None:
-        """Let a client hold values, before it gets its grant. No effect if it may already."""
+    def resume(self, control: Control) -> None:
+        """Note the control socket of an owner from before, and tell it which ledgers there are.
+
+        OSError: not now. Nothing that it heard from a host before counts any more, so the word jumps by all
+        that it is told.
+        """
+        before = self.messages
+        self.messages += len(self.awaited) + len(self.ledgers) + 1
+        self._write()
+        control.tell_start(self.board, self.line, before)
+        self.control = control
+        for number in self.awaited:
+            control.tell_kept(number)
+        for ledger in self.ledgers:
+            control.tell_ledger(ledger)
+        control.tell_rest()
+
+    def restore(self, ledger: Ledger) -> None:
+        """Take note that a ledger is back which had joined; its client may sleep already."""
+        self.awaited.discard(ledger.number)
+        self.ledgers.add(ledger)
+        ledger.arenas.add(self)
+        self.attending.add(ledger)
+        self.tell_again(ledger)
+
+    def tell_again(self, ledger: Ledger) -> None:
+        """Tell the owner of a ledger that it may know: its event may be another one."""
+        if self.control is not None:
+            self.control.tell_ledger(ledger)
+        self.messages += 1
+        self._write()
+
+    def give_up(self, number: int) -> None:
+        """Take note that the process of a ledger which is not back has ended."""
+        if number in self.awaited:
+            self.awaited.discard(number)
+            if self.control is not None:
+                self.control.tell_forget(number)
+            self.messages += 1
+            self._write()
+
+    def join(self, ledger: Ledger, note: Callable[[], None] = lambda: None) -> None:
+        """Let a client hold values, before it gets its grant. No effect if it may already.
+
+        `note` is called between the message and the word: what a successor knows of, the owner was told of.
+        """
         if ledger in self.ledgers:
             return
         self.ledgers.add(ledger)
         ledger.arenas.add(self)
         if self.control is not None:
             self.control.tell_ledger(ledger)
+        note()
         # Also if the owner has gone: should it still write, it learns that it does not hear of all readers.
         self.messages += 1
         self._write()
@@ -82,7 +147,8 @@ class Arena:
         self.ledgers.discard(ledger)
         self.attending.discard(ledger)
         ledger.arenas.discard(self)
-        if self.control is not None and not self.control.take_back(ledger.number):
+        # Of one that was handed back, the owner may have heard before: then nothing can be taken back.
+        if self.control is not None and (ledger.outlives or not self.control.take_back(ledger.number)):
             self.control.tell_forget(ledger.number)
             self.messages += 1
         elif self.control is not None:
@@ -105,6 +171,7 @@ class Arena:
             ledger.arenas.discard(self)
         self.ledgers.clear()
         self.attending.clear()
+        self.awaited.clear()
 
     def move(self, board: Board, line: int) -> None:
         """Write the words on another board, which has this line."""
@@ -112,7 +179,8 @@ class Arena:
         self._write()
 
     def _write(self) -> None:
-        self.board.set_arena(self.line, self.messages, len(self.attending), self.size)
+        waiters = len(self.attending) + len(self.awaited)
+        self.board.set_arena(self.line, self.messages, waiters, self.size)
 
 
 def sizes_of(request: ArenaRequest) -> tuple[int, int]:

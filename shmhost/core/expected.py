@@ -96,19 +96,24 @@ class Expected:
             self._retire_record(record, State.UNLINKED)
             self.leave(record)
 
-    def revive(self, record: Record, memory_object: MemoryObject) -> Region:
+    def revive(self, record: Record, memory_object: MemoryObject, *, is_over: bool = False) -> Region:
         """Enter a region that is back into the registry; its name is its own again unless a newer one has it.
 
-        The caller gives it a lease, and tells those who listen if it is CURRENT.
+        Of an arena that `is_over` without its owner the name is gone. The caller gives it a lease, and tells
+        those who listen if it is CURRENT. QuotaExceeded: an arena finds no line of the board.
         """
-        _, window = self._records.pop(record.number)
+        _, window = self._records[record.number]
         state = record.state
         if state is State.CURRENT:
-            self._drop_name(record)
             older = self._registry.current.get(record.name)
             if (older is not None and older.generation > record.generation) or not self._has_place(record):
                 state = State.SUPERSEDED
+            elif is_over:
+                state = State.UNLINKED
         region = rebuild(self._registry, record, window, memory_object, state)
+        del self._records[record.number]
+        if record.state is State.CURRENT:
+            self._drop_name(record)
         self._registry.book.change(region)
         return region
 
@@ -175,7 +180,8 @@ def is_of(record: Record, returned: Returned) -> bool:
     if returned.identity != record.identity:
         return False
     if record.kind == KIND_ARENA:
-        return returned.size >= record.capacity and returned.seals & ARENA_SEALS == ARENA_SEALS
+        is_whole = record.capacity <= returned.size <= record.extent
+        return is_whole and returned.seals & ARENA_SEALS == ARENA_SEALS
     seals = SEALS.get(record.seal, 0)
     return returned.size == record.capacity and returned.seals & seals == seals
 

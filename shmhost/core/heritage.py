@@ -20,6 +20,7 @@ from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
 from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, ShmNames
 from shmhost.core.peers import Peer
+from shmhost.core.processes import Process
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.shapes import maker
@@ -123,6 +124,9 @@ def _describe_arena(arena: Arena, charge: Charge) -> ArenaRecord:
         arena.messages,
         tuple([ledger.number for ledger in arena.ledgers]),
         tuple([ledger.number for ledger in arena.attending]),
+        arena.is_open,
+        tuple(arena.awaited),
+        arena.process,
     )
 
 
@@ -137,6 +141,10 @@ def describe_ledgers(hub: Hub, lingering: Mapping[Ledger, int], give: Give) -> t
                 give(ledger.object.reader()),
                 give(ledger.object.raiser()),
                 give(lingering.get(ledger, NONE)),
+                ledger.record,
+                ledger.joined,
+                ledger.outlives,
+                ledger.is_taken,
             )
             for ledger in hub.ledgers.values()
         ]
@@ -186,6 +194,8 @@ def adopt_ledgers(hub: Hub, records: Sequence[LedgerRecord], take: Take, makers:
         charge = _charge_from(hub.registry, record.charge)
         memory_object = makers.ledger(take(record.reader), take(record.raiser))
         ledger = Ledger(record.number, peer_from(record.peer), charge, memory_object)
+        ledger.record, ledger.joined, ledger.outlives = record.record, record.joined, record.outlives
+        ledger.is_taken = record.is_taken
         hub.ledgers[ledger.number] = ledger
 
 
@@ -221,6 +231,8 @@ def _adopt_arena(hub: Hub, region: Region, record: ArenaRecord) -> None:
     arena.generation, arena.has_owner, arena.messages = record.generation, record.has_owner, record.messages
     arena.ledgers = {hub.ledgers[number] for number in record.ledgers}
     arena.attending = {hub.ledgers[number] for number in record.attending}
+    arena.is_open, arena.awaited = record.is_open, set(record.awaited)
+    arena.process = Process._make(record.process)
     for ledger in arena.ledgers:
         ledger.arenas.add(arena)
     region.arena = arena

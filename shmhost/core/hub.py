@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
+from shmhost.core.absentees import Absentees
 from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Control
 from shmhost.core.expected import Expected, Returned
@@ -16,6 +17,7 @@ from shmhost.core.meter import Meter
 from shmhost.core.news import News, gone, news_of, replaced
 from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
+from shmhost.core.processes import Process
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
@@ -111,6 +113,15 @@ class Returnables(Protocol):
     def adopt(self, record: Record, descriptor: int) -> MemoryObject:
         """Return the object of a region; the descriptor stays the caller's. OSError."""
 
+    def adopt_writer(self, memory_object: ArenaObject, descriptor: int) -> bool:
+        """Let the host grow an arena by a descriptor, which stays the caller's; False if it cannot write."""
+
+    def adopt_ledger(self, descriptor: int) -> LedgerObject:
+        """Return the object of a ledger, with a new event; the descriptor stays the caller's. OSError."""
+
+    def is_gone(self, process: Process) -> bool:
+        """Whether a process that was there has certainly ended."""
+
 
 class Listener(Protocol):
     """A session with a wait or a watch."""
@@ -142,6 +153,7 @@ class Hub:
     make_ledger_object: Callable[[], LedgerObject] = no_arenas
     make_control: Callable[[Owner], NewControl] = no_arenas
     expected: Expected | None = None  # regions of a host that was killed
+    absent: Absentees | None = None  # its ledgers, and owners of arenas
     returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
     stored: Stored | None = None  # what outlives this host without a client
     check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
@@ -167,12 +179,16 @@ class Hub:
             charge.release()
             raise
         ledger = Ledger(next(self.ledger_numbers), peer, charge, memory_object)
+        self.registry.book.enter_ledger(ledger)
         self.ledgers[ledger.number] = ledger
         return ledger
 
     def end_ledger(self, ledger: Ledger) -> None:
         """Free a ledger that no arena knows any more. May be called again."""
         if self.ledgers.pop(ledger.number, None) is not None:
+            self.registry.book.remove_ledger(ledger)
+            if self.absent is not None:
+                self.absent.end(ledger)
             ledger.charge.release()
             self.registry.dispose(ledger.object)
 

@@ -40,6 +40,9 @@ class LedgerObject(Protocol):
     def hand_over(self) -> None:
         """Close the read-write descriptor and the event: the client has them."""
 
+    def renew(self) -> None:
+        """Make another event, unless the client has not got this one. OSError."""
+
     def close(self) -> None:
         """Close what is open."""
 
@@ -49,10 +52,28 @@ _HOLD = 16  # bytes of a hold, which begins with the block's address
 LOOKED_AT = 512  # holds: 8 KiB, read and looked at in 20 us
 
 
+class LedgerUser(Protocol):
+    """The session of the client that a ledger is of."""
+
+    def pass_on(self, ledger: Ledger) -> None:
+        """Have the ledger no more: another connection of the client has it."""
+
+
 class Ledger:
     """A ledger, of a client that is connected. `number` is never used again while the host runs."""
 
-    __slots__ = ("arenas", "charge", "number", "object", "peer")
+    __slots__ = (
+        "arenas",
+        "charge",
+        "is_taken",
+        "joined",
+        "number",
+        "object",
+        "outlives",
+        "peer",
+        "record",
+        "user",
+    )
 
     def __init__(self, number: int, peer: Peer, charge: Charge, memory_object: LedgerObject) -> None:
         self.number = number
@@ -60,6 +81,11 @@ class Ledger:
         self.charge = charge
         self.object = memory_object
         self.arenas: set[Arena] = set()
+        self.record = 0  # where the state file has it; 0: nowhere
+        self.joined = 0  # arenas that the record names
+        self.outlives = False  # its connection: it was handed back, and values need no connection
+        self.is_taken = False  # by the connection by which its client goes on, and not only by its keeper's
+        self.user: LedgerUser | None = None  # the session that has it
 
     def is_in_use(self) -> bool:
         """Whether the client may hold values, by what it wrote itself; of many holds, the first."""

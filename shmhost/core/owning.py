@@ -10,18 +10,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 
-from shmhost.core.arenas import Arena, sizes_of
+from shmhost.core.arena_making import create_arena
+from shmhost.core.arenas import Arena
 from shmhost.core.headers import arena_header
 from shmhost.core.hub import Hub, NewControl
 from shmhost.core.leases import Send
-from shmhost.core.names import check_below
 from shmhost.core.objects import ArenaObject, Memfd, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
-from shmhost.core.registry import Registry
-from shmhost.core.shares import Share
 from shmhost.core.work import PAUSE, Steps, Work
-from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, page_up
+from shmprotocol.abi.header import HEADER_SIZE, page_up
 from shmprotocol.errors import (
     OutOfMemory,
     QuotaExceeded,
@@ -32,18 +30,15 @@ from shmprotocol.errors import (
 )
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
+    ARENA_BACK,
     ARENA_BOARD,
     ARENA_GROW,
     ARENA_LEAVE,
     ARENA_READY,
     ChangeKind,
-    Seal,
     State,
-    check_mode,
-    check_name,
 )
 
-ARENA_FILES = 3  # descriptors that the host has of an arena: two of the object, and its control socket
 _ERRNO: dict[type[ShmError], int] = {
     QuotaExceeded: errno.EDQUOT,
     RegionExists: errno.EEXIST,
@@ -89,6 +84,36 @@ class Ownerships:
         ownership = self._owned.get(number)
         if ownership is not None:
             ownership.abort()
+
+    def restore(self, request: m.RestoreArena, region: Region, send: Send) -> None:
+        """Be the owner of an arena that was handed back; the reply is ArenaRestored. QuotaExceeded, OSError.
+
+        An owner that looks at this host's board already is so by another connection: the arena is this one's
+        then.
+        """
+        arena, memory_object = region.arena, region.object
+        assert arena is not None
+        assert memory_object is not None
+        assert not isinstance(memory_object, Memfd | PosixShm)
+        before = arena.ownership
+        if before is not None and arena.is_open:
+            before.pass_on(self._peer, self._owned)
+            send(m.ArenaRestored(request.id, False), ())
+            return
+        ownership = Ownership(self._hub, self._peer, region, arena, memory_object, self._owned)
+        control = self._hub.make_control(ownership)
+        try:
+            arena.resume(control)
+            send(m.ArenaRestored(request.id, True), (control.theirs(),))
+        except BaseException:
+            arena.control = None
+            control.close()
+            raise
+        finally:
+            control.hand_over()
+        ownership.begin_again(control)
+        if before is not None:
+            before.control.close()
 
     def closing(self) -> Iterator[None]:
         """End all, one in each step."""
@@ -163,6 +188,23 @@ class Ownership:
         self._lease = registry.lease(self._region, self.peer)
         registry.accounts.of(self.peer.uid).leases.add(1)
         self._arena.begin(control)
+        self._arena.ownership = self
+
+    def begin_again(self, control: NewControl) -> None:
+        """Do as `begin` for an owner from before: others may join when it has said that it looks here."""
+        self.control = control
+        self._owned[self._region.number] = self
+        self._lease = self._hub.registry.lease(self._region, self.peer)
+        self._hub.registry.accounts.of(self.peer.uid).leases.add(1)
+        self._hub.registry.book.note_owner(self._region, is_there=True)
+        self._arena.ownership, self._arena.is_open = self, False
+
+    def pass_on(self, peer: Peer, owned: dict[int, Ownership]) -> None:
+        """Be an owner by another connection of the same user."""
+        self._owned.pop(self.number, None)
+        self._owned = owned
+        owned[self.number] = self
+        self.peer = peer
 
     @property
     def number(self) -> int:
@@ -180,6 +222,7 @@ class Ownership:
         self._region.leases[lease] = self.peer, since_ns
         self._region.tally.leases += 1
         self._hub.registry.accounts.of(self.peer.uid).leases.add(1)
+        self._arena.ownership = self
         if self._arena.has_owner:
             self._arena.control = control
 
@@ -198,7 +241,9 @@ class Ownership:
             return self._find_board()
         if kind == ARENA_LEAVE:
             return self._end()
-        raise RemoteProtocolError(f"message {kind} is not READY, GROW, BOARD or LEAVE")
+        if kind == ARENA_BACK:
+            return self._open()
+        raise RemoteProtocolError(f"message {kind} is not READY, GROW, BOARD, LEAVE or BACK")
 
     def ended(self) -> None:
         """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
@@ -212,7 +257,9 @@ class Ownership:
         if region.state in (State.CREATING, State.ABORTED):
             registry.abort(region)
             return
-        self._leave()
+        if self._arena.ownership is self:
+            self._arena.ownership = None
+            self._leave()
         registry.release(region, self._lease)
 
     def _find_board(self) -> Steps:
@@ -222,15 +269,28 @@ class Ownership:
         if board.range[1] and self._arena.line:
             self.control.tell_board(board, self._arena.line)
 
+    def _open(self) -> Steps:
+        """Take note that the owner looks at this socket before it uses any memory again: others may join."""
+        yield from ()
+        if self._arena.ownership is self and not self._arena.is_open:
+            open_arena(self._hub, self._region)
+
     def _end(self) -> Steps:
         """Take note that the owner writes no more: it hears of no ledgers, but has it mapped still."""
         yield from ()
+        if self._arena.ownership is self and not self._arena.is_open:
+            open_arena(self._hub, self._region)
         self._leave()
 
     def _leave(self) -> None:
         if self._arena.control is None:
             return
         self._arena.control = None
+        if not self._arena.is_open:  # the owner looks at the board of the host before still
+            if self._hub.absent is not None:
+                self._hub.absent.await_owner(self._region)
+            return
+        self._hub.registry.book.note_owner(self._region, is_there=False)
         if self._region.state is not State.CURRENT:
             return
         is_larger = self._object.is_larger()
@@ -295,47 +355,25 @@ class Ownership:
         self._answer(ARENA_GROW)
 
 
-def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
-    """Take name, bytes, addresses and line for a new arena, which has no object yet; or refuse."""
-    size, span = sizes_of(request)
-    check_name(request.name)
-    check_mode(request.mode)
-    registry.check_replace(request, peer)
-    check_below(registry.names, registry.current, request.name, peer)
-    account = registry.accounts.of(peer.uid)
-    region = registry.take(size - HEADER_SIZE, size, peer, span, ARENA_FILES)
-    try:
-        region.charge.also(account.arenas, 1)
-        if not registry.accounts.are_addresses_scarce:  # they are charged already
-            region.charge.also(account.addresses, span - size)
-        region.line = _take_line(registry, request.name, account.lines)
-    except ShmError:
-        registry.allocator.give(region.span)
-        region.charge.release()
-        raise
-    region.name, region.mode = request.name, request.mode
-    region.seal, region.kind = Seal.WRITER, KIND_ARENA
-    region.arena = Arena(span, request.keep, region.line, size, registry.board)
-    registry.creating[region.name] = region
-    registry.add(region, State.CREATING)
-    registry.arenas.add(region)
-    return region
+def open_arena(hub: Hub, region: Region) -> None:
+    """Let clients join an arena that is back: its owner looks at the board of this host, or has ended."""
+    arena = region.arena
+    assert arena is not None
+    arena.is_open = True
+    if hub.absent is not None:
+        hub.absent.leave(region)
+    if region.state is State.CURRENT:
+        hub.tell(ChangeKind.PUBLISHED, region)
 
 
-def _take_line(registry: Registry, name: str, share: Share) -> int:
-    """Return a line of the board for an arena, which shares it with nothing; or refuse."""
-    board = registry.board
-    if not board.names:
-        raise Unsupported("this host has no board, which arenas need: start it with --board")
-    share.take(1)
-    share.give(1)
-    line = registry.lines.take(board, share)
-    if not line:
-        raise QuotaExceeded(
-            f"the board has no line for the arena {name!r}: all {board.names} are in use. Unlink others, or "
-            "start the host with a larger --board"
-        )
-    return line
+def settle_arena(hub: Hub, region: Region) -> None:
+    """Take note that the owner of an arena has ended, which had not come back."""
+    assert region.arena is not None
+    hub.registry.book.note_owner(region, is_there=False)
+    if region.state is State.CURRENT and not region.arena.keep:
+        hub.registry.hide(region)
+        return
+    open_arena(hub, region)
 
 
 def _ended(region: Region) -> OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases
@@ -12,7 +13,7 @@ from shmhost.core.names import arena_over
 from shmhost.core.peers import Peer
 from shmhost.core.regions import READ, Region
 from shmhost.core.work import PAUSE, Steps
-from shmprotocol.errors import InvalidArgument, Unsupported
+from shmprotocol.errors import InvalidArgument, RegionNotFound, Unsupported
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
@@ -27,6 +28,7 @@ class Readings:
         self._peer = peer
         self._leases = leases
         self._ledger: Ledger | None = None
+        self._others: list[Ledger] = []  # that it has handed back as well
         self._ahead: Ledger | None = None  # made for the request that is under way
 
     def open_in_parts(
@@ -70,7 +72,7 @@ class Readings:
         with self._ledger_for(regions, held) as (ledger, is_new):
             for region in regions:
                 if region.arena is not None:
-                    region.arena.join(ledger)
+                    region.arena.join(ledger, partial(self._hub.registry.book.join, ledger, region.number))
             more: tuple[int, ...] = ()
             if is_new:
                 more = (ledger.object.writer(), ledger.object.event())
@@ -84,6 +86,8 @@ class Readings:
     def resume(self, ledger: int) -> None:
         """Take the ledger that the client got from another host."""
         self._ledger = self._hub.ledgers[ledger] if ledger else None
+        if self._ledger is not None:
+            self._ledger.user = self
 
     def attend(self, request: m.Attend) -> None:
         """Let the client sleep on values of an arena that it has joined."""
@@ -98,14 +102,49 @@ class Readings:
         """Give up the ledger, one arena in each step."""
         if self._ledger is not None:
             yield from self._forgetting(self._ledger)
+        while self._others:
+            yield from forgetting(self._hub, self._others.pop())
 
-    def take_used(self) -> Ledger | None:
-        """Return the ledger if the client may use values still; it is the caller's from then on."""
-        ledger = self._ledger
-        if ledger is None or not ledger.is_in_use():
-            return None
-        self._ledger = None
-        return ledger
+    def check(self, regions: Sequence[Region]) -> None:
+        """RegionNotFound: one is an arena that is not open yet, and that this client has not joined."""
+        for region in regions:
+            arena = region.arena
+            if arena is not None and not arena.is_open and self._ledger not in arena.ledgers:
+                raise RegionNotFound(
+                    f"{region.name!r} is not back: its host was killed, and its owner has not heard of the "
+                    "next one; get and open can wait for a name"
+                )
+
+    def adopt(self, ledger: Ledger, peer: Peer) -> None:
+        """Have a ledger that the client has handed back, as its own if it has no other."""
+        if ledger.user is not self:
+            if ledger.user is not None:
+                ledger.user.pass_on(ledger)
+            if self._ledger is None:
+                self._ledger = ledger
+            else:
+                self._others.append(ledger)
+        ledger.user, ledger.peer = self, peer
+
+    def pass_on(self, ledger: Ledger) -> None:
+        """Have a ledger no more: another connection of the client has it."""
+        if self._ledger is ledger:
+            self._ledger = None
+        else:
+            self._others.remove(ledger)
+        ledger.user = None
+
+    def take_used(self, *, is_dropped: bool) -> list[Ledger]:
+        """Return the ledgers by which the client may use values still; they are the caller's from then on.
+
+        A client that was not dropped has closed the connection by itself, and says so that it holds nothing:
+        but not by one that it has only to hand back what it has.
+        """
+        ledgers = self._others if self._ledger is None else [self._ledger, *self._others]
+        used = [each for each in ledgers if (is_dropped or each.outlives) and each.is_in_use()]
+        for ledger in used:
+            self.pass_on(ledger)
+        return used
 
     def _held(self, request: m.Open, regions: Sequence[Region]) -> tuple[int, ...]:
         """Return what the client has mapped, but for arenas that it has not joined on this connection."""
@@ -136,7 +175,7 @@ class Readings:
             for _ in self._forgetting(ledger):
                 pass
             raise
-        self._ledger = ledger
+        self._ledger, ledger.user = ledger, self
         ledger.object.hand_over()
 
     def _forgetting(self, ledger: Ledger) -> Iterator[None]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bisect import insort
 
+from shmhost.core.arenas import ARENA_FILES, Arena
 from shmhost.core.objects import MemoryObject
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.window import Window
+from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA
+from shmprotocol.errors import QuotaExceeded
 from shmprotocol.wire.names import ChangeKind, State
 
 
@@ -21,27 +24,32 @@ def rebuild(
 
     It has no leases yet: the caller grants some, or frees it if it is not CURRENT. A current one gets a line
     of the board. Its bytes are charged even if they are over the budget: they are in use.
+    QuotaExceeded: there is no line for an arena, which needs one in any state.
     """
+    capacity = memory_object.capacity if record.kind == KIND_ARENA else record.capacity  # it may have grown
+    files = ARENA_FILES if record.kind == KIND_ARENA else 1
     region = Region(
         number=record.number,
         owner=record.owner,
         room=record.room,
-        capacity=record.capacity,
+        capacity=capacity,
         span=record.span,
         window=window,
-        charge=registry.accounts.of(record.owner.uid).take(record.capacity + REGION_OVERHEAD, 1),
+        charge=registry.accounts.of(record.owner.uid).take(capacity + REGION_OVERHEAD, files),
         name=record.name,
         mode=record.mode,
         seal=record.seal,
         backend=record.backend,
         object=memory_object,
-        size=record.size,
+        size=capacity - HEADER_SIZE if record.kind == KIND_ARENA else record.size,
         generation=record.generation,
         created_ns=record.created_ns,
         rights=record.rights,
         kind=record.kind,
         record=record.offset,
     )
+    if record.kind == KIND_ARENA:
+        _make_arena(registry, record, region)
     registry.regions[region.number] = region
     insort(registry.order, region.number)
     region.state = state
@@ -51,10 +59,33 @@ def rebuild(
     return region
 
 
+def _make_arena(registry: Registry, record: Record, region: Region) -> None:
+    accounts = registry.accounts
+    account = accounts.of(record.owner.uid)
+    line = registry.lines.take(registry.board, account.lines) if registry.board.names else 0
+    if not line:
+        region.charge.release()
+        raise QuotaExceeded(f"the board has no line for the arena {record.name!r}")
+    accounts.is_adopting, was_adopting = True, accounts.is_adopting  # it is there, whatever the limits are
+    try:
+        region.charge.also(account.arenas, 1)
+        if not accounts.are_addresses_scarce:
+            region.charge.also(account.addresses, record.extent - region.capacity)
+    finally:
+        accounts.is_adopting = was_adopting
+    region.line = line
+    region.arena = Arena(record.extent, record.keep, line, region.capacity, registry.board, record.generation)
+    region.arena.process = record.process
+    region.arena.move(registry.board, line)
+    registry.arenas.add(region)
+
+
 def _name(registry: Registry, region: Region) -> None:
     older = registry.current.get(region.name)
     registry.assign_line(region)
     registry.board.set(region.line, region.number, region.generation)
+    if older is not None and older.line != region.line:  # an arena shares none
+        registry.board.set(older.line, 0, 0)
     registry.current[region.name] = region
     if older is None:
         insort(registry.names, region.name)

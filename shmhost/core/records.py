@@ -11,7 +11,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Protocol
 
+from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
+from shmhost.core.processes import NOBODY, Process
 from shmhost.core.regions import Region
 from shmhost.core.window import Span
 from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, KIND_DATA, KIND_OBJECTS
@@ -19,10 +21,15 @@ from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.names import MAX_GENERATION, MAX_MODE, MAX_NAME, Backend, Seal, State, check_name
 
 SIZE = 512  # bytes, as in state.c; the fields are those of its struct shm_record
-_FIELDS = struct.Struct("<19Q104x256s")
+_FIELDS = struct.Struct("<23Q72x256s")
 assert _FIELDS.size == SIZE
+MORE_AT = 19 * 8  # where the fields are that only arenas and ledgers have
+MORE = struct.Struct("<4Q")  # started, namespace, the span of an arena, and a flag
+JOINED = struct.Struct("<32Q")  # the arenas of a ledger, where a region has its name
+JOINED_AT, MAX_JOINED = 256, 32
 
-# The word: a state, the mode from bit 8 on, the rights from bit 32 on. 0: there is no record.
+# The word: a state, the mode from bit 8 on, the rights from bit 32 on. 0: there is no record; 4: a ledger.
+LEDGER = 4
 _STATES = {1: State.CURRENT, 2: State.SUPERSEDED, 3: State.UNLINKED}
 _STATE_CODES = {state: code for code, state in _STATES.items()}
 WORD_OF_CURRENT = 1  # with no mode and no rights: † a third of the time of `word_of` (2026-11)
@@ -41,6 +48,25 @@ class Identity(NamedTuple):
     inode: int
     born_ns: int
     uid: int
+
+
+class LedgerRecord(NamedTuple):
+    """A ledger as its host has left it, with the numbers of the arenas that it has joined.
+
+    `has_more`: it has joined others as well, more than a record has room for.
+    """
+
+    offset: int
+    number: int
+    peer: Peer
+    process: Process
+    identity: Identity
+    arenas: tuple[int, ...]
+    has_more: bool
+
+    def has_joined(self, arena: int) -> bool:
+        """Whether the client may hold values of an arena."""
+        return self.has_more or arena in self.arenas
 
 
 class Record(NamedTuple):
@@ -64,6 +90,9 @@ class Record(NamedTuple):
     owner: Peer
     identity: Identity
     name: str
+    process: Process = NOBODY  # of an arena: its owner's
+    extent: int = 0  # of an arena: bytes that clients map
+    has_owner: bool = False  # of an arena: nobody has heard that it writes no more
 
 
 class Book(Protocol):
@@ -78,6 +107,18 @@ class Book(Protocol):
     def remove(self, region: Region) -> None:
         """Forget a region."""
 
+    def note_owner(self, region: Region, *, is_there: bool) -> None:
+        """Note whether an arena has an owner."""
+
+    def enter_ledger(self, ledger: Ledger) -> None:
+        """Note a new ledger, which has joined no arena."""
+
+    def join(self, ledger: Ledger, arena: int) -> None:
+        """Note that a ledger joins an arena, by the number of that."""
+
+    def remove_ledger(self, ledger: Ledger) -> None:
+        """Forget a ledger."""
+
 
 class NoBook:
     """The book of a host without a state file."""
@@ -89,6 +130,18 @@ class NoBook:
         """Do nothing."""
 
     def remove(self, region: Region) -> None:
+        """Do nothing."""
+
+    def note_owner(self, region: Region, *, is_there: bool) -> None:
+        """Do nothing."""
+
+    def enter_ledger(self, ledger: Ledger) -> None:
+        """Do nothing."""
+
+    def join(self, ledger: Ledger, arena: int) -> None:
+        """Do nothing."""
+
+    def remove_ledger(self, ledger: Ledger) -> None:
         """Do nothing."""
 
 
@@ -123,11 +176,14 @@ def _code_of(region: Region) -> int:
     return _SEAL_CODES[region.seal] | _BACKEND_CODES[region.backend] << 8 | keep
 
 
-def read(data: bytes, offset: int) -> Record | None:
+def read(data: bytes, offset: int) -> Record | LedgerRecord | None:
     """Return the record in SIZE bytes, None if there is none. InvalidArgument: no host wrote this."""
-    word, *numbers, name_size, packed = _FIELDS.unpack(data)
+    word, *numbers, name_size, started, namespace, mapped, flag, packed = _FIELDS.unpack(data)
     if not word:
         return None
+    process = Process(numbers[12], started, namespace)
+    if word == LEDGER:
+        return _ledger(data, offset, numbers, process, flag)
     number, generation, created_ns, address, extent, size, room, capacity, kind, code = numbers[:10]
     uid, gid, pid = numbers[10:13]
     try:
@@ -150,11 +206,22 @@ def read(data: bytes, offset: int) -> Record | None:
             owner=Peer(uid, gid, pid),
             identity=Identity._make(numbers[13:17]),
             name=packed[:name_size].decode() if name_size <= MAX_NAME else "",
+            process=process,
+            extent=mapped,
+            has_owner=bool(flag),
         )
     except (KeyError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the record at {offset} is damaged: {error}") from None
     _check(record)
     return record
+
+
+def _ledger(data: bytes, offset: int, numbers: list[int], process: Process, has_more: int) -> LedgerRecord:
+    arenas = tuple(filter(None, JOINED.unpack_from(data, JOINED_AT)))
+    peer, identity = Peer(numbers[10], numbers[11], numbers[12]), Identity._make(numbers[13:17])
+    if not 0 < numbers[0] < 2**63 or max(peer.uid, peer.gid, peer.pid) >= 2**32:
+        raise InvalidArgument(f"the record at {offset} of a ledger contradicts itself: {numbers!r:.300}")
+    return LedgerRecord(offset, numbers[0], peer, process, identity, arenas, bool(has_more))
 
 
 def _check(record: Record) -> None:
@@ -169,6 +236,7 @@ def _check(record: Record) -> None:
         and record.size <= record.room
         and HEADER_SIZE + record.room <= record.capacity
         and max(record.owner.uid, record.owner.gid, record.owner.pid) < 2**32
+        and (record.kind != KIND_ARENA or record.capacity <= record.extent < record.span.size)
     )
     if not is_right:
         raise InvalidArgument(f"the record at {record.offset} contradicts itself: {record!r:.300}")

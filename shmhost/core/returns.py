@@ -6,35 +6,55 @@ back before, or that this host has made, is the client's to use again by the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from shmhost.core.expected import Expected, Returned, is_of
-from shmhost.core.hub import Returnables
-from shmhost.core.leases import Leases
+from shmhost.core.expected import Returned, is_of
+from shmhost.core.hub import LEDGER_FILES, Hub, Returnables
+from shmhost.core.leases import Leases, Send
+from shmhost.core.ledgers import Ledger
+from shmhost.core.objects import Memfd, PosixShm
+from shmhost.core.owning import Ownerships
+from shmhost.core.peers import Peer
+from shmhost.core.readings import Readings
+from shmhost.core.records import MAX_JOINED, LedgerRecord, Record
 from shmhost.core.regions import Region
-from shmhost.core.registry import Registry
+from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import KIND_ARENA
-from shmprotocol.errors import InvalidArgument, QuotaExceeded
+from shmprotocol.errors import InvalidArgument, OutOfMemory, QuotaExceeded, RegionNotFound, Unsupported
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import MAX_RESTORED, ChangeKind, State
+from shmprotocol.wire.names import LEDGER_SIZE, MAX_RESTORED, ChangeKind, State
 
 
 class Returns:
-    """The returns of one client. `tell` notifies who waits for a name, or watches."""
+    """The returns of one client. Unsupported: nothing can come back to this host."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        expected: Expected,
-        machine: Returnables,
-        leases: Leases,
-        tell: Callable[[ChangeKind, Region], None],
-    ) -> None:
-        self._registry = registry
-        self._expected = expected
-        self._machine = machine
+    def __init__(self, hub: Hub, peer: Peer, leases: Leases, send: Send) -> None:
+        if hub.returnables is None or hub.expected is None or hub.absent is None:
+            raise Unsupported("nothing can come back to this host")
+        self._hub = hub
+        self._registry = hub.registry
+        self._expected = hub.expected
+        self._absent = hub.absent
+        self._machine: Returnables = hub.returnables
+        self._peer = peer
         self._leases = leases
-        self._tell = tell
+        self._send = send
+
+    def handle(
+        self,
+        request: m.Restore | m.RestoreLedger | m.RestoreArena,
+        descriptors: list[int],
+        readings: Readings,
+        ownerships: Ownerships,
+    ) -> bool:
+        """Take back what a request hands back; return whether the client has any of it now."""
+        if isinstance(request, m.Restore):
+            return self.restore(request, descriptors)
+        if not descriptors:
+            raise OutOfMemory("this process had no room for the descriptor")
+        if isinstance(request, m.RestoreLedger):
+            self.restore_ledger(request, descriptors[0], readings)
+        else:
+            self.restore_arena(request, descriptors[0], ownerships)
+        return True
 
     def restore(self, request: m.Restore, descriptors: list[int]) -> bool:
         """Take regions back, each or not; the reply is Restored. Return whether the client has one now.
@@ -56,9 +76,77 @@ class Returns:
             self._leases.send(m.Restored(request.id, tuple(grants)), grants, ())
         finally:  # they are back, whatever becomes of this client
             for region in back:
-                if region.state is State.CURRENT:
-                    self._tell(ChangeKind.PUBLISHED, region)
+                self._tell(region)
         return any(grant.lease for grant in grants)
+
+    def restore_ledger(self, request: m.RestoreLedger, descriptor: int, readings: Readings) -> None:
+        """Take the client's ledger back; the reply is LedgerRestored. RegionNotFound: it is another one."""
+        returned = self._machine.examine(descriptor)
+        ledger = self._hub.ledgers.get(request.ledger)
+        if returned is None or not self._is_theirs(request.ledger, ledger, returned):
+            raise RegionNotFound(f"ledger {request.ledger} is not one that this client had")
+        if ledger is None:
+            ledger = self._put_back(request.ledger, descriptor)
+        elif request.event:
+            ledger.object.renew()
+            for arena in ledger.arenas:
+                arena.tell_again(ledger)
+        if request.event or not ledger.is_taken:
+            readings.adopt(ledger, self._peer)
+            ledger.is_taken = request.event
+        if request.event:
+            self._send(m.LedgerRestored(request.id, True), (ledger.object.event(),))
+            ledger.object.hand_over()
+        else:
+            self._send(m.LedgerRestored(request.id, False), ())
+
+    def restore_arena(self, request: m.RestoreArena, descriptor: int, ownerships: Ownerships) -> None:
+        """Take an arena back from its owner; the reply is ArenaRestored. RegionNotFound: it is not."""
+        back: list[Region] = []
+        region = self._find(request.region, descriptor, back)
+        if region is None or region.arena is None or region.owner.uid != self._peer.uid:
+            raise RegionNotFound(f"region {request.region} is not an arena that this client owned")
+        try:
+            memory_object = region.object
+            assert memory_object is not None
+            assert not isinstance(memory_object, Memfd | PosixShm)
+            if not self._machine.adopt_writer(memory_object, descriptor):
+                raise InvalidArgument(f"the descriptor of arena {request.region} cannot write")
+            ownerships.restore(request, region, self._send)
+        finally:
+            for each in back:
+                self._tell(each)
+                self._free_unused(each)
+
+    def _tell(self, region: Region) -> None:
+        """Tell those who wait for its name; nobody joins an arena that is not open, so that waits on."""
+        if region.state is State.CURRENT and (region.arena is None or region.arena.is_open):
+            self._hub.tell(ChangeKind.PUBLISHED, region)
+
+    def _is_theirs(self, number: int, ledger: Ledger | None, returned: Returned) -> bool:
+        if ledger is not None:
+            own = self._machine.examine(ledger.object.reader())
+            return own is not None and own.identity == returned.identity and ledger.peer.uid == self._peer.uid
+        record = self._absent.find(number)
+        return (
+            record is not None
+            and record.identity == returned.identity
+            and returned.size == LEDGER_SIZE
+            and record.peer.uid == self._peer.uid
+        )
+
+    def _put_back(self, number: int, descriptor: int) -> Ledger:
+        record = self._absent.find(number)
+        assert record is not None
+        account = self._registry.accounts.of(self._peer.uid)
+        charge = account.charge(LEDGER_SIZE + REGION_OVERHEAD, LEDGER_FILES)
+        try:
+            memory_object = self._machine.adopt_ledger(descriptor)
+        except BaseException:
+            charge.release()
+            raise
+        ledger = Ledger(number, self._peer, charge, memory_object)
+        return restored(self._hub, ledger, record)
 
     def _grant(self, region: Region) -> m.Grant:
         try:
@@ -81,20 +169,46 @@ class Returns:
         if region is not None:
             return region if self._is_the_object(region, returned) else None
         record = self._expected.find(number)
-        if record is None or record.kind == KIND_ARENA or not is_of(record, returned):
+        if record is None or not is_of(record, returned):
             return None
+        region = self._revive(record, descriptor)
+        if region is not None:
+            back.append(region)
+        return region
+
+    def _revive(self, record: Record, descriptor: int) -> Region | None:
         try:
             memory_object = self._machine.adopt(record, descriptor)
         except OSError:  # no descriptor is left
             return None
-        back.append(self._expected.revive(record, memory_object))
-        return back[-1]
+        is_ownerless = not record.has_owner or self._machine.is_gone(record.process)
+        is_over = record.kind == KIND_ARENA and is_ownerless and not record.keep
+        try:
+            region = self._expected.revive(record, memory_object, is_over=is_over)
+        except QuotaExceeded:
+            memory_object.close()
+            return None
+        if region.arena is not None:
+            region.arena.is_open = is_ownerless
+            self._absent.enter(region, region.arena)
+        return region
 
     def _is_the_object(self, region: Region, returned: Returned) -> bool:
-        if not region.generation or region.object is None or region.arena is not None:
+        if not region.generation or region.object is None:
             return False
         own = self._machine.examine(region.object.reader())
         return own is not None and own.identity == returned.identity
+
+
+def restored(hub: Hub, ledger: Ledger, record: LedgerRecord) -> Ledger:
+    """Enter a ledger that is back, and have the owners of its arenas know."""
+    assert hub.absent is not None
+    ledger.outlives = True
+    ledger.record = record.offset
+    ledger.joined = MAX_JOINED if record.has_more else len(record.arenas)
+    hub.ledgers[ledger.number] = ledger
+    hub.absent.put_back(ledger, hub.registry.arenas)
+    return ledger
 
 
 def refusal(number: int) -> m.Grant:

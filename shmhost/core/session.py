@@ -105,7 +105,7 @@ class Session:
         if handler is None:
             raise RemoteProtocolError("Hello arrived twice")
         try:
-            if not self._is_counted and type(message) is not m.Restore:
+            if not self._is_counted and type(message) not in m.HANDED_BACK:
                 self._account.count()
                 self._is_counted = True
             steps = handler(self, message)
@@ -202,9 +202,9 @@ class Session:
         if self._interests:
             self._hub.listeners.add(self)
 
-    def take_used_ledger(self) -> Ledger | None:
-        """Return the ledger if the client may use values of arenas still; it is the caller's from then on."""
-        return self._readings.take_used()
+    def take_used_ledgers(self, *, is_dropped: bool) -> list[Ledger]:
+        """Return the ledgers by which the client may use values of arenas still; the caller has them then."""
+        return self._readings.take_used(is_dropped=is_dropped)
 
     def close(self) -> None:
         """Undo all creations and give back all leases, a little later if they are many."""
@@ -295,6 +295,7 @@ class Session:
         find = self._registry.find if self._version < m.ARENA_VERSION else self._registry.find_holding
         try:
             regions = [find(name, self.peer) for name in request.open_names]
+            self._readings.check(regions)
         except RegionNotFound:
             for name in request.open_names:
                 check_name(name)
@@ -350,12 +351,10 @@ class Session:
         self._hub.listeners.add(self)
         self._send(m.Done(request.id), ())
 
-    def _restore(self, request: m.Restore) -> None:
-        hub = self._hub
-        if hub.returnables is None or hub.expected is None:
-            raise Unsupported("no regions can come back to this host")
-        returns = Returns(self._registry, hub.expected, hub.returnables, self._leases, hub.tell)
-        if returns.restore(request, self._descriptors) and self._is_counted:
+    def _hand_back(self, request: m.Restore | m.RestoreLedger | m.RestoreArena) -> None:
+        returns = Returns(self._hub, self.peer, self._leases, self._send)
+        parts = self._descriptors, self._readings, self._ownerships
+        if returns.handle(request, *parts) and self._is_counted:
             self._is_counted = False
             self._account.spare()
 
@@ -386,7 +385,7 @@ class Session:
         m.Measure: _measure,
         m.Arena: lambda self, request: self._ownerships.make(request),
         m.Attend: _attend,
-        m.Restore: _restore,
+        **dict.fromkeys(m.HANDED_BACK, _hand_back),
         m.Takeover: lambda self, request: hand_over(self._hub, self.peer, request, self._send),
         m.FindBoard: lambda self, request: find_board(self._registry, request, self._send),
         m.Survey: lambda self, request: survey(self._registry, self.peer, request, self._send),

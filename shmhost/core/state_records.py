@@ -25,6 +25,10 @@ class LedgerRecord(NamedTuple):
     reader: int
     raiser: int
     process: int
+    record: int  # where the state file has it
+    joined: int
+    outlives: bool
+    is_taken: bool
 
 
 class ArenaRecord(NamedTuple):
@@ -39,6 +43,9 @@ class ArenaRecord(NamedTuple):
     messages: int
     ledgers: tuple[int, ...]
     attending: tuple[int, ...]
+    is_open: bool
+    awaited: tuple[int, ...]
+    process: tuple[int, int, int]
 
 
 class ControlRecord(NamedTuple):

@@ -60,6 +60,12 @@ class ArenaMemory:
         """Return the read-only descriptor, which stays the object's."""
         return self._reader
 
+    def adopt_writer(self, writer: int) -> None:
+        """Own a read-write descriptor from now on, in place of the one before."""
+        before, self._writer = self._writer, writer
+        if before >= 0:
+            os.close(before)
+
     def publish(self) -> None:
         """Add the seals, once. Not for the event loop: the owner can hold the object's lock.
 
@@ -104,19 +110,15 @@ class LedgerMemory:
 
     def __init__(self) -> None:
         self.capacity = LEDGER_SIZE
-        ends: list[int] = []
         with contextlib.ExitStack() as undo:
             try:
-                for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK):
-                    descriptors.refuse(end)  # an owner's could make the client's close wait
-                    undo.callback(os.close, end.fileno())
-                    ends.append(end.detach())
+                self._event, self._raiser = ends = _make_event()
+                undo.callback(descriptors.close_all, list(ends))
                 seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
                 self._writer, self._reader = _make("ledger:shmhost", LEDGER_SIZE, seals, b"")
             except OSError as error:
                 raise refusal_of(error, "make a ledger") from None
             undo.pop_all()
-        self._event, self._raiser = ends
 
     @classmethod
     def taken(cls, reader: int, raiser: int) -> LedgerMemory:
@@ -125,6 +127,14 @@ class LedgerMemory:
         memory_object.capacity = LEDGER_SIZE
         memory_object._reader, memory_object._raiser = reader, raiser
         memory_object._writer = memory_object._event = -1
+        return memory_object
+
+    @classmethod
+    def restored(cls, reader: int) -> LedgerMemory:
+        """Return a ledger that its client has handed back, which owns this descriptor then. OSError."""
+        event, raiser = _make_event()
+        memory_object = cls.taken(reader, raiser)
+        memory_object._event = event
         return memory_object
 
     def writer(self) -> int:
@@ -147,9 +157,16 @@ class LedgerMemory:
         """Return bytes as they are just now, which the client wrote."""
         return os.pread(self._reader, size, offset)
 
+    def renew(self) -> None:
+        """Make another event, unless the client has not got this one. OSError."""
+        if self._event < 0:
+            ends = _make_event()
+            os.close(self._raiser)
+            self._event, self._raiser = ends
+
     def hand_over(self) -> None:
         """Close the read-write descriptor and the event: the client has them."""
-        descriptors.close_all([self._writer, self._event])
+        descriptors.close_all([each for each in (self._writer, self._event) if each >= 0])
         self._writer = self._event = -1
 
     def close(self) -> None:
@@ -158,6 +175,18 @@ class LedgerMemory:
             if descriptor >= 0:
                 os.close(descriptor)
         self._writer = self._reader = self._event = self._raiser = -1
+
+
+def _make_event() -> tuple[int, int]:
+    """Return the two ends of an event, the client's first. OSError."""
+    with contextlib.ExitStack() as undo:
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        for end in ends:
+            undo.callback(end.close)
+        for end in ends:
+            descriptors.refuse(end)  # an owner's could make the client's close wait
+        undo.pop_all()
+        return ends[0].detach(), ends[1].detach()
 
 
 def _make(label: str, capacity: int, seals: int, header: bytes) -> tuple[int, int]:

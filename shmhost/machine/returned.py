@@ -11,8 +11,12 @@ import fcntl
 import os
 
 from shmhost.core.expected import Returned
-from shmhost.core.objects import Memfd, MemoryObject, PosixShm, ShmNames
+from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, ShmNames
+from shmhost.core.processes import Process
 from shmhost.core.records import Identity, Record
+from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
+from shmhost.machine.processes import is_gone
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import Backend
 
@@ -39,6 +43,8 @@ class Returnables:
     def adopt(self, record: Record, descriptor: int) -> MemoryObject:
         """Return the object of a region; the descriptor stays the caller's. OSError."""
         reader = _read_only(descriptor)
+        if record.kind == KIND_ARENA:
+            return ArenaMemory.taken(os.fstat(reader).st_size, reader, -1, True)
         if record.backend is Backend.SHM:
             return PosixShm.of(record.name, record.capacity, self._names, reader)
         return Memfd.of(record.capacity, reader)
@@ -56,6 +62,27 @@ class Returnables:
             os.close(reader)
             return None
         return PosixShm.of(record.name, record.capacity, self._names, reader)
+
+    def adopt_writer(self, memory_object: ArenaObject, descriptor: int) -> bool:
+        """Let the host grow an arena by a descriptor, which stays the caller's; False if it cannot write."""
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            return False
+        assert isinstance(memory_object, ArenaMemory)
+        memory_object.adopt_writer(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0))
+        return True
+
+    def adopt_ledger(self, descriptor: int) -> LedgerMemory:
+        """Return the object of a ledger, with a new event; the descriptor stays the caller's. OSError."""
+        reader = _read_only(descriptor)
+        try:
+            return LedgerMemory.restored(reader)
+        except BaseException:
+            os.close(reader)
+            raise
+
+    def is_gone(self, process: Process) -> bool:
+        """Whether a process that was there has certainly ended."""
+        return is_gone(process)
 
 
 def _read_only(descriptor: int) -> int:

@@ -21,9 +21,11 @@ import struct
 from pathlib import Path
 
 from shmhost.core import records
-from shmhost.core.records import WORD_OF_CURRENT, Record
+from shmhost.core.ledgers import Ledger
+from shmhost.core.records import WORD_OF_CURRENT, LedgerRecord, Record
 from shmhost.core.regions import Region
 from shmhost.core.window import Span
+from shmhost.machine.processes import process_of
 from shmhost.machine.socket_file import Lock
 from shmprotocol.errors import HostError, InvalidArgument
 from shmprotocol.native import builtins
@@ -31,7 +33,7 @@ from shmprotocol.native import builtins
 LOG = logging.getLogger("shmhost")
 
 _MAGIC = b"shmstate"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<8sII16s40sQQ")  # the fields of the first page
 _CEILING_AT = _HEADER.size - 8
 _BOARD = struct.Struct("<QQ")  # address and bytes of one board
@@ -75,6 +77,7 @@ class StateFile:
         self._memory = mmap.mmap(self._descriptor, size)
         self._free: list[int] = []
         self.records: list[Record] = []
+        self.ledgers: list[LedgerRecord] = []
         self.boards = self._read_boards()
         for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
             self._read(offset)
@@ -91,11 +94,12 @@ class StateFile:
             return
         owner = region.owner
         assert region.object is not None
+        is_arena = region.arena is not None
         try:
             builtins.write_record(
                 self._memory,
                 offset,
-                WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
+                0 if is_arena else WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
                 region.object.reader(),
                 region.name,
                 (owner.uid, owner.gid, owner.pid),
@@ -105,6 +109,65 @@ class StateFile:
             self._free.append(offset)
             region.record = 0
             self._log_once(error)
+            return
+        if is_arena:
+            self._complete_arena(region)
+
+    def _complete_arena(self, region: Region) -> None:
+        arena = region.arena
+        assert arena is not None
+        arena.process = process = process_of(region.owner.pid)
+        self._write_more(region.record, process.started, process.namespace, arena.span, 1)
+        builtins.set_record(
+            self._memory, region.record, WORD_OF_CURRENT | region.mode << 8 | region.rights << 32
+        )
+
+    def note_owner(self, region: Region, *, is_there: bool) -> None:
+        """Note whether an arena has an owner."""
+        if region.record:
+            self._set_flag(region.record, int(is_there))
+
+    def enter_ledger(self, ledger: Ledger) -> None:
+        """Note a new ledger, which has joined no arena."""
+        ledger.record = offset = self._free.pop() if self._free else self._grow()
+        if not offset:
+            return
+        peer, numbers = ledger.peer, (ledger.number, *[0] * 9)
+        try:
+            who = peer.uid, peer.gid, peer.pid
+            builtins.write_record(self._memory, offset, 0, ledger.object.reader(), "", who, numbers)
+        except OSError as error:
+            self._free.append(offset)
+            ledger.record = 0
+            self._log_once(error)
+            return
+        process = process_of(peer.pid)
+        self._write_more(offset, process.started, process.namespace, 0, 0)
+        builtins.set_record(self._memory, offset, records.LEDGER)
+
+    def join(self, ledger: Ledger, arena: int) -> None:
+        """Note that a ledger joins an arena, by the number of that."""
+        if not ledger.record:
+            return
+        if ledger.joined < records.MAX_JOINED:
+            at = ledger.record + records.JOINED_AT + 8 * ledger.joined
+            self._memory[at : at + 8] = arena.to_bytes(8, "little")
+            ledger.joined += 1
+        else:
+            self._set_flag(ledger.record, 1)
+
+    def remove_ledger(self, ledger: Ledger) -> None:
+        """Forget a ledger."""
+        if ledger.record:
+            self.forget(ledger.record)
+            ledger.record = 0
+
+    def _write_more(self, offset: int, *numbers: int) -> None:
+        records.MORE.pack_into(self._memory, offset + records.MORE_AT, *numbers)
+
+    def _set_flag(self, offset: int, flag: int) -> None:
+        at = offset + records.MORE_AT + 24
+        self._memory[at : at + 8] = flag.to_bytes(8, "little")
 
     def change(self, region: Region) -> None:
         """Note the state and the mode of a region."""
@@ -180,6 +243,8 @@ class StateFile:
             return
         if record is None:
             self._free.append(offset)
+        elif isinstance(record, LedgerRecord):
+            self.ledgers.append(record)
         else:
             self.records.append(record)
 

@@ -30,7 +30,7 @@ from shmhost.serving.unread import Share, Unread
 from shmhost.serving.workers import Outcome, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.names import ARENA_BOARD, ARENA_FORGET, ARENA_LEDGER
+from shmprotocol.wire.names import ARENA_BOARD, ARENA_FORGET, ARENA_KEEP, ARENA_LEDGER, ARENA_REST
 
 LOG = logging.getLogger("shmhost")
 
@@ -68,9 +68,9 @@ class ArenaLink:
         self._share = share
         self._turn = turn
         self._on_closed = on_closed
-        self._queue: OrderedDict[int, tuple[bytes, Sequence[int]]] = OrderedDict()
+        self._queue: OrderedDict[int, tuple[bytes, Sequence[int] | Ledger]] = OrderedDict()
         self._count = 0  # messages that were ever queued: the keys
-        self._unsent: dict[int, int] = {}  # keys of the messages about new ledgers, by their numbers
+        self._unsent: dict[int, list[int]] = {}  # keys of the messages about new ledgers, by their numbers
         self._working = self._closing = self._is_reading = self._is_held = False
         self._is_asked = False  # where the board is: another host has not answered that
         self._take_back: Callable[[], bool] = cannot
@@ -124,7 +124,7 @@ class ArenaLink:
 
     def record(self, give: Callable[[int], int]) -> ControlRecord:
         """Return the state, for `resume_from`, while it is held and no Work is under way."""
-        ledgers = {key: number for number, key in self._unsent.items()}
+        ledgers = {key: number for number, keys in self._unsent.items() for key in keys}
         queue = [(message, ledgers.get(key, 0)) for key, (message, _) in self._queue.items()]
         sock = give(self._sock.fileno())
         return ControlRecord(self._owner.number, sock, tuple(queue), self._unread.record())
@@ -138,12 +138,8 @@ class ArenaLink:
                 self._is_asked = True
                 continue
             if number:
-                self._unsent[number] = self._count
-            memory = ledgers[number].object if number else None
-            self._queue[self._count] = (
-                message,
-                (memory.reader(), memory.raiser()) if memory is not None else (),
-            )
+                self._unsent.setdefault(number, []).append(self._count)
+            self._queue[self._count] = message, ledgers[number] if number else ()
             self._count += 1
 
     def answer(self, kind: int, code: int, size: int) -> None:
@@ -153,21 +149,35 @@ class ArenaLink:
     def tell_ledger(self, ledger: Ledger) -> None:
         """Tell the owner of a ledger, and give it descriptors of that."""
         message = MESSAGE.pack(ARENA_LEDGER, ledger.peer.pid, ledger.number, ledger.object.capacity)
-        self._unsent[ledger.number] = self._count
-        self._send(message, (ledger.object.reader(), ledger.object.raiser()))
+        self._unsent.setdefault(ledger.number, []).append(self._count)
+        self._send(message, ledger)
+
+    def tell_start(self, board: Board, line: int, count: int) -> None:
+        """Tell an owner from before where its line is, which counts so many messages; OSError: not now."""
+        self._send_now(MESSAGE.pack(ARENA_BOARD, count % 2**31, line, board.range[1]), (board.reader(),))
+
+    def tell_kept(self, number: int) -> None:
+        """Tell an owner from before of a ledger that it has, or will get when that is here."""
+        self._send(MESSAGE.pack(ARENA_KEEP, 0, number, 0), ())
+
+    def tell_rest(self) -> None:
+        """Tell an owner from before that all ledgers which it has and was not told of have gone."""
+        self._send(MESSAGE.pack(ARENA_REST, 0, 0, 0), ())
 
     def tell_board(self, board: Board, line: int) -> None:
         """Tell the owner where its line is, and give it a descriptor of the board."""
         self._send(MESSAGE.pack(ARENA_BOARD, 0, line, board.range[1]), (board.reader(),))
 
     def tell_forget(self, number: int) -> None:
-        """Tell the owner that a ledger has gone."""
+        """Tell the owner that a ledger has gone: what was not sent of it goes without its descriptors."""
+        for key in self._unsent.pop(number, ()):
+            self._queue[key] = MESSAGE.pack(ARENA_KEEP, 0, number, 0), ()
         self._send(MESSAGE.pack(ARENA_FORGET, 0, number, 0), ())
 
     def take_back(self, number: int) -> bool:
         """Drop the message about a new ledger, if it was not sent; False if it was."""
-        key = self._unsent.pop(number, None)
-        return key is not None and self._queue.pop(key, None) is not None
+        keys = self._unsent.pop(number, [])
+        return bool([self._queue.pop(key) for key in keys])
 
     def close(self) -> None:
         """Close the socket; the owner has ended then, at once or after its Work."""
@@ -260,7 +270,7 @@ class ArenaLink:
             )
             self.close()
 
-    def _send(self, message: bytes, fds: Sequence[int]) -> None:
+    def _send(self, message: bytes, fds: Sequence[int] | Ledger) -> None:
         if self._closing:
             return
         self._queue[self._count] = message, fds
@@ -283,8 +293,9 @@ class ArenaLink:
         if not self._working:
             self._read(True)
 
-    def _send_now(self, message: bytes, fds: Sequence[int]) -> None:
+    def _send_now(self, message: bytes, what: Sequence[int] | Ledger) -> None:
         """Send a message. OSError: not now, or never."""
+        fds = (what.object.reader(), what.object.raiser()) if isinstance(what, Ledger) else what
         if not fds:
             self._unread.send_behind(lambda: descriptors.send(self._sock, message, (), descriptors.DONTWAIT))
             return
@@ -294,7 +305,10 @@ class ArenaLink:
         self._unread.add(len(fds))
         kind, _, number, _ = MESSAGE.unpack(message)
         if kind == ARENA_LEDGER:
-            del self._unsent[number]
+            keys = self._unsent[number]
+            del keys[0]
+            if not keys:
+                del self._unsent[number]
 
     def _may_send(self, count: int) -> bool:
         """Whether descriptors may go now. One message always may: an owner that reads gets on."""

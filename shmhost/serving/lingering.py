@@ -8,7 +8,7 @@ nobody tells. A client that closes its connection by itself says so that it hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shmhost.core.ledgers import Ledger
 from shmhost.serving.deaths import Deaths
@@ -26,17 +26,23 @@ class Lingering:
         self._ledgers: dict[Ledger, int] = {}  # with the pidfds
         self._timer: asyncio.TimerHandle | None = None
 
-    def keep(self, ledger: Ledger, pidfd: int) -> None:
-        """Keep a ledger as long as it is used by the process of a pidfd, which the deaths watch already."""
-        self._ledgers[ledger] = pidfd
-        self._deaths.pass_on(pidfd, lambda: self._end(ledger))
+    def keep(self, ledgers: Sequence[Ledger], pidfd: int | None) -> None:
+        """Keep ledgers as long as they are used by the process of a pidfd, which the deaths watch already.
+
+        None: the kernel has none. Then only a look can tell that one is not used.
+        """
+        for ledger in ledgers:
+            self._ledgers[ledger] = -1
+        if pidfd is not None:
+            self._ledgers[ledgers[0]] = pidfd
+            self._deaths.pass_on(pidfd, lambda: self._end_all(ledgers))
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look)
 
     def keep_from_elsewhere(self, ledger: Ledger, pidfd: int) -> None:
         """Keep a ledger of a client that another host has dropped; the pidfd is watched from now on."""
         self._deaths.watch(pidfd, _do_nothing)
-        self.keep(ledger, pidfd)
+        self.keep([ledger], pidfd)
 
     def ledgers(self) -> dict[Ledger, int]:
         """Return the ledgers, with the pidfds, which stay here."""
@@ -53,8 +59,15 @@ class Lingering:
             self._end(ledger)
         self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look) if self._ledgers else None
 
+    def _end_all(self, ledgers: Sequence[Ledger]) -> None:
+        for ledger in ledgers:
+            if ledger in self._ledgers:
+                self._end(ledger)
+
     def _end(self, ledger: Ledger) -> None:
-        self._deaths.forget(self._ledgers.pop(ledger))
+        pidfd = self._ledgers.pop(ledger)
+        if pidfd >= 0:
+            self._deaths.forget(pidfd)
         self._forget(ledger)
 
 

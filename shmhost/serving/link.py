@@ -31,7 +31,7 @@ from shmhost.serving.workers import Outcome, attempt, cannot, later
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
-from shmprotocol.wire.messages import Goodbye, Hello, Message, Restore, Welcome
+from shmprotocol.wire.messages import HANDED_BACK, Goodbye, Hello, Message, Welcome
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 LOG = logging.getLogger("shmhost")
@@ -211,14 +211,12 @@ class Link:
             self._finish()
 
     def _let_process_go(self) -> None:
-        """Watch the process no more, unless it was dropped, lives on, and uses values of arenas still."""
-        if self.pidfd is None:
-            return
-        ledger = self.session.take_used_ledger() if self._is_dropped else None
-        if ledger is None:
+        """Watch the process no more, unless it lives on, and uses values of arenas still."""
+        ledgers = self.session.take_used_ledgers(is_dropped=self._is_dropped)
+        if ledgers:
+            self._lingering.keep(ledgers, self.pidfd)
+        elif self.pidfd is not None:
             self._deaths.forget(self.pidfd)
-        else:
-            self._lingering.keep(ledger, self.pidfd)
 
     def _finish(self) -> None:
         if self._is_finished:  # closed by the outcome of its own Work, and by the caller that resumed it
@@ -330,7 +328,7 @@ class Link:
     def _handle(self, message: Message, numbers: list[int]) -> Steps | None:
         if self.intake is None:
             return self.session.handle(message)
-        if type(message) not in (Hello, Restore):
+        if type(message) not in (Hello, *HANDED_BACK):
             self.intake.end()
         try:
             return self.session.handle(message, numbers)

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
+from shmhost.core.absentees import Absentees
 from shmhost.core.expected import Expected, info_of
 from shmhost.core.generations import numbers
 from shmhost.core.hub import Hub
-from shmhost.core.records import Record
+from shmhost.core.owning import settle_arena
+from shmhost.core.records import LedgerRecord, Record
 from shmhost.core.regions import Region
 from shmhost.machine.returned import Returnables
 from shmhost.machine.shm_names import ShmNames
@@ -33,7 +36,9 @@ def take_up(path: str, lock: Lock, hub: Hub) -> StateFile | None:
         return None
     hub.host = f"{state.family}.{state.starts}"
     hub.registry.numbers = numbers(state.first_number, state.store_number)
-    _expect(hub, state, state.records)
+    _expect(hub, state, state.records, state.ledgers)
+    # Above all that the hosts before have given: their owners may know ledgers that nobody hands back.
+    hub.ledger_numbers = itertools.count((state.starts << 32) + 1)
     return state
 
 
@@ -52,7 +57,7 @@ def find_names(lock: Lock, hub: Hub) -> ShmNames:
 
 def _take_returns(hub: Hub, names: ShmNames) -> None:
     """Let clients hand back what is expected."""
-    if not hub.expected:
+    if not (hub.expected or hub.absent):
         return
     hub.returnables = returnables = Returnables(names)
     hub.registry.accounts.is_taking_back = True
@@ -62,7 +67,8 @@ def _take_returns(hub: Hub, names: ShmNames) -> None:
         if memory_object is not None:
             hub.registry.dispose(memory_object)
 
-    hub.expected.leave = leave
+    if hub.expected is not None:
+        hub.expected.leave = leave
 
 
 def _nothing(_name: str, _device: int, _inode: int) -> bool:
@@ -77,7 +83,15 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
     registry = hub.registry
     registry.numbers = numbers(next(registry.numbers), state.store_number)
     noted = {region.record for region in registry.regions.values()}
-    _expect(hub, state, [record for record in state.records if record.offset not in noted])
+    noted_ledgers = {ledger.record: ledger for ledger in hub.ledgers.values() if ledger.record}
+    ledgers = [record for record in state.ledgers if record.offset not in noted_ledgers]
+    _expect(hub, state, [record for record in state.records if record.offset not in noted], ledgers)
+    for record in state.ledgers:
+        if record.offset in noted_ledgers and hub.absent is not None:
+            hub.absent.resume(noted_ledgers[record.offset], record)
+    for region in registry.arenas:
+        if hub.absent is not None and region.arena and not (region.arena.is_open or region.arena.has_owner):
+            hub.absent.await_owner(region)
     for region in registry.regions.values():
         if region.generation and not region.record:  # the host before had no file
             state.enter(region)
@@ -86,14 +100,15 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
     return state
 
 
-def _expect(hub: Hub, state: StateFile, records: list[Record]) -> None:
+def _expect(hub: Hub, state: StateFile, records: list[Record], ledgers: list[LedgerRecord]) -> None:
     registry = hub.registry
     registry.book = state
     registry.make_room = lambda: give_up(hub)
     hub.expected = Expected(registry, state.forget, state.retire)
     hub.expected.load(records)
     hub.expected.load_boards(state.boards)
-    state.records.clear()
+    hub.absent = Absentees(state.forget, lambda region: settle_arena(hub, region))
+    hub.absent.load(ledgers)
     if hub.expected:
         LOG.info("%d regions of a host before may come back", len(hub.expected))
 

@@ -40,6 +40,7 @@ from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile, inherited
 from shmhost.machine.state_file import StateFile
 from shmhost.serving import metrics, takeover
+from shmhost.serving.absence import Absence
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
@@ -231,6 +232,8 @@ class Host:
         if self._heritage is not None:
             self._take_over(self._heritage)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
+        absence = Absence(self._hub)
+        absence.begin()
         door = Door(listener, self._closer, self._admit)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
@@ -246,6 +249,7 @@ class Host:
                     await self._store.finish()
         finally:
             ending.cancel()
+            absence.close()
             self._turned_away.close()
             self._flight.close()
 

@@ -175,6 +175,8 @@ class CoreMachine(RuleBasedStateMachine):
             self._finish(pick(controls, which), kind, size)
 
     def _finish(self, control: Control, kind: int, size: int) -> None:
+        if kind == ARENA_LEAVE:  # it writes no more, whichever board it looks at
+            self._model.unheard.pop(control.owner.number, None)
         steps, outcome = control.owner.handle(kind, size), (None, None)
         try:
             while True:
@@ -246,6 +248,15 @@ class CoreMachine(RuleBasedStateMachine):
     def restart(self, which: int) -> None:
         """The host is killed; its successor gets back what clients hand to it."""
         self._model.restart(which)
+
+    @rule(which=NUMBERS)
+    def owner_looks(self, which: int) -> None:
+        """The owner of an arena that was handed back looks at the board of the host that serves."""
+        self._model.owners_look(which)
+
+    @rule()
+    def host_looks_who_is_gone(self) -> None:
+        self._model.look_who_is_gone()
 
     @rule()
     def give_up_what_is_expected(self) -> None:

@@ -38,6 +38,9 @@ NEXT, MOVED = (
     ("board", "next"),
 )  # of the host that takes the place of the first; and how it says so
 MANY = 100  # more than there are messages
+# After a kill: the messages on the next control socket, of which the first says that it is one; the word in
+# the owner's memory by which it finds that socket; and what the next host is told.
+NEXT_INBOX, FIRST, OFFER, BACK = "messages of the next host", ("socket", "next"), "offer", "back"
 HOLDS = ("hold", "other hold")
 
 
@@ -81,6 +84,12 @@ class Arena:
     mark: str = (
         SEQ  # how the first host says on its board that it has moved, as its last act; "": it does not
     )
+    killed: int = -1  # so many have joined when the host is killed, and the next one begins; -1: it is not
+    loses: bool = False  # the messages about those do not come any more
+    looks: bool = True  # at the offer, before it looks at the board
+    offer: str = SEQ
+    tells_again: bool = True  # of those who had joined
+    waits_for_back: bool = True  # before others join
     takes_back: bool = False  # the first who joins is gone before the owner's socket has room for the message
 
     @property
@@ -150,6 +159,10 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
     """Return the messages that were received by now, and which blocks are free and which are not."""
     if a.owner_fence:
         yield Fence()
+    if a.killed >= 0 and a.looks and FIRST not in heard:
+        offered = yield Load(OFFER, a.collects)
+        if offered:
+            heard = yield Await(NEXT_INBOX)
     if a.compares_board:
         board = _board(heard)
         count = yield Load(board, a.collects)
@@ -172,18 +185,22 @@ def collect(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
 def receive(heard: tuple[Any, ...], count: int) -> Run:
     """Return the messages that were received: now all, if the board says another number."""
     if _count(heard) != count:
-        heard = yield Await(INBOX)
+        heard = yield Await(_inbox(heard))
     return heard
+
+
+def _inbox(messages: tuple[Any, ...]) -> str:
+    return NEXT_INBOX if FIRST in messages else INBOX
 
 
 def _board(heard: tuple[Any, ...]) -> str:
     """Return the board that the owner looks at after these messages."""
-    return NEXT if MOVED in heard else BOARD
+    return NEXT if MOVED in heard or FIRST in heard else BOARD
 
 
 def _count(heard: tuple[Any, ...]) -> int:
     """Return how many messages are about ledgers."""
-    return len(heard) - (MOVED in heard)
+    return len(heard) - (MOVED in heard) - (FIRST in heard)
 
 
 def audit(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
@@ -195,7 +212,9 @@ def audit(a: Arena, heard: tuple[Any, ...], retired: tuple[int, ...]) -> Run:
 
 def _check_room(a: Arena) -> None:
     """A block is current, each hold may name another, so one more is free, unless a message is late."""
-    is_prompt = a.joining[0] == a.parting[0] == "tell" and not a.takes_back and a.takeover < 0
+    is_prompt = (
+        a.joining[0] == a.parting[0] == "tell" and not a.takes_back and a.takeover < 0 and a.killed < 0
+    )
     if is_prompt and a.blocks >= 2 + len(a.names) and a.removes_at == 0:
         raise Broken("the arena is full")
 
@@ -258,13 +277,21 @@ def host(a: Arena) -> Run:
     for number, name in enumerate(a.joiners):
         if number == a.takeover:
             messages = yield from hand_over(a, messages, board)
+        if number == a.killed:
+            messages = yield from begin_anew(a, messages)
+            board = _count(messages)
         if a.takes_back and name == a.joiners[0]:
             board = yield from come_and_go(a, board, name)
             continue
         messages = (*messages, ("ledger", name))
-        board = yield from change(a, a.joining, messages, board, name)
+        is_lost = a.loses and number < a.killed
+        steps = tuple(step for step in a.joining if step != "tell") if is_lost else a.joining
+        board = yield from change(a, steps, messages, board, name)
     if len(a.joiners) == a.takeover:
         messages = yield from hand_over(a, messages, board)
+    if len(a.joiners) == a.killed:
+        messages = yield from begin_anew(a, messages)
+        board = _count(messages)
     gone = yield Await(DEAD, ())
     if not a.takes_back:
         yield from change(a, a.parting, (*messages, ("forget", gone[0])), board, "")
@@ -280,10 +307,28 @@ def hand_over(a: Arena, messages: tuple[Any, ...], board: int) -> Run:
     return messages
 
 
+def begin_anew(a: Arena, messages: tuple[Any, ...]) -> Run:
+    """Be the host that comes after one that was killed; return the messages that the owner hears of it."""
+    news = (FIRST, *messages) if a.tells_again else (FIRST,)
+    count = _count(news)
+    yield Store(NEXT, count, a.raises)
+    yield Post(NEXT_INBOX, news)
+    if a.waits_for_back:
+        yield Await(BACK, False)
+    return news
+
+
+def keeper(a: Arena) -> Run:
+    """Hand the arena back, in the owner's process: let it find the next control socket, and say so."""
+    yield Await(NEXT_INBOX, ())
+    yield Store(OFFER, True, a.offer)
+    yield Post(BACK, True)
+
+
 def change(a: Arena, steps: tuple[str, ...], messages: tuple[Any, ...], board: int, name: str) -> Run:
     for step in steps:
         if step == "tell":
-            yield Post(INBOX, messages)
+            yield Post(_inbox(messages), messages)
         elif step == "raise":
             board += 1
             yield Store(_board(messages), board, a.raises)
@@ -307,11 +352,12 @@ def protocol(a: Arena) -> Protocol:
         _words(a, readers, mine),
         {"owner": partial(owner, a)}
         | {name: partial(reader, a, name) for name in a.names}
-        | {"host": partial(host, a)},
+        | {"host": partial(host, a)}
+        | ({"keeper": partial(keeper, a)} if a.killed >= 0 else {}),
         guard=_guard,
         mortal=_mortal(a),
         may_stop=readers if a.stops else frozenset(),
-        servants=frozenset(["host", *(a.joiners if a.takes_back else ())]),
+        servants=frozenset(["host", "keeper", *(a.joiners if a.takes_back else ())]),
     )
 
 
@@ -329,6 +375,9 @@ def _words(a: Arena, readers: frozenset[str], mine: frozenset[str]) -> dict[str,
         INBOX: Word((), is_message=True),
         DEAD: Word((), is_message=True),
     }
+    if a.killed >= 0:
+        words |= {OFFER: Word(False, "keeper", mine), NEXT_INBOX: Word((), is_message=True)}
+        words |= {BACK: Word(False, is_message=True)}
     for record in range(2):
         for part, start in (("block", 0), ("value", 1)):
             words[f"record {record}: {part}"] = Word(start if record == 0 else None, "owner", readers)

@@ -42,6 +42,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "a reader joins the next host": JOIN | {"blocks": 2, "puts": 4, "takeover": 0},
     "another host comes when a reader has joined": JOIN | {"blocks": 2, "puts": 4, "takeover": 1},
     "a reader of the next host dies": JOIN | {"blocks": 2, "puts": 4, "takeover": 0, "kills": "readers"},
+    "a reader joins a host that was started again": JOIN | {"blocks": 2, "puts": 4, "killed": 0},
+    "the host is killed when a reader has joined": JOIN | {"blocks": 2, "puts": 4, "killed": 1},
+    "the message about a reader is lost with its host": JOIN
+    | {"blocks": 2, "puts": 4, "killed": 1, "loses": True},
+    "a reader of a host that was started again dies": JOIN
+    | {"blocks": 2, "puts": 4, "killed": 0, "kills": "readers"},
     "a second reader joins": {"joins": 1, "blocks": 2, "puts": 2},
     "a reader dies": {"kills": "readers"},
     "a reader joins and dies": JOIN | {"blocks": 2, "puts": 4, "kills": "readers"},
@@ -63,6 +69,13 @@ LONG_RUNS: dict[str, dict[str, Any]] = {
         "blocks": 2,
         "puts": 2,
         "takeover": 1,
+    },
+    "the host is killed between two readers": {
+        "readers": 0,
+        "joins": 2,
+        "blocks": 2,
+        "puts": 2,
+        "killed": 1,
     },
     "two readers join": {"readers": 0, "joins": 2, "blocks": 2, "puts": 2},
     "one of two readers dies": {"joins": 1, "blocks": 2, "puts": 2, "kills": "readers"},
@@ -115,6 +128,17 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "raising the board's word for the dead": ({"kills": "readers"}, {"parting": ("tell",)}, LEFT),
     "keeping a ledger until its process is dead": ({}, {"hangs_up": True}, WRITTEN),
     "marking the board of the host before": (JOIN | {"takeover": 0}, {"mark": ""}, WRITTEN),
+    "the owner's word before others join a host that was started again": (
+        JOIN | {"killed": 0},
+        {"waits_for_back": False},
+        WRITTEN,
+    ),
+    "the look for a host that was started again": (JOIN | {"killed": 0}, {"looks": False}, WRITTEN),
+    "telling an owner again who had joined": (
+        JOIN | {"killed": 1, "loses": True},
+        {"tells_again": False},
+        WRITTEN,
+    ),
     "a hold that stays in its word": ({}, {"moves_hold": True}, WRITTEN),
 }
 # Orders that x86 always keeps, if the compiler does.
@@ -127,6 +151,7 @@ ORDERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "release of letting go": ({}, {"let_go": RELAXED}, RACE),
     "seq of the owner's loads": ({}, {"collects": ACQUIRE}, WRITTEN),
     "seq of marking the board of the host before": (JOIN | {"takeover": 0}, {"mark": RELEASE}, WRITTEN),
+    "seq of offering the next control socket": (JOIN | {"killed": 0}, {"offer": RELEASE}, WRITTEN),
     "seq of raising the board's word": (JOIN, {"raises": RELEASE}, WRITTEN),
 }
 # The same where fences are in place of seq.

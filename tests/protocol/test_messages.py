@@ -46,6 +46,8 @@ def test_tags_are_the_published_numbers() -> None:
         "Restore": 21,
         "Takeover": 22,
         "FindBoard": 23,
+        "RestoreLedger": 24,
+        "RestoreArena": 25,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,
@@ -65,6 +67,8 @@ def test_tags_are_the_published_numbers() -> None:
         "Surveyed": 143,
         "Restored": 144,
         "BoardFound": 145,
+        "LedgerRestored": 146,
+        "ArenaRestored": 147,
     }
 
 

@@ -32,6 +32,7 @@
 #include "shm_arena_read.h"
 #include "shm_arena_heap.h"
 #include "shm_arena_copy.h"
+#include "shm_arena_known.h"
 #include "shm_arena_link.h"
 #include "shm_arena_collect.h"
 #include "shm_arena_own.h"

@@ -144,6 +144,9 @@ struct shm_arena_message {
 #define SHM_ARENA_FORGET 4 /* ledger `number` holds nothing any more */
 #define SHM_ARENA_BOARD 6  /* where is the line by now? And the answer: `number` of the line, `size` of the board, its descriptor */
 #define SHM_ARENA_LEAVE 5  /* the owner writes no more, and has the arena mapped as long as the socket is open */
+#define SHM_ARENA_BACK 7   /* the owner looks at this socket before it uses memory again: it has handed the arena back */
+#define SHM_ARENA_KEEP 8   /* ledger `number` may hold values: the owner has it from before, or will get it */
+#define SHM_ARENA_REST 9   /* all other ledgers that the owner has from before hold nothing any more */
 
 /* cffi: end */
 

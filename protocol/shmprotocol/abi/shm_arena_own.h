@@ -66,6 +66,10 @@ static inline void shm_owner_close(struct shm_arena_owner *owner)
         if (owner->socket >= 0)
                 close(owner->socket);
         owner->socket = -1;
+        shm_owner_move_on(owner);
+        if (owner->missing != NULL)
+                munmap(owner->missing, owner->missing_room);
+        owner->missing = NULL;
         if (owner->heap.pages != NULL)
                 munmap(owner->heap.pages, owner->pages_room);
         if (owner->ledgers != NULL)
@@ -196,6 +200,8 @@ static inline int shm_owner_ask(struct shm_arena_owner *owner, uint32_t kind, ui
         struct pollfd wait = {owner->socket, POLLIN, 0};
         int result;
 
+        (void)shm_owner_line(owner); /* with the control socket of the host that serves */
+        wait.fd = owner->socket;
         shm_owner_listen(owner); /* also to a late answer */
         owner->answer.kind = 0;
         if (owner->socket < 0 || send(owner->socket, &message, sizeof(message), MSG_NOSIGNAL) < 0)
@@ -349,8 +355,11 @@ static inline int shm_owner_sleepers(struct shm_arena_owner *owner, uint64_t wor
         uint32_t told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST), i;
         int futexes = 0;
 
-        if (told != owner->heard)
+        if (told != owner->heard) {
                 shm_owner_listen(owner);
+                line = owner->arena.line; /* which may have moved just now */
+                told = __atomic_load_n(&line->ledgers, __ATOMIC_SEQ_CST);
+        }
         if (__atomic_load_n(&line->waiters, __ATOMIC_SEQ_CST) == 0)
                 return 0;
         if (told != owner->heard)

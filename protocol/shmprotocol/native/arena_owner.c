@@ -38,6 +38,8 @@ struct shm_owner_object {
         PyObject *array;  /* numpy.ndarray; NULL as long as it is not loaded */
         PyThread_type_lock asking;
         int is_asking;
+        int mapped_socket; /* 1 + that of an owner that writes no more, open as long as the arena is mapped; 0: none */
+        struct shm_kept kept;
 };
 
 /* Give back what an owner has, its mapping first: the socket tells the host that nothing is mapped any more. */
@@ -45,8 +47,21 @@ static void shm_owner_end(PyObject *object)
 {
         struct shm_owner_object *self = (struct shm_owner_object *)object;
 
+        shm_close(shm_unkeep(&self->kept));
         Py_CLEAR(self->memory);
         shm_owner_close(self->owner);
+        if (self->mapped_socket)
+                close(self->mapped_socket - 1);
+        self->mapped_socket = 0;
+}
+
+/* _keep(home, number, descriptor): have the next host get a copy of the read-write descriptor; nothing if that cannot be. */
+static PyObject *shm_owner_keep_call(PyObject *object, PyObject *arguments)
+{
+        struct shm_owner_object *self = (struct shm_owner_object *)object;
+
+        self->kept.arena = self->owner;
+        return shm_keep_for(object, &self->kept, SHM_KEPT_ARENA, arguments);
 }
 
 static PyObject *shm_owner_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
@@ -210,10 +225,12 @@ static PyObject *shm_owner_close_call(PyObject *object, PyObject *none)
 
         (void)none;
         shm_owner_settle(self);
+        shm_close(shm_unkeep(&self->kept));
+        shm_owner_move_on(self->owner);
         if (self->owner->socket >= 0 && self->reader.forks == shm_forks) {
                 /* A full socket, or a host that is gone, leaves it to the socket's end. */
                 (void)!send(self->owner->socket, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT);
-                close(self->owner->socket);
+                self->mapped_socket = self->owner->socket + 1;
                 self->owner->socket = -1;
         }
         self->reader.arena = NULL;

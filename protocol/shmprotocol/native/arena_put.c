@@ -317,6 +317,7 @@ static PyMethodDef shm_owner_methods[] = {
         {"_ready", shm_owner_ready_call, METH_NOARGS, NULL},
         {"_grow", shm_owner_grow_call, METH_O, NULL},
         {"_close", shm_owner_close_call, METH_NOARGS, NULL},
+        {"_keep", shm_owner_keep_call, METH_VARARGS, NULL},
         {"_holders", shm_owner_holders_call, METH_NOARGS, NULL},
         {"_state", shm_owner_state_call, METH_NOARGS, NULL},
         {"_room", shm_owner_room_call, METH_NOARGS, NULL},

@@ -20,6 +20,7 @@ struct shm_ledger_object {
         PyObject_HEAD
         struct shm_holds holds;
         uint32_t forks; /* shm_forks when it was made */
+        struct shm_kept kept;
 };
 
 /* How many forks lie between the first process and this one: getpid(2) would be a system call for each value. */
@@ -62,14 +63,41 @@ static void shm_ledger_dealloc(PyObject *self)
         struct shm_ledger_object *ledger = (struct shm_ledger_object *)self;
         size_t size = sizeof(struct shm_ledger) + ledger->holds.count * sizeof(struct shm_ledger_hold);
 
+        shm_close(shm_unkeep(&ledger->kept));
         if (ledger->holds.ledger != NULL && ledger->forks == shm_forks)
                 munmap(ledger->holds.ledger, size);
         shm_free(self);
 }
 
+/* _keep(home, number, descriptor): keep a copy of its descriptor for the next host; nothing if that cannot be. */
+static PyObject *shm_ledger_keep(PyObject *self, PyObject *arguments)
+{
+        struct shm_ledger_object *ledger = (struct shm_ledger_object *)self;
+
+        return shm_keep_for(self, &ledger->kept, SHM_KEPT_LEDGER, arguments);
+}
+
+static PyObject *shm_ledger_lend(PyObject *self, PyObject *descriptors)
+{
+        return shm_kept_lend(&((struct shm_ledger_object *)self)->kept, descriptors);
+}
+
+static PyObject *shm_ledger_move(PyObject *self, PyObject *home)
+{
+        return shm_kept_move_to(&((struct shm_ledger_object *)self)->kept, home);
+}
+
+static PyMethodDef shm_ledger_methods[] = {
+        {"_keep", shm_ledger_keep, METH_VARARGS, NULL},
+        {"lend", shm_ledger_lend, METH_O, NULL},
+        {"move", shm_ledger_move, METH_O, NULL},
+        {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot shm_ledger_slots[] = {
         {Py_tp_new, (void *)shm_ledger_new},
         {Py_tp_dealloc, (void *)shm_ledger_dealloc},
+        {Py_tp_methods, (void *)shm_ledger_methods},
         {0, NULL},
 };
 

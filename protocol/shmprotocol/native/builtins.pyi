@@ -258,8 +258,10 @@ class Home:
     """
 
     def __init__(self, path: str, host: str, socket: int, /) -> None: ...
-    def owners(self) -> list[Holding | Held | Kept]:
+    def owners(self) -> list[Holding | Held | Kept | Ledger | ArenaOwner]:
         """Return the objects that keep something here."""
+    def hasten(self) -> bool:
+        """Look for the next host now; return whether arenas of this process are still to be handed back."""
     def is_host_of(self, socket: int, /) -> bool:
         """Whether the host at the other end of a socket is of the same user as this one."""
     def unplug(self) -> None:
@@ -441,6 +443,12 @@ class Ledger:
     """
 
     def __new__(cls, descriptor: int, /) -> Self: ...
+    def _keep(self, home: Home, number: int, descriptor: int, /) -> None:
+        """Keep a copy of the descriptor for the next host until the end of this object, if that can be."""
+    def lend(self, descriptors: list[int], /) -> int:
+        """Add a copy to a list that owns it; return the number of the ledger. 0: nothing is kept."""
+    def move(self, home: Home, /) -> None:
+        """Keep it there from now on."""
 
 class HeldValue:
     """A value of an arena: its buffer is its bytes, which do not change while it or a view of it lives."""
@@ -548,6 +556,8 @@ class ArenaOwner(ArenaReader):
         """Have the host let it grow; returns an errno or 0."""
     def _close(self) -> None:
         """Stop being the owner."""
+    def _keep(self, home: Home, number: int, descriptor: int, /) -> None:
+        """Keep a copy of the read-write descriptor for the next host, if that can be."""
     def _holders(self) -> list[tuple[int, int, int]]:
         """Return number, pid and blocks of the ledgers that keep replaced values from being used again."""
     def _state(self) -> tuple[int, int, int, int]:

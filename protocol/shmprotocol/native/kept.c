@@ -24,7 +24,12 @@
 #define SHM_HOME_BUFFER 16384 /* bytes: a Restored of 32 grants has at most 11,000 */
 #define SHM_KEPT_PART 4       /* of the descriptors that this process may have, one in so many is kept at most */
 
+#define SHM_HOME_FDS 4        /* descriptors that may wait for their frame: a reply has one */
+
 struct shm_home;
+struct shm_arena_owner;
+
+enum { SHM_KEPT_REGION, SHM_KEPT_LEDGER, SHM_KEPT_ARENA };
 
 struct shm_kept {
         struct shm_kept *next, **back;
@@ -35,6 +40,8 @@ struct shm_kept {
         uint32_t round; /* of the home's when it was handed back last */
         int fd;
         char is_shared; /* it is a handle's descriptor, too */
+        char kind;      /* of what it is handed back as */
+        struct shm_arena_owner *arena; /* that its owner writes here; it outlives the node */
 };
 
 enum shm_home_state {
@@ -58,6 +65,9 @@ struct shm_home {
         uint32_t used;
         uint32_t count; /* of the batch */
         uint32_t round;
+        uint32_t fd_count;
+        int fds[SHM_HOME_FDS]; /* that came, and whose frame is not here yet */
+        char asked;   /* the kind of the batch */
         uid_t uid;    /* of the host */
         int socket;   /* the connection's, which others own */
         int watched;  /* a copy of it; -1: none */
@@ -104,8 +114,15 @@ static void shm_close_quickly(int *fd)
         *fd = -1;
 }
 
+static void shm_home_drop_fds(struct shm_home *home)
+{
+        while (home->fd_count > 0)
+                (void)close(home->fds[--home->fd_count]);
+}
+
 static void shm_home_close_link(struct shm_home *home)
 {
+        shm_home_drop_fds(home);
         shm_close_quickly(&home->link);
 }
 
@@ -322,6 +339,8 @@ static PyObject *shm_home_is_host_of(PyObject *self, PyObject *number)
         return PyBool_FromLong(((struct shm_home *)self)->uid == shm_peer_uid(fd));
 }
 
+static PyObject *shm_home_hasten(PyObject *self, PyObject *none);
+
 /* owners(): the objects that keep something here. */
 static PyObject *shm_home_owners(PyObject *self, PyObject *none)
 {
@@ -372,6 +391,7 @@ static void shm_home_dealloc(PyObject *self)
 
 static PyMethodDef shm_home_methods[] = {
         {"owners", shm_home_owners, METH_NOARGS, NULL},
+        {"hasten", shm_home_hasten, METH_NOARGS, NULL},
         {"is_host_of", shm_home_is_host_of, METH_O, NULL},
         {"unplug", shm_home_unplug, METH_NOARGS, NULL},
         {"end", shm_home_end_method, METH_NOARGS, NULL},

@@ -44,6 +44,34 @@ static PyObject *shm_kept_move_lease(struct shm_kept *kept, int is_live, struct 
         Py_RETURN_TRUE;
 }
 
+/* Keep a copy of a descriptor of a ledger or an arena: (home, number, descriptor). Nothing if that cannot be. */
+static PyObject *shm_keep_for(PyObject *owner, struct shm_kept *kept, char kind, PyObject *arguments)
+{
+        unsigned long long number;
+        PyObject *home;
+        int fd;
+
+        if (!PyArg_ParseTuple(arguments, "O!Ki", shm_home_type, &home, &number, &fd))
+                return NULL;
+        if (kept->home == NULL) {
+                kept->kind = kind;
+                fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+                if (!shm_keep((struct shm_home *)home, kept, owner, number, fd))
+                        shm_close(fd);
+        }
+        Py_RETURN_NONE;
+}
+
+static PyObject *shm_kept_move_to(struct shm_kept *kept, PyObject *home)
+{
+        if ((PyObject *)Py_TYPE(home) != shm_home_type) {
+                PyErr_SetString(PyExc_TypeError, "it moves to a Home");
+                return NULL;
+        }
+        shm_kept_move(kept, (struct shm_home *)home);
+        Py_RETURN_NONE;
+}
+
 /* Kept(home, number, descriptor, lease): keep a copy of a descriptor for a lease; nothing if that cannot be. */
 static int shm_kept_object_init(PyObject *self, PyObject *arguments, PyObject *keywords)
 {
@@ -73,12 +101,7 @@ static PyObject *shm_kept_object_lend(PyObject *self, PyObject *descriptors)
 /* move(home): it is handed back, and kept for the next time. */
 static PyObject *shm_kept_object_move(PyObject *self, PyObject *home)
 {
-        if ((PyObject *)Py_TYPE(home) != shm_home_type) {
-                PyErr_SetString(PyExc_TypeError, "it moves to a Home");
-                return NULL;
-        }
-        shm_kept_move(&((struct shm_kept_object *)self)->kept, (struct shm_home *)home);
-        Py_RETURN_NONE;
+        return shm_kept_move_to(&((struct shm_kept_object *)self)->kept, home);
 }
 
 static PyObject *shm_kept_object_close(PyObject *self, PyObject *none)

@@ -16,6 +16,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "shm_arena.h"
+
 #define SHM_KEEPER_SOON_NS 20000000u     /* between looks for a host: one that is restarted takes some 200 ms */
 #define SHM_KEEPER_AWAKE_NS 10000000000u /* for so long; then it looks more and more seldom */
 #define SHM_KEEPER_SELDOM_NS 5000000000u
@@ -23,8 +25,13 @@
 
 #define SHM_TAG_HELLO 1
 #define SHM_TAG_RESTORE 21
+#define SHM_TAG_RESTORE_LEDGER 24
+#define SHM_TAG_RESTORE_ARENA 25
 #define SHM_TAG_WELCOME 129
+#define SHM_TAG_REFUSED 136
 #define SHM_TAG_RESTORED 144
+#define SHM_TAG_LEDGER_RESTORED 146
+#define SHM_TAG_ARENA_RESTORED 147
 #define SHM_VERSION_RESTORE 4
 
 /* --- what it says */
@@ -45,17 +52,48 @@ static int shm_home_greet(struct shm_home *home)
         return shm_home_say(home, frame, shm_put_length(frame, shm_put_string(frame + 4 + sizeof(head), "keeper", 6)));
 }
 
-/* Gather what was not handed back in this round. */
-static void shm_home_gather(struct shm_home *home)
+/* Gather what was not handed back in this round: of a kind, and at most so many. */
+static void shm_home_gather_some(struct shm_home *home, char kind, uint32_t most)
 {
         struct shm_kept *kept;
 
+        home->asked = kind;
         home->count = 0;
-        for (kept = home->first; kept != NULL && home->count < SHM_HOME_BATCH; kept = kept->next)
-                if (kept->round != home->round) {
+        for (kept = home->first; kept != NULL && home->count < most; kept = kept->next)
+                if (kept->kind == kind && kept->round != home->round) {
                         kept->round = home->round;
                         home->batch[home->count++] = kept;
                 }
+}
+
+/* Ledgers come first, so that owners hear of them at once, and arenas of ours last. */
+static void shm_home_gather(struct shm_home *home)
+{
+        shm_home_gather_some(home, SHM_KEPT_LEDGER, 1);
+        if (home->count == 0)
+                shm_home_gather_some(home, SHM_KEPT_REGION, SHM_HOME_BATCH);
+        if (home->count == 0)
+                shm_home_gather_some(home, SHM_KEPT_ARENA, 1);
+}
+
+/* Write a Restore of the batch, or of a ledger, with no event, or of an arena; return its end. */
+static uint8_t *shm_home_request(const struct shm_home *home, uint8_t *at)
+{
+        uint32_t i;
+
+        *at++ = home->asked == SHM_KEPT_LEDGER ? 0x95 : 0x94;
+        *at++ = home->asked == SHM_KEPT_REGION   ? SHM_TAG_RESTORE
+                : home->asked == SHM_KEPT_LEDGER ? SHM_TAG_RESTORE_LEDGER
+                                                 : SHM_TAG_RESTORE_ARENA;
+        *at++ = (uint8_t)home->count;
+        *at++ = 1;
+        if (home->asked == SHM_KEPT_REGION)
+                at = shm_put_array(at, home->count);
+        for (i = 0; i < home->count; i++)
+                at = shm_put_integer(at, home->batch[i]->number);
+        if (home->asked == SHM_KEPT_LEDGER)
+                *at++ = 0xc2;
+        return at;
 }
 
 /* Hand the batch back; -errno. */
@@ -69,15 +107,9 @@ static int shm_home_hand_back(struct shm_home *home)
         int fds[SHM_HOME_BATCH];
         uint32_t i;
 
-        *at++ = 0x94;
-        *at++ = SHM_TAG_RESTORE;
-        *at++ = (uint8_t)home->count;
-        *at++ = 1;
-        at = shm_put_array(at, home->count);
-        for (i = 0; i < home->count; i++) {
-                at = shm_put_integer(at, home->batch[i]->number);
+        at = shm_home_request(home, at);
+        for (i = 0; i < home->count; i++)
                 fds[i] = home->batch[i]->fd;
-        }
         part.iov_len = (size_t)(shm_put_length(frame, at) - frame);
         message.msg_controllen = CMSG_SPACE(home->count * sizeof(int));
         rights = CMSG_FIRSTHDR(&message);
@@ -141,6 +173,44 @@ static int shm_home_take(struct shm_home *home, struct shm_frame frame)
         }
         home->count = 0;
         return 1;
+}
+
+/*
+ * Let the owner of an arena listen to the control socket that came, and tell the host so. From the exchange on, the owner
+ * finds the socket whenever it is about to use memory again, so others may join. A copy says it: the owner may be quicker to
+ * close its own.
+ */
+static int shm_home_offer(struct shm_arena_owner *owner, int socket)
+{
+        struct shm_arena_message message = {SHM_ARENA_BACK, 0, 0, 0};
+        int copy = fcntl(socket, F_DUPFD_CLOEXEC, 0), is_said;
+
+        if (copy < 0) {
+                (void)close(socket);
+                return 0;
+        }
+        shm_owner_offer(owner, socket);
+        is_said = send(copy, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(message);
+        (void)close(copy);
+        return is_said;
+}
+
+/* Heed the answer about a ledger, or an arena. Returns 1; 0 it is another answer; -EAGAIN: ask anew. */
+static int shm_home_take_one(struct shm_home *home, struct shm_frame frame)
+{
+        uint64_t items, tag, number;
+        int is_arena = home->asked == SHM_KEPT_ARENA, error = 1;
+
+        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
+            !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
+            (tag != SHM_TAG_REFUSED && tag != (is_arena ? SHM_TAG_ARENA_RESTORED : SHM_TAG_LEDGER_RESTORED)))
+                return 0;
+        if (is_arena && tag != SHM_TAG_REFUSED && home->batch[0] != NULL) {
+                error = home->fd_count == 1 && shm_home_offer(home->batch[0]->arena, home->fds[0]) ? 1 : -EAGAIN;
+                home->fd_count = home->fd_count == 1 ? 0 : home->fd_count;
+        }
+        home->count = 0;
+        return error;
 }
 
 /* --- the steps of a home. With the mutex held */
@@ -210,20 +280,49 @@ static void shm_home_connect(struct shm_home *home, uint64_t now_ns)
 /* Handle a whole frame. */
 static void shm_home_hear(struct shm_home *home, struct shm_frame frame, uint64_t now_ns)
 {
-        int is_right = home->state == SHM_HOME_GREETING ? shm_home_is_welcome(home, frame)
-                                                         : home->state == SHM_HOME_RETURNING && shm_home_take(home, frame);
+        int is_right = home->state == SHM_HOME_GREETING         ? shm_home_is_welcome(home, frame)
+                       : home->state != SHM_HOME_RETURNING      ? 0
+                       : home->asked == SHM_KEPT_REGION         ? shm_home_take(home, frame)
+                                                                : shm_home_take_one(home, frame);
 
-        if (is_right) {
+        shm_home_drop_fds(home);
+        if (is_right < 0) {
+                shm_home_retry(home, now_ns);
+        } else if (is_right) {
                 shm_home_go_on(home, now_ns);
         } else { /* another host, or this one drops us */
                 shm_home_give_up(home);
         }
 }
 
-/* Read what has come; descriptors, as that of the board, are not received. */
+/* Receive bytes, and the descriptors that come with them; as recv(2). */
+static ssize_t shm_home_receive(struct shm_home *home)
+{
+        struct iovec part = {home->buffer + home->used, SHM_HOME_BUFFER - home->used};
+        char control[CMSG_SPACE(SHM_HOME_FDS * sizeof(int))];
+        struct msghdr message = {
+                .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        ssize_t size = recvmsg(home->link, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        struct cmsghdr *rights = size < 0 ? NULL : CMSG_FIRSTHDR(&message);
+        int fds[SHM_HOME_FDS];
+        size_t count, i;
+
+        if (rights == NULL || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS)
+                return size;
+        count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(rights), count * sizeof(int));
+        for (i = 0; i < count; i++)
+                if (home->fd_count < SHM_HOME_FDS)
+                        home->fds[home->fd_count++] = fds[i];
+                else
+                        (void)close(fds[i]);
+        return size;
+}
+
+/* Read what has come. */
 static void shm_home_read(struct shm_home *home, uint64_t now_ns)
 {
-        ssize_t size = recv(home->link, home->buffer + home->used, SHM_HOME_BUFFER - home->used, MSG_DONTWAIT);
+        ssize_t size = shm_home_receive(home);
         struct shm_frame data = {home->buffer, NULL}, frame;
 
         if (size < 0 && (errno == EAGAIN || errno == EINTR))
@@ -268,6 +367,33 @@ static uint64_t shm_home_step(struct shm_home *home, uint64_t now_ns)
         else if ((home->state == SHM_HOME_GREETING || home->state == SHM_HOME_RETURNING) && home->due_ns <= now_ns)
                 shm_home_retry(home, now_ns);
         return home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK ? home->due_ns : UINT64_MAX;
+}
+
+/*
+ * hasten(): look for the next host now; return whether arenas that this process owns are still to be handed back. Only the
+ * thread does that: the connection that it has is the owner's then.
+ */
+static PyObject *shm_home_hasten(PyObject *self, PyObject *none)
+{
+        struct shm_home *home = (struct shm_home *)self;
+        const struct shm_kept *kept;
+        uint64_t now_ns = shm_now_ns();
+        int is_pending = 0;
+
+        (void)none;
+        pthread_mutex_lock(&shm_keeper.mutex);
+        for (kept = home->first; kept != NULL; kept = kept->next)
+                is_pending |= kept->kind == SHM_KEPT_ARENA;
+        if (is_pending && shm_keeper.epoll >= 0) {
+                (void)shm_home_step(home, now_ns); /* it may not have noticed yet */
+                if (home->state == SHM_HOME_LOST) {
+                        home->due_ns = now_ns;
+                        (void)shm_home_step(home, now_ns);
+                }
+        }
+        is_pending = is_pending && home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK;
+        pthread_mutex_unlock(&shm_keeper.mutex);
+        return PyBool_FromLong(is_pending);
 }
 
 #endif /* SHM_RETURNING_H */

@@ -36,6 +36,8 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     21: m.Restore,
     22: m.Takeover,
     23: m.FindBoard,
+    24: m.RestoreLedger,
+    25: m.RestoreArena,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,
@@ -55,6 +57,8 @@ REPLY_TAGS: dict[int, type[m.Message]] = {
     143: m.Surveyed,
     144: m.Restored,
     145: m.BoardFound,
+    146: m.LedgerRestored,
+    147: m.ArenaRestored,
 }
 TAG_OF = {cls: tag for tags in (REQUEST_TAGS, REPLY_TAGS) for tag, cls in tags.items()}
 _RECORDS = {cls: Record(cls) for cls in TAG_OF}

@@ -27,8 +27,13 @@ from shmprotocol.wire.items import Tally as Tally
 from shmprotocol.wire.items import Timing as Timing
 from shmprotocol.wire.items import Total as Total
 from shmprotocol.wire.items import Use as Use
+from shmprotocol.wire.restore_messages import HANDED_BACK as HANDED_BACK
+from shmprotocol.wire.restore_messages import ArenaRestored as ArenaRestored
+from shmprotocol.wire.restore_messages import LedgerRestored as LedgerRestored
 from shmprotocol.wire.restore_messages import Restore as Restore
+from shmprotocol.wire.restore_messages import RestoreArena as RestoreArena
 from shmprotocol.wire.restore_messages import Restored as Restored
+from shmprotocol.wire.restore_messages import RestoreLedger as RestoreLedger
 
 VERSION = 4  # the newest that this package speaks
 VERSION_MIN = 1
@@ -394,4 +399,6 @@ def descriptors_of(message: Message) -> int:
         return 2
     if type(message) is Restore:
         return len(message.regions)
-    return 1 if type(message) in (Created, Surveyed) else 0
+    if isinstance(message, LedgerRestored | ArenaRestored):
+        return int(message[1])
+    return 1 if type(message) in (Created, Surveyed, RestoreLedger, RestoreArena) else 0

@@ -24,6 +24,7 @@ MAX_DESCRIPTORS = 64
 MAX_RESTORED = 32  # regions in a Restore: taking them back takes a host half a millisecond
 # The kinds of messages on the control socket of an arena, in the `struct shm_arena_message` of shm_arena.h.
 ARENA_READY, ARENA_GROW, ARENA_LEDGER, ARENA_FORGET, ARENA_LEAVE, ARENA_BOARD = 1, 2, 3, 4, 5, 6
+ARENA_BACK, ARENA_KEEP, ARENA_REST = 7, 8, 9
 LEDGER_HOLDS = 131_072  # values that one client can use at a time, of all arenas
 LEDGER_SIZE = 4096 + 16 * LEDGER_HOLDS  # bytes: a page, and the holds
 MAX_MODE = 0o777  # of a region: permission bits alone

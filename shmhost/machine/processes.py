@@ -1,0 +1,47 @@
+"""Which process a number is of, so that a host of later can tell whether that has ended.
+
+A number is used again; with the time of its start it is not. Both count in the pid namespace of who asks, and
+the time in its time namespace too: of a host in others nothing can be said.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shmhost.core.processes import Process
+
+_PROC = Path("/proc")
+_STARTED = 19  # the field behind the name of the program, proc(5)
+
+
+def process_of(pid: int) -> Process:
+    """Return what is known of a process that is there; without /proc, or in no namespace of ours, little."""
+    return Process(pid, _started(pid) or 0, _namespace())
+
+
+def is_gone(process: Process) -> bool:
+    """Whether a process that was there has certainly ended."""
+    if not (process.pid and process.started and process.namespace == _namespace() != 0):
+        return False
+    return _started(process.pid) != process.started
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process was started, in ticks; None: there is none, or it has ended; 0: not known."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError:
+        return 0
+    state, *fields = text[text.rindex(b")") + 2 :].split()
+    return None if state in b"ZX" else int(fields[_STARTED - 1])
+
+
+def _namespace() -> int:
+    """Return the number of the namespaces in which numbers and times count; 0: not known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino << 32 | os.stat("/proc/self/ns/time").st_ino
+    except OSError:
+        return 0
