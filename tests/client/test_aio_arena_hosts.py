@@ -266,3 +266,29 @@ async def test_nothing_is_left_open_after_hosts_came_and_went(
         assert owner.list("nothing") == []
         counts.append(count_descriptors())
     assert counts[2] <= counts[1]
+
+
+async def test_arena_that_is_back_gives_no_value_twice_and_loses_none(
+    machine: Machine, arena: shmclient.Arena, reader: Reader
+) -> None:
+    """Values come before the host is killed, without one, and at the next one."""
+    for number in range(0, 9, 3):
+        async with anyio.create_task_group() as tasks:
+            waiting = Waiting(reader, tasks)
+            await waiting.start(*ROADS)
+            machine.kill()
+            await reader.without_host()
+            arena["x"] = b"%d" % (number + 1)
+        assert waiting.values == [b"%d" % (number + 1)] * 5
+        reader.generation = reader.view.open("x").generation
+        async with anyio.create_task_group() as tasks:
+            waiting = Waiting(reader, tasks)
+            await waiting.start(*ROADS)
+            before = reader.client._core.channel
+            await anyio.to_thread.run_sync(machine.start)
+            await until(lambda before=before: reader.client._core.channel is not before)  # type: ignore[misc]
+            await reader.asleep(len(ROADS))
+            assert waiting.values == []
+            arena["x"] = b"%d" % (number + 2)
+        assert waiting.values == [b"%d" % (number + 2)] * 5
+        reader.generation = reader.view.open("x").generation

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -330,3 +333,62 @@ def test_nothing_is_left_open_after_hosts_came_and_went(
         assert owner.list("nothing") == []
         counts.append(count_descriptors())
     assert counts[2] <= counts[1]
+
+
+def test_arena_that_is_back_gives_no_value_twice_and_loses_none(
+    machine: Machine, arena: shmclient.Arena, reader: Reader, waiting: Waiting
+) -> None:
+    """Values come before the host is killed, without one, and at the next one."""
+    for number in range(0, 9, 3):
+        futures = waiting(*ROADS)
+        machine.kill()
+        wait_until(reader.is_without_host)
+        arena["x"] = b"%d" % (number + 1)
+        assert results(futures) == [b"%d" % (number + 1)] * 5
+        reader.generation = reader.view.open("x").generation
+        futures = waiting(*ROADS)
+        machine.start()
+        wait_until(lambda: not reader.is_without_host() and reader.sleepers() == len(ROADS))
+        assert not any(future.done() for future in futures)
+        arena["x"] = b"%d" % (number + 2)
+        assert results(futures) == [b"%d" % (number + 2)] * 5
+        reader.generation = reader.view.open("x").generation
+        futures = waiting(*ROADS)
+        arena["x"] = b"%d" % (number + 3)
+        assert results(futures) == [b"%d" % (number + 3)] * 5
+        reader.generation = reader.view.open("x").generation
+
+
+def test_values_come_in_order_and_once_while_hosts_are_killed_at_random(
+    machine: Machine, arena: shmclient.Arena, reader: Reader, pool: ThreadPoolExecutor
+) -> None:
+    draw, stop, seen = random.Random(13), threading.Event(), list[int]()
+
+    def put() -> int:
+        numbers = itertools.count(1)
+        while not stop.wait(draw.choice((0, 0, 0.001, 0.02))):
+            arena["x"] = b"%d" % next(numbers)
+        return next(numbers)
+
+    def follow() -> None:
+        while not seen or seen[-1] != last:
+            seen.append(int(reader.next("follow")))
+
+    def see(more: int) -> None:
+        count = len(seen) + more
+        wait_until(lambda: len(seen) >= count)
+
+    last = -1
+    putting, following = pool.submit(put), pool.submit(follow)
+    try:
+        for _ in range(6):
+            machine.kill()
+            see(draw.randrange(5))
+            machine.start()
+            see(draw.randrange(20))
+    finally:
+        stop.set()
+        last = putting.result(60)
+        arena["x"] = b"%d" % last
+    following.result(60)
+    assert seen == sorted(set(seen))
