@@ -72,8 +72,9 @@ class Session:
         finally:
             self.log.append("long ended")
 
-    def take_used_ledger(self) -> None:
-        """Return None: it has read no arena."""
+    def take_used_ledgers(self, *, is_dropped: bool) -> list[Any]:
+        """Return none: it has read no arena."""
+        return []
 
     def close(self) -> None:
         self.log.append("closed")
