@@ -18,7 +18,7 @@ import shmclient
 from nursery import Nursery
 from seizing import Seized
 from shmhost.core import records
-from shmprotocol.errors import RegionNotFound, ShmError
+from shmprotocol.errors import RegionNotFound
 from shmprotocol.wire.query import Query
 from stores import Script
 from support import wait_until
@@ -26,6 +26,7 @@ from telling import Known, Teller, Value
 
 HEARD = "heard"  # a name that a bystander holds all the time
 FIRST = 4096  # where the records of a state file begin
+QUIET = 10  # times that the counts are the same before they count
 KINDS = ("anon_inode", "pipe")  # of descriptors that come and go
 
 
@@ -151,6 +152,14 @@ class Scene:
             "files": self._files(),
         }
 
+    def rest(self) -> dict[str, Any]:
+        """Return the counts when nothing changes any more: connections that have just ended are closed."""
+        some = [self.counts()]
+        while len(some) < QUIET or any(counts != some[-1] for counts in some[-QUIET:]):
+            time.sleep(0.01)
+            some.append(self.counts())
+        return some[-1]
+
     def _files(self) -> list[str]:
         """Return the names of the host in /dev/shm."""
         lock = os.stat(f"{self.hosts.path}.lock")
@@ -164,14 +173,14 @@ class Scene:
                 kinds.append(os.readlink(f"{folder}/{name}").split(":")[0])
         return sorted(kind for kind in kinds if kind not in KINDS)
 
-    def wait_for_names(self, count: int) -> None:
-        """Return when so many names are there, and note how long after the host that was."""
-        wait_until(lambda: _current(self.hosts.path) >= count, shown=lambda: _current(self.hosts.path))
+    def wait_for_heard(self) -> None:
+        """Return when the bystander's name is there, and note how long after the host that was."""
+        wait_until(lambda: _is_there(self.hosts.path, HEARD))
         self.back_s.append(time.monotonic() - self.hosts.listened_s)
 
     def check_bystander(self) -> None:
         """Check that the bystander has its name, which is what it was."""
-        self.wait_for_names(1)
+        self.wait_for_heard()
         info = self.bystander.stat(HEARD)
         assert (info.number, info.generation, info.mode) == (self.heard.number, self.heard.generation, 0o640)
         assert bytes(self.bystander.get(HEARD)) == b"h" * 1000
@@ -220,13 +229,11 @@ def _value_of(shm: shmclient.Client, region: Any, mode: int) -> Value:
     return Value(bytes(value["a"])[0], 0, mode)
 
 
-def _current(path: str) -> int:
-    try:
-        with Query(path) as query:
-            totals = query.measure().totals
-    except ShmError:
-        return -1
-    return sum(total.regions for total in totals if total.state == "current")
+def _is_there(path: str, name: str) -> bool:
+    with contextlib.suppress(RegionNotFound), Query(path) as query:
+        query.stat(name)
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -239,10 +246,9 @@ def scene_of(hosts: Nursery) -> Iterator[Scene]:
             hosts.kill()
             hosts.start()
             scene = Scene(hosts, bystander, heard)
-            wait_until(lambda: bystander.exists(HEARD))
-            wait_until(lambda: _current(hosts.path) == 1)
+            wait_until(lambda: _is_there(hosts.path, HEARD))
             bystander.list()
-            scene.before = scene.counts()
+            scene.before = scene.rest()
             yield scene
 
 
