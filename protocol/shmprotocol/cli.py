@@ -49,12 +49,17 @@ def parse_size(text: str) -> int:
     )
 
 
+def report(program: str, error: ShmError) -> None:
+    """Say on one line of standard error what went wrong."""
+    print(f"{program}: {error}", file=sys.stderr)
+
+
 def run(command: Callable[[], object], program: str) -> None:
     """Run a command; an error of the project ends it with one line and an exit code."""
     try:
         command()
     except ShmError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        report(program, error)
         sys.exit(exit_code(error))
     except OSError as error:  # of a file argument, or of the output
         print(f"{program}: {error.filename or 'cannot continue'}: {error.strerror or error}", file=sys.stderr)

@@ -14,52 +14,39 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import rich_click as click
 
 import shmclient
 from shmclient._commands import progress as _progress
 from shmclient._commands.inheritance import take_inheritance
-from shmprotocol.cli import SOCKET_HELP, manual, parse_size, run
+from shmprotocol.cli import manual, parse_size, run
 from shmprotocol.errors import InvalidArgument, ShmError
+from shmprotocol.options import Checked, Seconds, complete_names, name_type, socket_option
+from shmprotocol.wire.names import check_name
 
 CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
-socket_option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 wait_option = click.option(
-    "--wait", type=float, metavar="SECONDS", help="Wait this long for the name, and for a host."
+    "--wait", type=Seconds(0), metavar="SECONDS", help="Wait this long for the name, and for a host."
 )
 
 
-class Octal(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
-    """The mode of a region, such as 640. A bad one is refused before any input is read."""
-
-    name = "octal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
-        if isinstance(value, str) and re.fullmatch("0?[0-7]{1,3}", value):
-            return int(value, 8)
-        return self.fail(f"{value!r:.40} is not an octal number such as 640", param, ctx)
+def _octal(text: str) -> int:
+    if re.fullmatch("0?[0-7]{1,3}", text):
+        return int(text, 8)
+    raise InvalidArgument(f"{text!r:.40} is not an octal number such as 640")
 
 
-class NameAndSize(click.ParamType):  # type: ignore[type-arg]
-    """The name of an arena and its bytes, such as camera=64M."""
+def _name_and_size(text: str) -> tuple[str, int]:
+    name, equals, size = text.rpartition("=")
+    if not equals:
+        raise InvalidArgument(f"{text!r:.80} is not NAME=SIZE, such as camera=64M")
+    return check_name(name), parse_size(size)
 
-    name = "name and size"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Return the two."""
-        name, equals, size = str(value).rpartition("=")
-        try:
-            if equals:
-                return name, parse_size(size)
-        except InvalidArgument as error:
-            return self.fail(str(error), param, ctx)
-        return self.fail(f"{value!r:.80} is not NAME=SIZE, such as camera=64M", param, ctx)
+mode_type = Checked("octal", _octal)
 
 
 @click.group(
@@ -82,11 +69,11 @@ def cli() -> None:
         "zcat data.gz | shmclient put data",
     )
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option(
     "--mode",
-    type=Octal(),
+    type=mode_type,
     default="600",
     metavar="OCTAL",
     help="Permission bits of the region. Default: 600.",
@@ -134,7 +121,7 @@ def _content(file: BinaryIO) -> bytearray | mmap.mmap:
 
 
 @cli.command(epilog=manual("shmclient get config --wait 10 | jq .", "shmclient get weights -o weights.bin"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="Default: stdout.")
 @wait_option
 @socket_option
@@ -151,12 +138,19 @@ def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> No
 
 
 @cli.command(epilog=manual("shmclient watch models/", "shmclient watch --json | jq -r .name"))
-@click.argument("prefix", default="")
+@click.argument("prefix", default="", shell_complete=complete_names)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @socket_option
 def watch(prefix: str, as_json: bool, path: str | None) -> None:
-    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C or the host stops."""
-    with shmclient.connect(path) as client, client.watch(prefix) as changes:
+    """Print a line for each change of a name that starts with PREFIX, until Ctrl-C.
+
+    The exit code is 0 after Ctrl-C, and 3 when the host stops.
+    """
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        shmclient.connect(path) as client,
+        client.watch(prefix) as changes,
+    ):
         for change in changes:
             info = change.info
             if as_json:
@@ -179,19 +173,25 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
     ),
 )
 @click.option(
-    "--region", "names", multiple=True, metavar="NAME", help="A region or an arena to read. May be repeated."
+    "--region",
+    "names",
+    multiple=True,
+    type=name_type,
+    shell_complete=complete_names,
+    metavar="NAME",
+    help="A region or an arena to read. May be repeated.",
 )
 @click.option(
     "--arena",
     "arenas",
     multiple=True,
-    type=NameAndSize(),
+    type=Checked("name and size", _name_and_size),
     metavar="NAME=SIZE",
     help="An arena that the program writes. May be repeated.",
 )
 @click.option(
     "--mode",
-    type=Octal(),
+    type=mode_type,
     default="600",
     metavar="OCTAL",
     help="Permission bits of the arenas that it writes. Default: 600.",

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they print JSON."""
+"""The option that several commands have, and how they print JSON."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any
 
 import rich_click as click
 
-from shmprotocol.cli import SOCKET_HELP
-
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]  # a decorator of a command's function
 
-socket_option: Option = click.option("--socket", "path", metavar="PATH", help=SOCKET_HELP)
 json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
 
-from shmhost.commands.options import json_option, print_json, socket_option
+from shmhost.commands.options import json_option, print_json
 from shmhost.commands.views import arenas as arenas_view
 from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
 from shmhost.commands.views import users as users_view
 from shmhost.commands.views import who as who_view
-from shmprotocol.cli import manual
-from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound, ShmError
+from shmprotocol.cli import manual, report
+from shmprotocol.errors import (
+    AccessDenied,
+    HostGone,
+    HostTimeout,
+    InvalidArgument,
+    RegionNotFound,
+    RemoteProtocolError,
+    ShmError,
+    exit_code,
+)
 from shmprotocol.kernel.status import describe
+from shmprotocol.options import Seconds, complete_names, socket_option
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
 from shmprotocol.wire.paths import socket_path
@@ -30,7 +41,7 @@ def _query(path: str | None) -> Query:
 
 
 @click.command("ls", epilog=manual("shmhost ls models/", "shmhost ls --json | jq -r '.[].name'"))
-@click.argument("prefix", default="")
+@click.argument("prefix", default="", shell_complete=complete_names)
 @socket_option
 @json_option
 def list_command(prefix: str, path: str | None, as_json: bool) -> None:
@@ -57,7 +68,7 @@ def _list_values(query: Query, arena: m.RegionInfo, prefix: str, as_json: bool) 
 
 
 @click.command(epilog=manual("shmhost stat models/weights --json", "shmhost stat --fd 3 3< file"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_names)
 @click.option("--fd", type=int, metavar="N", help="An open descriptor that this command inherits.")
 @socket_option
 @json_option
@@ -115,22 +126,34 @@ def _print_descriptor(fd: int, as_json: bool) -> None:
 
 
 @click.command("rm", epilog=manual("shmhost rm models/old", "shmhost rm a b c"))
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete_names)
 @socket_option
 def remove(names: tuple[str, ...], path: str | None) -> None:
     """Unlink regions: names are gone at once, memory is freed with the last reader.
 
     If a region is not published yet, its creation ends, and its creator gets an error on publishing.
+
+    A name that cannot be removed is reported, and those after it are removed all the same. The exit code is
+    that of the first one that could not.
     """
+    failures: list[ShmError] = []
     with _query(path) as query:
         for name in names:
-            query.ask(m.Unlink(2, check_name(name)), m.Done)
+            try:
+                query.ask(m.Unlink(2, check_name(name)), m.Done)
+            except (HostGone, HostTimeout, RemoteProtocolError):
+                raise  # there is nobody to ask for the others
+            except ShmError as error:
+                report("shmhost", error)
+                failures.append(error)
+    if failures:
+        sys.exit(exit_code(failures[0]))
 
 
 @click.command(
     epilog=manual("shmhost who models/", "shmhost who --json | jq '.[] | .uid'", "shmhost who --users")
 )
-@click.argument("prefix", default="")
+@click.argument("prefix", default="", shell_complete=complete_names)
 @socket_option
 @json_option
 @click.option("--users", is_flag=True, help="Show what each user has of the host, and of which it has most.")
@@ -194,9 +217,7 @@ def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
 
 @click.command(epilog=manual("shmhost top", "shmhost top --sort rate", "shmhost top --json --interval 5"))
 @socket_option
-@click.option(
-    "--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", help="Default: 1."
-)
+@click.option("--interval", type=Seconds(0.1, 3600), default=1.0, metavar="SECONDS", help="Default: 1.")
 @click.option("--sort", type=click.Choice(["name", "size", "leases", "generation", "rate"]), default="name")
 @json_option
 @click.option("--once", is_flag=True, help="Print the view once and exit, as without a terminal.")

@@ -35,6 +35,7 @@ from shmhost.settings.config import Config
 from shmhost.settings.policies import privileged_uids, read_policy
 from shmhost.settings.settings import setting_options, to_config
 from shmprotocol.cli import manual
+from shmprotocol.options import Seconds
 
 
 @click.command(
@@ -175,7 +176,7 @@ def doctor(as_json: bool, **options: Any) -> None:
 @click.option(
     "--seconds",
     metavar="SECONDS",
-    type=click.FloatRange(0, 3600),
+    type=Seconds(0, 3600),
     default=10.0,
     show_default=True,
     help="How long `live` goes on.",

@@ -18,7 +18,7 @@ FOLDERS = {
 }
 # The rooms of each package, from the ground up: a room imports only from rooms before it.
 ROOMS = {
-    "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "__main__"],
+    "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "options", "__main__"],
     "shmclient": [
         *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_arenas", "_pins"),
         *("_drivers", "client", "aio", "_commands", "__main__"),
