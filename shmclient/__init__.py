@@ -11,7 +11,7 @@ or a host may be missing, `timeout` how long a running host may take to answer. 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shmclient._codecs import RegionDict
+from shmclient._codecs import PickledObject, RegionDict, pickled
 from shmclient._drivers.handles import Region
 from shmclient._drivers.streams import Follow, Watch
 from shmclient.client import Client, connect
@@ -83,6 +83,7 @@ __all__ = [
     "Leak",
     "LocalProtocolError",
     "OutOfMemory",
+    "PickledObject",
     "PinReleased",
     "Pinned",
     "Pinner",
@@ -105,6 +106,7 @@ __all__ = [
     "Watch",
     "check_pointers",
     "connect",
+    "pickled",
     "pinning",
     "posix",
     "preadv",

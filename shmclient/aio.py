@@ -18,10 +18,12 @@ import anyio
 from shmclient._connection.loop import EventLoop
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arenas, operations, putting
+from shmclient._drivers.async_handles import AsyncRegion
 from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncWatch, make_async_view
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
+from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import (
@@ -43,9 +45,7 @@ from shmclient._drivers.stream import make_stream
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
-from shmclient._regions.region import RegionHandle
 from shmclient.client import TIMEOUT_S
-from shmprotocol.errors import HostGone, RegionClosed
 from shmprotocol.wire.names import BackendName, SealName
 from shmprotocol.wire.paths import socket_path as choose_socket_path
 
@@ -61,46 +61,7 @@ T = TypeVar("T")
 MAX_INLINE = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
 
 
-class AsyncRegion(RegionHandle):
-    """A published region, mapped read-only at its own address. A context manager that closes it."""
-
-    _client: AsyncClient | None = None
-
-    async def is_current(self) -> bool:  # type: ignore[override]
-        """Whether this generation is still the current one of its name, as in `Region.is_current`."""
-        if self._client is not None:
-            self._client._loop.check()
-        answer: Any = super().is_current()
-        return answer if type(answer) is bool else await answer
-
-    async def _ask_current(self) -> bool:  # type: ignore[override]
-        if self._client is None:
-            raise RegionClosed(f"{self!r} has no client")
-        core = self._client._core
-        if self._follow(core.board_of(self._host_id)):
-            return await self.is_current()
-        try:
-            return core.is_alone(self) or await self._client._run(operations.is_current, self)
-        except HostGone:
-            if not self._was_current():
-                raise
-            core.note_absence()
-            return True
-
-    async def __aenter__(self) -> AsyncRegion:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def __enter__(self) -> AsyncRegion:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncClient:
+class AsyncClient(AsyncObjects):
     """A connection to the host, for the tasks of one event loop.
 
     `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)

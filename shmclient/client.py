@@ -17,6 +17,7 @@ from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
 from shmclient._drivers.handles import Region
+from shmclient._drivers.objects import Objects
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.steps import (
     Acquire,
@@ -52,7 +53,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
 
 
-class Client:
+class Client(Objects):
     """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
     While there is no host, requests raise HostGone at once, and those with a `wait` retry for that
@@ -86,7 +87,9 @@ class Client:
         replace: bool = True,
         progress: Progress | None = None,
     ) -> Region:
-        """Store a bytes-like object, an ndarray, or a dict of them, as one sealed region.
+        """Store a bytes-like object, an array, text, a number, None, or a list, tuple or dict of such.
+
+        It becomes one sealed region. `put_object` takes what else can be pickled.
 
         A published name gets a new generation; readers of the old one keep it. `mode` says which users may
         open (read) and replace (write) it, as for a file. `progress` is called with the bytes written so
@@ -113,7 +116,7 @@ class Client:
     def get(
         self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
     ) -> Any:
-        """Return the value that was put: an ndarray, a memoryview or a dict, read-only and without a copy.
+        """Return the value that was put: arrays and memoryviews in it are read-only, and not copied.
 
         A dict of more than 64 keys is a RegionDict, a Mapping whose values are made when they are looked up.
         The memory stays mapped while the value or any view of it exists. `wait` is the number of seconds

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from shmclient import _codecs as codecs
 from shmclient._arenas.reader import names_in, read_error
-from shmclient._arenas.values import decode, kind_of
+from shmclient._arenas.values import TakesObjects, decode, kind_of
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.check import NO_LENGTHS, Lengths
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
@@ -49,7 +49,7 @@ _DRAFT, _DRAFT_MIN = 64 << 20, 4096
 _POPULATED = 64 << 20  # bytes at once: they take 40 ms, after which a signal is seen
 
 
-class Arena(ArenaOwner, MutableMapping[str, Any]):
+class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
     """Memory that this process writes and others read, with no system call on either side.
 
     `arena[name] = value` copies a bytes-like object, an ndarray, or a dict of them, and publishes it in

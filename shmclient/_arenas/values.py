@@ -15,6 +15,17 @@ from shmprotocol.abi.header import VALUE_OBJECTS, VALUE_SHARED_DESCRIPTION
 from shmprotocol.native.builtins import ArenaReader, HeldValue
 
 
+class TakesObjects:
+    """The part of an arena's owner that stores objects."""
+
+    put: Any
+
+    def put_object(self, name: str, obj: object) -> int:
+        """Pickle an object, copy it and publish it, as `put` does; see `shmclient.Client.put_object`."""
+        generation: int = self.put(name, codecs.pickled(obj))
+        return generation
+
+
 def decode(reader: ArenaReader, held: HeldValue) -> Any:
     """Return a value over a held one, and have the reader make the next ones of its kind by itself.
 

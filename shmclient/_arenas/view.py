@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from shmclient._arenas.held import ArenaValue, open_value
 from shmclient._arenas.reader import Reader, names_in
+from shmclient._codecs import loaded
 from shmclient._process.copying import not_copied
 
 
@@ -40,6 +41,10 @@ class BaseArenaView(Mapping[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of a name, or the default."""
         return self._now()._get(name, default)
+
+    def get_object(self, name: str, *, allow_pickle: bool = False) -> Any:
+        """Return an object that was put; KeyError, and errors as of `shmclient.Client.get_object`."""
+        return loaded(self[name], allow_pickle=allow_pickle)
 
     def open(self, name: str) -> ArenaValue:
         """Return a handle of the current value of a name: with its generation, its time, its root."""

@@ -141,12 +141,13 @@ def _flag(description: Mapping[str, Any], name: str) -> bool:
 def _describe(dtype: Any, depth: int) -> str | dict[str, Any]:
     if dtype.kind == "T":
         raise TypeError(
-            f"{dtype} keeps its text outside of the array: use array.astype('U'), which stores it"
+            f"{dtype} keeps its text outside of the array: array.astype('U') has it inside, and put_object() "
+            "pickles it"
         )
     if dtype.hasobject:
         raise TypeError(
             f"dtype {dtype} holds pointers to Python objects of this process: convert the array to numbers "
-            "or fixed-width text, such as array.astype('U')"
+            "or fixed-width text, such as array.astype('U'), or pickle it with put_object()"
         )
     if dtype.metadata:
         raise TypeError(

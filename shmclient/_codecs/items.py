@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgpack
 
-from shmclient._codecs import buffers, numpy
+from shmclient._codecs import buffers, numpy, objects
 from shmclient._codecs.layout import Layout, Maker, place_of
+from shmclient._codecs.trees import TreeCodec
 from shmprotocol.errors import BadRegion, InvalidArgument
 from shmprotocol.wire.names import MAX_METADATA
 
@@ -41,18 +42,14 @@ class Codec(Protocol):
         """Return what makes such values over the bytes of a payload; both: ValueError if they are corrupt."""
 
 
-CODECS: tuple[Codec, ...] = (numpy, buffers)  # the first that can encode an object is used
-_BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
-FORMATS = frozenset(_BY_FORMAT)
-
-
 def encode_item(obj: object, layout: Layout) -> dict[str, Any]:
     """Add the bytes of a value, return its description. TypeError, with advice: it cannot be stored."""
     for codec in CODECS:
         if codec.can_encode(obj):
             return codec.encode(obj, layout)
     raise TypeError(
-        f"a region holds bytes-like objects, NumPy arrays and dicts of them, not {type(obj).__name__}"
+        "a region holds bytes-like objects, NumPy arrays, text, numbers, None, and lists, tuples and dicts "
+        f"of them, not {type(obj).__name__}: put_object() stores whatever can be pickled"
     )
 
 
@@ -60,6 +57,12 @@ def plan_of(item: Mapping[str, Any]) -> Maker:
     """Return what makes the values of a description; those of an unknown format are their bytes."""
     codec = _BY_FORMAT.get(item.get("format", ""))
     return buffers.flat if codec is None else codec.plan(item)
+
+
+# The first that can encode an object is used.
+CODECS: tuple[Codec, ...] = (numpy, objects, buffers, TreeCodec(encode_item, plan_of))
+_BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
+FORMATS = frozenset(_BY_FORMAT)
 
 
 def decode_item(item: Mapping[str, Any], data: memoryview) -> Any:

@@ -92,6 +92,11 @@ class Layout:
             self._gathered = []
 
 
+def next_offset(layout: Layout) -> int:
+    """Return the offset that the next buffer will have."""
+    return -(-layout.size // ALIGNMENT) * ALIGNMENT
+
+
 def place_of(item: Mapping[str, Any], data: memoryview) -> tuple[int, int]:
     """Return offset and size of what a description refers to; ValueError unless it is inside the data."""
     offset, size = item["offset"], item["size"]

@@ -158,13 +158,13 @@ def value_in(reader: Reader, name: str) -> tuple[Any, Position]:
     """Return the value of a name in an arena, and where it stands. RegionNotFound."""
     short = short_name(name, reader.name)
     position = Position(reader, short)
-    value = reader._get(short, None)
+    value = reader._get(short, position)
     if position.has_changed():  # the value may be newer than the position
         held = reader._hold(short)
         if held is None:
             raise no_value(reader, short)
         return decode(reader, held), Position(reader, short, held.word)
-    if value is None:
+    if value is position:  # None is a value, too
         raise no_value(reader, short)
     return value, position
 

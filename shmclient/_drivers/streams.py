@@ -57,15 +57,15 @@ class Follow(Stream[Any]):
 
     def __next__(self) -> Any:
         with self._turn:
-            value = self._await_in_arena()
-        return super().__next__() if value is None else value
+            taken = self._await_in_arena()
+        return super().__next__() if taken is None else taken[0]
 
-    def _await_in_arena(self) -> Any:
-        """Return the next value, if it is in the arena of the last one and needs no host; or None."""
+    def _await_in_arena(self) -> tuple[Any] | None:
+        """Return the next value in a tuple, if it is in the arena of the last one and needs no host."""
         channel = self._client._core.channel
         target = None if channel is None else self._source.place(channel.context)
         if target is None:
             return None
         awaited = Awaited(channel, target.reader, target.name, target.generation)
         held = channel.await_value(awaited, Retry(math.inf), self._source.listener.has_closed)
-        return None if held is None else target.take(held)
+        return None if held is None else (target.take(held),)

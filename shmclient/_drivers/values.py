@@ -64,7 +64,9 @@ class Values:
         if not isinstance(last, Position) or not is_alone(last.reader.current) or self.position() is None:
             return None
         held = last.reader._hold(last.name)
-        return None if held is None or held.generation <= last.generation else last.take(held)
+        if held is None or held.generation <= last.generation or last.reader._value(held) is None:
+            return None  # a None that is a value is told at the next host
+        return last.take(held)
 
     def _here(self, context: Context) -> Mapped | Position | None:
         """Return what was given last, unless it is in an arena as another connection reads it."""

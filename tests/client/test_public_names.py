@@ -23,24 +23,24 @@ HANDLE = (
 )
 NAMES = {
     shmclient.Client: (
-        "arena chmod close create exists fileno follow get get_many list open open_arena open_many put stat "
-        "unlink watch"
+        "arena chmod close create exists fileno follow get get_many get_object list open open_arena "
+        "open_many put put_object stat unlink watch"
     ),
     shmclient.aio.AsyncClient: (
-        "aclose arena chmod create exists follow get get_many list open open_arena open_many put stat unlink "
-        "watch"
+        "aclose arena chmod create exists follow get get_many get_object list open open_arena "
+        "open_many put put_object stat unlink watch"
     ),
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,
     shmclient.Arena: (
-        "build clear close get grow items keys loan new pop popitem put put_many remove set_root "
+        "build clear close get grow items keys loan new pop popitem put put_many put_object remove set_root "
         "setdefault size update values"
     ),
     shmclient.ArenaValue: (
         "address array close data is_current is_relocated metadata root size translate value"
     ),
-    shmclient.ArenaView: "changes close generation get items keys open values wait",
-    shmclient.aio.AsyncArenaView: "changes generation get items keys open values wait",
+    shmclient.ArenaView: "changes close generation get get_object items keys open values wait",
+    shmclient.aio.AsyncArenaView: "changes generation get get_object items keys open values wait",
     shmclient.ArenaBuilder: "alloc bytes discard new publish set_root",
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
     shmclient.RegionDict: "copy get items keys values",
