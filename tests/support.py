@@ -299,6 +299,17 @@ def in_child(function: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def forbid(number: int, errno: int) -> None:
+    """Have a system call fail with an error, in this process from now on (seccomp(2))."""
+    no_new_privileges, seccomp, filter_mode = 38, 22, 2
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | errno), (0x06, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(no_new_privileges, 1, 0, 0, 0) == 0
+    assert prctl(seccomp, filter_mode, program, 0, 0) == 0
+
+
 def as_nobody(function: Callable[[], object]) -> int:
     """Run a function as another user, in a forked child; return its exit code."""
 

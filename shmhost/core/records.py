@@ -98,6 +98,16 @@ class Record(NamedTuple):
 class Book(Protocol):
     """Where a host notes its published regions for a successor. Never raises: a region may have no record."""
 
+    @property
+    def memory(self) -> object:
+        """The memory of the records, for `publish_put`, which writes one."""
+
+    def take(self) -> int:
+        """Return the offset of a free record; 0: there is none."""
+
+    def lose(self, noted: Region, error: int) -> None:
+        """Take note that a record could not be written, for this error of the system."""
+
     def enter(self, region: Region) -> None:
         """Note a region that is about to be published as the current one of its name."""
 
@@ -122,6 +132,15 @@ class Book(Protocol):
 
 class NoBook:
     """The book of a host without a state file."""
+
+    memory = None
+
+    def take(self) -> int:
+        """Return 0."""
+        return 0
+
+    def lose(self, noted: Region, error: int) -> None:
+        """Do nothing."""
 
     def enter(self, region: Region) -> None:
         """Do nothing."""

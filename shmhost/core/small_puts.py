@@ -69,14 +69,16 @@ class SmallPuts:
     def _publish(self, region: Region, parsed: Parsed, data: bytes, send_frame: SendFrame) -> None:
         if not region.line:
             self._hub.note_full_board(region)
+        book = self._registry.book
+        region.record = book.take()
         lease = self._leases.add(region, region.created_ns)
         try:
-            descriptor, frame, region.packed = builtins.publish_put(
+            descriptor, frame, region.packed, failure = builtins.publish_put(
                 data,
                 parsed,
                 self._owner,
                 region.window.range,
-                region.span.address,
+                region.span,
                 region.number,
                 region.generation,
                 region.created_ns,
@@ -84,10 +86,13 @@ class SmallPuts:
                 region.line,
                 region.rights,
                 self._registry.board.word(region.line),
+                book.memory,
+                region.record,
             )
             region.object = Memfd.of(region.capacity, descriptor)
             region.readers = array("i", (descriptor,))
-            self._registry.book.enter(region)
+            if failure:
+                book.lose(region, failure)
             send_frame(frame, region.readers)
         except BaseException as error:
             self._leases.drop(region, lease)

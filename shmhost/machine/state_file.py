@@ -74,7 +74,7 @@ class StateFile:
             os.ftruncate(self._descriptor, 0)
         size = max(os.fstat(self._descriptor).st_size // records.SIZE * records.SIZE, _FIRST + _CHUNK_MIN)
         os.posix_fallocate(self._descriptor, 0, size)  # no space is an error now, and not SIGBUS later
-        self._memory = mmap.mmap(self._descriptor, size)
+        self.memory = mmap.mmap(self._descriptor, size)  # see records.Book
         self._free: list[int] = []
         self.records: list[Record] = []
         self.ledgers: list[LedgerRecord] = []
@@ -84,12 +84,12 @@ class StateFile:
         fields = (self.family.encode(), boot, self.starts + 1, self.first_number)
         packed = _HEADER.pack(_MAGIC, _VERSION, records.SIZE, *fields)
         # The magic comes last, alone: with part of the rest, a successor would begin at number 0.
-        self._memory[len(_MAGIC) : _HEADER.size] = packed[len(_MAGIC) :]
-        self._memory[: len(_MAGIC)] = _MAGIC
+        self.memory[len(_MAGIC) : _HEADER.size] = packed[len(_MAGIC) :]
+        self.memory[: len(_MAGIC)] = _MAGIC
 
     def enter(self, region: Region) -> None:
         """Note a region that is about to be published; see `records.Book`."""
-        region.record = offset = self._free.pop() if self._free else self._grow()
+        region.record = offset = self.take()
         if not offset:
             return
         owner = region.owner
@@ -97,7 +97,7 @@ class StateFile:
         is_arena = region.arena is not None
         try:
             builtins.write_record(
-                self._memory,
+                self.memory,
                 offset,
                 0 if is_arena else WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
                 region.object.reader(),
@@ -106,9 +106,7 @@ class StateFile:
                 records.numbers_of(region),
             )
         except OSError as error:
-            self._free.append(offset)
-            region.record = 0
-            self._log_once(error)
+            self.lose(region, error.errno or 0)
             return
         if is_arena:
             self._complete_arena(region)
@@ -118,9 +116,18 @@ class StateFile:
         assert arena is not None
         arena.process = process = process_of(region.owner.pid)
         self._write_more(region.record, process.started, process.namespace, arena.span, 1)
-        builtins.set_record(
-            self._memory, region.record, WORD_OF_CURRENT | region.mode << 8 | region.rights << 32
-        )
+        word = WORD_OF_CURRENT | region.mode << 8 | region.rights << 32
+        builtins.set_record(self.memory, region.record, word)
+
+    def take(self) -> int:
+        """Return the offset of a free record; 0: there is none."""
+        return self._free.pop() if self._free else self._grow()
+
+    def lose(self, noted: Region | Ledger, error: int) -> None:
+        """Take note that a record could not be written, for this error of the system."""
+        self._free.append(noted.record)
+        noted.record = 0
+        self._log_once(error)
 
     def note_owner(self, region: Region, *, is_there: bool) -> None:
         """Note whether an arena has an owner."""
@@ -129,21 +136,19 @@ class StateFile:
 
     def enter_ledger(self, ledger: Ledger) -> None:
         """Note a new ledger, which has joined no arena."""
-        ledger.record = offset = self._free.pop() if self._free else self._grow()
+        ledger.record = offset = self.take()
         if not offset:
             return
         peer, numbers = ledger.peer, (ledger.number, *[0] * 9)
         try:
             who = peer.uid, peer.gid, peer.pid
-            builtins.write_record(self._memory, offset, 0, ledger.object.reader(), "", who, numbers)
+            builtins.write_record(self.memory, offset, 0, ledger.object.reader(), "", who, numbers)
         except OSError as error:
-            self._free.append(offset)
-            ledger.record = 0
-            self._log_once(error)
+            self.lose(ledger, error.errno or 0)
             return
         process = process_of(peer.pid)
         self._write_more(offset, process.started, process.namespace, 0, 0)
-        builtins.set_record(self._memory, offset, records.LEDGER)
+        builtins.set_record(self.memory, offset, records.LEDGER)
 
     def join(self, ledger: Ledger, arena: int) -> None:
         """Note that a ledger joins an arena, by the number of that."""
@@ -151,7 +156,7 @@ class StateFile:
             return
         if ledger.joined < records.MAX_JOINED:
             at = ledger.record + records.JOINED_AT + 8 * ledger.joined
-            self._memory[at : at + 8] = arena.to_bytes(8, "little")
+            self.memory[at : at + 8] = arena.to_bytes(8, "little")
             ledger.joined += 1
         else:
             self._set_flag(ledger.record, 1)
@@ -163,53 +168,53 @@ class StateFile:
             ledger.record = 0
 
     def _write_more(self, offset: int, *numbers: int) -> None:
-        records.MORE.pack_into(self._memory, offset + records.MORE_AT, *numbers)
+        records.MORE.pack_into(self.memory, offset + records.MORE_AT, *numbers)
 
     def _set_flag(self, offset: int, flag: int) -> None:
         at = offset + records.MORE_AT + 24
-        self._memory[at : at + 8] = flag.to_bytes(8, "little")
+        self.memory[at : at + 8] = flag.to_bytes(8, "little")
 
     def change(self, region: Region) -> None:
         """Note the state and the mode of a region."""
         if region.record:
-            builtins.set_record(self._memory, region.record, records.word_of(region))
+            builtins.set_record(self.memory, region.record, records.word_of(region))
 
     def remove(self, region: Region) -> None:
         """Forget a region."""
         offset = region.record
         if offset:
-            builtins.set_record(self._memory, offset, 0)
+            builtins.set_record(self.memory, offset, 0)
             self._free.append(offset)
             region.record = 0
 
     def forget(self, offset: int) -> None:
         """Forget a record, which no region has, or none any more."""
-        builtins.set_record(self._memory, offset, 0)
+        builtins.set_record(self.memory, offset, 0)
         self._free.append(offset)
 
     def retire(self, record: Record) -> None:
         """Note the state of a region that is not back, which has lost its name."""
-        builtins.set_record(self._memory, record.offset, records.word_of_record(record))
+        builtins.set_record(self.memory, record.offset, records.word_of_record(record))
 
     def note_board(self, span: Span) -> None:
         """Note where the board is, in place of the oldest one."""
         offset = _BOARDS_AT + self.starts % _BOARDS * _BOARD.size
-        self._memory[offset : offset + _BOARD.size] = _BOARD.pack(*span)
+        self.memory[offset : offset + _BOARD.size] = _BOARD.pack(*span)
 
     def forget_boards(self) -> None:
         """Forget all boards but the own one."""
         for index in range(_BOARDS):
             if index != self.starts % _BOARDS:
                 offset = _BOARDS_AT + index * _BOARD.size
-                self._memory[offset : offset + _BOARD.size] = bytes(_BOARD.size)
+                self.memory[offset : offset + _BOARD.size] = bytes(_BOARD.size)
 
     def _read_boards(self) -> list[Span]:
-        data = self._memory[_BOARDS_AT : _BOARDS_AT + _BOARDS * _BOARD.size]
+        data = self.memory[_BOARDS_AT : _BOARDS_AT + _BOARDS * _BOARD.size]
         return [Span(*pair) for pair in _BOARD.iter_unpack(data) if pair[1]]
 
     def store_number(self, number: int) -> None:
         """Note a number that no region has reached yet."""
-        self._memory[_CEILING_AT : _CEILING_AT + 8] = number.to_bytes(8, "little")
+        self.memory[_CEILING_AT : _CEILING_AT + 8] = number.to_bytes(8, "little")
 
     def close(self, *, remove: bool) -> None:
         """Close it; `remove` it too when no region is left. May be called again."""
@@ -217,26 +222,26 @@ class StateFile:
             return
         if remove:
             Path(self._path).unlink(missing_ok=True)
-        self._memory.close()
+        self.memory.close()
         os.close(self._descriptor)
         self._descriptor = -1
 
     def _grow(self) -> int:
         """Return the offset of one more record, 0 if there is no space."""
-        size = len(self._memory)
+        size = len(self.memory)
         chunk = min(max(size // 2, _CHUNK_MIN) // records.SIZE * records.SIZE, _CHUNK_MAX)
         try:
             os.posix_fallocate(self._descriptor, size, chunk)
-            self._memory.resize(size + chunk)
+            self.memory.resize(size + chunk)
         except OSError as error:
-            self._log_once(error)
+            self._log_once(error.errno or 0)
             return 0
         self._free += range(size + chunk - records.SIZE, size - 1, -records.SIZE)
         return self._free.pop()
 
     def _read(self, offset: int) -> None:
         try:
-            record = records.read(self._memory[offset : offset + records.SIZE], offset)
+            record = records.read(self.memory[offset : offset + records.SIZE], offset)
         except InvalidArgument as error:
             LOG.warning("%s: %s", self._path, error)
             self.forget(offset)
@@ -258,10 +263,10 @@ class StateFile:
             mode = stat.S_IMODE(status.st_mode)
             raise HostError(f"{self._path} is open to others (mode {mode:04o}): chmod go-rwx it")
 
-    def _log_once(self, error: OSError) -> None:
+    def _log_once(self, error: int) -> None:
         if not self._failed:
             self._failed = True
-            LOG.warning("a kill of this host would lose regions: %s: %s", self._path, error.strerror)
+            LOG.warning("a kill of this host would lose regions: %s: %s", self._path, os.strerror(error))
 
 
 def open_state(path: str, lock: Lock) -> StateFile | None:

@@ -19,7 +19,8 @@ TESTS = {
     "arenas": """client_arenas arena_bulk arena_waits arena_next arena_ends arena_building arena_races
     arena_storm aio_arenas aio_arena_waits aio_arena_next arena_hosts aio_arena_hosts""",
     "attach": "attach late opened leased loose plans",
-    "wire": "shortcut descriptors put_frames put put_by_spare small_puts spares filled_puts threads",
+    "wire": """shortcut descriptors put_frames put put_by_spare small_puts put_records spares filled_puts
+    threads""",
     "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
     posix_protection posix_locks posix_seals posix_write_seals""",
 }

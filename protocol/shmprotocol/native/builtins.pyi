@@ -66,7 +66,7 @@ def publish_put(
     parsed: tuple[int, list[int], int, str, int, bool, int, int, int, int, int],
     owner: tuple[int, int, int],
     window: tuple[int, int],
-    address: int,
+    span: tuple[int, int],
     region: int,
     generation: int,
     created_ns: int,
@@ -74,13 +74,18 @@ def publish_put(
     line: int,
     rights: int,
     word: int,
+    memory: object,
+    offset: int,
     /,
-) -> tuple[int, bytes, bytes]:
-    """Make the sealed object of a Put that `parse_put` found in the data; say on the board that it is there.
+) -> tuple[int, bytes, bytes, int]:
+    """Make the sealed object of a Put that `parse_put` found in the data; note it, and say it on the board.
 
-    The owner is a uid, a gid and a pid, the window a base and a size; `word` is the address of the region's
-    line in the board's memory, or 0. Returns a read-only descriptor, which the caller owns, the frame of the
-    Published, and its grant as `pack_published` takes it. OSError: a step is refused, and nothing is left.
+    The owner is a uid, a gid and a pid, window and span each an address and a size; `word` is the address of
+    the region's line in the board's memory, or 0. A record is written at an offset of the memory of a state
+    file, as `write_record` does; not with the offset 0. Returns a read-only descriptor, which the caller
+    owns, the frame of the Published, its grant as `pack_published` takes it, and 0; or, without a record, the
+    number of the error for which the object has no identity. OSError: a step is refused, and nothing is left.
+    ValueError: no record is there.
     """
 
 def identify(descriptor: int, /) -> tuple[int, int, int, int]:

@@ -102,6 +102,7 @@ static int shm_sealed_make(const char *label, const struct iovec *content, size_
 /* A Put that is published: what it says, and what the host decides. */
 struct shm_publication {
         uint64_t request;
+        uint64_t mode;
         const char *name;
         Py_ssize_t name_size;
         uint64_t data_size;
@@ -111,7 +112,7 @@ struct shm_publication {
         uint64_t size;
         uint64_t owner[3]; /* uid, gid, pid */
         uint64_t window[2]; /* base, size */
-        uint64_t address;
+        uint64_t span[2];  /* address, and the bytes up to the next region's */
         uint64_t region;
         uint64_t generation;
         uint64_t created_ns;
@@ -126,26 +127,14 @@ static uint64_t shm_publication_capacity(const struct shm_publication *publicati
         return (SHM_HEADER_SIZE + publication->size + SHM_HEADER_SIZE - 1) / SHM_HEADER_SIZE * SHM_HEADER_SIZE;
 }
 
-/* Read numbers that are in a tuple from an index on; -1: an exception is set. */
-static int shm_numbers(PyObject *tuple, Py_ssize_t index, uint64_t *numbers, int count)
-{
-        PyObject *item;
-
-        while (count-- > 0) {
-                item = PyTuple_GetItem(tuple, index++);
-                if (item == NULL || shm_argument(&item, 0, numbers++) < 0)
-                        return -1;
-        }
-        return 0;
-}
-
 /* Read the answer of parse_put; -1: an exception is set. */
 static int shm_publication_read(PyObject *parsed, size_t data_size, struct shm_publication *out)
 {
         PyObject *name = PyTuple_GetItem(parsed, 3);
 
         if (name == NULL || (out->name = PyUnicode_AsUTF8AndSize(name, &out->name_size)) == NULL ||
-            shm_numbers(parsed, 2, &out->request, 1) < 0 || shm_numbers(parsed, 6, &out->data_size, 1) < 0 ||
+            shm_numbers(parsed, 2, &out->request, 1) < 0 || shm_numbers(parsed, 4, &out->mode, 1) < 0 ||
+            shm_numbers(parsed, 6, &out->data_size, 1) < 0 ||
             shm_numbers(parsed, 7, &out->metadata, 1) < 0 || shm_numbers(parsed, 8, &out->metadata_size, 1) < 0 ||
             shm_numbers(parsed, 9, &out->start, 1) < 0 || shm_numbers(parsed, 10, &out->size, 1) < 0)
                 return -1;
@@ -160,7 +149,7 @@ static int shm_publication_read(PyObject *parsed, size_t data_size, struct shm_p
 
 static void shm_publication_header(const struct shm_publication *publication, struct shm_region_header *header)
 {
-        uint64_t data = publication->address + SHM_HEADER_SIZE;
+        uint64_t data = publication->span[0] + SHM_HEADER_SIZE;
 
         memset(header, 0, sizeof(*header));
         memcpy(header->magic, SHM_MAGIC, sizeof(header->magic));
@@ -169,7 +158,7 @@ static void shm_publication_header(const struct shm_publication *publication, st
         header->header_size = SHM_HEADER_SIZE;
         header->kind = SHM_KIND_DATA;
         header->flags = SHM_FLAG_SEAL_FULL;
-        header->base = (const void *)(uintptr_t)publication->address;
+        header->base = (const void *)(uintptr_t)publication->span[0];
         header->size = SHM_HEADER_SIZE + publication->size;
         header->capacity = shm_publication_capacity(publication);
         header->data = (const void *)(uintptr_t)data;
@@ -214,7 +203,7 @@ static PyObject *shm_publication_grant(const struct shm_publication *publication
         at = shm_put_integer(at, publication->region);
         at = shm_put_integer(at, publication->generation);
         at = shm_put_string(at, publication->name, (size_t)publication->name_size);
-        at = shm_put_integer(at, publication->address);
+        at = shm_put_integer(at, publication->span[0]);
         at = shm_put_integer(at, publication->data_size);
         at = shm_put_integer(at, shm_publication_capacity(publication));
         at = shm_put_integer(at, SHM_FLAG_SEAL_FULL);
@@ -223,22 +212,43 @@ static PyObject *shm_publication_grant(const struct shm_publication *publication
         return PyBytes_FromStringAndSize((const char *)bytes, at - bytes);
 }
 
-/* Return (descriptor, frame, grant), once the board says that it is current; NULL: nothing is left, nor said. */
-static PyObject *shm_publication_publish(const struct shm_publication *publication, const char *data)
+/*
+ * Note an object for a successor of this host, as StateFile.enter() does; return 0, or -errno and there is no record.
+ * The capacity, the kind and the seal are those of every Put.
+ */
+static int shm_publication_note(const struct shm_publication *publication, int fd, struct shm_record *record)
 {
-        PyObject *grant = shm_publication_grant(publication), *frame, *result;
-        int fd;
+        const uint64_t numbers[SHM_RECORD_NUMBERS] = {
+                publication->region,    publication->generation, publication->created_ns,
+                publication->span[0],   publication->span[1],    publication->data_size,
+                publication->size,      shm_publication_capacity(publication),
+                SHM_KIND_DATA,          0 /* sealed whole, a memfd */
+        };
+        int error = shm_record_describe(record, fd, publication->name, (size_t)publication->name_size);
+
+        if (error)
+                return error;
+        memcpy(record->numbers, numbers, sizeof(numbers));
+        memcpy(record->owner, publication->owner, sizeof(record->owner));
+        shm_record_set(record, SHM_RECORD_CURRENT | (publication->mode & 0xffffff) << 8 | publication->rights << 32);
+        return 0;
+}
+
+/*
+ * Return (descriptor, frame, grant, error of the note), once the record, if there is one, and then the board say that
+ * it is current; NULL: nothing is left, nor said.
+ */
+static PyObject *shm_publication_publish(const struct shm_publication *publication, const char *data,
+                                         struct shm_record *record)
+{
+        PyObject *grant = shm_publication_grant(publication), *frame, *result = NULL;
+        int fd, error = 0;
 
         if (grant == NULL)
                 return NULL;
         frame = shm_published_frame(publication->request, publication->lease, grant);
         fd = frame == NULL ? -ENOMEM : shm_publication_make(publication, data);
-        result = fd < 0 ? NULL : Py_BuildValue("(iNN)", fd, frame, grant);
-        if (result == NULL) {
-                if (fd >= 0) { /* which leaves nothing to Py_BuildValue but a lack of memory, with both given up */
-                        (void)close(fd);
-                        return NULL;
-                }
+        if (fd < 0) {
                 Py_XDECREF(frame);
                 Py_DECREF(grant);
                 if (PyErr_Occurred())
@@ -246,36 +256,67 @@ static PyObject *shm_publication_publish(const struct shm_publication *publicati
                 errno = -fd;
                 return PyErr_SetFromErrno(PyExc_OSError);
         }
+        if (record != NULL)
+                error = -shm_publication_note(publication, fd, record);
+        result = Py_BuildValue("(iNNi)", fd, frame, grant, error);
+        if (result == NULL) { /* no memory; frame and grant are given up */
+                if (record != NULL)
+                        shm_record_set(record, 0);
+                (void)close(fd);
+                return NULL;
+        }
         if (publication->word)
                 shm_board_set(publication->word, publication->region, publication->generation);
         return result;
 }
 
+/* Publish, and note that in a record of a state file; without one if its offset is 0. */
+static PyObject *shm_publication_enter(const struct shm_publication *publication, const char *data, PyObject *memory,
+                                       PyObject *offset)
+{
+        struct shm_record *record;
+        PyObject *result;
+        Py_buffer buffer;
+        uint64_t start;
+
+        if (shm_argument(&offset, 0, &start) < 0)
+                return NULL;
+        if (!start)
+                return shm_publication_publish(publication, data, NULL);
+        record = shm_record_at(memory, offset, &buffer);
+        if (record == NULL)
+                return NULL;
+        result = shm_publication_publish(publication, data, record);
+        PyBuffer_Release(&buffer);
+        return result;
+}
+
 /*
- * publish_put(data, parsed, owner, window, address, region, generation, created_ns, lease, line, rights, word): see
- * builtins.pyi.
+ * publish_put(data, parsed, owner, window, span, region, generation, created_ns, lease, line, rights, word, memory,
+ * offset): see builtins.pyi.
  */
 static PyObject *shm_publish_put(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
         struct shm_publication publication;
-        uint64_t *numbers[] = {&publication.address, &publication.region, &publication.generation,
-                               &publication.created_ns, &publication.lease, &publication.line, &publication.rights,
+        uint64_t *numbers[] = {&publication.region, &publication.generation, &publication.created_ns,
+                               &publication.lease,  &publication.line,       &publication.rights,
                                &publication.word};
         Py_ssize_t size;
         char *data;
         int i;
 
         (void)self;
-        if (shm_arguments_check("publish_put", count, 12) < 0 ||
+        if (shm_arguments_check("publish_put", count, 14) < 0 ||
             PyBytes_AsStringAndSize(arguments[0], &data, &size) < 0 ||
             shm_publication_read(arguments[1], (size_t)size, &publication) < 0 ||
             shm_numbers(arguments[2], 0, publication.owner, 3) < 0 ||
-            shm_numbers(arguments[3], 0, publication.window, 2) < 0)
+            shm_numbers(arguments[3], 0, publication.window, 2) < 0 ||
+            shm_numbers(arguments[4], 0, publication.span, 2) < 0)
                 return NULL;
-        for (i = 0; i < 8; i++)
-                if (shm_argument(arguments, 4 + i, numbers[i]) < 0)
+        for (i = 0; i < 7; i++)
+                if (shm_argument(arguments, 5 + i, numbers[i]) < 0)
                         return NULL;
-        return shm_publication_publish(&publication, data);
+        return shm_publication_enter(&publication, data, arguments[12], arguments[13]);
 }
 
 /* make_sealed(label, capacity, header, data, start, size): see builtins.pyi. */

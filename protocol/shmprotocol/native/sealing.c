@@ -242,7 +242,7 @@ static PyObject *shm_sealer_publish(PyObject *self, PyObject *const *arguments, 
 {
         struct shm_sealer_state *state = ((struct shm_sealer *)self)->state;
         struct shm_publication publication;
-        uint64_t *numbers[] = {&publication.address, &publication.generation, &publication.created_ns,
+        uint64_t *numbers[] = {&publication.span[0], &publication.generation, &publication.created_ns,
                                &publication.lease, &publication.line, &publication.rights, &publication.word};
         uint64_t wait_ns;
         int i;

@@ -18,6 +18,7 @@
 
 #define SHM_RECORD_SIZE 512
 #define SHM_RECORD_NUMBERS 10
+#define SHM_RECORD_CURRENT 1 /* the state in a word: WORD_OF_CURRENT of `records` in Python */
 
 /* The identity of an object: no two objects of a boot share it, and only the kernel gives it. */
 struct shm_identity {
@@ -89,6 +90,26 @@ static struct shm_record *shm_record_at(PyObject *memory, PyObject *offset, Py_b
         return NULL;
 }
 
+/* Fill in a name, which is not too long, and the identity of an object; return 0 or -errno. */
+static int shm_record_describe(struct shm_record *record, int fd, const char *name, size_t size)
+{
+        int error = shm_identify(fd, &record->identity);
+
+        if (error)
+                return error;
+        memset(record->reserved, 0, sizeof(record->reserved));
+        memcpy(record->name, name, size);
+        memset(record->name + size, 0, sizeof(record->name) - size);
+        record->name_size = size;
+        return 0;
+}
+
+/* Have a record count, or no more, by one store; whatever else was written there is there before. */
+static void shm_record_set(struct shm_record *record, uint64_t word)
+{
+        __atomic_store_n(&record->word, word, __ATOMIC_RELEASE);
+}
+
 /* Fill a record but for its word. -1: an exception is set. */
 static int shm_record_fill(struct shm_record *record, PyObject *const *arguments)
 {
@@ -102,16 +123,12 @@ static int shm_record_fill(struct shm_record *record, PyObject *const *arguments
                 PyErr_SetString(PyExc_ValueError, "a name is longer than was checked");
                 return -1;
         }
-        error = shm_identify(fd, &record->identity);
+        error = shm_record_describe(record, fd, name, (size_t)size);
         if (error) {
                 errno = -error;
                 (void)PyErr_SetFromErrno(PyExc_OSError);
                 return -1;
         }
-        memset(record->reserved, 0, sizeof(record->reserved));
-        memcpy(record->name, name, (size_t)size);
-        memset(record->name + size, 0, sizeof(record->name) - (size_t)size);
-        record->name_size = (uint64_t)size;
         return shm_numbers(arguments[5], 0, record->owner, 3) < 0 ||
                                shm_numbers(arguments[6], 0, record->numbers, SHM_RECORD_NUMBERS) < 0
                        ? -1
@@ -134,7 +151,7 @@ static PyObject *shm_write_record(PyObject *self, PyObject *const *arguments, Py
                 return NULL;
         error = shm_record_fill(record, arguments);
         if (!error)
-                __atomic_store_n(&record->word, word, __ATOMIC_RELEASE);
+                shm_record_set(record, word);
         PyBuffer_Release(&buffer);
         return error ? NULL : Py_NewRef(Py_None);
 }
@@ -152,7 +169,7 @@ static PyObject *shm_set_record(PyObject *self, PyObject *const *arguments, Py_s
         record = shm_record_at(arguments[0], arguments[1], &buffer);
         if (record == NULL)
                 return NULL;
-        __atomic_store_n(&record->word, word, __ATOMIC_RELEASE);
+        shm_record_set(record, word);
         PyBuffer_Release(&buffer);
         Py_RETURN_NONE;
 }
