@@ -168,8 +168,9 @@ class Memfd:
 
     def close(self) -> None:
         """Close what is open. The last close of a large object takes milliseconds: it frees the pages."""
-        for descriptor in self._open():
-            os.close(descriptor)
+        for descriptor in (self._reader, self._writer):
+            if descriptor >= 0:
+                os.close(descriptor)
         self._writer = self._reader = -1
 
     def close_later(self, closer: builtins.Closer) -> bool:

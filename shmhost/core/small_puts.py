@@ -103,6 +103,7 @@ class SmallPuts:
 
 def has_room(account: Account, size: int) -> bool:
     """Whether an account has room for a value."""
-    files = account.files
+    files, sizes = account.files, account.bytes
+    more = page_up(HEADER_SIZE + size) + REGION_OVERHEAD
     has_file = files.used < files.booked or files.fits(1)
-    return has_file and account.bytes.fits(page_up(HEADER_SIZE + size) + REGION_OVERHEAD)
+    return has_file and (sizes.used + more <= sizes.booked or sizes.fits(more))

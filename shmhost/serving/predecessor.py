@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 
 from shmhost.core.absentees import Absentees
 from shmhost.core.expected import Expected, info_of
@@ -131,18 +132,24 @@ def end_returns(hub: Hub, state: StateFile | None) -> None:
         state.forget_boards()
 
 
-def note_change(hub: Hub, kind: ChangeKind | State, region: Region) -> None:
-    """Take note of a change of a region, and log it."""
-    expected, stored = hub.expected, hub.stored
-    if expected is not None and expected.named and kind is ChangeKind.PUBLISHED:
-        expected.give_way(region)
-    if stored is not None and kind in (ChangeKind.PUBLISHED, ChangeKind.UNLINKED):
-        stored.touch(region.name)
-    # A name is new or gone now and then; generations follow each other as often as requests do.
-    is_routine = region.is_successor if kind is ChangeKind.PUBLISHED else region.state is State.SUPERSEDED
-    level = logging.DEBUG if is_routine else logging.INFO
-    if LOG.isEnabledFor(level):
-        _log_change(level, kind, region)
+def noting(hub: Hub) -> Callable[[ChangeKind | State, Region], None]:
+    """Return what takes note of a change of a region, and logs it: it is called twice for each put."""
+    # † 16 ns by a local's name, 180 by that of a class of enum (2026-11).
+    published, unlinked, superseded = ChangeKind.PUBLISHED, ChangeKind.UNLINKED, State.SUPERSEDED
+
+    def note(kind: ChangeKind | State, region: Region) -> None:
+        expected, stored = hub.expected, hub.stored
+        if expected is not None and expected.named and kind is published:
+            expected.give_way(region)
+        if stored is not None and (kind is published or kind is unlinked):
+            stored.touch(region.name)
+        # A name is new or gone now and then; generations follow each other as often as requests do.
+        is_routine = region.is_successor if kind is published else region.state is superseded
+        level = logging.DEBUG if is_routine else logging.INFO
+        if LOG.isEnabledFor(level):
+            _log_change(level, kind, region)
+
+    return note
 
 
 def _log_change(level: int, kind: ChangeKind | State, region: Region) -> None:

@@ -58,7 +58,7 @@ from shmhost.serving.predecessor import (
     end_returns,
     find_names,
     names_of,
-    note_change,
+    noting,
     take_over,
     take_up,
 )
@@ -128,7 +128,7 @@ class Host:
         apply_policy(config, self.registry.accounts)
         meter = Meter(time.time_ns())
         self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
-        self.registry.note = functools.partial(note_change, self._hub)
+        self.registry.note = noting(self._hub)
         self._board: SharedBoard | None = None
         self._hub.make_arena, self._hub.make_ledger_object = ArenaMemory, LedgerMemory
         self._hub.make_control = self._make_control
