@@ -17,12 +17,16 @@ from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
 from shmhost.commands.views import users as users_view
 from shmhost.commands.views import who as who_view
+from shmhost.commands.views.contents import unpack
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.cli import manual, report
 from shmprotocol.errors import (
     AccessDenied,
+    BadRegion,
     HostGone,
     HostTimeout,
     InvalidArgument,
+    QuotaExceeded,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
@@ -95,23 +99,34 @@ def _print_region(name: str, path: str | None, as_json: bool) -> None:
                 raise
             _print_value(query, arena, name, as_json)
             return
+        metadata = _metadata(query, region)
     if as_json:
-        print_json(regions_view.region_dict(region))
+        print_json(regions_view.region_dict(region) | {"metadata": metadata})
     else:
-        Console().print(regions_view.stat_table(region))
+        Console().print(regions_view.stat_table(region, metadata))
+
+
+def _metadata(query: Query, region: m.RegionInfo) -> dict[str, object] | None:
+    """Return what its publisher says of a region; None of an arena, and of what this user may not open."""
+    if region.kind == KIND_ARENA:
+        return None
+    try:
+        return unpack(query.metadata(region.name))
+    except (AccessDenied, BadRegion, QuotaExceeded, RegionNotFound):
+        return None
 
 
 def _print_value(query: Query, arena: m.RegionInfo, name: str, as_json: bool) -> None:
     clocks = arenas_view.clocks_now()
-    rows = arenas_view.values_of(query, arena, name, clocks)
-    if not rows or rows[0]["name"] != name:  # sorted: the name itself comes before longer ones
+    row = arenas_view.value_of(query, arena, name, clocks)
+    if row is None:
         raise RegionNotFound(
             f"the arena {arena.name!r} has no value of this name: see `shmhost ls {arena.name}/`"
         )
     if as_json:
-        print_json(rows[0])
+        print_json(row)
     else:
-        Console().print(regions_view.value_stat_table(rows[0]))
+        Console().print(regions_view.value_stat_table(row))
 
 
 def _print_descriptor(fd: int, as_json: bool) -> None:
@@ -172,7 +187,8 @@ def who(prefix: str, path: str | None, as_json: bool, users: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        Console().print(who_view.who_table(rows, time.time_ns()))
+        console = Console()
+        console.print(who_view.who_table(rows, time.time_ns(), console.width))
 
 
 def _print_users(path: str | None, as_json: bool) -> None:

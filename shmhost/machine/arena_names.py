@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import BadRegion, InvalidArgument
-from shmprotocol.wire.names import MAX_NAME, check_name
+from shmprotocol.wire.names import MAX_METADATA, MAX_NAME, check_name
 
 MAGIC = b"SHMAREN\0"
 CONTROL = struct.Struct("<8s2I8Q")  # struct shm_arena_control, up to `used`
@@ -36,6 +36,8 @@ class Value(NamedTuple):
     size: int
     published_ns: int
     is_current: bool
+    description: int  # the offset of its metadata, 0 for none, and the bytes of that
+    description_size: int
 
 
 def values_in(descriptor: int) -> Iterator[Value]:
@@ -56,20 +58,29 @@ def values_in(descriptor: int) -> Iterator[Value]:
             yield from _values_at(descriptor, size, data, at)
 
 
+def metadata_of(descriptor: int, value: Value) -> bytes:
+    """Return the packed metadata of a value, b"" if it has none. Other bytes if it changes meanwhile."""
+    start, size = value.description, value.description_size
+    if not start or size > MAX_METADATA or start + size > os.fstat(descriptor).st_size:
+        return b""
+    return os.pread(descriptor, size, start)
+
+
 def _values_at(descriptor: int, size: int, data: bytes, at: int) -> Iterator[Value]:
     word, _, name_size, name_at, inline = ENTRY.unpack_from(data, at)
     name = _name(descriptor, size, name_size, name_at, inline) if word else None
     if name is None:
         return
     for which in (word & 1, word & 1 ^ 1):
-        block, length, _, _, _, _, _, generation, published_ns = RECORD.unpack_from(
+        block, length, description, description_size, _, _, _, generation, published_ns = RECORD.unpack_from(
             data, at + ENTRY.size + which * RECORD.size
         )
         is_current = which == word & 1
         if is_current and (word & _ABSENT or generation != word >> 2):
             continue  # it has none, or changed meanwhile
         if generation and HEADER_SIZE <= block <= block + length <= size:
-            yield Value(name, generation, block, length, published_ns, is_current)
+            metadata = (description, description_size)
+            yield Value(name, generation, block, length, published_ns, is_current, *metadata)
 
 
 def _name(descriptor: int, size: int, name_size: int, name_at: int, inline: bytes) -> str | None:

@@ -85,7 +85,11 @@ def test_stat_prints_all_that_the_client_library_tells(socket_path: str) -> None
         shown = json.loads(run("shmhost", "stat", "one", "--json", socket=socket_path).stdout)
         info = dataclasses.asdict(shm.stat("one"))
     assert info.items() <= {"number": shown.pop("region"), **shown}.items()
-    assert shown.keys() - info.keys() == {"kind", "arena"}  # which the handles of the library tell
+    assert shown.keys() - info.keys() == {
+        "kind",
+        "arena",
+        "metadata",
+    }  # which the handles of the library tell
 
 
 def test_stat_fd_prints_an_inherited_descriptor_when_no_host_runs(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def test_container_is_read_from_the_cgroup(group: str, container: str, tmp_path:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "comm").write_text("reader\n")
     (tmp_path / "7" / "cgroup").write_text(group)
-    assert process_of(7, tmp_path) == Process("reader", container)
+    (tmp_path / "7" / "cmdline").write_bytes(b"/usr/bin/reader\0a b\0")
+    assert process_of(7, tmp_path) == Process("reader", container, "/usr/bin/reader 'a b'")
     assert process_of(8, tmp_path) == Process("", "")
 
 

@@ -6,6 +6,7 @@ Knows no mapping, descriptor or message.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from typing import NamedTuple
 
@@ -90,6 +91,16 @@ def check_header(page: bytes | memoryview, object_size: int) -> Header:
         return Header._make([*fields, name[:name_size].decode()])
     except UnicodeDecodeError:
         raise BadRegion("the name in the header is not UTF-8") from None
+
+
+def read_metadata(descriptor: int) -> bytes:
+    """Return the metadata of a region by its descriptor, not mapped; BadRegion if it is not one."""
+    size = os.fstat(descriptor).st_size
+    header = check_header(os.pread(descriptor, HEADER_SIZE, 0), size)
+    # Inside of the object and within the limit: the check saw to both.
+    return (
+        os.pread(descriptor, header.metadata_size, header.metadata - header.base) if header.metadata else b""
+    )
 
 
 _BROKEN = {

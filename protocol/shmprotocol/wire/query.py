@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.abi.header import KIND_ARENA, read_metadata
 from shmprotocol.errors import (
     AccessDenied,
     HostGone,
@@ -288,6 +288,17 @@ class Query:
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Return the windows that the host announced."""
         return self._windows
+
+    def metadata(self, name: str) -> bytes:
+        """Return the packed metadata of a current region, b"" if it has none; never of an arena.
+
+        The region is leased until this connection ends. BadRegion: its header page is not one.
+        """
+        _, owned = self._ask(m.Open(2, (check_name(name),), (), False), m.Opened)
+        try:
+            return read_metadata(owned[0])
+        finally:
+            descriptors.close_all(owned)
 
     def stat(self, name: str) -> m.RegionInfo:
         """Return one current region."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from rich.text import Text
 
 from shmhost.commands.text import format_size
+from shmhost.commands.views.contents import unpack
 from shmhost.commands.views.who import holder_row
-from shmhost.machine.arena_names import Value, values_in
+from shmhost.machine.arena_names import Value, metadata_of, values_in
 from shmprotocol.errors import BadRegion
 from shmprotocol.wire.messages import Hold, RegionInfo
 from shmprotocol.wire.query import Query
@@ -56,6 +57,19 @@ def values_of(query: Query, info: RegionInfo, prefix: str, clocks: Clocks) -> li
     rows = [_value_row(info, value, clocks) for value in values]
     meant = [row for row in rows if str(row["name"]).startswith(prefix)]
     return sorted(meant, key=lambda row: str(row["name"]))
+
+
+def value_of(query: Query, info: RegionInfo, name: str, clocks: Clocks) -> dict[str, object] | None:
+    """Return the row of one value, with its metadata; None: the arena has none of this name."""
+    arena, _ = query.survey(info.region)
+    try:
+        for value in values_in(arena[0]):
+            if value.is_current and f"{info.name}/{value.name}" == name:
+                metadata = unpack(metadata_of(arena[0], value))
+                return _value_row(info, value, clocks) | {"metadata": metadata}
+    finally:
+        arena.close()
+    return None
 
 
 def _value_row(info: RegionInfo, value: Value, clocks: Clocks) -> dict[str, object]:

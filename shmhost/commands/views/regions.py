@@ -11,6 +11,7 @@ from rich.text import Text
 
 from shmhost.commands.text import age, format_size, printable
 from shmhost.commands.views.arenas import summary, with_summary
+from shmhost.commands.views.contents import content_of
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.wire.messages import RegionInfo
 
@@ -58,12 +59,13 @@ def value_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
     return table
 
 
-def stat_table(region: RegionInfo) -> Table:
+def stat_table(region: RegionInfo, metadata: dict[str, object] | None) -> Table:
     """Return the table of `stat`: all facts about a region."""
     rows = {
         "name": region.name,
         "generation": f"{region.generation} (region {region.region}, {region.state})",
         "address": f"{region.address:#x}",
+        "content": "an arena" if region.kind == KIND_ARENA else content_of(metadata),
         "size": f"{region.size} bytes ({format_size(region.size)}), capacity {region.capacity} bytes",
         "access": f"mode {region.mode:04o}, uid {region.uid}, gid {region.gid}",
         "protection": f"seal {region.seal}, backend {region.backend}",
@@ -81,12 +83,13 @@ def stat_table(region: RegionInfo) -> Table:
 
 def value_stat_table(row: dict[str, object]) -> Table:
     """Return the table of `stat` for a value in an arena."""
-    size, mode = int(str(row["size"])), int(str(row["mode"]))
+    size, mode, metadata = int(str(row["size"])), int(str(row["mode"])), row["metadata"]
     return _facts(
         {
             "name": str(row["name"]),
             "generation": str(row["generation"]),
             "address": f"{int(str(row['address'])):#x}",
+            "content": content_of(metadata if isinstance(metadata, dict) else None),
             "size": f"{size} bytes ({format_size(size)})",
             "access": f"mode {mode:04o}, uid {row['uid']}: those of the arena",
             "published": _time(int(str(row["published_ns"]))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,17 +22,41 @@ class Process(NamedTuple):
 
     name: str
     container: str
+    command: str = ""  # the whole line, as a shell would take it
+
+
+_BESIDE = 56  # columns for all but the command
+LINE_MAX = 4096  # bytes of a command line that are read
 
 
 def process_of(pid: int, proc: Path = Path("/proc")) -> Process:
-    """Return name and container of a process; the container is the first 12 digits of its id."""
+    """Return name, container and command line; the container is the first 12 digits of its id."""
     try:
         name = (proc / str(pid) / "comm").read_text(errors="replace").strip()
         group = (proc / str(pid) / "cgroup").read_text(errors="replace")
+        with (proc / str(pid) / "cmdline").open("rb") as file:
+            words = file.read(LINE_MAX).rstrip(b"\0").split(b"\0")
     except OSError:
         return Process("", "")
     container = re.search(r"(?:docker|libpod|containerd|crio)[-/:]*([0-9a-f]{12})[0-9a-f]{52}", group)
-    return Process(name, container[1] if container else "")
+    command = shlex.join(word.decode(errors="replace") for word in words if words != [b""])
+    return Process(name, container[1] if container else "", command)
+
+
+def short_command(command: str, name: str, width: int) -> str:
+    """Return the start of a command line in at most `width` characters: program and script without folders.
+
+    In front is the name of a process that gave itself another one, or has no command line.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # its end is cut off
+        words = command.split(" ")
+    words[:2] = [word.rstrip("/").rpartition("/")[2] for word in words[:2]]
+    if not any(word.startswith(name) for word in words[:2]):  # the kernel keeps 15 bytes of it
+        words.insert(0, f"{name}:" if words else name)
+    text = printable(" ".join(words))
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def who_rows(inspections: Iterable[Inspection]) -> list[dict[str, object]]:
@@ -47,16 +72,17 @@ def holder_row(uid: int, gid: int, pid: int, since_ns: int) -> dict[str, object]
     """Return what a row says of a holder."""
     process = process_of(pid)
     row: dict[str, object] = {"uid": uid, "gid": gid, "pid": pid}
-    return row | {"process": process.name, "container": process.container, "since_ns": since_ns}
+    about = {"process": process.name, "command": process.command, "container": process.container}
+    return row | about | {"since_ns": since_ns}
 
 
-def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
-    """Return the table of `who`: at most 80 columns."""
+def who_table(rows: Sequence[dict[str, object]], now_ns: int, width: int = 80) -> Table:
+    """Return the table of `who`, with as much of the command lines as fits beside the rest."""
     table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
     table.columns[0].overflow = "fold"
-    for column in ("gen", "uid", "pid", "process", "container", "for"):
+    for column in ("gen", "uid", "pid", "command", "container", "for"):
         table.add_column(
-            column, justify="left" if column in ("process", "container") else "right", no_wrap=True
+            column, justify="left" if column in ("command", "container") else "right", no_wrap=True
         )
     for row in rows:
         name = Text(printable(str(row["name"])), style="" if row["state"] == State.CURRENT else "dim")
@@ -66,7 +92,8 @@ def who_table(rows: Sequence[dict[str, object]], now_ns: int) -> Table:
             table.add_row(name, str(row["generation"]), "", "", "nobody", "", "")
             continue
         since = age(int(str(row["since_ns"])), now_ns)
-        keys = ("generation", "uid", "pid", "process", "container")
-        values = (Text(printable(str(row[key]))) for key in keys)  # a process chooses its name itself
-        table.add_row(name, *values, since)
+        values = [str(row[key]) for key in ("generation", "uid", "pid")]
+        command = short_command(str(row["command"]), str(row["process"]), max(width - _BESIDE, 20))
+        # A process chooses its name and its command line itself.
+        table.add_row(name, *values, Text(printable(command)), Text(str(row["container"])), since)
     return table
