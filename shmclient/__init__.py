@@ -11,7 +11,7 @@ or a host may be missing, `timeout` how long a running host may take to answer. 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shmclient._codecs import PickledObject, RegionDict, pickled
+from shmclient._codecs import ArrowArrayValue, ArrowValue, PickledObject, RegionDict, pickled
 from shmclient._drivers.handles import Region
 from shmclient._drivers.streams import Follow, Watch
 from shmclient.client import Client, connect
@@ -69,6 +69,8 @@ __all__ = [
     "ArenaFull",
     "ArenaValue",
     "ArenaView",
+    "ArrowArrayValue",
+    "ArrowValue",
     "BadRegion",
     "RegionTimeout",
     "Closed",

@@ -313,12 +313,26 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
         kind = kind_of(value)
         if kind is not None:
             self._kind(kind[0], encoded.metadata, kind[1])
+        if encoded.pointers:
+            return self._put_pointed(name, encoded)
         loan = self._loan(encoded.size, encoded.metadata, 0, name)
         try:
-            with memoryview(loan) as view:
-                for offset, chunk in encoded.chunks:
-                    view[offset : offset + chunk.nbytes] = chunk.cast("B") if chunk.nbytes else b""
+            encoded.write(loan)
             generation: int = loan.publish(name)
+            return generation
+        finally:
+            loan.discard()
+            del loan  # as above
+
+    def _put_pointed(self, name: str, encoded: codecs.Encoded) -> int:
+        """Put what has pointers, and perhaps a root: its description goes behind it."""
+        description = encoded.metadata
+        loan = self._loan(encoded.size + len(description) + 8, b"", 0, name)
+        try:
+            encoded.move(loan.address)
+            encoded.write(loan)
+            root = encoded.root_at(loan.address)
+            generation: int = loan.publish(name, *root, encoded.size, description)
             return generation
         finally:
             loan.discard()

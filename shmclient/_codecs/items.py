@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from shmclient._codecs import buffers, numpy, objects
+from shmclient._codecs import arrow, buffers, numpy, objects
 from shmclient._codecs.layout import Layout, Maker, place_of
 from shmclient._codecs.trees import TreeCodec
 from shmprotocol.errors import BadRegion, InvalidArgument
@@ -48,8 +48,8 @@ def encode_item(obj: object, layout: Layout) -> dict[str, Any]:
         if codec.can_encode(obj):
             return codec.encode(obj, layout)
     raise TypeError(
-        "a region holds bytes-like objects, NumPy arrays, text, numbers, None, and lists, tuples and dicts "
-        f"of them, not {type(obj).__name__}: put_object() stores whatever can be pickled"
+        "a region holds bytes-like objects, NumPy arrays, Arrow data, text, numbers, None, and lists, "
+        f"tuples and dicts of them, not {type(obj).__name__}: put_object() stores whatever can be pickled"
     )
 
 
@@ -60,7 +60,7 @@ def plan_of(item: Mapping[str, Any]) -> Maker:
 
 
 # The first that can encode an object is used.
-CODECS: tuple[Codec, ...] = (numpy, objects, buffers, TreeCodec(encode_item, plan_of))
+CODECS: tuple[Codec, ...] = (numpy, objects, buffers, TreeCodec(encode_item, plan_of), arrow)
 _BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
 FORMATS = frozenset(_BY_FORMAT)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 ALIGNMENT = 64  # a cache line, and the widest vector loads
 GATHERED_MAX = 4096  # bytes of a buffer that is copied beside others: writing it by itself costs as much
@@ -12,10 +13,18 @@ PIECE = 1024 * 1024  # bytes of such copies in one chunk
 Maker = Callable[[memoryview, int, int], Any]  # makes a value over `size` bytes of the data, from `offset` on
 
 
+class Pointers(NamedTuple):
+    """Words of a payload some of which are pointers into it: offsets until the payload has an address."""
+
+    words: array[int]
+    slots: Sequence[int]  # the words that are pointers
+
+
 class Encoded:
     """A payload to be written: buffers with their offsets, in bytes, and their description.
 
-    The metadata is among the buffers if `metadata_at` says where; else it goes behind the data.
+    The metadata is among the buffers if `metadata_at` says where; else it goes behind the data. A payload
+    with pointers is written after `move`; its `root` is an offset and a size.
     """
 
     def __init__(
@@ -24,11 +33,36 @@ class Encoded:
         size: int = 0,
         chunks: Sequence[tuple[int, memoryview]] = (),
         metadata_at: int | None = None,
+        pointers: Sequence[Pointers] = (),
+        root: tuple[int, int] | None = None,
+        keepers: object = None,
     ) -> None:
         self.metadata = metadata
         self.size = size
         self.chunks = list(chunks)
         self.metadata_at = metadata_at
+        self.pointers = pointers
+        self.root = root
+        self.keepers = keepers  # of memory that the chunks refer to without keeping it
+        self._address = 0
+
+    def move(self, address: int) -> None:
+        """Have the pointers be right for a payload at this address; may be called again, for another."""
+        distance = address - self._address
+        for words, slots in self.pointers:
+            for slot in slots:
+                words[slot] += distance
+        self._address = address
+
+    def write(self, buffer: Any) -> None:
+        """Copy the payload into a buffer that can be written."""
+        with memoryview(buffer) as view:
+            for offset, chunk in self.chunks:
+                view[offset : offset + chunk.nbytes] = chunk.cast("B") if chunk.nbytes else b""
+
+    def root_at(self, address: int) -> tuple[int, int]:
+        """Return address and size of the root of a payload at this address; zeros: it has none."""
+        return (0, 0) if self.root is None else (address + self.root[0], self.root[1])
 
 
 class Layout:
@@ -39,6 +73,9 @@ class Layout:
         self._chunks: list[tuple[int, memoryview]] = []
         self._gathered: list[Any] = []  # adjacent buffers, with what fills the gaps between them
         self._start = self._end = 0  # the offset of the first, and behind the last
+        self.pointers: list[Pointers] = []
+        self.root: tuple[int, int] | None = None  # offset and size of that of a value that has one
+        self.keepers: list[object] = []  # of memory that buffers refer to without keeping it
 
     def place(self, buffer: memoryview) -> dict[str, int]:
         """Append a buffer of bytes; return its offset and size."""
@@ -63,6 +100,14 @@ class Layout:
         self._end = self.size
         return offset
 
+    def reserve(self, words: array[int]) -> int:
+        """Append words that are set later; return their offset."""
+        self._flush()
+        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+        self.size = offset + len(words) * words.itemsize
+        self._chunks.append((offset, memoryview(words).cast("B")))
+        return offset
+
     def lead(self, buffers: Sequence[bytes]) -> None:
         """Put buffers in front of all others, each at a multiple of ALIGNMENT."""
         self._flush()
@@ -73,6 +118,9 @@ class Layout:
             start += -(-len(buffer) // ALIGNMENT) * ALIGNMENT
         self._chunks += [(start + offset, buffer) for offset, buffer in chunks]
         self.size += start
+        for words, slots in self.pointers:
+            for slot in slots:
+                words[slot] += start
         last, content = self._chunks[-1]
         end = last + content.nbytes
         if end < self.size:  # an empty value is the last
@@ -82,6 +130,12 @@ class Layout:
         """Return the buffers with their offsets."""
         self._flush()
         return self._chunks
+
+    def encoded(self, metadata: bytes, metadata_at: int | None = None, *, has_root: bool = False) -> Encoded:
+        """Return the payload. Its root is that of its only value: one made of others has none."""
+        root = self.root if has_root else None
+        chunks = self.finish()
+        return Encoded(metadata, self.size, chunks, metadata_at, self.pointers, root, self.keepers)
 
     def _flush(self) -> None:
         if self._gathered:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal
 
-from shmclient._codecs import buffers
+from shmclient._codecs import arrow, buffers
 from shmclient._codecs import numpy as arrays
 from shmclient._codecs.index import Index, pack_reference
 from shmclient._codecs.items import (
@@ -48,24 +48,25 @@ def described_already(obj: object) -> bytes | Literal[False] | None:
 
 
 def encode(obj: object) -> Encoded:
-    """Return the payload for a bytes-like object, an ndarray, or a dict from str to such values.
+    """Return the payload for a bytes-like object, an ndarray, Arrow data, or a dict from str to such values.
 
     Contiguous buffers are not copied, except for small ones of a dict. TypeError: any other type, or the
     object would lose data; the text says what to do. InvalidArgument: a key that cannot be stored.
     """
     layout = Layout()
     if not isinstance(obj, Mapping):
-        metadata = pack_metadata(encode_item(obj, layout))
+        description = encode_item(obj, layout)
+        metadata = pack_metadata(description)
         kind = arrays.kind_of(obj)
         if kind is not None and arrays.is_plain(obj):
             if len(_DESCRIBED) >= DESCRIBED_MAX:
                 _DESCRIBED.clear()
             _DESCRIBED[kind] = metadata
-        return Encoded(metadata, layout.size, layout.finish())
+        return layout.encoded(metadata, has_root=description["format"] == arrow.FORMAT)
     # All that a look-up touches but the records lies in front, where the host's page is touched anyway.
     metadata = pack_reference(ALIGNMENT)
     layout.lead([metadata, _encode_items(obj, layout).pack(lead=ALIGNMENT)])
-    return Encoded(metadata, layout.size, layout.finish(), metadata_at=0)
+    return layout.encoded(metadata, metadata_at=0)
 
 
 def _encode_items(items: Mapping[Any, object], layout: Layout) -> Index:

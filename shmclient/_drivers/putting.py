@@ -38,6 +38,8 @@ class Value(NamedTuple):
     metadata_size: int
     chunks: Chunks
     progress: Progress | None
+    # None: there are no pointers in it, so that it can be written before it has an address.
+    pointed: codecs.Encoded | None = None
 
 
 def put(
@@ -61,7 +63,7 @@ def put_value(context: Context, kind: type[R], value: Value, backend: str) -> Op
     """Do so with an object that is encoded."""
     if can_be_sent(context, value, backend):
         return (yield from _send(context, kind, value))
-    if context.version < VERSION or backend != Backend.MEMFD:
+    if not can_be_filled(context, value, backend):
         return (yield from _create(context, kind, value, backend, ()))
     if (spare := context.spares.take(value.size)) is not None:
         region = yield from _fill(context, kind, value, spare)
@@ -72,12 +74,16 @@ def put_value(context: Context, kind: type[R], value: Value, backend: str) -> Op
 
 def can_be_sent(context: Context, value: Value, backend: str) -> bool:
     """Whether a request can have the bytes of a value."""
-    return value.size <= SENT_MAX and context.version >= VERSION and backend == Backend.MEMFD
+    return value.size <= SENT_MAX and _is_plain(context, value, backend)
 
 
 def can_be_filled(context: Context, value: Value, backend: str) -> bool:
     """Whether a value can be put by a spare, if there is one."""
-    return value.size > SENT_MAX and context.version >= VERSION and backend == Backend.MEMFD
+    return value.size > SENT_MAX and _is_plain(context, value, backend)
+
+
+def _is_plain(context: Context, value: Value, backend: str) -> bool:
+    return context.version >= VERSION and backend == Backend.MEMFD and value.pointed is None
 
 
 def encode(name: str, obj: object, mode: int, replace: bool, progress: Progress | None) -> Value:
@@ -91,7 +97,18 @@ def encode(name: str, obj: object, mode: int, replace: bool, progress: Progress 
         metadata_at = -(-size // 8) * 8
         chunks = [*chunks, (metadata_at, memoryview(metadata))]
         size = metadata_at + len(metadata)
-    return Value(name, mode, bool(replace), size, encoded.size, metadata_at, len(metadata), chunks, progress)
+    return Value(
+        name,
+        mode,
+        bool(replace),
+        size,
+        encoded.size,
+        metadata_at,
+        len(metadata),
+        chunks,
+        progress,
+        encoded if encoded.pointers else None,
+    )
 
 
 def _send(context: Context, kind: type[R], value: Value) -> Operation[R]:
@@ -136,15 +153,25 @@ def _create(
     created = whole(context, reply, owned, m.Created)
     creation = Creation(context.outbox, created.region, owned)
     try:
+        start = created.address + HEADER_SIZE
+        root = _point(value, start)
         yield _write(value, creation)
-        metadata = (created.address + HEADER_SIZE + value.metadata_at, value.metadata_size)
+        metadata = (start + value.metadata_at, value.metadata_size)
         number = context.outbox.next_id()
-        publish = m.Publish(number, created.region, KIND_DATA, value.data_size, 0, 0, *metadata, spares)
+        publish = m.Publish(number, created.region, KIND_DATA, value.data_size, *root, *metadata, spares)
         reply, owned = yield Ask(publish)
         return published(context, kind, creation, reply, owned)
     except BaseException:
         creation.abort()
         raise
+
+
+def _point(value: Value, start: int) -> tuple[int, int]:
+    """Have the pointers of a payload be right for its address; return address and size of its root."""
+    if value.pointed is None:
+        return 0, 0
+    value.pointed.move(start)
+    return value.pointed.root_at(start)
 
 
 def _write(value: Value, creation: Creation) -> Run:

@@ -43,6 +43,8 @@ NAMES = {
     shmclient.aio.AsyncArenaView: "changes generation get get_object items keys open values wait",
     shmclient.ArenaBuilder: "alloc bytes discard new publish set_root",
     shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
+    shmclient.ArrowValue: "batch_count column_names format nbytes",
+    shmclient.ArrowArrayValue: "batch_count column_names format nbytes",
     shmclient.RegionDict: "copy get items keys values",
     shmclient.Watch: "close",
     shmclient.Follow: "close",

@@ -47,6 +47,7 @@ def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     requirements = {
         "shmprotocol/abi/shm_abi.h",
         "shmprotocol/abi/shm_board.h",
+        "shmprotocol/abi/shm_arrow.h",
         "shmprotocol/abi/shm_dict.h",
         "shmprotocol/py.typed",
         "shmclient/py.typed",

@@ -47,6 +47,16 @@ def char_pointer(address: int) -> Any:
     return ffi.cast("char *", address)
 
 
+def memory_at(address: int, size: int) -> Any:
+    """Return a buffer of the bytes at an address, which does not keep them."""
+    return ffi.buffer(ffi.cast("char *", address), size)
+
+
+def text_at(address: int) -> bytes:
+    """Return a copy of the terminated text at an address."""
+    return bytes(ffi.string(ffi.cast("char *", address)))
+
+
 def describe_pointer(pointer: Any) -> tuple[int, int, Any]:
     """Return the address, the size of the target, and the type of a cffi pointer or array; or TypeError."""
     kind = ffi.typeof(pointer)

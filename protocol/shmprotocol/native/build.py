@@ -24,6 +24,8 @@ SOURCES = (
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),
     FOLDER / "filling.c",
+    FOLDER / "arrow.c",
+    FOLDER / "arrow_slices.c",
     FOLDER / "builtins.c",
     FOLDER / "gil.c",
 )

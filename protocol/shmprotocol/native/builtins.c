@@ -39,6 +39,18 @@ static PyMethodDef shm_builtins[] = {
         {"flush_late", shm_builtin_flush_late, METH_NOARGS, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
         {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
+        {"arrow_address", shm_arrow_address_call, METH_O, NULL},
+        {"arrow_pull", shm_arrow_pull_call, METH_O, NULL},
+        {"arrow_check", shm_arrow_check_call, METH_O, NULL},
+        {"arrow_schema", shm_arrow_schema_call, METH_O, NULL},
+        {"arrow_array", SHM_FAST(shm_arrow_array_call), METH_FASTCALL, NULL},
+        {"arrow_stream", shm_arrow_stream_call, METH_O, NULL},
+        {"arrow_type", shm_arrow_type_call, METH_O, NULL},
+        {"arrow_offsets", SHM_FAST(shm_arrow_offsets), METH_FASTCALL, NULL},
+        {"arrow_list_views", SHM_FAST(shm_arrow_list_views), METH_FASTCALL, NULL},
+        {"arrow_dense", SHM_FAST(shm_arrow_dense), METH_FASTCALL, NULL},
+        {"arrow_runs", SHM_FAST(shm_arrow_runs), METH_FASTCALL, NULL},
+        {"arrow_views", SHM_FAST(shm_arrow_views), METH_FASTCALL, NULL},
         {NULL, NULL, 0, NULL},
 };
 

@@ -589,3 +589,54 @@ class Loan:
     def discard(self) -> None:
         """Give it back, unless it is published."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def arrow_address(capsule: object, /) -> int:
+    """Return the address of the struct in a capsule of Arrow's; TypeError: it is another one."""
+
+def arrow_pull(stream: object, /) -> tuple[object, int, list[int]]:
+    """Read the stream of a capsule to its end, without the GIL.
+
+    Returns what keeps the structs, the address of the schema, and that of each batch. OSError: its own error.
+    """
+
+def arrow_check(value: Any, /) -> tuple[int, int, int, str, tuple[str, ...]]:
+    """Check all structs of the Arrow value in a buffer, which has nothing else.
+
+    Returns flags, number of batches, length, format, and names of columns. This and the three below:
+    ValueError for what breaks the rules of `shm_arrow.h`.
+    """
+
+def arrow_schema(value: Any, /) -> object:
+    """Return a capsule with a copy of the schema."""
+
+def arrow_array(value: Any, index: int, /) -> object:
+    """Return a capsule with a copy of the structs of a batch; until it is released it keeps the buffer."""
+
+def arrow_stream(value: Any, /) -> object:
+    """Return a capsule with a stream of all batches; it and each of them keep the buffer."""
+
+def arrow_offsets(address: int, skip: int, total: int, width: int, /) -> tuple[int, int, bytes | None]:
+    """Return what offsets refer to, from item `skip` on: start and end, and the offsets from there.
+
+    Here and below None stands for numbers that can stay; ValueError: they are corrupt.
+    """
+
+def arrow_list_views(offsets: int, sizes: int, total: int, width: int, /) -> tuple[int, int, bytes]:
+    """Return what list views refer to: start and end, and their offsets from there."""
+
+def arrow_dense(types: int, offsets: int, total: int, ids: bytes, /) -> tuple[list[tuple[int, int]], bytes]:
+    """Return what a dense union refers to: start and end for each child, and its offsets from there."""
+
+def arrow_runs(ends: int, number: int, width: int, first: int, count: int, /) -> tuple[int, int, bytes]:
+    """Return the first run of `count` items, the one behind the last, and their ends counted from `first`."""
+
+def arrow_views(
+    views: int, validity: int, total: int, buffers: int, /
+) -> tuple[list[tuple[int, int]], bytes | None]:
+    """Return what views refer to: start and end for each buffer, and the views for these."""
+
+def arrow_type(name: bytes, /) -> tuple[int, int, int, int, int]:
+    """Return a type's kind, whether it has a validity, width, buffers, children: see `shm_arrow_layout.h`.
+
+    ValueError: Arrow has none whose format has this name.
+    """
