@@ -183,6 +183,11 @@ class Query:
             self._socket.close()
         descriptors.close_all(self._connection.drain())
 
+    def tell(self, request: m.Message) -> None:
+        """Send a request that has no reply; the next reply comes when the host has done it. OSError."""
+        assert self._socket is not None, "call tell inside the `with` block"
+        self._socket.sendall(pack(request))
+
     def ask(self, request: m.Message, kind: type[Reply]) -> Reply:
         """Send a request and return its reply, of the expected type; its descriptors are closed.
 
