@@ -197,8 +197,9 @@ class Client(Objects):
         Views and arrays over it stay valid, but **read-only: a write through one is SIGSEGV** from then
         on, in every thread. An exception in the block undoes the creation: the name is free at once, and
         remaining views are private memory. `seal="writer"` lets this process continue to write through the
-        builder. RegionBusy at the end of the block: it still has a pin, or a child that was forked in the
-        block has it mapped.
+        builder; `seal="shared"` lets all whom `mode` lets write do so, by what `get` and `open` return: its
+        size is sealed, its content is not. RegionBusy at the end of the block: it still has a pin, or a child
+        that was forked in the block has it mapped.
         """
         from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
 

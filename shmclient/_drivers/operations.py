@@ -27,16 +27,19 @@ from shmprotocol.errors import (
     InvalidArgument,
     RegionClosed,
     RegionNotFound,
+    Unsupported,
 )
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import (
     MAX_DESCRIPTORS,
+    Seal,
     check_backend,
     check_mode,
     check_name,
     check_part,
     check_seal,
+    check_shared,
 )
 
 if TYPE_CHECKING:
@@ -283,8 +286,13 @@ def create_request(
     context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
 ) -> m.Create:
     """Return the request for a new region; InvalidArgument if no host would take it."""
-    check_seal(seal)
-    check_backend(backend)
+    kind, memory = check_seal(seal), check_backend(backend)
+    if kind is Seal.SHARED and context.version < m.SHARED_VERSION:
+        raise Unsupported(
+            f"seal='shared' takes version {m.SHARED_VERSION} of the protocol, and this host speaks "
+            f"{context.version}: use the same shmhost version on both sides"
+        )
+    check_shared(kind, memory)
     return m.Create(
         context.outbox.next_id(), check_name(name), size, seal, backend, check_mode(mode), bool(replace)
     )

@@ -20,6 +20,7 @@ from shmprotocol.kernel.address_space import (
     MAP_ANYWHERE,
     MAP_ARENA,
     MAP_RESERVED,
+    MAP_SHARED,
     MAP_UNSEALED,
     MAP_WRITABLE,
 )
@@ -143,6 +144,8 @@ class AddressSpace:
         *,
         unsealed: bool = False,
         arena: bool = False,
+        shared: bool = False,
+        writable: bool = False,
         anywhere: bool = False,
     ) -> Buffer:
         """Map a published region for reading and return a buffer over it, `capacity` bytes.
@@ -151,10 +154,13 @@ class AddressSpace:
         and then `after` is called, on whatever thread that is. AddressConflict: something else lives
         there, and `anywhere` was not allowed. BadRegion: not a published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
-        The object of an `arena` may be shorter than `capacity`.
+        The object of an `arena` may be shorter than `capacity`. One that several may write is `shared`; with
+        `writable` it is mapped for writing, unless it is mapped here already, for reading alone.
         """
-        flags = (MAP_UNSEALED if unsealed else 0) | (MAP_ARENA if arena else 0)
-        request = _Range(address, capacity, flags, identity, label, False, True)
+        flags = (
+            (MAP_UNSEALED if unsealed else 0) | (MAP_ARENA if arena else 0) | (MAP_SHARED if shared else 0)
+        )
+        request = _Range(address, capacity, flags, identity, label, shared and writable, True)
         return self._map(request, descriptor, after, anywhere=anywhere)
 
     def map_writable(
@@ -221,8 +227,9 @@ class AddressSpace:
             try:
                 mapping = self._find(request) or self._map_checked(request, descriptor, anywhere)
                 mapping.label = request.label
+                is_writable = request.is_writable and mapping.is_writable
                 mapping.is_published = mapping.is_published or request.is_published
-                return Buffer(mapping.address, self._hold(mapping, after, is_writable=request.is_writable))
+                return Buffer(mapping.address, self._hold(mapping, after, is_writable=is_writable))
             except BaseException:
                 if not mapping.holds and self._ranges.starting(mapping.address) is mapping:
                     self._unmap(mapping)
@@ -280,7 +287,8 @@ class AddressSpace:
     def _map_anywhere(self, request: _Range, descriptor: int) -> _Range:
         address, request.address = request.address, 0
         request.flags = request.flags & ~MAP_RESERVED | MAP_ANYWHERE
-        request.address = address_space.attach(descriptor, address, request.capacity, request.flags)
+        flags = request.flags | (MAP_WRITABLE if request.is_writable else 0)
+        request.address = address_space.attach(descriptor, address, request.capacity, flags)
         self._ranges.add(request.address, request.capacity, request)
         return request
 

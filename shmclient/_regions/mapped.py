@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from shmclient import _codecs as codecs
 from shmclient._codecs.again import recipe
 from shmclient._connection.outbox import Outbox
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
-from shmprotocol.abi.header import FLAG_UNSEALED, HEADER_SIZE, Header, check_header
+from shmprotocol.abi.header import FLAG_SEAL_SHARED, FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import RegionClosed
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Kept
@@ -166,18 +168,18 @@ class Mapped(Current):
         return self.buffer is not None and self.buffer() is not None
 
     def view(self) -> memoryview:
-        """Return a read-only view of the whole region, which keeps the mapping.
+        """Return a view of the whole region, which keeps the mapping: read-only unless it is shared.
 
         RegionClosed: another thread has closed the handle meanwhile, and nothing else kept the mapping.
         """
         return memoryview(self.memory())
 
     def data(self) -> memoryview:
-        """Return a read-only view of the payload's data."""
+        """Return a view of the payload's data."""
         return self.view()[HEADER_SIZE : HEADER_SIZE + self.grant.size]
 
     def payload(self) -> memoryview:
-        """Return a read-only view of the data and of what lies behind it: metadata, the index of a dict."""
+        """Return a view of the data and of what lies behind it: metadata, the index of a dict."""
         return self.view()[HEADER_SIZE : self._bounds()[0]]
 
     def value(self) -> Any:
@@ -205,6 +207,7 @@ def attach(
     says whether it is current; None: nobody will ask.
     """
     mapped = Mapped(grant, board)
+    is_shared = bool(grant.flags & FLAG_SEAL_SHARED)
 
     def after() -> None:
         mapped.end()  # and keeps `mapped` alive until now
@@ -218,11 +221,18 @@ def attach(
         after,
         region_label(grant.name, grant.generation),
         unsealed=bool(grant.flags & FLAG_UNSEALED),
+        shared=is_shared,
+        writable=is_shared and _can_write(descriptor),
         anywhere=anywhere,
     )
     mapped.buffer = weakref.ref(mapping.memory)
     mapped.address = mapping.address
     return mapped, mapping.memory
+
+
+def _can_write(descriptor: int) -> bool:
+    """Whether the host has given the right to write: of a shared region it sends two kinds of descriptors."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 def mapped_already(grant: m.Grant, board: Board | None, buffer: Any, inside: Inside) -> Mapped:

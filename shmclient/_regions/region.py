@@ -106,7 +106,7 @@ class RegionHandle(Current):
 
     @property
     def data(self) -> memoryview:
-        """The payload, read-only and not copied."""
+        """The payload, not copied: read-only, but of a shared region for those who may write it."""
         return self._attach().data()
 
     @property

@@ -221,7 +221,7 @@ class Creations:
                 grant = self._leases.grant(region)
                 ahead = tuple([m.Spare(spare.number, spare.span.address, spare.capacity) for spare in spares])
                 writers = [spare.object.writer() for spare in spares if spare.object is not None]
-                descriptors = (region.object.reader(), *writers)
+                descriptors = (region.descriptor(self._peer), *writers)
                 self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors)
         except OSError:
             self._registry.retract(region)

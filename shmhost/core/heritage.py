@@ -208,6 +208,8 @@ def adopt_regions(hub: Hub, records: Sequence[RegionRecord], take: Take, makers:
             _adopt_arena(hub, region, record.arena)
         registry.regions[region.number] = region
         registry.order.append(region.number)
+        if region.seal is Seal.SHARED:
+            registry.shared.add(region)
         region.tally = registry.tallies.add(region.state, region.owner.uid, region.capacity)
         if region.state is State.CREATING:
             registry.creating[region.name] = region

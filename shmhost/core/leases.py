@@ -59,9 +59,8 @@ class Leases:
             if region.number == has:
                 grants.append(region.grant(0))
                 continue
-            assert region.object is not None
             grants.append(region.grant(self._lease(region)))
-            descriptors.append(region.object.reader())
+            descriptors.append(region.descriptor(self._peer))
         self.send(m.Opened(request.id, tuple(grants), ledger), grants, [*descriptors, *brought])
 
     def open_packed(self, request: int, regions: Sequence[Region], send_frame: SendFrame) -> None:

@@ -1,6 +1,7 @@
 """Memory objects: the kernel's side of a region. Creates, seals, reopens and closes; knows no name rules.
 
-An object owns its descriptors until `close`: a read-only one, and until it is published a read-write one.
+An object owns its descriptors until `close`: a read-only one, and until it is published a read-write one. A
+shared object keeps that.
 Both are made before the creator has any, so that publishing needs no new descriptor, and so that no lease of
 the creator's (F_SETLEASE, fcntl(2)) can make an open wait. A read-only descriptor alone protects nothing
 (any process can reopen a memfd through /proc/self/fd as far as its mode allows): the seals do.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shmhost.core.work import Sealing
-from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_WRITER, FLAG_UNSEALED
+from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_SHARED, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, RegionExists, ShmError, Unsupported
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
 from shmprotocol.native import builtins
@@ -26,10 +27,11 @@ _SHAPE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 SEALS = {  # by which an object is protected from its publish on
     Seal.FULL: fcntl.F_SEAL_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
     Seal.WRITER: F_SEAL_FUTURE_WRITE | _SHAPE | fcntl.F_SEAL_SEAL,
+    Seal.SHARED: _SHAPE | fcntl.F_SEAL_SEAL,
 }
 ARENA_SEALS = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL  # likewise, of an arena
 _FAILED_SYSTEM, _FAILED_SIZE = 1, 2  # see `Sealer`
-_FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER}
+_FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER, Seal.SHARED: FLAG_SEAL_SHARED}
 SHM_FOLDER = Path("/dev/shm")
 _CURES = {
     errno.EMFILE: "give the host more descriptors (ulimit -n, LimitNOFILE=), or unlink regions",
@@ -88,7 +90,7 @@ class Memfd:
         return self._reader
 
     def publish(self, header: bytes, seal: Seal) -> None:
-        """Write the header, add the seals, and close the read-write descriptor.
+        """Write the header, add the seals, and close the read-write descriptor, unless it is for writers.
 
         Not for the event loop: it waits while pages are in use by I/O, and while the creator holds the
         object's lock. After any error the object is as unpublished as before. RegionBusy when pages are
@@ -102,8 +104,9 @@ class Memfd:
         if self.is_spare and os.fstat(self._reader).st_size != self.capacity:
             raise _resized()
         _check_header(self._reader, header)
-        os.close(self._writer)
-        self._writer = -1
+        if seal is not Seal.SHARED:
+            os.close(self._writer)
+            self._writer = -1
 
     def sealing(self, capacity: int, header: bytes) -> Sealing:
         """Return what a sealer is to do for a spare: what `cut` and `publish` do."""

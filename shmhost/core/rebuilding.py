@@ -8,11 +8,11 @@ from shmhost.core.arenas import ARENA_FILES, Arena
 from shmhost.core.objects import MemoryObject
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
-from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.registry import REGION_OVERHEAD, WITH_WRITER, Registry
 from shmhost.core.window import Window
 from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA
 from shmprotocol.errors import QuotaExceeded
-from shmprotocol.wire.names import ChangeKind, State
+from shmprotocol.wire.names import ChangeKind, Seal, State
 
 
 def rebuild(
@@ -27,7 +27,7 @@ def rebuild(
     QuotaExceeded: there is no line for an arena, which needs one in any state.
     """
     capacity = memory_object.capacity if record.kind == KIND_ARENA else record.capacity  # it may have grown
-    files = ARENA_FILES if record.kind == KIND_ARENA else 1
+    files = ARENA_FILES if record.kind == KIND_ARENA else WITH_WRITER if record.seal is Seal.SHARED else 1
     region = Region(
         number=record.number,
         owner=record.owner,
@@ -52,6 +52,8 @@ def rebuild(
         _make_arena(registry, record, region)
     registry.regions[region.number] = region
     insort(registry.order, region.number)
+    if region.seal is Seal.SHARED:
+        registry.shared.add(region)
     region.state = state
     region.tally = registry.tallies.add(state, region.owner.uid, region.capacity)
     if state is State.CURRENT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from shmhost.core.accounts import Charge
@@ -11,10 +12,10 @@ from shmhost.core.meter import Tally
 from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
-from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound
+from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound, Unsupported
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.items import NO_ARENA, ArenaInfo
-from shmprotocol.wire.messages import Create, Grant, RegionInfo
+from shmprotocol.wire.messages import SHARED_VERSION, Create, Grant, RegionInfo
 from shmprotocol.wire.names import (
     Backend,
     Seal,
@@ -23,6 +24,7 @@ from shmprotocol.wire.names import (
     check_mode,
     check_name,
     check_seal,
+    check_shared,
 )
 
 READ, WRITE = 0o4, 0o2
@@ -131,6 +133,13 @@ class Region:
             figures = memory_object.figures()
         return ArenaInfo(arena.span, *figures, len(arena.ledgers), arena.control is not None)
 
+    def descriptor(self, peer: Peer) -> int:
+        """Return the descriptor for a reader; of a shared region, those who may write get that."""
+        assert self.object is not None
+        if self.seal is Seal.SHARED and self.allows(peer, WRITE):
+            return self.object.writer()
+        return self.object.reader()
+
     def reader(self) -> array[int]:
         """Return the read-only descriptor of its object, as `sendmsg` takes it."""
         if self.readers is None:
@@ -181,6 +190,16 @@ def refused(name: str, owner: Peer, mode: int, peer: Peer, right: int) -> Access
     )
 
 
+def check_unshared(regions: Iterable[Region]) -> None:
+    """Raise Unsupported if a client whose version has no shared regions would get one."""
+    for region in regions:
+        if region.seal is Seal.SHARED:
+            raise Unsupported(
+                f"{region.name!r} is a shared region, which takes version {SHARED_VERSION} of the protocol: "
+                "use the same shmhost version on both sides"
+            )
+
+
 def sees(peer: Peer, info: RegionInfo) -> bool:
     """Return what `is_visible` said of a region when it had this info."""
     return peer.uid in (0, info.uid) or allows(info.uid, info.gid, info.mode, peer, READ)
@@ -205,4 +224,6 @@ def check_create(request: Create) -> tuple[Seal, Backend]:
     check_mode(request.mode)
     if request.size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
-    return check_seal(request.seal), check_backend(request.backend)
+    seal, backend = check_seal(request.seal), check_backend(request.backend)
+    check_shared(seal, backend)
+    return seal, backend

@@ -58,6 +58,7 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     arenas: set[Region] = field(default_factory=set)  # those of `regions`
+    shared: set[Region] = field(default_factory=set)  # those of `regions` that several may write
     lines: GivenLines = field(default_factory=GivenLines)  # of the board
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
@@ -147,7 +148,8 @@ class Registry:
     def publish(self, region: Region) -> None:
         """Make a created and announced region, which has its generation, the current one of its name."""
         del self.creating[region.name]
-        region.charge.close_file()
+        if region.seal is not Seal.SHARED:  # which keeps its writer
+            region.charge.close_file()
         older = self.current.get(region.name)
         self.current[region.name] = region
         self._move(region, State.CURRENT)
@@ -290,21 +292,15 @@ class Registry:
         except QuotaExceeded:
             charge.release()
             raise
-        return Region(
-            number=next(self.numbers),
-            owner=peer,
-            room=room,
-            capacity=capacity,
-            span=span,
-            window=window,
-            charge=charge,
-        )
+        return Region(next(self.numbers), peer, room, capacity, span, window, charge)
 
     def add(self, region: Region, state: State) -> None:
         """Enter a new region into the tables, in its first state."""
         region.state = state
         self.regions[region.number] = region
         self.order.append(region.number)
+        if region.seal is Seal.SHARED:
+            self.shared.add(region)
         region.tally = self.tallies.add(state, region.owner.uid, region.capacity)
 
     def _capacity(self, size: int) -> int:
@@ -347,6 +343,7 @@ class Registry:
         self._move(region, State.FREED)
         self.book.remove(region)
         del self.regions[region.number]
+        self.shared.discard(region)
         if region.arena is not None:
             self.arenas.discard(region)
             region.arena.end()

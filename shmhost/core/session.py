@@ -25,7 +25,7 @@ from shmhost.core.objects import refusal_of
 from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
-from shmhost.core.regions import Region
+from shmhost.core.regions import Region, check_unshared
 from shmhost.core.returns import Returns
 from shmhost.core.small_puts import SmallPuts, has_room
 from shmhost.core.spares import Spares
@@ -138,6 +138,8 @@ class Session:
         if len(leases) > MAX_RELEASED or (self._hub.listeners and self._interests.is_waiting(number)):
             return None
         if self._registry.arenas and not self._registry.arenas.isdisjoint(regions):
+            return None
+        if self._registry.shared and not self._registry.shared.isdisjoint(regions):
             return None
         self._leases.give_back(leases)
         if not regions:
@@ -304,6 +306,8 @@ class Session:
             self._interests.wait(request)
             self._hub.listeners.add(self)
             return
+        if self._version < m.SHARED_VERSION:
+            check_unshared(regions)
         if self._registry.arenas.isdisjoint(regions):
             self._leases.open(request, regions)
         else:

@@ -18,7 +18,7 @@ from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.processes import is_gone
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.native import builtins
-from shmprotocol.wire.names import Backend
+from shmprotocol.wire.names import Backend, Seal
 
 
 class Returnables:
@@ -47,7 +47,14 @@ class Returnables:
             return ArenaMemory.taken(os.fstat(reader).st_size, reader, -1, True)
         if record.backend is Backend.SHM:
             return PosixShm.of(record.name, record.capacity, self._names, reader)
-        return Memfd.of(record.capacity, reader)
+        if record.seal is not Seal.SHARED:
+            return Memfd.of(record.capacity, reader)
+        try:
+            writer = _writer_of(reader)
+        except OSError:
+            os.close(reader)
+            raise
+        return Memfd.taken(record.capacity, reader, writer, False)
 
     def left_by(self, record: Record) -> MemoryObject | None:
         """Return the object that a region has left under its name in /dev/shm; None if there is none."""
@@ -83,6 +90,19 @@ class Returnables:
     def is_gone(self, process: Process) -> bool:
         """Whether a process that was there has certainly ended."""
         return is_gone(process)
+
+
+def _writer_of(reader: int) -> int:
+    """Return a new read-write descriptor of a shared object, from a read-only one. OSError."""
+    path, flags = f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, flags)
+    except PermissionError:  # its mode is 0444; only for this host's user, whose object it is, it is more now
+        os.fchmod(reader, 0o600)
+        try:
+            return os.open(path, flags)
+        finally:
+            os.fchmod(reader, 0o444)
 
 
 def _read_only(descriptor: int) -> int:

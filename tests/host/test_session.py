@@ -26,13 +26,13 @@ def test_hello_is_answered_with_the_windows(world: World) -> None:
     assert welcome == m.Welcome(1, m.VERSION, "host", ((1 << 40, 64 * STEP),), 7)
 
 
-@pytest.mark.parametrize("versions", [(5, 9), (0, 0)])
+@pytest.mark.parametrize("versions", [(6, 9), (0, 0)])
 def test_versions_that_do_not_meet_end_the_conversation(versions: tuple[int, int], world: World) -> None:
-    with pytest.raises(RemoteProtocolError, match="speaks versions 1 to 4"):
+    with pytest.raises(RemoteProtocolError, match="speaks versions 1 to 5"):
         world.client(greet=False).say(m.Hello(1, *versions, "test"))
 
 
-@pytest.mark.parametrize(("versions", "version"), [((1, 1), 1), ((1, 2), 2), ((2, 9), 4)])
+@pytest.mark.parametrize(("versions", "version"), [((1, 1), 1), ((1, 2), 2), ((2, 9), 5)])
 def test_highest_version_that_both_speak_is_chosen(
     versions: tuple[int, int], version: int, world: World
 ) -> None:

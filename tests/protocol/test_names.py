@@ -81,7 +81,9 @@ def test_seal_is_returned_when_a_request_may_ask_for_it(seal: str) -> None:
 
 @pytest.mark.parametrize("seal", ["none", "", "FULL", "fully", None, ()])
 def test_seal_is_refused_with_its_value_when_no_request_may_ask_for_it(seal: str) -> None:
-    with pytest.raises(InvalidArgument, match=rf"seal is one of full, writer, not .*{seal if seal else ''}"):
+    with pytest.raises(
+        InvalidArgument, match=rf"seal is one of full, writer, shared, not .*{seal if seal else ''}"
+    ):
         names.check_seal(seal)
 
 

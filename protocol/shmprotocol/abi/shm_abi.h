@@ -52,10 +52,11 @@ ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
 #define SHM_KIND_DATA 1    /* buffers and arrays, described by the metadata */
 #define SHM_KIND_OBJECTS 2 /* a pointer-linked structure, reached from `root` */
 
-/* The protection of the region; exactly one flag is set. */
+/* The protection of the region; exactly one flag is set. (8 is SHM_FLAG_ARENA.) */
 #define SHM_FLAG_SEAL_FULL 1   /* F_SEAL_WRITE: no byte changes ever again */
 #define SHM_FLAG_SEAL_WRITER 2 /* F_SEAL_FUTURE_WRITE: only the creator's mapping can write */
 #define SHM_FLAG_UNSEALED 4    /* a named POSIX object: protected only by file permissions */
+#define SHM_FLAG_SEAL_SHARED 16 /* its size cannot change; its content can, by all who may write it */
 
 /*
  * The first page of every region.
@@ -63,7 +64,7 @@ ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
  * Writer: only the host, once, at publish, before it adds the seals and before any reader has the
  * descriptor. Readers: all processes, without synchronisation: the descriptor reaches a reader over a socket
  * after the last write, which orders the two. With SHM_FLAG_SEAL_WRITER the creator's process can
- * still overwrite this page, and with SHM_FLAG_UNSEALED any process with write permission can: a reader copies
+ * still overwrite this page, and with SHM_FLAG_UNSEALED or SHM_FLAG_SEAL_SHARED any process with write permission can: a reader copies
  * the page once, checks the copy and reads only the copy. shm_region_map() does so.
  */
 struct shm_region_header {
@@ -157,7 +158,7 @@ static inline int shm_header_check(const struct shm_region_header *header, uint6
 {
         uint64_t base = (uint64_t)(uintptr_t)header->base;
         uint32_t protection =
-                header->flags & (SHM_FLAG_SEAL_FULL | SHM_FLAG_SEAL_WRITER | SHM_FLAG_UNSEALED);
+                header->flags & (SHM_FLAG_SEAL_FULL | SHM_FLAG_SEAL_WRITER | SHM_FLAG_UNSEALED | SHM_FLAG_SEAL_SHARED);
 
         if (memcmp(header->magic, SHM_MAGIC, sizeof(header->magic)) != 0)
                 return -EBADMSG;
@@ -207,6 +208,16 @@ static inline int shm_seals_check(int fd)
         return 0;
 }
 
+/* 0 if the object cannot change its size under its users, whoever can write it; or -EPERM, -EBADF. */
+static inline int shm_shape_check(int fd)
+{
+        int seals = shm_seals_get(fd);
+
+        if (seals < 0)
+                return seals;
+        return seals & SHM_F_SEAL_SHRINK ? 0 : -EPERM;
+}
+
 /* shm_header_read() for a caller that has the object's seals. */
 static inline int shm_header_read_sealed(int fd, int seals, struct shm_region_header *header_out)
 {
@@ -250,8 +261,8 @@ static inline int shm_header_freeze(int fd, void *mapped, const struct shm_regio
         return mprotect(mapped, SHM_HEADER_SIZE, PROT_READ) < 0 ? -errno : 0;
 }
 
-/* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): its writers can kill this process. */
-static inline int shm_region_map_unsealed(int fd, const struct shm_region_header **header_out)
+/* Map an object whose seals the caller has checked. The header page stays read-only, and is a private copy. */
+static inline int shm_region_map_as(int fd, int protection, const struct shm_region_header **header_out)
 {
         struct shm_region_header header;
         void *mapped;
@@ -259,7 +270,7 @@ static inline int shm_region_map_unsealed(int fd, const struct shm_region_header
 
         if (error)
                 return error;
-        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
+        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, protection,
                       MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
         if (mapped == MAP_FAILED)
                 return -errno;
@@ -272,6 +283,23 @@ static inline int shm_region_map_unsealed(int fd, const struct shm_region_header
         (void)madvise(mapped, (size_t)header.capacity, SHM_MADV_DONTDUMP);
         *header_out = (const struct shm_region_header *)mapped;
         return 0;
+}
+
+/* shm_region_map() for an object without seals (SHM_FLAG_UNSEALED): its writers can kill this process. */
+static inline int shm_region_map_unsealed(int fd, const struct shm_region_header **header_out)
+{
+        return shm_region_map_as(fd, PROT_READ, header_out);
+}
+
+/*
+ * shm_region_map() for a region that several write (SHM_FLAG_SEAL_SHARED), which that one refuses: its content can change
+ * at any time, so copy what you check. Nobody can change its size. `writable` takes a read-write descriptor: -EACCES.
+ */
+static inline int shm_region_map_shared(int fd, int writable, const struct shm_region_header **header_out)
+{
+        int error = shm_shape_check(fd);
+
+        return error ? error : shm_region_map_as(fd, writable ? PROT_READ | PROT_WRITE : PROT_READ, header_out);
 }
 
 /*

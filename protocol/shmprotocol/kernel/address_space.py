@@ -19,6 +19,7 @@ from shmprotocol.native.binding import ffi, lib
 
 MAP_RESERVED = lib.SHM_MAP_RESERVED
 MAP_UNSEALED = lib.SHM_MAP_UNSEALED
+MAP_SHARED = lib.SHM_MAP_SHARED
 MAP_ANYWHERE = lib.SHM_MAP_ANYWHERE
 MAP_WRITABLE = lib.SHM_MAP_WRITABLE
 MAP_ARENA = lib.SHM_MAP_ARENA
@@ -89,7 +90,7 @@ def map_writable(descriptor: int, address: int, capacity: int, flags: int) -> in
 
 
 def attach(descriptor: int, address: int, capacity: int, flags: int) -> int:
-    """Map a published region read-only after checking it; return its address.
+    """Map a published region after checking it, read-only unless it is a shared one; return its address.
 
     BadRegion: seals, size or header are not those of a published region. AddressConflict: another
     mapping is at the address. OutOfMemory: a limit. The caller still owns the descriptor.
@@ -133,7 +134,9 @@ def mapped(result: int, address: int, capacity: int, flags: int) -> int:
     if result < 0:
         if result in (-errno.EEXIST, -errno.EALREADY):
             raise conflict(address, capacity)
-        if not flags & MAP_WRITABLE:  # EPERM has another meaning to a writer: sealed, and so not writable
+        if (
+            flags & (MAP_WRITABLE | MAP_SHARED) != MAP_WRITABLE
+        ):  # EPERM has another meaning to a writer: sealed, and so not writable
             raise_unless_region(result, f"the object for address {address:#x}")
         _raise_os_error(-result, address, capacity)
     return result

@@ -16,6 +16,7 @@
 #define SHM_MAP_UNSEALED 4 /* the object is known to have no seals */
 #define SHM_MAP_ANYWHERE 8 /* the kernel chooses the address */
 #define SHM_MAP_ARENA 16   /* the object is an arena, which may be shorter than its mapping */
+#define SHM_MAP_SHARED 32  /* the object is known to be one that several may write */
 
 int shm_reserve(uint64_t address, uint64_t size);
 int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags);
@@ -88,25 +89,31 @@ int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
 }
 
 /*
- * Map a published region for reading, after checking its seals, its size and its header. -EPERM: not
- * sealed. -EBADMSG: not the announced object, or a corrupt header. A failure leaves the range
+ * Map a published region, after checking its seals, its size and its header: for reading, or else a shared one
+ * for writing, too. -EPERM: not sealed. -EBADMSG: not the announced object, or a corrupt header. A failure leaves the range
  * unchanged.
  */
 int64_t shm_attach(int fd, uint64_t address, uint64_t capacity, int flags)
 {
         struct shm_region_header header;
         int64_t mapped;
-        int error = (flags & SHM_MAP_UNSEALED) ? 0 : shm_seals_check(fd);
+        int error = 0;
 
+        if (flags & SHM_MAP_SHARED)
+                error = shm_shape_check(fd);
+        else if (!(flags & SHM_MAP_UNSEALED))
+                error = shm_seals_check(fd);
         if (!error)
                 error = (flags & SHM_MAP_ARENA) ? shm_arena_header_read(fd, &header) : shm_header_read(fd, &header);
         if (error)
                 return error;
         if (header.capacity != capacity)
                 return -EBADMSG;
+        if (!(flags & SHM_MAP_SHARED))
+                flags &= ~SHM_MAP_WRITABLE;
         if (!(flags & SHM_MAP_ANYWHERE) && (uint64_t)(uintptr_t)header.base != address)
                 return -EBADMSG;
-        mapped = shm_map(fd, address, capacity, flags & ~SHM_MAP_WRITABLE);
+        mapped = shm_map(fd, address, capacity, flags);
         if (mapped < 0)
                 return mapped;
         error = shm_header_freeze(fd, (void *)(uintptr_t)mapped, &header);

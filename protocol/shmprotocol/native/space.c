@@ -202,7 +202,7 @@ static void shm_space_discard(struct shm_space *space, uint64_t address, PyObjec
 }
 
 /*
- * map(interval, descriptor, flags): note a range, and map it as shm_map() does if it is SHM_MAP_WRITABLE, else as
+ * map(interval, descriptor, flags): note a range, and map it as shm_map() does if it is SHM_MAP_WRITABLE alone, else as
  * shm_attach(); or do neither. Inside of the gate. Returns the address, or -errno; -EALREADY: a range of ours is in the
  * way. One call, so that no destructor and no signal's handler comes between the look at the books and the mapping.
  */
@@ -224,7 +224,7 @@ static PyObject *shm_space_map(PyObject *self, PyObject *const *arguments, Py_ss
         Py_BEGIN_ALLOW_THREADS
         if (flags & SHM_MAP_RESERVED)
                 shm_loose_claim(space->loose, address, capacity);
-        mapped = (flags & SHM_MAP_WRITABLE ? shm_map : shm_attach)((int)fd, address, capacity, (int)flags);
+        mapped = ((flags & (SHM_MAP_WRITABLE | SHM_MAP_SHARED)) == SHM_MAP_WRITABLE ? shm_map : shm_attach)((int)fd, address, capacity, (int)flags);
         if (mapped < 0 && flags & SHM_MAP_RESERVED)
                 (void)shm_unmap(address, capacity, SHM_MAP_RESERVED); /* not loose any more */
         Py_END_ALLOW_THREADS

@@ -35,11 +35,12 @@ from shmprotocol.wire.restore_messages import RestoreArena as RestoreArena
 from shmprotocol.wire.restore_messages import Restored as Restored
 from shmprotocol.wire.restore_messages import RestoreLedger as RestoreLedger
 
-VERSION = 4  # the newest that this package speaks
+VERSION = 5  # the newest that this package speaks
 VERSION_MIN = 1
 ARENA_VERSION = 3  # the first with arenas
 RESTORE_VERSION = 4  # the first in which clients hand back what a killed host has left
 HANDOVER_VERSION = 4  # the first whose hosts can take the place of another
+SHARED_VERSION = 5  # the first with regions that several write
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 

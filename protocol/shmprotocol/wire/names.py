@@ -33,7 +33,7 @@ MAX_GENERATION = 2**53 - 1
 
 
 # The words for type checkers; see Seal and Backend for their meaning.
-SealName = Literal["full", "writer"]
+SealName = Literal["full", "writer", "shared"]
 BackendName = Literal["memfd", "shm"]
 
 
@@ -43,9 +43,10 @@ class Seal(StrEnum):
     FULL = "full"  # nobody can write, the creator included
     WRITER = "writer"  # nobody but the creator, through a mapping that it has
     NONE = "none"  # the backend takes no seals: only the host gives it, no request asks for it
+    SHARED = "shared"  # all who may write can, for good: the size is sealed, the content is not
 
 
-SEALS = (Seal.FULL, Seal.WRITER)  # what a Create may ask for
+SEALS = (Seal.FULL, Seal.WRITER, Seal.SHARED)  # what a Create may ask for
 
 
 class Backend(StrEnum):
@@ -100,6 +101,12 @@ def check_seal(seal: str) -> Seal:
         return _SEALS[seal]
     except (KeyError, TypeError):
         raise InvalidArgument(f"seal is one of {', '.join(SEALS)}, not {seal!r:.40}") from None
+
+
+def check_shared(seal: Seal, backend: Backend) -> None:
+    """Raise InvalidArgument for a backend without seals, which cannot keep the size from changing."""
+    if seal is Seal.SHARED and backend is not Backend.MEMFD:
+        raise InvalidArgument(f"seal='shared' takes the backend memfd, not {backend}: its size is sealed")
 
 
 def check_backend(backend: str) -> Backend:
