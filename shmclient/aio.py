@@ -151,12 +151,13 @@ class AsyncClient(AsyncObjects):
         seal: SealName = "full",
         backend: BackendName = "memfd",
         replace: bool = True,
+        keep: bool = True,
     ) -> AsyncIterator[RegionBuilder]:
         """Build a region in place: leaving the block publishes; an exception or cancellation undoes it."""
         from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
 
         channel = await self._connected()
-        creation = operations.create(channel.context, name, size, mode, seal, backend, replace)
+        creation = operations.create(channel.context, name, size, mode, seal, backend, replace, keep)
         builder = await self._drive(creation, channel)
         try:
             yield builder

@@ -191,6 +191,7 @@ class Client(Objects):
         seal: SealName = "full",
         backend: BackendName = "memfd",
         replace: bool = True,
+        keep: bool = True,
     ) -> Iterator[RegionBuilder]:
         """Build a region of `size` payload bytes in place: leaving the block publishes it.
 
@@ -198,13 +199,14 @@ class Client(Objects):
         on, in every thread. An exception in the block undoes the creation: the name is free at once, and
         remaining views are private memory. `seal="writer"` lets this process continue to write through the
         builder; `seal="shared"` lets all whom `mode` lets write do so, by what `get` and `open` return: its
-        size is sealed, its content is not. RegionBusy at the end of the block: it still has a pin, or a child
+        size is sealed, its content is not. Without `keep` the name is unlinked when this client closes, or
+        its process ends, in whatever way. RegionBusy at the end of the block: it still has a pin, or a child
         that was forked in the block has it mapped.
         """
         from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
 
         channel = self._connected()
-        creation = operations.create(channel.context, name, size, mode, seal, backend, replace)
+        creation = operations.create(channel.context, name, size, mode, seal, backend, replace, keep)
         builder = self._drive(creation, channel)
         try:
             yield builder

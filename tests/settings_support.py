@@ -24,6 +24,7 @@ TEXTS = {
     "spares": "1M",
     "reserve": "1G",
     "store": "4096",
+    "until_idle": "60",
     "policy": "/etc/shmhost/policy.toml",
     "log_format": "json",
     "log_level": "warning",

@@ -167,13 +167,20 @@ def opened(
 
 
 def create(
-    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+    context: Context,
+    name: str,
+    size: int,
+    mode: int,
+    seal: str,
+    backend: str,
+    replace: bool,
+    keep: bool = True,
 ) -> Operation[RegionBuilder]:
     """Return a builder, mapped read-write at its final address."""
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
     whole_size = page_up(size + METADATA_ROOM)
-    request = create_request(context, name, whole_size, mode, seal, backend, replace)
+    request = create_request(context, name, whole_size, mode, seal, backend, replace, keep)
     reply, owned = yield Ask(request)
     created = whole(context, reply, owned, m.Created)
     from shmclient._regions import builder as building  # only for who builds: see `shmclient`
@@ -283,18 +290,30 @@ def open_request(context: Context, names: tuple[str, ...], held: tuple[int, ...]
 
 
 def create_request(
-    context: Context, name: str, size: int, mode: int, seal: str, backend: str, replace: bool
+    context: Context,
+    name: str,
+    size: int,
+    mode: int,
+    seal: str,
+    backend: str,
+    replace: bool,
+    keep: bool = True,
 ) -> m.Create:
     """Return the request for a new region; InvalidArgument if no host would take it."""
     kind, memory = check_seal(seal), check_backend(backend)
     if kind is Seal.SHARED and context.version < m.SHARED_VERSION:
-        raise Unsupported(
-            f"seal='shared' takes version {m.SHARED_VERSION} of the protocol, and this host speaks "
-            f"{context.version}: use the same shmhost version on both sides"
-        )
+        raise _too_old("seal='shared'", context)
     check_shared(kind, memory)
-    return m.Create(
-        context.outbox.next_id(), check_name(name), size, seal, backend, check_mode(mode), bool(replace)
+    if not keep and context.version < m.SHARED_VERSION:
+        raise _too_old("keep=False", context)
+    number, mode = context.outbox.next_id(), check_mode(mode)
+    return m.Create(number, check_name(name), size, seal, backend, mode, bool(replace), bool(keep))
+
+
+def _too_old(what: str, context: Context) -> Unsupported:
+    return Unsupported(
+        f"{what} takes version {m.SHARED_VERSION} of the protocol, and this host speaks {context.version}: "
+        "use the same shmhost version on both sides"
     )
 
 

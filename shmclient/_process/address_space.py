@@ -154,8 +154,8 @@ class AddressSpace:
         and then `after` is called, on whatever thread that is. AddressConflict: something else lives
         there, and `anywhere` was not allowed. BadRegion: not a published region. The descriptor
         stays the caller's, and `after` is not called on an error. `label` is what errors call the region.
-        The object of an `arena` may be shorter than `capacity`. One that several may write is `shared`; with
-        `writable` it is mapped for writing, unless it is mapped here already, for reading alone.
+        The object of an `arena` may be shorter than `capacity`. A `shared` region is mapped for writing, too,
+        with `writable`, unless it is mapped here already, for reading.
         """
         flags = (
             (MAP_UNSEALED if unsealed else 0) | (MAP_ARENA if arena else 0) | (MAP_SHARED if shared else 0)

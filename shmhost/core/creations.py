@@ -38,11 +38,13 @@ class Creations:
         self._leases = leases
         self._send = send
         self._regions: dict[int, Region] = {}
+        self._unkept: dict[int, Region] = {}  # published, and their names end with this connection
         self._spares = spares
 
     def create(self, request: m.Create) -> Steps:
         """Make a region and its object; the reply is Created."""
         region = yield from self._new(request)
+        region.keep = request.keep
         self._regions[region.number] = region
         # Nobody else has a new memfd, and its pages come when they are touched. The space of shm is reserved
         # now, in a folder that others can make wait.
@@ -149,17 +151,25 @@ class Creations:
 
     def record(self) -> tuple[int, ...]:
         """Return the numbers of the regions, for `resume`."""
-        return tuple(self._regions)
+        return *self._regions, *self._unkept
 
     def resume(self, regions: Sequence[Region]) -> None:
-        """Take regions that the client began to create with another host."""
-        self._regions = {region.number: region for region in regions}
+        """Take regions that the client began to create with another host, or whose names it does not keep."""
+        for region in regions:
+            is_pending = not region.generation
+            (self._regions if is_pending else self._unkept)[region.number] = region
 
     def closing(self) -> Iterator[None]:
-        """Undo all creations, one in each step."""
+        """Undo all creations, and unlink what is not kept, one in each step."""
         self._spares.close()
         while self._regions:
             self._registry.abort(self._regions.popitem()[1])
+            yield
+        while self._unkept:
+            region = self._unkept.popitem()[1]
+            if region.state is State.CURRENT:
+                self._registry.hide(region)
+                self._hub.tell(ChangeKind.UNLINKED, region)
             yield
 
     def _new(self, request: m.Create) -> Generator[Work, Any, Region]:
@@ -234,6 +244,8 @@ class Creations:
         before = self._hub.replaced(self._registry.current.get(region.name), region)
         self._registry.publish(region)
         self._hub.tell(ChangeKind.PUBLISHED, region, before)
+        if not region.keep:
+            self._unkept[region.number] = region
 
     def _seal(
         self, region: Region, header: Header, spares: list[Region], begun: Begun | None = None

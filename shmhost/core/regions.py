@@ -78,6 +78,7 @@ class Region:
     kind: int = 0  # of its header, once that is known
     arena: Arena | None = None  # what an arena has beside this
     record: int = 0  # where the host's state file has it; 0: nowhere
+    keep: bool = True  # its name, when its creator's connection ends
     readers: array[int] | None = None  # the read-only descriptor of its object, as `sendmsg` takes it
 
     def move(self, state: State) -> None:

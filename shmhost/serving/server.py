@@ -47,6 +47,7 @@ from shmhost.serving.deaths import Deaths
 from shmhost.serving.door import Door
 from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.handover import Estate, HandOver
+from shmhost.serving.idle import Idle
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.notes import Notes
@@ -140,6 +141,7 @@ class Host:
         self._turned_away = TurnedAway(self._shut)
         self._flight = Flight(self.registry.accounts)
         self._stopped = anyio.Event()
+        self._idle = Idle(config.until_idle, self._links, self.stop)
         self._workers: Workers | None = None  # while it serves
         self._freer: Freer | None = None  # likewise
         self._sealers: Sealers | None = None  # likewise
@@ -237,6 +239,7 @@ class Host:
         door = Door(listener, self._closer, self._admit)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
+        self._idle.note()
         try:
             with self._notifier.serving(loop, f"listening on {self.config.socket_path}"):
                 self._store.begin(self._predecessor)
@@ -249,6 +252,7 @@ class Host:
                     await self._store.finish()
         finally:
             ending.cancel()
+            self._idle.close()
             absence.close()
             self._turned_away.close()
             self._flight.close()
@@ -332,10 +336,12 @@ class Host:
             may_return=may_return,
         )
         self._links.add(link)
+        self._idle.note()
         return link
 
     def _forget_link(self, link: Link) -> None:
         self._links.discard(link)
+        self._idle.note()
         self._old_boards.forget(link)
 
     def _forget_ledger(self, ledger: Ledger) -> None:
@@ -379,16 +385,14 @@ class Host:
         return take_back
 
     def _make_object(self, backend: Backend, name: str, capacity: int) -> MemoryObject:
-        if backend is Backend.SHM:
-            return PosixShm(name, capacity, self._shm_names)
-        return Memfd(name, capacity)
+        is_named = backend is Backend.SHM
+        return PosixShm(name, capacity, self._shm_names) if is_named else Memfd(name, capacity)
 
     def _dispose(self, memory_object: Freeable) -> None:
-        if self._store.takes(memory_object):
-            return
-        if self._freer is not None:
+        is_stored = self._store.takes(memory_object)
+        if not is_stored and self._freer is not None:
             self._freer.free(memory_object)
-        else:
+        elif not is_stored:
             close_all([memory_object])
 
 

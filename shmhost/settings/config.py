@@ -44,11 +44,13 @@ class Config:
     spares: int = 4 * MIB  # of a connection; clients do not ask for more without a reserve
     reserve: int = 256 * MIB  # of all connections of a uid
     store: int | None = None  # regions that a service manager keeps; None: as many as it says
+    until_idle: float = 0  # seconds without a connection after which it stops; 0: it never does
     policy: str = ""  # the path of a file, see `policies`; "": none
 
     def __post_init__(self) -> None:
         check_mode(self.socket_mode)
         check_budget(self.budget)
+        check_idle(self.until_idle)
         check_spares(self.spares)
         check_spares(self.reserve)
         check_choice("log format", FORMATS, self.log_format)
@@ -88,6 +90,13 @@ def check_store(regions: int) -> int:
     if not 0 <= regions <= MAX_STORED:
         raise InvalidArgument(f"a service manager keeps 0 to {MAX_STORED} regions, not {shown(regions)}")
     return regions
+
+
+def check_idle(seconds: float) -> float:
+    """Return a number of seconds without connections, or raise InvalidArgument."""
+    if not 0 <= seconds < 1e9:
+        raise InvalidArgument(f"a host can be idle for 0 to 1e9 seconds, not {shown(seconds)}")
+    return seconds
 
 
 def check_spares(size: int) -> int:

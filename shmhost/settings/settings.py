@@ -19,6 +19,7 @@ from shmhost.settings.config import (
     check_board,
     check_budget,
     check_choice,
+    check_idle,
     check_metrics,
     check_mode,
     check_spares,
@@ -63,6 +64,13 @@ def _names(text: str) -> int:
         return check_board(int(text))
     except ValueError:
         raise InvalidArgument(f"a number of names such as 65535 is needed, not {text!r:.40}") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return check_idle(float(text))
+    except ValueError:
+        raise InvalidArgument(f"a number of seconds such as 60 is needed, not {text!r:.40}") from None
 
 
 def _regions(text: str) -> int | None:
@@ -132,6 +140,15 @@ SETTINGS = (
         lambda regions: "auto" if regions is None else str(regions),
         "REGIONS",
         "Regions that systemd keeps for the next host. Default: FileDescriptorStoreMax=; 0: none.",
+        is_number=True,
+    ),
+    Setting(
+        "until_idle",
+        "until_idle",
+        _seconds,
+        lambda seconds: f"{seconds:g}",
+        "SECONDS",
+        "Stop when nobody has been connected for so long. Default: 0, never.",
         is_number=True,
     ),
     Setting(

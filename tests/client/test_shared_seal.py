@@ -305,3 +305,34 @@ def test_native_program_maps_it_by_the_function_that_says_so(
         assert run([program]).stdout == b"-1 0 12345678\n"
         assert run([program, "A"]).stdout == b"-1 0 12345678\n"
         assert bytes(shm.get("x")) == b"A2345678"
+
+
+def test_name_that_is_not_kept_goes_with_its_client(host: WatchedHost) -> None:
+    with shmclient.connect(host.socket_path) as other, other.watch("") as watch:
+        with shmclient.connect(host.socket_path) as shm:
+            with shm.create("x", 8, seal="shared", keep=False):
+                pass
+            with shm.create("y", 8, keep=False):
+                pass
+            shm.put("y", b"newer, and kept").close()
+            held = other.get("x")
+        wait_until(lambda: [info.name for info in other.list()] == ["y"])
+        held[:4] = b"mine"
+        assert bytes(held) == b"mine\0\0\0\0"
+        changes = [next(watch) for _ in range(4)]
+        assert [(change.kind, change.info.name) for change in changes] == [
+            ("published", "x"),
+            ("published", "y"),
+            ("published", "y"),
+            ("unlinked", "x"),
+        ]
+
+
+def test_name_that_is_not_kept_stays_over_a_takeover_and_goes_then(tmp_path: Path) -> None:
+    with line_of_hosts(tmp_path / "h") as line, shmclient.connect(line.path) as other:
+        with shmclient.connect(line.path) as shm:
+            with shm.create("x", 8, seal="shared", keep=False):
+                pass
+            line.take_over()
+            assert [info.name for info in other.list()] == ["x"]
+        wait_until(lambda: not other.list())

@@ -27,6 +27,7 @@ def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) 
         spares=1 << 20,
         reserve=1 << 30,
         store=4096,
+        until_idle=60,
         policy="/etc/shmhost/policy.toml",
     )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ import shmclient
 import shmhost
 from native_support import ROOT, STRICT, WAYS
 from shmhost.commands.demo import index as word_index
+from support import wait_until
 
 TEXT = b"one two\nthree\ntwo one one\n"
 
@@ -38,6 +42,31 @@ def test_example_of_an_arena_sees_whole_frames() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "500 frames are whole, and each is newer than the one before\n"
+
+
+def test_example_of_shared_memory_is_the_one_of_its_page(tmp_path: Path) -> None:
+    path = ROOT.parent / "examples" / "shared_memory_pool.py"
+    page = (ROOT.parent / "docs" / "shared_memory.md").read_text("utf-8")
+    assert f"```python\n{path.read_text('utf-8')}```\n\n```\n1,500,000\n```" in page
+    environ = {name: value for name, value in os.environ.items() if name != "SHMHOST_SOCKET"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", path],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        env=environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    stop_host(tmp_path / "shmhost" / "shared_memory.sock")
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "1,500,000\n")
+
+
+def stop_host(path: Path) -> None:
+    """End the host of a socket, and wait for that."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(path))
+        pid = struct.unpack("iii", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not path.exists())
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ ROOMS = {
     "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "options", "__main__"],
     "shmclient": [
         *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_arenas", "_pins"),
-        *("_drivers", "client", "aio", "_commands", "__main__"),
+        *("_drivers", "client", "aio", "_shared", "shared_memory", "_commands", "__main__"),
     ],
     "shmhost": ["core", "machine", "settings", "serving", "commands", "cli", "testing", "__main__"],
 }

@@ -69,7 +69,10 @@ class Hello(NamedTuple):
 
 
 class Create(NamedTuple):
-    """Ask for a new region of `size` payload bytes under `name`; the reply is Created."""
+    """Ask for a new region of `size` payload bytes under `name`; the reply is Created.
+
+    Without `keep` (since version 5) the name goes with this connection.
+    """
 
     id: int
     name: str
@@ -78,6 +81,7 @@ class Create(NamedTuple):
     backend: str
     mode: int
     replace: bool
+    keep: bool = True
 
 
 class Publish(NamedTuple):
