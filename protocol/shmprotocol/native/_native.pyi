@@ -36,6 +36,9 @@ class _Lib:
     SHM_ARENA_FORGET: int
     SHM_ARENA_BOARD: int
     SHM_ARENA_LEAVE: int
+    SHM_ARENA_KEEP: int
+    SHM_ARENA_BACK: int
+    SHM_ARENA_REST: int
     SHM_LEDGER_WAITS: int
     SHM_VALUE_OBJECTS: int
     def shm_reserve(self, address: int, size: int, /) -> int: ...
