@@ -93,7 +93,7 @@ bench-compare: $(READY)
 
 $(PEERS)/.ready: pyproject.toml benchmarks/peers/install.py | $(READY)
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --editable '.[numpy,fast]'
+	$(PEERS)/bin/python -m pip install --quiet --editable '.[cli,numpy,fast]'
 	$(PEERS)/bin/python -m benchmarks.peers.install
 	@touch $@
 
@@ -102,7 +102,7 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or sys.exit("the headers of Python are needed to build from source: apt-get install python3-dev")'
 	@command -v cc >/dev/null || { echo "a C compiler is needed to build from source: apt-get install gcc libc6-dev" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[numpy,fast,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[cli,numpy,fast,test,lint]'
 	@touch $(READY)
 
 clean:

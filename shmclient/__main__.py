@@ -1,5 +1,14 @@
-"""`python -m shmclient` is the command `shmclient`."""
+"""The command `shmclient`, also as `python -m shmclient`. Its libraries are those of the extra `cli`."""
 
-from shmclient._commands.cli import main
+from shmprotocol.cli import extra_needed
 
-main()
+
+def main() -> None:
+    """Run the command; without the extra `cli`, one line says how to install it."""
+    with extra_needed("shmclient"):
+        from shmclient._commands.cli import main as run
+    run()
+
+
+if __name__ == "__main__":
+    main()

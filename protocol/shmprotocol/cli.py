@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shmprotocol.errors import InvalidArgument, ShmError, exit_code
 
@@ -22,6 +23,7 @@ EXIT_CODES = {
     6: "timed out",
 }
 
+_EXTRA = ("click", "rich", "rich_click")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -47,6 +49,18 @@ def parse_size(text: str) -> int:
         if "." in match[1]
         else int(match[1]) * (_UNITS[match[2].upper()])
     )
+
+
+@contextlib.contextmanager
+def extra_needed(program: str) -> Iterator[None]:
+    """Import the commands in this block; without the libraries of the extra `cli` it ends with one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise  # a fault of the installation
+        print(f"{program}: the commands need {error.name}: pip install 'shmhost[cli]'", file=sys.stderr)
+        sys.exit(1)
 
 
 def report(program: str, error: ShmError) -> None:

@@ -138,7 +138,7 @@ def test_service_keeps_names_over_a_restart(folder: Path) -> None:
 def test_service_starts_an_entry_point_of_the_package(folder: Path) -> None:
     program, command, *arguments = service(folder)["ExecStart"].split()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["scripts"][Path(program).name] == "shmhost.cli:main"
+    assert project["scripts"][Path(program).name] == "shmhost.__main__:main"
     parsed = cli.commands[command].make_context(command, arguments)
     assert parsed.params["socket"] == stream(folder)
 

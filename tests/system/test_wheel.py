@@ -78,3 +78,11 @@ def test_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
     assert subprocess.check_output([python, "-c", USE], cwd=tmp_path, text=True) == "from a wheel\n"
+    for command in ("shmhost", "shmclient"):
+        script = [python.parent / command, "--version"]
+        bare = subprocess.run(script, capture_output=True, text=True)
+        assert (bare.returncode, bare.stdout) == (1, "")
+        assert bare.stderr == f"{command}: the commands need rich_click: pip install 'shmhost[cli]'\n"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]"], check=True)
+    for command in ("shmhost", "shmclient"):
+        assert "version" in subprocess.check_output([python.parent / command, "--version"], text=True)
