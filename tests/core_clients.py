@@ -42,6 +42,9 @@ class Taking(Returnables):
     def adopt_ledger(self, descriptor: int) -> KeptLedger:
         return KeptLedger.handed_back(os.dup(descriptor), descriptor)
 
+    def may_be(self, process: Process, pid: int) -> bool:
+        return process.pid == pid
+
     def is_gone(self, process: Process) -> bool:
         return process.pid not in self._pids
 
@@ -73,6 +76,9 @@ class Control:
             self._waiting.append(ledger.number)
         else:
             self._hear(ledger.number)
+
+    def has_unsent(self, number: int) -> bool:
+        return number in self._waiting
 
     def tell_forget(self, number: int) -> None:
         while number in self._waiting:  # it goes without the ledger

@@ -35,6 +35,9 @@ class Control(Protocol):
     def tell_ledger(self, ledger: Ledger) -> None:
         """Tell the owner of a ledger, and of the pid of its client, and give it the descriptors."""
 
+    def has_unsent(self, number: int) -> bool:
+        """Whether a message about a ledger waits: its descriptors will be those of the ledger by then."""
+
     def tell_board(self, board: Board, line: int) -> None:
         """Tell the owner where its line is, and give it a descriptor of the board."""
 
@@ -91,10 +94,9 @@ class Arena:
         OSError: not now. Nothing that it heard from a host before counts any more, so the word jumps by all
         that it is told.
         """
-        before = self.messages
+        control.tell_start(self.board, self.line, self.messages)  # nobody can read it yet
         self.messages += len(self.awaited) + len(self.ledgers) + 1
         self._write()
-        control.tell_start(self.board, self.line, before)
         self.control = control
         for number in self.awaited:
             control.tell_kept(number)
@@ -113,6 +115,8 @@ class Arena:
     def tell_again(self, ledger: Ledger) -> None:
         """Tell the owner of a ledger that it may know: its event may be another one."""
         if self.control is not None:
+            if self.control.has_unsent(ledger.number):  # however often a client asks, one message waits
+                return
             self.control.tell_ledger(ledger)
         self.messages += 1
         self._write()

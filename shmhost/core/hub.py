@@ -119,6 +119,9 @@ class Returnables(Protocol):
     def adopt_ledger(self, descriptor: int) -> LedgerObject:
         """Return the object of a ledger, with a new event; the descriptor stays the caller's. OSError."""
 
+    def may_be(self, process: Process, pid: int) -> bool:
+        """Whether a process that is there may be the one that was: False if it is certainly another one."""
+
     def is_gone(self, process: Process) -> bool:
         """Whether a process that was there has certainly ended."""
 

@@ -87,6 +87,10 @@ class Ledger:
         self.is_taken = False  # by the connection by which its client goes on, and not only by its keeper's
         self.user: LedgerUser | None = None  # the session that has it
 
+    def is_needed(self) -> bool:
+        """Whether the client may use it without a connection that goes on with it."""
+        return self.outlives and not self.is_taken
+
     def is_in_use(self) -> bool:
         """Whether the client may hold values, by what it wrote itself; of many holds, the first."""
         (high,) = _HIGH.unpack(self.object.read(0, _HIGH.size))

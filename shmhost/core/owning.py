@@ -95,7 +95,7 @@ class Ownerships:
         assert arena is not None
         assert memory_object is not None
         assert not isinstance(memory_object, Memfd | PosixShm)
-        before = arena.ownership
+        before, control_before = arena.ownership, arena.control
         if before is not None and arena.is_open:
             before.pass_on(self._peer, self._owned)
             send(m.ArenaRestored(request.id, False), ())
@@ -106,7 +106,7 @@ class Ownerships:
             arena.resume(control)
             send(m.ArenaRestored(request.id, True), (control.theirs(),))
         except BaseException:
-            arena.control = None
+            arena.control = control_before
             control.close()
             raise
         finally:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Peer:
     """The identity of the peer, from the kernel (SO_PEERCRED, SO_PEERGROUPS).
 
-    `pid` is for people to read: it is 0 between sibling containers, so nothing is decided by it.
+    `pid` is for people to read: it is 0 between sibling containers, so it grants nothing. It only keeps other
+    processes of a user from handing back what is not theirs.
     """
 
     uid: int

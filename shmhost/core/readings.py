@@ -79,15 +79,18 @@ class Readings:
             brought = (ledger.number, ledger.object.capacity) if is_new else (0, 0)
             self._leases.open(request._replace(held=held), regions, brought, more)
 
-    def record(self) -> int:
-        """Return the number of the ledger, for `resume`; 0: there is none."""
-        return self._ledger.number if self._ledger is not None else 0
+    def record(self) -> tuple[int, ...]:
+        """Return the number of the ledger, 0 for none, and those of the others; for `resume`."""
+        own = self._ledger.number if self._ledger is not None else 0
+        return own, *(ledger.number for ledger in self._others)
 
-    def resume(self, ledger: int) -> None:
-        """Take the ledger that the client got from another host."""
-        self._ledger = self._hub.ledgers[ledger] if ledger else None
-        if self._ledger is not None:
-            self._ledger.user = self
+    def resume(self, ledgers: Sequence[int]) -> None:
+        """Take the ledgers that the client got from another host, or has handed back to it."""
+        own, *others = ledgers
+        self._ledger = self._hub.ledgers[own] if own else None
+        self._others = [self._hub.ledgers[number] for number in others]
+        for ledger in filter(None, (self._ledger, *self._others)):
+            ledger.user = self
 
     def attend(self, request: m.Attend) -> None:
         """Let the client sleep on values of an arena that it has joined."""
@@ -141,7 +144,11 @@ class Readings:
         but not by one that it has only to hand back what it has.
         """
         ledgers = self._others if self._ledger is None else [self._ledger, *self._others]
-        used = [each for each in ledgers if (is_dropped or each.outlives) and each.is_in_use()]
+        used = [
+            each
+            for each in ledgers
+            if each.is_needed() or ((is_dropped or each.outlives) and each.is_in_use())
+        ]
         for ledger in used:
             self.pass_on(ledger)
         return used

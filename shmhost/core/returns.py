@@ -6,6 +6,7 @@ back before, or that this host has made, is the client's to use again by the sam
 
 from __future__ import annotations
 
+from shmhost.core.arenas import Arena
 from shmhost.core.expected import Returned, is_of
 from shmhost.core.hub import LEDGER_FILES, Hub, Returnables
 from shmhost.core.leases import Leases, Send
@@ -103,17 +104,17 @@ class Returns:
     def restore_arena(self, request: m.RestoreArena, descriptor: int, ownerships: Ownerships) -> None:
         """Take an arena back from its owner; the reply is ArenaRestored. RegionNotFound: it is not."""
         back: list[Region] = []
-        region = self._find(request.region, descriptor, back)
-        if region is None or region.arena is None or region.owner.uid != self._peer.uid:
-            raise RegionNotFound(f"region {request.region} is not an arena that this client owned")
         try:
+            region = self._find(request.region, descriptor, back)
+            if region is None or region.arena is None or not self._is_owner(region, region.arena):
+                raise RegionNotFound(f"region {request.region} is not an arena that this process owned")
             memory_object = region.object
             assert memory_object is not None
             assert not isinstance(memory_object, Memfd | PosixShm)
             if not self._machine.adopt_writer(memory_object, descriptor):
                 raise InvalidArgument(f"the descriptor of arena {request.region} cannot write")
             ownerships.restore(request, region, self._send)
-        finally:
+        finally:  # it is back by its object, whoever hands it back
             for each in back:
                 self._tell(each)
                 self._free_unused(each)
@@ -123,17 +124,30 @@ class Returns:
         if region.state is State.CURRENT and (region.arena is None or region.arena.is_open):
             self._hub.tell(ChangeKind.PUBLISHED, region)
 
+    def _is_owner(self, region: Region, arena: Arena) -> bool:
+        """Whether the client may be the process that owned an arena: no other one can know what it writes."""
+        return region.owner.uid == self._peer.uid and self._machine.may_be(arena.process, self._peer.pid)
+
     def _is_theirs(self, number: int, ledger: Ledger | None, returned: Returned) -> bool:
+        """Whether a ledger is the client's: owners of arenas have descriptors of it, too.
+
+        Those that this host has made are not handed back: their clients have them by other connections.
+        """
         if ledger is not None:
             own = self._machine.examine(ledger.object.reader())
-            return own is not None and own.identity == returned.identity and ledger.peer.uid == self._peer.uid
+            is_same = own is not None and own.identity == returned.identity
+            return is_same and ledger.outlives and self._is_process_of(ledger.peer)
         record = self._absent.find(number)
         return (
             record is not None
             and record.identity == returned.identity
             and returned.size == LEDGER_SIZE
             and record.peer.uid == self._peer.uid
+            and self._machine.may_be(record.process, self._peer.pid)
         )
+
+    def _is_process_of(self, peer: Peer) -> bool:
+        return (peer.uid, peer.pid) == (self._peer.uid, self._peer.pid)
 
     def _put_back(self, number: int, descriptor: int) -> Ledger:
         record = self._absent.find(number)

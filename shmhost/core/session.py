@@ -199,7 +199,7 @@ class Session:
         self._creations.resume(list(map(find, record.creations)))
         self._spares.resume(record.reserved, [(find(number), since) for number, since in record.spares])
         self._interests.resume(map(m.Open._make, record.waits), record.watches)
-        self._readings.resume(record.ledger)
+        self._readings.resume(record.ledgers)
         self._ownerships.resume(record.owned, record.version)
         if self._interests:
             self._hub.listeners.add(self)

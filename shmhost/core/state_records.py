@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 3
+STATE_FORM = 4
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -107,7 +107,7 @@ class SessionRecord(NamedTuple):
     spares: tuple[tuple[int, int], ...]
     waits: tuple[tuple[int, tuple[str, ...], tuple[int, ...], bool], ...]
     watches: tuple[tuple[int, str], ...]
-    ledger: int  # its number, 0 for none
+    ledgers: tuple[int, ...]  # the numbers: its own, 0 for none, and others that it has handed back
     owned: tuple[tuple[int, int, int], ...]  # arena, lease, nanoseconds
 
 

@@ -61,10 +61,9 @@ class ArenaMemory:
         return self._reader
 
     def adopt_writer(self, writer: int) -> None:
-        """Own a read-write descriptor from now on, in place of the one before."""
-        before, self._writer = self._writer, writer
-        if before >= 0:
-            os.close(before)
+        """Own a read-write descriptor from now on; there is none yet."""
+        assert self._writer < 0
+        self._writer = writer
 
     def publish(self) -> None:
         """Add the seals, once. Not for the event loop: the owner can hold the object's lock.

@@ -27,6 +27,13 @@ def is_gone(process: Process) -> bool:
     return _started(process.pid) != process.started
 
 
+def may_be(process: Process, pid: int) -> bool:
+    """Whether a process that is there may be the one that was: False if it is certainly another one."""
+    if not process.namespace or process.namespace != _namespace():
+        return True
+    return process.pid == pid and not is_gone(process)
+
+
 def _started(pid: int) -> int | None:
     """Return when a process was started, in ticks; None: there is none, or it has ended; 0: not known."""
     try:

@@ -15,7 +15,7 @@ from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, Shm
 from shmhost.core.processes import Process
 from shmhost.core.records import Identity, Record
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
-from shmhost.machine.processes import is_gone
+from shmhost.machine.processes import is_gone, may_be
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import Backend, Seal
@@ -75,7 +75,8 @@ class Returnables:
         if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
             return False
         assert isinstance(memory_object, ArenaMemory)
-        memory_object.adopt_writer(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0))
+        if memory_object.writer() < 0:  # the one that it has may be in use by a thread
+            memory_object.adopt_writer(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0))
         return True
 
     def adopt_ledger(self, descriptor: int) -> LedgerMemory:
@@ -86,6 +87,10 @@ class Returnables:
         except BaseException:
             os.close(reader)
             raise
+
+    def may_be(self, process: Process, pid: int) -> bool:
+        """Whether a process that is there may be the one that was: False if it is certainly another one."""
+        return may_be(process, pid)
 
     def is_gone(self, process: Process) -> bool:
         """Whether a process that was there has certainly ended."""

@@ -152,6 +152,10 @@ class ArenaLink:
         self._unsent.setdefault(ledger.number, []).append(self._count)
         self._send(message, ledger)
 
+    def has_unsent(self, number: int) -> bool:
+        """Whether a message about a ledger waits: its descriptors will be those of the ledger by then."""
+        return number in self._unsent
+
     def tell_start(self, board: Board, line: int, count: int) -> None:
         """Tell an owner from before where its line is, which counts so many messages; OSError: not now."""
         self._send_now(MESSAGE.pack(ARENA_BOARD, count % 2**31, line, board.range[1]), (board.reader(),))

@@ -49,10 +49,10 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     ),
     Charge: ("account size files regions more", "is_borne"),
     Arena: (
-        "span keep line size generation control ledgers attending messages has_owner",
-        "board",
+        "span keep line size generation control ledgers attending messages has_owner is_open awaited process",
+        "board ownership",
     ),
-    Ledger: ("number peer charge object", "arenas"),
+    Ledger: ("number peer charge object record joined outlives is_taken", "arenas user"),
     Meter: ("started_ns restarts connections dropped refusals latencies", ""),
     Session: (
         "peer _greeted _version _leases _spares _creations _readings _ownerships _interests",
@@ -62,7 +62,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Creations: ("_regions", "_hub _registry _peer _leases _send _spares"),
     Spares: ("_regions _reserved", "_hub _peer _is_closed"),
     Interests: ("_waits _watches", "_share _names _prefixes _count"),
-    Readings: ("_ledger", "_hub _peer _leases _ahead"),
+    Readings: ("_ledger _others", "_hub _peer _leases _ahead"),
     Ownerships: ("_owned", "_hub _peer _send _has_old_board"),
     Ownership: ("_region _lease control", "peer _hub _arena _object _owned"),
     Link: (
