@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,15 @@ def test_rooms_import_only_from_rooms_below(package: str) -> None:
         if order.index(room) > order.index(own)
     ]
     assert upward == []
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    folders = {
+        path.parent.relative_to(above.parent) for above in FOLDERS.values() for path in above.rglob("*.py")
+    }
+    packages = {".".join(folder.parts) for folder in folders}
+    assert packages - set(project["tool"]["setuptools"]["packages"]) == set()
 
 
 def test_binary_is_wrapped_by_one_module() -> None:

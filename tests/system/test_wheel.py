@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BUILT = (".venv", "build", "shmhost.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 USE = """
 import shmclient, shmhost
 with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
@@ -21,18 +23,54 @@ with shmhost.embedded() as host, shmclient.connect(host.socket_path) as shm:
 """
 
 
+def sources() -> list[str]:
+    """Return the files of this checkout, or of this source distribution, without what was built in it."""
+    if (ROOT / ".git").exists():
+        tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT).decode().split("\0")
+        return [name for name in tracked if name and (ROOT / name).is_file()]
+    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [str(path) for path in paths if path.suffix not in (".so", ".pyc") and path.parts[0] not in BUILT]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for name in sources():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"
-    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT).decode().split("\0")
-    for name in filter(None, tracked):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, copy]
     subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, as a user has it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", folder]
+    subprocess.run(command, cwd=copy, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_source_distribution_has_every_file(unpacked: Path) -> None:
+    assert [name for name in sources() if not (unpacked / name).exists()] == []
+
+
+@pytest.mark.timeout(300)
+def test_tests_of_the_source_distribution_run(unpacked: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    collected = subprocess.run([*command, "--collect-only"], cwd=unpacked, capture_output=True, text=True)
+    assert collected.returncode == 0, collected.stdout[-2000:]
+    part = ["tests/protocol/test_names.py", "tests/commands/test_extra.py", "tests/system/test_parity.py"]
+    subprocess.run([*command, *part], cwd=unpacked, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="it has no stable ABI")
