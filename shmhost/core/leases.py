@@ -117,7 +117,9 @@ class Leases:
         share.used += 1
         if share.used > share.booked:
             share.add(0)  # books what is used
-        number = self._registry.lease(region, self._peer, now_ns)
+        number = next(self._registry.lease_numbers)
+        region.leases[number] = self._peer, now_ns
+        region.tally.leases += 1
         self._regions[number] = region
         return number
 

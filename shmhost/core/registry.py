@@ -252,10 +252,10 @@ class Registry:
         self.note(ChangeKind.CHANGED, region)
         return before, region
 
-    def lease(self, region: Region, peer: Peer, now_ns: int | None = None) -> int:
+    def lease(self, region: Region, peer: Peer) -> int:
         """Record that a peer may have a region mapped, from now on; return the number of the lease."""
         number = next(self.lease_numbers)
-        region.leases[number] = (peer, self.clock() if now_ns is None else now_ns)
+        region.leases[number] = (peer, self.clock())
         region.tally.leases += 1
         return number
 

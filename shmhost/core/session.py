@@ -8,7 +8,7 @@ and interests of the client are in the modules of these names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from shmhost.core import absent, filled_puts, small_puts
 from shmhost.core.creations import Creations
@@ -127,9 +127,10 @@ class Session:
             return None
         if len(request) == 4:
             return self._attach(request, send_frame)
-        if len(request) == PUT_SIZE:
-            return self._put(cast(small_puts.Parsed, request), data, send_frame)
-        return self._assign(cast(filled_puts.Parsed, request), send_frame)
+        rest: Any = request  # mypy does not tell such long tuples apart, and `cast` is a call
+        if len(rest) == PUT_SIZE:
+            return self._put(rest, data, send_frame)
+        return self._assign(rest, send_frame)
 
     def _attach(
         self, request: tuple[int, list[int], int, list[Region]], send_frame: SendFrame
@@ -151,17 +152,17 @@ class Session:
         return releases, "open"
 
     def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
-        releases, leases, number, *fields, start, size = parsed
-        if len(leases) > MAX_RELEASED or not has_room(self._account, size):
+        leases, number = parsed[1], parsed[2]
+        if len(leases) > MAX_RELEASED or not has_room(self._account, parsed[10]):
             return None
         self._leases.give_back(leases)
         try:
             if not self._small_puts.put(parsed, data, send_frame):
-                put = m.Put._make((number, *fields, b""))
-                self._creations.put_packed(put, data, (start, size), send_frame)
+                put = m.Put._make((*parsed[2:9], b""))
+                self._creations.put_packed(put, data, parsed[9:], send_frame)
         except (ShmError, OSError) as error:
             self._fail(number, error)
-        return releases, "put"
+        return parsed[0], "put"
 
     def _assign(self, parsed: filled_puts.Parsed, send_frame: SendFrame) -> Answer | None:
         releases, leases, number, *_ = parsed

@@ -40,14 +40,16 @@ class Window:
     as possible, and a stale pointer meets unmapped memory rather than a stranger's region. The first one
     starts `skip` bytes behind the base, a multiple of STEP.
 
-    The free bytes behind the end of the last search are kept apart, as most searches end there at once.
+    The free bytes behind the end of the last search are kept apart, as most searches end there at once; and
+    so is what came back last, as most spans come back in the order in which they were taken.
     """
 
     def __init__(self, base: int, size: int, skip: int = 0) -> None:
         self.base = base
         self.size = size
         self.range = base, size
-        self._ranges = Ranges()  # the free ones, but for the one that follows
+        self._ranges = Ranges()  # the free ones, but for the two that follow
+        self._back, self._back_end = base, base  # what came back last
         self._next, self._room = (
             base + skip,
             size - skip,
@@ -70,9 +72,7 @@ class Window:
 
     def claim(self, span: Span) -> bool:
         """Take just these addresses; False if not all are free. The next search begins where it would."""
-        if self._room:
-            self._ranges.join(self._next, self._room)
-            self._room = 0
+        self._gather()
         free = self._ranges.at(span.address)
         if free is None or sum(free) < span.end:
             return False
@@ -87,17 +87,31 @@ class Window:
 
     def give(self, span: Span) -> None:
         """Give a span back and join it with its free neighbours."""
-        self._free += span.size
-        self._ranges.join(*span)
+        start, size = span
+        self._free += size
+        if start != self._back_end:
+            self._gather_back()
+            self._back = start
+        self._back_end = start + size
 
     def free(self) -> int:
         """Return the bytes that are free."""
         return self._free
 
-    def _search(self, size: int) -> Span | None:
+    def _gather(self) -> None:
+        """Have all that is free among the ranges."""
+        self._gather_back()
         if self._room:
             self._ranges.join(self._next, self._room)
             self._room = 0
+
+    def _gather_back(self) -> None:
+        if self._back < self._back_end:
+            self._ranges.join(self._back, self._back_end - self._back)
+        self._back = self._back_end
+
+    def _search(self, size: int) -> Span | None:
+        self._gather()
         last = self._ranges.at(self._next)  # where the last search ended
         above = -1
         if last is not None:
