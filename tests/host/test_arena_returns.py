@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from arena_support import SIZE, ArenaPeer
+from arena_support import SIZE, ArenaPeer, Board
 from foreign import KINDS, passable
 from returning_support import OPEN, Kept, descriptors_of, give, is_open, kept, own, read, refusal
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
@@ -28,6 +29,7 @@ from shmprotocol.wire.names import (
     ARENA_REST,
 )
 from support import Machine, as_nobody, in_child, wait_until
+from takeover_support import line_of_hosts
 
 REQUESTS: dict[str, Callable[[Kept], m.Message]] = {
     "arena": lambda clients: m.RestoreArena(5, clients.region),
@@ -296,3 +298,64 @@ def test_messages_before_back_do_what_they_do_after_it(machine: Machine) -> None
             control.send(ARENA_BACK)  # too late
             control.close()
             assert is_open(machine.path)
+
+
+def test_arena_that_is_half_back_moves_on_to_a_successor(folder: Path) -> None:
+    """Nobody joins before BACK, whichever host hears it; the owner then knows all who had joined."""
+    with line_of_hosts(folder / "h") as line, kept(line.path) as clients:
+        line.kill_and_start()
+        with ArenaPeer(line.path) as peer, ArenaPeer(line.path) as reader:
+            control = own(peer, clients, back=False)
+            line.take_over()
+            assert not is_open(line.path)
+            start = control.until(ARENA_REST)
+            assert [note.kind for note in start] == [ARENA_BOARD, ARENA_KEEP, ARENA_REST]
+            reply, fds = give(reader, m.RestoreLedger(6, clients.ledger, True), clients.ledger_memory)
+            assert reply == m.LedgerRestored(6, True)
+            close_all(fds)
+            assert control.until(ARENA_LEDGER)[0].number == clients.ledger
+            assert not is_open(line.path)
+            waiting = ArenaPeer(line.path)
+            waiting.send(pack(m.Open(7, ("camera",), (), True)))
+            control.send(ARENA_BACK)
+            opened, fds = waiting.receive()
+            assert isinstance(opened, m.Opened), opened
+            close_all(fds)
+            board = Board(line.path)
+            line_number = control.ask(ARENA_BOARD).number
+            assert board.line(line_number).ledgers - start[0].code == 4  # KEEP, REST, and LEDGER of both
+            board.close()
+            waiting.close()
+            reader.close()
+            control.close()
+
+
+def test_owner_that_ends_half_back_lets_others_in_at_a_successor(folder: Path) -> None:
+    with line_of_hosts(folder / "h") as line, ArenaPeer(line.path) as old:
+        ready, over = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(60)
+                first = ArenaPeer(line.path)
+                owned = first.publish()
+                os.write(ready[1], b"1")
+                os.read(over[0], 1)
+                peer = ArenaPeer(line.path)
+                give(peer, m.RestoreArena(5, owned.made.region), owned.memory)
+                os.write(ready[1], b"1")
+                os.read(over[0], 1)
+            finally:
+                os._exit(0)
+        os.read(ready[0], 1)
+        _, fds = old.opened("camera")
+        close_all(fds)
+        line.kill_and_start()
+        os.write(over[1], b"1")
+        os.read(ready[0], 1)
+        line.take_over()
+        assert not is_open(line.path)
+        os.write(over[1], b"1")
+        os.waitpid(pid, 0)
+        wait_until(lambda: is_open(line.path))
+        close_all([*ready, *over])
