@@ -35,11 +35,12 @@ def ask(question: Callable[[Client], T]) -> T:
     if path is not None:
         return question(_client(path, connect))
     path = own_path(os.environ)
+    client = _client(path, _connect_or_start)
     try:
-        return question(_client(path, _connect_or_start))
-    except HostGone:  # it was idle, or was killed
-        _clients.pop(path, None)
-        return question(_client(path, _connect_or_start))
+        return question(client)
+    except HostGone:  # it was killed; the client hands what this process has to the next one
+        _connect_or_start(path).close()
+        return question(client)
 
 
 def own_path(environ: Mapping[str, str]) -> str:

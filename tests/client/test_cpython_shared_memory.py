@@ -18,6 +18,10 @@ LEFT_OUT = {
         "wants the warning of a resource tracker, and there is none; "
         "test_segment_goes_with_its_killed_maker_and_without_a_warning has the rest of it"
     ),
+    "test_shared_memory_tracking": (
+        "wants that the end of a program that only opened a segment destroys it (from Python 3.13 on); "
+        "test_end_of_a_user_destroys_nothing holds the opposite"
+    ),
 }
 
 
@@ -26,6 +30,7 @@ LEFT_OUT = {
     or importlib.util.find_spec("test._test_multiprocessing") is None,
     reason="this Python has no `test` package (Debian: libpython3-testsuite): CPython's tests did NOT run",
 )
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_standard_librarys_own_tests_pass(host: WatchedHost, method: str, tmp_path: Path) -> None:
     environ = os.environ | {"SHMHOST_SOCKET": host.socket_path}
@@ -36,7 +41,7 @@ def test_the_standard_librarys_own_tests_pass(host: WatchedHost, method: str, tm
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=170,
     )
     results = [line.split(" ", 2) for line in done.stdout.splitlines() if line.count(" ")]
     by_kind = {kind: [r[1] for r in results if r[0] == kind] for kind in ("passed", "skipped", "failed")}
@@ -46,6 +51,6 @@ def test_the_standard_librarys_own_tests_pass(host: WatchedHost, method: str, tm
     print(text, *(f"left out: {name}: {reason}" for name, reason in LEFT_OUT.items()), sep="\n")
     assert done.returncode == 0, text + "\n" + done.stderr
     assert by_kind["failed"] == []
-    assert by_kind["skipped"] == list(LEFT_OUT)
-    assert len(by_kind["passed"]) >= 11
+    assert set(by_kind["skipped"]) <= set(LEFT_OUT)
+    assert len(by_kind["passed"]) >= 12
     assert "resource_tracker" not in done.stderr

@@ -274,7 +274,7 @@ def test_small_dev_shm_of_containers_is_no_limit(
 
 OWN = """
     from shmclient._shared import hosts
-    hosts.IDLE_S = 0.5
+    hosts.IDLE_S = 5
     segment = SharedMemory("own", create=True, size=96 << 20)
     segment.buf[-4:] = b"ours"
 """
@@ -295,6 +295,41 @@ def test_program_without_a_host_starts_one_which_ends_when_nobody_needs_it(tmp_p
             assert second.communicate("\n", timeout=60) == ("", "")
         assert first.communicate("\n", timeout=60) == ("", "")
     wait_until(lambda: not socket.exists(), 60)
+
+
+KILLED = """
+    import os, signal, socket, struct
+    from shmclient._shared import hosts
+    hosts.IDLE_S = 5
+    first = SharedMemory("first", create=True, size=100)
+    first.buf[:] = b"1" * 100
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(hosts.own_path(os.environ))
+        pid = struct.unpack("iii", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    gone = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    __import__("select").select([gone], [], [])
+    second = SharedMemory("second", create=True, size=100)
+"""
+
+
+def test_killed_host_is_followed_by_another_with_the_same_segments(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    user = """
+    from shmclient._shared.hosts import ask
+    from shmclient._shared.segments import _region_name
+    ask(lambda client: client.open(_region_name("first"), wait=30).close())
+    assert bytes(SharedMemory("first").buf) == b"1" * 100
+    SharedMemory("second")
+    SharedMemory("first").unlink()
+    """
+    with start(KILLED, **environ) as first:
+        assert line_of(first) == "ready"
+        with start(user, **environ) as second:
+            assert line_of(second) == "ready"
+            assert second.communicate("\n", timeout=60) == ("", "")
+        assert first.communicate("\n", timeout=60) == ("", "")
+    wait_until(lambda: not (tmp_path / "shmhost" / "shared_memory.sock").exists(), 60)
 
 
 def test_programs_that_start_at_once_share_one_host(tmp_path: Path) -> None:
