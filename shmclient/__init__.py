@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from shmclient._arenas.owner import Arena
     from shmclient._arenas.view import ArenaChange
     from shmclient._drivers.arena_views import ArenaView
+    from shmclient._drivers.crossing import Reference, reference, share_arrays
     from shmclient._pins import pinner as pinning
     from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
     from shmclient._pins.pinner import Leak, Pinned, Pinner
@@ -92,6 +93,7 @@ __all__ = [
     "PointerEscapes",
     "ProtocolError",
     "QuotaExceeded",
+    "Reference",
     "Region",
     "RegionBuilder",
     "RegionBusy",
@@ -114,6 +116,8 @@ __all__ = [
     "preadv",
     "pwritev",
     "readv",
+    "reference",
+    "share_arrays",
     "unchecked",
     "writev",
 ]
@@ -129,6 +133,7 @@ _LATER = {
     "ArenaValue": "shmclient._arenas.held",
     "ArenaChange": "shmclient._arenas.view",
     "ArenaView": "shmclient._drivers.arena_views",
+    **dict.fromkeys(("Reference", "reference", "share_arrays"), "shmclient._drivers.crossing"),
     "unchecked": "shmclient._pointers.check",
     "RegionBuilder": "shmclient._regions.builder",
     **dict.fromkeys(("Change", "RegionInfo"), "shmclient._regions.info"),

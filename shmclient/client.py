@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
+from shmclient._connection.hosts import OPENER
 from shmclient._connection.retry import Retry
 from shmclient._drivers import answers, arenas, operations, putting
 from shmclient._drivers.awaited import awaited, never
@@ -393,3 +394,6 @@ def connect(
     AccessDenied: its socket is not for this user. `timeout` and `reserve` are as for `Client`.
     """
     return Client(socket_path, timeout=timeout, wait=wait, reserve=reserve, timeout_s=timeout_s)
+
+
+OPENER.connect = connect

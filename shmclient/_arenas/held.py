@@ -7,14 +7,15 @@ from typing import Any, NoReturn, Self
 from shmclient import _codecs as codecs
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.values import decode
+from shmclient._codecs.exporting import as_array, exported
 from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.copying import not_copied
 from shmprotocol.errors import InvalidArgument, RegionClosed, RegionNotFound
 from shmprotocol.kernel import address_space
-from shmprotocol.native.builtins import HeldValue
+from shmprotocol.native.builtins import Exporter, HeldValue
 
 
-class ArenaValue:
+class ArenaValue(Exporter):
     """A value of an arena, as it was published: its bytes do not change while this, or a view of it, lives.
 
     Its owner publishes newer ones meanwhile, in other memory. `generation` counts in the whole arena.
@@ -98,6 +99,29 @@ class ArenaValue:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __copy__(self) -> ArenaValue:
+        return make_value(self._reader, self._short, self._hold())
+
+    def __deepcopy__(self, memo: object) -> ArenaValue:
+        return self.__copy__()  # its content does not change
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return the value for NumPy, as of a region."""
+        return as_array(self.value(), repr(self), dtype, copy=copy)
+
+    def __len__(self) -> int:
+        """Return the length of the value, as of a region."""
+        return len(self.value())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.data)
+
+    def _exported(self) -> Any:
+        return exported(self.value(), repr(self))
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self, "pass its name, and open it in the other process")

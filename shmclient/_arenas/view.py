@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from shmclient._arenas.held import ArenaValue, open_value
 from shmclient._arenas.reader import Reader, names_in
 from shmclient._codecs import loaded
-from shmclient._process.copying import not_copied
 
 
 class ArenaChange(NamedTuple):
@@ -63,9 +62,6 @@ class BaseArenaView(Mapping[str, Any]):
     def generation(self) -> int:
         """The generation of the last change in the arena."""
         return int(self._now()._counts()[2])
-
-    def __reduce__(self) -> NoReturn:
-        raise not_copied(self, "pass its name, and open it in the other process")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self._reader._counts()[0]} names>"

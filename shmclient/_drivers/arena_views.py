@@ -72,6 +72,11 @@ class ArenaView(BaseArenaView):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from shmclient._drivers.references import reduce_view
+
+        return reduce_view(self)
+
     def _now(self) -> Reader:
         reader = self._reader
         core = self._client._core

@@ -33,6 +33,11 @@ class AsyncRegion(RegionHandle):
             core.note_absence()
             return True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from shmclient._drivers.references import reduce_region
+
+        return reduce_region(self)
+
     async def __aenter__(self) -> AsyncRegion:
         return self
 

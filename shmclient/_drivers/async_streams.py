@@ -109,6 +109,11 @@ class AsyncArenaView(BaseArenaView):
     Look-ups are in the arena that was opened, or that the last `wait` or `changes` has found in its place.
     """
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from shmclient._drivers.references import reduce_view
+
+        return reduce_view(self)
+
     async def wait(self, name: str, *, after: int = 0, wait: float = math.inf) -> ArenaValue:
         """Return a handle of the value of a name once its generation is greater than `after`.
 

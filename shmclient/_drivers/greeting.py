@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shmclient._connection.board import LazyBoard
+from shmclient._connection.hosts import note_host
 from shmclient._drivers.answers import only
 from shmclient._drivers.steps import Context, Outcome
 from shmclient._process.address_space import ADDRESS_SPACE
@@ -20,6 +21,7 @@ def greeted(context: Context, outcome: Outcome, path: str) -> None:
         )
     context.version = welcome.version
     context.outbox.arrive(welcome.host, path, is_kept=welcome.version >= m.RESTORE_VERSION)
+    note_host(context.outbox.origin, path)
     ADDRESS_SPACE.reserve(welcome.windows)
     if owned:
         context.outbox.lazy_board = LazyBoard(welcome.host, *welcome.board, owned)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shmclient._drivers import operations
 from shmclient._regions.region import RegionHandle
 from shmprotocol.errors import HostGone, RegionClosed
@@ -23,6 +25,11 @@ class Region(RegionHandle):
                 raise
             core.note_absence()
             return True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from shmclient._drivers.references import reduce_region
+
+        return reduce_region(self)
 
     def __enter__(self) -> Region:
         return self

@@ -72,7 +72,7 @@ class Place(NamedTuple):
     """A region that is mapped here; `memory` keeps it.
 
     `is_lasting`: it is published, and others have it at this address. It is writable for who builds it until
-    it is frozen, with seal="writer" also after that.
+    it is frozen, with seal="writer" also after that. `identity` is as of a _Range.
     """
 
     address: int
@@ -81,6 +81,8 @@ class Place(NamedTuple):
     is_writable: bool
     is_lasting: bool
     memory: Any
+    identity: tuple[str, int]
+    is_arena: bool
 
 
 class Buffer(NamedTuple):
@@ -212,7 +214,14 @@ class AddressSpace:
                 buffer = self._hold(mapping, lambda: None)
             is_lasting = mapping.is_published and not mapping.flags & MAP_ANYWHERE
             return Place(
-                mapping.address, mapping.capacity, mapping.label, mapping.is_writable, is_lasting, buffer
+                mapping.address,
+                mapping.capacity,
+                mapping.label,
+                mapping.is_writable,
+                is_lasting,
+                buffer,
+                mapping.identity,
+                bool(mapping.flags & MAP_ARENA) or not mapping.is_inherited,  # the second: its owner's
             )
 
     def is_reserved(self, address: int) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from shmclient import _codecs as codecs
+from shmclient._codecs.exporting import as_array, exported
 from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.address_space import ADDRESS_SPACE
-from shmclient._process.copying import not_copied
 from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
 from shmprotocol.errors import InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.board import Reader as Board
-from shmprotocol.native.builtins import Current, Held
+from shmprotocol.native.builtins import Current, Exporter, Held
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import origin_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from shmclient._pointers.plan import Pointed
 
 
-class RegionHandle(Current):
+class RegionHandle(Current, Exporter):
     """A published region: the common part of `Region` (sync) and `AsyncRegion`.
 
     The handle owns a descriptor and a share of the mapping. Views, arrays and roots have their own shares:
@@ -183,9 +184,37 @@ class RegionHandle(Current):
         if not getattr(self, "_is_closed", True) and not is_finalizing():
             self._close()  # nobody else has it, and a destructor must not wait for the lock
 
-    def __reduce__(self) -> NoReturn:
-        remedy = "pass its name and generation, and open it in the other process"
-        raise not_copied(self, remedy)
+    def __copy__(self) -> Self:
+        """Return another handle of the same region, with a descriptor of its own; they share the mapping."""
+        with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:
+            mapped, descriptor = self._attach(), self._open_descriptor()
+            memory = mapped.memory()
+            other = self.__new__(type(self))
+            other._grant, other._host_id, other._anywhere = self._grant, self._host_id, self._anywhere
+            other._owned = descriptors.Owned([fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)])
+            other._mapped, other._buffer, other._client = mapped, memory, self._client
+            return other
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()  # its content cannot change
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return the value for NumPy: `np.asarray(region)` is the array in the region, not a copy."""
+        return as_array(self.value(), repr(self), dtype, copy=copy)
+
+    def __len__(self) -> int:
+        """Return the length of the value: of a text or an array, the number of keys of a dict."""
+        return len(self.value())
+
+    def __bool__(self) -> bool:
+        return True  # also if its value is empty
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.data)
+
+    def _exported(self) -> Any:
+        """Return what `memoryview(region)` is a view of."""
+        return exported(self.value(), repr(self))
 
     def __repr__(self) -> str:
         grant = self._grant

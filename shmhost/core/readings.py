@@ -79,6 +79,15 @@ class Readings:
             brought = (ledger.number, ledger.object.capacity) if is_new else (0, 0)
             self._leases.open(request._replace(held=held), regions, brought, more)
 
+    def claim(self, request: m.Claim) -> None:
+        """Grant a region by its number, as long as anybody keeps it, current or not."""
+        region = self._hub.registry.regions.get(request.region)
+        if region is None or not region.generation or not region.is_visible(self._peer):
+            raise RegionNotFound(f"there is no such region, or uid {self._peer.uid} may not read it")
+        if region.arena is not None:
+            raise InvalidArgument(f"region {region.number} is the arena {region.name!r}: open it by name")
+        self._leases.open(m.Open(request.id, (region.name,), (), False), [region])
+
     def record(self) -> tuple[int, ...]:
         """Return the number of the ledger, 0 for none, and those of the others; for `resume`."""
         own = self._ledger.number if self._ledger is not None else 0

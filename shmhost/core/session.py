@@ -379,6 +379,7 @@ class Session:
         m.Reserve: lambda self, request: self._creations.reserve(request),
         m.Abort: _abort,
         m.Open: lambda self, request: self._readings.open_in_parts(request, self._version, self._open),
+        m.Claim: lambda self, request: self._readings.claim(request),
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,

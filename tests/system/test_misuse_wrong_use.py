@@ -15,7 +15,6 @@ OBJECTS = {
     "Client": ("thing = shm", "a Client", "pass its socket_path, and connect"),
     "Watch": ("thing = shm.watch()", "a Watch", "pass the name"),
     "Follow": ('thing = shm.follow("a")', "a Follow", "pass the name"),
-    "Region": ('thing = shm.put("a", b"1")', "a Region", "pass its name and generation, and open it"),
     "RegionBuilder": (
         'block = shm.create("a", 99); thing = block.__enter__()',
         "a RegionBuilder",
@@ -40,12 +39,6 @@ OBJECTS = {
         "thing = asyncio.run(shmclient.aio.connect(path))",
         "an AsyncClient",
         "pass its socket_path, and connect",
-    ),
-    "AsyncRegion": (
-        "async def main(): return await (await shmclient.aio.connect(path)).put('a', b'1')\n"
-        "thing = asyncio.run(main())",
-        "an AsyncRegion",
-        "pass its name and generation, and open it",
     ),
     "AsyncWatch": (
         "async def main(): return (await shmclient.aio.connect(path)).watch()\nthing = asyncio.run(main())",

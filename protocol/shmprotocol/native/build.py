@@ -19,7 +19,7 @@ SOURCES = (
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "state", "sealed")),
     *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "returning")),
-    *(FOLDER / f"{name}.c" for name in ("keeper", "holding", "haul", "kept_object", "leased")),
+    *(FOLDER / f"{name}.c" for name in ("exporter", "keeper", "holding", "haul", "kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),

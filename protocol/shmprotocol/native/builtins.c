@@ -54,7 +54,7 @@ static PyMethodDef shm_builtins[] = {
         {NULL, NULL, 0, NULL},
 };
 
-static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
+static PyType_Spec *shm_builtin_types[] = {&shm_current_spec, &shm_exporter_spec, &shm_space_spec, &shm_holding_spec, &shm_held_spec,
                                            &shm_lane_spec, &shm_home_spec, &shm_kept_object_spec, &shm_closer_spec, &shm_sealer_spec, &shm_filler_spec};
 
 /* Put an object, which is ours, into a dict; NULL is an error. */

@@ -28,6 +28,7 @@ dict_records = _functions["dict_records"]
 dict_make = _functions["dict_make"]
 value_again = _functions["value_again"]
 Current = _functions["Current"]
+Exporter = _functions["Exporter"]
 opened_read = _functions["opened_read"]
 flush_late = _functions["flush_late"]
 

@@ -161,6 +161,12 @@ def dict_make(
 def value_again(mapped: Mapping[str, object], arenas: Mapping[str, ArenaReader], name: str, /) -> Any:
     """Return the value of a name that is mapped and current, or in one of the arenas; None: ask the host."""
 
+class Exporter:
+    """The base of handles with a buffer: that of what their `_exported()` returns."""
+
+    def _exported(self) -> Any:
+        """Return an object with a buffer. TypeError, BufferError: there is none."""
+
 class Current:
     """The base of what stands for a region: whether that is current, by a line of the board."""
 

@@ -38,6 +38,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     23: m.FindBoard,
     24: m.RestoreLedger,
     25: m.RestoreArena,
+    26: m.Claim,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,

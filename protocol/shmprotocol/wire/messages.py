@@ -41,6 +41,7 @@ ARENA_VERSION = 3  # the first with arenas
 RESTORE_VERSION = 4  # the first in which clients hand back what a killed host has left
 HANDOVER_VERSION = 4  # the first whose hosts can take the place of another
 SHARED_VERSION = 5  # the first with regions that several write
+CLAIM_VERSION = 5  # the first in which a region is opened by its number
 LOST = -1  # stands behind descriptors that were received for the rest of their set, which the kernel dropped
 
 
@@ -170,6 +171,13 @@ class Open(NamedTuple):
     open_names: tuple[str, ...]
     held: tuple[int, ...]
     wait: bool
+
+
+class Claim(NamedTuple):
+    """Ask for a lease of a region by its number, current or not. The reply is Opened. Since version 5."""
+
+    id: int
+    region: int
 
 
 class Release(NamedTuple):
