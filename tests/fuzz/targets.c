@@ -1,13 +1,14 @@
 /*
  * targets.c TARGET - what reads the bytes of others, as C readers, clients and hosts have it: a header page (header), a
- * board, the index of a dict (dict), requests as the host reads them (request), replies as a client does (reply), and
- * the lines of $SHM_ARENAS (inherit). What is taken is read to its last byte, and must lie inside.
+ * board, the index of a dict (dict), requests as the host reads them (request), replies as a client does (reply),
+ * the lines of $SHM_ARENAS (inherit), and the structs of Arrow data (arrow). What is taken is read to its last byte, and must lie inside.
  *
  *         targets TARGET SEED COUNT < INPUTS > MORE_INPUTS
  */
 #include "fuzz.h"
 
 #include "shm_arena.h"
+#include "shm_arrow.h"
 #include "shm_board.h"
 #include "shm_dict.h"
 
@@ -118,6 +119,58 @@ static void read_dict(const uint8_t *bytes, size_t size)
                 }
 }
 
+/* Read all that a consumer may read of an array by its type: each buffer to its last byte. */
+static void touch_array(const struct ArrowSchema *schema, const struct ArrowArray *array)
+{
+        const int64_t end = array->length + array->offset;
+        struct shm_arrow_type type;
+
+        MUST(shm_arrow_type_of(schema->format, &type) == 0);
+        touch(schema->format, strlen(schema->format) + 1);
+        touch(schema->name, schema->name == NULL ? 0 : strlen(schema->name) + 1);
+        if (type.has_validity && array->buffers[0] != NULL)
+                touch(array->buffers[0], (uint64_t)(end + 7) / 8);
+        if (type.kind == SHM_ARROW_KIND_FIXED)
+                touch(array->buffers[1], (uint64_t)(end * type.width));
+        if (type.kind == SHM_ARROW_KIND_BITS)
+                touch(array->buffers[1], (uint64_t)(end + 7) / 8);
+        if (type.kind == SHM_ARROW_KIND_BINARY || type.kind == SHM_ARROW_KIND_LIST)
+                touch(array->buffers[1], (uint64_t)((end + 1) * type.width));
+        if (type.kind == SHM_ARROW_KIND_BINARY)
+                touch(array->buffers[2], (uint64_t)shm_arrow_item(array, 1, end, type.width));
+        if (type.kind == SHM_ARROW_KIND_VIEW)
+                for (int64_t i = 2; i < array->n_buffers - 1; i++)
+                        touch(array->buffers[i], (uint64_t)((const int64_t *)array->buffers[array->n_buffers - 1])[i - 2]);
+        for (int64_t i = 0; i < array->n_children; i++)
+                touch_array(schema->children[i], array->children[i]);
+        if (array->dictionary != NULL)
+                touch_array(schema->dictionary, array->dictionary);
+}
+
+/* A value made for address 0x100000, on memory of its own, so that the sanitizer knows where it ends. */
+static void read_arrow(const uint8_t *bytes, size_t size)
+{
+        struct shm_arrow arrow;
+        struct ArrowArrayStream stream;
+        struct ArrowSchema schema;
+        struct ArrowArray array;
+        uint8_t *value = malloc(size + 1);
+
+        memcpy(value, bytes, size);
+        if (shm_arrow_open(value, size, &arrow) == 0 && shm_arrow_stream(&arrow, NULL, &stream) == 0) {
+                if (stream.get_schema(&stream, &schema) == 0) {
+                        while (stream.get_next(&stream, &array) == 0 && array.release != NULL) {
+                                fuzz_taken++;
+                                touch_array(&schema, &array);
+                                array.release(&array);
+                        }
+                        schema.release(&schema);
+                }
+                stream.release(&stream);
+        }
+        free(value);
+}
+
 static void read_request(const uint8_t *bytes, size_t size)
 {
         PyObject *data = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size), *answer;
@@ -187,7 +240,7 @@ static const struct {
         const char *name;
         void (*read)(const uint8_t *bytes, size_t size);
 } targets[] = {{"header", read_header}, {"board", read_board}, {"dict", read_dict}, {"request", read_request},
-               {"reply", read_reply}, {"inherit", read_inherited}};
+               {"reply", read_reply}, {"inherit", read_inherited}, {"arrow", read_arrow}};
 
 void fuzz_target(const uint8_t *bytes, size_t size)
 {

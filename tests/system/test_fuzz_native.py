@@ -20,6 +20,7 @@ import pytest
 from arena_programs import changed_headers
 from header_support import BASE, GOOD
 from native_support import ROOT
+from shmclient import _codecs
 from shmprotocol.abi.header import FLAG_SEAL_WRITER, KIND_BOARD
 from shmprotocol.native.builtins import dict_make
 from shmprotocol.wire import messages as m
@@ -39,6 +40,7 @@ LONG = {
     "request": 20_000_000,
     "reply": 20_000_000,
     "inherit": 10_000_000,
+    "arrow": 10_000_000,
 }
 SHORT = 100_000
 SIZE = 12288
@@ -108,7 +110,30 @@ def inherited() -> list[bytes]:
     return [line.encode() for line in [*lines, "\n".join(lines), "1 2 other\n" + lines[0]]]
 
 
+def arrows() -> list[bytes]:
+    pa = pytest.importorskip("pyarrow")
+    values = [
+        pa.table({"a": [1, None], "s": ["x", "yz"]}),
+        pa.array([[1], None, [2, 3]]),
+        pa.array(["a text that is longer than a view", None], pa.string_view()),
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.RunEndEncodedArray.from_arrays([3, 7], ["a", None]),
+        pa.array([[True, None]], pa.list_(pa.bool_(), 2)),
+    ]
+    return [packed_arrow(value, 0x100000) for value in values]
+
+
+def packed_arrow(value: object, address: int) -> bytes:
+    """Return Arrow data as a region at an address holds it."""
+    encoded = _codecs.encode(value)
+    content = bytearray(encoded.size)
+    encoded.move(address)
+    encoded.write(content)
+    return bytes(content)
+
+
 SEEDS = {
+    "arrow": arrows,
     "header": header,
     "board": board,
     "dict": dicts,
@@ -179,6 +204,7 @@ def test_input_of_any_kind_is_refused_or_right(target: str, program: Path) -> No
 
 # A line of each target's code, and the same without a check.
 UNCHECKED = {
+    "arrow": ("shm_arrow_array.h", "(uint64_t)(count * width));", "(uint64_t)(count * 0));"),
     "header": (
         "shm_abi.h",
         "(uint64_t)(uintptr_t)address >= base && offset <= capacity && size <= capacity - offset",

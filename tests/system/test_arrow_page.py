@@ -1,0 +1,49 @@
+"""The page on Arrow data: its example, and the one that it shows workers with, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pyarrow")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "arrow.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_example_of_the_page_runs() -> None:
+    result = run("-c", EXAMPLES["table"])
+    assert (result.returncode, result.stderr, list(EXAMPLES)) == (0, "", ["table"])
+
+
+def test_workers_have_one_table_at_one_address() -> None:
+    result = run(ROOT / "examples" / "arrow_tables.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "4 workers read 1000000 rows at 1 address\n"
+
+
+def test_benchmark_of_the_page_prints_a_row_for_each_way() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.arrow", "100"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.findall(r"^\| 100 \| (\w+) \|", result.stdout, re.MULTILINE) == [
+        "shmhost",
+        "arena",
+        "file",
+        "pickle",
+    ]
