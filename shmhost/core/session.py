@@ -32,12 +32,13 @@ from shmhost.core.spares import Spares
 from shmhost.core.state_records import SessionRecord
 from shmhost.core.successors import find_board, hand_over
 from shmhost.core.surveying import survey
-from shmhost.core.work import Steps
+from shmhost.core.work import PAUSE, Steps
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import (
     Cancelled,
     InvalidArgument,
     OutOfMemory,
+    QuotaExceeded,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
@@ -146,10 +147,12 @@ class Session:
         if not regions:
             return releases, ""
         try:
-            self._leases.open_packed(number, regions, send_frame)
+            are_many = len(self._hub.clients) > 1
+            left = self._leases.open_packed(number, regions, send_frame, in_parts=are_many)
         except (ShmError, OSError) as error:
             self._fail(number, error)
-        return releases, "open"
+            left = None
+        return (releases, "open") if left is None else (releases, "open", self._guarded(number, left))
 
     def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
         leases, number = parsed[1], parsed[2]
@@ -259,6 +262,8 @@ class Session:
         except RemoteProtocolError:
             raise
         except (ShmError, OSError) as error:
+            if isinstance(error, QuotaExceeded):
+                yield PAUSE  # † to say who has how much takes 40 us
             self._fail(request, error)
 
     def _fail(self, request: int, error: ShmError | OSError) -> None:

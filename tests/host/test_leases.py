@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from test_registry import World
 
-from shmhost.core.leases import MAX_RELEASED, Leases
+from shmhost.core.leases import MANY, MAX_RELEASED, Leases
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
@@ -118,6 +118,39 @@ def test_many_leases_are_given_back_with_pauses(holder: Holder) -> None:
     assert len(region.leases) == len(leases) - 2 * MAX_RELEASED
     assert list(steps) == []
     assert region.leases == {}
+
+
+def test_reply_with_many_regions_follows_a_pause(holder: Holder) -> None:
+    region, frames = holder.region("a"), list[bytes]()
+
+    def send_frame(frame: bytes, fds: Sequence[int]) -> None:
+        assert len(region.leases) == len(fds)
+        frames.append(frame)
+
+    assert holder.leases.open_packed(1, [region] * MANY, send_frame, in_parts=True) is None
+    assert (len(frames), len(region.leases)) == (1, MANY)
+    run_to_end(holder.leases.closing())
+    steps = holder.leases.open_packed(2, [region] * (MANY + 1), send_frame, in_parts=True)
+    assert steps is not None
+    assert next(steps) is PAUSE
+    assert (len(frames), len(region.leases)) == (1, MANY + 1)
+    assert list(steps) == []
+    assert len(frames) == 2
+
+
+def test_many_leases_whose_reply_is_never_sent_end_with_the_client(holder: Holder) -> None:
+    region = holder.region("a")
+
+    def never(_frame: bytes, _fds: Sequence[int]) -> None:
+        pytest.fail("it ended")
+
+    steps = holder.leases.open_packed(1, [region] * (MANY + 1), never, in_parts=True)
+    assert steps is not None
+    assert next(steps) is PAUSE
+    steps.close()
+    run_to_end(holder.leases.closing())
+    assert region.leases == {}
+    assert holder.world.registry.accounts.of(READER.uid).leases.used == 0
 
 
 def test_one_of_many_leases_that_is_not_held_is_an_error(holder: Holder) -> None:

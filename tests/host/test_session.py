@@ -10,6 +10,7 @@ import pytest
 from session_support import CREATE, World
 from shmhost.core.interests import MAX_LISTENING
 from shmhost.core.window import STEP
+from shmhost.core.work import PAUSE
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -184,6 +185,30 @@ def test_wait_counts_for_as_many_as_it_has_names(world: World) -> None:
     assert talk.say(m.Watch(97, "")).code == "quota-exceeded"
     world.client().publish("a")
     assert talk.say(m.Watch(97, "")) == m.Done(97)
+
+
+def test_refusal_that_says_who_has_how_much_follows_a_pause(world: World) -> None:
+    talk = world.client()
+    steps = talk.session.handle(CREATE._replace(size=1 << 40))
+    assert steps is not None
+    before = len(talk.replies)
+    assert next(steps) is PAUSE
+    assert len(talk.replies) == before
+    assert list(steps) == []
+    assert talk.last().code == "quota-exceeded"
+
+
+def test_open_of_many_is_done_in_parts_while_there_are_other_users(world: World) -> None:
+    talk = world.client()
+    talk.publish("a")
+    request = pack(m.Open(3, ("a",) * MAX_DESCRIPTORS, (), False))
+    done = talk.session.answer(request, lambda _frame, _fds: None)
+    assert done == (0, "open")
+    _other = world.client(uid=8)
+    done = talk.session.answer(request, lambda _frame, _fds: None)
+    assert done is not None
+    assert len(done) == 3
+    assert list(done[2]) == [PAUSE]
 
 
 def test_leases_of_a_connection_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
