@@ -15,19 +15,19 @@ import logging
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shmhost.core.board import Board
 from shmhost.core.hub import Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
 from shmhost.core.state_records import ControlRecord
-from shmhost.core.work import Steps, Work
+from shmhost.core.work import Steps
 from shmhost.serving.closing import Closer
 from shmhost.serving.outbox import LATER, RETRY_S
 from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share, Unread
-from shmhost.serving.workers import Outcome, attempt, cannot
+from shmhost.serving.workers import Outcome, StartWork, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import ARENA_BOARD, ARENA_FORGET, ARENA_KEEP, ARENA_LEDGER, ARENA_REST
@@ -39,9 +39,6 @@ MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, code, number
 # flight and count against the host's user until the owner reads them (unix(7)).
 SEND_BUFFER = 4096
 MAX_RETRY_S = 0.5  # between attempts, while those of its uid have so many descriptors in flight
-
-# As for a Link: has a thread carry a Work out and `resume` called, or returns the outcome.
-StartWork = Callable[["ArenaLink", Steps, Work], Callable[[], bool] | Outcome]
 
 
 class ArenaLink:
@@ -192,12 +189,16 @@ class ArenaLink:
         self._wait_no_more()
         self._queue.clear()
         self._unsent.clear()
+        self._turn.do_in_parts(self._ending())  # † it takes 30 us, and as long the end of the owner
+        if not self._working or self._take_back():
+            self._finish()
+
+    def _ending(self) -> Iterator[None]:
         # The owner can have copies in other processes: only shutdown reaches them all.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+        yield
         self._unread.close(lambda: self._closer.close(self._sock))
-        if not self._working or self._take_back():
-            self._finish()
 
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with the steps of a message after their Work was carried out elsewhere."""

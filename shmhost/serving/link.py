@@ -12,22 +12,23 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
 
 from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
 from shmhost.core.session import Session
-from shmhost.core.work import PAUSE, Steps, Work
+from shmhost.core.work import PAUSE, Steps
 from shmhost.serving.closing import Closer
 from shmhost.serving.deadline import TICK_S, Deadline
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.intake import Intake
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.outbox import Outbox, packed_welcome
+from shmhost.serving.turned_away import noting_drop
 from shmhost.serving.turns import Turn
 from shmhost.serving.unread import Share
-from shmhost.serving.workers import Outcome, attempt, cannot, later
+from shmhost.serving.workers import Outcome, StartWork, attempt, cannot, later
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
 from shmprotocol.wire.connection import Connection, pack
@@ -39,10 +40,6 @@ LOG = logging.getLogger("shmhost")
 # For Hello to come, and for the rest of a frame that has begun, which is held in memory until then. A client
 # sends either at once; so long is for machines that swap.
 FRAME_TICKS = 10
-
-# Has a thread carry a Work out and `resume` called; returns what takes it back if it has not begun, or the
-# outcome if it is there already.
-StartWork = Callable[["Link", Steps, Work], Callable[[], bool] | Outcome]
 
 
 class Link:
@@ -194,17 +191,21 @@ class Link:
             self._go_on()
 
     def close(self) -> None:
-        """Close the socket and give back what the session holds, at once or after its Work."""
+        """Close the socket and give back what the session holds: when it has its turn, or after its Work."""
         if self._closing:
             return
         self._closing = True
         self._turn.remove(self.socket.fileno())
         self.deadline.end()
         self._let_process_go()
+        self._turn.do_in_parts(self._ending())  # † all takes 60 us
+
+    def _ending(self) -> Iterator[None]:
         # A forked child of this process may hold a copy: only shutdown reaches the client then.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self._closer.foreign.close(self.connection.drain(), self.peer.uid)
+        yield
         closing = self._closer.closing(self.socket, refused=self._refused)
         self.outbox.close(lambda: self._turn.end(closing))
         if not self._working or self._take_back():
@@ -230,7 +231,7 @@ class Link:
         self._turn.pause(self.socket.fileno())
 
     def _go_on(self) -> None:
-        if self._is_held:
+        if self._is_held or self._closing:
             return
         self._turn.resume(self.socket.fileno())
         if self._is_inside_frame:
@@ -390,8 +391,7 @@ class Link:
     def _note_drop(self, why: str) -> None:
         self._meter.dropped += 1
         self._is_dropped = True
-        uid, pid = self.peer.uid, self.peer.pid
-        LOG.warning("dropped uid %d pid %d: %s", uid, pid, why, extra={"uid": uid})
+        self._turn.do_in_parts(noting_drop(self.peer, why))
 
     def _all_sent(self) -> None:
         if not self._working:

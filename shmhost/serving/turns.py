@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from weakref import WeakValueDictionary
 
+from shmhost.core.work import run_to_end
 from shmhost.serving.chores import Chores
 
 ALONE_NS = 100_000  # as much as one client's queued requests keep other clients of its user waiting
@@ -59,8 +60,11 @@ class Turns:
 
     def finish(self) -> None:
         """Do all that waits for its turn but requests."""
-        for turn in list(self._turns.values()):
-            turn.finish()
+        turns = list(self._turns.values())
+        for turn in turns:
+            turn.finish_ends()
+        for turn in turns:  # others may hear of those
+            turn.finish_news()
 
     def _are_many(self) -> bool:
         return len(self._turns) > 1
@@ -154,10 +158,20 @@ class Turn:
         """Do a work of the host's own for this user."""
         self._ends.add(work, self.later, at_once=not self._are_many())
 
-    def finish(self) -> None:
-        """Do all works now."""
-        self._news.finish()
+    def do_in_parts(self, work: Iterator[None]) -> None:
+        """Do a short work of the host's own now, or later and in parts while there are other users."""
+        if self._are_many():
+            self.end(work)
+        else:
+            run_to_end(work)
+
+    def finish_ends(self) -> None:
+        """Do all works of the host's own now."""
         self._ends.finish()
+
+    def finish_news(self) -> None:
+        """Have the clients hear of all changes now."""
+        self._news.finish()
 
     def ends_ns(self) -> int:
         """Return when the slice is over, by `perf_counter_ns`."""

@@ -28,7 +28,7 @@ from typing import Any
 
 import anyio
 
-from shmhost.core.work import Steps
+from shmhost.core.work import Steps, Work
 
 WIDTH = 2  # so that one blocked call of a user leaves room for one that is not
 MAX_IDLE = 2  # threads that wait for work: starting one costs more than the call it is for
@@ -37,6 +37,10 @@ _COUNT = 8  # bytes of an eventfd's counter
 _ONE = (1).to_bytes(_COUNT, sys.byteorder)
 
 Outcome = tuple[Any, BaseException | None]
+
+# Has a thread carry out a Work of a link, the first argument, and its `resume` called. Returns what takes the
+# Work back if it has not begun, or the outcome if it is there already.
+StartWork = Callable[[Any, Steps, Work], Callable[[], bool] | Outcome]
 
 
 class NoThread(OSError):

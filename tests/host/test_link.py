@@ -91,6 +91,7 @@ class Rig:
         self.closed: list[Link] = []
         self.work: list[tuple[Steps, Work]] = []
         self.can_take_back = True
+        self.turns = Turns()
         self._connection = Connection("client")
         with contextlib.ExitStack() as stack:
             deaths = Deaths()
@@ -107,7 +108,7 @@ class Rig:
             self._start_work,
             Closer(),
             Flight(Accounts(Totals(1))).share(7),
-            Turns().of(7),
+            self.turns.of(7),
             self.closed.append,
             deaths,
             Lingering(deaths, lambda ledger: None),
@@ -250,6 +251,31 @@ async def test_end_of_the_stream_closes_once(rig: Rig) -> None:
     assert await rig.is_ended()
     rig.link.close()
     assert rig.closed == [rig.link]
+
+
+async def test_end_is_done_in_parts_while_there_are_other_users(rig: Rig) -> None:
+    _other = rig.turns.of(8)
+    rig.ask("a")
+    assert await rig.replies(1) == [m.Done(1)]
+    rig.link.close()
+    assert (rig.session.log, rig.closed) == (["a"], [])
+    assert await rig.is_ended()
+
+
+async def test_what_is_sent_before_the_end_has_its_turn_goes_on_with_nothing(rig: Rig) -> None:
+    _other = rig.turns.of(8)
+    rig.link.send(m.Stat(1, "x" * 200), ())
+    while rig.link.outbox.is_empty:
+        rig.link.send(m.Stat(1, "x" * 200), ())
+    rig.link.close()
+    while not rig.link.outbox.is_empty:
+        rig.theirs.recv(1 << 20)
+        rig.link.outbox._go_on()
+    rig.theirs.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            rig.theirs.recv(1 << 20)
+    assert await rig.is_ended()
 
 
 async def test_peer_that_breaks_the_rules_is_told_and_dropped(rig: Rig) -> None:
