@@ -31,6 +31,7 @@ class Account:
 
     __slots__ = (
         "_accounts",
+        "_is_kept",
         "_limits",
         "addresses",
         "arenas",
@@ -58,6 +59,7 @@ class Account:
         self.groups: frozenset[int] = frozenset()  # those of the first client
         self.is_privileged = is_privileged
         self._limits = NO_LIMITS
+        self._is_kept = False  # though it may have nothing
         self.borne: int = 0  # bytes of superseded and unlinked regions of others
         self.shares = tuple([Share(self, pool) for pool in accounts.pools])
         # The last one that is emptied comes first, as it is looked at first.
@@ -97,8 +99,17 @@ class Account:
 
     def settle(self) -> None:
         """Close the account if nothing is left in it."""
-        if not any(share.used for share in self.shares):
+        if not self._is_kept and not any(share.used for share in self.shares):
             self._accounts.forget(self)
+
+    def keep(self) -> None:
+        """Stay, whatever is given back, until `let_go`."""
+        self._is_kept = True
+
+    def let_go(self) -> None:
+        """Stay no longer than there is something in it."""
+        self._is_kept = False
+        self.settle()
 
     def restrict(self, limits: Limits) -> None:
         """Set the limits that a policy gives it; what is over them already stays."""

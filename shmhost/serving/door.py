@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shmhost.machine.socket_file import accepted
 from shmhost.serving.closing import Closer
+from shmhost.serving.turns import Turn
 
 LOG = logging.getLogger("shmhost")
 
@@ -21,27 +22,41 @@ class Door:
     """Gives accepted sockets to `admit`, as long as it is open. The listener stays the caller's."""
 
     def __init__(
-        self, listener: socket.socket, closer: Closer, admit: Callable[[socket.socket], None]
+        self,
+        listener: socket.socket,
+        closer: Closer,
+        admit: Callable[[socket.socket], None],
+        latest: Callable[[], Turn | None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._closer = closer
         self._admit = admit
         self._is_open = True
-        self._is_next = False  # see `_accept`
+        self._latest = latest  # the turn of the user who came last
+        self._is_pending = False
         self._told_s = -TELL_S  # when it was logged that no connection can be accepted
-        self._loop.add_reader(listener, self._accept)
+        self._loop.add_reader(listener, self._look)
 
     def close(self) -> None:
         """Accept no more."""
         self._is_open = False
         self._loop.remove_reader(self._listener)
 
+    def _look(self) -> None:
+        """Accept one in the turn of the user who came last: one that comes again and again has no other."""
+        if self._is_pending:
+            return
+        turn = self._latest()
+        if turn is None:
+            self._accept()
+        else:
+            self._is_pending = True
+            turn.first(self._accept)
+
     def _accept(self) -> None:
-        # One in every other round of the loop: a link takes 28 us, and as long to close again. So a crowd
-        # that comes and goes keeps nobody waiting.
-        self._is_next = not self._is_next
-        if not self._is_next:
+        self._is_pending = False
+        if not self._is_open:
             return
         if self._closer.is_full:
             self._pause("too many closed connections hold descriptors whose close blocks")
@@ -65,4 +80,4 @@ class Door:
 
     def _resume(self) -> None:
         if self._is_open:
-            self._loop.add_reader(self._listener, self._accept)
+            self._loop.add_reader(self._listener, self._look)

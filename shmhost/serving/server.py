@@ -46,6 +46,7 @@ from shmhost.serving.closing import Closer
 from shmhost.serving.deaths import Deaths
 from shmhost.serving.door import Door
 from shmhost.serving.freeing import Freer, close_all
+from shmhost.serving.guests import Guests
 from shmhost.serving.handover import Estate, HandOver
 from shmhost.serving.idle import Idle
 from shmhost.serving.lingering import Lingering
@@ -146,7 +147,7 @@ class Host:
         self._freer: Freer | None = None  # likewise
         self._sealers: Sealers | None = None  # likewise
         self._deaths: Deaths | None = None  # likewise
-        self._turns: Turns | None = None  # likewise
+        self._guests: Guests | None = None  # likewise
         self._lingering: Lingering | None = None  # likewise
         self._state: StateFile | None = None
         self._shm_names = ShmNames("shmhost-none")  # until it serves
@@ -205,13 +206,14 @@ class Host:
         self._deaths = deaths = Deaths()
         self._lingering = lingering = Lingering(deaths, self._forget_ledger)
         recall = Recall(self._hub, workers)
-        self._turns = turns = Turns()
-        self._hub.run_news, self._hub.run_ends = turns.tell, turns.end
+        self._guests = guests = Guests(Turns(), self.registry.accounts)
+        self._hub.run_news, self._hub.run_ends = guests.turns.tell, guests.turns.end
         try:
-            self._be_taken_over(listener, workers, turns)
-            await self._listen(listener, task_status)
+            self._be_taken_over(listener, workers, guests.turns)
+            await self._listen(listener, guests, task_status)
         finally:
-            turns.finish()
+            guests.close()
+            guests.turns.finish()
             lingering.close()
             deaths.close()  # of links that are closed
             recall.close()
@@ -223,11 +225,12 @@ class Host:
             workers.close()
             freer.close()
             self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
-            self._lingering = None
+            self._lingering = self._guests = None
             self._hub.run_news = self._hub.run_ends = run_now
-            self._turns = None
 
-    async def _listen(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
+    async def _listen(
+        self, listener: socket.socket, guests: Guests, task_status: anyio.abc.TaskStatus[Host]
+    ) -> None:
         loop = asyncio.get_running_loop()
         # No request has descriptors, but for those of connections that hand back what a killed host has left.
         descriptors.refuse(listener)
@@ -236,7 +239,7 @@ class Host:
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
         absence = Absence(self._hub)
         absence.begin()
-        door = Door(listener, self._closer, self._admit)
+        door = Door(listener, self._closer, self._admit, guests.latest)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
         self._idle.note()
@@ -317,10 +320,10 @@ class Host:
     def _make_link(
         self, sock: socket.socket, pidfd: int | None, peer: Peer, may_return: bool = False
     ) -> Link:
-        deaths, lingering, turns = self._deaths, self._lingering, self._turns
+        deaths, lingering, guests = self._deaths, self._lingering, self._guests
         assert deaths is not None  # as long as it listens
         assert lingering is not None
-        assert turns is not None
+        assert guests is not None
         link = Link(
             sock,
             pidfd,
@@ -329,7 +332,7 @@ class Host:
             self._start_work,
             self._closer,
             self._flight.share(peer.uid),
-            turns.of(peer.uid),
+            guests.receive(peer.uid),
             self._forget_link,
             deaths,
             lingering,
@@ -353,8 +356,8 @@ class Host:
         self._closer.close(sock)
 
     def _make_control(self, owner: Owner, sock: socket.socket | None = None) -> ArenaLink:
-        assert self._turns is not None  # as long as it listens
-        share, turn = self._flight.owners_share(owner.peer.uid), self._turns.of(owner.peer.uid)
+        assert self._guests is not None  # as long as it listens
+        share, turn = self._flight.owners_share(owner.peer.uid), self._guests.turns.of(owner.peer.uid)
         link = ArenaLink(owner, self._start_work, self._closer, share, turn, self._arena_links.discard, sock)
         self._arena_links.add(link)
         return link

@@ -44,8 +44,8 @@ class Turns:
         """Return the turn of a user, which lives as long as somebody has it."""
         turn = self._turns.get(uid)
         if turn is None:
-            turn = self._turns[uid] = Turn(uid, self._loop, self._are_many, self._latest)
-            if self._are_many():
+            turn = self._turns[uid] = Turn(uid, self._loop, self.are_many, self._latest)
+            if self.are_many():
                 for other in list(self._turns.values()):
                     other.be_one_of_many()
         return turn
@@ -66,7 +66,8 @@ class Turns:
         for turn in turns:  # others may hear of those
             turn.finish_news()
 
-    def _are_many(self) -> bool:
+    def are_many(self) -> bool:
+        """Whether there are several users."""
         return len(self._turns) > 1
 
 
@@ -97,7 +98,7 @@ class Turn:
         self._is_new_next = False
         self._is_scheduled = self._is_running = False
         self._ends_ns = self._ended_ns = 0
-        self._has_rested = False
+        self._has_rested = self._is_kept = False
         self._news, self._ends = Chores(), Chores()
 
     def add(self, descriptor: int, call: Callable[[], None]) -> None:
@@ -120,8 +121,16 @@ class Turn:
         """Watch a socket no more; it must be open still."""
         self.pause(descriptor)
         del self._calls[descriptor]
-        if not self._calls and self._epoll is not None:
-            self._unshare()
+        self._unshare_if_empty()
+
+    def keep(self) -> None:
+        """Keep the epoll, though there may be no sockets, until `let_go`."""
+        self._is_kept = True
+
+    def let_go(self) -> None:
+        """Keep it no longer than there are sockets."""
+        self._is_kept = False
+        self._unshare_if_empty()
 
     def pause(self, descriptor: int) -> None:
         """Do not watch a socket until `resume`."""
@@ -145,6 +154,11 @@ class Turn:
     def later(self, call: Callable[[], None]) -> None:
         """Call a function when others have had their turn."""
         self._later.append(call)
+        self._schedule()
+
+    def first(self, call: Callable[[], None]) -> None:
+        """Call a function before all else that waits here, unless a slice has just ended."""
+        self._later.appendleft(call)
         self._schedule()
 
     def tell(self, news: Iterator[None]) -> bool:
@@ -198,6 +212,10 @@ class Turn:
             self._unshare()
             for descriptor in watched:
                 self.resume(descriptor)
+
+    def _unshare_if_empty(self) -> None:
+        if not (self._calls or self._is_kept) and self._epoll is not None:
+            self._unshare()
 
     def _unshare(self) -> None:
         """Have the loop watch the sockets again."""
