@@ -14,6 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import rich_click as click
@@ -21,6 +22,7 @@ import rich_click as click
 import shmclient
 from shmclient._commands import progress as _progress
 from shmclient._commands.inheritance import take_inheritance
+from shmprotocol import abi
 from shmprotocol.cli import manual, parse_size, run
 from shmprotocol.errors import InvalidArgument, ShmError
 from shmprotocol.options import Checked, Seconds, complete_names, name_type, socket_option
@@ -40,10 +42,16 @@ def _octal(text: str) -> int:
 
 
 def _name_and_size(text: str) -> tuple[str, int]:
-    name, equals, size = text.rpartition("=")
-    if not equals:
+    name, _, size = text.rpartition("=" if "=" in text else ":")
+    if not name:
         raise InvalidArgument(f"{text!r:.80} is not NAME=SIZE, such as camera=64M")
     return check_name(name), parse_size(size)
+
+
+def _print_pkg_config(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        print(Path(abi.__file__).resolve().parent)
+        context.exit()
 
 
 mode_type = Checked("octal", _octal)
@@ -58,6 +66,14 @@ mode_type = Checked("octal", _octal)
     ),
 )
 @click.version_option(package_name="shmhost")
+@click.option(
+    "--pkg-config",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_pkg_config,
+    help="Print the folder of shmhost.pc, for $PKG_CONFIG_PATH, and exit.",
+)
 def cli() -> None:
     """Use the memory regions of a shmhost from the shell."""
 
@@ -170,6 +186,7 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
         "shmclient exec --region words -- ./reader words",
         "shmclient exec --region a --region b --wait 60 -- ./join a b",
         "shmclient exec --arena camera=64M -- ./producer camera",
+        "shmclient exec --create table:1M -- ./array write table 3 4",
     ),
 )
 @click.option(
@@ -190,11 +207,19 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
     help="An arena that the program writes. May be repeated.",
 )
 @click.option(
+    "--create",
+    "regions",
+    multiple=True,
+    type=Checked("name and size", _name_and_size),
+    metavar="NAME:SIZE",
+    help="A region that the program fills, published when it ends with 0. May be repeated.",
+)
+@click.option(
     "--mode",
     type=mode_type,
     default="600",
     metavar="OCTAL",
-    help="Permission bits of the arenas that it writes. Default: 600.",
+    help="Permission bits of what it writes. Default: 600.",
 )
 @click.argument("command", metavar="PROGRAM [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @wait_option
@@ -202,6 +227,7 @@ def watch(prefix: str, as_json: bool, path: str | None) -> None:
 def execute(
     names: tuple[str, ...],
     arenas: tuple[tuple[str, int], ...],
+    regions: tuple[tuple[str, int], ...],
     mode: int,
     command: tuple[str, ...],
     wait: float | None,
@@ -214,17 +240,23 @@ def execute(
     pread on it, never read or lseek: other readers may share its offset. For arenas there are
     shm_arena_open_inherited() and shm_arena_own_inherited().
 
+    With --create this process stays until the program has ended. If that is with 0, it publishes the regions,
+    which shm_create_inherited() maps for writing; otherwise their names are as before.
+
     The exit code is the program's; 126: it cannot be started, 127: there is none.
     """
-    if not names and not arenas:
-        raise click.UsageError("name a --region or an --arena for the program")
+    if not names and not arenas and not regions:
+        raise click.UsageError("name a --region, an --arena or one to --create for the program")
     program = shutil.which(command[0])
     if program is None:
         print(f"shmclient: no program {command[0]!r} in $PATH", file=sys.stderr)
         sys.exit(127)  # as env(1)
     inheritance = take_inheritance(path, names, arenas, mode, wait)
-    inheritance.pass_on(os.environ)
+    inheritance.create(regions, mode)
     try:
+        if regions:
+            sys.exit(inheritance.fill(program, command))
+        inheritance.pass_on(os.environ)
         os.execv(program, command)
     except OSError as error:
         print(f"shmclient: cannot start {program}: {error.strerror}", file=sys.stderr)

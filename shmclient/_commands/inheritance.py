@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from collections.abc import MutableMapping, Sequence
 
@@ -10,6 +12,7 @@ import shmclient
 from shmclient._commands import progress
 from shmclient._drivers import inheriting
 from shmclient._drivers.inheriting import Heirloom
+from shmclient._regions.creation import Creation
 
 
 class Inheritance:
@@ -17,20 +20,58 @@ class Inheritance:
 
     def __init__(self, client: shmclient.Client, heirlooms: Sequence[Heirloom]) -> None:
         self._client = client
-        self._heirlooms = heirlooms
+        self._heirlooms = list(heirlooms)
+        self._creations: list[Creation] = []
+
+    def create(self, regions: Sequence[tuple[str, int]], mode: int) -> None:
+        """Make regions for the program to fill."""
+        for name, size in regions:
+            heirloom, creation = self._client._run(inheriting.created, name, size, mode)
+            self._heirlooms.append(heirloom)
+            self._creations.append(creation)
+
+    def fill(self, program: str, command: Sequence[str]) -> int:
+        """Run a program, and publish the regions that it fills if it ends with 0; return its exit code.
+
+        The first that cannot be published ends this, and the others are given up.
+        """
+        environment = dict(os.environ)
+        self.pass_on(environment)
+        # Only what `pass_on` has made inheritable goes with it.
+        with subprocess.Popen(command, executable=program, env=environment, close_fds=False) as child:
+            code = _wait(child)
+        for creation in self._creations:
+            if code == 0:
+                self._client._run(inheriting.publish, creation)
+            else:
+                creation.abort()
+        self._client.close()
+        return code
 
     def pass_on(self, environment: MutableMapping[str, str]) -> None:
         """Let the program that replaces this one have them, and say so in its environment."""
         context = self._client._connected().context
         descriptors = [each for heirloom in self._heirlooms for each in heirloom.owned]
-        descriptors += [self._client.fileno(), *context.exchange.ledger, context.outbox.lazy_board.fileno()]
+        if not self._creations:  # else this process stays, and keeps the connection
+            descriptors.append(self._client.fileno())
+        descriptors += [*context.exchange.ledger, context.outbox.lazy_board.fileno()]
         for descriptor in descriptors:
             if descriptor >= 0:  # without a board there is none of it
                 os.set_inheritable(descriptor, True)
-        for variable in ("SHM_REGIONS", "SHM_ARENAS"):
+        for variable in ("SHM_REGIONS", "SHM_ARENAS", "SHM_CREATES"):
             lines = [heirloom.line for heirloom in self._heirlooms if heirloom.variable == variable]
             if lines:
                 environment[variable] = "".join(f"{line}\n" for line in lines)
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a program, and pass signals on to it; return its exit code, as a shell has it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    for number in (signal.SIGINT, signal.SIGQUIT):  # a terminal sends them to both
+        signal.signal(number, lambda *_: None)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 def take_inheritance(

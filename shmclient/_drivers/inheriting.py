@@ -5,14 +5,18 @@ Nothing of it is mapped in this process: see `$SHM_REGIONS` and `$SHM_ARENAS` in
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from shmclient._drivers import answers, arenas, operations
 from shmclient._drivers.boards import find_board
 from shmclient._drivers.steps import Ask, Context, Operation, Remaining
+from shmclient._regions.creation import Creation
 from shmclient._regions.mapped import Lease
-from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE
+from shmclient._regions.region import RegionHandle
+from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE, KIND_DATA, KIND_OBJECTS, page_up
 from shmprotocol.errors import InvalidArgument, OutOfMemory, Unsupported
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
@@ -62,6 +66,48 @@ def owned_arena(context: Context, name: str, size: int, mode: int) -> Operation[
     sizes = (reply.line, reply.region, reply.size, reply.span, reply.address)
     line = _line(owned[0], owned[1], _board(context), *sizes, -1, -1, name)
     return Heirloom("SHM_ARENAS", line, owned, None)
+
+
+class Draft(NamedTuple):
+    """The fields of a header page that the program has filled in, by their offsets in `shm_abi.h`."""
+
+    kind: int
+    data_size: int
+    root: int
+    root_size: int
+    metadata: int
+    metadata_size: int
+
+    @classmethod
+    def read(cls, descriptor: int) -> Draft:
+        """Read it from the object. It says anything: the host checks what it is asked to publish."""
+        page = os.pread(descriptor, HEADER_SIZE, 0)
+        kind, data_size, root, root_size, metadata, metadata_size = _DRAFT.unpack_from(page)
+        kind = KIND_OBJECTS if kind == KIND_OBJECTS else KIND_DATA
+        return cls(kind, data_size, root, root_size, metadata, metadata_size)
+
+
+_DRAFT = struct.Struct("<16x I 36x Q Q Q 48x Q Q")
+
+
+def created(context: Context, name: str, size: int, mode: int) -> Operation[tuple[Heirloom, Creation]]:
+    """Return what a program needs to fill a new region of so many bytes of data, and the region itself."""
+    if size < 1:
+        raise InvalidArgument(f"the region {name!r} has at least 1 byte, not {size}")
+    whole_size = page_up(size + operations.METADATA_ROOM)
+    request = operations.create_request(context, name, whole_size, mode, "full", "memfd", True)
+    reply, owned = yield Ask(request)
+    made_of = answers.whole(context, reply, owned, m.Created)
+    creation = Creation(context.outbox, made_of.region, owned)
+    line = _line(owned[0], made_of.address, made_of.capacity, size, name)
+    return Heirloom("SHM_CREATES", line, owned, None), creation
+
+
+def publish(context: Context, creation: Creation) -> Operation[RegionHandle]:
+    """Publish what a program has filled, which has ended."""
+    draft = Draft.read(creation.fileno())
+    reply, owned = yield Ask(m.Publish(context.outbox.next_id(), creation.region, *draft))
+    return operations.published(context, RegionHandle, creation, reply, owned)
 
 
 def _region(grant: m.Grant, lease: Lease, owned: fds.Owned) -> Heirloom:
