@@ -7,6 +7,7 @@ from typing import Any
 from shmclient._regions.builder import RegionBuilder
 from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.native.binding import ffi, lib
+from shmprotocol.native.builtins import Exporter
 
 # Not zeroed: both arrays are written in full before they are read.
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)
@@ -57,6 +58,8 @@ def _as_buffer(obj: object) -> object:
     """Return an object that has the buffer that this one stands for; it keeps this one."""
     if isinstance(obj, RegionHandle):
         return attached(obj).view()
+    if isinstance(obj, Exporter):  # the handle of a value in an arena
+        return obj._exported()
     if isinstance(obj, RegionBuilder):
         return obj.data
     if isinstance(obj, ffi.CData):

@@ -335,6 +335,13 @@ def test_handle_of_what_is_no_buffer_says_what_to_use(
         function(region)
 
 
+def test_handle_of_an_arena_is_pinned_as_its_value(shm: shmclient.Client, arena: shmclient.Arena) -> None:
+    arena["x"] = np.arange(4)
+    with shm.open("camera/x") as value, shmclient.Pinner() as pinner:
+        pinned = pinner.pin(value)
+        assert (pinned.address, pinned.size, pinned.readonly) == (value.address, 32, True)
+
+
 def test_empty_value_is_a_true_handle(shm: shmclient.Client) -> None:
     with shm.put("x", b"") as region:
         assert (len(region), bool(region), bytes(region)) == (0, True, b"")

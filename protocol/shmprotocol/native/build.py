@@ -15,11 +15,14 @@ SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
     ABI / "shm_arena_layout.h",
-    *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
+    *(
+        FOLDER / f"{name}.c"
+        for name in ("address_space", "memory_object", "posix", "pinning", "pointers")
+    ),
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "state", "sealed")),
     *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "returning")),
-    *(FOLDER / f"{name}.c" for name in ("exporter", "keeper", "holding", "haul", "kept_object", "leased")),
+    *(FOLDER / f"{name}.c" for name in ("keeper", "holding", "haul", "kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),

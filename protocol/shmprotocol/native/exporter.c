@@ -20,6 +20,12 @@ static int shm_exporter_get(PyObject *self, Py_buffer *view, int flags)
         return error;
 }
 
+/* Whether a view that was taken of an object is that of a handle: pins hold all of a region, with its header page. */
+static int shm_exporter_is(const Py_buffer *view, PyObject *object)
+{
+        return view->obj != object && PyType_GetSlot(Py_TYPE(object), Py_bf_getbuffer) == (void *)shm_exporter_get;
+}
+
 static PyType_Slot shm_exporter_slots[] = {
         {Py_bf_getbuffer, (void *)shm_exporter_get},
         {0, NULL},

@@ -93,11 +93,13 @@ int64_t shm_buffers_pin(uint64_t objects, int64_t count, Py_buffer *views, uint6
         int64_t taken;
 
         for (taken = 0; taken < count; taken++) {
+                PyObject *object = PyTuple_GetItem(tuple, (Py_ssize_t)taken);
                 Py_buffer *view = &views[taken];
+                int error = PyObject_GetBuffer(object, view, PyBUF_ANY_CONTIGUOUS);
 
-                if (PyObject_GetBuffer(PyTuple_GetItem(tuple, (Py_ssize_t)taken), view, PyBUF_ANY_CONTIGUOUS) < 0) {
+                if (error || shm_exporter_is(view, object)) {
                         PyErr_Clear(); /* the caller repeats the request in Python, and raises its error */
-                        shm_buffers_release(views, taken);
+                        shm_buffers_release(views, error ? taken : taken + 1);
                         read_only = 0;
                         break;
                 }
