@@ -15,10 +15,8 @@ SOURCES = (
     ABI / "shm_abi.h",
     ABI / "shm_board.h",
     ABI / "shm_arena_layout.h",
-    *(
-        FOLDER / f"{name}.c"
-        for name in ("address_space", "memory_object", "posix", "pinning", "pointers")
-    ),
+    FOLDER / "exporter.c",
+    *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
     *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "state", "sealed")),
     *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "returning")),
