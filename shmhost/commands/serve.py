@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shmhost.commands.doctor.kinds import try_kinds
 from shmhost.commands.doctor.measure import examine
 from shmhost.commands.doctor.table import as_json as doctor_json
 from shmhost.commands.doctor.table import doctor_table, is_healthy
@@ -153,17 +154,27 @@ def _check(config: Config) -> None:
 
 
 @click.command(
-    epilog=manual("shmhost doctor", "shmhost doctor --socket /run/shmhost/host.sock --budget 16G --json")
+    epilog=manual(
+        "shmhost doctor",
+        "shmhost doctor --socket /run/shmhost/host.sock --budget 16G --json",
+        "shmhost doctor --processes",
+    )
 )
 @setting_options
 @json_option
-def doctor(as_json: bool, **options: Any) -> None:
+@click.option(
+    "--processes",
+    is_flag=True,
+    help="Only try the windows, in all kinds of processes that can be started here: C, Go, Java, ...",
+)
+def doctor(as_json: bool, processes: bool, **options: Any) -> None:
     """Check whether this machine, process and socket can serve a host, and say how to fix each problem.
 
     Pass the settings of the host in question, and run it as the affected user, in the affected container.
     The exit code is 1 if there is a problem; notes do not count.
     """
-    findings = examine(to_config(options))
+    config = to_config(options)
+    findings = list(try_kinds(config.windows)) if processes else examine(config)
     if as_json:
         print_json(doctor_json(findings))
     else:
