@@ -19,7 +19,7 @@ from shmprotocol.native.builtins import ArenaOwner
 pa = pytest.importorskip("pyarrow")
 
 from arrow_support import arrays, stored  # noqa: E402
-from shmclient._codecs.arrow_source import read_array, read_source  # noqa: E402
+from shmclient._codecs.arrow_source import VIEW, Schema, read_array, read_source  # noqa: E402
 
 LENGTH, NULLS, OFFSET, BUFFER_COUNT, CHILD_COUNT, BUFFERS, CHILDREN, DICTIONARY = range(
     8
@@ -179,18 +179,29 @@ def test_any_word_may_be_any_number(array: Any, data: st.DataObject) -> None:
         return
     source = read_source(value)
     for address in source.batches:
-        assert all(0 <= buffer - forged.start <= len(forged.payload) for buffer in _places(address))
+        assert all(
+            0 <= buffer - forged.start <= len(forged.payload) for buffer in _places(source.schema, address)
+        )
     with contextlib.suppress(pa.ArrowException, ValueError, TypeError, KeyError, NotImplementedError):
         pa.chunked_array(value)  # names, metadata and types are pyarrow's affair; it must not crash
 
 
-def _places(address: int) -> Iterator[int]:
-    """Yield the addresses of all buffers of an array."""
+def _places(schema: Schema, address: int) -> Iterator[int]:
+    """Yield the addresses of all buffers of an array, but for the sizes of views, which are a copy."""
     array = read_array(address)
-    sizes = array.buffers[-1:] if len(array.buffers) > 3 else ()  # of views: a copy
-    yield from (buffer for buffer in array.buffers if buffer and buffer not in sizes)
-    for child in (*array.children, *([array.dictionary] if array.dictionary else [])):
-        yield from _places(child)
+    yield from filter(None, array.buffers[:-1] if schema.kind == VIEW else array.buffers)
+    for child, kind in zip(array.children, schema.children, strict=True):
+        yield from _places(kind, child)
+    if schema.dictionary is not None:
+        yield from _places(schema.dictionary, array.dictionary)
+
+
+def test_views_without_long_text_have_sizes_of_their_own() -> None:
+    forged = Forged(pa.array(["short"], pa.string_view()))
+    source = read_source(forged.read())
+    assert len(read_array(source.batches[0]).buffers) == 3
+    places = list(_places(source.schema, source.batches[0]))
+    assert all(0 <= buffer - forged.start < len(forged.payload) for buffer in places)
 
 
 def test_doubled_structs_do_not_multiply() -> None:
