@@ -15,6 +15,7 @@ from contextlib import ExitStack
 
 from shmhost.settings.config import default_budget
 from shmhost.testing.log import PATIENCE_S, HostLog
+from shmprotocol.cli import parse_size
 from shmprotocol.errors import HostError, InvalidArgument, QuotaExceeded
 from shmprotocol.kernel.constants import GIB
 from shmprotocol.wire import messages as m
@@ -26,13 +27,14 @@ WINDOW, WINDOW_SIZE, WINDOWS = 0x510000000000, 256 * GIB, 16
 MAX_BUDGET = 64 * GIB  # by default: less than a window
 _IN_USE: set[int] = set()  # their numbers
 _OVERHEAD = 2 * 4096  # bytes that a region is charged beside its payload: a page of header, and its record
+_SIZES = ("budget", "spares", "reserve")
 _FOREIGN = ("SHMHOST_", "LISTEN_", "NOTIFY_", "WATCHDOG_")  # variables that are not for this host
 
 
 class HostProcess:
     """A host at a private socket, started at once. A context manager that ends it.
 
-    Settings are the options of `shmhost serve`, such as `budget="64M"` or `log_level="debug"`. Like any host
+    Settings are those of `shmhost.Config`, such as `budget="64M"` or `log_level="debug"`. Like any host
     it serves every process of this user, at its `socket_path`. It ends with this process, however that ends.
     """
 
@@ -153,7 +155,7 @@ class HostProcess:
     def _spawn(self, *options: str) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         child = subprocess.Popen(
-            [sys.executable, "-m", "shmhost.testing", "serve", *options, *self._options()],
+            [sys.executable, "-m", "shmhost.testing", self._config(), *options],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -170,18 +172,16 @@ class HostProcess:
             raise
         return child
 
-    def _options(self) -> Sequence[str]:
+    def _config(self) -> str:
         settings = {
-            "config": os.devnull,  # not that of this machine
-            "socket": self.socket_path,
+            "socket_path": self.socket_path,
             "policy": self._policy,
             "budget": min(default_budget(), MAX_BUDGET),
-            "window": f"{self.window[0]:#x}:{self.window[1]}",
+            "windows": (self.window,),
             **self._settings,
         }
-        return [
-            text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))
-        ]
+        sizes = {name: parse_size(str(settings[name])) for name in _SIZES if name in settings}
+        return json.dumps({**settings, **sizes})
 
     @staticmethod
     def _reap(child: subprocess.Popen[str]) -> None:

@@ -143,6 +143,17 @@ def test_host_that_cannot_start_says_why_and_leaves_no_folder() -> None:
         HostProcess(elephants=1)
 
 
+def test_host_starts_without_the_libraries_of_the_command_line() -> None:
+    script = """
+import sys
+from shmhost.testing import __main__
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    loaded = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=60).split()
+    assert "anyio" in loaded
+    assert not {"rich", "click", "rich_click"} & set(loaded)
+
+
 def test_host_ends_when_the_process_of_the_tests_is_killed() -> None:
     script = """
 import os, signal
