@@ -255,6 +255,7 @@ class Ownership:
         if region.state is State.FREED:
             return
         if region.state in (State.CREATING, State.ABORTED):
+            self._arena.ownership = None  # a cycle
             registry.abort(region)
             return
         if self._arena.ownership is self:
