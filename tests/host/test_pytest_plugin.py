@@ -156,8 +156,10 @@ RUNNERS = {
 def test_async_client_works_with_each_runner(runner: str, pytester: pytest.Pytester) -> None:
     if runner == "asyncio" and importlib.util.find_spec("pytest_asyncio") is None:
         pytest.skip("pytest-asyncio is not installed")
+    options = ("-o", "asyncio_default_fixture_loop_scope=function") if runner == "asyncio" else ()
     outcome = run(
         pytester,
+        *options,
         test_async=f"""
         import asyncio, functools
         import pytest
