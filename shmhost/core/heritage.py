@@ -91,6 +91,7 @@ def _describe(region: Region, give: Give) -> RegionRecord:
         region.created_ns,
         region.is_successor,
         region.was_busy,
+        region.keep,
         region.line,
         region.rights,
         region.kind,
@@ -252,6 +253,7 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, makers: M
     region.seal, region.backend = Seal(record.seal), Backend(record.backend)
     region.size, region.generation, region.created_ns = record.size, record.generation, record.created_ns
     region.is_successor, region.was_busy = record.is_successor, record.was_busy
+    region.keep = record.keep
     region.line, region.rights, region.kind = record.line, record.rights, record.kind
     region.record = record.record
     if charge.account.uid != region.owner.uid:

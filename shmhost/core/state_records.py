@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 4
+STATE_FORM = 5
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -87,6 +87,7 @@ class RegionRecord(NamedTuple):
     created_ns: int
     is_successor: bool
     was_busy: bool
+    keep: bool
     line: int
     rights: int
     kind: int

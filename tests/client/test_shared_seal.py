@@ -336,3 +336,12 @@ def test_name_that_is_not_kept_stays_over_a_takeover_and_goes_then(tmp_path: Pat
             line.take_over()
             assert [info.name for info in other.list()] == ["x"]
         wait_until(lambda: not other.list())
+
+
+def test_name_that_is_being_made_over_a_takeover_is_not_kept_either(tmp_path: Path) -> None:
+    with line_of_hosts(tmp_path / "h") as line, shmclient.connect(line.path) as other:
+        with shmclient.connect(line.path) as shm:
+            with shm.create("x", 8, keep=False):
+                line.take_over()
+            assert [info.name for info in other.list()] == ["x"]
+        wait_until(lambda: not other.list())

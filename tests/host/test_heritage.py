@@ -43,7 +43,7 @@ from shmprotocol.wire import messages as m
 # itself; what other records say; and what is over, or not begun, whenever nothing is under way.
 ATTRIBUTES: dict[type, tuple[str, str]] = {
     Region: (
-        "number owner room capacity span charge name mode seal backend object was_busy state size generation "
+        "number owner room capacity span charge name mode seal backend object was_busy keep state size generation "
         "created_ns is_successor line rights kind arena record",
         "window tally is_busy leases packed readers",
     ),
@@ -59,7 +59,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
         "_hub _registry _account _is_counted _send _filled_puts _small_puts end _descriptors",
     ),
     Leases: ("_regions", "_registry _peer _send _share"),
-    Creations: ("_regions", "_hub _registry _peer _leases _send _spares"),
+    Creations: ("_regions _unkept", "_hub _registry _peer _leases _send _spares"),
     Spares: ("_regions _reserved", "_hub _peer _is_closed"),
     Interests: ("_waits _watches", "_share _names _prefixes _count"),
     Readings: ("_ledger _others", "_hub _peer _leases _ahead"),
