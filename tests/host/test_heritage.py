@@ -43,8 +43,8 @@ from shmprotocol.wire import messages as m
 # itself; what other records say; and what is over, or not begun, whenever nothing is under way.
 ATTRIBUTES: dict[type, tuple[str, str]] = {
     Region: (
-        "number owner room capacity span charge name mode seal backend object was_busy keep state size generation "
-        "created_ns is_successor line rights kind arena record",
+        "number owner room capacity span charge name mode seal backend object was_busy keep state size "
+        "generation created_ns is_successor line rights kind arena record",
         "window tally is_busy leases packed readers",
     ),
     Charge: ("account size files regions more", "is_borne"),
