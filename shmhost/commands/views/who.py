@@ -25,7 +25,7 @@ class Process(NamedTuple):
     command: str = ""  # the whole line, as a shell would take it
 
 
-_BESIDE = 56  # columns for all but the command
+_BESIDE = 64  # columns for all but the command: a name of 20 characters is not folded
 LINE_MAX = 4096  # bytes of a command line that are read
 
 
@@ -93,7 +93,7 @@ def who_table(rows: Sequence[dict[str, object]], now_ns: int, width: int = 80) -
             continue
         since = age(int(str(row["since_ns"])), now_ns)
         values = [str(row[key]) for key in ("generation", "uid", "pid")]
-        command = short_command(str(row["command"]), str(row["process"]), max(width - _BESIDE, 20))
+        command = short_command(str(row["command"]), str(row["process"]), max(width - _BESIDE, 16))
         # A process chooses its name and its command line itself.
         table.add_row(name, *values, Text(printable(command)), Text(str(row["container"])), since)
     return table
