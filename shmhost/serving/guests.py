@@ -1,4 +1,4 @@
-"""What a user has with its first connection, for a moment after its last: whoever comes right back finds it.
+"""Guests: the account and the turn of a user, kept for a moment after the last connection for who comes back.
 
 † To open and close an account takes 50 us, and a turn's epoll 25 us: as much as all else of a connection
 that comes and goes (2026-11).
