@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +222,8 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_demo_shows_one_address_and_stopped_writers(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
-    began = time.monotonic()
     result = run_demo(tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert time.monotonic() - began < 30
     rows = re.findall(r"^ (publisher|Python|C) +(\d+) +(0x[0-9a-f]+) +([\d,]+)", result.stdout, re.MULTILINE)
     assert [row[0] for row in rows] == ["publisher", "Python", "C"]
     assert len({row[1] for row in rows}) == 3
