@@ -13,6 +13,7 @@ from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmclient._regions.mapped import Lease, follow_line
 from shmprotocol.errors import (
     BadRegion,
+    ClientClosed,
     Closed,
     InvalidArgument,
     OutOfMemory,
@@ -36,14 +37,15 @@ class ClientLedger:
 
     def __init__(self, owned: descriptors.Owned, home: Home | None, number: int) -> None:
         try:
-            self.ledger = Ledger(owned[0])
+            ledger = Ledger(owned[0])
             if home is not None:
-                self.ledger._keep(home, number, owned[0])
+                ledger._keep(home, number, owned[0])
         except BaseException:
             owned.close()
             raise
         ledger_descriptor = owned.take()
         ledger_descriptor.close()
+        self.ledger: Ledger | None = ledger  # until it is closed: then values alone have it
         self._event = owned
         os.set_blocking(owned[0], False)
 
@@ -75,7 +77,8 @@ class ClientLedger:
             return True
 
     def close(self) -> None:
-        """Close the event. The ledger lives as long as a value is held."""
+        """Close the event, and let go of the ledger, which lives as long as a value is held."""
+        self.ledger = None  # a closed connection can be in a cycle, and the ledger has a descriptor
         self._event.close()
 
 
@@ -161,6 +164,9 @@ def open_reader(
     """
     if board is None or not board.line(grant.line):
         raise Unsupported(f"{grant.name!r} is an arena, and this process could not map the host's board")
+    held_in = ledger.ledger
+    if held_in is None:
+        raise ClientClosed("the client is closed: connect again")
     current = Current()
     follow_line(current, board, grant)
     mapping = ADDRESS_SPACE.attach(
@@ -177,8 +183,8 @@ def open_reader(
     size = os.fstat(descriptor).st_size
     numbers = (mapping.address, grant.address, grant.capacity, size, reader.line, grant.region)
     reader._memory = mapping.memory
-    reader.ledger = ledger.ledger
-    error = reader._start(*numbers, ledger.ledger, (mapping.memory, board), current)
+    reader.ledger = held_in
+    error = reader._start(*numbers, held_in, (mapping.memory, board), current)
     if error:
         raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")
     reader.moved_by = mapping.address - grant.address

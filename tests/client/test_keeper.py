@@ -111,7 +111,7 @@ def test_bytes_of_one_host_are_not_taken_for_those_of_the_next(machine: Machine)
     with homes(machine.path, "x") as (home, (x,)):
         node = Kept(home, *x, None)
         with RawPeer(machine.path, greet=False) as peer:
-            welcome, fds = peer.ask(m.Hello(1, m.VERSION, m.VERSION, "raw"))
+            welcome, fds = peer.ask(m.Hello(1, m.RESTORE_VERSION, m.RESTORE_VERSION, "raw"))
             close_all(fds)
         assert isinstance(welcome, m.Welcome)
         family = welcome.host.rpartition(".")[0]

@@ -72,7 +72,7 @@ def attack_all(name: str, host: str, path: str) -> None:
     while number < count:
         for kind in names if IS_LONG else [next(kinds) for _ in range(4)]:
             print(f"{name}: {kind} as descriptor {number}", flush=True)
-            signal.alarm(20)
+            signal.alarm(45)
             attack(name, host, path, number, kind)
         number += 1
 
