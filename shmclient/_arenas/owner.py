@@ -70,6 +70,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
         self.span = reply.span
         self._outbox = outbox
         self._number = reply.region
+        self._descriptor = descriptors.Owned()  # of its memory, until it is kept
         self._is_open = True
         key = creation_key(reply.region)
         outbox.hold(key)
@@ -77,12 +78,13 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
         try:
             self._map(reply, owned, end)
         except BaseException:
+            self._descriptor.close()
             end()
             self._give_up()
             raise
 
     def _map(self, reply: m.ArenaMade, owned: descriptors.Owned, end: Callable[[], None]) -> None:
-        memory = owned.take()
+        memory = self._descriptor = owned.take()
         mapping = ADDRESS_SPACE.map_writable(
             (self._outbox.origin, reply.region),
             memory[0],
@@ -94,7 +96,6 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
             is_sealed=True,
             inherited=False,
         )
-        self._descriptor = memory  # until it is kept
         board = self._outbox.board
         self._memory: Any = mapping.memory, board  # until C keeps it
         self._line = board.line(reply.line) if board is not None else 0
