@@ -17,7 +17,7 @@ import shmclient.aio
 from shmclient._drivers.steps import Connect
 from support import Machine, count_descriptors
 
-# A follow on asyncio that has moved to another arena leaves mappings behind, which later tests count.
+# After a follow on asyncio that has moved to another arena mappings are left, which later tests would count.
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 SIZE = 8 << 20
