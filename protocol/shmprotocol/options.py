@@ -41,7 +41,13 @@ class Checked(ParamType):
         try:
             return self._parse(value)
         except InvalidArgument as error:
-            return self.fail(str(error), param, ctx)
+            return self.fail(self.explain(error, param, ctx), param, ctx)
+
+    def explain(
+        self, error: InvalidArgument, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the text of an error."""
+        return str(error)
 
 
 class Seconds(click.FloatRange):

@@ -5,24 +5,19 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import rich_click as click
 from click.core import ParameterSource
 
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.options import Checked
 
 FILE = Path("/etc/shmhost/shmhost.toml")
 _FILE_KEY = "shmhost.settings.file"  # in the context's meta: the path of the file that was read
 
 
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]  # generic from click 8.5 on
-else:
-    ParamType = click.ParamType
-
-
-class Text(ParamType):
+class Text(Checked):
     """Text for a function to parse. Its InvalidArgument is wrong usage and tells the text's source.
 
     `is_number`: a file may have it without quotes.
@@ -32,19 +27,16 @@ class Text(ParamType):
     envvar_list_splitter: ClassVar[str | None] = ","
 
     def __init__(self, parse: Callable[[str], Any], *, is_number: bool = False) -> None:
-        self._parse = parse
+        super().__init__(self.name, parse)
         self.is_number = is_number
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value of a text; what is not text was parsed before."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except InvalidArgument as error:
-            source = source_of(ctx, param) if ctx is not None and param is not None else "default"
-            hidden = source == "default" or source.startswith("--")  # click names the option anyway
-            return self.fail(str(error) if hidden else f"{error}, from {source}", param, ctx)
+    def explain(
+        self, error: InvalidArgument, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the text of an error, with the source unless that is the command line."""
+        source = source_of(ctx, param) if ctx is not None and param is not None else "default"
+        hidden = source == "default" or source.startswith("--")  # click names the option anyway
+        return str(error) if hidden else f"{error}, from {source}"
 
 
 def source_of(context: click.Context, parameter: click.Parameter) -> str:
