@@ -14,6 +14,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
+from arena_support import Sleepers
 from shmclient._drivers.steps import Connect
 from support import Machine, count_descriptors
 
@@ -44,16 +45,10 @@ class Reader:
         await anext(self.follow)
         self.generation = self.view.open("x").generation
         self.changes = self.view.changes(wait=self.wait)
-        self._first = self._free()
-
-    def _free(self) -> int:
-        reader: Any = self.view._reader
-        slot: int = reader._arm(None)
-        reader._disarm(slot)
-        return slot
+        self._sleepers = Sleepers(self.view._reader)
 
     async def asleep(self, count: int = 1) -> None:
-        await until(lambda: (self._free() - self._first) // 8 == count)
+        await until(lambda: self._sleepers.count() == count)
 
     async def without_host(self) -> None:
         channel: Any = self.client._core.channel

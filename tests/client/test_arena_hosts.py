@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import shmclient
+from arena_support import Sleepers
 from shmclient._drivers.steps import Connect
 from support import Machine, count_descriptors, in_child, wait_until
 from takeover_support import line_of_hosts
@@ -36,7 +37,7 @@ class Reader:
         next(self._follow)
         self.generation = self.view.open("x").generation
         self.changes = self.view.changes(wait=wait)
-        self._first = self._free()
+        self._sleepers = Sleepers(self.view._reader)
 
     def next(self, road: str) -> bytes:
         after, wait = self.generation, self.wait
@@ -58,13 +59,7 @@ class Reader:
 
     def sleepers(self) -> int:
         """Return how many are noted in the ledger as asleep."""
-        return (self._free() - self._first) // 8
-
-    def _free(self) -> int:
-        reader: Any = self.view._reader
-        slot: int = reader._arm(None)
-        reader._disarm(slot)
-        return slot
+        return self._sleepers.count()
 
 
 @pytest.fixture
