@@ -88,7 +88,7 @@ class Client(Objects):
         replace: bool = True,
         progress: Progress | None = None,
     ) -> Region:
-        """Store a bytes-like object, an array, text, a number, None, or a list, tuple or dict of such.
+        """Store a bytes-like object, an array, a tensor, text, a number, None, a list, tuple or dict of such.
 
         It becomes one sealed region. `put_object` takes what else can be pickled.
 

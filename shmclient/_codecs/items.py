@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from shmclient._codecs import arrow, buffers, numpy, objects
+from shmclient._codecs import arrow, buffers, dlpack, numpy, objects
 from shmclient._codecs.layout import Layout, Maker, place_of
 from shmclient._codecs.trees import TreeCodec
 from shmprotocol.errors import BadRegion, InvalidArgument
@@ -48,8 +48,9 @@ def encode_item(obj: object, layout: Layout) -> dict[str, Any]:
         if codec.can_encode(obj):
             return codec.encode(obj, layout)
     raise TypeError(
-        "a region holds bytes-like objects, NumPy arrays, Arrow data, text, numbers, None, and lists, "
-        f"tuples and dicts of them, not {type(obj).__name__}: put_object() stores whatever can be pickled"
+        "a region holds bytes-like objects, NumPy arrays, tensors, Arrow data, text, numbers, None, and "
+        f"lists, tuples and dicts of them, not {type(obj).__name__}: put_object() stores whatever can be "
+        "pickled"
     )
 
 
@@ -60,8 +61,8 @@ def plan_of(item: Mapping[str, Any]) -> Maker:
 
 
 # The first that can encode an object is used.
-CODECS: tuple[Codec, ...] = (numpy, objects, buffers, TreeCodec(encode_item, plan_of), arrow)
-_BY_FORMAT = {codec.FORMAT: codec for codec in CODECS}
+CODECS: tuple[Codec, ...] = (numpy, objects, dlpack, buffers, TreeCodec(encode_item, plan_of), arrow)
+_BY_FORMAT = {codec.FORMAT: codec for codec in reversed(CODECS)}  # tensors come out as NumPy's arrays
 FORMATS = frozenset(_BY_FORMAT)
 
 

@@ -27,6 +27,7 @@ SOURCES = (
     FOLDER / "filling.c",
     FOLDER / "arrow.c",
     FOLDER / "arrow_slices.c",
+    FOLDER / "dlpack.c",
     FOLDER / "builtins.c",
     FOLDER / "gil.c",
 )

@@ -39,6 +39,7 @@ static PyMethodDef shm_builtins[] = {
         {"flush_late", shm_builtin_flush_late, METH_NOARGS, NULL},
         {"opened_read", SHM_FAST(shm_builtin_opened_read), METH_FASTCALL, NULL},
         {"value_again", (PyCFunction)(void (*)(void))shm_value_again, METH_FASTCALL, NULL},
+        {"dlpack_address", shm_dlpack_address, METH_O, NULL},
         {"arrow_address", shm_arrow_address_call, METH_O, NULL},
         {"arrow_pull", shm_arrow_pull_call, METH_O, NULL},
         {"arrow_check", shm_arrow_check_call, METH_O, NULL},

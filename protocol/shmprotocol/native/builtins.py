@@ -54,6 +54,8 @@ ArenaReader = _functions["ArenaReader"]
 ArenaOwner = _functions["ArenaOwner"]
 Loan = _functions["Loan"]
 
+dlpack_address = _functions["dlpack_address"]
+
 # Arrow data, see `arrow.c` and `arrow_slices.c`.
 arrow_address, arrow_pull = _functions["arrow_address"], _functions["arrow_pull"]
 arrow_check, arrow_schema = _functions["arrow_check"], _functions["arrow_schema"]

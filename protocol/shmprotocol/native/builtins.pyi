@@ -596,6 +596,9 @@ class Loan:
         """Give it back, unless it is published."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+def dlpack_address(capsule: object, /) -> tuple[int, bool]:
+    """Return the address of the struct in a capsule of DLPack's; whether it has a version. TypeError."""
+
 def arrow_address(capsule: object, /) -> int:
     """Return the address of the struct in a capsule of Arrow's; TypeError: it is another one."""
 
