@@ -160,7 +160,7 @@ class HostTimeout(ShmError, TimeoutError):
 
 
 class AddressConflict(ShmError, OSError):
-    """Another mapping of this process occupies the region's address."""
+    """Another mapping of this process, or another region of the host, occupies the address."""
 
     code = "address-conflict"
     _errno = errno.EEXIST
@@ -223,6 +223,7 @@ REFUSALS: dict[str, type[ShmError]] = {
         OutOfMemory,
         Unsupported,
         Cancelled,
+        AddressConflict,
     )
 }
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from shmhost.core.asked_addresses import explained
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send, SendFrame
@@ -13,6 +14,7 @@ from shmhost.core.objects import Memfd, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.spares import Spares, as_create, fits_without_spares
+from shmhost.core.window import AddressTaken
 from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
 from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
@@ -176,6 +178,8 @@ class Creations:
         """Return a new region; when memory is short, spares are taken back for it."""
         try:
             return self._registry.create(request, self._peer)
+        except AddressTaken as error:
+            raise (yield from explained(error, self._registry, self._peer)) from None
         except QuotaExceeded:
             could_fit = fits_without_spares(self._registry, request.size, self._peer)
             wait = self._hub.recall() if could_fit else None

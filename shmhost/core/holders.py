@@ -37,18 +37,20 @@ def _holders(registry: Registry, pool: Pool, peer: Peer) -> str:
     if pool.name not in _OF_REGIONS:
         return sentence
     latest = (registry.regions[number] for number in islice(reversed(registry.order), LOOKED_AT))
-    some = [region for region in latest if _may_know(region, peer)]
-    named = [_described(region) for region in nlargest(NAMED, some, key=lambda region: region.capacity)]
+    some = [region for region in latest if may_know(region, peer)]
+    named = [described(region) for region in nlargest(NAMED, some, key=lambda region: region.capacity)]
     return f"{sentence}; among them {', '.join(named)}" if named else sentence
 
 
-def _may_know(region: Region, peer: Peer) -> bool:
+def may_know(region: Region, peer: Peer) -> bool:
+    """Whether a peer may learn of a region by a refusal."""
     return (region.owner.uid == peer.uid and region.name != "") or bool(
         region.generation and region.allows(peer, READ)
     )
 
 
-def _described(region: Region) -> str:
+def described(region: Region) -> str:
+    """Return the words for a region."""
     state = "" if region.state is State.CURRENT else f", {region.state}"
     owner = region.owner
     return f"{region.name!r} ({region.capacity} bytes{state}, uid {owner.uid}, pid {owner.pid})"

@@ -35,7 +35,8 @@ class People(NamedTuple):
 class NameRule(NamedTuple):
     """A rule for the names that begin with one of its prefixes. `words` are for people.
 
-    With `allow`, regions and arenas of its kinds, seals and backends, up to `size` bytes, may be created.
+    With `allow`, regions and arenas of its kinds, seals and backends, up to `size` bytes, may be created,
+    with `at_address` also at an address that the creator asks for.
     """
 
     words: str
@@ -46,6 +47,7 @@ class NameRule(NamedTuple):
     seals: tuple[str, ...]
     backends: tuple[str, ...]
     size: int
+    at_address: bool = True
 
     def refusal(self, what: str, wish: Wish) -> ShmError | None:
         """Return why a wish that this rule decides is refused; None if it is not."""
@@ -60,6 +62,8 @@ class NameRule(NamedTuple):
                 return AccessDenied(
                     f"{what} with the {noun} {word}: {self.words} allows {', '.join(words)} there"
                 )
+        if wish.at_address and not self.at_address:
+            return AccessDenied(f"{what} at an address of its choice: {self.words} forbids that")
         if wish.size > self.size:
             return QuotaExceeded(
                 f"{what}: {wish.size} bytes are over the {self.size} that {self.words} allows"
@@ -83,6 +87,7 @@ class Wish(NamedTuple):
     seal: str
     backend: str
     size: int
+    at_address: bool = False
 
 
 class Policy:
@@ -107,7 +112,8 @@ class Policy:
             size = max(request.size, request.max_size)
             wish = Wish(request.name, "arena", "writer", "memfd", size)
         else:
-            wish = Wish(request.name, "region", request.seal, request.backend, request.size)
+            at = request.address != 0
+            wish = Wish(request.name, "region", request.seal, request.backend, request.size, at)
         refusal = self.refusal(wish, peer)
         if refusal is not None:
             raise refusal

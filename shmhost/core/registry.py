@@ -24,13 +24,7 @@ from shmhost.core.records import Book, NoBook
 from shmhost.core.regions import RETIRED, WRITE, Region, check_create, name_taken, not_found
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
-from shmprotocol.errors import (
-    AccessDenied,
-    InvalidArgument,
-    QuotaExceeded,
-    RegionBusy,
-    RegionExists,
-)
+from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded, RegionBusy, RegionExists
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_mode
 
@@ -73,7 +67,8 @@ class Registry:
         """Take name, bytes and address for a new region, which has no object yet; or refuse."""
         seal, backend = check_create(request)
         self.check_replace(request, peer)
-        region = self.take(request.size, self._capacity(request.size), peer, files=WITH_WRITER)
+        capacity = self._capacity(request.size)
+        region = self.take(request.size, capacity, peer, files=WITH_WRITER, address=request.address)
         region.name, region.mode, region.backend = request.name, request.mode, backend
         region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
         self.creating[region.name] = region
@@ -280,16 +275,18 @@ class Registry:
         for table in (self.current, self.creating, self.names):
             table.clear()
 
-    def take(self, room: int, capacity: int, peer: Peer, extent: int = 0, files: int = 1) -> Region:
+    def take(
+        self, room: int, capacity: int, peer: Peer, extent: int = 0, files: int = 1, address: int = 0
+    ) -> Region:
         """Return a new region; `room` is the bytes of its payload, `extent` of addresses, if it may grow.
 
-        `files` is how many descriptors the host will have of it.
+        `files` is how many descriptors the host will have of it; 0 as the `address`: any.
         """
         extent = max(capacity, extent)
         charge = self.accounts.of(peer.uid).charge_region(capacity + REGION_OVERHEAD, files, extent)
         try:
-            span, window = self._take_span(extent)
-        except QuotaExceeded:
+            span, window = self._take_span(extent, address)
+        except BaseException:
             charge.release()
             raise
         return Region(next(self.numbers), peer, room, capacity, span, window, charge)
@@ -311,7 +308,9 @@ class Registry:
             )
         return capacity
 
-    def _take_span(self, capacity: int) -> tuple[Span, Window]:
+    def _take_span(self, capacity: int, address: int) -> tuple[Span, Window]:
+        if address:
+            return self.allocator.claim_at(address, capacity)
         span = self.allocator.take(capacity)
         if span is None and self.make_room():
             span = self.allocator.take(capacity)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shmhost.core.ranges import Ranges
+from shmprotocol.errors import AddressConflict, InvalidArgument
 from shmprotocol.kernel.constants import MIB
 
 STEP = 2 * MIB  # the size of a huge page: a region can be backed by them without moving
@@ -26,6 +27,14 @@ class Span(NamedTuple):
     def end(self) -> int:
         """The first address after it."""
         return self.address + self.size
+
+
+class AddressTaken(AddressConflict):
+    """Some of the addresses that a creator asks for are not free."""
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(f"{span.size} bytes at {span.address:#x} are not free")
+        self.span = span
 
 
 def span_size(capacity: int) -> int:
@@ -166,6 +175,23 @@ class Allocator:
             if span.address in window and span.end <= window.base + window.size:
                 return window if window.claim(span) else None
         return None
+
+    def claim_at(self, address: int, capacity: int) -> tuple[Span, Window]:
+        """Take the span for a region of this capacity at an address that its creator asks for.
+
+        InvalidArgument: no region of this host can be there. AddressTaken: something is.
+        """
+        span = Span(address, span_size(capacity))
+        inside = [each for each in self.windows if each.base <= address and span.end <= each.base + each.size]
+        if address % STEP or not inside:
+            ranges = ", ".join([f"{each.base:#x} with {each.size} bytes" for each in self.windows])
+            raise InvalidArgument(
+                f"no region of this host can have {span.size} bytes at {address:#x}: regions start at "
+                f"multiples of {STEP}, and its windows are {ranges}. Ask a host with the --window of before"
+            )
+        if not inside[0].claim(span):
+            raise AddressTaken(span)
+        return span, inside[0]
 
     def give(self, span: Span) -> None:
         """Give a span back. The caller has made sure that its region has no leases."""

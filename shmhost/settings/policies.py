@@ -35,7 +35,7 @@ COUNTS: tuple[str, ...] = (
 )
 _PEOPLE = ("title", "users", "groups")
 KEYS = {
-    "names": (*_PEOPLE, "prefixes", "allow", "kinds", "seals", "backends", "size"),
+    "names": (*_PEOPLE, "prefixes", "allow", "kinds", "seals", "backends", "size", "at_address"),
     "limits": (*_PEOPLE, *SIZES, *COUNTS),
 }
 
@@ -104,6 +104,7 @@ def _name_rule(table: Table) -> NameRule:
         table.choices("seals", tuple([seal.value for seal in SEALS])),
         table.choices("backends", tuple([backend.value for backend in BACKENDS])),
         table.number_of("size", UNLIMITED, is_size=True),
+        table.flag("at_address", True),
     )
 
 

@@ -104,6 +104,7 @@ MISTAKES = [
     ("[[names]]\nprefixes = []", "line 2: prefixes has at least one"),
     ("[[names]]\nprefixes = [1]", "line 2: a prefix is a str, not int"),
     ("[[names]]\nallow = 1", "line 2: allow is true or false, not 1"),
+    ("[[names]]\nat_address = 1", "line 2: at_address is true or false, not 1"),
     ("[[names]]\nseals = ['none']", "line 2: seals has some of full, writer, shared, not ['none']"),
     ("[[names]]\nbackends = []", "line 2: backends has some of memfd, shm, not []"),
     ("[[names]]\nkinds = [1]", "line 2: kinds has some of region, arena, not [1]"),

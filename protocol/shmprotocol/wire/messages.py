@@ -72,7 +72,8 @@ class Hello(NamedTuple):
 class Create(NamedTuple):
     """Ask for a new region of `size` payload bytes under `name`; the reply is Created.
 
-    Without `keep` (since version 5) the name goes with this connection.
+    Without `keep` (since version 5) the name goes with this connection. With an `address` (since version 5,
+    0: none) the region gets that, or AddressConflict.
     """
 
     id: int
@@ -83,6 +84,7 @@ class Create(NamedTuple):
     mode: int
     replace: bool
     keep: bool = True
+    address: int = 0
 
 
 class Publish(NamedTuple):
