@@ -26,6 +26,7 @@ from shmclient._drivers.following import Changes
 from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
+from shmclient._drivers.snapshots import AsyncSnapshots
 from shmclient._drivers.steps import (
     Acquire,
     Ask,
@@ -61,7 +62,7 @@ T = TypeVar("T")
 MAX_INLINE = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
 
 
-class AsyncClient(AsyncObjects):
+class AsyncClient(AsyncObjects, AsyncSnapshots):
     """A connection to the host, for the tasks of one event loop.
 
     `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)

@@ -20,6 +20,7 @@ from shmclient._drivers.following import Changes
 from shmclient._drivers.handles import Region
 from shmclient._drivers.objects import Objects
 from shmclient._drivers.operations import DEFAULT_MODE
+from shmclient._drivers.snapshots import Snapshots
 from shmclient._drivers.steps import (
     Acquire,
     Ask,
@@ -54,7 +55,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
 
 
-class Client(Objects):
+class Client(Objects, Snapshots):
     """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
     While there is no host, requests raise HostGone at once, and those with a `wait` retry for that

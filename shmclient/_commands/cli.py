@@ -153,6 +153,66 @@ def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> No
         output.flush()
 
 
+@cli.command(
+    epilog=manual(
+        "shmclient save model/weights weights.shm", "shmclient save index /backup/index.shm --mode 640"
+    )
+)
+@click.argument("name", shell_complete=complete_names)
+@click.argument("file", type=click.Path())
+@click.option(
+    "--mode",
+    type=mode_type,
+    default="600",
+    metavar="OCTAL",
+    help="Permission bits of the file. Default: 600.",
+)
+@socket_option
+def save(name: str, file: str, mode: int, path: str | None) -> None:
+    """Save region NAME to FILE, with all that it needs to be loaded at the same address.
+
+    FILE is replaced when all is on the disk. A terminal shows progress.
+    """
+    with shmclient.connect(path) as client:
+        size = client.stat(name).capacity if name in client else None
+        with _progress.transferring(f"Saving {name}", size) as progress:
+            written = client.save(name, file, mode=mode, progress=progress)
+        print(f"{name}: {written} bytes in {file}")
+
+
+@cli.command(
+    epilog=manual("shmclient load weights.shm", "shmclient load index.shm --name index/old --no-replace")
+)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option(
+    "--name",
+    type=name_type,
+    shell_complete=complete_names,
+    metavar="NAME",
+    help="Its name. Default: the one that it had.",
+)
+@click.option("--no-replace", is_flag=True, help="Fail if the name exists.")
+@click.option(
+    "--anywhere", is_flag=True, help="Take another address where that is taken, if there are no pointers."
+)
+@socket_option
+def load(file: str, name: str | None, no_replace: bool, anywhere: bool, path: str | None) -> None:
+    """Load the region in FILE, which `shmclient save` wrote, at the address that it had.
+
+    Pointers in it are valid, and the hash of the file is checked. If the address is taken, the command says
+    who has it.
+    """
+    with shmclient.connect(path) as client:
+        size, start_ns = os.stat(file).st_size, time.time_ns()
+        with _progress.transferring(f"Loading {file}", size) as progress:
+            region = client.load(
+                file, name=name, replace=not no_replace, anywhere=anywhere, progress=progress
+            )
+        info = client.stat(region.name)
+        end = ": it is there already, with the same content" if info.created_ns < start_ns else ""
+        print(f"{info.name} generation {info.generation}: {info.size} bytes at {info.address:#x}{end}")
+
+
 @cli.command(epilog=manual("shmclient watch models/", "shmclient watch --json | jq -r .name"))
 @click.argument("prefix", default="", shell_complete=complete_names)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")

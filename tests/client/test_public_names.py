@@ -23,12 +23,12 @@ HANDLE = (
 )
 NAMES = {
     shmclient.Client: (
-        "arena chmod close create exists fileno follow get get_many get_object list open open_arena "
-        "open_many put put_object stat unlink watch"
+        "arena chmod close create exists fileno follow get get_many get_object list load open open_arena "
+        "open_many put put_object save stat unlink watch"
     ),
     shmclient.aio.AsyncClient: (
-        "aclose arena chmod create exists follow get get_many get_object list open open_arena "
-        "open_many put put_object stat unlink watch"
+        "aclose arena chmod create exists follow get get_many get_object list load open open_arena "
+        "open_many put put_object save stat unlink watch"
     ),
     shmclient.Region: HANDLE,
     shmclient.aio.AsyncRegion: HANDLE,

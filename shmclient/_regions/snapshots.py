@@ -1,0 +1,216 @@
+"""Snapshots of regions in files: written beside their place and renamed, read as if anybody had forged them.
+
+Both ways the bytes go through one small buffer, whatever the size, and what is hashed is what was copied: a
+file or a region that changes meanwhile does not match its hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hmac
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shmclient._regions.region import RegionHandle, attached
+from shmprotocol.abi.header import HEADER_SIZE
+from shmprotocol.abi.snapshot import IMAGE, START, Snapshot, new_hash, new_snapshot, read_start
+from shmprotocol.errors import BadRegion, InvalidArgument
+from shmprotocol.wire.names import check_mode, check_name
+
+PIECE = 1 << 20  # bytes at a time: they are still in the cache of the CPU when they are hashed
+_ZEROS = bytes(PIECE)
+Progress = Callable[[int], None]
+_NO_TMPFILE = (
+    errno.EOPNOTSUPP,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.ENOENT,
+)  # open(2): the kernel, the file system
+
+
+def save(region: RegionHandle, path: str, mode: int, file_mode: int, progress: Progress | None) -> int:
+    """Write a region to a file, whole or not at all; return its bytes. `mode` is what the region has.
+
+    InvalidArgument: something else than a file has the path. BadRegion, OSError.
+    """
+    header = attached(region).header
+    if header.base != region._grant.address:
+        raise BadRegion(f"{region.name!r} says that it is at {header.base:#x}: its header is corrupt")
+    snapshot = new_snapshot(header, region.name, mode, time.time_ns())
+    with _replacing(path, file_mode) as descriptor:
+        digest = new_hash(snapshot.pack())
+        os.ftruncate(descriptor, snapshot.file_size)
+        for position, piece in _pieces(region.fileno(), 0, HEADER_SIZE, snapshot.header.size, region.name):
+            digest.update(piece)
+            _write(descriptor, piece, IMAGE + position)
+            if progress is not None:
+                progress(position + len(piece))
+        digest.update(bytes(snapshot.header.capacity - snapshot.header.size))
+        _write(descriptor, snapshot._replace(digest=digest.digest()).pack(), 0)
+    return snapshot.file_size
+
+
+class Source:
+    """A file that may hold a snapshot, open, with what its first pages say. Closed by `with`, or `close`."""
+
+    def __init__(self, path: str) -> None:
+        """Open a file. BadRegion: it is not a snapshot. OSError."""
+        # Not to wait for a writer of a FIFO, nor for a device.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        self._path = path
+        try:
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadRegion("it is not a regular file")
+            self._start = os.pread(self._descriptor, START, 0)
+            self.snapshot: Snapshot = read_start(self._start, status.st_size)
+            check_name(self.snapshot.header.name)
+            check_mode(self.snapshot.mode)
+        except (BadRegion, InvalidArgument) as error:
+            self.close()
+            raise BadRegion(f"{path}: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. May be called again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def copy(self, descriptor: int, progress: Progress | None) -> None:
+        """Write the payload to a new object, at its place. BadRegion: the hash is that of something else."""
+        for position, piece in self._checked():
+            if position >= HEADER_SIZE:
+                _write(descriptor, piece, position)
+                if progress is not None:
+                    progress(position + len(piece))
+
+    def is_in(self, region: RegionHandle) -> bool:
+        """Whether a region has the same address and content. BadRegion as `copy`."""
+        expected = self.snapshot.header
+        header, descriptor = attached(region).header, region.fileno()
+        same = (
+            "kind",
+            "flags",
+            "base",
+            "size",
+            "data_size",
+            "root",
+            "root_size",
+            "metadata",
+            "metadata_size",
+        )
+        if any(getattr(header, name) != getattr(expected, name) for name in same):
+            return False
+        is_same = region._grant.address == expected.base
+        for position, piece in self._checked():
+            is_same = is_same and os.pread(descriptor, len(piece), position) == piece
+        return is_same
+
+    def _checked(self) -> Iterator[tuple[int, Any]]:
+        """Yield the pieces of the payload and where each begins in the image; then check the hash of all."""
+        header, path = self.snapshot.header, self._path
+        digest = new_hash(self._start)
+        for position, piece in _pieces(self._descriptor, IMAGE, HEADER_SIZE, header.size, path):
+            digest.update(piece)
+            yield position, piece
+        for _, piece in _pieces(self._descriptor, IMAGE, header.size, header.capacity, path):
+            digest.update(piece)
+        if not hmac.compare_digest(digest.digest(), self.snapshot.digest):
+            raise BadRegion(f"{path}: its hash is not the one that was saved: it is damaged, or not whole")
+
+
+def _pieces(descriptor: int, offset: int, start: int, end: int, what: str) -> Iterator[tuple[int, Any]]:
+    """Yield the bytes from `start` to `end`, behind an offset of the file, each time in the same buffer."""
+    buffer = bytearray(min(PIECE, end - start))
+    while start < end:
+        size = min(len(buffer), end - start)
+        piece = buffer if size == len(buffer) else memoryview(buffer)[:size]
+        count = os.preadv(descriptor, [piece], offset + start)
+        if count < size:
+            raise BadRegion(
+                f"{what}: it ended after {offset + start + count} bytes: it was cut off meanwhile"
+            )
+        yield start, piece
+        start += size
+
+
+def _write(descriptor: int, content: Any, position: int) -> None:
+    """Write bytes, which are zero so far; a whole piece of zeros stays a hole."""
+    if type(content) is bytearray and content == _ZEROS:
+        return
+    rest = memoryview(content)
+    while rest:
+        count = os.pwrite(descriptor, rest, position)
+        position, rest = position + count, rest[count:]
+
+
+@contextlib.contextmanager
+def _replacing(path: str, mode: int) -> Iterator[int]:
+    """Yield a new file, which has the path when the block ends, and its bytes are on the disk.
+
+    After an error the path is as before. A link is refused, not followed: it may be another user's.
+    """
+    folder, name = os.path.split(path)
+    parent = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check_target(path, name, parent)
+        temporary = f".{name[:60]}.{secrets.token_hex(8)}.tmp"
+        descriptor, is_named = _new_file(parent, temporary)
+        try:
+            yield descriptor
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+            if not is_named:
+                os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=parent, follow_symlinks=True)
+                is_named = True
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            if is_named:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+            raise
+        finally:
+            os.close(descriptor)
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _check_target(path: str, name: str, parent: int) -> None:
+    if name in ("", ".", ".."):
+        raise InvalidArgument(f"{path!r:.200} is a folder: name a file for the snapshot")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise InvalidArgument(
+                f"{path!r:.200} is a link, a folder or a device, which no snapshot replaces: name a file"
+            )
+
+
+def _new_file(parent: int, temporary: str) -> tuple[int, bool]:
+    """Return a new file, and whether it has a name: without, it goes with a process that is killed."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    if os.path.exists("/proc/self/fd"):
+        try:
+            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=parent), False
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+    return os.open(temporary, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent), True
