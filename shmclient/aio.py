@@ -23,6 +23,7 @@ from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncW
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
+from shmclient._drivers.naming import AsyncNames
 from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
@@ -55,14 +56,13 @@ __all__ = ["AsyncArenaView", "AsyncClient", "AsyncFollow", "AsyncRegion", "Async
 if TYPE_CHECKING:
     from shmclient._arenas.owner import Arena
     from shmclient._regions.builder import RegionBuilder
-    from shmclient._regions.info import RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
 MAX_INLINE = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
 
 
-class AsyncClient(AsyncObjects, AsyncSnapshots):
+class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
     """A connection to the host, for the tasks of one event loop.
 
     `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)
@@ -169,14 +169,6 @@ class AsyncClient(AsyncObjects, AsyncSnapshots):
         publication = operations.publish(channel.context, AsyncRegion, builder)
         self._adopt(await self._drive(publication, channel))
 
-    async def list(self, prefix: str = "") -> list[RegionInfo]:
-        """Return all current regions whose name starts with the prefix, sorted by name."""
-        return await self._run(operations.list_regions, prefix)
-
-    async def exists(self, name: str) -> bool:
-        """Whether a name has a current region, or a value in an arena."""
-        return await self._run(operations.exists, name)
-
     async def arena(
         self,
         name: str,
@@ -200,18 +192,6 @@ class AsyncClient(AsyncObjects, AsyncSnapshots):
         """Return the values of an arena as a mapping; `wait` and errors as for `get`."""
         reader = await self._drive(self._core.open_arena(name, wait, anywhere))
         return make_async_view(self, reader, anywhere)
-
-    async def stat(self, name: str) -> RegionInfo:
-        """Return the host's data about a current region."""
-        return await self._run(operations.stat, name)
-
-    async def unlink(self, name: str) -> None:
-        """Hide a name at once; its memory is freed with the last lease."""
-        await self._run(operations.unlink, name)
-
-    async def chmod(self, name: str, mode: int) -> None:
-        """Set which users may open (read) and replace or unlink (write) a region; only its owner may."""
-        await self._run(operations.chmod, name, mode)
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
         """Return an async iterator of changes: from `await` or `async with` on, or from the first step."""

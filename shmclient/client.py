@@ -18,6 +18,7 @@ from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
 from shmclient._drivers.handles import Region
+from shmclient._drivers.naming import Names
 from shmclient._drivers.objects import Objects
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.snapshots import Snapshots
@@ -48,14 +49,13 @@ if TYPE_CHECKING:
     from shmclient._arenas.owner import Arena
     from shmclient._drivers.arena_views import ArenaView
     from shmclient._regions.builder import RegionBuilder
-    from shmclient._regions.info import RegionInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
 
 
-class Client(Objects, Snapshots):
+class Client(Names, Objects, Snapshots):
     """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
     While there is no host, requests raise HostGone at once, and those with a `wait` retry for that
@@ -245,28 +245,6 @@ class Client(Objects, Snapshots):
 
         reader = self._drive(self._core.open_arena(name, wait, anywhere))
         return make_view(self, reader, anywhere)
-
-    def list(self, prefix: str = "") -> list[RegionInfo]:
-        """Return all current regions whose name starts with the prefix, sorted by name."""
-        return self._run(operations.list_regions, prefix)
-
-    def exists(self, name: str) -> bool:
-        """Whether a name has a current region, or a value in an arena, as `name in client` says too."""
-        return self._run(operations.exists, name)
-
-    __contains__ = exists
-
-    def stat(self, name: str) -> RegionInfo:
-        """Return the host's data about a current region."""
-        return self._run(operations.stat, name)
-
-    def unlink(self, name: str) -> None:
-        """Hide a name at once; its memory is freed with the last lease."""
-        self._run(operations.unlink, name)
-
-    def chmod(self, name: str, mode: int) -> None:
-        """Set which users may open (read) and replace or unlink (write) a region; only its owner may."""
-        self._run(operations.chmod, name, mode)
 
     def watch(self, prefix: str = "", *, wait: float | None = None) -> Watch:
         """Return an iterator of the changes of all names with a prefix, from now on.
