@@ -9,7 +9,11 @@ import platform
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
+
+QUIET = 0.2  # of the time of all CPUs: what still works then disturbs nobody
+LOOK_S = 0.02  # two ticks of the clock by which the kernel counts
 
 
 def today() -> str:
@@ -46,6 +50,24 @@ def cpus() -> tuple[int, int]:
     """Return the first and the last CPU that this process may use; on some machines they are the same."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
+
+
+def settle(within_s: float = 1.0) -> None:
+    """Wait until the machine is quiet, at most so long: who was measured before may still free memory."""
+    end = time.monotonic() + within_s
+    busy = _busy_s()
+    while time.monotonic() < end:
+        began = time.monotonic()
+        time.sleep(LOOK_S)
+        before, busy = busy, _busy_s()
+        if busy - before <= QUIET * (time.monotonic() - began):
+            return
+
+
+def _busy_s() -> float:
+    """Return the seconds that all CPUs together have worked."""
+    user, nice, system, _, _, *other = map(int, Path("/proc/stat").read_text("ascii").split()[1:9])
+    return (user + nice + system + sum(other)) / os.sysconf("SC_CLK_TCK")
 
 
 def raise_descriptor_limit() -> None:

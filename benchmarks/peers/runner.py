@@ -86,6 +86,7 @@ def _round(attempt: Attempt, workload: Workload, *, keep: bool) -> None:
         return
     if workload.each_round:
         attempt.prepare(workload)
+        machine.settle()
     if not attempt.note:
         attempt.measure(workload, keep)
     if workload.each_round:

@@ -117,7 +117,7 @@ def put(scale: Scale, size: int, *, new: bool) -> Workload:
         nothing if new else published(name, size),
         lambda team, _: list(team.owner.ask(step, name=name, size=size, **limits)),
         done if new else remove(name),
-        rounds=3 if size >= 64 * MIB else 0,
+        rounds=5 if size >= 64 * MIB else 0,
         each_round=size >= 64 * MIB,
     )
 
