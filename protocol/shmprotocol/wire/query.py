@@ -110,22 +110,22 @@ def overloaded(path: str) -> HostTimeout:
 
 def _explain(path: str, error: OSError) -> ShmError:
     """Return the error that says why there is no connection, and what to do; it has the same errno."""
-    kind: type[ShmError]
     if isinstance(error, PermissionError):
-        kind, why = (
-            AccessDenied,
+        return AccessDenied(
             f"may not use the host at {path}: {_owner(path)}, and this is uid {os.geteuid()}; "
             "`shmhost doctor` says more",
+            errno=error.errno,
+            filename=path,
         )
-    elif error.errno in _EXHAUSTED:
-        kind, why = OutOfMemory, f"no socket to reach the host at {path}: {error.strerror}"
-    else:
-        kind, why = (
-            HostGone,
-            f"no host at {path} ({error.strerror or error}). Start one with `shmhost serve --socket {path}`, "
-            "or name the socket of one that runs in $SHMHOST_SOCKET",
-        )
-    return kind(why, errno=error.errno, filename=path)
+    if error.errno in _EXHAUSTED:
+        why = f"no socket to reach the host at {path}: {error.strerror}"
+        return OutOfMemory(why, errno=error.errno, filename=path)
+    return HostGone(
+        f"no host at {path} ({error.strerror or error}). Start one with `shmhost serve --socket {path}`, "
+        "or name the socket of one that runs in $SHMHOST_SOCKET",
+        errno=error.errno,
+        filename=path,
+    )
 
 
 def _owner(path: str) -> str:
