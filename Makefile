@@ -4,6 +4,7 @@
 #                each, at most four), and at last by name those that need the machine for themselves
 #   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
+#   make docs    make a site of the documentation in build/site; a warning is an error
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
 #   make bench   the figures of this machine against floors, two minutes; JSON=new.json keeps them, CHECK=1 fails
@@ -29,7 +30,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit docs coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -41,6 +42,10 @@ test: $(READY) lint
 
 unit: $(READY)
 	$(BIN)/python -m pytest -q -m unit
+
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
+	@echo build/site/index.html
 
 coverage: $(READY)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
@@ -102,7 +107,7 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(s.get_path("include") + "/Python.h") or sys.exit("the headers of Python are needed to build from source: apt-get install python3-dev")'
 	@command -v cc >/dev/null || { echo "a C compiler is needed to build from source: apt-get install gcc libc6-dev" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[cli,numpy,fast,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[cli,numpy,fast,test,lint,docs]'
 	@touch $(READY)
 
 clean:

@@ -1,4 +1,4 @@
-"""The page on Arrow data: its example, and the one that it shows workers with, run as they stand there."""
+"""The programs that the page on Arrow data speaks of; test_pages.py runs the example in it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ import pytest
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "arrow.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-
-
-def test_example_of_the_page_runs() -> None:
-    result = run("-c", EXAMPLES["table"])
-    assert (result.returncode, result.stderr, list(EXAMPLES)) == (0, "", ["table"])
 
 
 def test_workers_have_one_table_at_one_address() -> None:

@@ -1,4 +1,4 @@
-"""The examples of docs/objects.md, and the one in `examples`, are run as they stand there."""
+"""The program that docs/objects.md speaks of, and its table; test_pages.py runs the examples in it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from benchmarks import objects
 from support import WatchedHost
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "objects.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
-
-
-@pytest.mark.parametrize("name", ["objects", "references"])
-def test_example_of_the_page_runs(name: str, tmp_path: Path) -> None:
-    (tmp_path / "example.py").write_text(EXAMPLES[name])
-    command = [sys.executable, "-W", "error", tmp_path / "example.py"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_example_of_workers_has_arrays_at_the_same_addresses() -> None:

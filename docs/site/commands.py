@@ -1,0 +1,143 @@
+"""The commands, as pages of a manual: read off click, written as roff for man(1) and as reStructuredText."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+
+from shmclient._commands.cli import cli as client
+from shmhost.cli import cli as host
+from shmprotocol import __version__
+from shmprotocol.cli import EXIT_CODES
+
+ENVIRONMENT = {
+    "SHMHOST_SOCKET": "The host's socket, for all commands and for programs.",
+    "XDG_RUNTIME_DIR": "Without SHMHOST_SOCKET, the socket is $XDG_RUNTIME_DIR/shmhost/host.sock; "
+    "without both, /run/shmhost/host.sock.",
+}
+
+
+class Page(NamedTuple):
+    """The manual of a command: a line, usage, paragraphs, and what it takes, with the help of each."""
+
+    command: str
+    summary: str
+    usage: str
+    paragraphs: list[str]
+    options: list[tuple[str, str]]
+    commands: list[tuple[str, str]]
+    examples: list[str]
+    environment: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of its file: shmhost-serve."""
+        return self.command.replace(" ", "-")
+
+
+def pages() -> list[Page]:
+    """Return the pages of both commands and of all their subcommands."""
+    return [
+        page for name, command in (("shmhost", host), ("shmclient", client)) for page in _pages(name, command)
+    ]
+
+
+def _pages(name: str, command: click.Command) -> Iterator[Page]:
+    context = click.Context(command, info_name=name)
+    yield _page(name, command, context)
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            subcommand = command.get_command(context, word)
+            if subcommand is not None and not subcommand.hidden:
+                yield from _pages(f"{name} {word}", subcommand)
+
+
+def _page(name: str, command: click.Command, context: click.Context) -> Page:
+    paragraphs = [
+        " ".join(text.split()) for text in re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))
+    ]
+    records = [record for item in command.get_params(context) if (record := item.get_help_record(context))]
+    commands: list[tuple[str, str]] = []
+    if isinstance(command, click.Group):
+        commands = [
+            (word, _summary(item)) for word, item in sorted(command.commands.items()) if not item.hidden
+        ]
+    return Page(
+        name,
+        _summary(command),
+        " ".join(command.collect_usage_pieces(context)),
+        paragraphs,
+        [(term, " ".join(text.split())) for term, text in records],
+        commands,
+        re.findall(r"^\$ (.+)$", command.epilog or "", re.MULTILINE),
+        _variables(command) | ENVIRONMENT,
+    )
+
+
+def _variables(command: click.Command) -> dict[str, str]:
+    names = [str(item.envvar) for item in command.params if item.envvar]
+    return {name: f"As --{name.removeprefix('SHMHOST_').lower().replace('_', '-')}." for name in names}
+
+
+def _summary(command: click.Command) -> str:
+    sentence = re.split(r"(?<=[.:])\s", " ".join((command.help or "").split()), maxsplit=1)[0]
+    return sentence.rstrip(".:")
+
+
+def roff(page: Page) -> str:
+    """Return a page for man(1)."""
+    words = page.command.split()
+    lines = [f'.TH {page.name.upper()} 1 "" "shmhost {__version__}" "shmhost"']
+    lines += [".SH NAME", f"{_roff(page.name)} \\- {_roff(page.summary[0].lower() + page.summary[1:])}"]
+    lines += [".SH SYNOPSIS", f"\\fB{_roff(page.command)}\\fR {_roff(page.usage)}", ".SH DESCRIPTION"]
+    for paragraph in page.paragraphs:
+        lines += [".PP", _roff(paragraph)]
+    lines += _terms(
+        "COMMANDS", [(f"{page.name}(1)".replace("(1)", f"-{word}(1)"), text) for word, text in page.commands]
+    )
+    lines += _terms("OPTIONS", page.options)
+    lines += _terms("ENVIRONMENT", list(page.environment.items()))
+    lines += _terms("EXIT STATUS", [(str(code), text) for code, text in EXIT_CODES.items()])
+    if page.examples:
+        lines += [".SH EXAMPLES", ".nf", *(f"$ {_roff(example)}" for example in page.examples), ".fi"]
+    others = [name for name in ("shmhost", "shmclient") if name != page.name]
+    lines += [".SH SEE ALSO", ", ".join(f"\\fB{name}\\fR(1)" for name in others)]
+    assert words
+    return "\n".join(lines) + "\n"
+
+
+def _terms(title: str, terms: list[tuple[str, str]]) -> list[str]:
+    lines = [f".SH {title}"] if terms else []
+    for term, text in terms:
+        lines += [".TP", f"\\fB{_roff(term)}\\fR", _roff(text) or "\\&"]
+    return lines
+
+
+def _roff(text: str) -> str:
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+def restructured() -> Iterator[str]:
+    """Yield the page on all commands, line by line."""
+    for page in pages():
+        depth = "-" if " " not in page.command else "~"
+        yield from ("", page.command, depth * len(page.command), "")
+        yield from (".. code-block:: text", "", f"   {page.command} {page.usage}", "")
+        for paragraph in page.paragraphs:
+            yield from (_escaped(paragraph), "")
+        for term, text in (*page.commands, *page.options):
+            yield from (f"``{term}``", f"   {_escaped(text)}", "")
+        if page.examples:
+            yield from (".. code-block:: console", "", *(f"   $ {example}" for example in page.examples), "")
+
+
+def _escaped(text: str) -> str:
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        f"`{part}`" if part.startswith("`") else re.sub(r"([\\*|_])", r"\\\1", part) for part in parts
+    )
