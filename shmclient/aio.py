@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import anyio
 
+from shmclient._codecs.libraries import LibraryName
 from shmclient._connection.loop import EventLoop
 from shmclient._connection.retry import Retry
 from shmclient._drivers import arenas, operations, putting
@@ -23,6 +24,7 @@ from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncW
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
+from shmclient._drivers.getting import values_of
 from shmclient._drivers.naming import AsyncNames
 from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
@@ -106,10 +108,19 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         return self._adopt(region)
 
     async def get(
-        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+        self,
+        name: str,
+        *,
+        after: int | None = None,
+        wait: float | None = None,
+        anywhere: bool = False,
+        as_: LibraryName | None = None,
     ) -> Any:
         """Return the stored value, read-only and not copied. Cancelling ends the wait at the host too."""
         self._loop.check()
+        if as_ is not None:
+            with await self.open(name, after=after, wait=wait, anywhere=anywhere) as handle:
+                return handle.value(as_=as_)
         if after is None and (value := self._core.mapped_value(name)) is not None:
             return value
         retry, short = Retry(wait), awaited(self._core.channel, name, after)
@@ -118,9 +129,16 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         return await self._drive(self._core.get(name, after, retry, anywhere, short))
 
     async def get_many(
-        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+        self,
+        names: Sequence[str],
+        *,
+        wait: float | None = None,
+        anywhere: bool = False,
+        as_: LibraryName | None = None,
     ) -> list[Any]:
         """Return the values of several names, all or none, with one round trip for each 64 of them."""
+        if as_ is not None:
+            return values_of(await self.open_many(names, wait=wait, anywhere=anywhere), as_)
         return await self._drive(self._core.get_many(names, wait, anywhere))
 
     async def open(

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
+from shmclient._codecs.libraries import LibraryName
 from shmclient._connection.hosts import OPENER
 from shmclient._connection.retry import Retry
 from shmclient._drivers import answers, arenas, operations, putting
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
 from shmclient._drivers.following import Changes
+from shmclient._drivers.getting import values_of
 from shmclient._drivers.handles import Region
 from shmclient._drivers.naming import Names
 from shmclient._drivers.objects import Objects
@@ -116,7 +118,13 @@ class Client(Names, Objects, Snapshots):
         return self._adopt(self._run(putting.put_value, Region, value, backend))
 
     def get(
-        self, name: str, *, after: int | None = None, wait: float | None = None, anywhere: bool = False
+        self,
+        name: str,
+        *,
+        after: int | None = None,
+        wait: float | None = None,
+        anywhere: bool = False,
+        as_: LibraryName | None = None,
     ) -> Any:
         """Return the value that was put: arrays and memoryviews in it are read-only, and not copied.
 
@@ -124,10 +132,14 @@ class Client(Names, Objects, Snapshots):
         The memory stays mapped while the value or any view of it exists. `wait` is the number of seconds
         to wait for the name, and for a stopped host to come back; WaitTimeout after that
         (`math.inf`: never). `after`: accept only a generation greater than this one (see `stat` and `open`
-        for a value's generation); older ones count as missing.
+        for a value's generation); older ones count as missing. `as_="torch"` gives tensors, which can be
+        written: that copies the page, for this process alone. `as_="jax"`: arrays on jax's default device.
         RegionNotFound: no such name. AddressConflict: its address is occupied in this process;
         `anywhere=True` maps it elsewhere. BadRegion: its content does not match its metadata.
         """
+        if as_ is not None:
+            with self.open(name, after=after, wait=wait, anywhere=anywhere) as handle:
+                return handle.value(as_=as_)
         if after is None:
             core = self._core
             value = value_again(core.mapped, core.arenas, name)
@@ -146,12 +158,19 @@ class Client(Names, Objects, Snapshots):
         return self._drive(self._core.get(name, after, retry, anywhere, short))
 
     def get_many(
-        self, names: Sequence[str], *, wait: float | None = None, anywhere: bool = False
+        self,
+        names: Sequence[str],
+        *,
+        wait: float | None = None,
+        anywhere: bool = False,
+        as_: LibraryName | None = None,
     ) -> list[Any]:
         """Return the values of several names, all or none, as `get` does.
 
         One round trip for each 64 of them; those that are mapped and current need none.
         """
+        if as_ is not None:
+            return values_of(self.open_many(names, wait=wait, anywhere=anywhere), as_)
         if wait is None and (channel := self._core.channel) is not None:
             values = channel.get_many(names, self._core.mapped_value, anywhere)
             if values is not None:

@@ -6,8 +6,9 @@ from typing import Any, NoReturn, Self
 
 from shmclient import _codecs as codecs
 from shmclient._arenas.reader import Reader
-from shmclient._arenas.values import decode
+from shmclient._arenas.values import decode, value_as
 from shmclient._codecs.exporting import as_array, exported
+from shmclient._codecs.libraries import LibraryName
 from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.copying import not_copied
 from shmprotocol.errors import InvalidArgument, RegionClosed, RegionNotFound
@@ -55,9 +56,10 @@ class ArenaValue(Exporter):
         description = self._hold().description
         return codecs.unpack_metadata(description) if description else {}
 
-    def value(self) -> Any:
+    def value(self, *, as_: LibraryName | None = None) -> Any:
         """Return what `get` returned for this generation: views that keep it."""
-        return decode(self._reader, self._hold())
+        held = self._hold()
+        return decode(self._reader, held) if as_ is None else value_as(self._reader, held, as_)
 
     @property
     def array(self) -> Any:

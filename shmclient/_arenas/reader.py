@@ -98,6 +98,7 @@ class Reader(ArenaReader):
 
     is_attended = False  # the host knows that this client may sleep on its values
     ledger: Ledger  # in which it is held what is read
+    lease: Lease
     moved_by = 0  # the address where it is mapped, less its own
 
     def is_granted(self) -> bool:
@@ -183,7 +184,7 @@ def open_reader(
     size = os.fstat(descriptor).st_size
     numbers = (mapping.address, grant.address, grant.capacity, size, reader.line, grant.region)
     reader._memory = mapping.memory
-    reader.ledger = held_in
+    reader.ledger, reader.lease = held_in, lease
     error = reader._start(*numbers, held_in, (mapping.memory, board), current)
     if error:
         raise BadRegion(f"{grant.name!r} is not an arena that can be read: {os.strerror(error)}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from shmclient import _codecs as codecs
 from shmclient._codecs import numpy as arrays
+from shmclient._codecs.libraries import WRITES, LibraryName, check_library, taken_by
 from shmprotocol.abi.header import VALUE_OBJECTS, VALUE_SHARED_DESCRIPTION
 from shmprotocol.native.builtins import ArenaReader, HeldValue
 
@@ -42,6 +43,26 @@ def decode(reader: ArenaReader, held: HeldValue) -> Any:
         if plan is not None:
             reader._plan(held.description_address, plan)
     return value
+
+
+def value_as(reader: Any, held: HeldValue, library: LibraryName) -> Any:
+    """Return a value over a held one with a library's arrays, in private memory if that always writes.
+
+    Without a descriptor of the arena, of which this process keeps a limited number, that memory is a copy.
+    """
+    check_library(library)
+    description = held.description
+    if library not in WRITES or not description or held.flags & VALUE_OBJECTS:
+        return taken_by(library, decode(reader, held))
+    from shmclient._regions.private import private_view
+
+    owned = reader.lease.lend()
+    try:
+        start = held.address - reader.grant.address - reader.moved_by
+        memory = private_view(owned[0], start, held.size, held) if owned else memoryview(bytearray(held))
+    finally:
+        owned.close()
+    return taken_by(library, codecs.decode(codecs.unpack_metadata(description), memory))
 
 
 def _plan(metadata: dict[str, Any], value: Any) -> tuple[Any, ...] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from shmclient._arenas.held import ArenaValue, open_value
+from shmclient._arenas.held import ArenaValue, hold_value, open_value
 from shmclient._arenas.reader import Reader, names_in
 from shmclient._codecs import loaded
+from shmclient._codecs.libraries import LibraryName
 
 
 class ArenaChange(NamedTuple):
@@ -37,9 +38,12 @@ class BaseArenaView(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._now()[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the value of a name, or the default."""
-        return self._now()._get(name, default)
+    def get(self, name: str, default: Any = None, *, as_: LibraryName | None = None) -> Any:
+        """Return the value of a name, or the default; `as_` is as for `shmclient.Client.get`."""
+        if as_ is None:
+            return self._now()._get(name, default)
+        value = hold_value(self._now(), name)
+        return default if value is None else value.value(as_=as_)
 
     def get_object(self, name: str, *, allow_pickle: bool = False) -> Any:
         """Return an object that was put; KeyError, and errors as of `shmclient.Client.get_object`."""

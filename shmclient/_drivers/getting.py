@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from shmclient._codecs.libraries import LibraryName
 from shmclient._drivers.answers import granted, leased
 from shmclient._drivers.operations import batches, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
 from shmclient._regions.mapped import Inside, Mapped, mapped_already, note_mapped
+from shmclient._regions.region import RegionHandle, close_all
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
 
@@ -60,3 +62,11 @@ def got_in(context: Context, grant: m.Grant, buffer: Any, inside: Inside) -> Got
     mapped = mapped_already(grant, context.outbox.board, buffer, inside)
     note_mapped(context.mapped, mapped)
     return Got(mapped.value(), mapped)
+
+
+def values_of(handles: Sequence[RegionHandle], library: LibraryName) -> list[Any]:
+    """Return the values of handles with a library's arrays, and close the handles."""
+    try:
+        return [handle.value(as_=library) for handle in handles]
+    finally:
+        close_all(handles)

@@ -11,12 +11,14 @@ from typing import Any
 
 from shmclient import _codecs as codecs
 from shmclient._codecs.again import recipe
+from shmclient._codecs.libraries import WRITES, LibraryName, check_library, taken_by
 from shmclient._connection.outbox import Outbox
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
 from shmprotocol.abi.header import FLAG_SEAL_SHARED, FLAG_UNSEALED, HEADER_SIZE, Header, check_header
 from shmprotocol.errors import RegionClosed
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Kept
+from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 
 
@@ -46,6 +48,13 @@ class Lease:
         """Keep a copy of a descriptor of the region for the next host, should this one be killed."""
         if self._outbox.home is not None:
             self._kept = Kept(self._outbox.home, region, descriptor, weakref.ref(self))
+
+    def lend(self) -> fds.Owned:
+        """Return a copy of the descriptor that is kept; an empty list if none is."""
+        owned = fds.Owned()
+        if self._kept is not None:
+            self._kept.lend(owned)
+        return owned
 
     def move(self, outbox: Outbox, number: int) -> None:
         """Have another number, of the next host: what the users had before has ended."""
@@ -189,6 +198,27 @@ class Mapped(Current):
         if how is not None:
             self._make_by(self.buffer, *how)
         return value
+
+    def value_as(self, library: LibraryName, lend: Callable[[], fds.Owned]) -> Any:
+        """Return the value with a library's arrays, in private memory if that always writes; see `private`.
+
+        `lend` returns a descriptor of the region.
+        """
+        check_library(library)
+        if library not in WRITES or not self.view().readonly:
+            return taken_by(library, self.value())
+        from shmclient._regions.private import private_view
+
+        owned = lend()
+        try:
+            memory = private_view(owned[0], 0, self.grant.capacity, self.memory())
+        finally:
+            owned.close()
+        data = memory[HEADER_SIZE : HEADER_SIZE + self.grant.size]
+        return taken_by(
+            library,
+            codecs.decode_packed(self._packed(), data, lambda: memory[HEADER_SIZE : self._bounds()[0]])[0],
+        )
 
     def memory(self) -> Any:
         """Return the buffer of the whole region. RegionClosed as for `view`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from shmclient import _codecs as codecs
 from shmclient._codecs.exporting import as_array, exported
+from shmclient._codecs.libraries import LibraryName
 from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
@@ -121,9 +122,10 @@ class RegionHandle(Current, Exporter):
         codecs.check_array(self.name, self._attach().metadata)
         return self.value()
 
-    def value(self) -> Any:
+    def value(self, *, as_: LibraryName | None = None) -> Any:
         """Return what `get` would return for this generation; it keeps the mapping, also after `close`."""
-        return self._attach().value()
+        mapped = self._attach()
+        return mapped.value() if as_ is None else mapped.value_as(as_, self._lend)
 
     def root(self, ffi: Any, ctype: str) -> Any:
         """Return the root pointer as `ctype` of a cffi FFI, which keeps the region mapped.
@@ -237,6 +239,11 @@ class RegionHandle(Current, Exporter):
         if self._is_closed or not self._owned:  # the second: by a thread that is just about to say so
             raise RegionClosed(f"the handle of {self.name!r} is closed")
         return self._owned[0]
+
+    def _lend(self) -> descriptors.Owned:
+        """Return a copy of the descriptor, which the caller owns."""
+        with ADDRESS_SPACE.draining, ADDRESS_SPACE.lock:
+            return descriptors.Owned([fcntl.fcntl(self._open_descriptor(), fcntl.F_DUPFD_CLOEXEC, 0)])
 
     def _attach(self) -> Mapped:
         mapped = self._mapped
