@@ -1,13 +1,25 @@
-/* array_metadata.c - read metadata from standard input, each after its length (u16), as that of 4096 bytes of data. */
+/*
+ * array_metadata.c - read metadata from standard input, each after its length (u16), as that of 4096 bytes of data.
+ * With an argument, each array is described again, which must give the same bytes.
+ */
 #include "shm_array.h"
 
 #include <stdio.h>
 
-int main(void)
+static int is_described(const struct shm_array *array, const uint8_t *data, const uint8_t *metadata, uint16_t size)
 {
-        uint16_t size;
-        static uint8_t data[4096];
+        uint8_t again[SHM_ARRAY_DESCRIPTION];
+        int length = shm_array_describe(array, (uint64_t)((const uint8_t *)array->data - data), again);
 
+        return length == size && memcmp(again, metadata, size) == 0;
+}
+
+int main(int argc, char **argv)
+{
+        static uint8_t data[4096];
+        uint16_t size;
+
+        (void)argv;
         while (fread(&size, sizeof(size), 1, stdin) == 1) {
                 struct shm_region_header header;
                 struct shm_array array;
@@ -24,6 +36,8 @@ int main(void)
                 if (error == 0 && ((const uint8_t *)array.data < data || array.size > sizeof(data) ||
                                    (const uint8_t *)array.data + array.size > data + sizeof(data)))
                         return 1;
+                if (argc > 1 && error == 0 && !is_described(&array, data, metadata, size))
+                        error = -EBADF;
                 printf("%d\n", error);
                 free(metadata);
         }

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import msgpack
+import numpy as np
 import pytest
 
-from native_support import STRICT, WAYS
+from native_support import ROOT, STRICT, WAYS
+from shmclient import _codecs
+
+SPECIFICATION = (ROOT / "README.md").read_text("utf-8")
 
 ARRAY = {"format": "ndarray", "dtype": "<f8", "shape": [3, 4], "order": "C", "offset": 64, "size": 96}
 
@@ -25,10 +31,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def read(program: Path, metadata: Sequence[bytes]) -> list[int]:
+def read(program: Path, metadata: Sequence[bytes], *options: str) -> list[int]:
     """Return what each is read as: 0, or an error's number."""
     content = b"".join(struct.pack("<H", len(each)) + each for each in metadata)
-    result = subprocess.run([program], input=content, capture_output=True, timeout=100)
+    result = subprocess.run([program, *options], input=content, capture_output=True, timeout=100)
     assert (result.returncode, result.stderr) == (0, b"")
     return [-int(line) for line in result.stdout.split()]
 
@@ -54,6 +60,10 @@ BAD = [
     ({"dtype": "<U3"}, errno.ENOTSUP),
     ({"dtype": ""}, errno.ENOTSUP),
     ({"dtype": "<f0"}, errno.ENOTSUP),
+    ({"dtype": "bfloat1"}, errno.ENOTSUP),
+    ({"dtype": "bfloat160"}, errno.ENOTSUP),
+    ({"dtype": "float8_e4m3fn" + "x" * 20}, errno.ENOTSUP),
+    ({"dtype": "bfloat16"}, errno.EBADMSG),
     ({"dtype": {"itemsize": 8, "fields": []}}, errno.ENOTSUP),
     ({"format": "bytes"}, errno.ENOTSUP),
 ]
@@ -86,3 +96,61 @@ def test_no_bytes_lead_out_of_the_metadata_or_of_the_data(program: Path) -> None
     numbers = read(program, inputs)
     assert len(numbers) == len(inputs)
     assert {0, errno.EBADMSG, errno.ENOTSUP} == set(numbers)
+
+
+SMALL = re.findall(
+    r"^\| `([a-z0-9_]+)` \| (\d) \| (\d+) \| (\d+) \| (\d+) \| (\d+)? ?\|", SPECIFICATION, re.MULTILINE
+)
+WHOLE = re.findall(r"`(u?int\d)`", SPECIFICATION.split("whole numbers of less than a byte")[1][:200])
+
+
+def test_small_numbers_of_the_specification_are_those_of_ml_dtypes() -> None:
+    assert len(SMALL) == 12
+    for name, itemsize, bits, exponent, mantissa, bias in SMALL:
+        kind = getattr(ml_dtypes, name)
+        info = ml_dtypes.finfo(kind)
+        found = np.dtype(kind).itemsize, info.bits, info.nexp, info.nmant
+        assert (name, *found) == (name, *map(int, (itemsize, bits, exponent, mantissa)))
+        assert float(info.smallest_normal) == 2.0 ** ((0 if name.startswith("float8_e8") else 1) - int(bias))
+    assert [np.dtype(getattr(ml_dtypes, name)).itemsize for name in WHOLE] == [1] * 6
+
+
+def test_small_numbers_are_described_in_c_as_in_python(program: Path) -> None:
+    names = [*(row[0] for row in SMALL), *WHOLE]
+    arrays = [np.zeros((3, 4), getattr(ml_dtypes, name)) for name in names]
+    metadata = [_codecs.encode(array).metadata for array in arrays]
+    assert read(program, metadata, "again") == [0] * 18
+    assert read(program, [msgpack.packb(ARRAY)], "again") == [0]
+
+
+def test_array_of_bfloat16_has_the_bytes_of_the_specification() -> None:
+    block = SPECIFICATION.split("```hex bfloat16\n")[1].split("```")[0]
+    written = bytes.fromhex(" ".join(line.split("#")[0] for line in block.splitlines()))
+    array = np.array([1, -2.5, 3e38, np.inf], ml_dtypes.bfloat16)
+    assert _codecs.encode(array).metadata + array.tobytes() == written
+
+
+VALUES = """
+#include "shm_array.h"
+#include <stdio.h>
+
+int main(void)
+{
+        for (uint32_t i = 0; i < 65536; i++) {
+                float value = shm_array_bfloat16((uint16_t)i);
+
+                if (fwrite(&value, sizeof(value), 1, stdout) != 1)
+                        return 1;
+        }
+        return 0;
+}
+"""
+
+
+def test_value_of_a_bfloat16_is_that_of_python(tmp_path: Path) -> None:
+    source = tmp_path / "values.c"
+    source.write_text(VALUES)
+    subprocess.run([*WAYS["c++17"], *STRICT, source, "-o", tmp_path / "values"], check=True)
+    values = subprocess.run([tmp_path / "values"], capture_output=True, check=True, timeout=60).stdout
+    items = np.arange(65536, dtype="u2").view(ml_dtypes.bfloat16)
+    assert np.frombuffer(values, "u4").tolist() == items.astype("f4").view("u4").tolist()

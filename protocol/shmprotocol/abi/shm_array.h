@@ -16,13 +16,18 @@
 #define SHM_ARRAY_DIMENSIONS 8
 #define SHM_ARRAY_DESCRIPTION 192 /* bytes that shm_array_describe() writes at most */
 
-/* `dtype` is a byte order, a letter and the bytes of an item: "<f8", "|u1"; b bool, i u integers, f c floats, complex. */
+#define SHM_ARRAY_DTYPE 24 /* bytes of the name of a dtype, with a zero at the end */
+
+/*
+ * `dtype` is a byte order, a letter and the bytes of an item: "<f8", "|u1"; b bool, i u integers, f c floats, complex.
+ * Or it is the name of a small number, such as "bfloat16", "float8_e4m3fn" or "int4": the specification has their bits.
+ */
 struct shm_array {
         const void *data;
         uint64_t size; /* bytes */
         uint64_t shape[SHM_ARRAY_DIMENSIONS];
         uint32_t dimensions;
-        char dtype[8];
+        char dtype[SHM_ARRAY_DTYPE];
         char order; /* 'C': the last index varies fastest; 'F': the first does */
 };
 
@@ -119,13 +124,41 @@ static inline void shm_msgpack_skip(struct shm_msgpack *in)
         }
 }
 
+/* The bytes of an item of a type with a name, or 0. */
+static inline uint64_t shm_array_named(const char *dtype)
+{
+        static const struct {
+                char name[SHM_ARRAY_DTYPE];
+                uint8_t bytes;
+        } named[] = {{"bfloat16", 2}, {"complex32", 4}, {"bcomplex32", 4},
+                     {"float8_e3m4", 1}, {"float8_e4m3", 1}, {"float8_e4m3b11fnuz", 1}, {"float8_e4m3fn", 1},
+                     {"float8_e4m3fnuz", 1}, {"float8_e5m2", 1}, {"float8_e5m2fnuz", 1}, {"float8_e8m0fnu", 1},
+                     {"float6_e2m3fn", 1}, {"float6_e3m2fn", 1}, {"float4_e2m1fn", 1},
+                     {"int1", 1}, {"int2", 1}, {"int4", 1}, {"uint1", 1}, {"uint2", 1}, {"uint4", 1}};
+
+        for (size_t i = 0; i < sizeof(named) / sizeof(named[0]); i++)
+                if (strcmp(dtype, named[i].name) == 0)
+                        return named[i].bytes;
+        return 0;
+}
+
+/* The value of a bfloat16: it is the upper half of a float. */
+static inline float shm_array_bfloat16(uint16_t item)
+{
+        uint32_t bits = (uint32_t)item << 16;
+        float value;
+
+        memcpy(&value, &bits, sizeof(value));
+        return value;
+}
+
 /* The bytes of an item, 0 if the dtype is not that of numbers. */
 static inline uint64_t shm_array_itemsize(const char *dtype)
 {
         char digit = dtype[0] != 0 && dtype[1] != 0 ? dtype[2] : 0;
 
         if (strchr("<>|", dtype[0]) == NULL || strchr("biufc", dtype[1]) == NULL || digit < '1' || digit > '9')
-                return 0;
+                return shm_array_named(dtype);
         if (dtype[3] == 0)
                 return (uint64_t)(digit - '0');
         return digit == '1' && dtype[3] == '6' && dtype[4] == 0 ? 16 : digit == '3' && dtype[3] == '2' && dtype[4] == 0 ? 32 : 0;
