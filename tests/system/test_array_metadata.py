@@ -109,8 +109,8 @@ def test_small_numbers_of_the_specification_are_those_of_ml_dtypes() -> None:
     for name, itemsize, bits, exponent, mantissa, bias in SMALL:
         kind = getattr(ml_dtypes, name)
         info = ml_dtypes.finfo(kind)
-        found = np.dtype(kind).itemsize, info.bits, info.nexp, info.nmant
-        assert (name, *found) == (name, *map(int, (itemsize, bits, exponent, mantissa)))
+        layout = np.dtype(kind).itemsize, info.bits, info.nexp, info.nmant
+        assert (name, *layout) == (name, *map(int, (itemsize, bits, exponent, mantissa)))
         assert float(info.smallest_normal) == 2.0 ** ((0 if name.startswith("float8_e8") else 1) - int(bias))
     assert [np.dtype(getattr(ml_dtypes, name)).itemsize for name in WHOLE] == [1] * 6
 
