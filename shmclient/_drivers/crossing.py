@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from shmclient._arenas.owner import Arena
 from shmclient._connection.hosts import path_of
-from shmclient._drivers.references import TRANSIT, address_of, open_region, open_view
+from shmclient._drivers.references import open_region, open_view, sent
 from shmclient._pins.pinner import Pinner
 from shmclient._process.address_space import ADDRESS_SPACE, Place
 from shmclient._process.copying import not_copied
@@ -20,6 +20,14 @@ from shmprotocol.errors import BadRegion
 from shmprotocol.wire.names import origin_of
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class _Spot(NamedTuple):
+    """Where a value lies: what opens it there, its region's mapping (of an arena: none), and where in it."""
+
+    function: Callable[..., Any]
+    mapping: Place | None
+    arguments: tuple[Any, ...]
 
 
 class Reference:
@@ -32,9 +40,9 @@ class Reference:
         raise TypeError("a Reference is made by shmclient.reference(value)")
 
     def __reduce__(self) -> Reduced:
-        reduced = _reduced(self._value)
-        assert reduced is not None  # it was looked at, and holds its region since
-        return reduced
+        spot = _spot(self._value)
+        assert spot is not None  # it was looked at, and holds its region since
+        return _sent(spot, self._value)
 
     def __copy__(self) -> NoReturn:
         raise not_copied(self, "copy the value")
@@ -51,8 +59,9 @@ def reference(value: Any) -> Any:
 
     In lists, tuples and dicts, each array and memoryview becomes a reference. Handles of regions and views of
     arenas are references as they are; the owner of an arena becomes one to a view of it. The region is kept
-    as long as the value lives here, and for a minute after the pickling. TypeError: the value is not in a
-    region, or in an arena, whose memory will have other values.
+    as long as the value lives here, and for each pickle until that is loaded, for ten minutes at most, even
+    if this process ends. TypeError: the value is not in a region, or in an arena, whose memory will have
+    other values.
     """
     if type(value) in (list, tuple):
         return type(value)(map(reference, value))
@@ -60,7 +69,7 @@ def reference(value: Any) -> Any:
         return {key: reference(item) for key, item in value.items()} if _is_dict(value) else value
     if isinstance(value, RegionHandle | str | int | float | bool | None):
         return value
-    if _reduced(value) is None:
+    if _spot(value) is None:
         raise TypeError(
             f"this {type(value).__name__} is not in a region: put() it, and refer to what get() returns; "
             "a value of an arena crosses by its name"
@@ -109,28 +118,27 @@ def _is_dict(value: Mapping[Any, Any]) -> bool:
     return not hasattr(value, "_reader")  # a view of an arena is a reference itself
 
 
-def _reduced(value: Any) -> Reduced | None:
-    """Return how a value is pickled as a reference; None if it lies in no region."""
+def _spot(value: Any) -> _Spot | None:
+    """Return where a value lies that can be pickled as a reference; None if it lies in no region."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and type(value) is numpy.ndarray:
         return _array(value)
     if type(value) is memoryview:
         return _buffer(value)
     if isinstance(value, Arena):
-        return open_view, (path_of(origin_of(value._outbox.host_id)), value.name)
+        return _Spot(open_view, None, (path_of(origin_of(value._outbox.host_id)), value.name))
     return None
 
 
-def _array(array: Any) -> Reduced | None:
+def _array(array: Any) -> _Spot | None:
     address = array.__array_interface__["data"][0]
     mapping = None if array.flags.writeable or array.dtype.hasobject else _place_of(address)
     if mapping is None:
         return None
-    arguments = address - mapping.address, array.shape, array.dtype, array.strides
-    return open_array, (_kept(mapping), *arguments)
+    return _Spot(open_array, mapping, (address - mapping.address, array.shape, array.dtype, array.strides))
 
 
-def _buffer(view: memoryview) -> Reduced | None:
+def _buffer(view: memoryview) -> _Spot | None:
     if not view.readonly or not view.c_contiguous or not view.nbytes:
         return None
     with Pinner() as pinner:
@@ -138,7 +146,7 @@ def _buffer(view: memoryview) -> Reduced | None:
     mapping = _place_of(address)
     if mapping is None:
         return None
-    return open_buffer, (_kept(mapping), address - mapping.address, view.nbytes, view.format, view.shape)
+    return _Spot(open_buffer, mapping, (address - mapping.address, view.nbytes, view.format, view.shape))
 
 
 def _place_of(address: int) -> Place | None:
@@ -146,19 +154,21 @@ def _place_of(address: int) -> Place | None:
     return mapping if mapping is not None and mapping.is_lasting and not mapping.is_arena else None
 
 
-def _kept(mapping: Place) -> tuple[Any, ...]:
-    address = address_of(*mapping.identity, mapping.label)
-    TRANSIT.keep(address, mapping.memory)
-    return tuple(address)
+def _sent(spot: _Spot, value: Any) -> Reduced:
+    """Return how a value, which lies there, is pickled now."""
+    mapping = spot.mapping
+    if mapping is None:
+        return spot.function, spot.arguments
+    return spot.function, (tuple(sent(*mapping.identity, mapping.label, value)), *spot.arguments)
 
 
 def _reduce_array(array: Any) -> Any:
-    reduced = _array(array) if array.__class__.__module__ == "numpy" else None
-    return array.__reduce__() if reduced is None else reduced
+    spot = _array(array) if array.__class__.__module__ == "numpy" else None
+    return array.__reduce__() if spot is None else _sent(spot, array)
 
 
 def _reduce_buffer(view: memoryview) -> Any:
-    reduced = _buffer(view)
-    if reduced is None:
+    spot = _buffer(view)
+    if spot is None:
         raise TypeError("a memoryview is pickled if it is of a region: use bytes(view) for a copy")
-    return reduced
+    return _sent(spot, view)

@@ -1,11 +1,12 @@
 """References: regions, arenas and values of regions cross to other processes by their numbers and names.
 
-The receiver opens them, by one client for all references of a host. Two things
-keep a region meanwhile. The sender's handle or value does, and once it is pickled, the sender's mapping, with
-its lease, is kept for KEPT_S even if both go: `_Transit`. A lease at the host would outlive the sender as
-well, but somebody would have to end that of each pickle that is never loaded; a mapping of the sender ends
-with the sender, and costs no memory but the region's. It is kept once for each region, not for each pickle.
-The receiver opens the region by its number, so that it cannot be another generation of its name.
+The sender asks the host to keep a region whenever it pickles a reference, and the receiver says so when it
+opens the region by one: in between nobody else has to have it, and the sender may be gone. Both do that by
+one client for all references of a host, as the region may be an async client's, or its client closed. The
+receiver opens the region by its number, so that it cannot be another generation of its name.
+
+A host that is gone keeps nothing. The sender keeps the value for KEPT_S then, so that the next host gets the
+region back: `_Transit`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from shmclient._drivers.steps import Ask, Context, Operation
 from shmclient._process import fork
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle, attached
-from shmprotocol.errors import RegionNotFound, Unsupported
+from shmprotocol.errors import HostGone, HostTimeout, QuotaExceeded, RegionNotFound, Unsupported
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import origin_of
 
-KEPT_S = 60.0  # a receiver opens in milliseconds; a task in the queue of a busy pool waits for seconds
+KEPT_S = 60.0  # a killed host is back within a second
 
 
 class Address(NamedTuple):
@@ -37,10 +38,11 @@ class Address(NamedTuple):
     origin: str
     number: int
     label: str
+    is_kept: bool = False  # by the host, for this reference
 
 
 class _Transit:
-    """The mappings of regions whose references may be on their way. A thread drops them."""
+    """The values whose references may be on their way, without a host. A thread drops them."""
 
     def __init__(self) -> None:
         self._begin()
@@ -50,11 +52,11 @@ class _Transit:
         self._lock = new_lock()
         self._kept: dict[tuple[str, int], tuple[float, Any]] = {}
 
-    def keep(self, address: Address, memory: Any) -> None:
+    def keep(self, address: Address, value: Any) -> None:
         """Keep a region mapped for KEPT_S from now on."""
         with self._lock:
             is_first = not self._kept
-            self._kept[address.origin, address.number] = time.monotonic() + KEPT_S, memory
+            self._kept[address.origin, address.number] = time.monotonic() + KEPT_S, value
         if is_first:
             threading.Thread(target=self._expire, name="shmclient references", daemon=True).start()
 
@@ -79,19 +81,29 @@ TRANSIT = _Transit()
 
 def claim(context: Context, address: Address) -> Operation[Region]:
     """Return a handle of the region at an address. RegionNotFound: it is gone, or the host is another one."""
+    _check_host(context, address)
+    try:
+        outcome = yield Ask(m.Claim(context.outbox.next_id(), address.number, address.is_kept))
+    except RegionNotFound as error:
+        raise RegionNotFound(
+            f"the {address.label} is gone, or not for this user ({error}): each pickle of a reference keeps "
+            "it until it is loaded, once, within ten minutes; keep the region or its value at the sender "
+            "until it is opened here, or send the name"
+        ) from None
+    return operations.opened(context, Region, outcome, (address.label,), False)[0]
+
+
+def keep(context: Context, address: Address) -> Operation[None]:
+    """Have the host keep the region at an address for one reference. RegionNotFound; QuotaExceeded."""
+    _check_host(context, address)
+    yield Ask(m.Keep(context.outbox.next_id(), address.number))
+
+
+def _check_host(context: Context, address: Address) -> None:
     if context.outbox.origin != address.origin:
         raise RegionNotFound(f"the {address.label} was at a host that is gone: have it put again")
     if context.version < m.CLAIM_VERSION:
         raise Unsupported(f"the host is too old to open the {address.label} by its number: send the name")
-    try:
-        outcome = yield Ask(m.Claim(context.outbox.next_id(), address.number))
-    except RegionNotFound as error:
-        raise RegionNotFound(
-            f"the {address.label} is gone, or not for this user ({error}): a reference keeps it for "
-            f"{KEPT_S:.0f} s, and no longer than its sender lives; keep the region or its value there until "
-            "it is opened here, or send the name"
-        ) from None
-    return operations.opened(context, Region, outcome, (address.label,), False)[0]
 
 
 def open_region(*address: Any) -> Region:
@@ -107,18 +119,22 @@ def open_view(path: str, name: str) -> Any:
     return OPENER.client(path).open_arena(name)
 
 
-def address_of(origin: str, number: int, label: str) -> Address:
-    """Return the address of a region of a host that this process has been connected to."""
-    return Address(path_of(origin), origin, number, label)
+def sent(origin: str, number: int, label: str, value: Any) -> Address:
+    """Return the address of a region for a reference that is pickled now, and keep it; `value` maps it."""
+    address = Address(path_of(origin), origin, number, label)
+    try:
+        OPENER.client(address.path)._run(keep, address)
+    except (HostGone, HostTimeout, RegionNotFound, QuotaExceeded, Unsupported):
+        TRANSIT.keep(address, value)
+        return address
+    return address._replace(is_kept=True)
 
 
 def reduce_region(region: RegionHandle) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return what `__reduce__` does for a handle, whose region is kept on its way."""
-    origin = origin_of(region._host_id)
     label = f"region {region.name!r}, generation {region.generation}"
-    address = address_of(origin, region.number, label)
-    TRANSIT.keep(address, attached(region).memory())
-    return open_region, tuple(address)
+    value = attached(region).memory()
+    return open_region, tuple(sent(origin_of(region._host_id), region.number, label, value))
 
 
 def reduce_view(view: BaseArenaView) -> tuple[Callable[..., Any], tuple[Any, ...]]:

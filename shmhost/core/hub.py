@@ -12,6 +12,7 @@ from shmhost.core.absentees import Absentees
 from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Control
 from shmhost.core.expected import Expected, Returned
+from shmhost.core.keeping import Keeping
 from shmhost.core.ledgers import Ledger, LedgerObject
 from shmhost.core.meter import Meter
 from shmhost.core.news import News, gone, news_of, replaced
@@ -172,6 +173,10 @@ class Hub:
     # Has the clients of a uid hear of a change, after earlier ones; False: they are too far behind.
     run_news: Callable[[int, Iterator[None]], bool] = run_now
     run_ends: Callable[[int, Iterator[None]], object] = run_now
+    keeping: Keeping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keeping = Keeping(self.registry)
 
     def make_ledger(self, peer: Peer) -> Ledger:
         """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""

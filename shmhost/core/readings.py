@@ -1,4 +1,4 @@
-"""The arenas that one client reads, and its ledger. Knows no socket, clock or thread."""
+"""The arenas that one client reads, by its ledger; regions by their numbers. Waits for nobody."""
 
 from __future__ import annotations
 
@@ -81,12 +81,25 @@ class Readings:
 
     def claim(self, request: m.Claim) -> None:
         """Grant a region by its number, as long as anybody keeps it, current or not."""
-        region = self._hub.registry.regions.get(request.region)
+        region = self._numbered(request.region)
+        self._leases.open(m.Open(request.id, (region.name,), (), False), [region])
+        if request.kept:
+            self._hub.keeping.take(region, self._peer.uid)
+
+    def keep(self, request: m.Keep) -> None:
+        """Keep a region for a reference to it."""
+        region = self._numbered(request.region)
+        region.check(self._peer, READ)
+        self._hub.keeping.keep(region, self._peer)
+        self._leases.send(m.Done(request.id), (), ())
+
+    def _numbered(self, number: int) -> Region:
+        region = self._hub.registry.regions.get(number)
         if region is None or not region.generation or not region.is_visible(self._peer):
             raise RegionNotFound(f"there is no such region, or uid {self._peer.uid} may not read it")
         if region.arena is not None:
             raise InvalidArgument(f"region {region.number} is the arena {region.name!r}: open it by name")
-        self._leases.open(m.Open(request.id, (region.name,), (), False), [region])
+        return region
 
     def record(self) -> tuple[int, ...]:
         """Return the number of the ledger, 0 for none, and those of the others; for `resume`."""

@@ -385,6 +385,7 @@ class Session:
         m.Abort: _abort,
         m.Open: lambda self, request: self._readings.open_in_parts(request, self._version, self._open),
         m.Claim: lambda self, request: self._readings.claim(request),
+        m.Keep: lambda self, request: self._readings.keep(request),
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 5
+STATE_FORM = 6
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -124,6 +124,17 @@ class LinkRecord(NamedTuple):
     unread: tuple[int, int]
 
 
+class KeptRecord(NamedTuple):
+    """A region that is kept for references to it. `until_ns` is by CLOCK_MONOTONIC."""
+
+    region: int
+    peer: PeerRecord
+    lease: int
+    since_ns: int
+    references: int
+    until_ns: int
+
+
 class MeterRecord(NamedTuple):
     """The counters of a host since the first one of its line started."""
 
@@ -157,3 +168,4 @@ class HostRecord(NamedTuple):
     manager: tuple[bytes, float]
     # The room in its store, the regions that it has, and the entries that it must remove.
     store: tuple[int, tuple[int, ...], tuple[str, ...]]
+    kept: tuple[KeptRecord, ...]

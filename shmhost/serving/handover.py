@@ -200,6 +200,7 @@ class HandOver:
             (metrics, tuple(map(give, metrics_fds))),
             estate.notifier.record(),
             estate.store.record(),
+            hub.keeping.record(),
         )
         return record, fds
 

@@ -49,6 +49,7 @@ from shmhost.serving.freeing import Freer, close_all
 from shmhost.serving.guests import Guests
 from shmhost.serving.handover import Estate, HandOver
 from shmhost.serving.idle import Idle
+from shmhost.serving.keeping import Expiry
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.notes import Notes
@@ -239,6 +240,7 @@ class Host:
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
         absence = Absence(self._hub)
         absence.begin()
+        expiry = Expiry(self._hub)
         door = Door(listener, self._closer, self._admit, guests.latest)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
@@ -257,6 +259,7 @@ class Host:
             ending.cancel()
             self._idle.close()
             absence.close()
+            expiry.close()
             self._turned_away.close()
             self._flight.close()
 

@@ -189,6 +189,7 @@ def _adopt_regions(heritage: Heritage, parts: Parts) -> None:
         if ledger.process >= 0:
             parts.linger(parts.hub.ledgers[ledger.number], heritage.take(ledger.process))
     adopt_regions(parts.hub, record.regions, heritage.take, makers)
+    parts.hub.keeping.resume(record.kept)
     for span in (record.board, *(old[:2] for old in record.old_boards)):
         if span[1]:
             take_span(registry, Span._make(span))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
-import math
 import multiprocessing
 import os
 import pickle
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +16,7 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from shmclient._connection.hosts import OPENER
-from shmclient._drivers import references
-from shmclient._drivers.references import TRANSIT
+from reference_support import forget_references
 from support import WatchedHost, in_child
 
 KINDS = ["spawn", "fork", "forkserver"]
@@ -30,10 +26,7 @@ KINDS = ["spawn", "fork", "forkserver"]
 def nothing_stays() -> Iterator[None]:
     """Nothing on its way is kept behind a test, nor the client that opened it here."""
     yield
-    TRANSIT.drop(math.inf)
-    for client in OPENER._clients.values():
-        client.close()
-    OPENER._clients.clear()
+    forget_references()
 
 
 def address(array: Any) -> int:
@@ -143,59 +136,12 @@ def test_region_on_its_way_is_kept_when_its_sender_has_closed_and_replaced_it(
     assert pickle.loads(value).sum() == 45
 
 
-def test_region_on_its_way_is_dropped_in_the_end(host: WatchedHost, shm: shmclient.Client) -> None:
-    before = host.counts()["leases"]
-    with shm.put("x", np.arange(10.0)) as region:
-        sent = pickle.dumps(region)
-    shm.unlink("x")
-    assert host.counts()["leases"] == before + 1
-    last = references.time.monotonic() + references.KEPT_S
-    TRANSIT.drop(last - 10)
-    assert host.counts()["leases"] == before + 1
-    TRANSIT.drop(last)
-    assert host.counts()["leases"] == before
-    with pytest.raises(shmclient.RegionNotFound, match=r"region 'x', generation 1 is gone.*keep the region"):
-        pickle.loads(sent)
-
-
-def test_reference_is_kept_once_however_often_it_is_pickled(host: WatchedHost, shm: shmclient.Client) -> None:
-    with shm.put("x", np.arange(10.0)) as region:
-        before = host.counts()
-        for _ in range(100):
-            pickle.dumps(region)
-        after = host.counts()
-    assert (after["leases"], after["descriptors"]) == (before["leases"], before["descriptors"])
-
-
-def test_killed_sender_takes_its_references_with_it(host: WatchedHost, shm: shmclient.Client) -> None:
-    reader, writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(
-        target=send_and_wait, args=(host.socket_path, writer)
-    )
-    process.start()
-    assert reader.poll(60)
-    sent = reader.recv_bytes()
-    assert pickle.loads(sent).generation == 1
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    shm.unlink("x")
-    with pytest.raises(shmclient.RegionNotFound):
-        while True:  # until the host has seen its end
-            pickle.loads(sent).close()
-
-
-def send_and_wait(path: str, writer: Any) -> None:
-    with shmclient.connect(path) as shm, shm.put("x", np.arange(10.0)) as region:
-        writer.send_bytes(pickle.dumps(region))
-        signal.pause()
-
-
 def test_reference_to_a_former_host_is_refused(shm: shmclient.Client) -> None:
     with shm.put("x", b"1") as region:
         function, arguments = region.__reduce__()[:2]
     with pytest.raises(shmclient.RegionNotFound, match="host that is gone"):
         function(arguments[0], "another", *arguments[2:])
+    function(*arguments).close()
 
 
 def test_reference_of_what_one_may_not_read_is_not_found(host: WatchedHost, shm: shmclient.Client) -> None:
@@ -213,6 +159,7 @@ def test_reference_of_what_one_may_not_read_is_not_found(host: WatchedHost, shm:
                 pickle.loads(sent)
 
         in_child(load)
+        pickle.loads(sent).close()
 
 
 @pytest.mark.parametrize("value", [np.zeros(3), b"bytes", memoryview(b"bytes"), object, {1}], ids=type)

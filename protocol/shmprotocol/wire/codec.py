@@ -39,6 +39,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     24: m.RestoreLedger,
     25: m.RestoreArena,
     26: m.Claim,
+    27: m.Keep,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,

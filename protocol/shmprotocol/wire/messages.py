@@ -27,6 +27,8 @@ from shmprotocol.wire.items import Tally as Tally
 from shmprotocol.wire.items import Timing as Timing
 from shmprotocol.wire.items import Total as Total
 from shmprotocol.wire.items import Use as Use
+from shmprotocol.wire.reference_messages import Claim as Claim
+from shmprotocol.wire.reference_messages import Keep as Keep
 from shmprotocol.wire.restore_messages import HANDED_BACK as HANDED_BACK
 from shmprotocol.wire.restore_messages import ArenaRestored as ArenaRestored
 from shmprotocol.wire.restore_messages import LedgerRestored as LedgerRestored
@@ -173,13 +175,6 @@ class Open(NamedTuple):
     open_names: tuple[str, ...]
     held: tuple[int, ...]
     wait: bool
-
-
-class Claim(NamedTuple):
-    """Ask for a lease of a region by its number, current or not. The reply is Opened. Since version 5."""
-
-    id: int
-    region: int
 
 
 class Release(NamedTuple):
