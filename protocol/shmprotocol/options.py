@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
@@ -18,6 +18,7 @@ from shmprotocol.wire.names import check_name
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
+C = TypeVar("C", bound=Callable[..., Any])
 COMPLETED_MAX = 1000  # names that a shell is told: more nobody reads
 COMPLETION_S = 2.0  # a shell waits for this without a word
 
@@ -75,11 +76,10 @@ def complete_names(context: click.Context, parameter: click.Parameter, incomplet
 
 
 # A region's or arena's name given to an option; that of an argument is checked by what it is used for.
-name_type = Checked("name", check_name)
-socket_option = click.option(
-    "--socket",
-    "path",
-    type=Checked("path", lambda text: socket_path(text, {})),
-    metavar="PATH",
-    help=SOCKET_HELP,
-)
+name_type: Checked = Checked("name", check_name)
+
+
+def socket_option(command: C) -> C:
+    """Add `--socket PATH` to a command, as its parameter `path`."""
+    kind = Checked("path", lambda text: socket_path(text, {}))
+    return click.option("--socket", "path", type=kind, metavar="PATH", help=SOCKET_HELP)(command)

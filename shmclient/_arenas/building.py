@@ -23,8 +23,8 @@ class ArenaBuilder(Placing):
     """
 
     def __init__(self, owner: Any, name: str, size: int) -> None:
-        self.name = f"{owner.name}/{name}"
-        self.size = size
+        self.name: str = f"{owner.name}/{name}"
+        self.size: int = size
         self._short = name
         self._loan: Loan | None = owner._loan(size + ROOM_FOR_TYPE, b"", VALUE_OBJECTS, name)
         self.address: int = self._loan.address

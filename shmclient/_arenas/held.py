@@ -31,7 +31,7 @@ class ArenaValue(Exporter):
         self._reader = reader
         self._short = name
         self._held = held
-        self.name = f"{reader.name}/{name}"
+        self.name: str = f"{reader.name}/{name}"
         self.generation: int = held.generation
         self.published_ns: int = held.published_ns  # CLOCK_MONOTONIC: time.monotonic_ns() of any process
 

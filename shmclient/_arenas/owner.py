@@ -66,8 +66,8 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
         raise TypeError("an Arena is made by a client: `with client.arena(name, size=...) as arena`")
 
     def _begin(self, outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> None:
-        self.name = request.name
-        self.span = reply.span
+        self.name: str = request.name
+        self.span: int = reply.span
         self._outbox = outbox
         self._number = reply.region
         self._descriptor = descriptors.Owned()  # of its memory, until it is kept

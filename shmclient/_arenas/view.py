@@ -26,7 +26,7 @@ class BaseArenaView(Mapping[str, Any]):
         raise TypeError(f"a {type(self).__name__} has no constructor: use client.open_arena()")
 
     def _begin(self, client: Any, reader: Reader, anywhere: bool) -> None:
-        self.name = reader.name
+        self.name: str = reader.name
         self._client = client
         self._reader = reader
         self._anywhere = anywhere

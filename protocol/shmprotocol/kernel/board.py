@@ -46,7 +46,7 @@ class Writer:
         except BaseException:
             self.close()  # the kernel and the C library have the mutex in a list of this thread
             raise
-        self.first = self._base + HEADER_SIZE + _ROOT
+        self.first: int = self._base + HEADER_SIZE + _ROOT
 
     def set(self, line: int, region: int, generation: int) -> None:
         """Write a line, and wake those who sleep on it."""
@@ -94,10 +94,12 @@ class Reader:
             raise BadRegion("the host's board is not one, or its numbers contradict each other")
         self.memory = memory
         self._open = ffi.new("uint32_t *", 1)
-        self.is_open = int(ffi.cast("uintptr_t", self._open))  # the address of a word, for those who look
+        self.is_open: int = int(
+            ffi.cast("uintptr_t", self._open)
+        )  # the address of a word, for those who look
         self._board = board
         self._lines = board.lines
-        self.owner = address + root + _OWNER + board.owner_at
+        self.owner: int = address + root + _OWNER + board.owner_at
         self._first = address + root + _ROOT
 
     def line(self, number: int) -> int:
@@ -126,7 +128,7 @@ class Waker:
 
     def __init__(self) -> None:
         self._word = ffi.new("uint32_t *")
-        self.address = int(ffi.cast("uintptr_t", self._word))
+        self.address: int = int(ffi.cast("uintptr_t", self._word))
 
     def count(self) -> int:
         """Return how often it was woken, modulo 2**32."""

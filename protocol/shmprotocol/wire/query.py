@@ -158,7 +158,7 @@ class Query:
         self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
         self._client = client
         self._windows: tuple[tuple[int, int], ...] = ()
-        self.version = m.VERSION_MIN  # of the wire, known inside of the block
+        self.version: int = m.VERSION_MIN  # of the wire, known inside of the block
         self._connection = Connection("client")
         self._socket: socket.socket | None = None
 

@@ -11,19 +11,26 @@ import struct
 
 import msgpack
 
-from shmprotocol.native import builtins
+from shmprotocol.native.builtins import pack_opened as opened
+from shmprotocol.native.builtins import pack_published as published
+from shmprotocol.native.builtins import parse_assign, parse_put, parse_request
+from shmprotocol.native.builtins import parse_attach as parse
 from shmprotocol.wire.codec import TAG_OF
 from shmprotocol.wire.messages import Grant, Release
 
+__all__ = [
+    "opened",
+    "pack_grant",
+    "parse",
+    "parse_assign",
+    "parse_put",
+    "parse_request",
+    "published",
+    "release",
+]
+
 _LENGTH = struct.Struct("<I")
 _RELEASE = bytes((0x94, TAG_OF[Release], 0, 0, 0x91))  # id 0, an array of one lease
-
-parse = builtins.parse_attach
-opened = builtins.pack_opened
-parse_put = builtins.parse_put
-parse_assign = builtins.parse_assign
-parse_request = builtins.parse_request
-published = builtins.pack_published
 
 
 def release(lease: int) -> bytes:
