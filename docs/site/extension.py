@@ -50,7 +50,8 @@ def show_modes(
 
 def relink(_app: Sphinx, page: str, source: list[str]) -> None:
     """Give a page its text, with links as they are in the site."""
-    source[0] = links.text_of(page, source[0])
+    text = links.with_other_pages(source[0]) if page == "index" else source[0]
+    source[0] = links.text_of(page, text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

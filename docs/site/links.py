@@ -22,6 +22,15 @@ def text_of(page: str, text: str) -> str:
     return _LINK.sub(lambda match: _linked(path.parent, match), text)
 
 
+def with_other_pages(text: str) -> str:
+    """Put each page that the index does not name, such as a new one, in place of the line `...`."""
+    names = (path.relative_to(DOCS).with_suffix("").as_posix() for path in sorted(DOCS.rglob("*.md")))
+    others = [name for name in names if not re.search(rf"^(?:.* <)?{name}>?$", text, re.MULTILINE)]
+    return re.sub(
+        r"^\.\.\.\n", "".join(f"{name}\n" for name in others if name != "index"), text, flags=re.MULTILINE
+    )
+
+
 def _linked(folder: Path, match: re.Match[str]) -> str:
     path = (folder / match["path"]).resolve()
     if path.is_dir():
