@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from shmhost.commands import regions
+from shmhost.commands import fleet, regions
 from shmhost.commands import serve as host
 from shmprotocol.cli import manual, run
 
@@ -18,7 +18,7 @@ def cli() -> None:
     """Share memory between the processes of this machine, at one address in all of them."""
 
 
-for _command in (*host.COMMANDS, *regions.COMMANDS):
+for _command in (*host.COMMANDS, *regions.COMMANDS, *fleet.COMMANDS):
     cli.add_command(_command)
 
 

@@ -26,6 +26,7 @@ TEXTS = {
     "store": "4096",
     "until_idle": "60",
     "policy": "/etc/shmhost/policy.toml",
+    "fleet": "/etc/shmhost/fleet.toml",
     "log_format": "json",
     "log_level": "warning",
     "metrics": "127.0.0.1:9464",

@@ -11,8 +11,10 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from shmhost.commands.fleet import ask_fleet, file_option
 from shmhost.commands.options import json_option, print_json
 from shmhost.commands.views import arenas as arenas_view
+from shmhost.commands.views import fleet as fleet_view
 from shmhost.commands.views import map as map_view
 from shmhost.commands.views import regions as regions_view
 from shmhost.commands.views import users as users_view
@@ -215,17 +217,26 @@ def _holds(query: Query, prefix: str) -> list[dict[str, object]]:
 @click.option(
     "--svg", "svg", type=click.Path(dir_okay=False, writable=True), help="Write an SVG to this file."
 )
-def map_command(path: str | None, as_json: bool, svg: str | None) -> None:
-    """Show the layout of the host's windows: all generations, to scale, and free addresses."""
+@file_option
+def map_command(path: str | None, as_json: bool, svg: str | None, file: str | None) -> None:
+    """Show the layout of the host's windows: all generations, to scale, and free addresses.
+
+    With the file of a fleet, its slices come first, and who hands out of them.
+    """
+    hosts = ask_fleet(file) if file is not None else None
     with _query(path) as query:
         regions = [inspection.info for inspection in query.inspect("")]
         windows = query.windows()
     if svg is not None:
         Path(svg).write_text(map_view.map_svg(windows, regions), encoding="utf-8")
     elif as_json:
-        print_json({"windows": windows, "regions": [regions_view.region_dict(info) for info in regions]})
+        fleet = {} if hosts is None else {"fleet": hosts}
+        rows = [regions_view.region_dict(info) for info in regions]
+        print_json({"windows": windows, "regions": rows, **fleet})
     else:
         console = Console()
+        for line in fleet_view.slice_lines(hosts or ()):
+            console.print(line, soft_wrap=True)
         for window in windows:
             for line in map_view.map_lines(window, regions, console.width):
                 console.print(line, no_wrap=True, crop=True)

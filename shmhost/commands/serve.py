@@ -25,6 +25,7 @@ from shmhost.commands.doctor.measure import examine
 from shmhost.commands.doctor.table import as_json as doctor_json
 from shmhost.commands.doctor.table import doctor_table, is_healthy
 from shmhost.commands.options import json_option, print_json
+from shmhost.fleet.config import read_fleet
 from shmhost.machine import logs
 from shmhost.serving.given import Given, take_given
 from shmhost.serving.notify import Notifier, store_room
@@ -121,7 +122,7 @@ def _leave() -> NoReturn:
 )
 @setting_options
 @json_option
-@click.option("--check", is_flag=True, help="Only look for mistakes, in the policy too.")
+@click.option("--check", is_flag=True, help="Only look for mistakes, in the policy and the fleet's file too.")
 def config_command(as_json: bool, check: bool, **options: Any) -> None:
     """Show the settings that `serve` would use, and the source of each.
 
@@ -146,6 +147,9 @@ def config_command(as_json: bool, check: bool, **options: Any) -> None:
 
 def _check(config: Config) -> None:
     """Say what the policy has, or raise InvalidArgument with all its mistakes."""
+    if config.fleet:
+        plan = read_fleet(config.fleet, config.windows)
+        print(f"no mistakes in the fleet's file: {plan.fleet}, {plan.slices} slices, as {plan.name}")
     if not config.policy:
         print("no mistakes: there is no policy")
         return

@@ -35,6 +35,7 @@ MAX_COUNT = 2**64 - 1  # of a Use: as much as there is
 MAX_USES = 512  # of a Measured: of 50 bytes at most each
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
+Gauge = tuple[str, str, float]  # a figure for metrics: its name, what it says, and its value
 MakeObject = Callable[[Backend, str, int], MemoryObject]
 MakeArena = Callable[
     [str, int, bool, bytes], ArenaObject
@@ -161,6 +162,7 @@ class Hub:
     returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
     stored: Stored | None = None  # what outlives this host without a client
     check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
+    fleet_gauges: Callable[[], Sequence[Gauge]] = tuple  # of the fleet, for metrics
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking
     reserve_max: int = 0  # bytes that the connections of a uid may reserve

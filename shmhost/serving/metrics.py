@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import anyio
 import anyio.to_thread
 
-from shmhost.core.hub import Hub
+from shmhost.core.hub import Gauge, Hub
 from shmhost.core.meter import BOUNDS
 from shmhost.machine.socket_file import SocketFile
 from shmhost.settings.config import metrics_address
@@ -41,13 +41,14 @@ STATES = [state for state in State if state is not State.FREED]
 class Snapshot(NamedTuple):
     """The data of one scrape. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
     in nanoseconds; `windows`: base, size and free bytes of each; `stored`: regions that a service manager
-    has, and may have.
+    has, and may have; `fleet`: what the part that joins hosts says.
     """
 
     measured: Measured
     latencies: dict[str, tuple[list[int], int]]
     windows: list[tuple[int, int, int]]
     stored: tuple[int, int] = (0, 0)
+    fleet: Sequence[Gauge] = ()
 
 
 def snapshot_of(hub: Hub) -> Snapshot:
@@ -57,6 +58,7 @@ def snapshot_of(hub: Hub) -> Snapshot:
         {name: (list(latency.counts), latency.total_ns) for name, latency in hub.meter.latencies.items()},
         [(window.base, window.size, window.free()) for window in hub.registry.allocator.windows],
         (len(hub.stored), hub.stored.room) if hub.stored is not None else (0, 0),
+        hub.fleet_gauges(),
     )
 
 
@@ -92,6 +94,7 @@ def _host_families(snapshot: Snapshot, version: str) -> Iterator[Any]:
         ("expected_region_bytes", "Bytes of their regions, as whole objects", measured.expected_bytes),
         ("stored_regions", "Regions in the store of the service manager", snapshot.stored[0]),
         ("stored_regions_max", "Limit of the regions there", snapshot.stored[1]),
+        *snapshot.fleet,
     ):
         yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (

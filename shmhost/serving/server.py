@@ -31,7 +31,6 @@ from shmhost.core.readings import forgetting
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.successors import check_successor
-from shmhost.core.window import Allocator
 from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_now
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, open_board
@@ -52,6 +51,7 @@ from shmhost.serving.idle import Idle
 from shmhost.serving.keeping import Expiry
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
+from shmhost.serving.membership import Membership
 from shmhost.serving.notes import Notes
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
@@ -121,9 +121,10 @@ class Host:
         self._store = store or Store(self._notifier, 0)
         self._predecessor: socket.socket | None = None  # which was taken over, until it is gone
         self._notes = Notes(config.socket_path)
+        self._membership = membership = Membership(config, takes_over=takes_over)
         self.registry: Registry = Registry(
-            Allocator(config.windows, secrets.randbelow),
-            Accounts(totals_of(config), privileged_uids()),
+            membership.allocator,
+            Accounts(totals_of(config, membership.slices), privileged_uids()),
             time.time_ns,
             self._dispose,
             generations=Generations(self._notes.store_ceiling),
@@ -169,9 +170,12 @@ class Host:
             given = self._heritage.metrics(self.config.metrics)
         with inherited(self._listener, socket_file) if self._listener else socket_file as listener:
             try:
-                async with metrics.serving(
-                    self.config.metrics, self.config.socket_mode, snapshot, given
-                ) as self._scraped:
+                async with (
+                    self._membership.joined(self._hub),
+                    metrics.serving(
+                        self.config.metrics, self.config.socket_mode, snapshot, given
+                    ) as self._scraped,
+                ):
                     self._notes.lock = socket_file.lock
                     if self._heritage is None:
                         self._notes.begin(self._hub.meter, self.registry.generations)
@@ -271,7 +275,7 @@ class Host:
 
     def _be_taken_over(self, listener: socket.socket, workers: Workers, turns: Turns) -> None:
         """Answer a successor from now on, if this process can end for it."""
-        if self._leave is None:
+        if self._leave is None or self._membership.plan is not None:
             return
         lock, lingering = self._notes.lock, self._lingering
         assert lock is not None

@@ -46,6 +46,7 @@ class Config:
     store: int | None = None  # regions that a service manager keeps; None: as many as it says
     until_idle: float = 0  # seconds without a connection after which it stops; 0: it never does
     policy: str = ""  # the path of a file, see `policies`; "": none
+    fleet: str = ""  # likewise, see `fleet.config`
 
     def __post_init__(self) -> None:
         check_mode(self.socket_mode)

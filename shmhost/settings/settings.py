@@ -160,6 +160,14 @@ SETTINGS = (
         "Rules in TOML: who may create which names, and have how much. Default: none.",
     ),
     Setting(
+        "fleet",
+        "fleet",
+        lambda text: os.path.abspath(text) if text else "",
+        str,
+        "FILE",
+        "Join the hosts of other machines, as this TOML file says. Needs the extra `fleet`. Default: none.",
+    ),
+    Setting(
         "log_format",
         "log_format",
         lambda text: check_choice("log format", FORMATS, text),

@@ -26,12 +26,12 @@ MIN_QUEUED, MAX_QUEUED = 8 * MIB, 64 * MIB
 MIN_LISTENING, MAX_LISTENING = 16_384, 2**20  # watches and names that are waited for: likewise
 
 
-def totals_of(config: Config) -> Totals:
-    """Return the totals of a host with these settings, in this process."""
+def totals_of(config: Config, slices: int = 1) -> Totals:
+    """Return the totals of a host with these settings, in this process, and with one of so many slices."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files == resource.RLIM_INFINITY:
         files = UNLIMITED
-    addresses = sum(size for _, size in config.windows)
+    addresses = sum(size // slices for _, size in config.windows)
     # Each region takes a STEP at least, and a descriptor. Where these are fewer than half of the steps, only
     # arenas can use up all addresses.
     are_scarce = addresses // STEP < 2 * files

@@ -29,6 +29,7 @@ def test_each_setting_means_the_same_wherever_it_is(where: str, tmp_path: Path) 
         store=4096,
         until_idle=60,
         policy="/etc/shmhost/policy.toml",
+        fleet="/etc/shmhost/fleet.toml",
     )
 
 

@@ -24,7 +24,7 @@ ROOMS = {
         *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_arenas", "_pins"),
         *("_drivers", "client", "aio", "_shared", "shared_memory", "_commands", "__main__"),
     ],
-    "shmhost": ["core", "machine", "settings", "serving", "commands", "cli", "testing", "__main__"],
+    "shmhost": ["core", "machine", "settings", "fleet", "serving", "commands", "cli", "testing", "__main__"],
 }
 # What waits or looks at the world: not for the pure modules.
 WAITING = {"socket", "os", "time", "threading", "logging", "asyncio", "anyio", "select", "subprocess"}
@@ -88,6 +88,17 @@ def test_core_of_the_host_imports_nothing_that_waits() -> None:
     modules = (FOLDERS["shmhost"] / "core").glob("*.py")
     waiting = {module.name: wrong for module in modules if (wrong := imported(module) & WAITING)}
     assert waiting == {"objects.py": {"os"}}
+
+
+@pytest.mark.parametrize("name", ["plan", "claims", "members", "messages"])
+def test_fleet_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
+    assert imported(FOLDERS["shmhost"] / "fleet" / f"{name}.py") & WAITING == set()
+
+
+def test_zenoh_is_used_by_one_module_and_loaded_only_with_a_fleet() -> None:
+    assert users("zenoh") == {"engine.py"}
+    script = "import shmhost.cli, shmhost.serving.server, sys; assert 'zenoh' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""The command `fleet`: what the hosts of a fleet say, each about itself. Looks from outside, as no host."""
+
+from __future__ import annotations
+
+import os
+
+import rich_click as click
+from rich.console import Console
+
+from shmhost.commands.options import json_option, print_json
+from shmhost.commands.views import fleet as fleet_view
+from shmhost.fleet.config import read_fleet
+from shmprotocol.cli import manual
+
+ASK_S = 5.0
+
+file_option = click.option(
+    "--fleet",
+    "file",
+    metavar="FILE",
+    envvar="SHMHOST_FLEET",
+    type=click.Path(dir_okay=False),
+    help="The file that the host here was started with. Default: $SHMHOST_FLEET.",
+)
+
+
+def ask_fleet(file: str) -> list[fleet_view.Row]:
+    """Return what each host of a fleet says. HostError: none can be reached; InvalidArgument: the file."""
+    from shmhost.fleet.engine import observe
+    from shmhost.fleet.messages import pack
+
+    plan = read_fleet(os.path.abspath(file), ())
+    return fleet_view.rows_of(observe(plan, pack("status"), ASK_S))
+
+
+@click.command("fleet", epilog=manual("shmhost fleet --fleet fleet.toml", "shmhost fleet --json | jq .hosts"))
+@file_option
+@json_option
+def fleet_command(file: str | None, as_json: bool) -> None:
+    """Show the hosts of a fleet: their slices of the addresses, their links, and who does not fit."""
+    if file is None:
+        raise click.UsageError("say which fleet: --fleet FILE, or $SHMHOST_FLEET")
+    rows = ask_fleet(file)
+    if as_json:
+        print_json({"hosts": rows})
+        return
+    console = Console()
+    console.print(fleet_view.fleet_table(rows))
+    for line in fleet_view.problems(rows):
+        console.print(line)
+
+
+COMMANDS = (fleet_command,)

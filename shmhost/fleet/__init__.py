@@ -1,0 +1,1 @@
+"""Hosts of several machines that share addresses and regions. Loaded by `serve --fleet` alone."""

@@ -1,0 +1,145 @@
+"""The file of a fleet: who this host is in it, how it reaches others, what it shares. Opens no socket."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shmhost.fleet.plan import Windows, check_slices
+from shmprotocol.errors import InvalidArgument
+
+T = TypeVar("T")
+
+SLICES = 16
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a part of a key: zenoh gives / * $ ? # a meaning
+MAX_FILE = 2**20  # bytes
+MAX_ITEMS = 1024
+TLS_KEYS = ("ca", "certificate", "key")
+EXAMPLES = "tcp/127.0.0.1:7447 or, with [tls], tls/10.0.0.1:7447"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths of PEM files: both sides of each link show a certificate of this CA."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """The values of fleet.toml. `slice` is None if the hosts are to agree on one."""
+
+    path: str
+    fleet: str
+    name: str
+    listen: tuple[str, ...] = ()
+    connect: tuple[str, ...] = ()
+    slices: int = SLICES
+    slice: int | None = None
+    tls: Tls | None = None
+
+
+def read_fleet(path: str, windows: Windows) -> FleetConfig:
+    """Return the fleet of a file, for a host with these windows. InvalidArgument: it has a mistake."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            values = tomllib.loads(stream.read(MAX_FILE))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"the fleet file {path} cannot be read: {error}") from None
+    try:
+        return _config(path, values, windows)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+
+
+def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
+    unknown = sorted(set(values) - set(KEYS))
+    if unknown:
+        raise InvalidArgument(f"the key {unknown[0]!r:.60} is unknown: use {', '.join(KEYS)}")
+    if "fleet" not in values:
+        raise InvalidArgument('the name of the fleet is missing, such as fleet = "lab"')
+    tls = _tls(values["tls"], os.path.dirname(os.path.abspath(path))) if "tls" in values else None
+    slices = check_slices(windows, _typed(values, "slices", int, SLICES))
+    number = _typed(values, "slice", int, -1)
+    if "slice" in values and not 0 <= number < slices:
+        raise InvalidArgument(f"slice is a number from 0 to {slices - 1}, not {number}")
+    return FleetConfig(
+        path,
+        _name(values["fleet"], "fleet"),
+        _name(values.get("name", socket.gethostname()), "name"),
+        _endpoints(values, "listen", tls),
+        _endpoints(values, "connect", tls),
+        slices,
+        number if "slice" in values else None,
+        tls,
+    )
+
+
+def _name(value: object, key: str) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise InvalidArgument(f"{key} is 1 to 63 letters, digits, dots, dashes, not {value!r:.80}")
+    return value
+
+
+def _typed(values: dict[str, Any], key: str, kind: type[T], default: T) -> T:
+    value = values.get(key, default)
+    if type(value) is not kind:
+        raise InvalidArgument(f"{key} is not {value!r:.60}: it takes a value of type {kind.__name__}")
+    return value
+
+
+def _texts(values: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = _typed(values, key, list, [])
+    if len(texts) > MAX_ITEMS or not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument(f"{key} is a list of at most {MAX_ITEMS} texts, not {texts!r:.80}")
+    return tuple(texts)
+
+
+def _tls(values: object, folder: str) -> Tls:
+    if not isinstance(values, dict) or set(values) != set(TLS_KEYS):
+        raise InvalidArgument(f"[tls] has just {', '.join(TLS_KEYS)}: each is the path of a PEM file")
+    paths = [os.path.join(folder, _typed(values, key, str, "")) for key in TLS_KEYS]
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise InvalidArgument(f"[tls]: the file {path} cannot be read")
+    return Tls(*paths)
+
+
+def _endpoints(values: dict[str, Any], key: str, tls: Tls | None) -> tuple[str, ...]:
+    endpoints = _texts(values, key)
+    for endpoint in endpoints:
+        _check_endpoint(endpoint, key, tls)
+    return endpoints
+
+
+def _check_endpoint(endpoint: str, key: str, tls: Tls | None) -> None:
+    """Refuse an endpoint over which other machines would reach this one without a certificate."""
+    protocol, _, address = endpoint.partition("/")
+    host, _, port = address.rpartition(":")
+    if protocol not in ("tcp", "tls") or not port.isdecimal() or re.search(r"[?#;/]", address):
+        raise InvalidArgument(f"{key}: an endpoint is such as {EXAMPLES}, not {endpoint!r:.80}")
+    if protocol == "tls" and tls is None:
+        raise InvalidArgument(f"{key}: {endpoint} needs [tls] with {', '.join(TLS_KEYS)}")
+    if protocol == "tcp" and not is_loopback(host):
+        raise InvalidArgument(
+            f"{key}: {endpoint} is not an address of this machine alone, and whoever reaches it could read "
+            f"and announce regions: use tls/{address}, and [tls] with {', '.join(TLS_KEYS)}"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only processes of this machine reach; a name never is."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+KEYS = ("fleet", "name", "listen", "connect", "slices", "slice", "tls")

@@ -1,0 +1,332 @@
+"""The engine: everything that this project asks of zenoh, and nothing else imports it. Decides nothing.
+
+zenoh calls back on threads of its own. Its words go into a queue of limited length, and the thread of the
+event loop is woken; calls of zenoh, which may wait for a slow link, are made by threads of this module. So
+neither ever waits for the other. zenoh's own shared memory is off, and so is multicast: hosts meet by the
+endpoints in their files, and by what their peers say about others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from shmhost.fleet.config import FleetConfig
+from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
+
+MAX_QUEUE = (
+    4096  # events that the loop has not taken yet; questions have most of the bytes, up to MAX_QUESTION
+)
+MAX_QUESTION = 2**16  # bytes
+MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
+THREADS = 4  # for calls: one that waits for a slow peer is not in the way of the others
+LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
+
+
+class Absent(NamedTuple):
+    """A host has gone, or cannot be reached any more."""
+
+    address: str
+
+
+class Present(NamedTuple):
+    """A host has come into sight."""
+
+    address: str
+
+
+class News(NamedTuple):
+    """A message that a host has sent to all."""
+
+    address: str
+    data: bytes
+
+
+class Lost(NamedTuple):
+    """Events were dropped, as they came faster than they were taken."""
+
+
+class Question(NamedTuple):
+    """A message that a host wants an answer to: one call of `reply` or `refuse`, from any thread."""
+
+    data: bytes
+    reply: Callable[[bytes], None]
+    refuse: Callable[[str], None]
+
+
+Event = Absent | Present | News | Lost | Question
+
+
+class Refusal(ShmError):
+    """A peer has answered a question with a refusal."""
+
+
+class Engine:
+    """The links of one host to its fleet. `handle` gets each event, in the thread of the loop.
+
+    `open` and `close` wait: call them in a thread. All other methods return at once.
+    """
+
+    def __init__(self, plan: FleetConfig, address: str, handle: Callable[[Event], None]) -> None:
+        self._plan = plan
+        self._prefix = f"shmhost/{plan.fleet}"
+        self._address = address
+        self._handle = handle
+        self._loop = asyncio.get_running_loop()
+        self._queue: collections.deque[Event] = collections.deque()
+        self._lock = threading.Lock()  # of the two that follow
+        self._is_woken = False
+        self._has_lost = False
+        self._calls = ThreadPoolExecutor(THREADS, "shmhost-fleet")
+        self._session: Any = None
+        self._declared: list[Any] = []  # zenoh undeclares what is collected
+
+    def open(self) -> None:
+        """Open the links and listen. HostError: an endpoint cannot be used, or zenoh is not installed."""
+        zenoh = _zenoh()
+        try:
+            self._session = session = zenoh.open(_settings(zenoh, self._plan))
+            live, ask, news = (f"{self._prefix}/{kind}" for kind in ("live", "ask", "news"))
+            hosts = session.liveliness()
+            self._declared = [
+                session.declare_queryable(f"{ask}/{self._address}", _callback(zenoh, self._asked)),
+                session.declare_subscriber(f"{news}/*", _callback(zenoh, self._heard)),
+                hosts.declare_subscriber(f"{live}/*", _callback(zenoh, self._lives), history=True),
+            ]
+        except zenoh.ZError as error:
+            raise HostError(f"the fleet {self._plan.fleet!r} of {self._plan.path}: {error}") from None
+
+    def appear(self) -> None:
+        """Let others see this host. For a thread."""
+        token = self._session.liveliness().declare_token(f"{self._prefix}/live/{self._address}")
+        self._declared.append(token)
+
+    def close(self) -> None:
+        """Close all links. May be called again."""
+        session, self._session = self._session, None
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        if session is not None:
+            self._declared.clear()
+            session.close()
+
+    def links(self) -> int:
+        """Return the number of hosts, and observers, to which there is a link. For a thread."""
+        session = self._session
+        return len(session.info.peers_zid()) + len(session.info.routers_zid()) if session is not None else 0
+
+    def tell(self, data: bytes) -> None:
+        """Send a message to all, as soon as that can be done."""
+        self._call(lambda session: session.put(f"{self._prefix}/news/{self._address}", data))
+
+    def ask(self, address: str, data: bytes, timeout_s: float) -> asyncio.Future[bytes]:
+        """Ask one host; the result is its answer.
+
+        Refusal: it refuses. HostGone: it cannot be reached. HostTimeout.
+        """
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        answers: list[Any] = []
+
+        def done() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_settle, future, answers)
+
+        def call(session: Any) -> None:
+            zenoh = _zenoh()
+            handler = zenoh.handlers.Callback(answers.append, done)
+            session.get(f"{self._prefix}/ask/{address}", handler, payload=data, timeout=timeout_s)
+
+        def failed(error: Exception) -> None:
+            answers.append(error)
+            done()
+
+        self._call(call, failed)
+        return future
+
+    def _call(
+        self, call: Callable[[Any], None], failed: Callable[[Exception], object] = lambda _: None
+    ) -> None:
+        def run() -> None:
+            session = self._session
+            try:
+                if session is None:
+                    raise HostGone("this host has left its fleet")
+                call(session)
+            except Exception as error:  # zenoh's are not all of one class; the links may be closed meanwhile
+                failed(error)
+
+        try:
+            self._calls.submit(run)
+        except RuntimeError as error:  # closed
+            failed(error)
+
+    def _lives(self, sample: Any) -> None:
+        address = str(sample.key_expr).rpartition("/")[2]
+        if address != self._address:
+            is_there = sample.kind == _zenoh().SampleKind.PUT
+            self._put(Present(address) if is_there else Absent(address))
+
+    def _heard(self, sample: Any) -> None:
+        address = str(sample.key_expr).rpartition("/")[2]
+        if address != self._address and len(sample.payload) <= MAX_RECEIVED:
+            self._put(News(address, sample.payload.to_bytes()))
+
+    def _asked(self, query: Any) -> None:
+        """Queue a question; zenoh finishes it when it is dropped, answered or not."""
+        key, payload = query.key_expr, query.payload
+
+        def finish(answer: Callable[[], None]) -> None:
+            def call(_session: Any) -> None:
+                with query:
+                    answer()
+
+            self._call(call)
+
+        if payload is None or len(payload) > MAX_QUESTION:
+            finish(lambda: query.reply_err(b"a question has 1 to 65536 bytes"))
+            return
+        question = Question(
+            payload.to_bytes(),
+            lambda data: finish(lambda: query.reply(key, data)),
+            lambda text: finish(lambda: query.reply_err(text.encode())),
+        )
+        if not self._put(question):
+            question.refuse("busy: more questions come than are answered")
+
+    def _put(self, event: Event) -> bool:
+        with self._lock:
+            is_full = len(self._queue) >= MAX_QUEUE
+            if is_full:
+                self._has_lost = True
+            else:
+                self._queue.append(event)
+            must_wake, self._is_woken = not self._is_woken, True
+        if must_wake:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._drain)
+        return not is_full
+
+    def _drain(self) -> None:
+        """Handle what has come; a part of it at a time, so that clients of the host have their turns."""
+        for _ in range(16):
+            with self._lock:
+                if not self._queue:
+                    event: Event | None = Lost() if self._has_lost else None
+                    self._has_lost = False
+                    self._is_woken = event is not None
+                else:
+                    event = self._queue.popleft()
+            if event is None:
+                return
+            self._handle(event)
+        self._loop.call_soon(self._drain)
+
+
+def observe(plan: FleetConfig, question: bytes, timeout_s: float) -> dict[str, bytes | str]:
+    """Ask all hosts of a fleet without being one; return their answers by address, a text for a failure.
+
+    Waits. HostError: no host can be reached.
+    """
+    zenoh = _zenoh()
+    prefix = f"shmhost/{plan.fleet}"
+    try:
+        with zenoh.open(_settings(zenoh, plan, is_observer=True)) as session:
+            tokens = _tokens(session, f"{prefix}/live/*", timeout_s)
+            handlers = {
+                address: session.get(f"{prefix}/ask/{address}", payload=question, timeout=timeout_s)
+                for address in tokens
+            }
+            return {address: _observed(handler) for address, handler in handlers.items()}
+    except zenoh.ZError as error:
+        raise HostError(f"the fleet {plan.fleet!r} cannot be reached: {error}") from None
+
+
+def _tokens(session: Any, key: str, timeout_s: float) -> list[str]:
+    """Return the hosts that are there, once a link to one has come up."""
+    arrived = threading.Event()
+    subscriber = session.liveliness().declare_subscriber(key, lambda _sample: arrived.set(), history=True)
+    if not arrived.wait(timeout_s):
+        raise HostError(
+            f"no host of the fleet answers within {timeout_s:g} s: is `shmhost serve --fleet` up?"
+        )
+    replies = list(session.liveliness().get(key, timeout=timeout_s))
+    subscriber.undeclare()
+    return sorted({str(reply.ok.key_expr).rpartition("/")[2] for reply in replies if reply.ok is not None})
+
+
+def _observed(handler: Any) -> bytes | str:
+    answer: bytes | str = "does not answer"
+    for reply in handler:
+        if reply.ok is not None:
+            answer = reply.ok.payload.to_bytes()
+        elif reply.err is not None:
+            answer = _text(reply.err)
+    return answer
+
+
+def _text(error: Any) -> str:
+    return bytes(error.payload.to_bytes()[:500]).decode(errors="replace")
+
+
+def _settle(future: asyncio.Future[bytes], answers: list[Any]) -> None:
+    """Set the result of a question, in the thread of the loop."""
+    if future.done():
+        return
+    answer = answers[0] if answers else None
+    if answer is None:
+        future.set_exception(HostGone("the host cannot be reached"))
+    elif isinstance(answer, Exception):
+        future.set_exception(HostGone(f"the host cannot be reached: {answer}"))
+    elif answer.ok is not None:
+        if len(answer.ok.payload) > MAX_RECEIVED:
+            future.set_exception(Refusal(f"the answer has {len(answer.ok.payload)} bytes"))
+        else:
+            future.set_result(answer.ok.payload.to_bytes())
+    else:
+        reason = _text(answer.err)
+        is_late = reason == "Timeout"  # zenoh's own word
+        future.set_exception(HostTimeout("the host does not answer") if is_late else Refusal(reason))
+
+
+def _callback(zenoh: Any, function: Callable[[Any], None]) -> Any:
+    return zenoh.handlers.Callback(function)
+
+
+def _zenoh() -> Any:
+    try:
+        import zenoh
+    except ModuleNotFoundError as error:
+        raise HostError(f"{error}: a fleet needs zenoh: pip install 'shmhost[fleet]'") from None
+    return zenoh
+
+
+def _settings(zenoh: Any, plan: FleetConfig, *, is_observer: bool = False) -> Any:
+    """Return zenoh's configuration. An observer listens nowhere, and tries the hosts of the file, once."""
+    settings = zenoh.Config()
+    connect = [*plan.listen, *plan.connect] if is_observer else list(plan.connect)
+    values: dict[str, object] = {
+        "mode": "peer",
+        "listen/endpoints": [] if is_observer else list(plan.listen),
+        "connect/endpoints": connect,
+        "scouting/multicast/enabled": False,
+        "transport/shared_memory/enabled": False,
+        "transport/link/tx/lease": LEASE_MS,
+        "transport/link/rx/max_message_size": MAX_RECEIVED,
+    }
+    if plan.tls is not None:
+        values |= {
+            "transport/link/tls/root_ca_certificate": plan.tls.ca,
+            "transport/link/tls/listen_certificate": plan.tls.certificate,
+            "transport/link/tls/listen_private_key": plan.tls.key,
+            "transport/link/tls/connect_certificate": plan.tls.certificate,
+            "transport/link/tls/connect_private_key": plan.tls.key,
+            "transport/link/tls/enable_mtls": True,
+        }
+    for key, value in values.items():
+        settings.insert_json5(key, json.dumps(value))
+    return settings

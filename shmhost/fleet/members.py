@@ -1,0 +1,68 @@
+"""The other hosts of a fleet, as far as this one knows: their cards, and whether they fit. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shmhost.fleet.claims import Rank
+from shmhost.fleet.messages import Card, difference
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A host that is present. `card` is None until it has answered; `refused` is why it is not one of us."""
+
+    address: str
+    card: Card | None = None
+    refused: str = ""
+    heard_s: float = 0.0  # when it was last heard of, by the clock of this host
+
+    @property
+    def name(self) -> str:
+        """Its name, or its address as long as that is all there is."""
+        return self.card.name if self.card is not None else self.address
+
+    @property
+    def is_one_of_us(self) -> bool:
+        """Whether it has shown that it fits."""
+        return self.card is not None and not self.refused
+
+
+@dataclass(slots=True)
+class Members:
+    """The hosts that are present, by address."""
+
+    present: dict[str, Member] = field(default_factory=dict)
+
+    def appear(self, address: str) -> Member:
+        """Note that a host is there."""
+        return self.present.setdefault(address, Member(address))
+
+    def leave(self, address: str) -> Member | None:
+        """Forget a host; return what was known of it."""
+        return self.present.pop(address, None)
+
+    def take(self, own: Card, card: Card, now_s: float) -> Member:
+        """Take the card of a host; its `refused` says whether it fits."""
+        member = self.appear(card.address)
+        member.card, member.heard_s = card, now_s
+        member.refused = difference(own, card)
+        return member
+
+    def ours(self) -> list[Member]:
+        """Return those that fit."""
+        return [member for member in self.present.values() if member.is_one_of_us]
+
+    def pending(self) -> list[Member]:
+        """Return those whose card is missing."""
+        return [member for member in self.present.values() if member.card is None]
+
+    def taken(self) -> dict[int, Member]:
+        """Return the slices of others."""
+        cards = [(member, member.card) for member in self.ours()]
+        return {card.held: member for member, card in cards if card is not None and card.held is not None}
+
+
+def rank_of(card: Card) -> Rank:
+    """Return the rank of a host in a conflict over a slice."""
+    return not card.fixed, card.host

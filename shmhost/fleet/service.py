@@ -1,0 +1,244 @@
+"""A host's part in its fleet: connects the engine with the host's state, all in the thread of the loop.
+
+It waits for others, and decides nothing: `claims` has the agreement, `members` who is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import anyio.to_thread
+
+from shmhost.core.hub import Gauge, Hub
+from shmhost.fleet import messages
+from shmhost.fleet.claims import Claims
+from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.engine import Absent, Engine, Event, News, Present, Question, Refusal
+from shmhost.fleet.joining import ASK_S, Joining
+from shmhost.fleet.members import Members, rank_of
+from shmhost.fleet.messages import Card, pack, unpack
+from shmhost.fleet.plan import SlicedAllocator
+from shmhost.fleet.status import own_status
+from shmhost.machine import fleet_file
+from shmprotocol.abi.header import ABI, PAGE
+from shmprotocol.errors import HostError, HostGone, HostTimeout, RemoteProtocolError
+
+LOG = logging.getLogger("shmhost")
+
+HEARTBEAT_S = 1.0  # between news without anything new: whoever misses some notices it then
+REPEAT_S = 2.0  # before a host is asked for its card again
+
+
+class Service:
+    """This host as a member of its fleet, from `join` to `close`."""
+
+    def __init__(self, plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, file: str) -> None:
+        self.plan = plan
+        self.hub = hub
+        self.allocator = allocator
+        self._file = file
+        self._identity = identity = fleet_file.load(file)
+        self.address: str = identity.host + secrets.token_hex(messages.ID_DIGITS // 2)
+        self.claims: Claims = Claims(identity.host, plan.slices, plan.slice)
+        self.members: Members = Members()
+        self.engine: Engine = Engine(plan, self.address, self._handle)
+        self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
+        self.links = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[str, Callable[[tuple[Any, ...]], bytes]] = {
+            "card": lambda _: pack(*self.card()),
+            "claim": self._answer_claim,
+            "status": lambda _: pack(own_status(self)),
+        }
+
+    def card(self) -> Card:
+        """Return what this host says about itself now."""
+        windows = tuple((window.base, window.size) for window in self.allocator.windows)
+        held, fixed = self.claims.held, self.claims.fixed is not None
+        plan = self.plan
+        return Card(messages.FORM, self.address, plan.name, windows, plan.slices, PAGE, ABI, held, fixed, 0)
+
+    async def join(self) -> None:
+        """Come into the fleet, and to a slice. HostError: the others refuse this host, or none is free."""
+        await anyio.to_thread.run_sync(self.engine.open)
+        await anyio.to_thread.run_sync(self.engine.appear)
+        await self._agree(self._identity.slice)
+        self.start(self._beat())
+        LOG.info("fleet %s: slice %s, %d others", self.plan.fleet, self.claims.held, len(self.members.ours()))
+
+    async def close(self) -> None:
+        """Leave the fleet."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await anyio.to_thread.run_sync(self.engine.close)
+
+    def gauges(self) -> tuple[Gauge, ...]:
+        """Return the figures for metrics."""
+        ours, others = len(self.members.ours()), len(self.members.present)
+        return (
+            ("fleet_hosts", "Other hosts of the fleet that are present", ours),
+            ("fleet_refused_hosts", "Other hosts that do not fit, or have not answered", others - ours),
+            ("fleet_links", "Links to other hosts", self.links),
+            ("fleet_has_slice", "Whether this host has addresses to hand out", self.claims.held is not None),
+        )
+
+    def start(self, steps: Coroutine[Any, Any, None]) -> None:
+        """Run steps beside all others; an error ends them alone, and is logged."""
+        task = asyncio.get_running_loop().create_task(self._guard(steps))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, steps: Awaitable[None]) -> None:
+        try:
+            await steps
+        except RemoteProtocolError as error:
+            LOG.warning("fleet %s: %s", self.plan.fleet, error)
+        except Exception:
+            LOG.exception("fleet %s: a part of its work has failed", self.plan.fleet)
+
+    async def _agree(self, preferred: int | None) -> None:
+        number = await self._joining.agree(preferred, self._learn)
+        self.allocator.use(number)
+        try:
+            identity = fleet_file.Identity(self._identity.host, number)
+            await anyio.to_thread.run_sync(fleet_file.store, self._file, identity)
+        except OSError as error:
+            raise HostError(f"{self._file} cannot be written: {error.strerror}") from None
+
+    async def _beat(self) -> None:
+        while True:
+            self.engine.tell(pack("card", *self.card()))
+            self._learn()
+            self.links = await anyio.to_thread.run_sync(self.engine.links)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _learn(self) -> None:
+        """Ask hosts for their cards, whose answer is missing."""
+        now_s = time.monotonic()
+        for member in self.members.pending():
+            if not member.heard_s or now_s > member.heard_s + REPEAT_S:
+                member.heard_s = now_s
+                self.start(self._ask_card(member.address))
+
+    async def _ask_card(self, address: str) -> None:
+        try:
+            answer = await self.engine.ask(address, pack("card", self.address), ASK_S)
+        except (Refusal, HostGone, HostTimeout):
+            return  # asked again, or gone
+        self._take_card(address, unpack(answer))
+
+    def _handle(self, event: Event) -> None:
+        """Take an event of the engine."""
+        try:
+            self._take(event)
+        except Exception:
+            LOG.exception("fleet %s: a part of its work has failed", self.plan.fleet)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Present):
+            self.members.appear(event.address)
+            self._learn()
+        elif isinstance(event, Absent):
+            self._leave(event.address)
+        elif isinstance(event, Question):
+            self._answer(event)
+        elif isinstance(event, News):
+            self._hear(event)
+
+    def _leave(self, address: str) -> None:
+        member = self.members.leave(address)
+        self.claims.forget(address[: messages.ID_DIGITS])
+        if member is not None:
+            LOG.info("fleet %s: %r is gone", self.plan.fleet, member.name)
+
+    def _hear(self, news: News) -> None:
+        if news.address not in self.members.present:
+            return
+        try:
+            kind, *values = unpack(news.data)
+            if kind == "card":
+                self._take_card(news.address, tuple(values))
+        except (RemoteProtocolError, ValueError) as error:
+            self._blame(news.address, error)
+
+    def _blame(self, address: str, error: Exception) -> None:
+        LOG.warning("fleet %s: ignored a message of %s: %s", self.plan.fleet, address, error)
+
+    def _answer(self, question: Question) -> None:
+        try:
+            kind, *values = unpack(question.data)
+            answer = self._answers.get(kind) if isinstance(kind, str) else None
+            if answer is None:
+                question.refuse(f"unknown question {kind!r:.40}")
+            else:
+                question.reply(answer(tuple(values)))
+        except (RemoteProtocolError, Refusal, ValueError) as error:
+            question.refuse(str(error)[: messages.MAX_REASON])
+
+    def _answer_claim(self, values: tuple[Any, ...]) -> bytes:
+        claim = messages.claim_of(values)
+        member = self.members.present.get(claim.address)
+        if member is not None and member.refused:
+            raise Refusal(member.refused)
+        rank = not claim.fixed, claim.address[: messages.ID_DIGITS]
+        reason = self.claims.answer(claim.number, rank, time.monotonic(), self.allocator.is_free)
+        if reason:
+            raise Refusal(reason)
+        return pack("granted")
+
+    def _take_card(self, address: str, values: tuple[Any, ...]) -> None:
+        card = messages.card_of(values)
+        if card.address != address:
+            raise RemoteProtocolError(f"{address} shows the card of {card.address}")
+        before = self.members.present.get(address)
+        if before is None:
+            return
+        is_new, refused = before.card is None, before.refused
+        member = self.members.take(self.card(), card, time.monotonic())
+        if member.refused:
+            if member.refused != refused:
+                LOG.error("fleet %s: %r is refused: %s", self.plan.fleet, member.name, member.refused)
+            return
+        if is_new:
+            LOG.info("fleet %s: %r is there", self.plan.fleet, member.name)
+        if self.claims.meet(card.held, rank_of(card)):
+            self._lose(card)
+
+    def _lose(self, card: Card) -> None:
+        """Hand out of another slice: a host that comes first uses this one, since a partition."""
+        number = card.held
+        reason = f"slice {number} is also used by {card.name!r}, which comes first"
+        LOG.error("fleet %s: %s. The regions there stay, and keep their names", self.plan.fleet, reason)
+        self.allocator.use(None, reason)
+        if self.claims.fixed is None:
+            self.start(self._agree_again())
+
+    async def _agree_again(self) -> None:
+        while self.claims.held is None:
+            try:
+                await self._agree(None)
+            except HostError as error:
+                LOG.error("fleet %s: %s", self.plan.fleet, error)
+                await asyncio.sleep(REPEAT_S)
+        LOG.info("fleet %s: slice %s", self.plan.fleet, self.claims.held)
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str
+) -> AsyncIterator[Service]:
+    """Be a member of a fleet. `path` is that of the host's socket, and absolute."""
+    service = Service(plan, hub, allocator, f"{path}.fleet")
+    try:
+        await service.join()
+        yield service
+    finally:
+        with anyio.CancelScope(shield=True):
+            await service.close()
