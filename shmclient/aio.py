@@ -166,6 +166,7 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         name: str,
         size: int,
         *,
+        max_size: int | None = None,
         mode: int = DEFAULT_MODE,
         seal: SealName = "full",
         backend: BackendName = "memfd",
@@ -176,7 +177,9 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
 
         channel = await self._connected()
-        creation = operations.create(channel.context, name, size, mode, seal, backend, replace, keep)
+        creation = operations.create(
+            channel.context, name, size, mode, seal, backend, replace, keep, max_size
+        )
         builder = await self._drive(creation, channel)
         try:
             yield builder

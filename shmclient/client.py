@@ -208,6 +208,7 @@ class Client(Names, Objects, Snapshots):
         name: str,
         size: int,
         *,
+        max_size: int | None = None,
         mode: int = DEFAULT_MODE,
         seal: SealName = "full",
         backend: BackendName = "memfd",
@@ -220,14 +221,17 @@ class Client(Names, Objects, Snapshots):
         on, in every thread. An exception in the block undoes the creation: the name is free at once, and
         remaining views are private memory. `seal="writer"` lets this process continue to write through the
         builder; `seal="shared"` lets all whom `mode` lets write do so, by what `get` and `open` return: its
-        size is sealed, its content is not. Without `keep` the name is unlinked when this client closes, or
-        its process ends, in whatever way. RegionBusy at the end of the block: it still has a pin, or a child
+        size is sealed, its content is not. With either, and a `max_size`, it grows in place by
+        `builder.region.resize(size)`. Without `keep` the name is unlinked when this client closes, or its
+        process ends, in whatever way. RegionBusy at the end of the block: it still has a pin, or a child
         that was forked in the block has it mapped.
         """
         from shmclient._regions.builder import abort  # not at the end, where nothing can be imported
 
         channel = self._connected()
-        creation = operations.create(channel.context, name, size, mode, seal, backend, replace, keep)
+        creation = operations.create(
+            channel.context, name, size, mode, seal, backend, replace, keep, max_size
+        )
         builder = self._drive(creation, channel)
         try:
             yield builder

@@ -33,6 +33,13 @@ class AsyncRegion(RegionHandle):
             core.note_absence()
             return True
 
+    async def resize(self, size: int) -> int:
+        """Have the region grow to `size` bytes of payload at least, as `Region.resize`."""
+        if self._client is None:
+            raise RegionClosed(f"{self!r} has no client")
+        grown: int = await self._client._run(operations.resize, self, size)
+        return grown
+
     def __reduce__(self) -> tuple[Any, ...]:
         from shmclient._drivers.references import reduce_region
 

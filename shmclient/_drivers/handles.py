@@ -26,6 +26,18 @@ class Region(RegionHandle):
             core.note_absence()
             return True
 
+    def resize(self, size: int) -> int:
+        """Have the region grow to `size` bytes of payload at least; return those that it has then.
+
+        It must have been created with a `max_size`, and be current and this user's. Old views and pointers
+        stay as they are; new views, here and in other processes, go as far as the region does. A region never
+        shrinks: a smaller size changes nothing. QuotaExceeded; InvalidArgument: over its `max_size`.
+        """
+        if self._client is None:
+            raise RegionClosed(f"{self!r} has no client")
+        grown: int = self._client._run(operations.resize, self, size)
+        return grown
+
     def __reduce__(self) -> tuple[Any, ...]:
         from shmclient._drivers.references import reduce_region
 

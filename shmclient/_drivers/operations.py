@@ -35,6 +35,7 @@ from shmprotocol.wire.names import (
     MAX_DESCRIPTORS,
     Seal,
     check_backend,
+    check_growth,
     check_mode,
     check_name,
     check_part,
@@ -175,12 +176,15 @@ def create(
     backend: str,
     replace: bool,
     keep: bool = True,
+    max_size: int | None = None,
 ) -> Operation[RegionBuilder]:
     """Return a builder, mapped read-write at its final address."""
     if type(size) is not int or size < 1:
         raise InvalidArgument(f"a region has at least 1 byte, not {size!r:.40}")
     whole_size = page_up(size + METADATA_ROOM)
     request = create_request(context, name, whole_size, mode, seal, backend, replace, keep)
+    if max_size is not None:
+        request = with_room(context, request, size, max_size)
     reply, owned = yield Ask(request)
     created = whole(context, reply, owned, m.Created)
     from shmclient._regions import builder as building  # only for who builds: see `shmclient`
@@ -308,6 +312,25 @@ def create_request(
         raise _too_old("keep=False", context)
     number, mode = context.outbox.next_id(), check_mode(mode)
     return m.Create(number, check_name(name), size, seal, backend, mode, bool(replace), bool(keep))
+
+
+def with_room(context: Context, request: m.Create, size: int, max_size: int) -> m.Create:
+    """Return the request for a region that can grow to a size; InvalidArgument if it cannot."""
+    if context.version < m.SHARED_VERSION:
+        raise _too_old("max_size", context)
+    if type(max_size) is not int or not 0 < max_size < 2**62:
+        raise InvalidArgument(f"max_size is a number of bytes, not {max_size!r:.40}")
+    check_growth(size, max_size, check_seal(request.seal), check_backend(request.backend))
+    return request._replace(max_size=max(page_up(max_size), request.size))
+
+
+def resize(context: Context, region: RegionHandle, size: int) -> Operation[int]:
+    """Have a region grow to a size at least; return the bytes that it has then."""
+    if type(size) is not int or not 0 < size < 2**62:
+        raise InvalidArgument(f"a size is a number of bytes, not {size!r:.40}")
+    if size > region.size:
+        yield Ask(m.Resize(context.outbox.next_id(), region.number, size))
+    return region.size
 
 
 def _too_old(what: str, context: Context) -> Unsupported:

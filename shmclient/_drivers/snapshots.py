@@ -21,6 +21,7 @@ from shmprotocol.abi.header import (
     KIND_ARENA,
     Header,
 )
+from shmprotocol.abi.snapshot import Snapshot
 from shmprotocol.errors import AddressConflict, RegionExists, RegionNotFound, Unsupported
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, Seal, check_mode, check_name
@@ -117,9 +118,9 @@ def _load(
     progress: Progress | None,
 ) -> Operation[R]:
     """Make a region of a file; without `is_relocated` at the address that it had, or AddressConflict."""
-    header, mode = source.snapshot.header, source.snapshot.mode
+    header = source.snapshot.header
     base = 0 if is_relocated else header.base
-    request = _request(context, header, name, mode, replace, base)
+    request = _request(context, source.snapshot, name, replace, base)
     reply, owned = yield Ask(request)
     created = whole(context, reply, owned, m.Created)
     creation = Creation(context.outbox, created.region, owned)
@@ -136,15 +137,15 @@ def _load(
         raise
 
 
-def _request(context: Context, header: Header, name: str, mode: int, replace: bool, address: int) -> m.Create:
+def _request(context: Context, snapshot: Snapshot, name: str, replace: bool, address: int) -> m.Create:
+    header = snapshot.header
     if context.version < m.SHARED_VERSION:
         raise _too_old(context)
     seal = next((seal for flag, seal in _SEALS.items() if header.flags & flag), Seal.FULL)
     backend = Backend.SHM if header.flags & FLAG_UNSEALED else Backend.MEMFD
     size = header.size - HEADER_SIZE
-    return operations.create_request(context, name, size, mode, seal, backend, replace)._replace(
-        address=address
-    )
+    request = operations.create_request(context, name, size, snapshot.mode, seal, backend, replace)
+    return request._replace(address=address, max_size=snapshot.max_size)
 
 
 def _publish(number: int, created: m.Created, header: Header) -> m.Publish:

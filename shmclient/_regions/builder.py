@@ -18,7 +18,7 @@ from shmclient._regions.creation import Creation
 from shmclient._regions.placing import Placing
 from shmclient._regions.region import RegionHandle
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS
-from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed
+from shmprotocol.errors import InvalidArgument, RegionBusy, RegionClosed, Unsupported
 from shmprotocol.kernel import address_space
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import Owned
@@ -31,7 +31,7 @@ class RegionBuilder(Placing):
     NumPy arrays are made in place with `array`, cffi objects with `alloc`, `new` and `bytes`, and bytes are
     written through `data`. Leaving the `with` block of `create` publishes; an exception in it undoes
     everything, and the name is free at once. `size` is the bytes of the payload, `capacity` those of the
-    memory object.
+    memory object, before it grows.
 
     With `seal="full"` the memory becomes read-only in place when the block ends, before the host is
     asked: views of `data`, arrays over them and pointers made here stay readable while
@@ -47,13 +47,20 @@ class RegionBuilder(Placing):
     def _start(self, outbox: Outbox, request: m.Create, created: m.Created, owned: Owned, size: int) -> None:
         self.name: str = request.name
         self.address: int = created.address
-        self.size = size  # bytes of the payload
+        self._size = size
+        self._can_grow = request.max_size > 0
         self.capacity: int = created.capacity  # bytes of the memory object
         self.region: RegionHandle | None = None
         self._is_to_be_sealed = request.seal == Seal.FULL
         self._backend = request.backend
         self._frozen: Any = None  # the buffer, from the freeze until the region is attached
         self._creation = Creation(outbox, created.region, owned)
+        if self._can_grow and created.span < created.capacity:
+            self._creation.abort()
+            raise Unsupported(
+                "this host makes no regions that grow: use the same shmhost version on both sides"
+            )
+        created = created if self._can_grow else created._replace(span=0)
         self._next = created.address + HEADER_SIZE
         self._end = self._next + size
         self._room = request.size - size
@@ -62,6 +69,11 @@ class RegionBuilder(Placing):
         self._arrays = Arrays(self.name, self._room)
         label, is_sealed = f"region {self.name!r} under construction", self._backend != Backend.SHM
         self._buffer = self._creation.map(created, label, is_sealed=is_sealed)
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """The bytes of the payload; with a `max_size`, once it is published, those that it has grown to."""
+        return self._size if self.region is None or not self._can_grow else self.region.size
 
     @property
     def data(self) -> memoryview:
@@ -133,11 +145,15 @@ class RegionBuilder(Placing):
         if root:
             return b"", codecs.pack_metadata({"format": "objects", "root": kind.cname})
         plain = {"format": "bytes", "offset": 0, "size": self.size}
+        if self._can_grow:  # its bytes are not known for good
+            return self._arrays.describe(offset) or (b"", b"")
         return self._arrays.describe(offset) or (b"", codecs.pack_metadata(plain))
 
     def _mapped(self) -> Any:
         if self._buffer is None:
             raise RegionClosed(f"{self.name!r} is published or given up: it cannot be changed any more")
+        if self._can_grow and self.region is not None:
+            self._end = self.data_address + self.size
         return self._buffer
 
     def _check_unpublished(self) -> None:
@@ -150,12 +166,15 @@ class RegionBuilder(Placing):
 
     def _finish(self, request: int) -> m.Publish:
         root, root_size, _ = self._root
-        offset = -(-self.size // codecs.INDEX_ALIGNMENT) * codecs.INDEX_ALIGNMENT
+        # Of a region that grows, all is data, so that the metadata lies behind the last object in it.
+        end = self._next - self.data_address if self._can_grow else self.size
+        offset = -(-end // codecs.INDEX_ALIGNMENT) * codecs.INDEX_ALIGNMENT
         index, metadata = self._describe(offset)
         content = index + metadata
         if offset - self.size + len(content) <= self._room:
             start = HEADER_SIZE + offset
             memoryview(self._mapped())[start : start + len(content)] = content
+            self._next = max(self._next, self.address + start + len(content))
         else:
             metadata = b""
         if self._is_to_be_sealed:
@@ -164,7 +183,7 @@ class RegionBuilder(Placing):
             request,
             self._creation.region,
             KIND_OBJECTS if root else KIND_DATA,
-            self.size,
+            self.capacity - HEADER_SIZE if self._can_grow else self.size,
             root,
             root_size,
             self.data_address + offset + len(index) if metadata else 0,

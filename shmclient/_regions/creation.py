@@ -53,7 +53,7 @@ class Creation:
                 (self._outbox.origin, self.region),
                 self.fileno(),
                 created.address,
-                created.capacity,
+                created.span or created.capacity,
                 self._unmapped,
                 label,
                 size=created.capacity,

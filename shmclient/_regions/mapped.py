@@ -14,7 +14,14 @@ from shmclient._codecs.again import recipe
 from shmclient._codecs.libraries import WRITES, LibraryName, check_library, taken_by
 from shmclient._connection.outbox import Outbox
 from shmclient._process.address_space import ADDRESS_SPACE, region_label
-from shmprotocol.abi.header import FLAG_SEAL_SHARED, FLAG_UNSEALED, HEADER_SIZE, Header, check_header
+from shmprotocol.abi.header import (
+    FLAG_GROWS,
+    FLAG_SEAL_SHARED,
+    FLAG_UNSEALED,
+    HEADER_SIZE,
+    Header,
+    check_header,
+)
 from shmprotocol.errors import RegionClosed
 from shmprotocol.kernel.board import Reader as Board
 from shmprotocol.native.builtins import Current, Kept
@@ -228,6 +235,54 @@ class Mapped(Current):
         return buffer
 
 
+class Growing(Mapped):
+    """The data about a mapping of a region that can grow: all is mapped that it may grow to.
+
+    It owns a descriptor of the object, and asks the kernel for the size of that. The object never shrinks
+    (F_SEAL_SHRINK), so a size is right for good, and each view of the data ends where the object ended when
+    the view was made.
+    """
+
+    __slots__ = ("_file",)
+
+    def __init__(self, grant: m.Grant, board: Board | None, descriptor: int) -> None:
+        self._file = fds.Owned([fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)])
+        super().__init__(grant, board)
+
+    def end(self) -> None:
+        """Note that nothing is mapped any more."""
+        super().end()
+        self._file.close()
+
+    def follow(self) -> int:
+        """Take note of what the region has grown to; return the bytes of its object."""
+        grant, capacity = self.grant, self.grant.size + HEADER_SIZE
+        memory = self.buffer() if self.buffer is not None else None
+        if memory is not None:  # which keeps the descriptor, too: `end` comes after its end
+            capacity = max(min(os.fstat(self._file[0]).st_size, grant.capacity), capacity)
+        if capacity - HEADER_SIZE > grant.size:
+            self.grant = grant._replace(size=capacity - HEADER_SIZE)
+        return capacity
+
+    def data(self) -> memoryview:
+        """Return a view of the payload as far as it goes now."""
+        self.follow()
+        return super().data()
+
+    def value(self) -> Any:
+        """Return the value over the payload as far as it goes now; RegionClosed as for `view`."""
+        return codecs.decode_packed(self._packed(), self.data(), self.data)[0]
+
+    def value_as(self, library: LibraryName, lend: Callable[[], fds.Owned]) -> Any:
+        """Return the value with a library's arrays, over the payload as far as it goes now."""
+        self.follow()
+        return super().value_as(library, lend)
+
+    def whole(self) -> memoryview:
+        """Return a view of the header page and the payload as far as it goes now."""
+        return self.view()[: self.follow()]
+
+
 def attach(
     grant: m.Grant, lease: Lease, descriptor: int, board: Board | None, *, anywhere: bool
 ) -> tuple[Mapped, Any]:
@@ -236,7 +291,7 @@ def attach(
     The mapping then owns the lease, unless there is an error. The caller still owns the descriptor. `board`
     says whether it is current; None: nobody will ask.
     """
-    mapped = Mapped(grant, board)
+    mapped = Growing(grant, board, descriptor) if grant.flags & FLAG_GROWS else Mapped(grant, board)
     is_shared = bool(grant.flags & FLAG_SEAL_SHARED)
 
     def after() -> None:

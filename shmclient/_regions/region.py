@@ -13,7 +13,8 @@ from shmclient._codecs.exporting import as_array, exported
 from shmclient._codecs.libraries import LibraryName
 from shmclient._pointers.roots import Root, pointer_type
 from shmclient._process.address_space import ADDRESS_SPACE
-from shmclient._regions.mapped import Lease, Mapped, attach, follow_line
+from shmclient._regions.mapped import Growing, Lease, Mapped, attach, follow_line
+from shmprotocol.abi.header import FLAG_GROWS, HEADER_SIZE
 from shmprotocol.errors import InvalidArgument, RegionClosed
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.board import Reader as Board
@@ -82,13 +83,13 @@ class RegionHandle(Current, Exporter):
 
     @property
     def size(self) -> int:
-        """The bytes of the payload: `len(region.data)`."""
-        return self._grant.size
+        """The bytes of the payload: `len(region.data)`. With a `max_size`: those that it has grown to."""
+        return self._grant.size if not self._grant.flags & FLAG_GROWS else self._grown() - HEADER_SIZE
 
     @property
     def capacity(self) -> int:
         """The bytes of the memory object, in whole pages: header page, payload and metadata."""
-        return self._grant.capacity
+        return self._grant.capacity if not self._grant.flags & FLAG_GROWS else self._grown()
 
     @property
     def address(self) -> int:
@@ -225,6 +226,16 @@ class RegionHandle(Current, Exporter):
             f"at {grant.address:#x}, {grant.size} bytes{', closed' if self._is_closed else ''}>"
         )
 
+    def _grown(self) -> int:
+        """Return the bytes of the object of a region that can grow."""
+        if not self._is_closed:
+            mapped = self._attach()
+            if isinstance(mapped, Growing):
+                capacity = mapped.follow()
+                self._grant = mapped.grant
+                return capacity
+        return self._grant.size + HEADER_SIZE
+
     def _open_descriptor(self) -> int:
         if self._held is not None:
             self._owned = descriptors.Owned()
@@ -313,5 +324,6 @@ def pointed_in(region: RegionHandle) -> Pointed:
     mapped = attached(region)
     header = mapped.header
     is_array = str(mapped.metadata.get("root", "")).endswith("]")
-    sizes = (header.base, header.size, header.root, header.root_size)
-    return Pointed(region.name, mapped.view(), *sizes, is_array)
+    view = mapped.whole() if isinstance(mapped, Growing) else mapped.view()
+    end = len(view) if isinstance(mapped, Growing) else header.size
+    return Pointed(region.name, view, header.base, end, header.root, header.root_size, is_array)

@@ -41,7 +41,7 @@ def save(region: RegionHandle, path: str, mode: int, file_mode: int, progress: P
     header = attached(region).header
     if header.base != region._grant.address:
         raise BadRegion(f"{region.name!r} says that it is at {header.base:#x}: its header is corrupt")
-    snapshot = new_snapshot(header, region.name, mode, time.time_ns())
+    snapshot = new_snapshot(header, region.name, mode, time.time_ns(), region.capacity)
     with _replacing(path, file_mode) as descriptor:
         digest = new_hash(snapshot.pack())
         os.ftruncate(descriptor, snapshot.file_size)
@@ -117,6 +117,7 @@ class Source:
             "metadata",
             "metadata_size",
         )
+        header = new_snapshot(header, "", 0, 0, region.capacity).header  # as it would be saved
         if any(getattr(header, name) != getattr(expected, name) for name in same):
             return False
         is_same = region._grant.address == expected.base

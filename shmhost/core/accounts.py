@@ -132,12 +132,16 @@ class Account:
         sizes.used, descriptors.used, numbers.used = after, files_after, regions_after
         return Charge(self, size, files, regions)
 
-    def charge_region(self, size: int, files: int, extent: int) -> Charge:
-        """Do what `charge` does for a region that extends so far; addresses too, where they are scarce."""
+    def charge_region(self, size: int, files: int, extent: int, room: int = 0) -> Charge:
+        """Do what `charge` does for a region that extends so far, with `room` to grow; addresses, too.
+
+        Those are all that it takes where they are scarce, and else those to grow into.
+        """
         charge = self.charge(size, files, 1)
-        if self._accounts.are_addresses_scarce:
+        addresses = span_size(extent) if self._accounts.are_addresses_scarce else room
+        if addresses:
             try:
-                charge.also(self.addresses, span_size(extent))
+                charge.also(self.addresses, addresses)
             except QuotaExceeded:
                 charge.release()
                 raise

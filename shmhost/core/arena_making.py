@@ -25,8 +25,6 @@ def create_arena(registry: Registry, request: m.Arena, peer: Peer) -> Region:
     region = registry.take(size - HEADER_SIZE, size, peer, span, ARENA_FILES)
     try:
         region.charge.also(account.arenas, 1)
-        if not registry.accounts.are_addresses_scarce:  # they are charged already
-            region.charge.also(account.addresses, span - size)
         region.line = _take_line(registry, request.name, account.lines)
     except ShmError:
         registry.allocator.give(region.span)

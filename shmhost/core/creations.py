@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from shmhost.core.asked_addresses import explained
+from shmhost.core.growing import end_if_larger
 from shmhost.core.headers import header_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send, SendFrame
@@ -41,6 +42,7 @@ class Creations:
         self._send = send
         self._regions: dict[int, Region] = {}
         self._unkept: dict[int, Region] = {}  # published, and their names end with this connection
+        self._growing: dict[int, Region] = {}  # published, and their creator can make them larger itself
         self._spares = spares
 
     def create(self, request: m.Create) -> Steps:
@@ -52,11 +54,10 @@ class Creations:
         # now, in a folder that others can make wait.
         is_quick = region.backend is Backend.MEMFD
         try:
-            region.object = yield Work(
-                lambda: self._hub.make_object(region.backend, region.name, region.capacity), is_quick
-            )
+            wish = (region.backend, region.name, region.capacity, *((True,) if region.extent else ()))
+            region.object = yield Work(lambda: self._hub.make_object(*wish), is_quick)
             _check_pending(region)
-            reply = m.Created(request.id, region.number, region.span.address, region.capacity)
+            reply = m.Created(request.id, region.number, region.span.address, region.capacity, region.extent)
             self._send(reply, (region.object.writer(),))
         except BaseException:
             del self._regions[region.number]
@@ -153,13 +154,26 @@ class Creations:
 
     def record(self) -> tuple[int, ...]:
         """Return the numbers of the regions, for `resume`."""
-        return *self._regions, *self._unkept
+        published = (*self._unkept.values(), *self._growing.values())
+        return *self._regions, *[each.number for each in published if each.state is State.CURRENT]
 
     def resume(self, regions: Sequence[Region]) -> None:
         """Take regions that the client began to create with another host, or whose names it does not keep."""
         for region in regions:
-            is_pending = not region.generation
-            (self._regions if is_pending else self._unkept)[region.number] = region
+            self._table_of(region)[region.number] = region
+
+    def _table_of(self, region: Region) -> dict[int, Region]:
+        if not region.generation:
+            return self._regions
+        return self._growing if region.keep else self._unkept
+
+    def _remember(self, region: Region) -> None:
+        """Note a region until the end of the connection. Those that have ended go at each power of two."""
+        table = self._table_of(region)
+        table[region.number] = region
+        if len(table) & (len(table) - 1) == 0:
+            for number in [number for number, each in table.items() if each.state is not State.CURRENT]:
+                del table[number]
 
     def closing(self) -> Iterator[None]:
         """Undo all creations, and unlink what is not kept, one in each step."""
@@ -172,6 +186,9 @@ class Creations:
             if region.state is State.CURRENT:
                 self._registry.hide(region)
                 self._hub.tell(ChangeKind.UNLINKED, region)
+            yield
+        while self._growing:
+            end_if_larger(self._hub, self._peer, self._growing.popitem()[1])
             yield
 
     def _new(self, request: m.Create) -> Generator[Work, Any, Region]:
@@ -248,8 +265,8 @@ class Creations:
         before = self._hub.replaced(self._registry.current.get(region.name), region)
         self._registry.publish(region)
         self._hub.tell(ChangeKind.PUBLISHED, region, before)
-        if not region.keep:
-            self._unkept[region.number] = region
+        if region.extent or not region.keep:
+            self._remember(region)
 
     def _seal(
         self, region: Region, header: Header, spares: list[Region], begun: Begun | None = None

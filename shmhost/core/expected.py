@@ -7,6 +7,7 @@ newer generation. Nothing shows or charges them before they are back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from fcntl import F_SEAL_GROW
 from typing import NamedTuple
 
 from shmhost.core.names import check_above, check_below
@@ -16,7 +17,7 @@ from shmhost.core.records import Identity, Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.window import Span, Window
-from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.abi.header import KIND_ARENA, PAGE
 from shmprotocol.errors import AccessDenied, RegionBusy, RegionExists
 from shmprotocol.wire.items import NO_ARENA
 from shmprotocol.wire.messages import RegionInfo
@@ -183,6 +184,10 @@ def is_of(record: Record, returned: Returned) -> bool:
         is_whole = record.capacity <= returned.size <= record.extent
         return is_whole and returned.seals & ARENA_SEALS == ARENA_SEALS
     seals = SEALS.get(record.seal, 0)
+    if record.extent:
+        seals &= ~F_SEAL_GROW
+        is_whole = record.capacity <= returned.size <= record.extent and returned.size % PAGE == 0
+        return is_whole and returned.seals & seals == seals
     return returned.size == record.capacity and returned.seals & seals == seals
 
 

@@ -23,13 +23,14 @@ def header_of(region: Region, request: m.Publish, flags: int, generation: int, n
     """Return the header of a region. InvalidArgument: the request points outside."""
     base = region.span.address
     payload = range(base + HEADER_SIZE, base + HEADER_SIZE + region.room)
-    _check(request, payload)
+    _check(request, payload, grows=region.extent > 0)
     return Header(
         kind=request.kind,
         flags=flags,
         base=base,
         size=HEADER_SIZE + region.room,
-        capacity=page_up(HEADER_SIZE + region.room),  # of a spare, after the rest was cut off
+        # Of a spare, after the rest was cut off.
+        capacity=region.extent or page_up(HEADER_SIZE + region.room),
         data=payload.start,
         data_size=request.data_size,
         root=request.root,
@@ -73,10 +74,12 @@ def arena_header(region: Region, arena: Arena) -> Header:
     )
 
 
-def _check(request: m.Publish, payload: range) -> None:
+def _check(request: m.Publish, payload: range, *, grows: bool) -> None:
     _check_inside("data", payload, payload.start, request.data_size)
     _check_inside("root", payload, request.root, request.root_size)
     _check_inside("metadata", payload, request.metadata, request.metadata_size)
+    if grows and request.data_size != len(payload):
+        raise InvalidArgument(f"the data of a region that grows is all of its {len(payload)} bytes")
     if request.kind not in (KIND_DATA, KIND_OBJECTS):
         raise InvalidArgument(f"a region's kind is {KIND_DATA} or {KIND_OBJECTS}, not {request.kind}")
     if request.metadata_size > MAX_METADATA:

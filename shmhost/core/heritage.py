@@ -96,6 +96,7 @@ def _describe(region: Region, give: Give) -> RegionRecord:
         region.rights,
         region.kind,
         region.record,
+        region.extent,
         _describe_object(region.object, give),
         None if region.arena is None else _describe_arena(region.arena, region.charge),
     )
@@ -108,7 +109,8 @@ def _describe_object(memory_object: MemoryObject | None, give: Give) -> ObjectRe
     if isinstance(memory_object, PosixShm):
         return ObjectRecord("shm", memory_object.capacity, False, memory_object.path(), reader, writer)
     if isinstance(memory_object, Memfd):
-        return ObjectRecord("memfd", memory_object.capacity, memory_object.is_spare, "", reader, writer)
+        kind = "growing" if memory_object.can_grow else "memfd"
+        return ObjectRecord(kind, memory_object.capacity, memory_object.is_spare, "", reader, writer)
     return ObjectRecord("arena", memory_object.capacity, not memory_object.is_published, "", reader, writer)
 
 
@@ -187,6 +189,7 @@ class Makers(NamedTuple):
     names: ShmNames
     arena: Callable[[int, int, int, bool], ArenaObject]  # capacity, reader, writer, whether it is published
     ledger: Callable[[int, int], LedgerObject]  # reader, raiser
+    growing: Callable[[int, int, int, bool], MemoryObject]  # capacity, reader, writer, False
 
 
 def adopt_ledgers(hub: Hub, records: Sequence[LedgerRecord], take: Take, makers: Makers) -> None:
@@ -209,7 +212,7 @@ def adopt_regions(hub: Hub, records: Sequence[RegionRecord], take: Take, makers:
             _adopt_arena(hub, region, record.arena)
         registry.regions[region.number] = region
         registry.order.append(region.number)
-        if region.seal is Seal.SHARED:
+        if region.seal is Seal.SHARED or region.extent:
             registry.shared.add(region)
         region.tally = registry.tallies.add(region.state, region.owner.uid, region.capacity)
         if region.state is State.CREATING:
@@ -255,11 +258,13 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, makers: M
     region.is_successor, region.was_busy = record.is_successor, record.was_busy
     region.keep = record.keep
     region.line, region.rights, region.kind = record.line, record.rights, record.kind
-    region.record = record.record
+    region.record, region.extent = record.record, record.extent
     if charge.account.uid != region.owner.uid:
         charge.bear()
     if registry.accounts.are_addresses_scarce and record.arena is None:
         charge.also(registry.accounts.of(region.owner.uid).addresses, span.size)
+    elif record.extent:
+        charge.also(registry.accounts.of(region.owner.uid).addresses, record.extent - record.capacity)
     region.object = _object_from(record, take, makers)
     return region
 
@@ -280,7 +285,8 @@ def _object_from(region: RegionRecord, take: Take, makers: Makers) -> MemoryObje
         return PosixShm.of(region.name, record.capacity, makers.names, reader, writer, record.path)
     if record.kind == "arena":
         return makers.arena(record.capacity, reader, writer, not record.is_spare)
-    return Memfd.taken(record.capacity, reader, writer, record.is_spare)
+    make = makers.growing if record.kind == "growing" else Memfd.taken
+    return make(record.capacity, reader, writer, record.is_spare)
 
 
 def users_of_lines(registry: Registry) -> dict[int, int]:

@@ -27,7 +27,7 @@ from shmhost.core.work import Steps, run_now
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
 from shmprotocol.native import builtins
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import LEDGER_SIZE, Backend, ChangeKind
+from shmprotocol.wire.names import LEDGER_SIZE, ChangeKind
 
 FULL_BOARD = "board-full"  # among the refusals: names that got no line
 LEDGER_FILES = 2  # descriptors that the host keeps of a ledger
@@ -36,7 +36,7 @@ MAX_USES = 512  # of a Measured: of 50 bytes at most each
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
 Gauge = tuple[str, str, float]  # a figure for metrics: its name, what it says, and its value
-MakeObject = Callable[[Backend, str, int], MemoryObject]
+MakeObject = Callable[..., MemoryObject]  # backend, name, bytes, and True if it can grow
 MakeArena = Callable[
     [str, int, bool, bytes], ArenaObject
 ]  # name, bytes, whether they may become more, header

@@ -56,6 +56,8 @@ class Memfd:
     """
 
     __slots__ = ("_reader", "_writer", "capacity", "is_spare")
+    shape = _SHAPE  # the seals of its size
+    can_grow = False
 
     def __init__(self, name: str, capacity: int) -> None:
         self.capacity = capacity
@@ -68,7 +70,7 @@ class Memfd:
             label = name.encode()[:200].decode(errors="ignore")
             self._writer = new_memfd("shmhost:" + label)
             os.ftruncate(self._writer, capacity)
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, _SHAPE)
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, self.shape)
             # A process with a read-only descriptor may open it once more, for its own offset or to map it
             # when the creator's is read-write; it cannot get a writable one that way.
             os.fchmod(self._writer, 0o444)
@@ -98,13 +100,13 @@ class Memfd:
         """
         try:
             _write_header(self._writer, header)
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, SEALS[seal])
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, SEALS[seal] & ~_SHAPE | self.shape)
         except OSError as error:
             raise _not_sealed(error) from None
-        if self.is_spare and os.fstat(self._reader).st_size != self.capacity:
+        if (self.is_spare or self.can_grow) and os.fstat(self._reader).st_size != self.capacity:
             raise _resized()
         _check_header(self._reader, header)
-        if seal is not Seal.SHARED:
+        if seal is not Seal.SHARED and not self.can_grow:
             os.close(self._writer)
             self._writer = -1
 

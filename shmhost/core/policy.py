@@ -113,7 +113,8 @@ class Policy:
             wish = Wish(request.name, "arena", "writer", "memfd", size)
         else:
             at = request.address != 0
-            wish = Wish(request.name, "region", request.seal, request.backend, request.size, at)
+            size = max(request.size, request.max_size)
+            wish = Wish(request.name, "region", request.seal, request.backend, size, at)
         refusal = self.refusal(wish, peer)
         if refusal is not None:
             raise refusal

@@ -26,12 +26,14 @@ def rebuild(
     of the board. Its bytes are charged even if they are over the budget: they are in use.
     QuotaExceeded: there is no line for an arena, which needs one in any state.
     """
-    capacity = memory_object.capacity if record.kind == KIND_ARENA else record.capacity  # it may have grown
-    files = ARENA_FILES if record.kind == KIND_ARENA else WITH_WRITER if record.seal is Seal.SHARED else 1
+    can_grow, is_shared = record.extent > 0, record.seal is Seal.SHARED
+    capacity = memory_object.capacity if can_grow else record.capacity  # it may have grown
+    size, room = (capacity - HEADER_SIZE,) * 2 if can_grow else (record.size, record.room)
+    files = ARENA_FILES if record.kind == KIND_ARENA else WITH_WRITER if is_shared or can_grow else 1
     region = Region(
         number=record.number,
         owner=record.owner,
-        room=record.room,
+        room=room,
         capacity=capacity,
         span=record.span,
         window=window,
@@ -41,7 +43,7 @@ def rebuild(
         seal=record.seal,
         backend=record.backend,
         object=memory_object,
-        size=capacity - HEADER_SIZE if record.kind == KIND_ARENA else record.size,
+        size=size,
         generation=record.generation,
         created_ns=record.created_ns,
         rights=record.rights,
@@ -50,9 +52,12 @@ def rebuild(
     )
     if record.kind == KIND_ARENA:
         _make_arena(registry, record, region)
+    elif can_grow:
+        region.extent = record.extent
+        _take_addresses(registry, region, record.extent)
     registry.regions[region.number] = region
     insort(registry.order, region.number)
-    if region.seal is Seal.SHARED:
+    if is_shared or region.extent:
         registry.shared.add(region)
     region.state = state
     region.tally = registry.tallies.add(state, region.owner.uid, region.capacity)
@@ -80,6 +85,17 @@ def _make_arena(registry: Registry, record: Record, region: Region) -> None:
     region.arena.process = record.process
     region.arena.move(registry.board, line)
     registry.arenas.add(region)
+
+
+def _take_addresses(registry: Registry, region: Region, extent: int) -> None:
+    """Charge the addresses that a region may grow into, whatever the limits are: they are taken."""
+    accounts = registry.accounts
+    accounts.is_adopting, was_adopting = True, accounts.is_adopting
+    try:
+        if not accounts.are_addresses_scarce:
+            region.charge.also(accounts.of(region.owner.uid).addresses, extent - region.capacity)
+    finally:
+        accounts.is_adopting = was_adopting
 
 
 def _name(registry: Registry, region: Region) -> None:

@@ -33,12 +33,13 @@ LEDGER = 4
 _STATES = {1: State.CURRENT, 2: State.SUPERSEDED, 3: State.UNLINKED}
 _STATE_CODES = {state: code for code, state in _STATES.items()}
 WORD_OF_CURRENT = 1  # with no mode and no rights: † a third of the time of `word_of` (2026-11)
-# The last of the numbers: a seal, the backend from bit 8 on, and whether an arena is kept, from bit 16 on.
+# The last of the numbers: a seal, the backend from bit 8 on; bit 16: an arena is kept, bit 17: it grows.
 _SEALS = dict(enumerate(Seal))
 _SEAL_CODES = {seal: code for code, seal in _SEALS.items()}
 _BACKENDS = dict(enumerate(Backend))
 _BACKEND_CODES = {backend: code for code, backend in _BACKENDS.items()}
 _KEEP = 1 << 16
+_GROWS = 1 << 17
 
 
 class Identity(NamedTuple):
@@ -91,7 +92,7 @@ class Record(NamedTuple):
     identity: Identity
     name: str
     process: Process = NOBODY  # of an arena: its owner's
-    extent: int = 0  # of an arena: bytes that clients map
+    extent: int = 0  # of an arena, or a region that grows: bytes that clients map
     has_owner: bool = False  # of an arena: nobody has heard that it writes no more
 
 
@@ -192,7 +193,8 @@ def numbers_of(region: Region) -> tuple[int, ...]:
 
 def _code_of(region: Region) -> int:
     keep = _KEEP if region.arena is not None and region.arena.keep else 0
-    return _SEAL_CODES[region.seal] | _BACKEND_CODES[region.backend] << 8 | keep
+    grows = _GROWS if region.extent else 0
+    return _SEAL_CODES[region.seal] | _BACKEND_CODES[region.backend] << 8 | keep | grows
 
 
 def read(data: bytes, offset: int) -> Record | LedgerRecord | None:
@@ -226,7 +228,7 @@ def read(data: bytes, offset: int) -> Record | LedgerRecord | None:
             identity=Identity._make(numbers[13:17]),
             name=packed[:name_size].decode() if name_size <= MAX_NAME else "",
             process=process,
-            extent=mapped,
+            extent=mapped if kind == KIND_ARENA or code & _GROWS else 0,
             has_owner=bool(flag),
         )
     except (KeyError, UnicodeDecodeError) as error:
@@ -255,7 +257,10 @@ def _check(record: Record) -> None:
         and record.size <= record.room
         and HEADER_SIZE + record.room <= record.capacity
         and max(record.owner.uid, record.owner.gid, record.owner.pid) < 2**32
-        and (record.kind != KIND_ARENA or record.capacity <= record.extent < record.span.size)
+        and (
+            (record.kind != KIND_ARENA and not record.extent)
+            or record.capacity <= record.extent < record.span.size
+        )
     )
     if not is_right:
         raise InvalidArgument(f"the record at {record.offset} contradicts itself: {record!r:.300}")

@@ -12,6 +12,7 @@ from shmhost.core.meter import Tally
 from shmhost.core.objects import Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
 from shmhost.core.window import Span, Window
+from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import AccessDenied, InvalidArgument, RegionNotFound, Unsupported
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.items import NO_ARENA, ArenaInfo
@@ -21,6 +22,7 @@ from shmprotocol.wire.names import (
     Seal,
     State,
     check_backend,
+    check_growth,
     check_mode,
     check_name,
     check_seal,
@@ -78,6 +80,7 @@ class Region:
     kind: int = 0  # of its header, once that is known
     arena: Arena | None = None  # what an arena has beside this
     record: int = 0  # where the host's state file has it; 0: nowhere
+    extent: int = 0  # bytes that its object may grow to, and that clients map; 0: it keeps its size
     keep: bool = True  # its name, when its creator's connection ends
     readers: array[int] | None = None  # the read-only descriptor of its object, as `sendmsg` takes it
 
@@ -89,6 +92,11 @@ class Region:
     def change_rights(self) -> None:
         """Note that the mode has changed: grants carry another number from now on, and clients ask again."""
         self.rights = (self.rights + 1) % 2**32
+        self.packed = b""
+
+    def extend(self, capacity: int) -> None:
+        """Note that the object has grown."""
+        self.size = self.room = capacity - HEADER_SIZE
         self.packed = b""
 
     def allows(self, peer: Peer, right: int) -> bool:
@@ -164,7 +172,7 @@ class Region:
             self.name,
             self.span.address,
             self.size,
-            self.capacity if self.arena is None else self.arena.span,
+            self.extent or (self.capacity if self.arena is None else self.arena.span),
             flags,
             self.line,
             self.rights,
@@ -194,10 +202,10 @@ def refused(name: str, owner: Peer, mode: int, peer: Peer, right: int) -> Access
 def check_unshared(regions: Iterable[Region]) -> None:
     """Raise Unsupported if a client whose version has no shared regions would get one."""
     for region in regions:
-        if region.seal is Seal.SHARED:
+        if region.seal is Seal.SHARED or region.extent:
             raise Unsupported(
-                f"{region.name!r} is a shared region, which takes version {SHARED_VERSION} of the protocol: "
-                "use the same shmhost version on both sides"
+                f"{region.name!r} is a shared or growing region, which takes version {SHARED_VERSION} of the "
+                "protocol: use the same shmhost version on both sides"
             )
 
 
@@ -227,4 +235,5 @@ def check_create(request: Create) -> tuple[Seal, Backend]:
         raise InvalidArgument(f"a region has at least 1 byte, not {request.size}")
     seal, backend = check_seal(request.seal), check_backend(request.backend)
     check_shared(seal, backend)
+    check_growth(request.size, request.max_size, seal, backend)
     return seal, backend

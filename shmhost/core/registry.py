@@ -52,7 +52,9 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     arenas: set[Region] = field(default_factory=set)  # those of `regions`
-    shared: set[Region] = field(default_factory=set)  # those of `regions` that several may write
+    shared: set[Region] = field(
+        default_factory=set
+    )  # those of `regions` that several may write, or that grow
     lines: GivenLines = field(default_factory=GivenLines)  # of the board
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
@@ -68,7 +70,10 @@ class Registry:
         seal, backend = check_create(request)
         self.check_replace(request, peer)
         capacity = self._capacity(request.size)
-        region = self.take(request.size, capacity, peer, files=WITH_WRITER, address=request.address)
+        extent = self._capacity(request.max_size) if request.max_size else 0
+        room = capacity - HEADER_SIZE if extent else request.size
+        region = self.take(room, capacity, peer, extent, WITH_WRITER, request.address)
+        region.extent = extent
         region.name, region.mode, region.backend = request.name, request.mode, backend
         region.seal = seal if backend is not Backend.SHM else Seal.NONE  # tmpfs files take none
         self.creating[region.name] = region
@@ -143,7 +148,7 @@ class Registry:
     def publish(self, region: Region) -> None:
         """Make a created and announced region, which has its generation, the current one of its name."""
         del self.creating[region.name]
-        if region.seal is not Seal.SHARED:  # which keeps its writer
+        if region.seal is not Seal.SHARED and not region.extent:  # which keep their writer
             region.charge.close_file()
         older = self.current.get(region.name)
         self.current[region.name] = region
@@ -283,7 +288,9 @@ class Registry:
         `files` is how many descriptors the host will have of it; 0 as the `address`: any.
         """
         extent = max(capacity, extent)
-        charge = self.accounts.of(peer.uid).charge_region(capacity + REGION_OVERHEAD, files, extent)
+        charge = self.accounts.of(peer.uid).charge_region(
+            capacity + REGION_OVERHEAD, files, extent, extent - capacity
+        )
         try:
             span, window = self._take_span(extent, address)
         except BaseException:
@@ -296,7 +303,7 @@ class Registry:
         region.state = state
         self.regions[region.number] = region
         self.order.append(region.number)
-        if region.seal is Seal.SHARED:
+        if region.seal is Seal.SHARED or region.extent:
             self.shared.add(region)
         region.tally = self.tallies.add(state, region.owner.uid, region.capacity)
 

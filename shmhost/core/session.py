@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from shmhost.core import absent, filled_puts, small_puts
 from shmhost.core.creations import Creations
 from shmhost.core.filled_puts import FilledPuts
+from shmhost.core.growing import resize
 from shmhost.core.holders import text_of
 from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
@@ -386,6 +387,7 @@ class Session:
         m.Open: lambda self, request: self._readings.open_in_parts(request, self._version, self._open),
         m.Claim: lambda self, request: self._readings.claim(request),
         m.Keep: lambda self, request: self._readings.keep(request),
+        m.Resize: lambda self, request: resize(self._hub, self.peer, request, self._send),
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 6
+STATE_FORM = 7
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -60,7 +60,7 @@ class ControlRecord(NamedTuple):
 class ObjectRecord(NamedTuple):
     """The object of a region. `path` is that of a file in /dev/shm."""
 
-    kind: str  # "memfd", "shm", "arena"; "" for none
+    kind: str  # "memfd", "growing", "shm", "arena"; "" for none
     capacity: int
     is_spare: bool  # of an arena: it is not sealed yet
     path: str
@@ -92,6 +92,7 @@ class RegionRecord(NamedTuple):
     rights: int
     kind: int
     record: int  # where the state file has it
+    extent: int
     object: ObjectRecord
     arena: ArenaRecord | None
 

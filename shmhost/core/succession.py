@@ -70,6 +70,7 @@ def _legacy_of(older: Region | None, capacity: int, peer: Peer) -> Region | None
         or older.capacity != capacity
         or older.owner.uid != peer.uid
         or older.backend is not _MEMFD
+        or older.extent
     ):
         return None
     return older

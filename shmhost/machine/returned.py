@@ -15,6 +15,7 @@ from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, Shm
 from shmhost.core.processes import Process
 from shmhost.core.records import Identity, Record
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
+from shmhost.machine.growing_memory import GrowingMemfd
 from shmhost.machine.processes import is_gone, may_be
 from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.native import builtins
@@ -47,13 +48,15 @@ class Returnables:
             return ArenaMemory.taken(os.fstat(reader).st_size, reader, -1, True)
         if record.backend is Backend.SHM:
             return PosixShm.of(record.name, record.capacity, self._names, reader)
-        if record.seal is not Seal.SHARED:
+        if record.seal is not Seal.SHARED and not record.extent:
             return Memfd.of(record.capacity, reader)
         try:
             writer = _writer_of(reader)
         except OSError:
             os.close(reader)
             raise
+        if record.extent:
+            return GrowingMemfd.taken(os.fstat(reader).st_size, reader, writer, False)
         return Memfd.taken(record.capacity, reader, writer, False)
 
     def left_by(self, record: Record) -> MemoryObject | None:

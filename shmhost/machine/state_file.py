@@ -94,12 +94,12 @@ class StateFile:
             return
         owner = region.owner
         assert region.object is not None
-        is_arena = region.arena is not None
+        is_plain = region.arena is None and not region.extent
         try:
             builtins.write_record(
                 self.memory,
                 offset,
-                0 if is_arena else WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
+                0 if not is_plain else WORD_OF_CURRENT | region.mode << 8 | region.rights << 32,
                 region.object.reader(),
                 region.name,
                 (owner.uid, owner.gid, owner.pid),
@@ -108,14 +108,16 @@ class StateFile:
         except OSError as error:
             self.lose(region, error.errno or 0)
             return
-        if is_arena:
-            self._complete_arena(region)
+        if not is_plain:
+            self._complete(region)
 
-    def _complete_arena(self, region: Region) -> None:
+    def _complete(self, region: Region) -> None:
         arena = region.arena
-        assert arena is not None
-        arena.process = process = process_of(region.owner.pid)
-        self._write_more(region.record, process.started, process.namespace, arena.span, 1)
+        if arena is None:
+            self._write_more(region.record, 0, 0, region.extent, 0)
+        else:
+            arena.process = process = process_of(region.owner.pid)
+            self._write_more(region.record, process.started, process.namespace, arena.span, 1)
         word = WORD_OF_CURRENT | region.mode << 8 | region.rights << 32
         builtins.set_record(self.memory, region.record, word)
 

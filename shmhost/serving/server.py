@@ -34,6 +34,7 @@ from shmhost.core.successors import check_successor
 from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_now
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, open_board
+from shmhost.machine.growing_memory import GrowingMemfd
 from shmhost.machine.peers import peer_of, peer_pidfd
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile, inherited
@@ -394,7 +395,11 @@ class Host:
 
         return take_back
 
-    def _make_object(self, backend: Backend, name: str, capacity: int) -> MemoryObject:
+    def _make_object(
+        self, backend: Backend, name: str, capacity: int, can_grow: bool = False
+    ) -> MemoryObject:
+        if can_grow:
+            return GrowingMemfd(name, capacity)
         is_named = backend is Backend.SHM
         return PosixShm(name, capacity, self._shm_names) if is_named else Memfd(name, capacity)
 

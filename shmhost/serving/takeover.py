@@ -33,6 +33,7 @@ from shmhost.core.state_records import STATE_FORM
 from shmhost.core.window import Span
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard
+from shmhost.machine.growing_memory import GrowingMemfd
 from shmhost.machine.peers import peer_of
 from shmhost.machine.shm_names import ShmNames
 from shmhost.machine.socket_file import SocketFile
@@ -182,7 +183,7 @@ def settle(heritage: Heritage, parts: Parts) -> None:
 
 def _adopt_regions(heritage: Heritage, parts: Parts) -> None:
     record, registry = heritage.record, parts.hub.registry
-    makers = Makers(parts.names, ArenaMemory.taken, LedgerMemory.taken)
+    makers = Makers(parts.names, ArenaMemory.taken, LedgerMemory.taken, GrowingMemfd.taken)
     resume_numbers(parts.hub, record)
     adopt_ledgers(parts.hub, record.ledgers, heritage.take, makers)
     for ledger in record.ledgers:

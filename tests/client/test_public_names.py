@@ -19,7 +19,7 @@ import shmprotocol
 
 HANDLE = (
     "address array capacity close data fileno generation header is_current is_relocated metadata name number "
-    "root size translate value"
+    "resize root size translate value"
 )
 NAMES = {
     shmclient.Client: (
@@ -42,7 +42,7 @@ NAMES = {
     shmclient.ArenaView: "changes close generation get get_object items keys open values wait",
     shmclient.aio.AsyncArenaView: "changes generation get get_object items keys open values wait",
     shmclient.ArenaBuilder: "alloc bytes discard new publish set_root",
-    shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root",
+    shmclient.RegionBuilder: "alloc array bytes data data_address fileno new set_root size",
     shmclient.ArrowValue: "batch_count column_names format nbytes",
     shmclient.ArrowArrayValue: "batch_count column_names format nbytes",
     shmclient.RegionDict: "copy get items keys values",
@@ -83,7 +83,7 @@ def test_each_exported_class_and_function_has_a_docstring(module: ModuleType) ->
 
 def test_builder_shows_no_other_attributes(shm: shmclient.Client) -> None:
     with shm.create("x", 100) as builder:
-        assert public(sorted(vars(builder))) == ["address", "capacity", "name", "region", "size"]
+        assert public(sorted(vars(builder))) == ["address", "capacity", "name", "region"]
 
 
 def test_handles_show_no_attributes_of_their_own(shm: shmclient.Client) -> None:

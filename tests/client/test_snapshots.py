@@ -207,7 +207,7 @@ def test_file_has_the_bytes_of_the_specification(shm: shmclient.Client, tmp_path
     shm.put("a", bytes(4000), mode=0o640).close()
     shm.save("a", file)
     header = read(file).header._replace(size=8192)
-    assert snapshot.new_snapshot(header, "a", 0o640, 123456789).pack()[:40] == expected
+    assert snapshot.new_snapshot(header, "a", 0o640, 123456789, 0).pack()[:40] == expected
     assert file.read_bytes()[:16] == expected[:16]
     assert isinstance(header, Header)
 

@@ -44,7 +44,7 @@ from shmprotocol.wire import messages as m
 ATTRIBUTES: dict[type, tuple[str, str]] = {
     Region: (
         "number owner room capacity span charge name mode seal backend object was_busy keep state size "
-        "generation created_ns is_successor line rights kind arena record",
+        "generation created_ns is_successor line rights kind arena record extent",
         "window tally is_busy leases packed readers",
     ),
     Charge: ("account size files regions more", "is_borne"),
@@ -59,7 +59,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
         "_hub _registry _account _is_counted _send _filled_puts _small_puts end _descriptors",
     ),
     Leases: ("_regions", "_registry _peer _send _share"),
-    Creations: ("_regions _unkept", "_hub _registry _peer _leases _send _spares"),
+    Creations: ("_regions _unkept _growing", "_hub _registry _peer _leases _send _spares"),
     Spares: ("_regions _reserved", "_hub _peer _is_closed"),
     Interests: ("_waits _watches", "_share _names _prefixes _count"),
     Readings: ("_ledger _others", "_hub _peer _leases _ahead"),
@@ -123,7 +123,7 @@ def taken_by(hub: Hub) -> Registry:
     successor = World().hub
     successor.registry.accounts.is_adopting = True
     records = describe_regions(hub.registry, lambda number: number)
-    makers = Makers(ShmNames("shmhost-none"), never, never)
+    makers = Makers(ShmNames("shmhost-none"), never, never, never)
     adopt_regions(successor, records, lambda number: number, makers)
     successor.registry.accounts.is_adopting = False
     return successor.registry

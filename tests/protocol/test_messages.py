@@ -50,6 +50,7 @@ def test_tags_are_the_published_numbers() -> None:
         "RestoreArena": 25,
         "Claim": 26,
         "Keep": 27,
+        "Resize": 28,
     }
     assert {cls.__name__: tag for tag, cls in codec.REPLY_TAGS.items()} == {
         "Welcome": 129,

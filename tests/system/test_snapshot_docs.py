@@ -1,4 +1,4 @@
-"""The example of docs/snapshots.md is run as it stands there, and the commands print what they say."""
+"""The examples of docs/snapshots.md and docs/growing.md are run, and the commands print what they say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import shmclient
 from command_support import call
 from support import WatchedHost
 
-PAGE = (Path(__file__).parents[2] / "docs" / "snapshots.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+PAGES = Path(__file__).parents[2] / "docs"
+PATTERN = r"<!-- example: (\S+) -->\n```python\n(.*?)```"
+TEXT = "".join((PAGES / page).read_text("utf-8") for page in ("snapshots.md", "growing.md"))
+EXAMPLES = dict(re.findall(PATTERN, TEXT, re.DOTALL))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

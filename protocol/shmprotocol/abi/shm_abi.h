@@ -57,6 +57,8 @@ ssize_t pread(int fd, void *buffer, size_t count, off_t offset);
 #define SHM_FLAG_SEAL_WRITER 2 /* F_SEAL_FUTURE_WRITE: only the creator's mapping can write */
 #define SHM_FLAG_UNSEALED 4    /* a named POSIX object: protected only by file permissions */
 #define SHM_FLAG_SEAL_SHARED 16 /* its size cannot change; its content can, by all who may write it */
+/* Beside SHM_FLAG_SEAL_WRITER or SHM_FLAG_SEAL_SHARED: the object can grow, up to `capacity`. See shm_region_size(). */
+#define SHM_FLAG_GROWS 32
 
 /*
  * The first page of every region.
@@ -77,7 +79,7 @@ struct shm_region_header {
 
         const void *base;  /* the address of this header, in every process */
         uint64_t size;     /* bytes in use, from base: this page, data, metadata */
-        uint64_t capacity; /* bytes of the memory object and of its mapping; whole pages */
+        uint64_t capacity; /* bytes of the mapping, and of the memory object unless it grows; whole pages */
 
         const void *data; /* the start of the payload: base + header_size, always */
         uint64_t data_size; /* bytes of the data: the `size` of a region on the wire and in Python */
@@ -152,7 +154,8 @@ static inline int shm_payload_holds(const struct shm_region_header *header, cons
 /*
  * Check a header that was read from a memory object of `object_size` bytes. Returns 0 or:
  * -EBADMSG it is not a region, or a field contradicts another; -EPROTONOSUPPORT another ABI version.
- * Unknown flags and kinds, which a later minor version may add, are not an error.
+ * Unknown flags and kinds, which a later minor version may add, are not an error. An object that grows has from `size`
+ * to `capacity` bytes.
  */
 static inline int shm_header_check(const struct shm_region_header *header, uint64_t object_size)
 {
@@ -168,8 +171,9 @@ static inline int shm_header_check(const struct shm_region_header *header, uint6
                 return -EBADMSG;
         if (base == 0 || base % SHM_HEADER_SIZE != 0 || base + header->capacity < base)
                 return -EBADMSG;
-        if (header->capacity != object_size || header->size < SHM_HEADER_SIZE ||
-            header->size > header->capacity)
+        if (header->size < SHM_HEADER_SIZE || header->size > object_size || object_size > header->capacity)
+                return -EBADMSG;
+        if (header->capacity != object_size && !(header->flags & SHM_FLAG_GROWS))
                 return -EBADMSG;
         if (!shm_range_inside((uint64_t)(uintptr_t)header->window_base, header->window_size, header->base,
                               header->capacity))
@@ -313,6 +317,26 @@ static inline int shm_region_map(int fd, const struct shm_region_header **header
         int error = shm_seals_check(fd);
 
         return error ? error : shm_region_map_unsealed(fd, header_out);
+}
+
+/*
+ * The bytes of data that a mapped region has now, by its descriptor; or -errno. They are header->data_size, but for a
+ * region that can grow (SHM_FLAG_GROWS): shm_region_map() has mapped all that it can grow to, and what lies behind its
+ * present end is SIGBUS. No process can shrink it (F_SEAL_SHRINK), so a size stays right for good, and the kernel's is
+ * that of the memory that is there: no word in shared memory is needed, which a writer could set wrongly. Call it again
+ * to follow the region; a fstat(2) is all that it does.
+ */
+static inline int64_t shm_region_size(int fd, const struct shm_region_header *header)
+{
+        struct stat status;
+        uint64_t size;
+
+        if (!(header->flags & SHM_FLAG_GROWS))
+                return (int64_t)header->data_size;
+        if (fstat(fd, &status) < 0)
+                return -errno;
+        size = (uint64_t)status.st_size < header->capacity ? (uint64_t)status.st_size : header->capacity;
+        return size < header->size ? -EBADMSG : (int64_t)(size - SHM_HEADER_SIZE);
 }
 
 /* Undo shm_region_map(). Returns 0 or -errno. */

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from shmprotocol.abi.header import (
     FLAG_ARENA,
+    FLAG_GROWS,
     HEADER_SIZE,
     KIND_DATA,
     KIND_OBJECTS,
@@ -27,16 +28,20 @@ IMAGE = PAGE  # where the image begins: at a page, so that it can be mapped wher
 START = IMAGE + HEADER_SIZE  # bytes of the file that say all about it but what it holds
 DIGEST_SIZE = 32
 _PERSON = b"shmhost-snapshot"  # so that no other use of BLAKE2b has the same hash
-_LAYOUT = struct.Struct("<8sIIQQII32s4024x")
+_LAYOUT = struct.Struct("<8sIIQQII32sQ4016x")
 _DIGEST_AT = 40
 
 
 class Snapshot(NamedTuple):
-    """The first two pages of a file. `header` is that of the region, with the bytes of the image."""
+    """The first two pages of a file. `header` is that of the region, with the bytes of the image.
+
+    `max_size` is that of the payload of a region that can grow, 0 of all others.
+    """
 
     mode: int
     saved_ns: int
     digest: bytes
+    max_size: int
     header: Header
 
     @property
@@ -47,15 +52,27 @@ class Snapshot(NamedTuple):
     def pack(self) -> bytes:
         """Return the first two pages of the file."""
         page = _LAYOUT.pack(
-            MAGIC, VERSION, IMAGE, self.header.capacity, self.saved_ns, self.mode, 0, self.digest
+            MAGIC,
+            VERSION,
+            IMAGE,
+            self.header.capacity,
+            self.saved_ns,
+            self.mode,
+            0,
+            self.digest,
+            self.max_size,
         )
         return page + self.header.pack()
 
 
-def new_snapshot(header: Header, name: str, mode: int, now_ns: int) -> Snapshot:
-    """Return the snapshot of a region with this header, without its hash."""
+def new_snapshot(header: Header, name: str, mode: int, now_ns: int, size: int) -> Snapshot:
+    """Return the snapshot of a region with this header, without its hash; if it grows, of `size` bytes."""
+    max_size = 0
+    if header.flags & FLAG_GROWS:
+        max_size = header.capacity - HEADER_SIZE
+        header = header._replace(flags=header.flags & ~FLAG_GROWS, size=size, data_size=size - HEADER_SIZE)
     image = header._replace(name=name, capacity=page_up(header.size))
-    return Snapshot(mode, now_ns, bytes(DIGEST_SIZE), image)
+    return Snapshot(mode, now_ns, bytes(DIGEST_SIZE), max_size, image)
 
 
 def new_hash(start: bytes) -> hashlib.blake2b:
@@ -74,7 +91,7 @@ def read_start(start: bytes, file_size: int) -> Snapshot:
     """
     if len(start) < START or start[: len(MAGIC)] != MAGIC:
         raise BadRegion("it is not a snapshot: it does not start as one")
-    _, version, image, capacity, saved_ns, mode, _, digest = _LAYOUT.unpack_from(start)
+    _, version, image, capacity, saved_ns, mode, _, digest, max_size = _LAYOUT.unpack_from(start)
     if version != VERSION or image != IMAGE:
         raise BadRegion(
             f"it is a snapshot of version {version}, and this release reads version {VERSION}: load it "
@@ -83,8 +100,8 @@ def read_start(start: bytes, file_size: int) -> Snapshot:
     if file_size != IMAGE + capacity:
         raise BadRegion(f"it has {file_size} bytes, and should have {IMAGE + capacity}: it was cut, or grew")
     header = check_header(start[IMAGE:], capacity)
-    if header.kind not in (KIND_DATA, KIND_OBJECTS) or header.flags & FLAG_ARENA:
+    if header.kind not in (KIND_DATA, KIND_OBJECTS) or header.flags & (FLAG_ARENA | FLAG_GROWS):
         raise BadRegion(f"it holds a region of kind {header.kind}, not of {KIND_DATA} or {KIND_OBJECTS}")
     if capacity != page_up(header.size) or header.size <= HEADER_SIZE:
         raise BadRegion(f"it says {header.size} of {capacity} bytes: it is corrupt")
-    return Snapshot(mode, saved_ns, digest, header)
+    return Snapshot(mode, saved_ns, digest, max_size, header)

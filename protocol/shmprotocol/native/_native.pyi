@@ -16,6 +16,7 @@ class _Lib:
     SHM_FLAG_SEAL_WRITER: int
     SHM_FLAG_UNSEALED: int
     SHM_FLAG_SEAL_SHARED: int
+    SHM_FLAG_GROWS: int
     SHM_KIND_BOARD: int
     SHM_BOARD_LINE_SIZE: int
     SHM_MAP_WRITABLE: int

@@ -40,6 +40,7 @@ REQUEST_TAGS: dict[int, type[m.Message]] = {
     25: m.RestoreArena,
     26: m.Claim,
     27: m.Keep,
+    28: m.Resize,
 }
 REPLY_TAGS: dict[int, type[m.Message]] = {
     129: m.Welcome,

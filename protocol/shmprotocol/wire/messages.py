@@ -75,7 +75,7 @@ class Create(NamedTuple):
     """Ask for a new region of `size` payload bytes under `name`; the reply is Created.
 
     Without `keep` (since version 5) the name goes with this connection. With an `address` (since version 5,
-    0: none) the region gets that, or AddressConflict.
+    0: none) the region gets that, or AddressConflict. With a `max_size` it can grow to that, by Resize.
     """
 
     id: int
@@ -87,6 +87,7 @@ class Create(NamedTuple):
     replace: bool
     keep: bool = True
     address: int = 0
+    max_size: int = 0
 
 
 class Publish(NamedTuple):
@@ -177,6 +178,14 @@ class Open(NamedTuple):
     wait: bool
 
 
+class Resize(NamedTuple):
+    """Have a region that can grow have `size` bytes of payload. The reply is Done. Since version 5."""
+
+    id: int
+    region: int
+    size: int
+
+
 class Release(NamedTuple):
     """Give leases back. Has no reply."""
 
@@ -261,12 +270,16 @@ class Welcome(NamedTuple):
 
 
 class Created(NamedTuple):
-    """The reply to Create, with one read-write descriptor: where the new region will be mapped."""
+    """The reply to Create, with one read-write descriptor: where the new region will be mapped.
+
+    `span` is how many bytes are to be mapped, of a region that can grow; 0: its capacity.
+    """
 
     id: int
     region: int
     address: int
     capacity: int
+    span: int = 0
 
 
 class Published(NamedTuple):

@@ -109,6 +109,17 @@ def check_shared(seal: Seal, backend: Backend) -> None:
         raise InvalidArgument(f"seal='shared' takes the backend memfd, not {backend}: its size is sealed")
 
 
+def check_growth(size: int, max_size: int, seal: Seal, backend: Backend) -> None:
+    """Raise InvalidArgument for a region that cannot grow to a size, 0 for none."""
+    if max_size and (seal is Seal.FULL or backend is not Backend.MEMFD):
+        raise InvalidArgument(
+            f"max_size takes seal='writer' or seal='shared' and the backend memfd, not {seal} and {backend}: "
+            "a full seal is for good, for what would be added, too"
+        )
+    if max_size and max_size < size:
+        raise InvalidArgument(f"max_size is at least the size, {size}, not {max_size}")
+
+
 def check_backend(backend: str) -> Backend:
     """Return the backend, or raise InvalidArgument."""
     try:

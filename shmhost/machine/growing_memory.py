@@ -1,0 +1,45 @@
+"""Memory objects that the host can make larger: the kernel's side of regions with a `max_size`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from shmhost.core.objects import Memfd, refusal_of
+from shmprotocol.abi.header import FLAG_GROWS
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.wire.names import Seal
+
+
+class GrowingMemfd(Memfd):
+    """A Memfd whose size is not sealed upwards. It keeps its read-write descriptor, by which it grows.
+
+    Its creator, and all who may write a shared one, can make it larger, too, with a descriptor of theirs.
+    That harms no reader, but is not charged: the name goes when the creator does.
+    """
+
+    __slots__ = ()
+    shape = fcntl.F_SEAL_SHRINK
+    can_grow = True
+
+    def flag(self, seal: Seal) -> int:
+        """Return the header flags that say what protects this object, and that it can grow."""
+        flags: int = super().flag(seal) | FLAG_GROWS
+        return flags
+
+    def grow(self, capacity: int) -> None:
+        """Give it more bytes. Not for the event loop, as `publish`. OutOfMemory, InvalidArgument."""
+        if self.is_larger():
+            raise InvalidArgument(
+                f"the object was made larger without the host, and {self.capacity} bytes are charged: create "
+                "the region again"
+            )
+        try:
+            os.ftruncate(self._writer, capacity)
+        except OSError as error:
+            raise refusal_of(error, f"make the object larger, to {capacity} bytes") from None
+        self.capacity = capacity
+
+    def is_larger(self) -> bool:
+        """Whether somebody else has made it larger than `capacity`."""
+        return os.fstat(self._reader).st_size > self.capacity
