@@ -23,6 +23,17 @@ def put_small_without_holding(teller: Teller) -> None:
         teller.put("new", 500, hold=False)
 
 
+def replace_what_is_held(teller: Teller) -> None:
+    """Its older value must not come back once the host has said that it has another one."""
+    teller.put("new", 500)
+    teller.put("new", 500, hold=False)
+
+
+def replace_what_is_held_by_spare(teller: Teller) -> None:
+    for hold in (True, True, False):  # the first one has no spare
+        teller.put("new", LARGE, hold=hold)
+
+
 def put_large(teller: Teller) -> None:
     for _ in range(4):
         teller.put("new", LARGE)
@@ -98,6 +109,8 @@ ALL: dict[str, Callable[[Teller], None]] = {
     for operation in (
         put_small,
         put_small_without_holding,
+        replace_what_is_held,
+        replace_what_is_held_by_spare,
         put_large,
         put_with_reserve,
         put_by_shm_open,

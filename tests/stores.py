@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -119,5 +120,19 @@ def noting_stores(table: Table, places: list[Place]) -> Script:
         if walk.has_changed():
             places.append(walk.place)
         return False
+
+    return stop
+
+
+def behind_call(kinds: frozenset[int], ordinal: int) -> Script:
+    """Stop a host right behind its n-th system call of these kinds, before it does anything else."""
+
+    def stop(host: Seized) -> bool:
+        seen = itertools.count(1)
+        host.run(lambda kind: kind in kinds and next(seen) == ordinal)
+        if host.is_over:
+            return False
+        host.step(lambda: True)
+        return True
 
     return stop

@@ -13,6 +13,7 @@ from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, Send, SendFrame
 from shmhost.core.objects import Memfd, PosixShm
 from shmhost.core.peers import Peer
+from shmhost.core.records import note_of
 from shmhost.core.regions import Region
 from shmhost.core.spares import Spares, as_create, fits_without_spares
 from shmhost.core.window import AddressTaken
@@ -242,18 +243,19 @@ class Creations:
         assert region.object is not None
         # The reply goes first: without it the creator would treat a visible region as unpublished. And before
         # it the board: with the reply, the creator may look.
+        note = note_of(self._registry.book, self._registry.current.get(region.name))
         self._registry.announce(region)
         if not region.line:
             self._hub.note_full_board(region)
         try:
             if send_frame is not None:
-                self._leases.publish_packed(request, region, send_frame)
+                self._leases.publish_packed(request, region, send_frame, note)
             else:
                 grant = self._leases.grant(region)
                 ahead = tuple([m.Spare(spare.number, spare.span.address, spare.capacity) for spare in spares])
                 writers = [spare.object.writer() for spare in spares if spare.object is not None]
                 descriptors = (region.descriptor(self._peer), *writers)
-                self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors)
+                self._leases.send(m.Published(request, grant, ahead), (grant,), descriptors, note)
         except OSError:
             self._registry.retract(region)
             region.generation = 0

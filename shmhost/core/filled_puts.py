@@ -15,6 +15,7 @@ from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, SendFrame
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
+from shmhost.core.records import note_of
 from shmhost.core.regions import WRITE, Region
 from shmhost.core.spares import IN_SLICE, Spares
 from shmhost.core.work import Steps
@@ -100,7 +101,8 @@ class FilledPuts:
             if frame is not None:
                 self._note(region, begun, parsed[8])
                 writers = [spare.object.writer() for spare in spares if spare.object is not None]
-                send_frame(frame, array("i", (region.reader()[0], *writers)))
+                note = note_of(self._registry.book, self._registry.current.get(region.name))
+                send_frame(frame, array("i", (region.reader()[0], *writers)), *note)
         except BaseException:
             self._give_up(region, lease, spares)
             raise

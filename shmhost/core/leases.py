@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from shmhost.core.peers import Peer
+from shmhost.core.records import Note
 from shmhost.core.regions import READ, Region
 from shmhost.core.registry import Registry
 from shmhost.core.work import PAUSE, Steps
@@ -21,9 +22,16 @@ MAX_LEASES = 65_536
 MAX_RELEASED = 128  # at once, which takes 50 us
 MANY = 32  # regions, whose leases take 15 us, and their reply twice as long
 
-T = TypeVar("T")
-Send = Callable[[m.Message, Sequence[int]], None]
-SendFrame = Callable[[bytes, Sequence[int]], None]
+M_contra = TypeVar("M_contra", contravariant=True)
+
+
+class _Send(Protocol[M_contra]):
+    def __call__(self, message: M_contra, fds: Sequence[int], note: Note = ..., /) -> None:
+        """Send a message, and make a note; the descriptors stay the caller's. OSError: it cannot be."""
+
+
+Send = _Send[m.Message]
+SendFrame = _Send[bytes]
 
 
 class Leases:
@@ -107,11 +115,13 @@ class Leases:
         readers = array("i", b"".join(map(Region.reader, regions)))
         self._deliver(leases, send_frame, shortcut.opened(request, leases, grants), readers)
 
-    def publish_packed(self, request: int, region: Region, send_frame: SendFrame) -> None:
+    def publish_packed(
+        self, request: int, region: Region, send_frame: SendFrame, note: Sequence[Note]
+    ) -> None:
         """Grant a region to its creator, by a Published that is packed but for its numbers."""
         lease = self.add(region, self._registry.clock())
         frame = shortcut.published(request, lease, region.packed_grant())
-        self._deliver((lease,), send_frame, frame, region.reader())
+        self._deliver((lease,), send_frame, frame, region.reader(), note)
 
     def _too_many(self) -> QuotaExceeded:
         return QuotaExceeded(
@@ -180,15 +190,27 @@ class Leases:
         self._regions[lease] = region
         return lease
 
-    def send(self, reply: m.Message, grants: Sequence[m.Grant], descriptors: Sequence[int]) -> None:
+    def send(
+        self,
+        reply: m.Message,
+        grants: Sequence[m.Grant],
+        descriptors: Sequence[int],
+        note: Sequence[Note] = (),
+    ) -> None:
         """Send a reply with the leases that it gives, or take them back and raise OSError."""
-        self._deliver([grant.lease for grant in grants if grant.lease], self._send, reply, descriptors)
+        leases = [grant.lease for grant in grants if grant.lease]
+        self._deliver(leases, self._send, reply, descriptors, note)
 
     def _deliver(
-        self, leases: Sequence[int], send: Callable[[T, Sequence[int]], None], reply: T, fds: Sequence[int]
+        self,
+        leases: Sequence[int],
+        send: _Send[M_contra],
+        reply: M_contra,
+        fds: Sequence[int],
+        note: Sequence[Note] = (),
     ) -> None:
         try:
-            send(reply, fds)
+            send(reply, fds, *note)
         except OSError:
             self.give_back(leases)
             raise

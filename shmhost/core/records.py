@@ -96,6 +96,11 @@ class Record(NamedTuple):
     has_owner: bool = False  # of an arena: nobody has heard that it writes no more
 
 
+# The memory of a book, and the number of a region that loses its name as soon as a reply has left. One system
+# call does both, see state.c.
+Note = tuple[object, int]
+
+
 class Book(Protocol):
     """Where a host notes its published regions for a successor. Never raises: a region may have no record."""
 
@@ -163,6 +168,11 @@ class NoBook:
 
     def remove_ledger(self, ledger: Ledger) -> None:
         """Do nothing."""
+
+
+def note_of(book: Book, older: Region | None) -> tuple[Note, ...]:
+    """Return the note for a reply by which a region takes the name of an older one; none, if it need not."""
+    return ((book.memory, older.number),) if older is not None and older.record else ()
 
 
 def word_of(region: Region) -> int:

@@ -15,6 +15,7 @@ from shmhost.core.hub import Hub
 from shmhost.core.leases import Leases, SendFrame
 from shmhost.core.objects import Memfd, not_made
 from shmhost.core.peers import Peer
+from shmhost.core.records import note_of
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.abi.header import HEADER_SIZE, page_up
@@ -53,7 +54,7 @@ class SmallPuts:
             return False
         region.size = data_size
         try:
-            self._publish(region, parsed, data, send_frame)
+            self._publish(region, older, parsed, data, send_frame)
         except BaseException:
             succession.give_up(registry, region, older)
             raise
@@ -66,7 +67,9 @@ class SmallPuts:
         hub.tell(ChangeKind.PUBLISHED, region, before)
         return True
 
-    def _publish(self, region: Region, parsed: Parsed, data: bytes, send_frame: SendFrame) -> None:
+    def _publish(
+        self, region: Region, older: Region | None, parsed: Parsed, data: bytes, send_frame: SendFrame
+    ) -> None:
         if not region.line:
             self._hub.note_full_board(region)
         book = self._registry.book
@@ -93,7 +96,7 @@ class SmallPuts:
             region.readers = array("i", (descriptor,))
             if failure:
                 book.lose(region, failure)
-            send_frame(frame, region.readers)
+            send_frame(frame, region.readers, *note_of(book, older))
         except BaseException as error:
             self._leases.drop(region, lease)
             if isinstance(error, OSError) and region.object is None:

@@ -5,8 +5,8 @@ goes with a host that ends cleanly, as nothing is left then. It belongs to whoev
 socket, and nobody else may read or write it: whoever can, decides what a successor believes.
 
 The first page: magic, version, size of a record; the name of the family of hosts that share it, the boot, how
-many hosts of the family came before, a number that no region has reached, and where the last boards were.
-Records follow.
+many hosts of the family came before, a number that no region has reached, where the last boards were, and the
+latest reply by which a region took the name of another. Records follow.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from shmhost.machine.processes import process_of
 from shmhost.machine.socket_file import Lock
 from shmprotocol.errors import HostError, InvalidArgument
 from shmprotocol.native import builtins
+from shmprotocol.wire.names import State
 
 LOG = logging.getLogger("shmhost")
 
@@ -38,6 +39,7 @@ _HEADER = struct.Struct("<8sII16s40sQQ")  # the fields of the first page
 _CEILING_AT = _HEADER.size - 8
 _BOARD = struct.Struct("<QQ")  # address and bytes of one board
 _BOARDS_AT, _BOARDS = 256, 64  # more than hosts are killed before the addresses of the first are free again
+_REPLY_AT, _REPLY = 2048, struct.Struct("<Q56xI")  # of state.c: an older region, and the bytes that were sent
 _FIRST = 4096  # bytes before the first record
 _CHUNK_MIN, _CHUNK_MAX = 64 * 1024, 1024 * 1024  # by so many bytes the file grows: 128 regions, then 2,048
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -81,6 +83,7 @@ class StateFile:
         self.boards = self._read_boards()
         for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
             self._read(offset)
+        self._note_reply()
         fields = (self.family.encode(), boot, self.starts + 1, self.first_number)
         packed = _HEADER.pack(_MAGIC, _VERSION, records.SIZE, *fields)
         # The magic comes last, alone: with part of the rest, a successor would begin at number 0.
@@ -254,6 +257,14 @@ class StateFile:
             self.ledgers.append(record)
         else:
             self.records.append(record)
+
+    def _note_reply(self) -> None:
+        """Note that a region has lost its name, if the last host was killed between the reply and that."""
+        older, sent = _REPLY.unpack_from(self.memory, _REPLY_AT)
+        for index, record in enumerate(self.records):
+            if sent and record.number == older and record.state is State.CURRENT:
+                self.records[index] = record._replace(state=State.SUPERSEDED)
+                self.retire(self.records[index])
 
     def _check_owner(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):

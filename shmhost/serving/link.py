@@ -15,8 +15,10 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
 
+from shmhost.core.leases import Send
 from shmhost.core.meter import Meter
 from shmhost.core.peers import Peer
+from shmhost.core.records import Note
 from shmhost.core.session import Session
 from shmhost.core.work import PAUSE, Steps
 from shmhost.serving.closing import Closer
@@ -82,7 +84,7 @@ class Link:
         sock: socket.socket,
         pidfd: int | None,
         meter: Meter,
-        make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session],
+        make_session: Callable[[Send], Session],
         start_work: StartWork,
         closer: Closer,
         share: Share,
@@ -124,7 +126,7 @@ class Link:
         self.peer: Peer = self.session.peer
         self.deadline.start()  # until Hello has come
 
-    def _begin(self, make_session: Callable[[Callable[[Message, Sequence[int]], None]], Session]) -> None:
+    def _begin(self, make_session: Callable[[Send], Session]) -> None:
         try:
             self.session: Session = make_session(self.send)
         except BaseException:  # the client may have no more connections
@@ -152,14 +154,11 @@ class Link:
             self._turn.remove(self.socket.fileno())
             raise
 
-    def send(self, message: Message, fds: Sequence[int]) -> None:
-        """Send a message, or queue it if the client is slow. The caller still owns the descriptors.
-
-        OSError when it has to be queued, and this process has no descriptors left for that.
-        """
+    def send(self, message: Message, fds: Sequence[int], note: Note | None = None) -> None:
+        """Send a message, as `Outbox.send` does a frame. OSError as there."""
         if self._closing:
             return
-        self.outbox.send(packed_welcome(message) if type(message) is Welcome else pack(message), fds)
+        self.outbox.send(packed_welcome(message) if type(message) is Welcome else pack(message), fds, note)
 
     def resume(self, steps: Steps, outcome: Outcome) -> None:
         """Go on with a session's steps after their Work was carried out elsewhere."""

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter_ns
 
+from shmhost.core.records import Note
 from shmhost.core.state_records import Frame
 from shmhost.serving.backlog import Backlog
 from shmhost.serving.deadline import TICK_S, Deadline
@@ -91,12 +92,13 @@ class Outbox:
         """Whether nothing is queued."""
         return not self.queue
 
-    def send(self, frame: bytes, fds: Sequence[int]) -> None:
+    def send(self, frame: bytes, fds: Sequence[int], note: Note | None = None) -> None:
         """Send a frame, or queue it if the client is slow. The descriptors stay the caller's.
 
-        OSError if it must be queued and no descriptor is left for the copies; nothing was sent then.
+        The note is made if the frame leaves at once. OSError if it must be queued and no descriptor is left
+        for the copies; nothing was sent then.
         """
-        sent = 0 if self.queue else self._attempt(frame, fds)
+        sent = 0 if self.queue else self._attempt(frame, fds, note)
         if sent < len(frame):
             self._add(frame[sent:], fds if sent == 0 else ())
 
@@ -127,7 +129,7 @@ class Outbox:
             self._turn.end(_discarding(queue, self._backlog))
         self._unread.close(close_socket)
 
-    def _attempt(self, data: bytes, fds: Sequence[int]) -> int:
+    def _attempt(self, data: bytes, fds: Sequence[int], note: Note | None = None) -> int:
         """Send as much as possible; return the number of bytes. After 0 bytes a retry is pending."""
         if len(fds) > 1:  # worth a look: a Welcome's may be counted still, though it was read long ago
             self._unread.settle()
@@ -139,7 +141,7 @@ class Outbox:
                 return self._unread.send_behind(
                     lambda: descriptors.send(self._sock, data, (), descriptors.DONTWAIT)
                 )
-            sent = descriptors.send_now(self._sock, data, fds)
+            sent = descriptors.send_now(self._sock, data, fds, note)
         except BlockingIOError:
             self._wait_for_room()
             return 0

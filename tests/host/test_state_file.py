@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from shmhost.machine.socket_file import Lock
 from shmhost.machine.state_file import StateFile, open_state
 from shmprotocol.errors import HostError, InvalidArgument, QuotaExceeded
 from shmprotocol.native import builtins
+from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Seal, State
 from support import as_nobody
@@ -152,6 +154,25 @@ def test_generation_that_was_about_to_follow_takes_the_name_when_it_is_back(host
         after.lease(back, OWNER)
         names.append(after.current["x"].number)
     assert names == [old.number, new.number]
+
+
+@pytest.mark.parametrize(("is_sent", "state"), [(False, State.CURRENT), (True, State.SUPERSEDED)])
+def test_older_generation_has_lost_its_name_once_the_reply_has_left(
+    is_sent: bool, state: State, hosts: Hosts
+) -> None:
+    """Killed between the reply and all else, a host has both as the current region of the name."""
+    registry, _ = hosts.start()
+    older, other = publish(registry, "a"), publish(registry, "b")
+    near, far = socket.socketpair()
+    with near, far:
+        if not is_sent:
+            far.close()
+        with contextlib.suppress(BrokenPipeError):
+            descriptors.send_now(near, b"reply", (), *records.note_of(hosts.file, older))
+    for _ in range(2):
+        hosts.start()
+        states = {record.number: record.state for record in hosts.file.records}
+        assert states == {older.number: state, other.number: State.CURRENT}
 
 
 def test_name_is_free_for_others_and_does_not_come_back_to_an_older_region(hosts: Hosts) -> None:

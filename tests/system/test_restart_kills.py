@@ -26,11 +26,13 @@ from nursery import Nursery, nursery
 from restarting import Killer, Scene, kill, kill_starting
 from seizing import can_step
 from shmprotocol.wire.query import Query
-from stores import Place, Script, Table, at_call, at_store, noting_stores
+from stores import Place, Script, Table, at_call, at_store, behind_call, noting_stores
 from support import Machine
 
 FEW, MANY = 2, 150  # places in an operation
 STORED = ("put_small", "put_small_without_holding", "unlink", "chmod", "put_large")
+SENDS = frozenset({46, 307})  # sendmsg(2) and sendmmsg(2), by their numbers of x86-64
+REPLIES = 2  # with descriptors, at least, in an operation
 COUNTS = (1, 100, 1000)  # of names
 ROUNDS = 20
 needs_steps = pytest.mark.skipif(not can_step, reason="the registers are those of x86-64")
@@ -112,6 +114,15 @@ def test_host_that_is_killed_between_stores_leaves_old_or_new(name: str, scene: 
 def test_host_that_is_killed_at_each_store_leaves_old_or_new(name: str, scene: Scene) -> None:
     count = try_stores(f"{scene.hosts.path}.state", killing(scene, name, main_only=True))
     print(f"{name}: {count} stores")
+
+
+@needs_steps
+@pytest.mark.parametrize("name", ["replace_what_is_held", "replace_what_is_held_by_spare"])
+def test_host_that_is_killed_behind_a_reply_has_replaced_the_value(name: str, scene: Scene) -> None:
+    """Nothing but the reply itself says so then, and the client has let go of the new value."""
+    run = killing(scene, name, main_only=True)
+    count = next(number for number in itertools.count(1) if not run(behind_call(SENDS, number)).was_there)
+    assert count > REPLIES
 
 
 def test_host_that_is_killed_as_it_starts_leaves_all_to_the_next(scene: Scene) -> None:

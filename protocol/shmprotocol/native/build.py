@@ -17,8 +17,11 @@ SOURCES = (
     ABI / "shm_arena_layout.h",
     FOLDER / "exporter.c",
     *(FOLDER / f"{name}.c" for name in ("address_space", "memory_object", "posix", "pinning", "pointers")),
-    *(FOLDER / f"{name}.c" for name in ("arguments", "shortcut", "put", "nonblocking", "dict_index")),
-    *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "state", "sealed")),
+    *(
+        FOLDER / f"{name}.c"
+        for name in ("arguments", "shortcut", "put", "state", "nonblocking", "dict_index")
+    ),
+    *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed")),
     *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "returning")),
     *(FOLDER / f"{name}.c" for name in ("keeper", "holding", "haul", "kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),

@@ -23,10 +23,14 @@ def accept_now(descriptor: int, /) -> int:
 def receive_now(descriptor: int, /) -> bytes:
     """Read once from a socket, without waiting and without descriptors; `b""` is EOF. OSError as `recv`."""
 
-def send_now(descriptor: int, data: bytes, rights: array[int], /) -> int:
+def send_now(
+    descriptor: int, data: bytes, rights: array[int], memory: object = ..., older: int = ..., /
+) -> int:
     """Send bytes to a socket, without waiting, with descriptors on their first byte; return the number sent.
 
-    `rights` is an array("i") of at most 64. OSError as for `sendmsg`; SIGPIPE is not raised.
+    `rights` is an array("i") of at most 64. OSError as for `sendmsg`; SIGPIPE is not raised. With the memory
+    of a state file and the number of an older region, the file says from the same system call on that this
+    has lost its name.
     """
 
 def pack_opened(request: int, leases: list[int], grants: list[bytes], /) -> bytes:

@@ -65,9 +65,14 @@ static PyObject *shm_accept_now(PyObject *self, PyObject *const *arguments, Py_s
         return PyLong_FromLong(accepted);
 }
 
-/* Send bytes with descriptors on the first of them; return how many were sent. NULL: an exception is set. */
-static PyObject *shm_send_with(int socket, const char *data, size_t size, const void *rights, size_t rights_size)
+/*
+ * Send bytes with descriptors on the first of them; return how many were sent. With a reply of a state file it is noted
+ * there that the older region has lost its name. NULL: an exception is set.
+ */
+static PyObject *shm_send_with(int socket, const char *data, size_t size, const Py_buffer *rights, struct shm_reply *reply,
+                               uint64_t older)
 {
+        size_t rights_size = (size_t)rights->len;
         union {
                 char bytes[CMSG_SPACE(SHM_DESCRIPTORS_MAX * sizeof(int))];
                 struct cmsghdr align;
@@ -84,34 +89,65 @@ static PyObject *shm_send_with(int socket, const char *data, size_t size, const 
                 header->cmsg_level = SOL_SOCKET;
                 header->cmsg_type = SCM_RIGHTS;
                 header->cmsg_len = CMSG_LEN(rights_size);
-                memcpy(CMSG_DATA(header), rights, rights_size);
+                memcpy(CMSG_DATA(header), rights->buf, rights_size);
         }
         do {
-                sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+                sent = reply == NULL ? sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                     : shm_reply_send(reply, older, socket, &message);
         } while (sent < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
         if (sent < 0)
                 return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
         return PyLong_FromSsize_t(sent);
 }
 
-/* send_now(descriptor, data, rights): `rights` is an array("i") of at most 64 descriptors. */
+/* The reply in a state file, by its memory, whose buffer the caller releases. NULL: an exception is set, and no buffer. */
+static struct shm_reply *shm_reply_in(PyObject *memory, Py_buffer *buffer)
+{
+        if (PyObject_GetBuffer(memory, buffer, PyBUF_WRITABLE) < 0)
+                return NULL;
+        if ((uint64_t)buffer->len >= SHM_REPLY_AT + sizeof(struct shm_reply))
+                return (struct shm_reply *)(void *)((uint8_t *)buffer->buf + SHM_REPLY_AT);
+        PyBuffer_Release(buffer);
+        PyErr_SetString(PyExc_ValueError, "this is not a state file");
+        return NULL;
+}
+
+/* Send, and note that in a state file unless there is none. */
+static PyObject *shm_send_noting(int socket, PyObject *bytes, const Py_buffer *rights, PyObject *const *note)
+{
+        struct shm_reply *reply = NULL;
+        PyObject *answer = NULL;
+        Py_buffer memory;
+        Py_ssize_t size;
+        uint64_t older = 0;
+        char *data;
+
+        if (PyBytes_AsStringAndSize(bytes, &data, &size) < 0 || (note != NULL && shm_argument(note, 1, &older) < 0))
+                return NULL;
+        if (rights->len % (Py_ssize_t)sizeof(int) || rights->len > SHM_DESCRIPTORS_MAX * (Py_ssize_t)sizeof(int))
+                return PyErr_Format(PyExc_ValueError, "%zd bytes are not up to %d descriptors", rights->len,
+                                    SHM_DESCRIPTORS_MAX);
+        if (note != NULL && (reply = shm_reply_in(note[0], &memory)) == NULL)
+                return NULL;
+        answer = shm_send_with(socket, data, (size_t)size, rights, reply, older);
+        if (reply != NULL)
+                PyBuffer_Release(&memory);
+        return answer;
+}
+
+/* send_now(descriptor, data, rights[, memory, older]): see builtins.pyi. */
 static PyObject *shm_send_now(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
-        PyObject *answer = NULL;
+        PyObject *answer;
         Py_buffer rights;
-        Py_ssize_t size;
-        char *data;
         int descriptor;
 
         (void)self;
-        if (shm_arguments_check("send_now", count, 3) < 0 || shm_argument_descriptor(arguments[0], &descriptor) < 0 ||
-            PyBytes_AsStringAndSize(arguments[1], &data, &size) < 0 ||
+        if (shm_arguments_check("send_now", count, count == 5 ? 5 : 3) < 0 ||
+            shm_argument_descriptor(arguments[0], &descriptor) < 0 ||
             PyObject_GetBuffer(arguments[2], &rights, PyBUF_SIMPLE) < 0)
                 return NULL;
-        if (rights.len % (Py_ssize_t)sizeof(int) || rights.len > SHM_DESCRIPTORS_MAX * (Py_ssize_t)sizeof(int))
-                PyErr_Format(PyExc_ValueError, "%zd bytes are not up to %d descriptors", rights.len, SHM_DESCRIPTORS_MAX);
-        else
-                answer = shm_send_with(descriptor, data, (size_t)size, rights.buf, (size_t)rights.len);
+        answer = shm_send_noting(descriptor, arguments[1], &rights, count == 5 ? arguments + 3 : NULL);
         PyBuffer_Release(&rights);
         return answer;
 }

@@ -14,7 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #define SHM_RECORD_SIZE 512
 #define SHM_RECORD_NUMBERS 10
@@ -40,6 +43,19 @@ struct shm_record {
 
 static_assert(sizeof(struct shm_record) == SHM_RECORD_SIZE, "as `records` in Python has it");
 static_assert(offsetof(struct shm_record, name) == 256, "likewise");
+
+/*
+ * The latest reply by which a region took the name of another, in the first page of the file. The kernel notes in `sent`
+ * that it has left, by the same system call that sends it, and a kill never comes in between: so a successor knows whether
+ * the older region has lost its name, before this host can note that anywhere else.
+ */
+struct shm_reply {
+        uint64_t older;      /* the number of the older region; which is never used again, so that a stale one means nothing */
+        struct mmsghdr sent; /* msg_len: bytes that were sent; the pointers are those of the call */
+};
+
+#define SHM_REPLY_AT 2048
+static_assert(offsetof(struct shm_reply, sent) + offsetof(struct mmsghdr, msg_len) == 64, "as `StateFile` has it");
 
 /* Return 0 or -errno. Asks no server and waits for nobody if the object is of memfd_create(2) or tmpfs. */
 static int shm_identify(int fd, struct shm_identity *identity_out)
@@ -73,6 +89,20 @@ static PyObject *shm_identify_call(PyObject *self, PyObject *descriptor)
         }
         return Py_BuildValue("(KKKK)", (unsigned long long)identity.device, (unsigned long long)identity.inode,
                              (unsigned long long)identity.born_ns, (unsigned long long)identity.uid);
+}
+
+/*
+ * Send a message, as sendmsg(2), and note that it has left. sendmmsg(2) writes to `sent` before any signal is looked at
+ * (__sys_sendmmsg: put_user behind ___sys_sendmsg). By its number: that of musl is a loop of its own.
+ */
+static ssize_t shm_reply_send(struct shm_reply *reply, uint64_t older, int socket, const struct msghdr *message)
+{
+        __atomic_store_n(&reply->sent.msg_len, 0, __ATOMIC_RELEASE); /* first: that of before was about another region */
+        __atomic_store_n(&reply->older, older, __ATOMIC_RELEASE);
+        reply->sent.msg_hdr = *message;
+        if (syscall(SYS_sendmmsg, socket, &reply->sent, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+                return -1;
+        return (ssize_t)reply->sent.msg_len;
 }
 
 /* The record at an offset of a buffer, which the caller releases; NULL: an exception is set, and there is no buffer. */

@@ -45,10 +45,17 @@ def send(
     return sock.sendmsg([data], [rights], flags | _NOSIGNAL)
 
 
-def send_now(sock: socket.socket, data: bytes, descriptors: Sequence[int]) -> int:
-    """Send as `send` does, without waiting. An array("i") of descriptors saves making one."""
+def send_now(
+    sock: socket.socket, data: bytes, descriptors: Sequence[int], note: tuple[object, int] | None = None
+) -> int:
+    """Send as `send` does, without waiting. An array("i") of descriptors saves making one.
+
+    `note` is the memory of a state file, and the number of a region: see `builtins.send_now`.
+    """
     numbers = descriptors if type(descriptors) is array.array else array.array("i", descriptors)
-    return builtins.send_now(sock.fileno(), data, numbers)
+    if note is None:
+        return builtins.send_now(sock.fileno(), data, numbers)
+    return builtins.send_now(sock.fileno(), data, numbers, *note)
 
 
 def send_first(sock: socket.socket, queue: deque[bytes]) -> None:
