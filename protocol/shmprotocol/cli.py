@@ -23,7 +23,7 @@ EXIT_CODES = {
     6: "timed out",
 }
 
-_EXTRA = ("click", "rich", "rich_click")
+_EXTRA = ("click", "rich", "rich_click", "textual")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -52,14 +52,15 @@ def parse_size(text: str) -> int:
 
 
 @contextlib.contextmanager
-def extra_needed(program: str) -> Iterator[None]:
-    """Import the commands in this block; without the libraries of the extra `cli` it ends with one line."""
+def extra_needed(program: str, needs: str = "the commands need", otherwise: str = "") -> Iterator[None]:
+    """Import in this block what needs the extra `cli`; without its libraries one line ends the program."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        library = (error.name or "").partition(".")[0]
+        if library not in _EXTRA:
             raise  # a fault of the installation
-        print(f"{program}: the commands need {error.name}: pip install 'shmhost[cli]'", file=sys.stderr)
+        print(f"{program}: {needs} {library}: pip install 'shmhost[cli]'{otherwise}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -252,7 +252,8 @@ def top(path: str | None, interval: float, sort: str, as_json: bool, once: bool)
     """Show the activity of a host, live: requests, memory, users and regions.
 
     Keys: n, s, l, g, t sort by name, size, leases, generation, rate; the same key again reverses the order.
-    h shows help, q quits. Rates cover the last interval; --json and --once wait for one interval.
+    / filters by a part of the name, Escape shows all; arrows, pages, Home and End scroll; q quits.
+    Rates cover the last interval; --json and --once wait for one interval.
     """
     from shmhost.commands.top.live import run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,12 +19,12 @@ import pytest
 from rich.cells import cell_len
 
 import shmclient
-from shmhost.commands.top import live as _live
-from shmhost.commands.top import view as top
+from shmhost.commands.top import feed as _feed
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.errors import HostGone, HostTimeout
 from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
 
+PLAIN = {"", "0", "1", "2", "4", "7", "39", "49"}  # SGR codes that are no colour: bold, reverse, ...
 COMMAND = [sys.executable, "-m", "shmhost", "top"]
 
 
@@ -101,7 +102,7 @@ def test_command_takes_no_interval_that_is_too_short_or_too_long(interval: str) 
 def test_feed_goes_on_with_the_next_host(tmp_path: Path) -> None:
     path = str(tmp_path / "h.sock")
     descriptors = count_descriptors()
-    with _live.Feed(path) as feed:
+    with _feed.Feed(path) as feed:
         with watched_host(path):
             first = feed.take()
             assert feed.take().measured.connections == first.measured.connections
@@ -119,7 +120,7 @@ def test_feed_says_that_a_stopped_host_gives_no_answer(
     monkeypatch.setattr("shmprotocol.wire.query.TIMEOUT_S", 0.2)
     child = serve(tmp_path / "h.sock")
     try:
-        with _live.Feed(str(tmp_path / "h.sock")) as feed:
+        with _feed.Feed(str(tmp_path / "h.sock")) as feed:
             feed.take()
             child.send_signal(signal.SIGSTOP)
             with pytest.raises(HostTimeout):
@@ -250,13 +251,50 @@ def test_live_view_follows_what_happens(host: WatchedHost, shm: shmclient.Client
     tmux.ends_with(0)
 
 
-def test_live_view_shows_help_and_ignores_the_rest(host: WatchedHost, regions: None, tmux: Tmux) -> None:
+def test_live_view_says_which_keys_there_are_and_ignores_others(
+    host: WatchedHost, regions: None, tmux: Tmux
+) -> None:
     start(tmux, host.socket_path)
-    tmux.press("Up", "F5", "C-z", "x", "M-q", "h")
-    tmux.wait_for(top.HELP)
-    tmux.press("?")
-    wait_until(lambda: top.HELP not in tmux.screen() and top.HINT in tmux.screen(), shown=tmux.screen)
+    assert tmux.lines()[23].split() == [
+        *("n", "name", "s", "size", "l", "leases", "g", "generation", "t", "rate", "/", "filter", "q", "quit")
+    ]
+    tmux.press("F5", "C-z", "x", "M-q", "C-p", "Tab", "s")
+    tmux.wait_for("size ▼")
     tmux.press("C-c")
+    tmux.ends_with(0)
+
+
+def test_live_view_filters_and_scrolls(host: WatchedHost, shm: shmclient.Client, tmux: Tmux) -> None:
+    for number in range(40):
+        shm.put(f"r{number:02}", b"x").close()
+    start(tmux, host.socket_path)
+    tmux.press("End")
+    tmux.wait_for("r39")
+    assert tmux.names()[-1] == "r39"
+    assert "r00" not in tmux.names()
+    tmux.press("/", "9")
+    tmux.wait_for_names("r09", "r19", "r29", "r39")
+    tmux.wait_for("9: 4 of 40 regions")
+    tmux.press("Enter", "n")
+    tmux.wait_for_names("r39", "r29", "r19", "r09")
+    tmux.press("Escape", "Home")
+    tmux.wait_for("r38")
+    tmux.press("Escape")
+    tmux.ends_with(0)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_live_view_has_the_colours_of_the_terminal_or_none(
+    colours: bool, host: WatchedHost, regions: None, tmux: Tmux
+) -> None:
+    tmux.run("export NO_COLOR=1" if not colours else "unset NO_COLOR")
+    start(tmux, host.socket_path)
+    tmux.wait_for("a-one")
+    escapes = re.findall(r"\x1b\[([\d;]*)m", tmux.tmux("capture-pane", "-p", "-e"))
+    codes = {code for escape in escapes for code in escape.split(";")}
+    assert codes & {"30", "31", "32", "33", "34", "35", "36", "37"} if colours else not codes - PLAIN
+    assert "38" not in codes  # of a palette that the terminal has not chosen
+    tmux.press("q")
     tmux.ends_with(0)
 
 
@@ -265,16 +303,22 @@ def test_live_view_fits_a_terminal_that_changes_its_size(
 ) -> None:
     for number in range(40):
         shm.put(f"r{number:02}/" + "名" * 30, b"x").close()
+    tmux.run("export COLUMNS=80 LINES=24")  # what some shells and runners export is stale at once
     start(tmux, host.socket_path, "--interval", "3600", shown="next sample")  # drawn for the size alone
-    for width, height, count in [(40, 10, 4), (120, 30, 23), (20, 3, 0), (80, 24, 17)]:
+    for width, height, count in [(40, 10, 5), (120, 30, 24), (20, 3, 1), (80, 24, 18)]:
         tmux.tmux("resize-window", "-x", str(width), "-y", str(height))
-        tmux.wait_for(f"\n... and {40 - count} more\n")
-        lines = tmux.lines()
-        assert lines[0].startswith("shmhost top")
-        assert len([line for line in lines if line.startswith("r") and line[1:3].isdigit()]) == count
-        assert len(lines) == height
+        cells = [width - 1] * count  # not 80, cut off: the last column is the scroll bar's
+        wait_until(
+            lambda cells=cells: [cell_len(line) for line in regions_of(tmux)] == cells, shown=tmux.screen
+        )
+        assert len(tmux.lines()) == height
     tmux.press("q")
     tmux.ends_with(0)
+
+
+def regions_of(tmux: Tmux) -> list[str]:
+    lines = [line.rstrip(" ▁▂▃▄▅▆▇█") for line in tmux.lines()]  # without the scroll bar
+    return [line for line in lines if line.startswith("r") and line[1:3].isdigit()]
 
 
 def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> None:
@@ -292,7 +336,6 @@ def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> 
         hosts.append(serve(path))
         tmux.wait_for("restarts 1", "no regions", "/s ")
         assert "no host" not in tmux.screen()
-        assert "-" not in tmux.lines()[2]
         tmux.press("q")
         tmux.ends_with(0)
     finally:
@@ -316,20 +359,25 @@ def test_live_view_puts_the_terminal_back_after_a_fault(
     host: WatchedHost, tmux: Tmux, tmp_path: Path
 ) -> None:
     (tmp_path / "fault.py").write_text(
-        "import sys\nfrom shmhost.commands.top import live as _live\n"
-        "def press(state, key): raise ZeroDivisionError('a fault')\n"
-        "_live.press = press\n"
-        "try:\n"
-        "    _live.run(sys.argv[1], 0.2, 'name', as_json=False, once=False)\n"
-        "except ZeroDivisionError as fault:\n"
-        "    sys.exit(str(fault))\n"
+        "import sys\nfrom shmhost.commands.top import app, live\n"
+        "def choose(state, key): raise ZeroDivisionError('a fault')\n"
+        "app.choose = choose\n"
+        "live.run(sys.argv[1], 0.2, 'name', as_json=False, once=False)\n"
     )
     command = shlex.join([sys.executable, str(tmp_path / "fault.py"), host.socket_path])
     tmux.run(f"{command}; echo code=$?")
     tmux.wait_for("shmhost top", "/s ")
-    tmux.press("x")
-    tmux.wait_for("a fault\n")
-    tmux.ends_with(1)
+    tmux.press("s")
+    tmux.wait_for("ZeroDivisionError: a fault\n", "code=1")
+    assert tmux.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["1", "0"]
+
+
+def test_live_view_says_what_to_install_without_textual(host: WatchedHost, tmux: Tmux) -> None:
+    code = "import sys; sys.modules['textual'] = None; import shmhost.__main__ as m; m.main()"
+    tmux.run("clear; " + shlex.join([sys.executable, "-c", code, "top", "--socket", host.socket_path]))
+    tmux.wait_for("shmhost: the live view needs textual: pip install 'shmhost[cli]', or use --once")
+    once = [sys.executable, "-c", code, "top", "--once", "--interval", "0.1", "--socket", host.socket_path]
+    assert subprocess.run(once, capture_output=True, timeout=30).returncode == 0
 
 
 def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: Tmux) -> None:

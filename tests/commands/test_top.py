@@ -1,34 +1,16 @@
-"""What `top` shows of a host: its figures, and its screen in any size."""
+"""What `top` shows of a host: its figures, and its lines in any width."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
 from shmhost.commands.top import figures
 from shmhost.commands.top import view as top
-from shmhost.commands.top.keys import END, ESCAPE
 from shmprotocol.wire import messages as m
+from top_support import NS, STARTED, full_sample, info, sample
 
-NS = 10**9
-STARTED = 10**18
-
-
-def info(name: str, generation: int = 1, **values: Any) -> m.RegionInfo:
-    region = m.RegionInfo(
-        name, 1, generation, "current", 0, 100, 4096, 0, 0, 0o600, "full", "memfd", 0, STARTED, 0
-    )
-    return region._replace(**values)
-
-
-def measured(**values: Any) -> m.Measured:
-    return m.Measured(2, STARTED, 0, 1 << 30, 0, 1, 0, 1, 0, (), (), (), ())._replace(**values)
-
-
-def sample(at_s: float, *regions: m.RegionInfo, **values: Any) -> figures.Sample:
-    return figures.Sample(measured(**values), regions, round(at_s * NS), STARTED + round(at_s * NS))
+SORTS = ("name", "size", "leases", "generation", "rate")
 
 
 def names(rows: list[figures.Row]) -> list[str]:
@@ -62,7 +44,7 @@ def test_rates_and_latencies_are_those_between_two_samples() -> None:
 def test_no_rate_is_known_of_a_first_sample() -> None:
     view = figures.compare(None, sample(10, info("a"), timings=(m.Timing("open", 100, 5),)))
     assert (view.interval_s, view.paces, view.refusals, view.rows[0].rate) == (0.0, (), (), 0.0)
-    assert "from the next sample on" in top.render(view, top.State("/s"), 80, 24).plain
+    assert "from the next sample on" in top.render(view, top.State("/s"), 80).plain
 
 
 def test_counters_that_began_again_give_no_rates() -> None:
@@ -111,62 +93,50 @@ def test_equal_rows_are_sorted_by_name(reverse: bool) -> None:
     assert names(figures.sort_rows(rows, "size", reverse)) == ["a", "b", "c"]
 
 
-def test_keys_choose_and_reverse_the_sort_and_end_the_view() -> None:
-    state: top.State | None = top.State("/s")
-    seen = []
-    for key in "nnsstlgx?h":
-        assert state is not None
-        state = top.press(state, key)
-        assert state is not None
-        seen.append((state.sort, state.reverse, state.help))
-    assert seen == [
-        ("name", True, False),
-        ("name", False, False),
-        ("size", True, False),
-        ("size", False, False),
-        ("rate", True, False),
-        ("leases", True, False),
-        ("generation", True, False),
-        ("generation", True, False),
-        ("generation", True, True),
-        ("generation", True, False),
-    ]
-    assert [top.press(top.State("/s"), key) for key in ("q", ESCAPE, END)] == [None] * 3
+def test_sort_begins_with_the_largest_numbers_and_is_reversed_by_the_same_key() -> None:
+    state, seen = top.State("/s"), []
+    for key in ("name", "name", "size", "size", "rate"):
+        state = top.choose(state, key)
+        seen.append((state.sort, state.reverse))
+    assert seen == [("name", True), ("name", False), ("size", True), ("size", False), ("rate", True)]
 
 
-# --- screen
+def test_filter_leaves_the_names_that_have_it_in_any_case() -> None:
+    view = figures.compare(None, sample(1, *map(info, ["models/A", "Models/b", "other", "[a]"])))
+    state = top.State("/s", filter="MODELS")
+    assert names(top.visible_rows(view, state)) == ["Models/b", "models/A"]
+    assert top.heading(view, state, 80)[1].plain == "filter    MODELS: 2 of 4 regions"
+    assert names(top.visible_rows(view, state._replace(filter="[a]"))) == ["[a]"]
+    assert top.render(view, state._replace(filter="none"), 80).plain.endswith(
+        "\nno region has this in its name"
+    )
+
+
+# --- lines
 
 
 def full_view(regions: int = 50) -> figures.View:
     """Return a view in which every line is too long for 80 columns."""
-    rows = [info(f"名前/{number:03}/{'長い' * 40}", number, size=2**40) for number in range(regions)]
-    timings = [m.Timing(f"operation-{number}", 10**6 * number, NS) for number in range(9)]
-    accounts = tuple(m.Account(number, 3, number << 30, 2) for number in range(70_000, 70_010))
-    refusals = tuple(m.Tally(f"refusal-{number}", 10) for number in range(9))
-    values = {"used": 1 << 29, "accounts": accounts, "clients": 10**6, "restarts": 10**6}
-    return figures.compare(
-        sample(0, *rows), sample(300, *rows, timings=tuple(timings), refusals=refusals, **values)
-    )
+    return figures.compare(*full_sample(regions))
 
 
 @pytest.mark.parametrize("notice", ["", "no host: waiting for it"])
-@pytest.mark.parametrize("help_shown", [False, True])
+@pytest.mark.parametrize("text", ["", "名", "x" * 300])
 @pytest.mark.parametrize("regions", [0, 1, 50])
-def test_screen_fits_any_size(regions: int, help_shown: bool, notice: str) -> None:
-    state = top.State("/run/日本/" + "x" * 200, help=help_shown, notice=notice)
+def test_lines_fit_any_width(regions: int, text: str, notice: str) -> None:
+    state = top.State("/run/日本/" + "x" * 200, filter=text, notice=notice)
     view = full_view(regions)
     for width in (1, 2, 5, 11, 20, 39, 40, 79, 80, 81, 200):
-        for height in (1, 2, 3, 5, 8, 10, 11, 12, 24, 60):
-            for sort in top.SORTS.values():
-                shown = top.render(view, state._replace(sort=sort), width, height)
-                lines = shown.plain.split("\n")
-                assert len(lines) == height
-                assert max(cell_len(line) for line in lines) <= width
+        for sort in SORTS:
+            lines = top.render(view, state._replace(sort=sort), width).plain.split("\n")
+            assert max(cell_len(line) for line in lines) <= width
+        for height in (1, 2, 5):
+            assert len(top.heading(view, state, width, height)) == min(height, 5 + bool(notice) + bool(text))
 
 
-def test_screen_of_80_by_24_shows_all_there_is_to_know() -> None:
+def test_view_of_80_columns_shows_all_there_is_to_know() -> None:
     view = full_view()
-    lines = top.render(view, top.State("/run/host.sock", "size", True), 80, 24).plain.split("\n")
+    lines = top.render(view, top.State("/run/host.sock", "size", True), 80).plain.split("\n")
     assert lines[0].startswith("shmhost top  …st.sock  up 5 min  restarts 1000000  clients 1000000")
     assert lines[1].endswith("512.0 MiB of 1.0 GiB, 50%")
     assert abs(lines[1].count("█") - lines[1].count("░")) <= 1
@@ -176,39 +146,40 @@ def test_screen_of_80_by_24_shows_all_there_is_to_know() -> None:
     assert lines[4].startswith("users     uid 70009: 68.4 TiB, 3 regions, 2 clients  +9 more")
     header = ["name", "gen", "size", "▼", "leases", "uid", "state", "age", "rate"]
     assert lines[5].split() == header
-    assert [cell_len(line) for line in lines[5:22]] == [80] * 17
-    assert all("… " in line and line.endswith("  0 current      5 min      0") for line in lines[6:22])
-    assert lines[22:] == ["... and 34 more", top.HINT]
-
-
-@pytest.mark.parametrize(("regions", "more"), [(17, None), (18, "... and 2 more")])
-def test_screen_tells_of_regions_that_it_has_no_line_for(regions: int, more: str | None) -> None:
-    view = figures.compare(None, sample(1, *(info(f"r{number:02}") for number in range(regions))))
-    lines = top.render(view, top.State("/s"), 80, 23).plain.split("\n")
-    assert sum(line.startswith("r") and "current" in line for line in lines) == (16 if more else 17)
-    assert (more in lines) if more else not any("more" in line for line in lines)
+    assert [cell_len(line) for line in lines[5:]] == [80] * 51
+    assert all("… " in line and line.endswith("  0 current      5 min      0") for line in lines[6:])
 
 
 @pytest.mark.parametrize("key", ["leases", "rate", "name"])
 def test_narrow_screen_keeps_names_and_what_is_sorted_by(key: str) -> None:
     state = top.State("/s", key, True)
     for width in (20, 24, 40):
-        lines = top.render(full_view(), state, width, 10).plain.split("\n")
+        lines = top.render(full_view(), state, width).plain.split("\n")
         (header,) = [line for line in lines if line.startswith("name")]
         assert f"{key} ▼" in header
 
 
-def test_smallest_screen_says_that_the_host_is_gone() -> None:
-    state = top.State("/s", notice="no host: waiting for it")
-    lines = top.render(full_view(), state, 30, 3).plain.split("\n")
-    assert [line[:12] for line in lines] == ["shmhost top ", "no host: wai", "name ▲      "]
+def test_columns_are_hit_by_the_cells_of_their_titles() -> None:
+    view, state = full_view(1), top.State("/s", "size", True)
+    columns = top.fit_columns(view.rows, view, state, 80)
+    header = top.header_line(columns, state).plain
+    hits = {title: top.sort_at(columns, header.index(title)) for title in ("name", "gen", "size", "rate")}
+    assert hits == {"name": "name", "gen": "generation", "size": "size", "rate": "rate"}
+    assert top.sort_at(columns, header.index("uid")) == top.sort_at(columns, 81) == ""
+
+
+def test_smallest_heading_says_that_the_host_is_gone() -> None:
+    state = top.State("/s", filter="x", notice="no host: waiting for it")
+    lines = top.heading(full_view(), state, 30, 2)
+    assert [line.plain[:12] for line in lines] == ["shmhost top ", "no host: wai"]
 
 
 def test_markup_and_controls_in_names_are_shown_and_not_obeyed() -> None:
     hostile = ["[red]a[/red]", "[/]", "\\[b]", "x\x1b[2Jy", "a\u202eb", "c\nd"]
     view = figures.compare(None, sample(1, *map(info, hostile), refusals=(m.Tally("\x1b[m", 1),)))
-    lines = top.render(view, top.State("/s\x1b[2J", notice="\x1b[31m"), 80, 24).plain.split("\n")
-    assert len(lines) == 24
+    state = top.State("/s\x1b[2J", notice="\x1b[31m")
+    lines = top.render(view, state, 80).plain.split("\n")
+    lines += [line.plain for line in top.heading(view, state._replace(filter="\x1b[2J"), 80)]
     shown = [line.split("  ")[0] for line in lines]
     assert {"[red]a[/red]", "[/]", "\\[b]", "x\ufffd[2Jy", "a\ufffdb", "c\ufffdd"} <= set(shown)
     assert all(line.isprintable() for line in lines)
@@ -216,6 +187,6 @@ def test_markup_and_controls_in_names_are_shown_and_not_obeyed() -> None:
 
 def test_ages_of_regions_that_are_being_made_are_unknown() -> None:
     view = figures.compare(None, sample(1, info("a", 0, state="creating", created_ns=0)))
-    assert top.render(view, top.State("/s"), 80, None).plain.split("\n")[-1].split()[1:] == (
+    assert top.render(view, top.State("/s"), 80).plain.split("\n")[-1].split()[1:] == (
         ["-", "100", "B", "0", "0", "creating", "-", "-"]
     )

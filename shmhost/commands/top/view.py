@@ -1,4 +1,4 @@
-"""The screen of `top`, and the keys that change it: figures in, lines out. Pure."""
+"""The lines of `top`: figures in, text out. Pure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from shmhost.commands.views.regions import region_dict
 from shmprotocol.wire import messages as m
 
 NAME_CELLS = 12  # of a region's name, before columns are left out for it
-SORTS = {"n": "name", "s": "size", "l": "leases", "g": "generation", "t": "rate"}
-ENDS = ("q", "escape", "end")  # "end": the terminal is gone
-HINT = "h help  q quit"
-HELP = "n name, s size, l leases, g generation, t publishes/s (again: reverse); q quits"
 _NS = 10**9
 
 
 class State(NamedTuple):
-    """The user's choices, and a message for the user (`notice`)."""
+    """The user's choices: which names are shown, and how sorted; and a message for the user (`notice`)."""
 
     socket: str
     sort: str = "name"
     reverse: bool = False
-    help: bool = False
+    filter: str = ""
     notice: str = ""
 
 
@@ -39,13 +35,11 @@ def choose(state: State, key: str) -> State:
     return state._replace(sort=key, reverse=not state.reverse if key == state.sort else key != "name")
 
 
-def press(state: State, key: str) -> State | None:
-    """Return the state after a key, or None if the key ends the view."""
-    if key in ENDS:
-        return None
-    if key in SORTS:
-        return choose(state, SORTS[key])
-    return state._replace(help=not state.help) if key in ("h", "?") else state
+def visible_rows(view: View, state: State) -> list[Row]:
+    """Return the rows that the filter leaves, in their order. Upper and lower case are the same to it."""
+    text = state.filter.casefold()
+    rows = [row for row in view.rows if text in row.info.name.casefold()] if text else view.rows
+    return sort_rows(rows, state.sort, state.reverse)
 
 
 def as_dict(view: View, state: State) -> dict[str, object]:
@@ -73,26 +67,27 @@ def _uptime_ns(view: View) -> int:
 # --- screen
 
 
-def render(view: View, state: State, width: int, height: int | None) -> Text:
-    """Return the view in at most `width` cells and exactly `height` lines; None: as many as it needs."""
-    lines = [_head(view, state, width)]
-    if state.notice:
-        lines.append(Text(state.notice, style="bold reverse"))
-    figures = _figures(view, width)
-    foot = [Text(HELP)] if state.help else []
-    if height is None:
-        lines += [*figures, *_table(view, state, width, len(view.rows) + 2)]
-    else:
-        if not foot and height >= 12:
-            foot = [Text(HINT, style="dim")]
-        spare = height - len(lines) - len(foot) - 3  # a header, a region, the number of further regions
-        lines += figures[: max(spare, 0)]
-        lines += _table(view, state, width, height - len(lines) - len(foot))
-        lines += [Text("")] * (height - len(lines) - len(foot))
-        lines = [*lines, *foot][:height]
+def render(view: View, state: State, width: int) -> Text:
+    """Return all there is, in at most `width` cells."""
+    rows = visible_rows(view, state)
+    columns = fit_columns(rows, view, state, width)
+    lines = [*heading(view, state, width), header_line(columns, state)]
+    lines += [row_line(columns, row, view) for row in rows] if rows else [empty_line(view)]
     shown = Text("\n", no_wrap=True, overflow="crop").join(_fitted(line, width) for line in lines)
     shown.no_wrap = True
     return shown
+
+
+def heading(view: View, state: State, width: int, height: int | None = None) -> list[Text]:
+    """Return the lines above the table, at most `height` of them, the most dispensable ones last."""
+    lines = [_head(view, state, width)]
+    if state.notice:
+        lines.append(Text(state.notice, style="bold reverse"))
+    if state.filter:
+        shown, all_rows = len(visible_rows(view, state)), _count(len(view.rows), "region")
+        lines.append(_list("filter", [f"{state.filter}: {shown} of {all_rows}"], width))
+    lines += _figures(view, width)
+    return [_fitted(line, width) for line in lines[:height]]
 
 
 def _fitted(line: Text, width: int) -> Text:
@@ -204,30 +199,36 @@ def _age(row: Row, view: View) -> str:
     return age(row.info.created_ns, view.now_ns) if row.info.created_ns else "-"
 
 
-def _table(view: View, state: State, width: int, height: int) -> list[Text]:
-    """Return a header and the regions, in at most `height` lines."""
-    rows = sort_rows(view.rows, state.sort, state.reverse)
-    fit = height - 1 if len(rows) <= height - 1 else height - 2
-    shown = rows[: max(fit, 0)]
-    columns = _columns(shown, view, state, width)
-    lines = [_line(columns, [(_title(column, state), "bold reverse") for column, _ in columns])]
-    for row in shown:
-        styles = {"state": STATE_COLORS.get(row.info.state, "")}
-        texts = [(column.text(row, view), styles.get(column.title, "")) for column, _ in columns]
-        lines.append(_line(columns, texts))
-    if len(rows) > len(shown):
-        lines.append(Text(f"... and {len(rows) - len(shown)} more"))
-    elif not rows:
-        lines.append(Text("no regions", style="dim"))
-    return lines[: max(height, 0)]
+Columns = Sequence[tuple[Column, int]]  # with the width of each
 
 
-def _title(column: Column, state: State) -> str:
-    arrow = "▼" if state.reverse else "▲"
-    return f"{column.title} {arrow}" if column.sort == state.sort else column.title
+def header_line(columns: Columns, state: State) -> Text:
+    """Return the titles of columns; that of the sorted one has an arrow."""
+    return _line(columns, [(_title(column, state), "bold reverse") for column, _ in columns])
 
 
-def _columns(rows: Sequence[Row], view: View, state: State, width: int) -> list[tuple[Column, int]]:
+def row_line(columns: Columns, row: Row, view: View) -> Text:
+    """Return the line of a region."""
+    styles = {"state": STATE_COLORS.get(row.info.state, "")}
+    return _line(columns, [(column.text(row, view), styles.get(column.title, "")) for column, _ in columns])
+
+
+def empty_line(view: View) -> Text:
+    """Return what stands in a table without rows."""
+    return Text("no region has this in its name" if view.rows else "no regions", style="dim")
+
+
+def sort_at(columns: Columns, cell: int) -> str:
+    """Return the sort of the column at a cell of its line; "" if it has none."""
+    end = 0
+    for column, width in columns:
+        end += width + 1
+        if cell < end:
+            return column.sort
+    return ""
+
+
+def fit_columns(rows: Sequence[Row], view: View, state: State, width: int) -> Columns:
     """Return the columns that fit, with their widths; the sorted one always stays."""
     columns = [
         (column, max([column.width, *(cell_len(column.text(row, view)) for row in rows)]))
@@ -241,7 +242,12 @@ def _columns(rows: Sequence[Row], view: View, state: State, width: int) -> list[
     return [(COLUMNS[0], max(name, 1)), *columns]
 
 
-def _line(columns: Sequence[tuple[Column, int]], texts: Sequence[tuple[str, str]]) -> Text:
+def _title(column: Column, state: State) -> str:
+    arrow = "▼" if state.reverse else "▲"
+    return f"{column.title} {arrow}" if column.sort == state.sort else column.title
+
+
+def _line(columns: Columns, texts: Sequence[tuple[str, str]]) -> Text:
     line = Text()
     for (column, width), (text, style) in zip(columns, texts, strict=True):
         cell = Text(text)
