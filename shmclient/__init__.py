@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     from shmclient._arenas.view import ArenaChange
     from shmclient._drivers.arena_views import ArenaView
     from shmclient._drivers.crossing import Reference, reference, share_arrays
+    from shmclient._drivers.tensor_files import (
+        SafeTensors,
+        put_safetensors,
+        read_safetensors,
+        write_safetensors,
+    )
     from shmclient._pins import pinner as pinning
     from shmclient._pins.iovec import IoVec, preadv, pwritev, readv, writev
     from shmclient._pins.pinner import Leak, Pinned, Pinner
@@ -103,6 +109,7 @@ __all__ = [
     "RegionInfo",
     "RegionNotFound",
     "RemoteProtocolError",
+    "SafeTensors",
     "ShmError",
     "Unsupported",
     "WaitTimeout",
@@ -114,11 +121,14 @@ __all__ = [
     "pinning",
     "posix",
     "preadv",
+    "put_safetensors",
     "pwritev",
+    "read_safetensors",
     "readv",
     "reference",
     "share_arrays",
     "unchecked",
+    "write_safetensors",
     "writev",
 ]
 
@@ -133,6 +143,10 @@ _LATER = {
     "ArenaValue": "shmclient._arenas.held",
     "ArenaChange": "shmclient._arenas.view",
     "ArenaView": "shmclient._drivers.arena_views",
+    **dict.fromkeys(
+        ("SafeTensors", "put_safetensors", "read_safetensors", "write_safetensors"),
+        "shmclient._drivers.tensor_files",
+    ),
     **dict.fromkeys(("Reference", "reference", "share_arrays"), "shmclient._drivers.crossing"),
     "unchecked": "shmclient._pointers.check",
     "RegionBuilder": "shmclient._regions.builder",

@@ -21,6 +21,7 @@ import rich_click as click
 
 import shmclient
 from shmclient._commands import progress as _progress
+from shmclient._commands import tensors
 from shmclient._commands.inheritance import take_inheritance
 from shmprotocol import abi
 from shmprotocol.cli import manual, parse_size, run
@@ -83,6 +84,7 @@ def cli() -> None:
         "shmclient put config config.json",
         "shmclient put weights --mode 640 < weights.bin",
         "zcat data.gz | shmclient put data",
+        "shmclient put --format safetensors llm < llm.safetensors",
     )
 )
 @click.argument("name", shell_complete=complete_names)
@@ -94,13 +96,20 @@ def cli() -> None:
     metavar="OCTAL",
     help="Permission bits of the region. Default: 600.",
 )
+@tensors.format_option
+@click.option("--one", "is_one", is_flag=True, help="With safetensors: one region with all tensors, a dict.")
 @socket_option
-def put(name: str, file: BinaryIO, mode: int, path: str | None) -> None:
-    """Store FILE, or standard input, as region NAME.
+def put(name: str, file: BinaryIO, mode: int, form: str, is_one: bool, path: str | None) -> None:
+    """Store FILE, or standard input, as region NAME; of a safetensors file each tensor, as NAME/TENSOR.
 
     An existing name gets a new generation; readers of the old one keep it. A terminal shows progress.
     """
+    if is_one and form != "safetensors":
+        raise click.UsageError("--one is for --format safetensors")
     with shmclient.connect(path) as client:
+        if form == "safetensors":
+            print(tensors.store(client, name, file, mode, is_one=is_one))
+            return
         content = _content(file)
         with _progress.transferring(f"Storing {name}", len(content)) as progress:
             region = _put(client, name, content, mode, progress)
@@ -136,13 +145,35 @@ def _content(file: BinaryIO) -> bytearray | mmap.mmap:
     return content
 
 
-@cli.command(epilog=manual("shmclient get config --wait 10 | jq .", "shmclient get weights -o weights.bin"))
+@cli.command(
+    epilog=manual(
+        "shmclient get config --wait 10 | jq .",
+        "shmclient get weights -o weights.bin",
+        "shmclient get --format safetensors llm -o llm.safetensors",
+    )
+)
 @click.argument("name", shell_complete=complete_names)
 @click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="Default: stdout.")
+@tensors.format_option
+@tensors.metadata_option
 @wait_option
 @socket_option
-def get(name: str, output: BinaryIO, wait: float | None, path: str | None) -> None:
-    """Write the payload of region NAME to a file or to standard output."""
+def get(
+    name: str,
+    output: BinaryIO,
+    form: str,
+    notes: tuple[tuple[str, str], ...],
+    wait: float | None,
+    path: str | None,
+) -> None:
+    """Write the payload of region NAME to a file or to standard output.
+
+    As safetensors it is all arrays whose names start with NAME/, or those of the dict NAME.
+    """
+    if form == "safetensors":
+        with shmclient.connect(path, wait=wait) as client:
+            tensors.fetch(client, name, output, dict(notes))
+        return
     client, region = _open(path, name, wait)
     with client:
         data = region.data
