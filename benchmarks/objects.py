@@ -1,119 +1,167 @@
-"""The cost of an object on its way to a worker: pickled, by joblib's memmaps, and by a region.
+"""Arrays, objects and tensors on their way to a worker: by us, pickles, joblib's memmaps, and torch.
 
-    python -m benchmarks.objects
-
-Prints the table of docs/objects.md. Each figure is the median of many trips to a worker and back, without
-its start.
+`benchmarks.values` measures them.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import importlib
+import pickle
+from collections.abc import Callable
 from typing import Any
 
-import joblib
 import numpy as np
 
 import shmclient
-import shmhost
+from benchmarks.ways import Kind, Road, Sender, Takers, by_pipe, own_roads
 
-SIZES = (1 << 10, 1 << 20, 64 << 20)  # bytes
-TRIPS = {1 << 10: 500, 1 << 20: 200, 64 << 20: 15}
-
-
-def worker(pipe: Any, path: str) -> None:
-    """Answer each object with the first number of its array, until None comes."""
-    shm = shmclient.connect(path)
-    while (message := pipe.recv()) is not None:
-        pipe.send(float(_array_of(message, shm)[0]))
+NOTES = {
+    "torch": "shares tensors of torch alone",
+    "ipc": "has tables alone",
+    "joblib": "maps arrays of NumPy alone",
+}
 
 
-def _array_of(message: Any, shm: shmclient.Client) -> Any:
-    kind, value = message
-    if kind == "memmap":
-        value = joblib.load(value, mmap_mode="r")
-    elif kind == "name":
-        value = shm.get_object(value, allow_pickle=True)
-    return value["array"]
+def first_of(value: Any) -> float:
+    """Read one number of an array or a tensor."""
+    return float(value[0])
 
 
-@contextmanager
-def started(path: str) -> Iterator[Any]:
-    """Run a worker; yield the pipe to it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=worker, args=(theirs, path))
-    process.start()
-    yield ours
-    ours.send(None)
-    process.join()
+def sum_of(value: Any) -> float:
+    """Read all of an array or a tensor."""
+    return float(value.sum())
 
 
-def trips(size: int, shm: shmclient.Client, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Return what makes the message of each way, each time anew."""
-    obj = {"name": "x", "array": np.ones(size // 8)}
-    file = str(folder / "object")
-    shm.put_object("again", obj).close()
-    again = shmclient.reference(shm.get_object("again", allow_pickle=True))
+def by_files(sender: Sender, name: str, value: Any) -> Road:
+    """Return the road of a file in memory that joblib writes, and maps in the worker."""
 
-    def dumped() -> Any:
-        joblib.dump(obj, file)
-        return "memmap", file
+    def dump(to: str) -> str:
+        import joblib
 
-    def put() -> Any:
-        shm.put_object("new", obj).close()
-        return "name", "new"
+        joblib.dump(value, file := str(sender.folder / f"{name}-{to}"))
+        return file
 
-    joblib.dump(obj, old := str(folder / "old"))
+    again = dump("again")
+    return Road("joblib", lambda: dump("new"), lambda: again)
+
+
+def mapped_file(file: str) -> Any:
+    """Return what a file of joblib's has."""
+    import joblib
+
+    return joblib.load(file, mmap_mode="r")
+
+
+# --- arrays
+
+
+def array_roads(sender: Sender, value: Any) -> list[Road]:
+    """Return the roads of an array."""
+    own = own_roads(sender, "array", value)
+    return [*own, by_pipe(lambda: pickle.dumps(value, 5)), by_files(sender, "array", value)]
+
+
+def array_takers(shm: shmclient.Client) -> Takers:
+    """Return how a worker has an array."""
     return {
-        "a new object: pickle through a pipe": lambda: ("pickle", obj),
-        "a new object: joblib memmap": dumped,
-        "a new object: `put_object`, name": put,
-        "the same again: pickle through a pipe": lambda: ("pickle", obj),
-        "the same again: joblib memmap": lambda: ("memmap", old),
-        "the same again: name, `get_object`": lambda: ("name", "again"),
-        "the same again: `reference`": lambda: ("reference", again),
+        "shmhost": shm.get,
+        "arena": shm.get,
+        "reference": lambda region: region.value(),
+        "pipe": pickle.loads,
+        "joblib": mapped_file,
     }
 
 
-def measured(pipe: Any, message: Callable[[], Any], count: int) -> float:
-    """Return the seconds of a trip: the median."""
-    figures = []
-    for _ in range(count):
-        start = time.perf_counter()
-        pipe.send(message())
-        assert pipe.recv() == 1.0
-        figures.append(time.perf_counter() - start)
-    return statistics.median(figures)
+# --- objects
 
 
-def table() -> list[str]:
-    """Measure all; return the lines of the table."""
-    columns: list[dict[str, float]] = []
-    with (
-        shmhost.embedded() as host,
-        shmclient.connect(host.socket_path) as shm,
-        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
-        started(host.socket_path) as pipe,
-    ):
-        for size in SIZES:
-            ways = trips(size, shm, Path(folder))
-            columns.append({way: measured(pipe, ways[way], TRIPS[size]) for way in ways})
-    lines = ["| way | 1 KiB | 1 MiB | 64 MiB |", "|---|---|---|---|"]
-    return lines + [
-        f"| {way} | {' | '.join(_shown(column[way]) for column in columns)} |" for way in columns[0]
-    ]
+def object_roads(sender: Sender, value: Any) -> list[Road]:
+    """Return the roads of an object."""
+    own = own_roads(sender, "object", value, is_object=True)
+    return [*own, by_pipe(lambda: pickle.dumps(value, 5)), by_files(sender, "object", value)]
 
 
-def _shown(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
+def object_takers(shm: shmclient.Client) -> Takers:
+    """Return how a worker has an object."""
+
+    def named(name: str) -> Any:
+        return shm.get_object(name, allow_pickle=True)
+
+    return {
+        "shmhost": named,
+        "arena": named,
+        "reference": lambda region: region.value().load(allow_pickle=True),
+        "pipe": pickle.loads,
+        "joblib": mapped_file,
+    }
 
 
-if __name__ == "__main__":
-    print("\n".join(table()))
+# --- tensors
+
+
+def tensor_of(size: int) -> Any:
+    """Return a tensor of torch; ImportError."""
+    torch: Any = importlib.import_module("torch")
+    return torch.ones(size // 8, dtype=torch.float64)
+
+
+def tensor_roads(sender: Sender, value: Any) -> list[Road]:
+    """Return the roads of a tensor."""
+    importlib.import_module("torch.multiprocessing")  # which has every pipe of this process share tensors
+    fresh, shared = [value], value.clone().share_memory_()
+
+    def prepare() -> None:
+        fresh[0] = value.clone()  # as the one before is shared now
+
+    by_torch = Road("torch", lambda: fresh[0], lambda: shared, prepare)
+    own = own_roads(sender, "tensor", value)
+    return [*own, by_pipe(lambda: pickle.dumps(value, 5)), by_torch]
+
+
+def tensor_takers(shm: shmclient.Client) -> Takers:
+    """Return how a worker has a tensor."""
+    get: Callable[[str], Any] = lambda name: shm.get(name, as_="torch")  # noqa: E731
+    return {
+        "shmhost": get,
+        "arena": get,
+        "reference": lambda region: region.value(as_="torch"),
+        "pipe": pickle.loads,
+        "torch": lambda tensor: tensor,
+    }
+
+
+def without(*roads: str) -> dict[str, str]:
+    """Return why a kind cannot take these roads."""
+    return {road: NOTES[road] for road in roads}
+
+
+ARRAY = Kind(
+    "array",
+    "Array",
+    lambda size: np.ones(size // 8),
+    sum_of,
+    first_of,
+    array_roads,
+    array_takers,
+    without("torch", "ipc"),
+)
+OBJECT = Kind(
+    "object",
+    "Object with an array",
+    lambda size: {"name": "x", "array": np.ones(size // 8)},
+    lambda value: sum_of(value["array"]),
+    lambda value: first_of(value["array"]),
+    object_roads,
+    object_takers,
+    without("torch", "ipc"),
+)
+TENSOR = Kind(
+    "tensor",
+    "Tensor",
+    tensor_of,
+    sum_of,
+    first_of,
+    tensor_roads,
+    tensor_takers,
+    without("ipc", "joblib"),
+)

@@ -1,6 +1,6 @@
-"""`make performance`: writes the tables and charts of docs/performance.md from the kept runs.
+"""`make performance`: writes the tables and charts of docs/performance.md and docs/values.md from kept runs.
 
-The page is text around two pairs of marks; what is between them is generated.
+The pages are text around pairs of marks; what is between them is generated.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from benchmarks import chart
 from benchmarks.peers import registry
 from benchmarks.processes import ROOT
 from benchmarks.results import ARENA, FLOOR, OURS, Row, Run, read
-from benchmarks.table import aims, number, ordered, readable, verdict
+from benchmarks.table import LONG_US, aims, number, ordered, readable, verdict
 
 PAGE = ROOT / "docs" / "performance.md"
+VALUES = ROOT / "docs" / "values.md"
 FOLDER = ROOT / "docs" / "performance"
 BAR_CHARTS = {
     "attach": ("attach/1048576", "Attach + detach, 1 MiB"),
@@ -44,6 +45,41 @@ def machine_line(run: Run) -> str:
         f"Measured on {run.date}: {about['cpu']}, {about['cpus']} CPUs, {about['memory']} of memory, "
         f"Linux {about['kernel']}, Python {about['python']}, load {about['load']}."
     )
+
+
+# How users know the roads of docs/values.md.
+VALUE_ROADS = {
+    "shmhost": "`put`, `get`",
+    "arena": "an arena",
+    "reference": "`put`, reference",
+    "pipe": "pickle, pipe",
+    "torch": "`torch.multiprocessing`",
+    "ipc": "IPC file, `/dev/shm`",
+    "joblib": "joblib memmap",
+}
+
+
+def values_section(run: Run) -> str:
+    """Write a table of the roads of values for each kind."""
+    libraries = {"torch": "torch", "ipc": "pyarrow", "joblib": "joblib"}
+    versions = [f"{name} {run.versions[road]}" for road, name in libraries.items() if road in run.versions]
+    parts = [f"{machine_line(run)[:-1]}, {', '.join(versions)}. The shortest of each row is bold."]
+    kinds = dict.fromkeys(row.key.partition("/")[0] for row in run.rows)
+    for kind in kinds:
+        rows = [row for row in run.rows if row.key.startswith(f"{kind}/")]
+        roads = [road for road in VALUE_ROADS if any(road in row.figures for row in rows)]
+        header = [rows[0].title.partition(",")[0], *(VALUE_ROADS[road] for road in roads)]
+        cells = [[row.title.partition(", ")[2], *(_time(row, road) for road in roads)] for row in rows]
+        parts.append(_table(header, cells))
+    parts += [f"- {VALUE_ROADS[road]} was not measured: {reason}." for road, reason in run.absent.items()]
+    return "\n\n".join(parts)
+
+
+def _time(row: Row, road: str) -> str:
+    figure = row.figures[road]
+    text = f"{number(figure.p50)} us" if figure.p50 < LONG_US else f"{number(figure.p50 / 1000)} ms"
+    best = min(row.figures, key=lambda each: row.figures[each].p50)
+    return f"**{text}**" if road == best else text
 
 
 def floors_section(run: Run) -> str:
@@ -194,6 +230,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def write_values(run: Run, page: Path) -> None:
+    """Write the generated part of the page about values."""
+    page.write_text(generated("values", values_section(run), page.read_text("utf-8")), "utf-8")
+
+
 def write(floors: Run | None, peers: Run | None, page: Path, folder: Path) -> None:
     """Write the generated parts of the page, and the charts."""
     text = page.read_text("utf-8")
@@ -213,9 +254,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--peers", type=Path, default=FOLDER / "peers.json", help="a run of `make bench-peers`"
     )
+    parser.add_argument(
+        "--values", type=Path, default=FOLDER / "values.json", help="a run of `python -m benchmarks.values`"
+    )
     options = parser.parse_args(arguments)
     floors, peers = (read(path) if path.exists() else None for path in (options.floors, options.peers))
     write(floors, peers, PAGE, FOLDER)
+    if options.values.exists():
+        write_values(read(options.values), VALUES)
     return 0
 
 

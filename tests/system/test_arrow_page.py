@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,21 +21,3 @@ def test_workers_have_one_table_at_one_address() -> None:
     result = run(ROOT / "examples" / "arrow_tables.py")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "4 workers read 1000000 rows at 1 address\n"
-
-
-def test_benchmark_of_the_page_prints_a_row_for_each_way() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.arrow", "100"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert re.findall(r"^\| 100 \| (\w+) \|", result.stdout, re.MULTILINE) == [
-        "shmhost",
-        "arena",
-        "file",
-        "pickle",
-    ]
