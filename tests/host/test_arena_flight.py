@@ -21,7 +21,7 @@ LIMIT = 64  # descriptors in flight, of a uid; a quarter of it in control socket
 def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return where a host shall listen, on a system that lets few descriptors be in flight."""
     narrowed = {"unread": LIMIT, "unread_by_owners": LIMIT // 4}
-    monkeypatch.setattr(server, "totals_of", lambda config: totals_of(config)._replace(**narrowed))
+    monkeypatch.setattr(server, "totals_of", lambda config, _slices: totals_of(config)._replace(**narrowed))
     return str(tmp_path / "narrow.sock")
 
 

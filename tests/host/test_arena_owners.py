@@ -179,7 +179,7 @@ def test_addresses_to_grow_into_are_bounded_where_there_are_plenty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     totals = Totals(1 << 30, addresses=1 << 20)
-    monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config: totals)
+    monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config, _slices: totals)
     with watched_host(str(tmp_path / "wide")) as wide, ArenaPeer(wide.socket_path) as owner:
         owned = owner.publish("camera", SIZE, SIZE + (1 << 20), keep=False)
         refusal = owner.refusal(m.Arena(2, "other", SIZE, SIZE + 4096, 0o600, True, False))
