@@ -6,7 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,35 @@ def test_reader_in_c_follows(way: str, shm: shmclient.Client, tmp_path: Path) ->
             assert child.stdout.readline().split() == [str(builder.size), str(number)]
         child.stdin.close()
         assert child.wait(timeout=30) == 0
+
+
+def grow_on(path: str, ends: threading.Event, sizes: list[int]) -> None:
+    """Have a region grow, page by page, over whatever happens to its host, and use all of it."""
+    with shmclient.connect(path, wait=30) as shm:
+        with shm.create("log", 1, max_size=1 << 30, seal="writer") as builder:
+            pass
+        while not ends.is_set():
+            try:
+                sizes.append(builder.region.resize(builder.size + 1))
+            except (shmclient.HostGone, shmclient.RegionNotFound):  # it is handed back in a moment
+                time.sleep(0.001)
+            builder.data[-1] = 1  # SIGBUS if the page were not there
+        assert sizes == sorted(sizes)
+        with shm.open("log", wait=30) as region:
+            assert region.size == builder.size == shm.stat("log").size
+
+
+@pytest.mark.parametrize("way", ["killed", "taken over"])
+def test_host_that_ends_in_the_middle_of_growing_loses_nothing(
+    folder: Path, way: str, machine: Machine
+) -> None:
+    ends, sizes = threading.Event(), list[int]()
+    with line_of_hosts(folder / "h") as line, ThreadPoolExecutor() as pool:
+        grower = pool.submit(grow_on, line.path if way == "taken over" else machine.path, ends, sizes)
+        for _ in range(3):
+            count = len(sizes)
+            wait_until(lambda count=count: grower.done() or len(sizes) > count + 50)
+            line.take_over() if way == "taken over" else machine.restart()
+        ends.set()
+        grower.result(30)
+    assert sizes[-1] > 150 * PAGE
