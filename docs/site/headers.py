@@ -11,7 +11,15 @@ from shmprotocol import abi
 
 FOLDER = Path(abi.__file__).parent
 # The headers that programs include come first.
-FIRST = ("shm_abi.h", "shm_array.h", "shm_dict.h", "shm_create.h", "shm_arrow.h", "shm_arena.h")
+FIRST = (
+    "shm_abi.h",
+    "shm_array.h",
+    "shm_dict.h",
+    "shm_create.h",
+    "shm_snapshot.h",
+    "shm_arrow.h",
+    "shm_arena.h",
+)
 _COMMENT = r"(?:^/\*(?P<comment>(?:(?!\*/).)*)\*/\n)?"
 _FUNCTION = re.compile(_COMMENT + r"^static inline (?P<text>[^;{}]*?\))\n\{", re.DOTALL | re.MULTILINE)
 _STRUCT = re.compile(_COMMENT + r"^(?P<text>(?:struct|enum) \w+ \{\n.*?^\};)", re.DOTALL | re.MULTILINE)
