@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,10 @@ def test_command_has_a_line_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Python" in result.stdout
     (row,) = json.loads(call("shmhost", "doctor", "--processes", "--json", environ={}).stdout)
     assert (row["topic"], row["state"]) == ("Python", OK)
+
+
+def test_page_on_addresses_has_a_line_for_each_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "addresses.md").read_text("utf-8")
+    assert re.findall(r"^ (?:ok|note|problem) +(\S+(?: \S+)*)  ", page, re.MULTILINE) == [
+        kind.name for kind in kinds.KINDS
+    ]

@@ -51,6 +51,11 @@ public class probe {
         }
 }
 """
+_RUST = """
+fn main() {
+    print!("{}", std::fs::read_to_string("/proc/self/maps").expect("/proc/self/maps"));
+}
+"""
 _PYTHON = "import contextlib\n{}\nprint(open('/proc/self/maps').read())"
 _NODE = "process.stdout.write(require('fs').readFileSync('/proc/self/maps'))"
 
@@ -68,14 +73,18 @@ class Kind(NamedTuple):
 
 
 def _native(name: str, compiler: str, *flags: str, under: tuple[str, ...] = ()) -> Kind:
-    language = "c" if compiler == "cc" else "c++"
+    language = "c++" if compiler == "c++" else "c"
     build = (compiler, *flags, "-x", language, "probe.c", "-o", "probe")
     return Kind(name, ("probe.c", _RESERVE), (build, (*under, "./probe")), reserves=True)
 
 
-def _python(name: str, *modules: str) -> Kind:
-    program = _PYTHON.format("".join(f"import {module}\n" for module in modules))
-    return Kind(name, ("probe.py", program), ((sys.executable, "probe.py"),))
+def _python(name: str, *modules: str, program: str = sys.executable) -> Kind:
+    text = _PYTHON.format("".join(f"import {module}\n" for module in modules))
+    return Kind(name, ("probe.py", text), ((program, "probe.py"),))
+
+
+def _go(name: str, *flags: str) -> Kind:
+    return Kind(name, ("probe.go", _GO), (("go", "build", *flags, "-o", "probe", "probe.go"), ("./probe",)))
 
 
 KINDS = (
@@ -83,14 +92,23 @@ KINDS = (
     _python("Python, NumPy", "numpy"),
     _python("Python, PyArrow", "pyarrow"),
     _python("Python, PyTorch", "torch"),
+    *(
+        _python(f"Python {version}", program=f"python{version}")
+        for version in ("3.12", "3.13", "3.14", "3.14t")
+    ),
     _native("C", "cc"),
+    _native("C, static", "cc", "-static"),
     _native("C, not position-independent", "cc", "-no-pie"),
     _native("C++", "c++"),
     _native("C, AddressSanitizer", "cc", "-fsanitize=address"),
     _native("C, ThreadSanitizer", "cc", "-fsanitize=thread"),
     _native("C, UndefinedBehaviorSanitizer", "cc", "-fsanitize=undefined"),
+    _native("C, LeakSanitizer", "cc", "-fsanitize=leak"),
+    _native("C, MemorySanitizer", "clang", "-fsanitize=memory"),
     _native("C, valgrind", "cc", under=("valgrind", "-q")),
-    Kind("Go", ("probe.go", _GO), (("go", "build", "-o", "probe", "probe.go"), ("./probe",))),
+    _go("Go"),
+    _go("Go, race detector", "-race"),
+    Kind("Rust", ("probe.rs", _RUST), (("rustc", "-o", "probe", "probe.rs"), ("./probe",))),
     Kind("Java", ("probe.java", _JAVA), (("java", "probe.java"),)),
     Kind("Java, ZGC", ("probe.java", _JAVA), (("java", "-XX:+UseZGC", "probe.java"),)),
     Kind("Node.js", ("probe.js", _NODE), (("node", "probe.js"),)),
