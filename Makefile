@@ -5,6 +5,7 @@
 #   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make docs    make a site of the documentation in build/site; a warning is an error
+#   make man     write the pages of the commands for man(1), in packaging/man
 #   make coverage  run all tests once more, and print how much of the code they reach, with branches; a few
 #                  tests count descriptors or references, and fail under the tracer
 #   make bench   the figures of this machine against floors, two minutes; JSON=new.json keeps them, CHECK=1 fails
@@ -30,7 +31,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit docs coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit docs man coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -46,6 +47,9 @@ unit: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
 	@echo build/site/index.html
+
+man: $(READY)
+	$(BIN)/python -m docs.site.commands packaging/man
 
 coverage: $(READY)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'

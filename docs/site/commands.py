@@ -1,10 +1,15 @@
-"""The commands, as pages of a manual: read off click, written as roff for man(1) and as reStructuredText."""
+"""The commands, as pages of a manual: read off click, written as roff for man(1) and as reStructuredText.
+
+`make man` writes those for man(1) to `packaging/man`, from where the wheel takes them.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -60,7 +65,7 @@ def _page(name: str, command: click.Command, context: click.Context) -> Page:
     paragraphs = [
         " ".join(text.split()) for text in re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))
     ]
-    records = [record for item in command.get_params(context) if (record := item.get_help_record(context))]
+    options = [item for item in command.get_params(context) if isinstance(item, click.Option)]
     commands: list[tuple[str, str]] = []
     if isinstance(command, click.Group):
         commands = [
@@ -71,16 +76,21 @@ def _page(name: str, command: click.Command, context: click.Context) -> Page:
         _summary(command),
         " ".join(command.collect_usage_pieces(context)),
         paragraphs,
-        [(term, " ".join(text.split())) for term, text in records],
+        [_described(item, context) for item in options],
         commands,
         re.findall(r"^\$ (.+)$", command.epilog or "", re.MULTILINE),
         _variables(command) | ENVIRONMENT,
     )
 
 
+def _described(option: click.Option, context: click.Context) -> tuple[str, str]:
+    record = option.get_help_record(context)
+    return record[0] if record else "", " ".join((option.help or "").split())
+
+
 def _variables(command: click.Command) -> dict[str, str]:
-    names = [str(item.envvar) for item in command.params if item.envvar]
-    return {name: f"As --{name.removeprefix('SHMHOST_').lower().replace('_', '-')}." for name in names}
+    options = {str(item.envvar): item.opts[0] for item in command.params if item.envvar}
+    return {name: f"As {option}." for name, option in sorted(options.items())}
 
 
 def _summary(command: click.Command) -> str:
@@ -90,36 +100,48 @@ def _summary(command: click.Command) -> str:
 
 def roff(page: Page) -> str:
     """Return a page for man(1)."""
-    words = page.command.split()
-    lines = [f'.TH {page.name.upper()} 1 "" "shmhost {__version__}" "shmhost"']
-    lines += [".SH NAME", f"{_roff(page.name)} \\- {_roff(page.summary[0].lower() + page.summary[1:])}"]
-    lines += [".SH SYNOPSIS", f"\\fB{_roff(page.command)}\\fR {_roff(page.usage)}", ".SH DESCRIPTION"]
-    for paragraph in page.paragraphs:
-        lines += [".PP", _roff(paragraph)]
-    lines += _terms(
-        "COMMANDS", [(f"{page.name}(1)".replace("(1)", f"-{word}(1)"), text) for word, text in page.commands]
-    )
-    lines += _terms("OPTIONS", page.options)
-    lines += _terms("ENVIRONMENT", list(page.environment.items()))
-    lines += _terms("EXIT STATUS", [(str(code), text) for code, text in EXIT_CODES.items()])
-    if page.examples:
-        lines += [".SH EXAMPLES", ".nf", *(f"$ {_roff(example)}" for example in page.examples), ".fi"]
-    others = [name for name in ("shmhost", "shmclient") if name != page.name]
-    lines += [".SH SEE ALSO", ", ".join(f"\\fB{name}\\fR(1)" for name in others)]
-    assert words
+    related = [f"{page.name}-{word}" for word, _ in page.commands]
+    related += [name for name in ("shmhost", "shmclient") if name != page.name]
+    lines = [
+        f'.TH {page.name.upper()} 1 "" "shmhost {__version__}" "shmhost"',
+        ".SH NAME",
+        _roff(f"{page.name} - {page.summary[0].lower()}{page.summary[1:]}").replace("`", ""),
+        ".SH SYNOPSIS",
+        rf"\fB{_roff(page.command)}\fR {_roff(page.usage)}",
+        ".SH DESCRIPTION",
+        *(line for paragraph in page.paragraphs for line in (".PP", _roff(paragraph.replace("`", "")))),
+        *_terms("COMMANDS", page.commands),
+        *_terms("OPTIONS", page.options),
+        *_terms("ENVIRONMENT", list(page.environment.items())),
+        *_terms("EXIT STATUS", [(str(code), text) for code, text in EXIT_CODES.items()]),
+        *(
+            [".SH EXAMPLES", ".nf", *(f"$ {_roff(example)}" for example in page.examples), ".fi"]
+            * bool(page.examples)
+        ),
+        ".SH SEE ALSO",
+        ",\n".join(rf"\fB{_roff(name)}\fR(1)" for name in related),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _terms(title: str, terms: list[tuple[str, str]]) -> list[str]:
-    lines = [f".SH {title}"] if terms else []
+def _terms(title: str, terms: list[tuple[str, str]]) -> Iterator[str]:
+    if terms:
+        yield f".SH {title}"
     for term, text in terms:
-        lines += [".TP", f"\\fB{_roff(term)}\\fR", _roff(text) or "\\&"]
-    return lines
+        yield from (".TP", rf"\fB{_roff(term)}\fR", _roff(text.replace("`", "")) or r"\&")
 
 
 def _roff(text: str) -> str:
-    text = text.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{text}" if text.startswith((".", "'")) else text
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return rf"\&{text}" if text.startswith((".", "'")) else text
+
+
+def write(folder: Path) -> None:
+    """Write all pages for man(1) to a folder, in place of those that are there."""
+    for path in folder.glob("*.1"):
+        path.unlink()
+    for page in pages():
+        (folder / f"{page.name}.1").write_text(roff(page), "utf-8")
 
 
 def restructured() -> Iterator[str]:
@@ -141,3 +163,7 @@ def _escaped(text: str) -> str:
     return "".join(
         f"`{part}`" if part.startswith("`") else re.sub(r"([\\*|_])", r"\\\1", part) for part in parts
     )
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

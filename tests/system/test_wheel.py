@@ -94,6 +94,8 @@ def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     assert requirements <= names
     assert any(name.startswith("shmprotocol/native/_native") and name.endswith(".so") for name in names)
     assert not any(name.startswith("tests/") for name in names)
+    pages = {name.rpartition("/")[2] for name in names if "/data/share/man/man1/" in name}
+    assert pages == {path.name for path in (ROOT / "packaging" / "man").glob("*.1")} > {"shmhost.1"}
 
 
 @pytest.mark.timeout(180)
