@@ -22,8 +22,9 @@ SOURCES = (
         for name in ("arguments", "shortcut", "put", "state", "nonblocking", "dict_index")
     ),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed")),
-    *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "returning")),
-    *(FOLDER / f"{name}.c" for name in ("keeper", "holding", "haul", "kept_object", "leased")),
+    *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "home")),
+    *(FOLDER / f"{name}.c" for name in ("restored", "returning", "keeper", "holding", "haul")),
+    *(FOLDER / f"{name}.c" for name in ("kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),
     *(FOLDER / f"arena_{name}.c" for name in ("owner", "check", "put", "loan", "types")),

@@ -27,12 +27,6 @@
 #define SHM_TAG_RESTORE 21
 #define SHM_TAG_RESTORE_LEDGER 24
 #define SHM_TAG_RESTORE_ARENA 25
-#define SHM_TAG_WELCOME 129
-#define SHM_TAG_REFUSED 136
-#define SHM_TAG_RESTORED 144
-#define SHM_TAG_LEDGER_RESTORED 146
-#define SHM_TAG_ARENA_RESTORED 147
-#define SHM_VERSION_RESTORE 4
 
 /* --- what it says */
 
@@ -118,99 +112,6 @@ static int shm_home_hand_back(struct shm_home *home)
         rights->cmsg_len = CMSG_LEN(home->count * sizeof(int));
         memcpy(CMSG_DATA(rights), fds, home->count * sizeof(int));
         return sendmsg(home->link, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)part.iov_len ? 0 : -errno;
-}
-
-/* --- what the host says; 0: something else than what is awaited */
-
-static int shm_frame_skip_any(struct shm_frame *frame)
-{
-        const char *text;
-        uint64_t value;
-
-        if (frame->at == frame->end)
-                return 0;
-        if (*frame->at >> 5 == 0x5 || *frame->at == 0xd9)
-                return shm_frame_string(frame, &text, &value);
-        return shm_frame_integer(frame, &value);
-}
-
-/* Whether a Welcome is that of another host of the same family, which takes regions back. */
-static int shm_home_is_welcome(const struct shm_home *home, struct shm_frame frame)
-{
-        uint64_t items, tag, number, version, size;
-        const char *host, *dot = strrchr(home->host, '.');
-        size_t family = dot == NULL ? 0 : (size_t)(dot - home->host) + 1;
-
-        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 5 || !shm_frame_integer(&frame, &tag) ||
-            tag != SHM_TAG_WELCOME || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
-            !shm_frame_integer(&frame, &version) || version != SHM_VERSION_RESTORE ||
-            !shm_frame_string(&frame, &host, &size))
-                return 0;
-        return family && size > family && memcmp(host, home->host, family) == 0 &&
-               !(size == strlen(home->host) && memcmp(host, home->host, size) == 0);
-}
-
-/* Note the leases of a Restored. */
-static int shm_home_take(struct shm_home *home, struct shm_frame frame)
-{
-        uint64_t items, tag, number, count, fields, lease, i, field;
-
-        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
-            tag != SHM_TAG_RESTORED || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
-            !shm_frame_array(&frame, SHM_HOME_BATCH, &count) || count != home->count)
-                return 0;
-        for (i = 0; i < count; i++) {
-                if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &fields) || fields < 1 ||
-                    !shm_frame_integer(&frame, &lease))
-                        return 0;
-                for (field = 1; field < fields; field++)
-                        if (!shm_frame_skip_any(&frame))
-                                return 0;
-                if (home->batch[i] != NULL)
-                        home->batch[i]->lease = lease;
-                else
-                        shm_kept_release(home, lease);
-        }
-        home->count = 0;
-        return 1;
-}
-
-/*
- * Let the owner of an arena listen to the control socket that came, and tell the host so. From the exchange on, the owner
- * finds the socket whenever it is about to use memory again, so others may join. A copy says it: the owner may be quicker to
- * close its own.
- */
-static int shm_home_offer(struct shm_arena_owner *owner, int socket)
-{
-        struct shm_arena_message message = {SHM_ARENA_BACK, 0, 0, 0};
-        int copy = fcntl(socket, F_DUPFD_CLOEXEC, 0), is_said;
-
-        if (copy < 0) {
-                (void)close(socket);
-                return 0;
-        }
-        shm_owner_offer(owner, socket);
-        is_said = send(copy, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(message);
-        (void)close(copy);
-        return is_said;
-}
-
-/* Heed the answer about a ledger, or an arena. Returns 1; 0 it is another answer; -EAGAIN: ask anew. */
-static int shm_home_take_one(struct shm_home *home, struct shm_frame frame)
-{
-        uint64_t items, tag, number;
-        int is_arena = home->asked == SHM_KEPT_ARENA, error = 1;
-
-        if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
-            !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
-            (tag != SHM_TAG_REFUSED && tag != (is_arena ? SHM_TAG_ARENA_RESTORED : SHM_TAG_LEDGER_RESTORED)))
-                return 0;
-        if (is_arena && tag != SHM_TAG_REFUSED && home->batch[0] != NULL) {
-                error = home->fd_count == 1 && shm_home_offer(home->batch[0]->arena, home->fds[0]) ? 1 : -EAGAIN;
-                home->fd_count = home->fd_count == 1 ? 0 : home->fd_count;
-        }
-        home->count = 0;
-        return error;
 }
 
 /* --- the steps of a home. With the mutex held */
