@@ -22,6 +22,7 @@ from shmprotocol.wire.connection import Connection, pack
 
 if TYPE_CHECKING:
     from core_machine import Model
+    from core_owners import Owners
 
 
 class Held(NamedTuple):
@@ -52,8 +53,9 @@ class Taking(Returnables):
 class Control:
     """A control socket: `is_full` while its owner reads nothing, so that news of ledgers wait in it."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, owners: Owners) -> None:
         self.owner = owner
+        self._owners = owners
         self.is_full = True
         self.is_open = True
         self.heard: set[int] = set()  # ledgers
@@ -112,10 +114,11 @@ class Control:
         while self._waiting:
             self._hear(self._waiting.pop(0))
 
-    def close(self) -> None:
+    def close(self, *, is_by_owner: bool = False) -> None:
         if self.is_open:
             self.is_open = False
-            self.owner.ended()
+            self._owners.end(self.owner._region, is_by_owner=is_by_owner)  # type: ignore[attr-defined]
+            self.owner.ended(is_by_owner=is_by_owner)
 
     @property
     def sent(self) -> int:
@@ -138,6 +141,7 @@ class Client:
         self._work: Any = None
         self._is_begun = False
         self.is_dead = False
+        self.lives_on = False  # its process, though it is dropped
         self.is_deaf = False  # the next message with descriptors fails
         self.leases: dict[int, tuple[int, int]] = {}  # to region and address, as it was told
         self.creating: list[int] = []  # regions and spares, as it was told
@@ -181,7 +185,8 @@ class Client:
     def die(self) -> None:
         """End the connection; at once, or when its Work is done."""
         self.is_dead = True
-        self._model.pids.discard(self.pid)
+        if not self.lives_on:
+            self._model.pids.discard(self.pid)
         self.leases.clear()
         if self.steps is not None and not self._is_begun:
             self.steps.close()

@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 
 from core_clients import Client, Control, Held, KeptLedger, Taking, client_end
+from core_owners import Owners
 from shmhost.core.absentees import Absentees
 from shmhost.core.accounts import Accounts
 from shmhost.core.arenas import Arena
@@ -57,6 +58,7 @@ class Model:
         self.pids: set[int] = set()  # of clients that live
         self._next_pid = itertools.count(1)
         self.unheard: dict[int, set[int]] = {}  # arenas whose owners look at an earlier board; their ledgers
+        self.owners = Owners(self)
         self._start()
 
     def _start(self) -> None:
@@ -77,7 +79,8 @@ class Model:
         self.registry.book = self._file
         self.expected = Expected(self.registry, self._file.forget, self._file.retire)
         self.expected.load(self._file.records)
-        self.absent = Absentees(self._file.forget, lambda region: settle_arena(self.hub, region))
+        forget = self._file.forget
+        self.absent = Absentees(self.registry, forget, lambda region: settle_arena(self.hub, region))
         self.absent.load(self._file.ledgers)
         self.hub = Hub(self.registry, "host", lambda _backend, name, capacity: Memfd(name, capacity))
         self.hub.expected, self.hub.absent = self.expected, self.absent
@@ -117,7 +120,8 @@ class Model:
         return {
             region.number: {ledger.number for ledger in arena.ledgers} | arena.awaited
             for region, arena in arenas
-            if arena is not None and (arena.control is not None or not arena.is_open)
+            if arena is not None
+            and (arena.control is not None or not arena.is_open or self.owners.may_write(region))
         }
 
     def _held(self, client: Client) -> Held:
@@ -176,7 +180,7 @@ class Model:
         self._file.close(remove=False)
 
     def _make_control(self, owner: Owner) -> Control:
-        control = Control(owner)
+        control = Control(owner, self.owners)
         self.controls[owner._arena] = control  # type: ignore[attr-defined]
         return control
 
@@ -202,11 +206,14 @@ class Model:
         if ledger is not None and client.steps is None:
             os.pwrite(client_end(ledger), struct.pack("<Q", 1), 0)
             self.lingering += client.session.take_used_ledgers(is_dropped=True)
+        client.lives_on = True
         client.die()
 
     def forget(self) -> None:
         """End a process whose connection was dropped before."""
-        run_to_end(forgetting(self.hub, self.lingering.pop()))
+        ledger = self.lingering.pop()
+        self.pids.discard(ledger.peer.pid)
+        run_to_end(forgetting(self.hub, ledger))
 
     def recall(self) -> None:
         """Take back all spares, as a host that is short of memory does."""
@@ -229,6 +236,7 @@ class Model:
         while self.lingering:
             self.forget()
         self.expected.clear()
+        self.pids.clear()
         self.look_who_is_gone()
         root = Client(self, 0, next(self._next_pid))
         self.clients.append(root)
@@ -256,6 +264,7 @@ class Model:
         self._check_names()
         self._check_board()
         self._check_arenas()
+        self.owners.check()
 
     def _check_charges(self) -> None:
         registry = self.registry
@@ -294,6 +303,7 @@ class Model:
             sums["listening", uid] += client.session._interests._count
         for control in self.open_controls():
             sums["leases", control.owner.peer.uid] += 1
+        sums.update({("leases", uid): count for uid, count in self.owners.leases().items()})
         lines = {region.line for region in self.registry.regions.values() if region.line}
         assert self.registry.lines._shares.keys() == lines
         names = (
@@ -349,6 +359,7 @@ class Model:
                 assert region.number in self.registry.regions
         for control in self.open_controls():
             held[control.owner.number] += 1
+        held.update(self.owners.leased())
         assert +held == Counter(
             {number: len(region.leases) for number, region in self.registry.regions.items() if region.leases}
         )

@@ -1,7 +1,8 @@
 """Ledgers, and owners of arenas, that a killed host knew and that are not back. Pure.
 
 A ledger that had joined an arena may have holds of its values as long as the client's process lives, handed
-back or not; and an owner that lives may write. Both are over when their process is.
+back or not; and an owner that lives may write, and has the arena mapped. Both are over when their process is.
+So the arena has a lease of such an owner: its addresses are nobody else's, whatever becomes of its name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from shmhost.core.ledgers import Ledger
 from shmhost.core.processes import Process
 from shmhost.core.records import LedgerRecord
 from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
 from shmprotocol.wire.names import State
 
 LOOKED_AT = 32  # processes at once: a look takes 20 us
@@ -21,10 +23,13 @@ LOOKED_AT = 32  # processes at once: a look takes 20 us
 class Absentees:
     """Ledgers and owners that are not back. `forget` notes for a successor that a ledger is no more.
 
-    `settle` opens an arena whose owner has ended.
+    `settle` is called for an arena whose owner has ended, and which is to `leave`.
     """
 
-    def __init__(self, forget: Callable[[int], None], settle: Callable[[Region], None]) -> None:
+    def __init__(
+        self, registry: Registry, forget: Callable[[int], None], settle: Callable[[Region], None]
+    ) -> None:
+        self._registry = registry
         self._forget = forget
         self._settle = settle
         self._ledgers: dict[int, LedgerRecord] = {}
@@ -70,16 +75,21 @@ class Absentees:
             if record.has_joined(number):
                 arena.restore(ledger)
         arena.move(arena.board, arena.line)  # its words, with those who may sleep
-        if not arena.is_open:
-            self._arenas[number] = region
+
+    def await_owner(self, region: Region, arena: Arena) -> None:
+        """Take note that the owner of an arena may have it mapped, and is not connected."""
+        self._arenas[region.number] = region
+        if not arena.owner_lease:
+            arena.owner_lease = self._registry.lease(region, region.owner)
+            self._registry.accounts.of(region.owner.uid).leases.add(1)
 
     def leave(self, region: Region) -> None:
-        """Take note that the owner of an arena is back, or has ended; or that the arena is freed."""
+        """Take note that the owner of an arena is back, with a lease of its own, or has ended."""
         self._arenas.pop(region.number, None)
-
-    def await_owner(self, region: Region) -> None:
-        """Take note that an owner has gone before it looked at the board of this host."""
-        self._arenas[region.number] = region
+        if region.arena is not None and region.arena.owner_lease:
+            lease, region.arena.owner_lease = region.arena.owner_lease, 0
+            self._registry.accounts.of(region.owner.uid).leases.give(1)
+            self._registry.release(region, lease)
 
     def look(self, is_gone: Callable[[Process], bool], regions: Iterable[Region]) -> None:
         """Look whether some of the processes have ended; others the next time."""
@@ -89,7 +99,7 @@ class Absentees:
     def _look_for_owners(self, is_gone: Callable[[Process], bool]) -> None:
         for number in list(self._arenas)[:LOOKED_AT]:
             region = self._arenas.pop(number)
-            if region.arena is None or region.arena.is_open or region.state is State.FREED:
+            if region.arena is None or region.state is State.FREED:
                 continue
             if is_gone(region.arena.process):
                 self._settle(region)

@@ -81,6 +81,8 @@ class Arena:
     is_open: bool = True
     awaited: set[int] = field(default_factory=set)  # numbers of ledgers that have joined, and are not back
     process: Process = NOBODY  # its owner's
+    owner_lease: int = 0  # of an owner that may have it mapped, and is not connected
+    is_awaited: bool = False  # it had such a lease with another host
     ownership: Ownership | None = None  # who has the control socket
 
     def begin(self, control: Control) -> None:

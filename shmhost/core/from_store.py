@@ -2,6 +2,7 @@
 
 An entry is as good as what a client hands back: the identity of its object decides, and its name says only
 which record to look at. Superseded and unlinked regions come from clients alone, as nobody else needs them.
+The rules for joining an arena are those for one that a client hands back: see `reviving`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from shmhost.core.expected import Expected, is_of
 from shmhost.core.hub import Hub, Returnables
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
+from shmhost.core.reviving import free_unused, revive
 from shmhost.core.stored import Stored, number_of
-from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.errors import OutOfMemory, QuotaExceeded
 from shmprotocol.wire.names import State
 
 Entry = tuple[str, int]  # its name and its descriptor
@@ -36,8 +38,7 @@ def restore(hub: Hub, stored: Stored, entries: Iterable[Entry]) -> int:
     back = dict[str, Region]()
     for record, descriptor, entry in records:
         assert expected is not None
-        assert machine is not None
-        region = _revive(hub, expected, machine, record, descriptor)
+        region = _revive(hub, expected, record, descriptor)
         if region is None:
             refused.append(entry)
         else:
@@ -55,25 +56,21 @@ def _record_of(
 ) -> Record | None:
     """Return the record of the current region that an entry is, or None."""
     record = expected.find(number_of(entry)) if expected is not None else None
-    if record is None or machine is None or record.state is not State.CURRENT or record.kind == KIND_ARENA:
+    if record is None or machine is None or record.state is not State.CURRENT:
         return None
     returned = machine.examine(descriptor)
     return record if returned is not None and is_of(record, returned) else None
 
 
-def _revive(
-    hub: Hub, expected: Expected, machine: Returnables, record: Record, descriptor: int
-) -> Region | None:
-    registry = hub.registry
-    if record.name in registry.current or expected.find(record.number) is None:
+def _revive(hub: Hub, expected: Expected, record: Record, descriptor: int) -> Region | None:
+    if record.name in hub.registry.current or expected.find(record.number) is None:
         return None
     try:
-        memory_object = machine.adopt(record, descriptor)
-    except OSError:  # no descriptor is left
+        region = revive(hub, record, descriptor)
+    except (OutOfMemory, QuotaExceeded):  # no descriptor is left, or no line of the board for an arena
         return None
-    region = expected.revive(record, memory_object)
     if region.state is State.CURRENT:
         return region
-    # An arena has come above its name. A lease that ends at once frees what nobody has.
-    registry.release(region, registry.lease(region, region.owner))
+    # An arena has come above its name, or its owner has ended, with which it goes.
+    free_unused(hub, region)
     return None

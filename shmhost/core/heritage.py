@@ -130,6 +130,7 @@ def _describe_arena(arena: Arena, charge: Charge) -> ArenaRecord:
         arena.is_open,
         tuple(arena.awaited),
         arena.process,
+        arena.owner_lease != 0,
     )
 
 
@@ -238,7 +239,7 @@ def _adopt_arena(hub: Hub, region: Region, record: ArenaRecord) -> None:
     arena.ledgers = {hub.ledgers[number] for number in record.ledgers}
     arena.attending = {hub.ledgers[number] for number in record.attending}
     arena.is_open, arena.awaited = record.is_open, set(record.awaited)
-    arena.process = Process._make(record.process)
+    arena.process, arena.is_awaited = Process._make(record.process), record.is_awaited
     for ledger in arena.ledgers:
         ledger.arenas.add(arena)
     region.arena = arena

@@ -54,8 +54,8 @@ class Owner(Protocol):
     def handle(self, kind: int, size: int) -> Steps:
         """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""
 
-    def ended(self) -> None:
-        """Take note that the conversation has ended; called once."""
+    def ended(self, *, is_by_owner: bool) -> None:
+        """Take note that the conversation has ended, and whether the owner has ended it; called once."""
 
 
 class NewControl(Control, Protocol):

@@ -133,6 +133,13 @@ class Leases:
         """Return a grant of a region to its creator, with a new lease."""
         return region.grant(self.add(region, self._registry.clock()))
 
+    def check_room(self) -> None:
+        """Raise QuotaExceeded if the client gets no lease more."""
+        if len(self._regions) >= MAX_LEASES:
+            raise self._too_many()
+        self._share.take(1)
+        self._share.give(1)
+
     def regrant(self, region: Region) -> m.Grant:
         """Return a grant of a region that the client has mapped already, with a new lease. QuotaExceeded."""
         if len(self._regions) >= MAX_LEASES:

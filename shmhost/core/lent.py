@@ -1,15 +1,16 @@
-"""Large objects of which a service manager has a descriptor, so that it is not the one who frees them. Pure.
+"""Objects of which a service manager has a descriptor, so that it is not the one who frees them. Pure.
 
 The last process to close an object frees its pages, which takes † 130 us a MiB (2026-11). The manager has one
 thread for all services of the machine; a host has threads for that. So it keeps its own descriptor of an
-object that nobody needs any more, until the manager has closed the other one.
+object that nobody needs any more, until the manager has closed the other one: of a large one, and of an
+arena, which may have grown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shmhost.core.objects import MemoryObject
+from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 
 LARGE = 1 << 20  # bytes; below, keeping an object longer costs more than the manager's 0.1 ms
 
@@ -19,16 +20,16 @@ class Lent:
 
     def __init__(self) -> None:
         self._by_entry: dict[str, MemoryObject] = {}
-        self._is_unused: dict[MemoryObject, bool] = {}
+        self._is_unused: dict[Freeable, bool] = {}
         self._recalled: list[MemoryObject] = []
 
     def lend(self, entry: str, memory_object: MemoryObject) -> None:
         """Take note that the manager has an object."""
-        if memory_object.capacity >= LARGE:
+        if memory_object.capacity >= LARGE or not isinstance(memory_object, Memfd | PosixShm):
             self._by_entry[entry] = memory_object
             self._is_unused[memory_object] = False
 
-    def takes(self, memory_object: MemoryObject) -> bool:
+    def takes(self, memory_object: Freeable) -> bool:
         """Whether an object that nobody needs any more is kept here for now."""
         if memory_object not in self._is_unused:
             return False
@@ -50,7 +51,7 @@ class Lent:
         """Take note that the manager has closed these; return those that are the caller's to free."""
         return [memory_object for memory_object in objects if self._is_unused.pop(memory_object, False)]
 
-    def end_all(self) -> list[MemoryObject]:
+    def end_all(self) -> list[Freeable]:
         """Keep none any longer; return those that are the caller's to free."""
         self._by_entry.clear()
         self._recalled.clear()

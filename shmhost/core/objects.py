@@ -39,13 +39,14 @@ _CURES = {
     errno.ENOMEM: "free memory, or unlink regions",
     errno.ENOSPC: "free space or inodes of /dev/shm, or unlink regions",
     errno.EDQUOT: "raise the quota of the host's user, or unlink regions",
+    errno.ETOOMANYREFS: "have clients of this user read what waits for them, or try again",
     errno.EAGAIN: "give the host more threads (ulimit -u, TasksMax=), or try again",
     errno.EFBIG: "raise the host's limit of file sizes (ulimit -f)",
     errno.EROFS: "mount /dev/shm writable for the host, or use the memfd backend",
     errno.ENOENT: "mount a tmpfs on /dev/shm and /proc for the host, or use the memfd backend",
     errno.EACCES: "let the host's user write to /dev/shm, or use the memfd backend",
 }
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EFBIG)
+_SCARCE = frozenset(_CURES) - {errno.EROFS, errno.ENOENT, errno.EACCES}
 
 
 class Memfd:

@@ -17,6 +17,7 @@ from shmhost.core.hub import Hub, NewControl
 from shmhost.core.leases import Send
 from shmhost.core.objects import ArenaObject, Memfd, PosixShm
 from shmhost.core.peers import Peer
+from shmhost.core.records import OwnerState
 from shmhost.core.regions import Region
 from shmhost.core.work import PAUSE, Steps, Work
 from shmprotocol.abi.header import HEADER_SIZE, page_up
@@ -178,6 +179,7 @@ class Ownership:
         self._object = memory_object
         self._owned = owned
         self._lease = 0
+        self._has_left = False
         self.control: NewControl
 
     def begin(self, control: NewControl) -> None:
@@ -196,8 +198,10 @@ class Ownership:
         self._owned[self._region.number] = self
         self._lease = self._hub.registry.lease(self._region, self.peer)
         self._hub.registry.accounts.of(self.peer.uid).leases.add(1)
-        self._hub.registry.book.note_owner(self._region, is_there=True)
+        self._hub.registry.book.note_owner(self._region, OwnerState.WRITES)
         self._arena.ownership, self._arena.is_open = self, False
+        if self._hub.absent is not None:
+            self._hub.absent.leave(self._region)
 
     def pass_on(self, peer: Peer, owned: dict[int, Ownership]) -> None:
         """Be an owner by another connection of the same user."""
@@ -223,6 +227,7 @@ class Ownership:
         self._region.tally.leases += 1
         self._hub.registry.accounts.of(self.peer.uid).leases.add(1)
         self._arena.ownership = self
+        self._has_left = not self._arena.has_owner
         if self._arena.has_owner:
             self._arena.control = control
 
@@ -245,8 +250,11 @@ class Ownership:
             return self._open()
         raise RemoteProtocolError(f"message {kind} is not READY, GROW, BOARD, LEAVE or BACK")
 
-    def ended(self) -> None:
-        """Take note that the owner has gone. No effect on an arena that is freed, with its host."""
+    def ended(self, *, is_by_owner: bool) -> None:
+        """Take note that the conversation has ended. No effect on an arena that is freed, with its host.
+
+        Unless the owner has ended it, its process may write on: for a next host, it does.
+        """
         region, registry = self._region, self._hub.registry
         self._owned.pop(region.number, None)
         if not self._lease:
@@ -261,6 +269,8 @@ class Ownership:
         if self._arena.ownership is self:
             self._arena.ownership = None
             self._leave()
+            if self._arena.is_open and (is_by_owner or self._has_left):
+                registry.book.note_owner(region, OwnerState.GONE)
         registry.release(region, self._lease)
 
     def _find_board(self) -> Steps:
@@ -279,8 +289,12 @@ class Ownership:
     def _end(self) -> Steps:
         """Take note that the owner writes no more: it hears of no ledgers, but has it mapped still."""
         yield from ()
-        if self._arena.ownership is self and not self._arena.is_open:
+        if self._arena.ownership is not self:
+            return
+        if not self._arena.is_open:
             open_arena(self._hub, self._region)
+        self._has_left = True
+        self._hub.registry.book.note_owner(self._region, OwnerState.HAS_LEFT)
         self._leave()
 
     def _leave(self) -> None:
@@ -289,9 +303,8 @@ class Ownership:
         self._arena.control = None
         if not self._arena.is_open:  # the owner looks at the board of the host before still
             if self._hub.absent is not None:
-                self._hub.absent.await_owner(self._region)
+                self._hub.absent.await_owner(self._region, self._arena)
             return
-        self._hub.registry.book.note_owner(self._region, is_there=False)
         if self._region.state is not State.CURRENT:
             return
         is_larger = self._object.is_larger()
@@ -370,10 +383,13 @@ def open_arena(hub: Hub, region: Region) -> None:
 def settle_arena(hub: Hub, region: Region) -> None:
     """Take note that the owner of an arena has ended, which had not come back."""
     assert region.arena is not None
-    hub.registry.book.note_owner(region, is_there=False)
+    assert hub.absent is not None
+    hub.registry.book.note_owner(region, OwnerState.GONE)
+    if region.arena.is_open:  # its owner had left
+        hub.absent.leave(region)
+        return
     if region.state is State.CURRENT and not region.arena.keep:
         hub.registry.hide(region)
-        return
     open_arena(hub, region)
 
 

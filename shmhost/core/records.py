@@ -9,6 +9,7 @@ object, so no older one can be played back.
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from shmhost.core.ledgers import Ledger
@@ -40,6 +41,14 @@ _BACKENDS = dict(enumerate(Backend))
 _BACKEND_CODES = {backend: code for code, backend in _BACKENDS.items()}
 _KEEP = 1 << 16
 _GROWS = 1 << 17
+
+
+class OwnerState(IntEnum):
+    """The owner of an arena, as far as its host has heard."""
+
+    GONE = 0  # it has nothing of the arena mapped
+    WRITES = 1  # or may write, as nobody has heard that it does not
+    HAS_LEFT = 2  # it writes no more, and has the arena mapped
 
 
 class Identity(NamedTuple):
@@ -93,7 +102,7 @@ class Record(NamedTuple):
     name: str
     process: Process = NOBODY  # of an arena: its owner's
     extent: int = 0  # of an arena, or a region that grows: bytes that clients map
-    has_owner: bool = False  # of an arena: nobody has heard that it writes no more
+    owner_state: OwnerState = OwnerState.GONE  # of an arena
 
 
 # The memory of a book, and the number of a region that loses its name as soon as a reply has left. One system
@@ -123,8 +132,8 @@ class Book(Protocol):
     def remove(self, region: Region) -> None:
         """Forget a region."""
 
-    def note_owner(self, region: Region, *, is_there: bool) -> None:
-        """Note whether an arena has an owner."""
+    def note_owner(self, region: Region, state: OwnerState) -> None:
+        """Note what the owner of an arena does."""
 
     def enter_ledger(self, ledger: Ledger) -> None:
         """Note a new ledger, which has joined no arena."""
@@ -157,7 +166,7 @@ class NoBook:
     def remove(self, region: Region) -> None:
         """Do nothing."""
 
-    def note_owner(self, region: Region, *, is_there: bool) -> None:
+    def note_owner(self, region: Region, state: OwnerState) -> None:
         """Do nothing."""
 
     def enter_ledger(self, ledger: Ledger) -> None:
@@ -239,9 +248,9 @@ def read(data: bytes, offset: int) -> Record | LedgerRecord | None:
             name=packed[:name_size].decode() if name_size <= MAX_NAME else "",
             process=process,
             extent=mapped if kind == KIND_ARENA or code & _GROWS else 0,
-            has_owner=bool(flag),
+            owner_state=OwnerState(flag) if kind == KIND_ARENA else OwnerState.GONE,
         )
-    except (KeyError, UnicodeDecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise InvalidArgument(f"the record at {offset} is damaged: {error}") from None
     _check(record)
     return record

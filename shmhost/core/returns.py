@@ -15,13 +15,13 @@ from shmhost.core.objects import Memfd, PosixShm
 from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
-from shmhost.core.records import MAX_JOINED, LedgerRecord, Record
+from shmhost.core.records import MAX_JOINED, LedgerRecord
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD
-from shmprotocol.abi.header import KIND_ARENA
+from shmhost.core.reviving import free_unused, revive
 from shmprotocol.errors import InvalidArgument, OutOfMemory, QuotaExceeded, RegionNotFound, Unsupported
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import LEDGER_SIZE, MAX_RESTORED, ChangeKind, State
+from shmprotocol.wire.names import LEDGER_SIZE, MAX_RESTORED, NOT_NOW, ChangeKind, State
 
 
 class Returns:
@@ -67,12 +67,11 @@ class Returns:
         back: list[Region] = []
         grants = []
         for number, descriptor in zip(request.regions, descriptors[:], strict=False):
-            region = self._find(number, descriptor, back)
-            grants.append(self._grant(region) if region is not None else refusal(number))
-            if region is not None:
+            grants.append(self._take_back(number, descriptor, back))
+            if grants[-1].lease:
                 descriptors.remove(descriptor)
                 self._machine.close(descriptor)
-        grants += map(refusal, request.regions[len(grants) :])  # this process had no room for descriptors
+        grants += map(refusal_for_now, request.regions[len(grants) :])  # there was no room for descriptors
         try:
             self._leases.send(m.Restored(request.id, tuple(grants)), grants, ())
         finally:  # they are back, whatever becomes of this client
@@ -117,7 +116,7 @@ class Returns:
         finally:  # it is back by its object, whoever hands it back
             for each in back:
                 self._tell(each)
-                self._free_unused(each)
+                free_unused(self._hub, each)
 
     def _tell(self, region: Region) -> None:
         """Tell those who wait for its name; nobody joins an arena that is not open, so that waits on."""
@@ -162,20 +161,17 @@ class Returns:
         ledger = Ledger(number, self._peer, charge, memory_object)
         return restored(self._hub, ledger, record)
 
-    def _grant(self, region: Region) -> m.Grant:
+    def _take_back(self, number: int, descriptor: int, back: list[Region]) -> m.Grant:
+        """Return the grant of a region that is handed back; nothing changes if it is refused for now."""
         try:
-            return self._leases.regrant(region)
-        except QuotaExceeded:
-            self._free_unused(region)
-            return refusal(region.number)
-
-    def _free_unused(self, region: Region) -> None:
-        """Free a region that is not current, if nobody has a lease of it that could end."""
-        if region.state is not State.CURRENT and not region.leases:
-            self._registry.release(region, self._registry.lease(region, region.owner))
+            self._leases.check_room()
+            region = self._find(number, descriptor, back)
+            return refusal(number) if region is None else self._leases.regrant(region)
+        except (QuotaExceeded, OutOfMemory):
+            return refusal_for_now(number)
 
     def _find(self, number: int, descriptor: int, back: list[Region]) -> Region | None:
-        """Return the region of an object; one that was expected is back then."""
+        """Return the region of an object; one that was expected is back then. Errors as of `revive`."""
         returned = self._machine.examine(descriptor)
         if returned is None:
             return None
@@ -185,26 +181,8 @@ class Returns:
         record = self._expected.find(number)
         if record is None or not is_of(record, returned):
             return None
-        region = self._revive(record, descriptor)
-        if region is not None:
-            back.append(region)
-        return region
-
-    def _revive(self, record: Record, descriptor: int) -> Region | None:
-        try:
-            memory_object = self._machine.adopt(record, descriptor)
-        except OSError:  # no descriptor is left
-            return None
-        is_ownerless = not record.has_owner or self._machine.is_gone(record.process)
-        is_over = record.kind == KIND_ARENA and is_ownerless and not record.keep
-        try:
-            region = self._expected.revive(record, memory_object, is_over=is_over)
-        except QuotaExceeded:
-            memory_object.close()
-            return None
-        if region.arena is not None:
-            region.arena.is_open = is_ownerless
-            self._absent.enter(region, region.arena)
+        region = revive(self._hub, record, descriptor)
+        back.append(region)
         return region
 
     def _is_the_object(self, region: Region, returned: Returned) -> bool:
@@ -225,6 +203,11 @@ def restored(hub: Hub, ledger: Ledger, record: LedgerRecord) -> Ledger:
     return ledger
 
 
-def refusal(number: int) -> m.Grant:
+def refusal(number: int, flags: int = 0) -> m.Grant:
     """Return the grant that says that a region is not taken back."""
-    return m.Grant(0, number, 0, "", 0, 0, 0, 0, 0, 0)
+    return m.Grant(0, number, 0, "", 0, 0, 0, flags, 0, 0)
+
+
+def refusal_for_now(number: int) -> m.Grant:
+    """Return the grant that says that a region can be handed back again, later."""
+    return refusal(number, NOT_NOW)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 7
+STATE_FORM = 8
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -46,6 +46,7 @@ class ArenaRecord(NamedTuple):
     is_open: bool
     awaited: tuple[int, ...]
     process: tuple[int, int, int]
+    is_awaited: bool
 
 
 class ControlRecord(NamedTuple):

@@ -153,9 +153,7 @@ class Stored:
     def _wanted(self, name: str) -> Region | None:
         """Return the region that a name has, if a next host could take it back."""
         region = self.registry.current.get(name)
-        if region is None or region.arena is not None or region.object is None or not region.record:
-            return None
-        return region
+        return None if region is None or region.object is None or not region.record else region
 
     def _has_place(self, region: Region) -> bool:
         there = self._there.get(region.name)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from shmhost.core import records
 from shmhost.core.ledgers import Ledger
-from shmhost.core.records import WORD_OF_CURRENT, LedgerRecord, Record
+from shmhost.core.records import WORD_OF_CURRENT, LedgerRecord, OwnerState, Record
 from shmhost.core.regions import Region
 from shmhost.core.window import Span
 from shmhost.machine.processes import process_of
@@ -120,7 +120,7 @@ class StateFile:
             self._write_more(region.record, 0, 0, region.extent, 0)
         else:
             arena.process = process = process_of(region.owner.pid)
-            self._write_more(region.record, process.started, process.namespace, arena.span, 1)
+            self._write_more(region.record, process.started, process.namespace, arena.span, OwnerState.WRITES)
         word = WORD_OF_CURRENT | region.mode << 8 | region.rights << 32
         builtins.set_record(self.memory, region.record, word)
 
@@ -134,10 +134,10 @@ class StateFile:
         noted.record = 0
         self._log_once(error)
 
-    def note_owner(self, region: Region, *, is_there: bool) -> None:
-        """Note whether an arena has an owner."""
+    def note_owner(self, region: Region, state: OwnerState) -> None:
+        """Note what the owner of an arena does."""
         if region.record:
-            self._set_flag(region.record, int(is_there))
+            self._set_flag(region.record, state)
 
     def enter_ledger(self, ledger: Ledger) -> None:
         """Note a new ledger, which has joined no arena."""

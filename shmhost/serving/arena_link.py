@@ -30,7 +30,14 @@ from shmhost.serving.unread import Share, Unread
 from shmhost.serving.workers import Outcome, StartWork, attempt, cannot
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire import descriptors
-from shmprotocol.wire.names import ARENA_BOARD, ARENA_FORGET, ARENA_KEEP, ARENA_LEDGER, ARENA_REST
+from shmprotocol.wire.names import (
+    ARENA_BOARD,
+    ARENA_FORGET,
+    ARENA_KEEP,
+    ARENA_LEAVE,
+    ARENA_LEDGER,
+    ARENA_REST,
+)
 
 LOG = logging.getLogger("shmhost")
 
@@ -38,6 +45,7 @@ MESSAGE = struct.Struct("<IiQQ")  # struct shm_arena_message: kind, code, number
 # Bytes of the kernel's queue, which makes it the least there is: a few messages, whose descriptors are in
 # flight and count against the host's user until the owner reads them (unix(7)).
 SEND_BUFFER = 4096
+LAST_WORDS = 16  # messages, of an owner that asks once in a while; each takes 2 us
 MAX_RETRY_S = 0.5  # between attempts, while those of its uid have so many descriptors in flight
 
 
@@ -69,6 +77,7 @@ class ArenaLink:
         self._count = 0  # messages that were ever queued: the keys
         self._unsent: dict[int, list[int]] = {}  # keys of the messages about new ledgers, by their numbers
         self._working = self._closing = self._is_reading = self._is_held = False
+        self._is_left = False  # the owner has ended the conversation, or said that it writes no more
         self._is_asked = False  # where the board is: another host has not answered that
         self._take_back: Callable[[], bool] = cannot
         self._retry: asyncio.TimerHandle | None = None
@@ -184,6 +193,7 @@ class ArenaLink:
         """Close the socket; the owner has ended then, at once or after its Work."""
         if self._closing:
             return
+        self._hear_last_words()
         self._closing = True
         self._turn.remove(self._sock.fileno())
         self._wait_no_more()
@@ -192,6 +202,19 @@ class ArenaLink:
         self._turn.do_in_parts(self._ending())  # † it takes 30 us, and as long the end of the owner
         if not self._working or self._take_back():
             self._finish()
+
+    def _hear_last_words(self) -> None:
+        """Look whether the owner has left already: its client may have ended with its process."""
+        for _ in range(LAST_WORDS):
+            if self._is_left:
+                return
+            try:
+                data = descriptors.receive_data(self._sock, refused=self._refused)
+            except (BlockingIOError, RemoteProtocolError):
+                return
+            except OSError:
+                data = b""
+            self._is_left = not data or data[:4] == ARENA_LEAVE.to_bytes(4, "little")
 
     def _ending(self) -> Iterator[None]:
         # The owner can have copies in other processes: only shutdown reaches them all.
@@ -213,7 +236,7 @@ class ArenaLink:
             self._flush()
 
     def _finish(self) -> None:
-        self._owner.ended()
+        self._owner.ended(is_by_owner=self._is_left)
         self._on_closed(self)
         self._take_back = cannot
         del self._owner  # it has this link, as the Work to be taken back has: a cycle
@@ -238,6 +261,7 @@ class ArenaLink:
         except OSError:
             data = b""
         if not data:
+            self._is_left = True
             self.close()
         elif len(data) != MESSAGE.size:
             self._drop(f"a message of {len(data)} bytes, not {MESSAGE.size}")

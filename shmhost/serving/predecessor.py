@@ -91,8 +91,8 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
         if record.offset in noted_ledgers and hub.absent is not None:
             hub.absent.resume(noted_ledgers[record.offset], record)
     for region in registry.arenas:
-        if hub.absent is not None and region.arena and not (region.arena.is_open or region.arena.has_owner):
-            hub.absent.await_owner(region)
+        if hub.absent is not None and region.arena is not None and region.arena.is_awaited:
+            hub.absent.await_owner(region, region.arena)
     for region in registry.regions.values():
         if region.generation and not region.record:  # the host before had no file
             state.enter(region)
@@ -108,7 +108,7 @@ def _expect(hub: Hub, state: StateFile, records: list[Record], ledgers: list[Led
     hub.expected = Expected(registry, state.forget, state.retire)
     hub.expected.load(records)
     hub.expected.load_boards(state.boards)
-    hub.absent = Absentees(state.forget, lambda region: settle_arena(hub, region))
+    hub.absent = Absentees(registry, state.forget, lambda region: settle_arena(hub, region))
     hub.absent.load(ledgers)
     if hub.expected:
         LOG.info("%d regions of a host before may come back", len(hub.expected))

@@ -19,7 +19,7 @@ import anyio
 
 from shmhost.core.from_store import Entry, restore
 from shmhost.core.hub import Hub
-from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
+from shmhost.core.objects import Freeable, MemoryObject, PosixShm
 from shmhost.core.records import NoBook
 from shmhost.core.stored import MAX_STORED, Change, Stored
 from shmhost.serving.closing import Closer
@@ -88,9 +88,7 @@ class Store:
 
     def takes(self, memory_object: Freeable) -> bool:
         """Whether an object that nobody needs any more is freed later, when the manager has closed it."""
-        if self._stored is None or self._loop is None or not isinstance(memory_object, Memfd | PosixShm):
-            return False
-        return self._stored.lent.takes(memory_object)
+        return self._stored is not None and self._loop is not None and self._stored.lent.takes(memory_object)
 
     def begin(self, predecessor: socket.socket | None) -> None:
         """Tell the manager of changes from now on, as long as the notifier is open.

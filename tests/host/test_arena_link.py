@@ -33,7 +33,7 @@ class Owner:
         yield Work(lambda: None, is_quick=False)
         self.log.append("handled")
 
-    def ended(self) -> None:
+    def ended(self, *, is_by_owner: bool) -> None:
         self.log.append("ended")
 
 

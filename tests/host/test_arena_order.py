@@ -72,7 +72,7 @@ class WordyControl:
         return self.is_full
 
     def close(self) -> None:
-        self.owner.ended()
+        self.owner.ended(is_by_owner=True)
 
     def say(self, kind: int, size: int = 0) -> None:
         finish(self.owner.handle(kind, size))

@@ -177,6 +177,7 @@ class CoreMachine(RuleBasedStateMachine):
     def _finish(self, control: Control, kind: int, size: int) -> None:
         if kind == ARENA_LEAVE:  # it writes no more, whichever board it looks at
             self._model.unheard.pop(control.owner.number, None)
+            self._model.owners.leave(control.owner.number)
         steps, outcome = control.owner.handle(kind, size), (None, None)
         try:
             while True:
@@ -196,11 +197,11 @@ class CoreMachine(RuleBasedStateMachine):
             control.read()
             control.is_full = is_full
 
-    @rule(which=NUMBERS)
-    def owner_leaves(self, which: int) -> None:
+    @rule(which=NUMBERS, is_by_owner=st.booleans())
+    def owner_leaves(self, which: int, is_by_owner: bool) -> None:
         controls = self._model.open_controls()
         if controls:
-            pick(controls, which).close()
+            pick(controls, which).close(is_by_owner=is_by_owner)
 
     # --- threads, scarcity, deaths
 
@@ -260,7 +261,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule()
     def give_up_what_is_expected(self) -> None:
-        self._model.expected.clear()
+        self._model.owners.give_up()
 
     @invariant()
     def all_is_in_order(self) -> None:

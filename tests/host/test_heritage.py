@@ -49,8 +49,9 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     ),
     Charge: ("account size files regions more", "is_borne"),
     Arena: (
-        "span keep line size generation control ledgers attending messages has_owner is_open awaited process",
-        "board ownership",
+        "span keep line size generation control ledgers attending messages has_owner is_open awaited process "
+        "owner_lease",
+        "board ownership is_awaited",
     ),
     Ledger: ("number peer charge object record joined outlives is_taken", "arenas user"),
     Meter: ("started_ns restarts connections dropped refusals latencies", ""),
@@ -64,7 +65,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Interests: ("_waits _watches", "_share _names _prefixes _count"),
     Readings: ("_ledger _others", "_hub _peer _leases _ahead"),
     Ownerships: ("_owned", "_hub _peer _send _has_old_board"),
-    Ownership: ("_region _lease control", "peer _hub _arena _object _owned"),
+    Ownership: ("_region _lease control _has_left", "peer _hub _arena _object _owned"),
     Link: (
         "socket pidfd peer session connection intake outbox",
         "_loop _refused _closer _turn _deaths _lingering _meter _operation _began_ns _start_work _on_closed "
@@ -78,7 +79,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     ArenaLink: (
         "_owner _queue _unsent _sock _unread",
         "peer _loop _start_work _closer _share _turn _on_closed _count _working _closing _is_reading "
-        "_is_held _is_asked _take_back _retry _delay_s _theirs _refused",
+        "_is_held _is_asked _take_back _retry _delay_s _theirs _refused _is_left",
     ),
 }
 

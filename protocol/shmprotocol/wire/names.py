@@ -22,6 +22,7 @@ MAX_REQUEST = 64 * 1024
 # SCM_MAX_FD of the kernel is 253; 64 keeps a peer's undelivered descriptors far from its limit.
 MAX_DESCRIPTORS = 64
 MAX_RESTORED = 32  # regions in a Restore: taking them back takes a host half a millisecond
+NOT_NOW = 1  # the flags of a Grant in a Restored whose lease is 0: it can be handed back again, later
 # The kinds of messages on the control socket of an arena, in the `struct shm_arena_message` of shm_arena.h.
 ARENA_READY, ARENA_GROW, ARENA_LEDGER, ARENA_FORGET, ARENA_LEAVE, ARENA_BOARD = 1, 2, 3, 4, 5, 6
 ARENA_BACK, ARENA_KEEP, ARENA_REST = 7, 8, 9

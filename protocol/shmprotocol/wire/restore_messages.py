@@ -18,7 +18,10 @@ class Restore(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The reply to Restore: a grant for each region, in their order, whose lease is 0 if it is refused."""
+    """The reply to Restore: a grant for each region, in their order, whose lease is 0 if it is refused.
+
+    With the flags NOT_NOW it can be handed back again, later: host, system or user had no room for it.
+    """
 
     id: int
     grants: tuple[Grant, ...]
