@@ -219,7 +219,7 @@ class Client:
             self._model.clients.remove(self)
             self.session.close()
 
-    def _hear(self, message: m.Message, fds: Sequence[int]) -> None:
+    def _hear(self, message: m.Message, fds: Sequence[int], *_notes: object) -> None:
         if self.is_dead:
             return
         if self.is_deaf and fds:
@@ -238,7 +238,7 @@ class Client:
         elif isinstance(message, m.Restored):
             self.leases |= {g.lease: (g.region, g.address) for g in message.grants if g.lease}
 
-    def _hear_bytes(self, frame: bytes, fds: Sequence[int]) -> None:
+    def _hear_bytes(self, frame: bytes, fds: Sequence[int], *_notes: object) -> None:
         for message in messages_of(frame, len(fds)):
             self._hear(message, fds)
 

@@ -54,7 +54,7 @@ class Talk:
     def __init__(self, hub: Hub, uid: int, sealers: Sealers | None = None) -> None:
         self._sealers = sealers
         self.replies: list[tuple[m.Message, Sequence[int]]] = []
-        self.session = Session(hub, Peer(uid, 70), lambda message, fds: self.send(message, fds))
+        self.session = Session(hub, Peer(uid, 70), lambda message, fds, *_: self.send(message, fds))
 
     def send(self, message: m.Message, descriptors: Sequence[int]) -> None:
         if isinstance(message, Packed):
