@@ -71,6 +71,7 @@ def names(shm: shmclient.Client, path: Path) -> None:
         assert_type(follow, shmclient.Follow)
         for value in follow:
             assert_type(value, Any)
+    assert_type(shm.open("a").resize(1 << 20), None)
     assert_type(shm.save("a", path), int)
     assert_type(shm.load(path, name="b"), shmclient.Region)
 
@@ -117,6 +118,15 @@ def values(
     crossing: shmclient.Reference = shmclient.reference(large)
     print(crossing)
     shmclient.share_arrays()
+
+
+def tensors(shm: shmclient.Client, path: Path) -> None:
+    """Read and write safetensors files."""
+    assert_type(shmclient.put_safetensors(shm, path, "model/", mode=0o640), list[str])
+    loaded = shmclient.read_safetensors(path)
+    assert_type(loaded, shmclient.SafeTensors)
+    shmclient.write_safetensors(path, loaded, {"format": "pt"})
+    assert_type(shm.get("a", as_="torch"), Any)
 
 
 def pins(file: int, buffers: Sequence[bytearray], cell: Any) -> None:
