@@ -71,7 +71,7 @@ def names(shm: shmclient.Client, path: Path) -> None:
         assert_type(follow, shmclient.Follow)
         for value in follow:
             assert_type(value, Any)
-    assert_type(shm.open("a").resize(1 << 20), None)
+    assert_type(shm.open("a").resize(1 << 20), int)
     assert_type(shm.save("a", path), int)
     assert_type(shm.load(path, name="b"), shmclient.Region)
 
