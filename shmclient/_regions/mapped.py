@@ -218,7 +218,8 @@ class Mapped(Current):
 
         owned = lend()
         try:
-            memory = private_view(owned[0], 0, self.grant.capacity, self.memory())
+            size = min(os.fstat(owned[0]).st_size, self.grant.capacity)  # less if it can grow
+            memory = private_view(owned[0], 0, size, self.memory())
         finally:
             owned.close()
         data = memory[HEADER_SIZE : HEADER_SIZE + self.grant.size]

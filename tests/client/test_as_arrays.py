@@ -202,6 +202,22 @@ def test_shared_region_is_written_by_a_tensor_of_torch(shm: shmclient.Client, to
     assert shm.get("t").tolist() == [7, 1, 1, 1]
 
 
+def test_region_that_grows_gives_tensors_of_what_there_is(
+    shm: shmclient.Client, other: shmclient.Client, torch: Any
+) -> None:
+    with shm.create("t", 64, max_size=1 << 20, seal="writer") as builder:
+        array = builder.array((4,), "<f4")
+        array[:] = 1
+    tensor = other.get("t", as_="torch")
+    assert tensor.tolist() == [1, 1, 1, 1]
+    array[0] = 5
+    assert tensor[0] == 5
+    tensor[1] = 7
+    assert array[1] == 1
+    builder.region.resize(1 << 16)
+    assert other.get("t", as_="torch")[0] == 5
+
+
 def test_value_of_an_arena_is_held_by_its_tensor(arena: Arena, other: shmclient.Client, torch: Any) -> None:
     arena["t"] = {"x": MATRIX}
     tensor = other.get("camera/t", as_="torch")["x"]

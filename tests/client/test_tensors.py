@@ -184,6 +184,21 @@ def test_tensors_go_through_regions_and_inside_of_values(
     assert [info.name for info in other.list()] == ["d", "t"]
 
 
+@pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy 2.0 exports no read-only arrays"
+)
+def test_array_of_a_region_says_by_dlpack_that_it_is_read_only(shm: shmclient.Client, arena: Arena) -> None:
+    region = shm.put("t", MATRIX)
+    arena["t"] = MATRIX
+    for value in (shm.get("t"), shm.get("camera/t")):
+        taken = np.from_dlpack(value)
+        assert np.shares_memory(taken, value)
+        assert not taken.flags.writeable
+    assert region.address < np.from_dlpack(shm.get("t")).ctypes.data < region.address + region.capacity
+    with pytest.raises(BufferError, match="readonly"):
+        shm.get("t").__dlpack__()  # without a version there is no way to say so
+
+
 def test_tensors_go_through_arenas(arena: Arena, other: shmclient.Client) -> None:
     arena["t"] = Producer(SHAPES["large"])
     arena["d"] = {"a": [Producer(MATRIX.T)]}
