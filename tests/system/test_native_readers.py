@@ -18,6 +18,8 @@ from shmhost.commands.demo import index as word_index
 
 EXAMPLES = ROOT / "examples"
 CPP = ["c++", "-std=c++20", "-O2", *STRICT, f"-I{EXAMPLES}"]
+INCLUDE = ROOT / "shmprotocol" / "abi"
+GO = os.environ | {"GOPROXY": "off", "GOFLAGS": "-mod=mod"}
 TOOLS = {"cpp": "c++", "rust": "cargo", "go": "go"}
 
 
@@ -34,7 +36,7 @@ def build(language: str, folder: Path) -> Path:
         strict = {**os.environ, "RUSTFLAGS": "-D warnings", "CARGO_TARGET_DIR": str(folder / "target")}
         subprocess.run(["cargo", "build", "-q", "--offline", "--release"], cwd=source, env=strict, check=True)
         return folder / "target" / "release" / "reader"
-    offline = {**os.environ, "GOPROXY": "off", "GOFLAGS": "-mod=mod", "GOCACHE": str(folder / "cache")}
+    offline = GO | {"GOCACHE": str(folder / "cache")}
     for command in (["go", "vet", "."], ["go", "build", "-o", "reader", "."]):
         subprocess.run(command, cwd=source, env=offline, check=True)
     return source / "reader"
@@ -118,29 +120,67 @@ def test_reader_refuses_memory_that_is_not_a_sealed_region(reader: Path) -> None
     assert result.stderr.startswith("reader: cannot map plain: ")
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="NOT TESTED: there is no C++ compiler here")
-def test_arena_reader_in_cpp_holds_the_values_of_an_owner_in_python(
-    tmp_path: Path, shm: shmclient.Client
+@pytest.fixture(scope="module", params=TOOLS)
+def arena_reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader of arenas in a language, which compiles the C header."""
+    folder = tmp_path_factory.mktemp("arenas")
+    if shutil.which(TOOLS[request.param]) is None or shutil.which("cc") is None:
+        pytest.skip(f"NOT TESTED: arenas in {request.param}: no `{TOOLS[request.param]}` or no `cc` here")
+    source = shutil.copytree(EXAMPLES / request.param, folder / request.param)
+    program = folder / "target" / "release" / "arena_reader"
+    if request.param == "cpp":
+        program = folder / "arena_reader"
+        subprocess.run([*CPP, source / "arena_reader.cpp", "-o", program], check=True)
+    elif request.param == "rust":
+        environ = os.environ | {"SHM_INCLUDE": str(INCLUDE), "RUSTFLAGS": "-D warnings"}
+        environ["CARGO_TARGET_DIR"] = str(folder / "target")
+        command = ["cargo", "build", "-q", "--offline", "--release"]
+        subprocess.run(command, cwd=source / "arena", env=environ, check=True)
+    else:
+        program = folder / "arena_reader"
+        environ = GO | {"GOCACHE": str(folder / "cache"), "CGO_ENABLED": "1", "CGO_CFLAGS": f"-I{INCLUDE}"}
+        for command in (["go", "vet", "./arena"], ["go", "build", "-o", str(program), "./arena"]):
+            subprocess.run(command, cwd=source, env=environ, check=True)
+    return program
+
+
+def started(program: Path, shm: shmclient.Client, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shmclient", "exec", "--socket", shm.socket_path, "--region", "camera"]
+    command += ["--", str(program), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_arena_reader_holds_the_values_of_an_owner_in_python(
+    arena_reader: Path, shm: shmclient.Client
 ) -> None:
-    program = tmp_path / "arena_reader"
-    subprocess.run([*CPP, EXAMPLES / "cpp" / "arena_reader.cpp", "-o", program], check=True)
     with shm.arena("camera", 1 << 20) as camera:
         camera["front"] = bytes([1, 2, 3] * 100)
-        command = [
-            sys.executable,
-            "-m",
-            "shmclient",
-            "exec",
-            "--socket",
-            shm.socket_path,
-            "--region",
-            "camera",
-        ]
-        child = subprocess.Popen(
-            [*command, "--", program, "camera", "front", "2"], stdout=subprocess.PIPE, text=True
-        )
+        child = started(arena_reader, shm, "camera", "front", "3")
         assert child.stdout is not None
         assert child.stdout.readline().split()[1:] == ["300", "600"]
         camera["front"] = bytes([5])
-        assert child.communicate(timeout=60)[0].split()[1:] == ["1", "5"]
+        assert child.stdout.readline().split()[1:] == ["1", "5"]
+        camera["front"] = b""
+        output, error = child.communicate(timeout=60)
+        assert (output.split()[1:], error, child.returncode) == (["0", "0"], "", 0)
+
+
+def test_arena_reader_lets_go_of_each_value(arena_reader: Path, shm: shmclient.Client) -> None:
+    """Otherwise the owner would run out of memory: the arena has room for few values."""
+    with shm.arena("camera", 1 << 20, names=16) as camera:
+        camera["front"] = bytes(100_000)
+        child = started(arena_reader, shm, "camera", "front", "50")
+        assert child.stdout is not None
+        for number in range(50):
+            assert child.stdout.readline().split()[1:] == ["100000", str(number)]
+            camera["front"] = bytes(99_999) + bytes([number + 1])
+        assert child.communicate(timeout=60) == ("", "")
         assert child.returncode == 0
+
+
+def test_arena_reader_says_that_there_is_no_such_arena(arena_reader: Path, shm: shmclient.Client) -> None:
+    with shm.arena("camera", 1 << 20):
+        child = started(arena_reader, shm, "other", "front", "1")
+        output, error = child.communicate(timeout=60)
+    assert (output, child.returncode) == ("", 3)
+    assert error.startswith("arena_reader: ")
