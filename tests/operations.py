@@ -55,6 +55,13 @@ def build(shm: shmclient.Client) -> None:
             builder.data[:] = b"x" * len(builder.data)
 
 
+def grow(shm: shmclient.Client) -> None:
+    with shm.create("new", 4096, max_size=SIZE, seal="shared") as builder:
+        pass
+    for size in (20_000, 200_000):
+        assert builder.region.resize(size) >= size
+
+
 def give_up(shm: shmclient.Client) -> None:
     with contextlib.suppress(KeyError), shm.create("new", 4096) as builder:
         builder.data[:10] = b"x" * 10
@@ -122,6 +129,7 @@ SYNC: dict[str, Sync] = {
         put_large,
         put_with_reserve,
         build,
+        grow,
         give_up,
         put_by_shm_open,
         read,

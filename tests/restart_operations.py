@@ -70,6 +70,11 @@ def build(teller: Teller) -> None:
         teller.build("new", 5000, seal)
 
 
+def grow(teller: Teller) -> None:
+    for seal in ("writer", "shared"):
+        teller.grow_region("new", seal)
+
+
 def unlink(teller: Teller) -> None:
     for size in (1, LARGE):
         teller.put("new", size)
@@ -116,6 +121,7 @@ ALL: dict[str, Callable[[Teller], None]] = {
         put_by_shm_open,
         put_dicts,
         build,
+        grow,
         unlink,
         chmod,
         lease,

@@ -18,6 +18,7 @@ import shmclient
 from nursery import Nursery
 from seizing import Seized
 from shmhost.core import records
+from shmprotocol.abi.header import FLAG_GROWS
 from shmprotocol.errors import RegionNotFound
 from shmprotocol.wire.query import Query
 from stores import Script
@@ -225,7 +226,8 @@ def _value_of(shm: shmclient.Client, region: Any, mode: int) -> Value:
     value = region.value()
     if isinstance(value, bytes | memoryview):
         assert len(set(data)) == 1, data[:100]
-        return Value(data[0], len(data), mode)
+        can_grow = region._grant.flags & FLAG_GROWS
+        return Value(data[0], 0 if can_grow else len(data), mode)
     return Value(bytes(value["a"])[0], 0, mode)
 
 

@@ -74,6 +74,25 @@ class Teller:
         if region is not None:
             self._take(name, region, value, hold=True)
 
+    def grow_region(self, name: str, seal: Any) -> None:
+        """Build a region that can grow, have it do so, and hold it: all of it can be written, with zeros."""
+        value = Value(0, 0, 0o600)
+
+        def build() -> Any:
+            with self.shm.create(name, 5000, max_size=ARENA, seal=seal) as builder:
+                pass
+            return builder
+
+        builder = self.attempt(name, value, build)
+        if builder is None:
+            return
+        self._take(name, builder.region, value, hold=True)
+        for size in (20_000, 200_000):
+            grown = self.ask(lambda size=size: builder.region.resize(size))
+            assert grown is None or grown >= size
+            builder.data[:] = bytes(builder.size)
+            assert bytes(builder.region.data) == bytes(builder.size)
+
     def put_dict(self, name: str) -> None:
         """Put a dict, and hold it."""
         value = self.value(0)
