@@ -172,7 +172,7 @@ def start(
     is killed leaves that folder behind, and so does one that a signal ends which it does not handle, such as
     SIGTERM; the next host of this kind removes it a minute later, and its files in /dev/shm.
     `budget` is how many bytes all regions may have, by default 80% of the machine's or cgroup's memory less
-    32 MiB; a window is (base, size); `metrics` is a port of this machine or the path of another socket.
+    36 MiB; a window is (base, size); `metrics` is a port of this machine or the path of another socket.
 
     HostError: it cannot start. InvalidArgument: a setting is wrong.
     """

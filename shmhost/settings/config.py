@@ -20,8 +20,8 @@ from shmprotocol.wire.records import shown
 # Free in C, Python with numpy, ASan, MSan, Go, JVM and Node (the first under TSan too); see DESIGN 4.
 WINDOWS = ((0x550000000000, 256 * GIB), (0x510000000000, 4096 * GIB))
 MAX_ADDRESS = 2**47  # user space of x86-64 with four-level page tables
-# For a host without regions, † 22 MiB in its cgroup (2026-11), and for its clients' requests and replies.
-OWN_MEMORY = 32 * MIB
+# For a host without regions, † 28 MiB (2026-11), and for its clients' requests and replies.
+OWN_MEMORY = 36 * MIB
 MAX_BOARD = 2**24  # names, of 64 bytes: a GiB
 
 

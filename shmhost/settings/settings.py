@@ -112,7 +112,7 @@ SETTINGS = (
         lambda text: check_budget(parse_size(text)),
         str,
         "SIZE",
-        "Limit of the memory for regions. Default: 80% of the memory after 32 MiB for the host itself.",
+        "Limit of the memory for regions. Default: 80% of the memory after 36 MiB for the host itself.",
         is_number=True,
     ),
     Setting(

@@ -72,7 +72,7 @@ def test_budget_is_below_what_the_machine_has() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "budget"),
-    [(64 * MIB, 32 * MIB * 4 // 5), (43 * MIB, 11 * MIB * 4 // 5), (40 * MIB, 8 * MIB), (1000, 200)],
+    [(64 * MIB, 28 * MIB * 4 // 5), (49 * MIB, 13 * MIB * 4 // 5), (40 * MIB, 8 * MIB), (1000, 200)],
 )
 def test_default_budget_leaves_the_host_its_own_memory(
     limit: int, budget: int, monkeypatch: pytest.MonkeyPatch
