@@ -37,7 +37,7 @@ def ask_fleet(file: str) -> list[fleet_view.Row]:
 @file_option
 @json_option
 def fleet_command(file: str | None, as_json: bool) -> None:
-    """Show the hosts of a fleet: their slices of the addresses, their links, and who does not fit."""
+    """Show the hosts of a fleet: their slices of the addresses, their links, and copies of regions."""
     if file is None:
         raise click.UsageError("say which fleet: --fleet FILE, or $SHMHOST_FLEET")
     rows = ask_fleet(file)
@@ -46,6 +46,8 @@ def fleet_command(file: str | None, as_json: bool) -> None:
         return
     console = Console()
     console.print(fleet_view.fleet_table(rows))
+    if any(row.get("replicas") for row in rows):
+        console.print(fleet_view.replica_table(rows))
     for line in fleet_view.problems(rows):
         console.print(line)
 

@@ -162,6 +162,7 @@ class Hub:
     returnables: Returnables | None = None  # takes them back; None: no client can hand anything back
     stored: Stored | None = None  # what outlives this host without a client
     check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
+    note_wait: Callable[[Sequence[str]], object] = bool  # called with names that a client waits for
     fleet_gauges: Callable[[], Sequence[Gauge]] = tuple  # of the fleet, for metrics
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking

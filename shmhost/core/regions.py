@@ -193,9 +193,11 @@ def refused(name: str, owner: Peer, mode: int, peer: Peer, right: int) -> Access
     if peer.uid != owner.uid and not allows(owner.uid, owner.gid, mode, peer, READ):
         return not_found(name, peer)
     what = "read" if right == READ else "replace or unlink"
+    # The mode of copies of another host's regions has no right to write.
+    cure = "" if right == READ or mode & 0o222 else ": a copy of another host's region is replaced there"
     return AccessDenied(
         f"uid {peer.uid} may not {what} {name!r}: it belongs to uid {owner.uid}, gid {owner.gid}, mode "
-        f"{mode:04o}"
+        f"{mode:04o}{cure}"
     )
 
 

@@ -312,6 +312,7 @@ class Session:
                 raise
             self._interests.wait(request)
             self._hub.listeners.add(self)
+            self._hub.note_wait(request.open_names)
             return
         if self._version < m.SHARED_VERSION:
             check_unshared(regions)

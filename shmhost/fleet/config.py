@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pwd
 import re
 import socket
 import tomllib
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shmhost.fleet.plan import Windows, check_slices
+from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.wire.names import check_part
 
 T = TypeVar("T")
 
@@ -19,6 +22,7 @@ SLICES = 16
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a part of a key: zenoh gives / * $ ? # a meaning
 MAX_FILE = 2**20  # bytes
 MAX_ITEMS = 1024
+CHUNKS, MAX_CHUNKS = 8, 256  # under way from each host: of 1 MiB, or of 4 for regions of a GiB
 TLS_KEYS = ("ca", "certificate", "key")
 EXAMPLES = "tcp/127.0.0.1:7447 or, with [tls], tls/10.0.0.1:7447"
 
@@ -44,6 +48,12 @@ class FleetConfig:
     slices: int = SLICES
     slice: int | None = None
     tls: Tls | None = None
+    exports: tuple[str, ...] = ()  # prefixes of names
+    imports: tuple[str, ...] = ()  # likewise
+    fetch: tuple[str, ...] = ()  # likewise: of names that are copied when a client waits for one
+    memory: int | None = None  # bytes of replicas; None: half of the budget
+    chunks: int = CHUNKS
+    users: tuple[tuple[str, str], ...] = ()  # names there and here
 
 
 def read_fleet(path: str, windows: Windows) -> FleetConfig:
@@ -79,7 +89,43 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
         slices,
         number if "slice" in values else None,
         tls,
+        _prefixes(values, "export"),
+        _prefixes(values, "import"),
+        _prefixes(values, "fetch"),
+        _memory(values),
+        _chunks(values),
+        _users(values),
     )
+
+
+def _prefixes(values: dict[str, Any], key: str) -> tuple[str, ...]:
+    prefixes = _texts(values, key)
+    for prefix in prefixes:
+        check_part(f"a prefix of {key}", prefix)
+    return prefixes
+
+
+def _memory(values: dict[str, Any]) -> int | None:
+    if "memory" not in values:
+        return None
+    return parse_size(str(values["memory"]))
+
+
+def _chunks(values: dict[str, Any]) -> int:
+    chunks = _typed(values, "chunks", int, CHUNKS)
+    if not 1 <= chunks <= MAX_CHUNKS:
+        raise InvalidArgument(f"chunks is a number from 1 to {MAX_CHUNKS}, not {chunks}")
+    return chunks
+
+
+def _users(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    users = _typed(values, "users", dict, {})
+    for here in users.values():
+        try:
+            pwd.getpwnam(here)
+        except (KeyError, TypeError, ValueError):
+            raise InvalidArgument(f"[users]: there is no user {here!r:.60} on this machine") from None
+    return tuple(users.items())
 
 
 def _name(value: object, key: str) -> str:
@@ -142,4 +188,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-KEYS = ("fleet", "name", "listen", "connect", "slices", "slice", "tls")
+KEYS = (
+    *("fleet", "name", "listen", "connect", "slices", "slice", "tls"),
+    *("export", "import", "fetch", "memory", "chunks", "users"),
+)

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 from shmhost.fleet.config import FleetConfig
 from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
-MAX_QUEUE = (
-    4096  # events that the loop has not taken yet; questions have most of the bytes, up to MAX_QUESTION
-)
+MAX_QUEUE = 4096  # events that the loop has not taken yet
 MAX_QUESTION = 2**16  # bytes
 MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
-THREADS = 4  # for calls: one that waits for a slow peer is not in the way of the others
+MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
+THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
 
 
@@ -53,10 +52,14 @@ class Lost(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A message that a host wants an answer to: one call of `reply` or `refuse`, from any thread."""
+    """A message that a host wants an answer to: one call of `reply`, `work` or `refuse`, from any thread.
+
+    `work` takes a function that a thread calls for the answer; its errors are refusals.
+    """
 
     data: bytes
     reply: Callable[[bytes], None]
+    work: Callable[[Callable[[], bytes]], None]
     refuse: Callable[[str], None]
 
 
@@ -80,10 +83,13 @@ class Engine:
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._queue: collections.deque[Event] = collections.deque()
-        self._lock = threading.Lock()  # of the two that follow
+        self._lock = threading.Lock()  # of what several threads change
         self._is_woken = False
         self._has_lost = False
-        self._calls = ThreadPoolExecutor(THREADS, "shmhost-fleet")
+        self._calls = ThreadPoolExecutor(THREADS, "shmhost-ask")
+        self._answers = ThreadPoolExecutor(THREADS, "shmhost-answer")  # each has one chunk in memory at most
+        self._news = ThreadPoolExecutor(1, "shmhost-news")  # one, so that they stay in their order
+        self._work = 0  # answers that are under way
         self._session: Any = None
         self._declared: list[Any] = []  # zenoh undeclares what is collected
 
@@ -110,7 +116,8 @@ class Engine:
     def close(self) -> None:
         """Close all links. May be called again."""
         session, self._session = self._session, None
-        self._calls.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._calls, self._answers, self._news):
+            pool.shutdown(wait=False, cancel_futures=True)
         if session is not None:
             self._declared.clear()
             session.close()
@@ -122,10 +129,14 @@ class Engine:
 
     def tell(self, data: bytes) -> None:
         """Send a message to all, as soon as that can be done."""
-        self._call(lambda session: session.put(f"{self._prefix}/news/{self._address}", data))
+        block = _zenoh().CongestionControl.BLOCK
+        key = f"{self._prefix}/news/{self._address}"
+        self._call(self._news, lambda session: session.put(key, data, congestion_control=block))
 
-    def ask(self, address: str, data: bytes, timeout_s: float) -> asyncio.Future[bytes]:
-        """Ask one host; the result is its answer.
+    def ask(
+        self, address: str, data: bytes, timeout_s: float, *, is_bulk: bool = False
+    ) -> asyncio.Future[bytes]:
+        """Ask one host; the result is its answer. One that `is_bulk` lets others overtake it.
 
         Refusal: it refuses. HostGone: it cannot be reached. HostTimeout.
         """
@@ -139,17 +150,28 @@ class Engine:
         def call(session: Any) -> None:
             zenoh = _zenoh()
             handler = zenoh.handlers.Callback(answers.append, done)
-            session.get(f"{self._prefix}/ask/{address}", handler, payload=data, timeout=timeout_s)
+            priority = zenoh.Priority.DATA_LOW if is_bulk else zenoh.Priority.DATA
+            session.get(
+                f"{self._prefix}/ask/{address}",
+                handler,
+                payload=data,
+                timeout=timeout_s,
+                priority=priority,
+                congestion_control=zenoh.CongestionControl.BLOCK,  # of the answer too
+            )
 
         def failed(error: Exception) -> None:
             answers.append(error)
             done()
 
-        self._call(call, failed)
+        self._call(self._calls, call, failed)
         return future
 
     def _call(
-        self, call: Callable[[Any], None], failed: Callable[[Exception], object] = lambda _: None
+        self,
+        pool: ThreadPoolExecutor,
+        call: Callable[[Any], None],
+        failed: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         def run() -> None:
             session = self._session
@@ -161,7 +183,7 @@ class Engine:
                 failed(error)
 
         try:
-            self._calls.submit(run)
+            pool.submit(run)
         except RuntimeError as error:  # closed
             failed(error)
 
@@ -180,12 +202,27 @@ class Engine:
         """Queue a question; zenoh finishes it when it is dropped, answered or not."""
         key, payload = query.key_expr, query.payload
 
-        def finish(answer: Callable[[], None]) -> None:
+        def finish(answer: Callable[[], object]) -> None:
             def call(_session: Any) -> None:
                 with query:
-                    answer()
+                    try:
+                        answer()
+                    finally:
+                        self._count_work(-1)
 
-            self._call(call)
+            self._count_work(1)
+            self._call(self._answers, call)
+
+        def work(function: Callable[[], bytes]) -> None:
+            def answer() -> None:
+                try:
+                    data = function()
+                except (OSError, ShmError) as error:
+                    query.reply_err(str(error)[:500].encode())
+                else:
+                    query.reply(key, data)
+
+            finish(answer)
 
         if payload is None or len(payload) > MAX_QUESTION:
             finish(lambda: query.reply_err(b"a question has 1 to 65536 bytes"))
@@ -193,10 +230,15 @@ class Engine:
         question = Question(
             payload.to_bytes(),
             lambda data: finish(lambda: query.reply(key, data)),
+            work,
             lambda text: finish(lambda: query.reply_err(text.encode())),
         )
-        if not self._put(question):
+        if self._work > MAX_WORK or not self._put(question):
             question.refuse("busy: more questions come than are answered")
+
+    def _count_work(self, change: int) -> None:
+        with self._lock:
+            self._work += change
 
     def _put(self, event: Event) -> bool:
         with self._lock:

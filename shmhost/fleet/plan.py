@@ -118,7 +118,8 @@ class SlicedAllocator(Allocator):
             SlicedWindow(base, size, count, choose) for base, size in windows
         ]
         self.windows = tuple(self.sliced)
-        self._count = count
+        self.count = count
+        self.own: set[int] = set()  # the slices that this host has handed out of
         self._held: int | None = None
         self.largest = max(parts_of(window, count)[0].size for window in windows) - GUARD
         self._reason = "this host has not joined its fleet yet"
@@ -132,11 +133,13 @@ class SlicedAllocator(Allocator):
         for window in self.sliced:
             window.use(number)
         self._held, self._reason = number, reason
+        if number is not None:
+            self.own.add(number)
 
     def claim_at(self, address: int, capacity: int) -> tuple[Span, Window]:
         """Take a span at an address that its creator asks for; InvalidArgument also for foreign slices."""
         windows = tuple(window.range for window in self.sliced)
-        number = slice_of(windows, self._count, Span(address, span_size(capacity)))
+        number = slice_of(windows, self.count, Span(address, span_size(capacity)))
         if number is not None and number != self._held:
             raise InvalidArgument(
                 f"{capacity} bytes at {address:#x} are in slice {number} of the fleet, and this host has "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -24,6 +25,7 @@ from shmhost.fleet.joining import ASK_S, Joining
 from shmhost.fleet.members import Members, rank_of
 from shmhost.fleet.messages import Card, pack, unpack
 from shmhost.fleet.plan import SlicedAllocator
+from shmhost.fleet.sharing import Sharing
 from shmhost.fleet.status import own_status
 from shmhost.machine import fleet_file
 from shmprotocol.abi.header import ABI, PAGE
@@ -50,11 +52,14 @@ class Service:
         self.engine: Engine = Engine(plan, self.address, self._handle)
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
         self.links = 0
+        self.sharing: Sharing = Sharing(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Callable[[tuple[Any, ...]], bytes]] = {
             "card": lambda _: pack(*self.card()),
             "claim": self._answer_claim,
             "status": lambda _: pack(own_status(self)),
+            "catalogue": self.sharing.answer_catalogue,
+            "leaves": self.sharing.answer_leaves,
         }
 
     def card(self) -> Card:
@@ -62,7 +67,18 @@ class Service:
         windows = tuple((window.base, window.size) for window in self.allocator.windows)
         held, fixed = self.claims.held, self.claims.fixed is not None
         plan = self.plan
-        return Card(messages.FORM, self.address, plan.name, windows, plan.slices, PAGE, ABI, held, fixed, 0)
+        return Card(
+            messages.FORM,
+            self.address,
+            plan.name,
+            windows,
+            plan.slices,
+            PAGE,
+            ABI,
+            held,
+            fixed,
+            self.sharing.news,
+        )
 
     async def join(self) -> None:
         """Come into the fleet, and to a slice. HostError: the others refuse this host, or none is free."""
@@ -77,6 +93,7 @@ class Service:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sharing.close()
         await anyio.to_thread.run_sync(self.engine.close)
 
     def gauges(self) -> tuple[Gauge, ...]:
@@ -86,6 +103,7 @@ class Service:
             ("fleet_hosts", "Other hosts of the fleet that are present", ours),
             ("fleet_refused_hosts", "Other hosts that do not fit, or have not answered", others - ours),
             ("fleet_links", "Links to other hosts", self.links),
+            *self.sharing.gauges(),
             ("fleet_has_slice", "Whether this host has addresses to hand out", self.claims.held is not None),
         )
 
@@ -116,6 +134,7 @@ class Service:
         while True:
             self.engine.tell(pack("card", *self.card()))
             self._learn()
+            self.sharing.beat()
             self.links = await anyio.to_thread.run_sync(self.engine.links)
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -154,6 +173,7 @@ class Service:
 
     def _leave(self, address: str) -> None:
         member = self.members.leave(address)
+        self.sharing.leave(address)
         self.claims.forget(address[: messages.ID_DIGITS])
         if member is not None:
             LOG.info("fleet %s: %r is gone", self.plan.fleet, member.name)
@@ -165,6 +185,8 @@ class Service:
             kind, *values = unpack(news.data)
             if kind == "card":
                 self._take_card(news.address, tuple(values))
+            elif self.members.present[news.address].is_one_of_us:
+                self.sharing.hear(kind, news.address, tuple(values))
         except (RemoteProtocolError, ValueError) as error:
             self._blame(news.address, error)
 
@@ -174,6 +196,9 @@ class Service:
     def _answer(self, question: Question) -> None:
         try:
             kind, *values = unpack(question.data)
+            if kind == "chunk":
+                question.work(self.sharing.reading(tuple(values)))
+                return
             answer = self._answers.get(kind) if isinstance(kind, str) else None
             if answer is None:
                 question.refuse(f"unknown question {kind!r:.40}")
@@ -188,7 +213,9 @@ class Service:
         if member is not None and member.refused:
             raise Refusal(member.refused)
         rank = not claim.fixed, claim.address[: messages.ID_DIGITS]
-        reason = self.claims.answer(claim.number, rank, time.monotonic(), self.allocator.is_free)
+        reason = self.claims.answer(
+            claim.number, rank, time.monotonic(), functools.partial(self.sharing.is_free_for, rank[1])
+        )
         if reason:
             raise Refusal(reason)
         return pack("granted")
@@ -208,6 +235,7 @@ class Service:
             return
         if is_new:
             LOG.info("fleet %s: %r is there", self.plan.fleet, member.name)
+        self.sharing.meet(card)
         if self.claims.meet(card.held, rank_of(card)):
             self._lose(card)
 
@@ -238,6 +266,7 @@ async def joined(
     service = Service(plan, hub, allocator, f"{path}.fleet")
     try:
         await service.join()
+        service.sharing.begin()
         yield service
     finally:
         with anyio.CancelScope(shield=True):

@@ -22,6 +22,7 @@ def own_status(service: Service) -> dict[str, Any]:
         "windows": [list(window) for window in card.windows],
         "free": sum(window.free() for window in service.allocator.windows),
         "links": service.links,
+        **service.sharing.status(),
         "peers": [
             {
                 "name": member.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from shmhost.core.window import Span
 from shmhost.fleet.plan import slice_of
 from shmhost.testing.process import HostProcess
 from shmprotocol.errors import HostError
-from tests.fleet_support import WINDOW, fleet, free_ports, start, statuses, write_plan
+from tests.fleet_support import WINDOW, fleet, free_ports, metrics_of, start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
@@ -109,14 +108,6 @@ def test_one_host_loses_when_two_have_the_same_slice_since_a_partition(tmp_path:
                 if loser is second:
                     assert bytes(shm.get("value")) == b"x" * 5000
             assert put_slice(winner.socket_path, 1) == 0
-
-
-def metrics_of(port: int) -> dict[str, float]:
-    """Return the metrics without labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    pairs = [line.split() for line in lines if not line.startswith("#") and "{" not in line]
-    return {name: float(value) for name, value in pairs}
 
 
 def lost(*hosts: HostProcess) -> tuple[HostProcess, HostProcess]:

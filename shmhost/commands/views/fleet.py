@@ -47,6 +47,20 @@ def _checked(status: Mapping[str, Any]) -> Row:
         "windows": windows,
         "free": _number(status["free"]),
         "links": _number(status["links"]),
+        "exports": {
+            _text(name): _number(status["exports"][name]) for name in [*status["exports"]][:MAX_ITEMS]
+        },
+        "failed": {_text(name): _text(status["failed"][name]) for name in [*status["failed"]][:MAX_ITEMS]},
+        "replicas": [
+            {
+                "name": _text(each["name"]),
+                "generation": _number(each["generation"]),
+                "size": _number(each["size"]),
+                "state": _text(each["state"]),
+                "lag_s": float(each["lag_s"]),
+            }
+            for each in status["replicas"][:MAX_ITEMS]
+        ],
         "peers": [
             {
                 "name": _text(peer["name"]),
@@ -73,9 +87,8 @@ def _text(value: object) -> str:
 
 def fleet_table(rows: Iterable[Row]) -> Table:
     """Return a table with a line for each host."""
-    table = Table(
-        "host", "slice", "addresses", "free", "links", "hosts seen", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    titles = ("host", "slice", "addresses", "free", "links", "seen", "exports", "replicas")
+    table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         if row["error"]:
             table.add_row(Text(row["name"]), Text(row["error"]))
@@ -88,12 +101,26 @@ def fleet_table(rows: Iterable[Row]) -> Table:
             format_size(row["free"]),
             str(row["links"]),
             str(len(seen)),
+            str(len(row["exports"])),
+            str(len(row["replicas"])),
         )
     return table
 
 
+def replica_table(rows: Iterable[Row]) -> Table:
+    """Return a table with a line for each replica: where, how far, and how long it took."""
+    titles = ("name", "host", "generation", "size", "state", "took")
+    table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        for each in row.get("replicas", ()):
+            size, took = format_size(each["size"]), f"{each['lag_s']:.3f} s" if each["lag_s"] else ""
+            line = each["name"], row["name"], str(each["generation"]), size, each["state"], took
+            table.add_row(*map(Text, line))
+    return table
+
+
 def problems(rows: Iterable[Row]) -> list[Text]:
-    """Return a line for each slice that was lost, and each host that is refused."""
+    """Return a line for each slice that was lost, each host that is refused, and each missing copy."""
     lines = []
     for row in rows:
         for number in row.get("lost", ()):
@@ -103,6 +130,10 @@ def problems(rows: Iterable[Row]) -> list[Text]:
             Text(f"{row['name']} refuses {peer['name']}: {peer['refused']}", style="red")
             for peer in row.get("peers", ())
             if peer["refused"]
+        ]
+        lines += [
+            Text(f"{row['name']} has no copy of {name}: {reason}", style="red")
+            for name, reason in row.get("failed", {}).items()
         ]
     return lines
 

@@ -1,0 +1,161 @@
+"""The regions that this host announces: hashed in a thread, kept as long as they are announced. Waits.
+
+Only sealed regions of the own slice are announced: nobody can change them, so their hashes stay true. The
+host has a lease of each, so that a generation that was replaced while others copy it stays until the next one
+is announced. A name that changes faster than it can be hashed is announced with each that is hashed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+from collections.abc import Callable
+from typing import NamedTuple
+
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.registry import Registry
+from shmhost.fleet.announcements import MAX_CHUNKS, Announcement
+from shmhost.fleet.hashing import chunk_count, root_of
+from shmhost.fleet.plan import SlicedAllocator, slice_of
+from shmhost.fleet.threads import Threads, read_all
+from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
+
+LOG = logging.getLogger("shmhost")
+
+
+class Export(NamedTuple):
+    """A region that is announced, and the lease that keeps it."""
+
+    announcement: Announcement
+    leaves: list[bytes]
+    region: Region
+    lease: int
+
+
+class Exports:
+    """The announced regions by name. `announce` and `end` tell the other hosts."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        allocator: SlicedAllocator,
+        prefixes: tuple[str, ...],
+        threads: Threads,
+        announce: Callable[[Announcement], None],
+        end: Callable[[str, int], None],
+    ) -> None:
+        self.entries: dict[str, Export] = {}
+        self._registry = registry
+        self._allocator = allocator
+        self._prefixes = prefixes
+        self._threads = threads
+        self._announce = announce
+        self._end = end
+        self._pending: dict[str, tuple[Region, int]] = {}  # to be hashed, with their leases
+        self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
+
+    def note(self, kind: ChangeKind | State, region: Region) -> bool:
+        """Take note of a change of a region; True: there is something to hash. Not in a registry's call."""
+        if not region.name.startswith(self._prefixes) or not self._prefixes:
+            return False
+        if kind is ChangeKind.PUBLISHED and region.state is State.CURRENT:
+            if self._fits(region):
+                self._drop_pending(region.name)
+                self._pending[region.name] = region, self._registry.lease(region, self._peer)
+                return True
+            self._remove(region.name)
+        elif kind is ChangeKind.UNLINKED and region.name not in self._registry.current:
+            self._remove(region.name)
+        elif kind is ChangeKind.CHANGED and region.state is State.CURRENT:
+            self._change(region)
+        return False
+
+    async def hash_pending(self) -> None:
+        """Hash all that is to be hashed, and announce it."""
+        while self._pending:
+            name = next(iter(self._pending))
+            region, lease = self._pending.pop(name)
+            try:
+                export = await self._hashed(region, lease)
+            except BaseException:
+                self._release(region, lease)
+                raise
+            if name in self._registry.current:
+                self._enter(export)
+            else:
+                self._release(region, lease)
+
+    def find(self, name: str, tree: bytes) -> Export | None:
+        """Return an announced region, or None if it is another one now."""
+        export = self.entries.get(name)
+        return export if export is not None and export.announcement.tree == tree else None
+
+    def _fits(self, region: Region) -> bool:
+        windows = tuple(window.range for window in self._allocator.windows)
+        number = slice_of(windows, self._allocator.count, region.span)
+        return (
+            region.seal is Seal.FULL
+            and region.backend is Backend.MEMFD
+            and region.arena is None
+            and region.kind in (KIND_DATA, KIND_OBJECTS)
+            and number is not None
+            and number in self._allocator.own
+            and chunk_count(region.room) <= MAX_CHUNKS
+        )
+
+    async def _hashed(self, region: Region, lease: int) -> Export:
+        assert region.object is not None
+        descriptor = os.dup(region.object.reader())
+        try:
+            header, leaves = await self._threads.run(read_all, descriptor, region.room)
+        finally:
+            os.close(descriptor)
+        user = await self._threads.run(user_name, region.owner.uid)
+        announcement = Announcement(
+            *(region.name, region.generation, region.span.address, region.room, header.kind),
+            *(header.data_size, header.root, header.root_size, header.metadata, header.metadata_size),
+            *(region.created_ns, region.mode, user, root_of(region.room, leaves)),
+        )
+        return Export(announcement, leaves, region, lease)
+
+    def _enter(self, export: Export) -> None:
+        name = export.announcement.name
+        before = self.entries.get(name)
+        self.entries[name] = export
+        if before is not None:
+            self._release(before.region, before.lease)
+        self._announce(export.announcement)
+
+    def _change(self, region: Region) -> None:
+        export = self.entries.get(region.name)
+        if export is not None and export.region is region:
+            announcement = export.announcement._replace(mode=region.mode)
+            self.entries[region.name] = export._replace(announcement=announcement)
+            self._announce(announcement)
+
+    def _remove(self, name: str) -> None:
+        self._drop_pending(name)
+        export = self.entries.pop(name, None)
+        if export is not None:
+            self._release(export.region, export.lease)
+            self._end(name, export.announcement.generation)
+
+    def _drop_pending(self, name: str) -> None:
+        pending = self._pending.pop(name, None)
+        if pending is not None:
+            self._release(*pending)
+
+    def _release(self, region: Region, lease: int) -> None:
+        if lease in region.leases:
+            self._registry.release(region, lease)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, "" if it has none here. May wait."""
+    try:
+        return pwd.getpwuid(uid).pw_name[:64]
+    except (KeyError, OSError):
+        return ""

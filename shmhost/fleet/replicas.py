@@ -1,0 +1,361 @@
+"""The copies of foreign regions on this host: which are wanted, and how they come here. Waits.
+
+A region is pulled into an object of its own, which nobody sees before it is whole, has the right hash and is
+sealed. Each chunk has its hash, so it may come from any host. A transfer that is interrupted goes on when one
+of its sources is back, with the chunks that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from shmhost.core.hub import Hub
+from shmhost.core.objects import Memfd
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.core.registry import REGION_OVERHEAD
+from shmhost.fleet import hashing, placing
+from shmhost.fleet.announcements import Announcement
+from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.engine import Engine, Refusal
+from shmhost.fleet.messages import pack
+from shmhost.fleet.threads import Threads, write_part
+from shmhost.fleet.transfers import Credits, Step, Transfer
+from shmprotocol.errors import (
+    HostGone,
+    HostTimeout,
+    QuotaExceeded,
+    RegionBusy,
+    RemoteProtocolError,
+    ShmError,
+)
+from shmprotocol.wire.names import Backend, Seal, State
+
+LOG = logging.getLogger("shmhost")
+
+AT_ONCE = 4  # transfers from a host; more of them only share the same links
+CHUNK_S = 15.0  # for one chunk: 4 MiB at 2.3 Mbit/s
+WAIT_S = 300.0  # for a source to come back, before the memory of a transfer is given up
+RETRY_S = 5.0  # after a refusal, as of a quota
+
+
+@dataclass(eq=False, slots=True)
+class Pull:
+    """A transfer of one announcement: its task, and when it began by the clock of this host."""
+
+    announcement: Announcement
+    host: str  # the identity of the host that has announced it
+    began_s: float
+    task: asyncio.Task[None] | None = None
+    before: asyncio.Task[None] | None = None  # that of an older generation, which was cancelled
+    transfer: Transfer | None = None
+    is_placed: bool = False  # it has its address and its charge
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """A copy that is published here."""
+
+    announcement: Announcement
+    host: str
+    region: Region
+    leaves: list[bytes]
+    lag_s: float  # from the announcement to its publish
+
+
+class Replicas:
+    """The replicas of this host by name, and the transfers that are under way.
+
+    `sources` returns the addresses of hosts that have a payload, by its hash and the host that announced it.
+    """
+
+    def __init__(
+        self,
+        plan: FleetConfig,
+        hub: Hub,
+        engine: Engine,
+        threads: Threads,
+        address: str,
+        sources: Callable[[bytes, str], set[str]],
+        published: Callable[[Replica], None],
+    ) -> None:
+        self.current: dict[str, Replica] = {}
+        self.pulls: dict[str, Pull] = {}
+        self.failed: dict[str, tuple[str, float]] = {}  # by name: why there is no replica, and since when
+        self.counts: Counter[str] = Counter()
+        self._plan = plan
+        self._hub = hub
+        self._engine = engine
+        self._threads = threads
+        self._address = address
+        self._sources = sources
+        self._published = published
+        self._credits = Credits(plan.chunks)
+        # By host, so that one whose transfers do not end is in the way of none of another.
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
+        self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
+        self._dropped: dict[str, tuple[str, int]] = {}  # unlinked here: not copied again before the next one
+
+    def follow(self, announcement: Announcement, host: str, *, is_wanted: bool) -> None:
+        """Copy what a host announces, if that is wanted or an older generation of it is here."""
+        name, replica, pull = announcement.name, self.current.get(announcement.name), None
+        pull = self.pulls.get(name)
+        if replica is not None and replica.host != host:
+            return  # the first host of a name has it until it is gone there
+        if replica is not None and _is_of(replica, announcement):
+            placing.chmod(self._hub, replica.region, announcement.mode)
+            replica.announcement = announcement
+            return
+        if pull is not None:
+            if pull.host != host or pull.announcement.generation >= announcement.generation:
+                return
+            self._cancel(pull)
+        before = pull.task if pull is not None else None
+        if self._dropped.get(name) == (host, announcement.generation):
+            return
+        if is_wanted or replica is not None or pull is not None:
+            if replica is None and self._adopt(announcement, host):
+                return
+            self._begin(announcement, host, before)
+
+    def end(self, name: str, host: str) -> None:
+        """A region is gone at the host that had announced it."""
+        self.failed.pop(name, None)
+        pull, replica = self.pulls.get(name), self.current.get(name)
+        if pull is not None and pull.host == host:
+            self._cancel(pull)
+        if replica is not None and replica.host == host:
+            del self.current[name]
+            placing.unlink(self._hub, replica.region)
+
+    def check(self, name: str) -> None:
+        """Look whether a name was unlinked on this host, or replaced: then it is not a replica any more."""
+        replica = self.current.get(name)
+        if replica is not None and self._hub.registry.current.get(name) is not replica.region:
+            del self.current[name]
+            self._dropped[name] = replica.host, replica.announcement.generation
+
+    def wake(self) -> None:
+        """Sources may have come: let all transfers look."""
+        for pull in self.pulls.values():
+            pull.changed.set()
+
+    def find(self, name: str, tree: bytes) -> Replica | None:
+        """Return a replica with this hash."""
+        replica = self.current.get(name)
+        return replica if replica is not None and replica.announcement.tree == tree else None
+
+    def memory(self) -> int:
+        """Return what replicas and transfers take of the budget."""
+        announced = [each.announcement for each in self.current.values()]
+        announced += [each.announcement for each in self.pulls.values() if each.is_placed]
+        return sum(each.capacity + REGION_OVERHEAD for each in announced)
+
+    def retries(self) -> Iterator[str]:
+        """Yield the names whose refusal is old enough to try again."""
+        now_s = time.monotonic()
+        yield from [name for name, (_, since_s) in self.failed.items() if now_s > since_s + RETRY_S]
+
+    async def close(self) -> None:
+        """End all transfers."""
+        tasks = [pull.task for pull in self.pulls.values() if pull.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _adopt(self, announcement: Announcement, host: str) -> bool:
+        """Take a region that clients have kept over a SIGKILL of this host: it was sealed as a whole copy."""
+        region = self._hub.registry.current.get(announcement.name)
+        if region is None or region.mode & 0o222 or region.seal is not Seal.FULL:
+            return False
+        own = region.span.address, region.room, region.created_ns
+        if own != (announcement.address, announcement.room, announcement.created_ns):
+            return False
+        self.current[announcement.name] = Replica(announcement, host, region, [], 0.0)
+        self.origins[region.number] = host
+        return True
+
+    def _begin(self, announcement: Announcement, host: str, before: asyncio.Task[None] | None) -> None:
+        pull = Pull(announcement, host, time.monotonic(), before=before)
+        self.pulls[announcement.name] = pull
+        pull.task = asyncio.get_running_loop().create_task(self._pulling(pull))
+
+    def _cancel(self, pull: Pull) -> None:
+        self.pulls.pop(pull.announcement.name, None)
+        if pull.task is not None:
+            pull.task.cancel()
+
+    async def _pulling(self, pull: Pull) -> None:
+        name = pull.announcement.name
+        try:
+            if pull.before is not None:  # it has the name until it has ended
+                await asyncio.wait([pull.before])
+                pull.before = None
+            async with self._slots[pull.host]:
+                await self._pull(pull)
+            self.failed.pop(name, None)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if self.failed.get(name, ("", 0.0))[0] != str(error):
+                LOG.warning("fleet %s: no copy of %r: %s", self._plan.fleet, name, error)
+            self.failed[name] = str(error), time.monotonic()
+            self.counts["failed"] += 1
+            if not isinstance(error, ShmError | OSError):
+                LOG.exception("fleet %s: a transfer has failed", self._plan.fleet)
+        finally:
+            if self.pulls.get(name) is pull:
+                del self.pulls[name]
+
+    async def _pull(self, pull: Pull) -> None:
+        announcement, registry = pull.announcement, self._hub.registry
+        owner = await self._threads.run(self._owner, announcement.user)
+        self._check_memory(announcement)
+        older = self.current.get(announcement.name)
+        region = placing.begin(registry, announcement, owner, older.region if older is not None else None)
+        pull.is_placed = True
+        try:
+            memory_object = await self._threads.run(
+                self._hub.make_object, Backend.MEMFD, announcement.name, announcement.capacity
+            )
+            region.object = memory_object
+            assert isinstance(memory_object, Memfd)
+            leaves = await self._leaves(pull)
+            await self._fetch(pull, memory_object.writer(), leaves)
+            header = placing.header(registry, region, announcement)
+            await self._threads.run(memory_object.publish, header.pack(), Seal.FULL)
+            if region.state is not State.CREATING:
+                raise RegionBusy(f"the copy of {announcement.name!r} was ended on this host")
+            registry.check_place(region)
+            placing.publish(self._hub, region, header)
+        except BaseException:
+            registry.abort(region)
+            raise
+        lag_s = time.monotonic() - pull.began_s
+        replica = Replica(announcement, pull.host, region, leaves, lag_s)
+        self.current[announcement.name] = replica
+        self.origins[region.number] = pull.host
+        self.counts["copied"] += 1
+        self._published(replica)
+
+    def _check_memory(self, announcement: Announcement) -> None:
+        limit = self._plan.memory
+        if limit is None:
+            limit = self._hub.registry.accounts.bytes.total // 2
+        if self.memory() + announcement.capacity + REGION_OVERHEAD > limit:
+            raise QuotaExceeded(
+                f"replicas may have {limit} bytes on this host, and {announcement.name!r} has "
+                f"{announcement.capacity}: raise `memory` in {self._plan.path}, or import less"
+            )
+
+    def _owner(self, user: str) -> Peer:
+        """Return the owner of a replica: the user of that name, or the host's own. Never root by a name."""
+        name = dict(self._plan.users).get(user, user)
+        try:
+            entry = pwd.getpwnam(name)
+            if entry.pw_uid:
+                return Peer(entry.pw_uid, entry.pw_gid)
+        except (KeyError, ValueError, OSError):
+            pass
+        return Peer(os.geteuid(), os.getegid())
+
+    async def _leaves(self, pull: Pull) -> list[bytes]:
+        """Return the hashes of the chunks, from any source."""
+        announcement, tried = pull.announcement, set[str]()
+        end_s = time.monotonic() + WAIT_S
+        question = pack("leaves", self._address, announcement.name, announcement.tree)
+        while time.monotonic() < end_s:
+            sources = self._sources(announcement.tree, pull.host)
+            if tried and tried >= sources:
+                raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
+            for source in sources - tried:
+                try:
+                    data = await self._engine.ask(source, question, CHUNK_S)
+                except (Refusal, HostGone, HostTimeout):
+                    continue
+                leaves = hashing.split(announcement.room, announcement.tree, data)
+                if leaves is not None:
+                    return leaves
+                self._blame(source, announcement.name)
+                tried.add(source)
+            await _wait(pull.changed, 1.0)
+        raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
+
+    async def _fetch(self, pull: Pull, writer: int, leaves: list[bytes]) -> None:
+        """Pull all chunks; cancelled, or without a source for long, it leaves nothing behind."""
+        announcement = pull.announcement
+        transfer = pull.transfer = Transfer(announcement.room, leaves, self._credits)
+        running: set[asyncio.Task[None]] = set()
+        idle_s = time.monotonic()
+        try:
+            while not transfer.is_whole:
+                for source in self._sources(announcement.tree, pull.host):
+                    transfer.add(source)
+                pull.changed.clear()
+                while step := transfer.next():
+                    task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                if running:
+                    idle_s = time.monotonic()
+                elif transfer.banned and not transfer.sources:
+                    raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
+                elif time.monotonic() > idle_s + WAIT_S:
+                    raise HostTimeout(f"no host sends {announcement.name!r} any more")
+                await _wait(pull.changed, 1.0)
+        finally:
+            transfer.is_ended = True
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            self.wake()  # others may have waited for the credits
+
+    async def _chunk(self, pull: Pull, transfer: Transfer, step: Step, writer: int) -> None:
+        announcement = pull.announcement
+        question = pack("chunk", self._address, announcement.name, announcement.tree, step.number)
+        is_under_way = True
+        try:
+            data = await self._engine.ask(step.source, question, CHUNK_S, is_bulk=True)
+            right = transfer.leaves[step.number]
+            digest = await self._threads.run(write_part, writer, announcement.room, step.number, data, right)
+            is_under_way = False
+            if transfer.arrive(step, len(data), digest):
+                self.counts["bytes"] += len(data)
+            else:
+                self._blame(step.source, announcement.name)
+        except (HostGone, HostTimeout, Refusal) as error:
+            self.counts["repeated"] += 1
+            transfer.remove(step.source)
+            LOG.debug("fleet %s: chunk %d of %r: %s", self._plan.fleet, step.number, announcement.name, error)
+            await asyncio.sleep(0.1)  # it may be busy
+        finally:
+            if is_under_way:
+                transfer.fail(step)
+            pull.changed.set()
+
+    def _blame(self, source: str, name: str) -> None:
+        self.counts["corrupt"] += 1
+        text = "fleet %s: %s has sent something else than %r, and is not asked for it again"
+        LOG.error(text, self._plan.fleet, source, name)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, or for some time: links come back without one."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    event.clear()
+
+
+def _is_of(replica: Replica, announcement: Announcement) -> bool:
+    """Whether a replica is of this generation."""
+    mine = replica.announcement
+    return (mine.generation, mine.tree) == (announcement.generation, announcement.tree)

@@ -1,0 +1,312 @@
+"""The regions that this host shares: its exports, the replicas here, and announcements of the others.
+
+In the thread of the loop. `exports` and `replicas` do the work; this part passes news on, and answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shmhost.core.hub import Gauge
+from shmhost.core.regions import Region
+from shmhost.fleet import hashing
+from shmhost.fleet.announcements import (
+    MAX_NAMES,
+    PAGE_NAMES,
+    Announcement,
+    Known,
+    announcement_of,
+    gone_of,
+    held_of,
+    page_of,
+)
+from shmhost.fleet.engine import Refusal
+from shmhost.fleet.exports import Exports
+from shmhost.fleet.joining import ASK_S
+from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
+from shmhost.fleet.plan import slice_of
+from shmhost.fleet.replicas import Replica, Replicas
+from shmhost.fleet.threads import Threads, read_part
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+from shmprotocol.wire.names import ChangeKind, State
+
+if TYPE_CHECKING:
+    from shmhost.fleet.service import Service
+
+LOG = logging.getLogger("shmhost")
+
+MAX_AWAITED = 10_000  # names that clients have waited for, the latest ones
+SHOWN = 1000  # replicas in a status
+
+
+class Sharing:
+    """The regions that go from host to host. `news` is the number of the latest of this host's own."""
+
+    def __init__(self, service: Service) -> None:
+        plan, hub = service.plan, service.hub
+        self.news = 0
+        self.known: dict[str, Known] = {}  # by the identity of a host, which outlives its process
+        self._service = service
+        self._plan = plan
+        self._registry = hub.registry
+        self._threads = threads = Threads()
+        self._holders: dict[str, set[bytes]] = {}  # by address: the payloads of its replicas
+        self._awaited: OrderedDict[str, None] = OrderedDict()
+        self._syncing: set[str] = set()  # addresses
+        self._is_hashing = False
+        self.exports: Exports = Exports(
+            hub.registry, service.allocator, plan.exports, threads, self._announce, self._end
+        )
+        self.replicas: Replicas = Replicas(
+            plan, hub, service.engine, threads, service.address, self._sources, self._published
+        )
+
+    def begin(self) -> None:
+        """Take note of all changes of regions from now on, and of names that clients wait for."""
+        hub, loop = self._service.hub, asyncio.get_running_loop()
+        before = self._registry.note
+
+        def note(kind: ChangeKind | State, region: Region) -> None:
+            before(kind, region)
+            loop.call_soon(self._note, kind, region)  # not inside of what the registry is doing
+
+        self._registry.note = note
+        if self._plan.fetch:
+            hub.note_wait = self._await
+
+    async def close(self) -> None:
+        """End all transfers."""
+        await self.replicas.close()
+        self._threads.close()
+
+    def beat(self) -> None:
+        """Do what is to be done now and then: what was refused may work now."""
+        for host, record in self.known.items():
+            for name in [name for name in self.replicas.retries() if name in record.names]:
+                self._follow(record.names[name], host)
+
+    def meet(self, card: Card) -> None:
+        """Take the card of a host: ask for what it has if this host has missed any of its news."""
+        record = self.known.setdefault(card.host, Known())
+        record.note(card.address, card.news)
+        if record.is_behind:
+            self._start_sync(card.address, record)
+        elif self.replicas.pulls:
+            self.replicas.wake()
+
+    def leave(self, address: str) -> None:
+        """A host has gone: its replicas here stay."""
+        self._holders.pop(address, None)
+
+    def hear(self, kind: object, address: str, values: tuple[Any, ...]) -> None:
+        """Take news of a host. RemoteProtocolError."""
+        host = address[:ID_DIGITS]
+        record = self.known.setdefault(host, Known())
+        (number,) = fields(values, U64)
+        if record.hear(address, number):
+            self._take(record, address, kind, values[1:])
+        if record.is_behind:
+            self._start_sync(address, record)
+
+    def is_free_for(self, host: str, number: int) -> bool:
+        """Whether a slice has no region here, but for replicas of this host."""
+        if self._service.allocator.is_free(number):
+            return True
+        windows = tuple(window.range for window in self._service.allocator.windows)
+        there = [
+            region
+            for region in self._registry.regions.values()
+            if slice_of(windows, self._plan.slices, region.span) == number
+        ]
+        return bool(there) and all(self.replicas.origins.get(region.number) == host for region in there)
+
+    def answer_catalogue(self, values: tuple[Any, ...]) -> bytes:
+        """Answer with the announcements after a name, and the replicas here, some at a time."""
+        _, after = fields(values, address, text(255))
+        names = sorted({*self.exports.entries, *self.replicas.current})
+        names = names[bisect_right(names, after) :] if after else names
+        entries: list[tuple[object, ...]] = []
+        for name in names[:PAGE_NAMES]:
+            if name in self.exports.entries:
+                entries.append(("new", *self.exports.entries[name].announcement))
+            else:
+                entries.append(("has", self.replicas.current[name].announcement.tree))
+        last = names[PAGE_NAMES - 1] if len(names) > PAGE_NAMES else ""
+        return pack(self.news, last, entries)
+
+    def answer_leaves(self, values: tuple[Any, ...]) -> bytes:
+        """Answer with the hashes of the chunks of a region."""
+        _, name, tree = fields(values, address, text(255), held_of)
+        entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
+        if entry is None or not entry.leaves:
+            raise Refusal(f"{name!r} is another generation here, or gone")
+        return b"".join(entry.leaves)
+
+    def reading(self, values: tuple[Any, ...]) -> Callable[[], bytes]:
+        """Return a function for a thread, which reads a chunk; Refusal, RemoteProtocolError."""
+        _, name, tree, index = fields(values, address, text(255), held_of, U64)
+        entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
+        if entry is None or entry.region.object is None:
+            raise Refusal(f"{name!r} is another generation here, or gone")
+        room = entry.region.room
+        if index >= hashing.chunk_count(room):
+            raise RemoteProtocolError(f"{name!r} has no chunk {index}")
+        descriptor = os.dup(entry.region.object.reader())
+
+        def read() -> bytes:
+            try:
+                return read_part(descriptor, room, index)
+            finally:
+                os.close(descriptor)
+
+        return read
+
+    def gauges(self) -> tuple[Gauge, ...]:
+        """Return the figures for metrics."""
+        replicas = self.replicas
+        counts = replicas.counts
+        return (
+            ("fleet_exports", "Regions that this host announces", len(self.exports.entries)),
+            ("fleet_replicas", "Regions of other hosts that are here", len(replicas.current)),
+            ("fleet_transfers", "Regions of other hosts that are on their way", len(replicas.pulls)),
+            ("fleet_replica_bytes", "Memory of both", replicas.memory()),
+            ("fleet_received_bytes", "Bytes of chunks that have come since the start", counts["bytes"]),
+            ("fleet_corrupt", "Wrong answers of hosts since the start", counts["corrupt"]),
+            ("fleet_failed", "Regions that are wanted here and cannot be copied", len(replicas.failed)),
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Return what `shmhost fleet` shows."""
+        replicas = self.replicas
+        rows = [
+            {"name": name, "generation": each.announcement.generation, "size": each.announcement.room,
+             "state": "whole", "lag_s": round(each.lag_s, 3)}
+            for name, each in heapq.nsmallest(SHOWN, replicas.current.items())
+        ]  # fmt: skip
+        for name, pull in heapq.nsmallest(SHOWN, replicas.pulls.items()):
+            here = pull.transfer.bytes_here if pull.transfer is not None else 0
+            rows.append(
+                {"name": name, "generation": pull.announcement.generation, "size": pull.announcement.room,
+                 "state": f"{here * 100 // pull.announcement.room}%", "lag_s": 0.0}
+            )  # fmt: skip
+        failed = {name: reason for name, (reason, _) in heapq.nsmallest(SHOWN, replicas.failed.items())}
+        exports = {name: each.announcement.generation
+                   for name, each in heapq.nsmallest(SHOWN, self.exports.entries.items())}  # fmt: skip
+        return {"exports": exports, "replicas": rows, "failed": failed}
+
+    def _note(self, kind: ChangeKind | State, region: Region) -> None:
+        if kind is State.FREED:
+            self.replicas.origins.pop(region.number, None)
+            return
+        self.replicas.check(region.name)
+        if self.exports.note(kind, region) and not self._is_hashing:
+            self._is_hashing = True
+            self._service.start(self._hash())
+
+    async def _hash(self) -> None:
+        try:
+            await self.exports.hash_pending()
+        finally:
+            self._is_hashing = False
+
+    def _announce(self, announcement: Announcement) -> None:
+        self._tell("new", *announcement)
+
+    def _end(self, name: str, generation: int) -> None:
+        self._tell("gone", name, generation)
+
+    def _published(self, replica: Replica) -> None:
+        self._tell("has", replica.announcement.tree)
+
+    def _tell(self, kind: str, *values: object) -> None:
+        self.news += 1
+        self._service.engine.tell(pack(kind, self.news, *values))
+
+    def _await(self, names: Sequence[str]) -> None:
+        """Take note that a client waits for names."""
+        for name in names:
+            if name.startswith(self._plan.fetch):
+                self._awaited[name] = None
+                self._awaited.move_to_end(name)
+                for host, record in self.known.items():
+                    if name in record.names:
+                        self._follow(record.names[name], host)
+        while len(self._awaited) > MAX_AWAITED:
+            self._awaited.popitem(last=False)
+
+    def _sources(self, tree: bytes, host: str) -> set[str]:
+        members = self._service.members.ours()
+        return {
+            member.address
+            for member in members
+            if member.address[:ID_DIGITS] == host or tree in self._holders.get(member.address, ())
+        }
+
+    def _follow(self, announcement: Announcement, host: str) -> None:
+        name = announcement.name
+        is_imported = bool(self._plan.imports) and name.startswith(self._plan.imports)
+        self.replicas.follow(announcement, host, is_wanted=is_imported or name in self._awaited)
+
+    def _take(self, record: Known, address: str, kind: object, values: tuple[Any, ...]) -> None:
+        """Take one announcement, of news or of a catalogue."""
+        host = address[:ID_DIGITS]
+        if kind == "new":
+            announcement = announcement_of(values)
+            if record.announce(announcement):
+                self._follow(announcement, host)
+        elif kind == "gone":
+            name, generation = gone_of(values)
+            if record.end(name, generation):
+                self._gone(name, host)
+        elif kind == "has":
+            trees = self._holders.setdefault(address, set())
+            if len(trees) < MAX_NAMES:
+                trees.add(fields(values, held_of)[0])
+            self.replicas.wake()
+
+    def _gone(self, name: str, host: str) -> None:
+        """End a replica; another host that has the name is followed from now on."""
+        self.replicas.end(name, host)
+        for other, record in self.known.items():
+            if name in record.names:
+                self._follow(record.names[name], other)
+
+    def _start_sync(self, address: str, record: Known) -> None:
+        if address not in self._syncing:
+            self._syncing.add(address)
+            self._service.start(self._sync(address, record))
+
+    async def _sync(self, address: str, record: Known) -> None:
+        """Ask a host for all that it has, until none of its news is missing."""
+        try:
+            while record.is_behind and address in self._service.members.present:
+                try:
+                    await self._read_catalogue(address, record)
+                except (Refusal, HostGone, HostTimeout):
+                    await asyncio.sleep(0.5)
+        finally:
+            self._syncing.discard(address)
+
+    async def _read_catalogue(self, address: str, record: Known) -> None:
+        after, is_first = "", True
+        while is_first or after:
+            question = pack("catalogue", self._service.address, after)
+            answer = unpack(await self._service.engine.ask(address, question, ASK_S))
+            news, last, entries = page_of(answer, after)
+            if is_first:
+                record.begin(address, news)
+            for kind, *values in entries:
+                try:
+                    self._take(record, address, kind, tuple(values))
+                except RemoteProtocolError as error:  # the others may be right
+                    LOG.warning("fleet %s: ignored an entry of %s: %s", self._plan.fleet, address, error)
+            after, is_first = last, False
+        for name in record.finish():
+            self._gone(name, address[:ID_DIGITS])

@@ -1,0 +1,112 @@
+"""One transfer: which chunk to ask whom for next. Pure; who has the chunks, and who waits, is elsewhere.
+
+A host that asks gives the credit: of each source only so many chunks are under way, over all transfers, so a
+slow link holds no more memory than these on either side. A source that sends a wrong chunk is asked no more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from shmhost.fleet.hashing import chunk_count, part
+
+
+class Credits:
+    """The chunks that are under way from each source."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used: Counter[str] = Counter()
+
+    def take(self, source: str) -> bool:
+        """Take a credit; False: the source has none left."""
+        if self.used[source] >= self.limit:
+            return False
+        self.used[source] += 1
+        return True
+
+    def give(self, source: str) -> None:
+        """Give a credit back."""
+        self.used[source] -= 1
+        if self.used[source] <= 0:
+            del self.used[source]
+
+
+class Step(NamedTuple):
+    """Ask a source for a chunk."""
+
+    number: int
+    source: str
+
+
+@dataclass(eq=False, slots=True)
+class Transfer:
+    """The chunks of one payload that are missing, under way, and here."""
+
+    size: int
+    leaves: list[bytes]
+    credits: Credits
+    sources: set[str] = field(default_factory=set)
+    banned: set[str] = field(default_factory=set)  # have sent something else than they should
+    missing: deque[int] = field(default_factory=deque)
+    under_way: dict[int, str] = field(default_factory=dict)
+    bytes_here: int = 0
+    is_ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.missing.extend(range(chunk_count(self.size)))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all chunks are here."""
+        return self.bytes_here == self.size
+
+    def add(self, source: str) -> None:
+        """A host has the payload."""
+        if source not in self.banned:
+            self.sources.add(source)
+
+    def remove(self, source: str) -> None:
+        """A host has gone, or has the payload no more."""
+        self.sources.discard(source)
+
+    def next(self) -> Step | None:
+        """Return what to ask for next, from the source with the fewest chunks under way; None: wait."""
+        if self.is_ended or not self.missing:
+            return None
+        for source in sorted(self.sources, key=lambda each: (self.credits.used[each], each)):
+            if self.credits.take(source):
+                index = self.missing.popleft()
+                self.under_way[index] = source
+                return Step(index, source)
+        return None
+
+    def arrive(self, step: Step, size: int, digest: bytes) -> bool:
+        """Take a chunk by its size and hash; False: it is wrong, and its source is not asked again."""
+        self._end(step)
+        if not self.is_right(step, size, digest):
+            self.missing.appendleft(step.number)
+            self.ban(step.source)
+            return False
+        self.bytes_here += size
+        return True
+
+    def is_right(self, step: Step, size: int, digest: bytes) -> bool:
+        """Whether a chunk is what was asked for."""
+        return size == part(self.size, step.number)[1] and digest == self.leaves[step.number]
+
+    def fail(self, step: Step) -> None:
+        """A source has not sent a chunk: it is asked for again."""
+        self._end(step)
+        self.missing.appendleft(step.number)
+
+    def ban(self, source: str) -> None:
+        """Never ask a source again."""
+        self.sources.discard(source)
+        self.banned.add(source)
+
+    def _end(self, step: Step) -> None:
+        del self.under_way[step.number]
+        self.credits.give(step.source)

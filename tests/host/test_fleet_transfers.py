@@ -1,0 +1,195 @@
+"""Transfers and announcements: which chunk is asked of whom, and what is believed of what others say."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmhost.core.window import STEP
+from shmhost.fleet.announcements import PAGE_NAMES, Announcement, Known, announcement_of, gone_of, page_of
+from shmhost.fleet.hashing import LARGE, LARGE_FROM, SMALL, chunk_count, leaf, part, root_of, split
+from shmhost.fleet.transfers import Credits, Step, Transfer
+from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.kernel.constants import MIB
+
+GOOD = Announcement(
+    *("models/x", 3, 0x550000200000, 5000, 1, 4900, 0, 0, 0x550000200000 + 4096 + 4900, 100, 1, 0o600, "me"),
+    b"t" * 32,
+)
+
+
+def transfer(chunks: int, *sources: str, limit: int = 2) -> Transfer:
+    size = (chunks - 1) * MIB + 1
+    result = Transfer(size, [leaf(bytes([n])) for n in range(chunks)], Credits(limit))
+    for source in sources:
+        result.add(source)
+    return result
+
+
+def arrive(moving: Transfer, step: Step) -> bool:
+    return moving.arrive(step, part(moving.size, step.number)[1], leaf(bytes([step.number])))
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "last"),
+    [(1, 1, 1), (SMALL, 1, SMALL), (SMALL + 1, 2, 1), (LARGE_FROM, 256, LARGE), (LARGE_FROM + 1, 257, 1)],
+)
+def test_chunks_cover_a_payload(size: int, count: int, last: int) -> None:
+    assert chunk_count(size) == count
+    assert part(size, count - 1)[1] == last
+    assert sum(part(size, number)[1] for number in range(count)) == size
+
+
+def test_leaves_are_taken_only_if_they_have_the_announced_hash() -> None:
+    leaves = [leaf(b"a"), leaf(b"b")]
+    root, data = root_of(SMALL + 1, leaves), b"".join(leaves)
+    assert split(SMALL + 1, root, data) == leaves
+    assert split(SMALL + 2, root, data) is None
+    assert split(SMALL + 1, root, data[:-1]) is None
+    assert split(SMALL + 1, root, data[::-1]) is None
+
+
+def test_chunks_are_asked_of_all_sources_within_their_credit() -> None:
+    moving = transfer(6, "a", "b")
+    steps = [moving.next() for _ in range(5)]
+    assert [step.source for step in steps if step is not None] == ["a", "b", "a", "b"]
+    assert steps[4] is None
+    assert steps[0] is not None
+    assert arrive(moving, steps[0])
+    assert moving.next() == Step(4, "a")
+
+
+def test_credit_is_shared_by_transfers_and_comes_back() -> None:
+    shared = Credits(1)
+    first, second = Transfer(1, [leaf(b"")], shared), Transfer(1, [leaf(b"")], shared)
+    first.add("a")
+    second.add("a")
+    step = first.next()
+    assert step is not None
+    assert second.next() is None
+    first.fail(step)
+    assert second.next() == Step(0, "a")
+
+
+def test_wrong_chunk_is_asked_of_another_source_and_never_of_the_same() -> None:
+    moving = transfer(1, "a", "b")
+    step = moving.next()
+    assert step == Step(0, "a")
+    assert not moving.arrive(step, 1, leaf(b"wrong"))
+    moving.add("a")
+    assert moving.next() == Step(0, "b")
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_chunk_of_another_size_is_wrong(size: int) -> None:
+    moving = transfer(1, "a")
+    step = moving.next()
+    assert step is not None
+    assert not moving.arrive(step, size, leaf(b"\0"))
+    assert not moving.is_whole
+
+
+def test_transfer_is_whole_when_each_chunk_is_here_once() -> None:
+    moving = transfer(3, "a", limit=1)
+    count = 0
+    while step := moving.next():
+        count += 1
+        if count == 2:
+            moving.fail(step)
+        else:
+            assert arrive(moving, step)
+    assert (count, moving.is_whole, moving.credits.used) == (4, True, {})
+
+
+def test_announcement_is_what_was_sent() -> None:
+    assert announcement_of(tuple(GOOD)) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("name", "../x"),
+        ("name", ""),
+        ("name", "x" * 256),
+        ("generation", 0),
+        ("generation", 2**53),
+        ("address", STEP + 4096),
+        ("address", 0),
+        ("address", 2**47 + STEP),
+        ("room", 0),
+        ("room", 2**47),
+        ("kind", 0),
+        ("data_size", -1),
+        ("root", 2**63),
+        ("metadata_size", 1.0),
+        ("mode", 0o1000),
+        ("user", "u" * 65),
+        ("tree", b"t" * 31),
+        ("tree", "t" * 32),
+    ],
+)
+def test_announcement_with_a_wrong_field_is_refused(field: str, wrong: object) -> None:
+    with pytest.raises(RemoteProtocolError):
+        announcement_of(tuple(GOOD._replace(**{field: wrong})))
+
+
+@pytest.mark.parametrize("values", [(), ("x",), ("x", -1), (1, 1), ("a//b", 1)])
+def test_end_of_a_region_with_wrong_fields_is_refused(values: tuple[object, ...]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        gone_of(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        (0, ""),
+        (0, "", None),
+        (0, "", (1,)),
+        (0, "", ((),)),
+        (0, "", ((1,),)),
+        (0, "a", ()),
+        (-1, "", ()),
+        (0, "", (("new",),) * (PAGE_NAMES + 1)),
+    ],
+)
+def test_catalogue_with_wrong_fields_or_without_end_is_refused(values: tuple[object, ...]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        page_of(values, "a")
+
+
+def test_news_are_taken_in_their_order_and_a_gap_is_noticed() -> None:
+    record = Known()
+    assert not record.hear("p", 1)
+    record.begin("p", 4)
+    assert record.hear("p", 5)
+    assert not record.hear("p", 5)
+    assert not record.hear("p", 7)
+    assert record.is_behind
+
+
+@pytest.mark.parametrize(("address", "news"), [("p", 5), ("another process", 4)])
+def test_news_that_were_missed_are_noticed_by_the_number_of_the_latest(address: str, news: int) -> None:
+    record = Known()
+    record.begin("p", 4)
+    record.note("p", 4)
+    assert not record.is_behind
+    record.note(address, news)
+    assert record.is_behind
+
+
+def test_older_generation_is_never_taken() -> None:
+    record = Known()
+    assert record.announce(GOOD)
+    assert not record.announce(GOOD._replace(generation=2))
+    assert not record.end("models/x", 2)
+    assert record.end("models/x", 3)
+
+
+def test_names_that_are_missing_in_all_that_a_host_has_are_gone() -> None:
+    record = Known()
+    record.announce(GOOD)
+    record.announce(GOOD._replace(name="models/y"))
+    record.begin("p", 1)
+    record.announce(GOOD)
+    assert record.finish() == ["models/y"]
+    assert list(record.names) == ["models/x"]

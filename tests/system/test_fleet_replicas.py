@@ -1,0 +1,199 @@
+"""Regions that go from host to host: real processes on this machine, over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import shmclient
+from shmhost.testing.process import HostProcess
+from shmprotocol.kernel.constants import MIB
+from tests.fleet_support import Link, fleet, free_ports, metrics_of, start, statuses, write_plan
+from tests.support import wait_until
+
+pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
+
+SHARED = {"export": ["models/"], "import": ["models/"]}
+LARGE = 96 * MIB
+
+LIST = """
+struct node { struct node *next; const char *text; };
+"""
+WRITE_LIST = f"""
+import cffi, sys, shmclient
+ffi = cffi.FFI()
+ffi.cdef('''{LIST}''')
+with shmclient.connect(sys.argv[1]) as shm, shm.create("models/list", 4096) as builder:
+    node = ffi.NULL
+    for word in (b"three", b"two", b"one"):
+        node = builder.new(ffi, "struct node *", {{"next": node, "text": builder.bytes(word + b"\\0")}})
+    builder.set_root(node)
+"""
+READ_LIST = f"""
+import cffi, sys, shmclient
+ffi = cffi.FFI()
+ffi.cdef('''{LIST}''')
+with shmclient.connect(sys.argv[1]) as shm:
+    region = shm.open("models/list", wait=60)
+    node = region.root(ffi, "struct node *")
+    while node != ffi.NULL:
+        print(ffi.string(node.text).decode())
+        node = node.next
+"""
+
+
+def run(script: str, host: HostProcess) -> list[str]:
+    command = [sys.executable, "-c", script, host.socket_path]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=90).stdout.split()
+
+
+def names(host: HostProcess) -> list[str]:
+    with shmclient.connect(host.socket_path) as shm:
+        return [info.name for info in shm.list()]
+
+
+def digest(host: HostProcess, name: str, wait: float = 60) -> str:
+    """Return the hash of a value, read by a client of a host."""
+    with shmclient.connect(host.socket_path) as shm:
+        return hashlib.sha256(shm.get(name, wait=wait)).hexdigest()
+
+
+def test_pointers_are_right_on_another_host(tmp_path: Path) -> None:
+    with fleet(tmp_path, "a", "b", **SHARED) as (first, second):
+        run(WRITE_LIST, first)
+        assert run(READ_LIST, second) == ["one", "two", "three"]
+
+
+def test_replica_follows_its_original_until_that_is_unlinked(tmp_path: Path) -> None:
+    with fleet(tmp_path, "a", "b", **SHARED) as (first, second), shmclient.connect(first.socket_path) as shm:
+        shm.put("private/x", b"not for others")
+        address = shm.put("models/x", b"1" * 3_000_000, mode=0o644).address
+        with shmclient.connect(second.socket_path) as other:
+            copy = other.open("models/x", wait=60)
+            assert (copy.address, bytes(copy.data)) == (address, b"1" * 3_000_000)
+            assert other.stat("models/x").mode == 0o404
+            before = copy.generation
+            copy.close()
+            shm.put("models/x", b"2", mode=0o644)
+            wait_until(lambda: other.get("models/x") == b"2")
+            assert other.stat("models/x").generation > before
+            shm.chmod("models/x", 0o600)
+            wait_until(lambda: other.stat("models/x").mode == 0o400)
+            shm.unlink("models/x")
+            wait_until(lambda: "models/x" not in other)
+            assert names(second) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_name_is_fetched_when_a_client_waits_for_it(tmp_path: Path, is_there: bool) -> None:
+    with (
+        fleet(tmp_path, "a", "b", "c", export=["models/"], fetch=["models/"]) as hosts,
+        ThreadPoolExecutor() as pool,
+    ):
+        first, second, third = hosts
+        with shmclient.connect(first.socket_path) as shm:
+            if is_there:
+                shm.put("models/x", b"x" * 100)
+                wait_until(lambda: statuses(str(tmp_path / "a.toml"))[0]["exports"] != {})
+            reading = pool.submit(digest, second, "models/x")
+            if not is_there:
+                shm.put("models/x", b"x" * 100)
+        assert reading.result(60) == hashlib.sha256(b"x" * 100).hexdigest()
+        assert names(third) == []
+
+
+def test_host_that_joins_late_gets_what_is_current(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    with start(write_plan(tmp_path, "a", ports[0], (), **SHARED)) as first:
+        with shmclient.connect(first.socket_path) as shm:
+            for number in range(700):  # more than an answer has
+                shm.put(f"models/{number}", b"old")
+            shm.put("models/1", b"new")
+            shm.unlink("models/2")
+        with start(write_plan(tmp_path, "b", ports[1], ports[:1], **SHARED)) as second:
+            wait_until(lambda: len(names(second)) == 699, 60)
+            assert sorted(names(second)) == sorted(names(first))
+            with shmclient.connect(second.socket_path) as shm:
+                wait_until(lambda: shm.get("models/1") == b"new")
+
+
+def test_transfer_goes_on_with_another_source_when_one_is_killed(tmp_path: Path) -> None:
+    ports = free_ports(4)
+    value = os.urandom(LARGE)
+    plans = [
+        write_plan(tmp_path, name, ports[number], ports[:number], chunks=1, **SHARED)
+        for number, name in enumerate("abc")
+    ]
+    with start(plans[0]) as first, start(plans[1]) as second:
+        with shmclient.connect(first.socket_path) as shm:
+            shm.put("models/x", value)
+        digest(second, "models/x")
+        with start(plans[2], metrics=f"127.0.0.1:{ports[3]}") as third:
+            wait_until(lambda: metrics_of(ports[3])["shmhost_fleet_received_bytes"] > 0)
+            first.kill()
+            assert digest(third, "models/x") == hashlib.sha256(value).hexdigest()
+            assert LARGE <= metrics_of(ports[3])["shmhost_fleet_received_bytes"] < LARGE + MIB  # none twice
+
+
+def test_transfer_goes_on_with_the_chunks_that_are_here_after_one_way_loss(tmp_path: Path) -> None:
+    ports = free_ports(3)
+    value = os.urandom(LARGE)
+    link = Link(ports[0], LARGE // 2)
+    with (
+        contextlib.closing(link),
+        start(write_plan(tmp_path, "a", ports[0], (), **SHARED)) as first,
+        start(
+            write_plan(tmp_path, "b", ports[1], [link.port], **SHARED), metrics=f"127.0.0.1:{ports[2]}"
+        ) as second,
+        shmclient.connect(first.socket_path) as shm,
+    ):
+        shm.put("models/x", value)
+        assert link.held.wait(60)
+        wait_until(lambda: metrics_of(ports[2])["shmhost_fleet_hosts"] == 0, 60)
+        before = metrics_of(ports[2])["shmhost_fleet_received_bytes"]
+        assert 0 < before < LARGE
+        assert names(second) == []
+        link.release()
+        assert digest(second, "models/x") == hashlib.sha256(value).hexdigest()
+        assert LARGE <= metrics_of(ports[2])["shmhost_fleet_received_bytes"] < LARGE + MIB  # none twice
+
+
+def test_last_generation_arrives_when_a_name_changes_during_transfers(tmp_path: Path) -> None:
+    with (
+        fleet(tmp_path, "a", "b", chunks=1, **SHARED) as (first, second),
+        shmclient.connect(first.socket_path) as shm,
+        shmclient.connect(second.socket_path) as other,
+    ):
+        for number in range(12):
+            shm.put("models/x", bytes([number]) * 20 * MIB)
+        seen, value = [], b""
+        while value != bytes([11]):
+            region = other.open("models/x", wait=60)
+            value, generation = bytes(region.data[:1]), region.generation
+            assert bytes(region.data) == value * 20 * MIB
+            seen.append((generation, value))
+            region.close()
+        assert seen == sorted(seen)
+
+
+def test_region_that_is_too_large_for_the_importing_host_is_refused_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    with fleet(tmp_path, "a", "b", memory="4M", **SHARED) as (first, second):
+        with shmclient.connect(first.socket_path) as shm:
+            shm.put("models/a", b"a" * 3 * MIB)
+            digest(second, "models/a")
+            shm.put("models/b", b"b" * 3 * MIB)
+            wait_until(lambda: statuses(str(tmp_path / "a.toml"))[1]["failed"] != {}, 60)
+            reason = statuses(str(tmp_path / "a.toml"))[1]["failed"]["models/b"]
+            assert reason.startswith("replicas may have 4194304 bytes on this host")
+            assert names(second) == ["models/a"]
+            shm.unlink("models/a")
+        digest(second, "models/b")
