@@ -116,6 +116,7 @@ def kept(path: str, name: str, value: bytes) -> Iterator[Held]:
 
 def make_current(path: str, number: int) -> None:
     data = bytearray(Path(path).read_bytes())
+    data[2048:2176] = bytes(128)  # the note of the latest reply says that it has lost its name
     for offset in range(4096, len(data), records.SIZE):
         record = records.read(bytes(data[offset : offset + records.SIZE]), offset)
         if record is not None and record.number == number:
