@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import shmclient
+from benchmarks import weights
 
 ROOT = Path(__file__).parents[2]
 SIZE = 40_000_000
@@ -39,6 +40,12 @@ def test_four_workers_take_the_memory_of_one(tmp_path: Path, is_file: bool) -> N
     together = re.fullmatch(r"together they take (\d+) MB for them", lines[2])
     assert together is not None
     assert 38 <= int(together[1]) <= 60
+
+
+def test_table_of_the_page_has_the_ways_of_the_benchmark() -> None:
+    page = (ROOT / "docs" / "tensors.md").read_text("utf-8").partition("all four have it")[2]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")]
+    assert rows == list(weights.TITLES.values())
 
 
 @pytest.mark.timeout(300)
