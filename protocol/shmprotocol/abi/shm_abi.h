@@ -274,11 +274,13 @@ static inline int shm_region_map_as(int fd, int protection, const struct shm_reg
 
         if (error)
                 return error;
-        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, protection,
-                      MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        /*
+         * The address is a hint: if it is taken, the kernel maps elsewhere and replaces nothing. ThreadSanitizer turns a
+         * hint that it wants for itself into 0, which MAP_FIXED_NOREPLACE would make a demand; then it ends the process.
+         */
+        mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, protection, MAP_SHARED, fd, 0);
         if (mapped == MAP_FAILED)
                 return -errno;
-        /* Before Linux 4.17 the flag is unknown, and the address a hint. */
         error = mapped == header.base ? shm_header_freeze(fd, mapped, &header) : -EEXIST;
         if (error) {
                 munmap(mapped, (size_t)header.capacity);

@@ -100,8 +100,7 @@ static inline void *shm_inherited_map(const struct shm_inherited *inherited)
 {
         void *home = (void *)(uintptr_t)inherited->home;
         size_t span = (size_t)inherited->span;
-        void *mapped = mmap(home, span, PROT_READ | PROT_WRITE, MAP_SHARED | SHM_MAP_FIXED_NOREPLACE,
-                            (int)inherited->memory, 0);
+        void *mapped = mmap(home, span, PROT_READ | PROT_WRITE, MAP_SHARED, (int)inherited->memory, 0);
 
         if (mapped == MAP_FAILED)
                 return NULL;

@@ -111,7 +111,7 @@ static inline int shm_arena_map_at(int fd, uint64_t home, uint64_t span, const s
                 error = -errno;
         if (error)
                 return error;
-        mapped = mmap((void *)(uintptr_t)home, (size_t)span, PROT_READ, MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        mapped = mmap((void *)(uintptr_t)home, (size_t)span, PROT_READ, MAP_SHARED, fd, 0);
         if (mapped == MAP_FAILED)
                 return -errno;
         /* The owner of an arena that can grow may have made it larger than it should be. */

@@ -69,7 +69,7 @@ static inline int shm_create_inherited(const char *name, struct shm_creation *cr
         if (numbers[2] < SHM_HEADER_SIZE || numbers[3] > numbers[2] - SHM_HEADER_SIZE)
                 return -EBADMSG;
         home = (void *)(uintptr_t)numbers[1];
-        mapped = mmap(home, (size_t)numbers[2], PROT_READ | PROT_WRITE, MAP_SHARED | SHM_MAP_FIXED_NOREPLACE, fd, 0);
+        mapped = mmap(home, (size_t)numbers[2], PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (mapped == MAP_FAILED)
                 return -errno;
         if (mapped != home) {

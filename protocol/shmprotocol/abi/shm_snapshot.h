@@ -71,10 +71,10 @@ static inline int shm_snapshot_map(int fd, const struct shm_region_header **head
         if (error)
                 return error;
         mapped = mmap((void *)(uintptr_t)header.base, (size_t)header.capacity, PROT_READ,
-                      MAP_PRIVATE | SHM_MAP_FIXED_NOREPLACE, fd, SHM_SNAPSHOT_IMAGE);
+                      MAP_PRIVATE, fd, SHM_SNAPSHOT_IMAGE);
         if (mapped == MAP_FAILED)
                 return -errno;
-        if (mapped != header.base) { /* before Linux 4.17 */
+        if (mapped != header.base) { /* it was taken */
                 munmap(mapped, (size_t)header.capacity);
                 return -EEXIST;
         }

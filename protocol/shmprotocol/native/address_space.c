@@ -37,7 +37,8 @@ static void *shm_reserve_at(uint64_t address, uint64_t size, int how)
 /* Reserve a range. -EEXIST: it has a mapping. -ENOMEM, -EAGAIN: RLIMIT_AS or mlockall(). */
 int shm_reserve(uint64_t address, uint64_t size)
 {
-        void *mapped = shm_reserve_at(address, size, SHM_MAP_FIXED_NOREPLACE);
+        /* A hint, as in shm_region_map_as(): a taken one is replaced by another address, and not by an error. */
+        void *mapped = shm_reserve_at(address, size, 0);
 
         if (mapped == MAP_FAILED)
                 return -errno;
@@ -55,7 +56,7 @@ int shm_reserve(uint64_t address, uint64_t size)
 int64_t shm_map(int fd, uint64_t address, uint64_t capacity, int flags)
 {
         int writable = flags & SHM_MAP_WRITABLE;
-        int how = (flags & SHM_MAP_RESERVED) ? MAP_FIXED : SHM_MAP_FIXED_NOREPLACE;
+        int how = (flags & SHM_MAP_RESERVED) ? MAP_FIXED : 0; /* without it a hint: see shm_region_map_as() */
         void *wanted = (void *)(uintptr_t)address;
         void *mapped;
         int error;
