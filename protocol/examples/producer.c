@@ -9,7 +9,7 @@
  *     producer ARENA COUNT      publish so many, and end
  *
  * In Python, shm.get("camera/front") is then a NumPy array, and each is whole. Exit codes: 0, 2 wrong usage, 3 the
- * arena cannot be owned, 4 it is full.
+ * arena cannot be owned, 4 it is full. A host that is killed does not end it: the next one has the arena again.
  */
 #include "shm_arena.h"
 
@@ -80,6 +80,7 @@ int main(int argc, char **argv)
                 next.tv_sec += next.tv_nsec / 1000000000;
                 next.tv_nsec %= 1000000000;
                 clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+                (void)shm_arena_rejoin(&owner); /* nothing, unless the host was killed; after an error, it is tried again */
         }
         return 0;
 }

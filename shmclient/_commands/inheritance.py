@@ -62,6 +62,11 @@ class Inheritance:
             lines = [heirloom.line for heirloom in self._heirlooms if heirloom.variable == variable]
             if lines:
                 environment[variable] = "".join(f"{line}\n" for line in lines)
+        environment.pop("SHM_HOST", None)
+        # The process that owns an arena hands it back: this one, whose place the program takes.
+        if not self._creations and any(heirloom.is_written for heirloom in self._heirlooms):
+            host = f"{self._client.fileno()} {context.outbox.host_id} {self._client.socket_path}"
+            environment["SHM_HOST"] = host
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

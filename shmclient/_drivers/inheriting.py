@@ -36,6 +36,11 @@ class Heirloom(NamedTuple):
     owned: fds.Owned
     lease: Lease | None
 
+    @property
+    def is_written(self) -> bool:
+        """Whether it is an arena that the program writes."""
+        return self.variable == "SHM_ARENAS" and self.lease is None
+
 
 def opened(context: Context, names: Sequence[str], wait: Remaining) -> Operation[list[Heirloom]]:
     """Return what a program needs to read regions and arenas."""

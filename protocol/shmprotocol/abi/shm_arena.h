@@ -22,7 +22,7 @@
  *
  * protocol/examples/ has both as programs, producer.c and consumer.c; `shmclient exec --arena NAME=SIZE` and `--region
  * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, reading, the heap, copies, what the host tells
- * the owner, which blocks may be used again, publishing, waiting, and what a program inherits.
+ * the owner, which blocks may be used again, publishing, waiting, what a program inherits, and the next host.
  */
 #ifndef SHM_ARENA_H
 #define SHM_ARENA_H
@@ -39,5 +39,6 @@
 #include "shm_arena_publish.h"
 #include "shm_arena_wait.h"
 #include "shm_arena_inherit.h"
+#include "shm_arena_rejoin.h"
 
 #endif /* SHM_ARENA_H */

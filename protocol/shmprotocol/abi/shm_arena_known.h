@@ -78,6 +78,9 @@ struct shm_arena_owner {
         size_t missing_room;
         uint32_t missing_count;
 
+        int memory; /* 1 + its read-write descriptor, for the next host; 0: none is kept. See shm_arena_rejoin() */
+        int link;   /* 1 + the connection to that; 0: none */
+
         struct shm_holds own; /* a ledger in private memory, for readers in this process */
         struct shm_arena_message answer; /* the last one to READY or GROW */
 };

@@ -67,6 +67,11 @@ static inline void shm_owner_close(struct shm_arena_owner *owner)
                 close(owner->socket);
         owner->socket = -1;
         shm_owner_move_on(owner);
+        if (owner->memory)
+                close(owner->memory - 1);
+        if (owner->link)
+                close(owner->link - 1);
+        owner->memory = owner->link = 0;
         if (owner->missing != NULL)
                 munmap(owner->missing, owner->missing_room);
         owner->missing = NULL;
