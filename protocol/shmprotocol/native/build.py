@@ -23,7 +23,7 @@ SOURCES = (
     ),
     *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed")),
     *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "home")),
-    *(FOLDER / f"{name}.c" for name in ("restored", "returning", "keeper", "holding", "haul")),
+    *(FOLDER / f"{name}.c" for name in ("again", "restored", "returning", "keeper", "holding", "haul")),
     *(FOLDER / f"{name}.c" for name in ("kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),
     *(FOLDER / f"arena_{name}.c" for name in ("value", "reader", "names", "await", "sleep")),

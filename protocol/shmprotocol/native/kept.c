@@ -40,6 +40,7 @@ struct shm_kept {
         uint32_t round; /* of the home's when it was handed back last */
         int fd;
         char is_shared; /* it is a handle's descriptor, too */
+        char is_refused; /* for now, in this round */
         char kind;      /* of what it is handed back as */
         struct shm_arena_owner *arena; /* that its owner writes here; it outlives the node */
 };
@@ -62,6 +63,8 @@ struct shm_home {
         uint8_t *buffer;
         uint64_t lost_ns; /* when the host was found gone */
         uint64_t due_ns;  /* when to try again */
+        uint64_t again_ns; /* when to hand back once more what was refused for now; 0: nothing was */
+        uint64_t pause_ns; /* the last one before that */
         uint32_t used;
         uint32_t count; /* of the batch */
         uint32_t round;
@@ -197,7 +200,7 @@ static int shm_keep(struct shm_home *home, struct shm_kept *kept, PyObject *owne
                 kept->fd = fd;
                 kept->lease = 0;
                 kept->round = 0;
-                kept->is_shared = 0;
+                kept->is_shared = kept->is_refused = 0;
                 shm_kept_link(home, kept);
                 if (home->state == SHM_HOME_BACK) /* its reply was read late */
                         shm_keeper_wake();
@@ -238,6 +241,7 @@ static void shm_kept_pass(struct shm_kept *from, struct shm_kept *to, PyObject *
         to->round = from->round;
         to->lease = from->lease;
         to->is_shared = from->is_shared;
+        to->is_refused = from->is_refused;
         from->lease = 0;
         for (i = 0; i < home->count; i++)
                 if (home->batch[i] == from)
@@ -261,6 +265,7 @@ static void shm_kept_move(struct shm_kept *kept, struct shm_home *home)
         if (is_listed) {
                 shm_kept_unlink(kept);
                 kept->round = 0;
+                kept->is_refused = 0;
                 shm_kept_link(home, kept);
         }
         pthread_mutex_unlock(&shm_keeper.mutex);

@@ -15,6 +15,7 @@
 
 #define SHM_TAG_WELCOME 129
 #define SHM_TAG_REFUSED 136
+#define SHM_TAG_GOODBYE 138
 #define SHM_TAG_RESTORED 144
 #define SHM_TAG_LEDGER_RESTORED 146
 #define SHM_TAG_ARENA_RESTORED 147
@@ -53,7 +54,7 @@ static int shm_home_is_welcome(const struct shm_home *home, struct shm_frame fra
 /* Note the leases of a Restored. */
 static int shm_home_take(struct shm_home *home, struct shm_frame frame)
 {
-        uint64_t items, tag, number, count, fields, lease, i, field;
+        uint64_t items, tag, number, count, fields, lease, flags, i, field;
 
         if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
             tag != SHM_TAG_RESTORED || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
@@ -63,9 +64,11 @@ static int shm_home_take(struct shm_home *home, struct shm_frame frame)
                 if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &fields) || fields < 1 ||
                     !shm_frame_integer(&frame, &lease))
                         return 0;
-                for (field = 1; field < fields; field++)
-                        if (!shm_frame_skip_any(&frame))
+                for (field = 1, flags = 0; field < fields; field++)
+                        if (!(field == 7 ? shm_frame_integer(&frame, &flags) : shm_frame_skip_any(&frame)))
                                 return 0;
+                if (lease == 0 && flags & SHM_AGAIN_NOT_NOW)
+                        shm_again_note(home->batch[i]);
                 if (home->batch[i] != NULL)
                         home->batch[i]->lease = lease;
                 else
@@ -95,22 +98,33 @@ static int shm_home_offer(struct shm_arena_owner *owner, int socket)
         return is_said;
 }
 
-/* Heed the answer about a ledger, or an arena. Returns 1; 0 it is another answer; -EAGAIN: ask anew. */
+/* Whether a frame is a Goodbye: to Hello, from a host that has no room for a connection. */
+static int shm_home_is_goodbye(struct shm_frame frame)
+{
+        uint64_t items, tag;
+
+        return shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) && shm_frame_integer(&frame, &tag) && tag == SHM_TAG_GOODBYE;
+}
+
+/* Heed the answer about a ledger, or an arena. Returns 1; 0 it is another answer. */
 static int shm_home_take_one(struct shm_home *home, struct shm_frame frame)
 {
         uint64_t items, tag, number;
-        int is_arena = home->asked == SHM_KEPT_ARENA, error = 1;
+        int is_arena = home->asked == SHM_KEPT_ARENA;
 
         if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
             !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
             (tag != SHM_TAG_REFUSED && tag != (is_arena ? SHM_TAG_ARENA_RESTORED : SHM_TAG_LEDGER_RESTORED)))
                 return 0;
         if (is_arena && tag != SHM_TAG_REFUSED && home->batch[0] != NULL) {
-                error = home->fd_count == 1 && shm_home_offer(home->batch[0]->arena, home->fds[0]) ? 1 : -EAGAIN;
+                if (home->fd_count != 1 || !shm_home_offer(home->batch[0]->arena, home->fds[0]))
+                        shm_again_note(home->batch[0]); /* this process had no room for the control socket */
                 home->fd_count = home->fd_count == 1 ? 0 : home->fd_count;
         }
+        if (tag == SHM_TAG_REFUSED && shm_again_is_meant(frame))
+                shm_again_note(home->batch[0]);
         home->count = 0;
-        return error;
+        return 1;
 }
 
 #endif /* SHM_RESTORED_H */

@@ -130,8 +130,9 @@ static void shm_home_retry(struct shm_home *home, uint64_t now_ns)
 
         shm_home_close_link(home);
         for (kept = home->first; kept != NULL; kept = kept->next)
-                kept->lease = 0;
+                kept->lease = kept->is_refused = 0;
         home->count = home->used = 0;
+        home->again_ns = 0;
         home->state = home->first == NULL ? SHM_HOME_OVER : SHM_HOME_LOST;
         if (lost_ns > SHM_KEEPER_AWAKE_NS)
                 pause_ns = lost_ns / 10 < SHM_KEEPER_SELDOM_NS ? lost_ns / 10 : SHM_KEEPER_SELDOM_NS;
@@ -151,12 +152,19 @@ static void shm_home_go_on(struct shm_home *home, uint64_t now_ns)
 
         shm_home_gather(home);
         home->state = home->count ? SHM_HOME_RETURNING : SHM_HOME_BACK;
-        home->due_ns = home->count ? now_ns + SHM_KEEPER_ANSWER_NS : UINT64_MAX;
+        home->due_ns = now_ns + SHM_KEEPER_ANSWER_NS;
         error = home->count ? shm_home_hand_back(home) : 0;
+        if (error == -ETOOMANYREFS || error == -EAGAIN) { /* too many descriptors of this user are in flight; a full socket */
+                shm_again_note_all(home);
+                home->state = SHM_HOME_BACK;
+                error = 0;
+        }
         if (error == -EPERM) /* the host takes nothing back */
                 shm_home_give_up(home);
         else if (error)
                 shm_home_retry(home, now_ns);
+        else if (home->state == SHM_HOME_BACK)
+                home->due_ns = shm_again_due_ns(home, now_ns);
 }
 
 static void shm_home_connect(struct shm_home *home, uint64_t now_ns)
@@ -187,8 +195,10 @@ static void shm_home_hear(struct shm_home *home, struct shm_frame frame, uint64_
                                                                 : shm_home_take_one(home, frame);
 
         shm_home_drop_fds(home);
-        if (is_right < 0) {
+        if (home->state == SHM_HOME_GREETING && shm_home_is_goodbye(frame) &&
+            now_ns - home->lost_ns < SHM_AGAIN_PATIENCE_NS) {
                 shm_home_retry(home, now_ns);
+                home->due_ns = now_ns + shm_again_pause_ns(home);
         } else if (is_right) {
                 shm_home_go_on(home, now_ns);
         } else { /* another host, or this one drops us */
@@ -263,11 +273,15 @@ static uint64_t shm_home_step(struct shm_home *home, uint64_t now_ns)
                 shm_home_read(home, now_ns);
         if (home->state == SHM_HOME_BACK && home->first != NULL && home->first->round != home->round)
                 shm_home_go_on(home, now_ns); /* with what was kept after that */
+        if (home->state == SHM_HOME_BACK && home->again_ns != 0 && home->again_ns <= now_ns) {
+                shm_again_begin(home);
+                shm_home_go_on(home, now_ns);
+        }
         if (home->state == SHM_HOME_LOST && home->due_ns <= now_ns)
                 shm_home_connect(home, now_ns);
         else if ((home->state == SHM_HOME_GREETING || home->state == SHM_HOME_RETURNING) && home->due_ns <= now_ns)
                 shm_home_retry(home, now_ns);
-        return home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK ? home->due_ns : UINT64_MAX;
+        return home->state > SHM_HOME_WATCHED && home->state <= SHM_HOME_BACK ? home->due_ns : UINT64_MAX;
 }
 
 /*
@@ -284,15 +298,15 @@ static PyObject *shm_home_hasten(PyObject *self, PyObject *none)
         (void)none;
         pthread_mutex_lock(&shm_keeper.mutex);
         for (kept = home->first; kept != NULL; kept = kept->next)
-                is_pending |= kept->kind == SHM_KEPT_ARENA;
+                is_pending |= kept->kind == SHM_KEPT_ARENA ? 1 + kept->is_refused : 0;
         if (is_pending && shm_keeper.epoll >= 0) {
                 (void)shm_home_step(home, now_ns); /* it may not have noticed yet */
-                if (home->state == SHM_HOME_LOST) {
+                if (home->state == SHM_HOME_LOST && home->pause_ns == 0) { /* nor does the next one say that it has no room */
                         home->due_ns = now_ns;
                         (void)shm_home_step(home, now_ns);
                 }
         }
-        is_pending = is_pending && home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK;
+        is_pending = is_pending > 1 || (is_pending && home->state > SHM_HOME_WATCHED && home->state < SHM_HOME_BACK);
         pthread_mutex_unlock(&shm_keeper.mutex);
         return PyBool_FromLong(is_pending);
 }
