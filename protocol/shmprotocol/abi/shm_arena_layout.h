@@ -16,7 +16,7 @@
 #include "shm_abi.h"
 #include "shm_board.h"
 
-#if !defined(__cplusplus) && !defined(__USE_MISC)
+#if !defined(__cplusplus) && defined(__GLIBC__) && !defined(__USE_MISC)
 #error "With -std=c11, include shm_arena.h before the headers of the system, or define _GNU_SOURCE"
 #endif
 

@@ -18,6 +18,9 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#ifndef STATX_BTIME /* musl before 1.2.4 */
+#include <linux/stat.h>
+#endif
 
 #define SHM_RECORD_SIZE 512
 #define SHM_RECORD_NUMBERS 10
@@ -62,7 +65,8 @@ static int shm_identify(int fd, struct shm_identity *identity_out)
 {
         struct statx status;
 
-        if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_UID | STATX_BTIME, &status))
+        /* Not by the library's function, which musl has from 1.2.4 on: a wheel is for older ones, too. */
+        if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_UID | STATX_BTIME, &status))
                 return -errno;
         identity_out->device = (uint64_t)makedev(status.stx_dev_major, status.stx_dev_minor);
         identity_out->inode = status.stx_ino;
