@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -98,6 +103,42 @@ def test_wheel_holds_header_types_and_examples(wheel: Path) -> None:
     assert pages == {path.name for path in (ROOT / "packaging" / "man").glob("*.1")} > {"shmhost.1"}
 
 
+def metadata(copy: Path, folder: Path, **environ: str) -> Message:
+    """Return what an index shows of a source distribution."""
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", folder]
+    subprocess.run(command, cwd=copy, check=True, stdout=subprocess.DEVNULL, env=os.environ | environ)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        name = next(name for name in files.getnames() if name.count("/") == 1 and name.endswith("PKG-INFO"))
+        content = files.extractfile(name)
+        assert content is not None
+        return message_from_bytes(content.read())
+
+
+LINK = re.compile(r"\]\(([^)#]+)")
+
+
+def test_links_of_the_package_are_absolute_where_its_url_is_given(copy: Path, tmp_path: Path) -> None:
+    url = "https://example.org/us/shmhost"
+    package = metadata(copy, tmp_path, SHMHOST_URL=f"{url}/", SHMHOST_REF="v1")
+    assert package.get_all("Project-URL") == [
+        f"Source, {url}",
+        f"Documentation, {url}/blob/v1/docs",
+        f"Changelog, {url}/blob/v1/CHANGELOG.md",
+    ]
+    description = package.get_payload()
+    assert f"]({url}/raw/v1/docs/one-address.svg)" in description
+    links = LINK.findall(description)
+    assert f"{url}/blob/v1/LICENSE" in links
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_package_has_the_readme_as_it_is_without_a_url(copy: Path, tmp_path: Path) -> None:
+    package = metadata(copy, tmp_path, SHMHOST_URL="")
+    assert package.get_all("Project-URL") is None
+    assert package.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
+
+
 @pytest.mark.timeout(180)
 def test_wheel_holds_every_module_and_header(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -125,4 +166,9 @@ def test_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -
         assert bare.stderr == f"{command}: the commands need rich_click: pip install 'shmhost[cli]'\n"
     subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]"], check=True)
     for command in ("shmhost", "shmclient"):
-        assert "version" in subprocess.check_output([python.parent / command, "--version"], text=True)
+        for way in ([python.parent / command], [python, "-m", command]):
+            assert "version" in subprocess.check_output([*way, "--version"], cwd=tmp_path, text=True)
+    checked = tmp_path / "typed.py"
+    checked.write_text("import shmclient, shmhost\nreveal_type(shmclient.connect())\n")
+    command = [sys.executable, "-m", "mypy", "--python-executable", python, "--cache-dir", tmp_path, checked]
+    assert '"shmclient.client.Client"' in subprocess.check_output(command, cwd=tmp_path, text=True)
