@@ -5,9 +5,8 @@ Knows no file, descriptor or message. `protocol/README.md` has the bytes.
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shmprotocol.abi.header import (
     FLAG_ARENA,
@@ -21,6 +20,9 @@ from shmprotocol.abi.header import (
     page_up,
 )
 from shmprotocol.errors import BadRegion
+
+if TYPE_CHECKING:
+    import hashlib
 
 MAGIC = b"SHMSNAP\0"
 VERSION = 1
@@ -77,6 +79,8 @@ def new_snapshot(header: Header, name: str, mode: int, now_ns: int, size: int) -
 
 def new_hash(start: bytes) -> hashlib.blake2b:
     """Return the hash of a file that starts with these two pages, to be updated with all that follows."""
+    import hashlib  # loads OpenSSL: 4 ms of the import of the client
+
     return hashlib.blake2b(
         start[:_DIGEST_AT] + bytes(DIGEST_SIZE) + start[_DIGEST_AT + DIGEST_SIZE :],
         digest_size=DIGEST_SIZE,
