@@ -34,16 +34,31 @@ def may_be(process: Process, pid: int) -> bool:
     return process.pid == pid and not is_gone(process)
 
 
+def may_run(pid: int) -> bool:
+    """Whether a process is there that is not stopped."""
+    state = _state(pid)
+    return state is not None and state[:1] not in (b"T", b"Z", b"X")
+
+
 def _started(pid: int) -> int | None:
     """Return when a process was started, in ticks; None: there is none, or it has ended; 0: not known."""
+    try:
+        text = _state(pid)
+    except OSError:
+        return 0
+    if text is None:
+        return None
+    state, *fields = text.split()
+    return None if state in b"ZX" else int(fields[_STARTED - 1])
+
+
+def _state(pid: int) -> bytes | None:
+    """Return what proc(5) says of a process, from its state on; None: there is none. OSError."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    except OSError:
-        return 0
-    state, *fields = text[text.rindex(b")") + 2 :].split()
-    return None if state in b"ZX" else int(fields[_STARTED - 1])
+    return text[text.rindex(b")") + 2 :]
 
 
 def _namespace() -> int:

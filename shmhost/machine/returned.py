@@ -68,10 +68,13 @@ class Returnables:
             reader = os.open(self._names.path_of(record.name), flags)
         except OSError:  # it has gone, or is a link
             return None
-        if builtins.identify(reader) != record.identity:
-            os.close(reader)
-            return None
-        return PosixShm.of(record.name, record.capacity, self._names, reader)
+        try:
+            if builtins.identify(reader) == record.identity:
+                return PosixShm.of(record.name, record.capacity, self._names, reader)
+        except OSError:  # of a file system that the kernel does not ask
+            pass
+        os.close(reader)
+        return None
 
     def adopt_writer(self, memory_object: ArenaObject, descriptor: int) -> bool:
         """Let the host grow an arena by a descriptor, which stays the caller's; False if it cannot write."""

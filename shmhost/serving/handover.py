@@ -34,6 +34,7 @@ from shmhost.core.hub import Hub
 from shmhost.core.state_records import HostRecord
 from shmhost.core.work import SETTLE, Steps, Work
 from shmhost.machine.board import SharedBoard
+from shmhost.machine.processes import may_run
 from shmhost.machine.socket_file import Lock
 from shmhost.serving import parcels
 from shmhost.serving.arena_link import ArenaLink
@@ -56,6 +57,7 @@ SETTLE_S = 1.0
 LOOK_AGAIN_S = 0.001
 # For each step of the successor: it takes 20 us for a region, and no client is served meanwhile.
 ANSWER_S = 10.0
+STOP_S = 1.0  # for a successor to stand still: it does at once, unless the kernel is at work for it
 
 
 @dataclass(slots=True)
@@ -217,14 +219,35 @@ def _commit(link: Link) -> None:
     try:
         _expect(link.socket, SERVING)
     except TimeoutError:
-        # Only its end tells that it will not serve: then its socket closes, unless it said so in time.
-        _kill(link)
+        # Only its end tells that it will not serve. If it says so at this very moment, it must not be killed.
+        _signal(link, signal.SIGSTOP)
+        _await_stop(link)
+        is_over = not _has_said(link.socket)
+        _signal(link, signal.SIGKILL if is_over else signal.SIGCONT)
         _expect(link.socket, SERVING)
 
 
-def _kill(link: Link) -> None:
+def _signal(link: Link, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         if link.pidfd is not None:
-            signal.pidfd_send_signal(link.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(link.pidfd, number)
         else:
-            os.kill(link.peer.pid, signal.SIGKILL)
+            os.kill(link.peer.pid, number)
+
+
+def _await_stop(link: Link) -> None:
+    """Return when a successor that was told to stop stands still, or has ended, or does not within a second.
+
+    Without a pid in this namespace that cannot be seen.
+    """
+    end = time.monotonic() + STOP_S
+    with contextlib.suppress(OSError):  # no /proc
+        while link.peer.pid > 0 and may_run(link.peer.pid) and time.monotonic() < end:
+            time.sleep(LOOK_AGAIN_S)
+
+
+def _has_said(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == SERVING
+    except OSError:
+        return False
