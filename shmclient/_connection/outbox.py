@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from shmclient._connection.board import NO_BOARD
 from shmclient._connection.exchange import Pending
+from shmclient._connection.hosts import absolute
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient._process.gate import Gate
 from shmprotocol.errors import HostGone, ShmError, again
@@ -86,7 +87,7 @@ class Outbox:
         self.host_id = host_id
         if is_kept and self.origin != host_id:
             with contextlib.suppress(ValueError):  # the path or the name is too long
-                self.home = Home(os.path.abspath(path), host_id, self._sock.fileno())
+                self.home = Home(absolute(path), host_id, self._sock.fileno())
 
     @property
     def origin(self) -> str:

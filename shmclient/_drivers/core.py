@@ -279,6 +279,9 @@ class Core(Generic[C]):
         outbox = channel.outbox
         if outbox.home is None:
             return
+        if not homes:  # the first connection: another step takes 10 us
+            self._homes = [(outbox.host_id, outbox.home)]
+            return
         try:
             yield Drive(channel, returning.hand_back(channel.context, homes))
             yield from returning.await_arenas(channel.context, homes)
