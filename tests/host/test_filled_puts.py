@@ -60,7 +60,7 @@ def answer(
     frames: list[tuple[bytes, list[int]]] = []
     data = pack(m.Release(0, released)) if released else b""
     done = talk.session.answer(
-        data + pack(request), send or (lambda frame, fds: frames.append((frame, list(fds))))
+        data + pack(request), send or (lambda frame, fds, *_: frames.append((frame, list(fds))))
     )
     assert done is not None
     assert done[:2] == (int(bool(released)), "assign")
@@ -186,7 +186,7 @@ def test_spare_is_gone_after_a_refusal(how: str, world: BoardWorld, talk: Talk) 
 
 
 def test_nothing_is_published_when_the_reply_cannot_be_sent(world: BoardWorld, talk: Talk) -> None:
-    def fail(_frame: bytes, _descriptors: Sequence[int]) -> None:
+    def fail(_frame: bytes, _descriptors: Sequence[int], *_note: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     request, descriptor = spare_of(talk)

@@ -77,7 +77,7 @@ def put(talk: Talk, request: m.Put, *released: int) -> m.Grant | None:
     """Put by frames; return the grant, or None for a refusal."""
     frames: list[tuple[bytes, list[int]]] = []
     data = pack(m.Release(0, released)) if released else b""
-    done = talk.session.answer(data + pack(request), lambda frame, fds: frames.append((frame, list(fds))))
+    done = talk.session.answer(data + pack(request), lambda frame, fds, *_: frames.append((frame, list(fds))))
     assert done == (int(bool(released)), "put")
     if not frames:
         return None
@@ -133,7 +133,7 @@ def test_counts_are_right_after_any_puts(actions: list[tuple[Any, ...]]) -> None
 def failing(talk: Talk, request: m.Put) -> None:
     """Put where no reply can be sent."""
 
-    def fail(_frame: bytes, _descriptors: Sequence[int]) -> None:
+    def fail(_frame: bytes, _descriptors: Sequence[int], *_note: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     assert talk.session.answer(pack(request), fail) == (0, "put")
