@@ -256,7 +256,8 @@ class Ownership:
         Unless the owner has ended it, its process may write on: for a next host, it does.
         """
         region, registry = self._region, self._hub.registry
-        self._owned.pop(region.number, None)
+        if self._owned.get(region.number) is self:  # else the client has handed it back once more
+            del self._owned[region.number]
         if not self._lease:
             return
         registry.accounts.of(self.peer.uid).leases.give(1)
