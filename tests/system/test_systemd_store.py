@@ -52,8 +52,11 @@ ask("start", "shmhost.socket")
 
 def names():
     with shmclient.connect("/run/user/shmhost/host.sock", wait=60) as shm:
-        return {info.name: [info.generation, oct(info.mode), bytes(shm.get(info.name)).decode()]
+        return {info.name: [info.generation, oct(info.mode), value_of(shm, info.name)]
                 for info in shm.list()}
+
+def value_of(shm, name):
+    return bytes(shm.get("camera/front" if name == "camera" else name)).decode()
 
 def stored():
     return int(ask("show", "shmhost.service", "--property=NFileDescriptorStore", "--value"))
@@ -68,7 +71,9 @@ with shmclient.connect("/run/user/shmhost/host.sock") as shm:
     with shm.create("file", 10, backend="shm") as builder:
         builder.data[:] = b"0123456789"
     del builder  # it holds the region
-wait_until(lambda: stored() == 6)
+    with shm.arena("camera", size=1 << 20, mode=0o640) as arena:
+        arena["front"] = b"kept"
+wait_until(lambda: stored() == 7)
 seen = {"at first": names()}
 
 def kill():
@@ -89,10 +94,10 @@ for what in ("killed", "restarted", "reloaded", "killed again"):
     else:
         kill()
     seen[what] = names()
-    wait_until(lambda: stored() == 6)
+    wait_until(lambda: stored() == 7)
 with shmclient.connect("/run/user/shmhost/host.sock") as shm:
     shm.unlink("n0")
-wait_until(lambda: stored() == 5)
+wait_until(lambda: stored() == 6)
 ask("stop", "shmhost.service")
 seen["stored when stopped"] = stored()
 seen["stopped"] = names()
@@ -134,6 +139,7 @@ def test_names_outlive_a_host_under_systemd(cgroups: None) -> None:
         "n1": "next",
         **{f"n{number}": str(number) * 1000 for number in (2, 3, 4)},
         "file": "0123456789",
+        "camera": "kept",
     }
     for what in ("killed", "restarted", "reloaded", "killed again"):
         assert seen[what] == first, what
