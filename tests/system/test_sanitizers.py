@@ -21,6 +21,7 @@ TESTS = {
     "attach": "attach late opened leased loose plans",
     "wire": """shortcut descriptors put_frames put put_by_spare small_puts put_records spares filled_puts
     threads""",
+    "arrow": "arrow arrow_hostile arrow_types tensors as_arrays",
     "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
     posix_protection posix_locks posix_seals posix_write_seals""",
 }
