@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Any
 
 from shmclient._codecs.layout import Layout, Pointers
 
-Key = tuple[int, int]  # where a buffer lies, and its bytes
-_SIGN = (1 << 64) - 1
+Key = int  # where a buffer lies, and its bytes; not a tuple, which the garbage collector would look at
+_packers = [struct.Struct(f"={count}q").pack_into for count in range(8)]
 
 
 class Image:
@@ -17,7 +18,10 @@ class Image:
     def __init__(self) -> None:
         self.words = array("Q")
         self._inner: list[int] = []  # words that point to words, as offsets in bytes
-        self._buffers: list[tuple[int, Any, Key | None]] = []  # words that point to buffers
+        # Words that point to buffers, and these; three lists, as the garbage collector looks at each tuple.
+        self._outer: list[int] = []
+        self._buffers: list[Any] = []
+        self._keys: list[Key | None] = []
 
     def allocate(self, count: int) -> int:
         """Return the index of the first of `count` new words."""
@@ -26,9 +30,8 @@ class Image:
         return start
 
     def set(self, at: int, *values: int) -> None:
-        """Set words to numbers, which may be negative."""
-        for index, value in enumerate(values, at):
-            self.words[index] = value & _SIGN
+        """Set up to seven words to numbers of 63 bits, which may be negative."""
+        _packers[len(values)](self.words, 8 * at, *values)
 
     def point(self, at: int, target: int) -> None:
         """Have a word lead to another one."""
@@ -37,7 +40,9 @@ class Image:
 
     def refer(self, at: int, buffer: Any, key: Key | None = None) -> None:
         """Have a word lead to a buffer of bytes. Those of the same key are stored once."""
-        self._buffers.append((at, buffer, key))
+        self._outer.append(at)
+        self._buffers.append(buffer)
+        self._keys.append(key)
 
     def text(self, at: int, text: bytes) -> None:
         """Have a word lead to bytes, which are copied."""
@@ -60,7 +65,7 @@ class Image:
         for at in self._inner:
             self.words[at] += offset
         places: dict[Key, int] = {}
-        for at, buffer, key in self._buffers:
+        for at, buffer, key in zip(self._outer, self._buffers, self._keys, strict=True):
             size = len(buffer)
             target = places.get(key) if key else None
             if target is None:
@@ -68,5 +73,5 @@ class Image:
                 if key:
                     places[key] = target
             self.words[at] = target
-        layout.pointers.append(Pointers(self.words, [*self._inner, *(at for at, _, _ in self._buffers)]))
+        layout.pointers.append(Pointers(self.words, [*self._inner, *self._outer]))
         return offset, layout.size - offset

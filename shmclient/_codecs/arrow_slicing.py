@@ -84,7 +84,7 @@ class Slicer:
 
     def _refer(self, part: Part, number: int, address: int, size: int) -> None:
         """Have a buffer be `size` bytes at an address of the producer's."""
-        self._image.refer(part.buffers + number, memory(address, size) if size else b"", (address, size))
+        self._image.refer(part.buffers + number, memory(address, size) if size else b"", address << 64 | size)
 
     def _cut(self, part: Part, number: int, width: int) -> None:
         self._refer(part, number, part.array.buffers[number] + part.first * width, part.total * width)

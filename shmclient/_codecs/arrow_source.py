@@ -7,13 +7,12 @@ import struct
 from typing import Any, NamedTuple
 
 from shmprotocol.kernel.address_space import memory_at, text_at
-from shmprotocol.native.builtins import arrow_address, arrow_pull, arrow_type
+from shmprotocol.native.builtins import arrow_address, arrow_pull, arrow_struct, arrow_type
 
 DEPTH_MAX = 63  # SHM_ARROW_DEPTH_MAX
 # enum shm_arrow_kind
 NULL, BITS, FIXED, BINARY, VIEW, LIST, LIST_VIEW, FIXED_LIST, STRUCT, SPARSE, DENSE, RUNS = range(1, 13)
 _SCHEMA = struct.Struct("=QQQqqQQQQ")
-_ARRAY = struct.Struct("=qqqqqQQQQQ")
 _LENGTH = struct.Struct("=i")
 _new_type = functools.lru_cache(maxsize=256)(arrow_type)
 
@@ -63,11 +62,8 @@ def read_source(obj: Any) -> Source:
 
 
 def read_array(address: int) -> Array:
-    """Return the struct at an address."""
-    numbers = _ARRAY.unpack(memory(address, _ARRAY.size))
-    length, null_count, offset, buffer_count, child_count, buffers, children, dictionary = numbers[:8]
-    buffer_addresses, child_addresses = _addresses(buffers, buffer_count), _addresses(children, child_count)
-    return Array(length, null_count, offset, buffer_addresses, child_addresses, dictionary)
+    """Return the struct at an address. ValueError: parts of it are nowhere."""
+    return Array._make(arrow_struct(address))
 
 
 def memory(address: int, size: int) -> Any:

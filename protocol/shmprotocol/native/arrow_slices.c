@@ -338,4 +338,47 @@ static PyObject *shm_arrow_views(PyObject *self, PyObject *const *arguments, Py_
         return must_move ? Py_BuildValue("(NN)", ranges, bytes) : Py_BuildValue("(NO)", ranges, Py_None);
 }
 
+/* Return a tuple of addresses. ValueError: they are nowhere. */
+static PyObject *shm_arrow_pointers(const void *pointers, int64_t count)
+{
+        PyObject *addresses;
+        int64_t i;
+
+        if (count < 0 || (count > 0 && pointers == NULL)) {
+                PyErr_Format(PyExc_ValueError, "the Arrow array is corrupt: %lld pointers of it are nowhere",
+                             (long long)count);
+                return NULL;
+        }
+        addresses = PyTuple_New((Py_ssize_t)count);
+        for (i = 0; i < count && addresses != NULL; i++) {
+                PyObject *address = PyLong_FromVoidPtr(((void *const *)pointers)[i]);
+
+                if (address == NULL || PyTuple_SetItem(addresses, (Py_ssize_t)i, address) < 0)
+                        Py_CLEAR(addresses);
+        }
+        return addresses;
+}
+
+/* arrow_struct(address): return what the struct there says, with addresses for pointers: see `Array` in Python. */
+static PyObject *shm_arrow_struct_call(PyObject *self, PyObject *address)
+{
+        const struct ArrowArray *array = (const struct ArrowArray *)PyLong_AsVoidPtr(address);
+        PyObject *buffers, *children;
+
+        (void)self;
+        if (array == NULL) {
+                if (!PyErr_Occurred())
+                        PyErr_SetString(PyExc_ValueError, "the Arrow array is corrupt: a struct of it is nowhere");
+                return NULL;
+        }
+        buffers = shm_arrow_pointers(array->buffers, array->n_buffers);
+        children = buffers == NULL ? NULL : shm_arrow_pointers(array->children, array->n_children);
+        if (children == NULL) {
+                Py_XDECREF(buffers);
+                return NULL;
+        }
+        return Py_BuildValue("(LLLNNN)", (long long)array->length, (long long)array->null_count,
+                             (long long)array->offset, buffers, children, PyLong_FromVoidPtr(array->dictionary));
+}
+
 #endif /* SHM_ARROW_SLICES_H */

@@ -49,6 +49,7 @@ static PyMethodDef shm_builtins[] = {
         {"arrow_type", shm_arrow_type_call, METH_O, NULL},
         {"arrow_offsets", SHM_FAST(shm_arrow_offsets), METH_FASTCALL, NULL},
         {"arrow_list_views", SHM_FAST(shm_arrow_list_views), METH_FASTCALL, NULL},
+        {"arrow_struct", shm_arrow_struct_call, METH_O, NULL},
         {"arrow_dense", SHM_FAST(shm_arrow_dense), METH_FASTCALL, NULL},
         {"arrow_runs", SHM_FAST(shm_arrow_runs), METH_FASTCALL, NULL},
         {"arrow_views", SHM_FAST(shm_arrow_views), METH_FASTCALL, NULL},

@@ -61,5 +61,6 @@ arrow_address, arrow_pull = _functions["arrow_address"], _functions["arrow_pull"
 arrow_check, arrow_schema = _functions["arrow_check"], _functions["arrow_schema"]
 arrow_array, arrow_stream = _functions["arrow_array"], _functions["arrow_stream"]
 arrow_offsets, arrow_list_views = _functions["arrow_offsets"], _functions["arrow_list_views"]
+arrow_struct = _functions["arrow_struct"]
 arrow_dense, arrow_runs = _functions["arrow_dense"], _functions["arrow_runs"]
 arrow_views, arrow_type = _functions["arrow_views"], _functions["arrow_type"]

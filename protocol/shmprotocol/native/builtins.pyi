@@ -637,6 +637,9 @@ def arrow_offsets(address: int, skip: int, total: int, width: int, /) -> tuple[i
 def arrow_list_views(offsets: int, sizes: int, total: int, width: int, /) -> tuple[int, int, bytes]:
     """Return what list views refer to: start and end, and their offsets from there."""
 
+def arrow_struct(address: int, /) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...], int]:
+    """Return length, null count and offset of a struct ArrowArray; then the addresses of its parts."""
+
 def arrow_dense(types: int, offsets: int, total: int, ids: bytes, /) -> tuple[list[tuple[int, int]], bytes]:
     """Return what a dense union refers to: start and end for each child, and its offsets from there."""
 
