@@ -35,7 +35,7 @@ class Successor:
             os._exit(0)
         self._theirs.close()
         self._told.close()
-        own.settimeout(0.01)
+        own.settimeout(1)
         self.link: Any = SimpleNamespace(
             socket=own, pidfd=os.pidfd_open(self.pid), peer=SimpleNamespace(pid=self.pid)
         )
