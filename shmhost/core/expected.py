@@ -43,6 +43,7 @@ class Expected:
     ) -> None:
         self.leave: Callable[[Record], object] = lambda _record: None
         self.named, self.named_bytes = 0, 0  # of those that may get their names back
+        self.returned: int = 0  # how many are back
         self._registry = registry
         self._forget = forget
         self._retire = retire
@@ -113,6 +114,7 @@ class Expected:
                 state = State.UNLINKED
         region = rebuild(self._registry, record, window, memory_object, state)
         del self._records[record.number]
+        self.returned += 1
         if record.state is State.CURRENT:
             self._drop_name(record)
         self._registry.book.change(region)

@@ -49,6 +49,7 @@ def rebuild(
         rights=record.rights,
         kind=record.kind,
         record=record.offset,
+        is_back=True,
     )
     if record.kind == KIND_ARENA:
         _make_arena(registry, record, region)

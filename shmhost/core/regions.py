@@ -83,6 +83,7 @@ class Region:
     extent: int = 0  # bytes that its object may grow to, and that clients map; 0: it keeps its size
     keep: bool = True  # its name, when its creator's connection ends
     readers: array[int] | None = None  # the read-only descriptor of its object, as `sendmsg` takes it
+    is_back: bool = False  # it was published by a host before this one
 
     def move(self, state: State) -> None:
         """Move to the next state. Only the registry calls this, which counts regions by state."""

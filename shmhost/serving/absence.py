@@ -1,13 +1,16 @@
-"""Looks now and then whether processes have ended that an earlier host knew, and that have not come back."""
+"""Looks now and then what has come back of an earlier host, and whether processes have ended that it knew."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from shmhost.core.hub import Hub
 from shmhost.core.regions import Region
 from shmhost.machine.processes import is_gone
+
+LOG = logging.getLogger("shmhost")
 
 LOOK_AGAIN_S = 0.1
 
@@ -24,6 +27,7 @@ class Absence:
         self._loop = asyncio.get_running_loop()
         self._hub = hub
         self._timer: asyncio.TimerHandle | None = None
+        self._returned = 0  # regions of which the log has a line
 
     def begin(self) -> None:
         """Look from now on."""
@@ -40,4 +44,11 @@ class Absence:
         absent = self._hub.absent
         assert absent is not None
         absent.look(is_gone, self._hub.registry.arenas)
+        self._note_returned()
         self.begin()
+
+    def _note_returned(self) -> None:
+        expected = self._hub.expected
+        if expected is not None and expected.returned != self._returned:
+            LOG.info("%d regions of a host before are back", expected.returned - self._returned)
+            self._returned = expected.returned

@@ -144,7 +144,9 @@ def noting(hub: Hub) -> Callable[[ChangeKind | State, Region], None]:
         if stored is not None and (kind is published or kind is unlinked):
             stored.touch(region.name)
         # A name is new or gone now and then; generations follow each other as often as requests do.
-        is_routine = region.is_successor if kind is published else region.state is superseded
+        # Of names that are back there is one line for many: it takes as long as all else that each needs.
+        is_known = region.is_successor or region.is_back
+        is_routine = is_known if kind is published else region.state is superseded
         level = logging.DEBUG if is_routine else logging.INFO
         if LOG.isEnabledFor(level):
             _log_change(level, kind, region)
