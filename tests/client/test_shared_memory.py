@@ -144,7 +144,9 @@ def test_what_a_worker_makes_is_its_parents(host: WatchedHost, method: str) -> N
 
 def test_no_resource_tracker_is_started(host: WatchedHost) -> None:
     program = """
+    import multiprocessing
     from multiprocessing import resource_tracker
+    multiprocessing.set_start_method("fork")  # not 3.14's, which starts it for itself
     with SharedMemoryManager() as manager:
         segment, items = manager.SharedMemory(100), manager.ShareableList([1, "two", b"3", None, 4.5, True])
         assert list(ShareableList(name=items.shm.name)) == [1, "two", b"3", None, 4.5, True]
