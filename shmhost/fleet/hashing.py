@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shmprotocol.kernel.constants import GIB, MIB
 
-HASH_SIZE = 32
+HASH_SIZE = 32  # of SHA-256
 SMALL, LARGE = MIB, 4 * MIB  # bytes of a chunk; the last one of a payload may be shorter
 LARGE_FROM = GIB  # payloads of so many bytes have large ones, so that there are not too many
 
@@ -30,12 +30,15 @@ def part(size: int, index: int) -> tuple[int, int]:
 
 def leaf(data: bytes) -> bytes:
     """Return the hash of a chunk."""
-    return hashlib.blake2b(data, digest_size=HASH_SIZE, person=b"shmhost:leaf").digest()
+    # † 1.8 GB/s where the CPU has instructions for it, twice as fast as BLAKE2b (2026-11).
+    digest = hashlib.sha256(b"shmhost:leaf")
+    digest.update(data)
+    return digest.digest()
 
 
 def root_of(size: int, leaves: Sequence[bytes]) -> bytes:
     """Return the hash over the leaves, and over the size of the payload."""
-    tree = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=HASH_SIZE, person=b"shmhost:root")
+    tree = hashlib.sha256(b"shmhost:root" + size.to_bytes(8, "little"))
     for each in leaves:
         tree.update(each)
     return tree.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,34 @@ def test_one_host_loses_when_two_have_the_same_slice_since_a_partition(tmp_path:
                 if loser is second:
                     assert bytes(shm.get("value")) == b"x" * 5000
             assert put_slice(winner.socket_path, 1) == 0
+
+
+def test_loser_of_a_slice_goes_on_in_another_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    """Both give addresses of one slice in a partition, and each exports what lies there."""
+    ports = free_ports(2)
+    shared: dict[str, object] = {"slices": 4, "export": [""], "import": [""]}
+    named = zip("ab", ports, strict=True)
+    plans = [write_plan(tmp_path, name, port, ports, **shared) for name, port in named]
+    path = str(tmp_path / "b.sock")
+    with start(plans[0]) as first:
+        (row,) = statuses(plans[0])
+        # The largest identity, which loses, and a wish for the slice of the other.
+        (tmp_path / "b.sock.fleet").write_text(json.dumps({"host": "f" * 16, "slice": row["slice"]}))
+        with shmclient.connect(first.socket_path) as shm:
+            shm.put("of a", b"a" * 5000).close()
+            first.stop()
+            with start(plans[1], socket_path=path) as second, shmclient.connect(path) as other:
+                before = other.put("of b", b"b" * 5000).address
+                assert slice_of((WINDOW,), 4, Span(before, 8192)) == row["slice"]
+                first.cont()
+                lost(first, second)
+                wait_until(lambda: statuses(plans[0])[1]["slice"] not in (None, row["slice"]), 60)
+                after = other.put("next of b", b"c" * 5000).address
+                assert slice_of((WINDOW,), 4, Span(after, 8192)) != row["slice"]
+                assert bytes(shm.get("next of b", wait=60)) == b"c" * 5000
+                assert bytes(other.get("of b")) == b"b" * 5000
+                assert bytes(shm.get("of a")) == b"a" * 5000
+                assert statuses(plans[0])[1]["lost"] == [row["slice"]]
 
 
 def lost(*hosts: HostProcess) -> tuple[HostProcess, HostProcess]:

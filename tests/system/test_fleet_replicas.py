@@ -183,6 +183,39 @@ def test_last_generation_arrives_when_a_name_changes_during_transfers(tmp_path: 
         assert seen == sorted(seen)
 
 
+def test_killed_host_has_its_slice_again_although_others_have_copies_there(tmp_path: Path) -> None:
+    with fleet(tmp_path, "a", "b", **SHARED) as (first, second):
+        with shmclient.connect(first.socket_path) as shm:
+            shm.put("models/x", b"x").close()
+        digest(second, "models/x")
+        before = [row["slice"] for row in statuses(str(tmp_path / "a.toml"))]
+        first.kill()
+        assert names(second) == ["models/x"]
+        first.start()
+        assert [row["slice"] for row in statuses(str(tmp_path / "a.toml"))] == before
+        wait_until(lambda: names(second) == [], 60)  # nobody had kept it
+        with shmclient.connect(first.socket_path) as shm:
+            shm.put("models/x", b"y").close()
+        with shmclient.connect(second.socket_path) as shm:
+            assert bytes(shm.get("models/x", wait=60)) == b"y"
+
+
+def test_copy_is_a_copy_again_when_its_host_was_killed(tmp_path: Path) -> None:
+    with (
+        fleet(tmp_path, "a", "b", **SHARED) as (first, second),
+        shmclient.connect(first.socket_path) as shm,
+        shmclient.connect(second.socket_path) as other,
+    ):
+        shm.put("models/x", b"x").close()
+        copy = other.open("models/x", wait=60)
+        second.kill()
+        second.start()
+        wait_until(lambda: statuses(str(tmp_path / "a.toml"))[1]["replicas"] != [], 60)
+        assert other.open("models/x", wait=60).address == copy.address
+        shm.put("models/x", b"y").close()
+        wait_until(lambda: bytes(other.get("models/x")) == b"y", 60)
+
+
 def test_region_that_is_too_large_for_the_importing_host_is_refused_until_there_is_room(
     tmp_path: Path,
 ) -> None:
