@@ -37,7 +37,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedHost]:
     if os.geteuid() != 0:
         pytest.skip("needs root to become other users")
     totals = Totals(BUDGET, FILES, 64 * 64, 40, lines=64, listening=64 * 64)
-    monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config: totals)
+    monkeypatch.setattr("shmhost.serving.server.totals_of", lambda _config, _slices: totals)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         with watched_host(f"{folder}/h.sock", socket_mode=0o666) as running:
