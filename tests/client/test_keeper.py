@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
@@ -15,10 +16,12 @@ import shmclient
 from shmprotocol.native.builtins import Home, Kept
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.connection import pack
+from shmprotocol.wire.connection import Connection, pack
 from shmprotocol.wire.descriptors import close_all
+from shmprotocol.wire.names import MAX_RESTORED
 from support import Machine, RawPeer, wait_until
 
+AHEAD = 8  # requests, as in kept.c
 FORK_WITHOUT_DESCRIPTORS = """
     import os, sys
     import shmclient
@@ -106,22 +109,87 @@ def test_region_whose_grant_is_read_late_is_handed_back(machine: Machine) -> Non
         wait_until(lambda: leases(machine.path) == {"x": 0, "y": 0})
 
 
+@contextlib.contextmanager
+def next_host(machine: Machine) -> Iterator[tuple[socket.socket, bytes]]:
+    """Take the place of a host, which is killed; yield a listener, and the answer to a greeting."""
+    with RawPeer(machine.path, greet=False) as peer:
+        welcome, fds = peer.ask(m.Hello(1, m.RESTORE_VERSION, m.RESTORE_VERSION, "raw"))
+        close_all(fds)
+    assert isinstance(welcome, m.Welcome)
+    family = welcome.host.rpartition(".")[0]
+    machine.kill()
+    os.unlink(machine.path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(machine.path)
+        listener.listen()
+        listener.settimeout(60)
+        yield listener, pack(welcome._replace(host=f"{family}.9999", board=(0, 0)))
+
+
+class Requests:
+    """The requests of a keeper, as they come to a host."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._connection = Connection("host")
+        self._connection.allow_descriptors(MAX_RESTORED)
+        self._pending: list[m.Message] = []
+
+    def next(self) -> m.Message:
+        while not self._pending:
+            self._connection.receive(*descriptors.receive(self._sock))
+            for message, fds in self._connection.messages():
+                close_all(fds)
+                self._pending.append(message)
+        return self._pending.pop(0)
+
+    def restored(self) -> tuple[int, ...]:
+        """Return the regions that the next one hands back."""
+        message = self.next()
+        assert isinstance(message, m.Restore), message
+        return message.regions
+
+    def answer(self, regions: tuple[int, ...]) -> None:
+        """Grant regions, each by a lease of its number."""
+        grants = tuple(m.Grant(number, number, 1, "", 0, 0, 0, 0, 0, 0) for number in regions)
+        self._sock.sendall(pack(m.Restored(1, grants)))
+
+
+def test_several_requests_go_before_the_first_answer_and_each_region_once(machine: Machine) -> None:
+    put(machine.path, "x")
+    count = (AHEAD + 2) * MAX_RESTORED - 20
+    with homes(machine.path, "x") as (home, ((_, fd),)), next_host(machine) as (listener, welcome):
+        nodes = {number: Kept(home, number, os.dup(fd), None) for number in range(1, count + 1)}
+        sock, _ = listener.accept()
+        with sock:
+            sock.settimeout(60)
+            sock.recv(1000)
+            sock.sendall(welcome)
+            requests = Requests(sock)
+            asked = [requests.restored() for _ in range(AHEAD)]
+            gone = asked[1][7]
+            nodes.pop(gone).close()
+            requests.answer(asked[0])
+            asked.append(requests.restored())  # there is room for one more
+            for regions in asked[1:]:
+                requests.answer(regions)
+            others = [requests.next(), requests.next()]
+            assert m.Release(0, (gone,)) in others
+            asked += [message.regions for message in others if isinstance(message, m.Restore)]
+            requests.answer(asked[-1])
+            assert sorted(itertools.chain(*asked)) == list(range(1, count + 1))
+            number = asked[0][0]
+            nodes.pop(number).close()
+            assert requests.next() == m.Release(0, (number,))  # by the lease that it was given
+        for node in nodes.values():
+            node.close()
+
+
 def test_bytes_of_one_host_are_not_taken_for_those_of_the_next(machine: Machine) -> None:
     put(machine.path, "x")
     with homes(machine.path, "x") as (home, (x,)):
         node = Kept(home, *x, None)
-        with RawPeer(machine.path, greet=False) as peer:
-            welcome, fds = peer.ask(m.Hello(1, m.RESTORE_VERSION, m.RESTORE_VERSION, "raw"))
-            close_all(fds)
-        assert isinstance(welcome, m.Welcome)
-        family = welcome.host.rpartition(".")[0]
-        answer = pack(welcome._replace(host=f"{family}.9999", board=(0, 0)))
-        machine.kill()
-        os.unlink(machine.path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(machine.path)
-            listener.listen()
-            listener.settimeout(60)
+        with next_host(machine) as (listener, answer):
             first, _ = listener.accept()
             with first:
                 first.recv(1000)

@@ -21,6 +21,7 @@
 #define SHM_HOME_PATH 108     /* of sockaddr_un */
 #define SHM_HOME_HOST 128     /* bytes of a host's name, and a zero */
 #define SHM_HOME_BATCH 32     /* MAX_RESTORED of wire/names.py */
+#define SHM_HOME_AHEAD 8      /* requests under way: their answers fit in a socket, and with it all descriptors in flight */
 #define SHM_HOME_BUFFER 16384 /* bytes: a Restored of 32 grants has at most 11,000 */
 #define SHM_KEPT_PART 4       /* of the descriptors that this process may have, one in so many is kept at most */
 
@@ -59,7 +60,7 @@ struct shm_home {
         PyObject_HEAD
         struct shm_home *next;
         struct shm_kept *first;
-        struct shm_kept *batch[SHM_HOME_BATCH]; /* what is being handed back; NULL: given up meanwhile */
+        struct shm_kept *batch[SHM_HOME_BATCH * SHM_HOME_AHEAD]; /* what is being handed back; NULL: given up meanwhile */
         uint8_t *buffer;
         uint64_t lost_ns; /* when the host was found gone */
         uint64_t due_ns;  /* when to try again */
@@ -67,6 +68,8 @@ struct shm_home {
         uint64_t pause_ns; /* the last one before that */
         uint32_t used;
         uint32_t count; /* of the batch */
+        uint32_t requests; /* under way, and how much of the batch each has */
+        uint8_t sizes[SHM_HOME_AHEAD];
         uint32_t round;
         uint32_t fd_count;
         int fds[SHM_HOME_FDS]; /* that came, and whose frame is not here yet */
@@ -77,6 +80,7 @@ struct shm_home {
         int link;     /* the keeper's connection to the next host; -1: none */
         char state;
         char is_listed;
+        char is_quiet; /* answers wake nobody: the thread looks for them now and then */
         char path[SHM_HOME_PATH];
         char host[SHM_HOME_HOST];
 };

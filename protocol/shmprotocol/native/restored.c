@@ -51,6 +51,17 @@ static int shm_home_is_welcome(const struct shm_home *home, struct shm_frame fra
                !(size == strlen(home->host) && memcmp(host, home->host, size) == 0);
 }
 
+/* The first request is answered. */
+static void shm_home_be_answered(struct shm_home *home)
+{
+        uint32_t size = home->sizes[0];
+
+        home->count -= size;
+        home->requests--;
+        memmove(home->batch, home->batch + size, home->count * sizeof(home->batch[0]));
+        memmove(home->sizes, home->sizes + 1, home->requests);
+}
+
 /* Note the leases of a Restored. */
 static int shm_home_take(struct shm_home *home, struct shm_frame frame)
 {
@@ -58,7 +69,7 @@ static int shm_home_take(struct shm_home *home, struct shm_frame frame)
 
         if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &items) || items < 4 || !shm_frame_integer(&frame, &tag) ||
             tag != SHM_TAG_RESTORED || !shm_frame_integer(&frame, &number) || !shm_frame_integer(&frame, &number) ||
-            !shm_frame_array(&frame, SHM_HOME_BATCH, &count) || count != home->count)
+            !shm_frame_array(&frame, SHM_HOME_BATCH, &count) || count != home->sizes[0])
                 return 0;
         for (i = 0; i < count; i++) {
                 if (!shm_frame_array(&frame, SHM_FRAME_ARRAY_MAX, &fields) || fields < 1 ||
@@ -74,7 +85,7 @@ static int shm_home_take(struct shm_home *home, struct shm_frame frame)
                 else
                         shm_kept_release(home, lease);
         }
-        home->count = 0;
+        shm_home_be_answered(home);
         return 1;
 }
 
@@ -123,7 +134,7 @@ static int shm_home_take_one(struct shm_home *home, struct shm_frame frame)
         }
         if (tag == SHM_TAG_REFUSED && shm_again_is_meant(frame))
                 shm_again_note(home->batch[0]);
-        home->count = 0;
+        shm_home_be_answered(home);
         return 1;
 }
 
