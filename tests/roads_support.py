@@ -124,9 +124,13 @@ def _by_descriptor(road: str, target: Target, is_writer: bool) -> str:
     reads, writes = BY_DESCRIPTOR[road]
     if not is_writer:
         return reads
-    if road == "seals" or (target.is_sealed and (road != "grow" or not target.can_grow)):
+    if road == "seals":
         return writes
-    return OPEN
+    if road in ("shrink", "grow", "append"):
+        is_protected = target.has_sealed_size and not (road == "grow" and target.can_grow)
+    else:
+        is_protected = target.is_sealed
+    return writes if is_protected else OPEN
 
 
 def _by_mapping(road: str, target: Target, is_writer: bool) -> str:
@@ -158,7 +162,7 @@ def _open(target: Target, attacker: Attacker) -> str:
     """Return what comes of opening the object once more, for writing."""
     if attacker.is_root:
         return "EPERM" if target.is_sealed else OPEN
-    return OPEN if attacker.is_host and not target.is_sealed else "EACCES"
+    return OPEN if attacker.is_host and not target.has_sealed_size else "EACCES"  # for its mode
 
 
 def _by_file(road: str, target: Target, attacker: Attacker) -> str:
@@ -169,6 +173,8 @@ def _by_file(road: str, target: Target, attacker: Attacker) -> str:
         return _open(target, attacker) if attacker.is_root else "EPERM"
     if road == "fchmod" or (road == "fchown" and not attacker.is_host):
         return OPEN if owns and not target.is_sealed else "EPERM"
+    if road == "O_TRUNC" and target.has_sealed_size and attacker.is_root:
+        return "EPERM"
     return _open(target, attacker)
 
 

@@ -30,7 +30,7 @@ from support import RawPeer
 PAGE = 4096
 PAYLOAD = 4 * PAGE
 FILLING = b"\x07" * PAYLOAD
-GROWING, UNSEALED = "growing arena", "unsealed"
+GROWING, SHARED, UNSEALED = "growing arena", "shared", "unsealed"
 PR_SET_DUMPABLE = 4
 
 
@@ -63,12 +63,17 @@ class Target(NamedTuple):
     @property
     def is_sealed(self) -> bool:
         """Whether the kernel protects it from all but its writer."""
-        return self.name not in ("shm", UNSEALED)
+        return self.name not in ("shm", SHARED, UNSEALED)
+
+    @property
+    def has_sealed_size(self) -> bool:
+        """Whether it has one size for ever, unless it can grow."""
+        return self.is_sealed or self.name == SHARED
 
     @property
     def can_grow(self) -> bool:
         """Whether a descriptor that writes can make it larger."""
-        return self.name == GROWING or not self.is_sealed
+        return self.name == GROWING or not self.has_sealed_size
 
 
 def become(uid: int, is_dumpable: bool) -> None:
@@ -178,6 +183,7 @@ def make_regions(peer: RawPeer) -> dict[str, Made]:
     assert isinstance(reply, m.Published), reply
     objects["put"] = mapped(fds[0])
     objects["writer"] = make_region(peer, "writer", "writer", "memfd")
+    objects[SHARED] = make_region(peer, SHARED, "shared", "memfd", mode=0o400)
     objects["shm"] = make_region(peer, "shm", "full", "shm")
     return objects
 
@@ -194,12 +200,12 @@ def mapped(reader: int, writer: int = -1, *, is_written: bool = False) -> Made:
 KEPT: list[object] = []  # of a client's process
 
 
-def make_region(peer: RawPeer, name: str, seal: str, backend: str) -> Made:
+def make_region(peer: RawPeer, name: str, seal: str, backend: str, mode: int = 0o600) -> Made:
     """Make a region, and keep the descriptor by which it was written."""
-    created, (writer,) = peer.ask(m.Create(1, name, PAYLOAD, seal, backend, 0o600, False))
+    created, (writer,) = peer.ask(m.Create(1, name, PAYLOAD, seal, backend, mode, False))
     assert isinstance(created, m.Created), created
     os.pwrite(writer, FILLING, PAGE)
-    is_written = seal == "writer" or backend == "shm"
+    is_written = seal in ("writer", "shared") or backend == "shm"
     written = mapped(writer, writer, is_written=True) if is_written else None
     reply, fds = peer.ask(m.Publish(2, created.region, 1, PAYLOAD, 0, 0, 0, 0))
     assert isinstance(reply, m.Published), reply

@@ -24,7 +24,7 @@ IS_ROOT = os.getuid() == 0
 # Of the host, of who writes the objects, and of another user.
 HOST, OWNER, OTHER = (54320, 54321, 54322) if IS_ROOT else (os.getuid(),) * 3
 ATTACKERS = {"another user": OTHER, "the same user": OWNER, "the host's user": HOST, "root": 0}
-NAMES = ["full", "spare", "put", "writer", "shm", "arena", victims.GROWING, "ledger", "board"]
+NAMES = ["full", "spare", "put", "writer", victims.SHARED, "shm", "arena", victims.GROWING, "ledger", "board"]
 NEEDS_ROOT = ("file handle", "owner's map_files", "host's map_files")
 PR_SET_PTRACER, PR_SET_PTRACER_ANY = 0x59616D61, ctypes.c_ulong(-1)
 
