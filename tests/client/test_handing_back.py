@@ -123,6 +123,18 @@ def test_name_of_what_a_client_holds_is_back_by_itself(
         wait_until(lambda: leases(other) == {"x": 0})
 
 
+def test_path_of_the_socket_need_not_be_utf_8(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / os.fsdecode(b"h\xff.sock"))
+    machine.start()
+    try:
+        with shmclient.connect(machine.path) as shm, shmclient.connect(machine.path) as other:
+            held = shm.put("x", b"1" * 5000)
+            machine.restart()
+            assert bytes(other.get("x", wait=30)) == bytes(held.data)  # `shm` has asked for nothing
+    finally:
+        machine.kill()
+
+
 def test_held_region_is_the_same_one_for_its_holder(machine: Machine) -> None:
     with shmclient.connect(machine.path) as shm:
         shm.put("x", np.arange(1000)).close()

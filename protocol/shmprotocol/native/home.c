@@ -84,17 +84,21 @@ static PyObject *shm_home_owners(PyObject *self, PyObject *none)
 static int shm_home_init(PyObject *self, PyObject *arguments, PyObject *keywords)
 {
         struct shm_home *home = (struct shm_home *)self;
-        const char *path, *host;
+        PyObject *file_name = NULL; /* the bytes of the path, which need not be UTF-8 */
+        const char *path = NULL, *host;
 
         (void)keywords;
-        if (home->path[0] || !PyArg_ParseTuple(arguments, "ssi", &path, &host, &home->socket) ||
+        if (home->path[0] || !PyArg_ParseTuple(arguments, "O&si", PyUnicode_FSConverter, &file_name, &host, &home->socket) ||
+            (path = PyBytes_AsString(file_name)) == NULL ||
             strlen(path) >= SHM_HOME_PATH || strlen(host) >= SHM_HOME_HOST || !path[0]) {
                 if (!PyErr_Occurred())
                         PyErr_SetString(PyExc_ValueError, "a Home is made once, of a path and a name that are not too long");
+                Py_XDECREF(file_name);
                 return -1;
         }
         strcpy(home->path, path);
         strcpy(home->host, host);
+        Py_DECREF(file_name);
         home->watched = home->link = -1;
         home->uid = (uid_t)-1;
         shm_keeper_prepare();
