@@ -125,14 +125,14 @@ class WatchedHost:
 
     def _end_freeing(self) -> None:
         """Return when the host's thread has closed what it was given: that is freed, but still open."""
-        if (freer := self.host._freer) is not None:
-            freer._closer.end()
-            freer._closer = Closer()
+        if (crew := self.host._crew) is not None:
+            crew.freer._closer.end()
+            crew.freer._closer = Closer()
 
     def settle(self, leases: int = 0) -> None:
         """Return when the host has handled what clients gave back a moment later, and freed it."""
         wait_until(lambda: self.counts()["leases"] == leases)
-        wait_until(lambda: not self.call(lambda: self.host._workers and self.host._workers._running))
+        wait_until(lambda: not self.call(lambda: self.host._crew and self.host._crew.workers._running))
 
     def is_back_at(self, before: dict[str, Any]) -> bool:
         """Return whether nothing is left since; fewer threads are no leak: one of an earlier test may end."""

@@ -23,15 +23,13 @@ import anyio.abc
 from shmhost.core.accounts import Accounts
 from shmhost.core.generations import Generations
 from shmhost.core.hub import Hub, Owner
-from shmhost.core.ledgers import Ledger
 from shmhost.core.meter import Meter
 from shmhost.core.objects import Freeable, Memfd, MemoryObject, PosixShm
 from shmhost.core.peers import Peer
-from shmhost.core.readings import forgetting
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.successors import check_successor
-from shmhost.core.work import PASS_ON, SETTLE, Steps, Work, run_now
+from shmhost.core.work import PASS_ON, SETTLE, Steps, Work
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard, open_board
 from shmhost.machine.growing_memory import GrowingMemfd
@@ -43,14 +41,12 @@ from shmhost.serving import metrics, takeover
 from shmhost.serving.absence import Absence
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.closing import Closer
-from shmhost.serving.deaths import Deaths
+from shmhost.serving.crew import Crew
 from shmhost.serving.door import Door
-from shmhost.serving.freeing import Freer, close_all
-from shmhost.serving.guests import Guests
+from shmhost.serving.freeing import close_all
 from shmhost.serving.handover import Estate, HandOver
 from shmhost.serving.idle import Idle
 from shmhost.serving.keeping import Expiry
-from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
 from shmhost.serving.membership import Membership
 from shmhost.serving.notes import Notes
@@ -66,14 +62,11 @@ from shmhost.serving.predecessor import (
     take_over,
     take_up,
 )
-from shmhost.serving.recall import Recall
-from shmhost.serving.sealing import Sealers
 from shmhost.serving.store import Store
 from shmhost.serving.takeover import Heritage
 from shmhost.serving.turned_away import TurnedAway
-from shmhost.serving.turns import Turns
 from shmhost.serving.unread import Flight
-from shmhost.serving.workers import Outcome, Workers
+from shmhost.serving.workers import Outcome
 from shmhost.settings.config import Config
 from shmhost.settings.policies import privileged_uids
 from shmhost.settings.totals import totals_of
@@ -82,8 +75,6 @@ from shmprotocol.wire import descriptors
 from shmprotocol.wire.names import Backend
 
 LOG = logging.getLogger("shmhost")
-
-END_S = 2.0  # for threads to finish at the end: a client can block its own for as long as it likes
 
 
 def backend_options() -> dict[str, Any]:
@@ -146,12 +137,7 @@ class Host:
         self._flight = Flight(self.registry.accounts)
         self._stopped = anyio.Event()
         self._idle = Idle(config.until_idle, self._links, self.stop)
-        self._workers: Workers | None = None  # while it serves
-        self._freer: Freer | None = None  # likewise
-        self._sealers: Sealers | None = None  # likewise
-        self._deaths: Deaths | None = None  # likewise
-        self._guests: Guests | None = None  # likewise
-        self._lingering: Lingering | None = None  # likewise
+        self._crew: Crew | None = None  # while it serves
         self._state: StateFile | None = None
         self._shm_names = ShmNames("shmhost-none")  # until it serves
 
@@ -206,47 +192,27 @@ class Host:
         return board
 
     async def _serve(self, listener: socket.socket, task_status: anyio.abc.TaskStatus[Host]) -> None:
-        self._workers = workers = Workers()
-        self._freer = freer = Freer(workers)
-        self._sealers = self._hub.sealers = Sealers(workers.are_free)
-        self._deaths = deaths = Deaths()
-        self._lingering = lingering = Lingering(deaths, self._forget_ledger)
-        recall = Recall(self._hub, workers)
-        self._guests = guests = Guests(Turns(), self.registry.accounts)
-        self._hub.run_news, self._hub.run_ends = guests.turns.tell, guests.turns.end
+        self._crew = crew = Crew(self._hub)
         try:
-            self._be_taken_over(listener, workers, guests.turns)
-            await self._listen(listener, guests, task_status)
+            self._be_taken_over(listener, crew)
+            await self._listen(listener, crew, task_status)
         finally:
-            guests.close()
-            guests.turns.finish()
-            lingering.close()
-            deaths.close()  # of links that are closed
-            recall.close()
-            # Steps must see the end of their work: otherwise its object would have no owner.
-            with anyio.move_on_after(END_S, shield=True) as scope:
-                await workers.drain()
-            if scope.cancelled_caught:
-                LOG.warning("abandoned system calls that have not returned")
-            workers.close()
-            freer.close()
-            self._workers = self._freer = self._sealers = self._hub.sealers = self._deaths = None
-            self._lingering = self._guests = None
-            self._hub.run_news = self._hub.run_ends = run_now
+            await crew.close()
+            self._crew = None
 
     async def _listen(
-        self, listener: socket.socket, guests: Guests, task_status: anyio.abc.TaskStatus[Host]
+        self, listener: socket.socket, crew: Crew, task_status: anyio.abc.TaskStatus[Host]
     ) -> None:
         loop = asyncio.get_running_loop()
         # No request has descriptors, but for those of connections that hand back what a killed host has left.
         descriptors.refuse(listener)
         if self._heritage is not None:
-            self._take_over(self._heritage)
+            self._take_over(self._heritage, crew)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
         absence = Absence(self._hub)
         absence.begin()
         expiry = Expiry(self._hub)
-        door = Door(listener, self._closer, self._admit, guests.latest)
+        door = Door(listener, self._closer, self._admit, crew.guests.latest)
         LOG.info("listening on %s", self.config.socket_path)
         task_status.started(self)
         self._idle.note()
@@ -274,21 +240,20 @@ class Host:
         for arena_link in list(self._arena_links):
             arena_link.close()
 
-    def _be_taken_over(self, listener: socket.socket, workers: Workers, turns: Turns) -> None:
+    def _be_taken_over(self, listener: socket.socket, crew: Crew) -> None:
         """Answer a successor from now on, if this process can end for it."""
         if self._leave is None or self._membership.plan is not None:
             return
-        lock, lingering = self._notes.lock, self._lingering
+        lock = self._notes.lock
         assert lock is not None
-        assert lingering is not None
         self._hub.check_successor = functools.partial(check_successor, self._hub, os.geteuid())
-        links = self._links, self._arena_links, lingering
-        parts = self._hub, *links, workers, turns, listener, self._listener is not None, lock
+        links = self._links, self._arena_links, crew.lingering
+        parts = self._hub, *links, crew.workers, crew.turns, listener, self._listener is not None, lock
         scraped = self.config.metrics, self._scraped
         manager = self._notifier, self._store
         self._hand_over = HandOver(Estate(*parts, *manager, self._old_boards, scraped, self._leave))
 
-    def _take_over(self, heritage: Heritage) -> None:
+    def _take_over(self, heritage: Heritage, crew: Crew) -> None:
         """Take the place of another host."""
         assert self._notes.lock is not None
         lock, path = self._notes.lock, f"{self.config.socket_path}.state"
@@ -298,9 +263,8 @@ class Host:
             self._state = take_over(path, lock, self._hub, self._shm_names)
             return self._open_board(lines)
 
-        assert self._lingering is not None
         boards, names = self._old_boards, self._shm_names
-        makers = open_next, self._make_link, self._make_control, self._lingering.keep_from_elsewhere
+        makers = open_next, self._make_link, self._make_control, crew.lingering.keep_from_elsewhere
         takeover.settle(heritage, takeover.Parts(self._hub, boards, names, *makers))
         self._notifier.resume(*heritage.record.manager)
         self._store.resume(self._hub, *heritage.record.store)
@@ -328,10 +292,8 @@ class Host:
     def _make_link(
         self, sock: socket.socket, pidfd: int | None, peer: Peer, may_return: bool = False
     ) -> Link:
-        deaths, lingering, guests = self._deaths, self._lingering, self._guests
-        assert deaths is not None  # as long as it listens
-        assert lingering is not None
-        assert guests is not None
+        crew = self._crew
+        assert crew is not None  # as long as it listens
         link = Link(
             sock,
             pidfd,
@@ -340,10 +302,10 @@ class Host:
             self._start_work,
             self._closer,
             self._flight.share(peer.uid),
-            guests.receive(peer.uid),
+            crew.guests.receive(peer.uid),
             self._forget_link,
-            deaths,
-            lingering,
+            crew.deaths,
+            crew.lingering,
             may_return=may_return,
         )
         self._links.add(link)
@@ -355,17 +317,14 @@ class Host:
         self._idle.note()
         self._old_boards.forget(link)
 
-    def _forget_ledger(self, ledger: Ledger) -> None:
-        self._hub.run_ends(ledger.peer.uid, forgetting(self._hub, ledger))
-
     def _shut(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the peer is gone already
             sock.shutdown(socket.SHUT_RDWR)
         self._closer.close(sock)
 
     def _make_control(self, owner: Owner, sock: socket.socket | None = None) -> ArenaLink:
-        assert self._guests is not None  # as long as it listens
-        share, turn = self._flight.owners_share(owner.peer.uid), self._guests.turns.of(owner.peer.uid)
+        assert self._crew is not None  # as long as it listens
+        share, turn = self._flight.owners_share(owner.peer.uid), self._crew.turns.of(owner.peer.uid)
         link = ArenaLink(owner, self._start_work, self._closer, share, turn, self._arena_links.discard, sock)
         self._arena_links.add(link)
         return link
@@ -375,25 +334,8 @@ class Host:
             assert isinstance(link, Link)
             assert self._hand_over is not None
             return self._hand_over.start(link, steps, work)
-        workers, sealers = self._workers, self._sealers
-        assert workers is not None  # links are closed before
-        assert sealers is not None
-        # Retries have their own lane: a client that loops over a call that waits delays only such clients.
-        lane, call = (link.peer.uid, work.is_retry), work.call
-        if work.sealing is not None:
-            said = sealers.seal(link.peer.uid, work.sealing)
-            if isinstance(said, tuple):
-                return said, None
-            call = said or call
-        job = workers.start(lane, call, functools.partial(link.resume, steps))
-
-        def take_back() -> bool:
-            if not workers.cancel(job):
-                return False
-            steps.close()
-            return True
-
-        return take_back
+        assert self._crew is not None  # links are closed before
+        return self._crew.start(link, steps, work)
 
     def _make_object(
         self, backend: Backend, name: str, capacity: int, can_grow: bool = False
@@ -405,8 +347,8 @@ class Host:
 
     def _dispose(self, memory_object: Freeable) -> None:
         is_stored = self._store.takes(memory_object)
-        if not is_stored and self._freer is not None:
-            self._freer.free(memory_object)
+        if not is_stored and self._crew is not None:
+            self._crew.freer.free(memory_object)
         elif not is_stored:
             close_all([memory_object])
 
