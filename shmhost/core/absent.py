@@ -5,12 +5,16 @@ They belong to whom they belonged, with the mode that they had. To everybody els
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from shmhost.core.expected import info_of
 from shmhost.core.hub import Hub
 from shmhost.core.leases import Send
+from shmhost.core.names import arena_over
 from shmhost.core.peers import Peer
 from shmhost.core.records import Record
-from shmhost.core.regions import WRITE, allows, refused, sees
+from shmhost.core.regions import WRITE, allows, not_found, refused, sees
+from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.errors import RegionNotFound
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ChangeKind, check_name
@@ -21,12 +25,65 @@ def describe(hub: Hub, peer: Peer, request: m.Stat, send: Send) -> None:
     name = check_name(request.name)
     record = hub.expected.newest(name) if hub.expected else None
     if record is not None and name not in hub.registry.current and sees(peer, info_of(record)):
-        raise RegionNotFound(
-            f"{name!r} (generation {record.generation}, {record.size} bytes) was a region of a host that was "
-            "killed, and no client has handed it back yet; get and open can wait for it, and `shmhost rm` "
-            "gives it up"
-        )
+        raise _not_back(record)
     send(m.Described(request.id, hub.registry.find(name, peer).info()), ())
+
+
+def why_missing(
+    hub: Hub, peer: Peer, names: Iterable[str], error: RegionNotFound
+) -> tuple[RegionNotFound, bool]:
+    """Return what to say of names that are not all here, and whether all that are missing may come back.
+
+    It is the `error` if nothing else is known of them. An arena whose owner is not back is missing.
+    """
+    if not (hub.expected or hub.registry.arenas):
+        return error, False
+    missing = [name for name in names if not _is_here(hub, peer, name)]
+    records = {name: _expected(hub, peer, name) for name in missing}
+    for name, record in records.items():
+        if record is None and not _is_shut(hub, peer, name):
+            return not_found(name, peer), False
+    record = next(filter(None, records.values()), None)
+    return (_not_back(record) if record is not None else error), bool(missing)
+
+
+def _is_here(hub: Hub, peer: Peer, name: str) -> bool:
+    current = hub.registry.current
+    region = current.get(name) or arena_over(name, current)
+    return region is not None and region.is_visible(peer) and (region.arena is None or region.arena.is_open)
+
+
+def _is_shut(hub: Hub, peer: Peer, name: str) -> bool:
+    """Whether an arena is back, and its owner is not."""
+    current = hub.registry.current
+    region = current.get(name) or arena_over(name, current)
+    return region is not None and region.is_visible(peer)
+
+
+def _expected(hub: Hub, peer: Peer, name: str) -> Record | None:
+    """Return the record of a name, or of the arena over it, that may come back, and that a peer may see."""
+    current = hub.registry.current
+    if not hub.expected or name in current or arena_over(name, current) is not None:
+        return None
+    for part in _with_those_above(name):
+        record = hub.expected.newest(part)
+        if record is not None and (part == name or record.kind == KIND_ARENA):
+            return record if sees(peer, info_of(record)) else None
+    return None
+
+
+def _with_those_above(name: str) -> Iterator[str]:
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+
+
+def _not_back(record: Record) -> RegionNotFound:
+    return RegionNotFound(
+        f"{record.name!r} (generation {record.generation}, {record.size} bytes) was a region of a host that "
+        "was killed, and no client has handed it back yet; get and open can wait for it, and `shmhost rm` "
+        "gives it up"
+    )
 
 
 def unlink(hub: Hub, peer: Peer, request: m.Unlink, send: Send) -> None:

@@ -163,6 +163,8 @@ class Hub:
     stored: Stored | None = None  # what outlives this host without a client
     check_successor: Callable[[Peer, m.Takeover], None] = no_successor  # ShmError: it may not have all
     note_wait: Callable[[Sequence[str]], object] = bool  # called with names that a client waits for
+    # Calls a function when names of a killed host had time to come back; False: that time is over.
+    be_patient: Callable[[Callable[[], None]], bool] = lambda _call: False
     fleet_gauges: Callable[[], Sequence[Gauge]] = tuple  # of the fleet, for metrics
     sealers: Sealers | None = None
     spare_max: int = 0  # bytes of spares that a connection may have without asking

@@ -80,6 +80,10 @@ class Interests:
         """Whether this wait has not ended."""
         return self._waits.get(request.id) is request
 
+    def impatient(self) -> list[m.Open]:
+        """Return the requests that wait though their client did not ask for it."""
+        return [request for request in self._waits.values() if not request.wait]
+
     def end_watch(self, request: int) -> None:
         """Remove a watch, if there is one with this number."""
         prefix = self._watches.pop(request, None)

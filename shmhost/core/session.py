@@ -208,6 +208,8 @@ class Session:
         self._ownerships.resume(record.owned, record.version)
         if self._interests:
             self._hub.listeners.add(self)
+        if self._interests.impatient():
+            self._hub.be_patient(self.lose_patience)
 
     def take_used_ledgers(self, *, is_dropped: bool) -> list[Ledger]:
         """Return the ledgers by which the client may use values of arenas still; the caller has them then."""
@@ -305,13 +307,13 @@ class Session:
         try:
             regions = [find(name, self.peer) for name in request.open_names]
             self._readings.check(regions)
-        except RegionNotFound:
+        except RegionNotFound as error:
             for name in request.open_names:
                 check_name(name)
             if not request.wait:
-                raise
-            self._interests.wait(request)
-            self._hub.listeners.add(self)
+                self._be_patient(request, error)
+                return
+            self._wait(request)
             self._hub.note_wait(request.open_names)
             return
         if self._version < m.SHARED_VERSION:
@@ -320,6 +322,30 @@ class Session:
             self._leases.open(request, regions)
         else:
             self._readings.open(request, regions, self._version)
+
+    def _wait(self, request: m.Open) -> None:
+        self._interests.wait(request)
+        self._hub.listeners.add(self)
+
+    def _be_patient(self, request: m.Open, error: RegionNotFound) -> None:
+        """Wait for names of a killed host, though the client did not ask for it, or raise RegionNotFound."""
+        why, is_coming = absent.why_missing(self._hub, self.peer, request.open_names, error)
+        if not is_coming or not self._hub.be_patient(self.lose_patience):
+            raise why
+        try:
+            self._wait(request)
+        except QuotaExceeded:  # the client waits for as much as it may already
+            raise why from None
+
+    def lose_patience(self) -> None:
+        """Wait no more for names that the client did not ask to wait for."""
+        self._hub.run_ends(self.peer.uid, self._losing_patience())
+
+    def _losing_patience(self) -> Iterator[None]:
+        for request in self._interests.impatient():
+            if self._interests.has_wait(request):
+                self._retry(request)
+                yield
 
     def _retry(self, request: m.Open) -> None:
         self._interests.end_wait(request.id)

@@ -52,6 +52,7 @@ from shmhost.serving.membership import Membership
 from shmhost.serving.notes import Notes
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
+from shmhost.serving.patience import Patience
 from shmhost.serving.policing import apply_policy
 from shmhost.serving.predecessor import (
     EXPECT_S,
@@ -206,6 +207,8 @@ class Host:
         loop = asyncio.get_running_loop()
         # No request has descriptors, but for those of connections that hand back what a killed host has left.
         descriptors.refuse(listener)
+        patience = Patience()
+        self._hub.be_patient = patience.wait
         if self._heritage is not None:
             self._take_over(self._heritage, crew)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
@@ -230,6 +233,7 @@ class Host:
             ending.cancel()
             self._idle.close()
             absence.close()
+            patience.close()
             expiry.close()
             self._turned_away.close()
             self._flight.close()
