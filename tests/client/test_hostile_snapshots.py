@@ -39,6 +39,7 @@ WRONG = {
     "image size": (16, u64(1 << 40)),
     "largest image size": (16, u64(2**64 - 4096)),
     "mode": (32, b"\xff\xff"),
+    "room of what is sealed for good": (72, u64(1 << 20)),
     "header magic": (header_field(0), b"X"),
     "abi": (header_field(8), b"\x02"),
     "kind of an arena": (header_field(16), b"\x04"),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from shmprotocol.abi.header import (
     FLAG_ARENA,
     FLAG_GROWS,
+    FLAG_SEAL_SHARED,
+    FLAG_SEAL_WRITER,
     HEADER_SIZE,
     KIND_DATA,
     KIND_OBJECTS,
@@ -108,4 +110,7 @@ def read_start(start: bytes, file_size: int) -> Snapshot:
         raise BadRegion(f"it holds a region of kind {header.kind}, not of {KIND_DATA} or {KIND_OBJECTS}")
     if capacity != page_up(header.size) or header.size <= HEADER_SIZE:
         raise BadRegion(f"it says {header.size} of {capacity} bytes: it is corrupt")
+    can_grow = header.flags & (FLAG_SEAL_WRITER | FLAG_SEAL_SHARED)
+    if max_size and (not can_grow or max_size < header.size - HEADER_SIZE):
+        raise BadRegion(f"it may grow to {max_size} bytes, it says, as no such region can: it is corrupt")
     return Snapshot(mode, saved_ns, digest, max_size, header)
