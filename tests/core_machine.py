@@ -319,6 +319,7 @@ class Model:
             "unread",
             "unread_by_owners",
             "queued",
+            "news",
             "stored",
         )
         for index, (name, pool) in enumerate(zip(names, accounts.pools, strict=True)):

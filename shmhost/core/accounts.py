@@ -44,6 +44,7 @@ class Account:
         "leases",
         "lines",
         "listening",
+        "news",
         "queued",
         "regions",
         "shares",
@@ -76,6 +77,7 @@ class Account:
             self.unread,
             self.unread_by_owners,
             self.queued,
+            self.news,
             self.stored,
         ) = self.shares
 

@@ -22,6 +22,7 @@ from shmhost.core.processes import Process
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD, Registry
+from shmhost.core.shares import Share
 from shmhost.core.stored import Stored
 from shmhost.core.work import Steps, run_now
 from shmprotocol.errors import QuotaExceeded, ShmError, Unsupported
@@ -237,9 +238,21 @@ class Hub:
         for listener in self.listeners:
             groups[listener.peer.uid].append(listener)
         for uid, group in groups.items():
-            if not self.run_news(uid, _telling(changes, group)):
+            if not self._tell_group(uid, changes, group):
                 for listener in group:
                     listener.fall_behind()
+
+    def _tell_group(self, uid: int, changes: Sequence[News], group: list[Listener]) -> bool:
+        """Have listeners of a uid hear of changes, soon; False if too many wait until they do."""
+        share = self.registry.accounts.of(uid).news
+        try:
+            share.take(1)
+        except QuotaExceeded:
+            return False
+        if self.run_news(uid, _telling(changes, group, share)):
+            return True
+        share.give(1)
+        return False
 
     def measure(self, request: int) -> m.Measured:
         """Return the counters, as the reply to a request."""
@@ -273,11 +286,14 @@ class Hub:
         )
 
 
-def _telling(changes: Sequence[News], listeners: list[Listener]) -> Iterator[None]:
-    for news in changes:
-        for listener in listeners:
-            yield from listener.hear(news) or ()
-            yield
+def _telling(changes: Sequence[News], listeners: list[Listener], share: Share) -> Iterator[None]:
+    try:
+        for news in changes:
+            for listener in listeners:
+                yield from listener.hear(news) or ()
+                yield
+    finally:
+        share.give(1)
 
 
 def uses_of(accounts: Accounts) -> tuple[m.Use, ...]:

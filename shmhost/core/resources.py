@@ -11,6 +11,7 @@ from shmprotocol.wire.names import MAX_DESCRIPTORS
 CONNECTION_FILES = 2
 # Bytes of the largest reply, an inspection with all its holders: a user that reads can get each.
 LARGEST_REPLY = 256 * KIB
+LEAST_NEWS = 64  # changes in a burst of which each user is told, whatever others listen to
 _UNLINK = "Close or unlink regions that you do not need"
 
 
@@ -19,8 +20,8 @@ class Totals(NamedTuple):
 
     `files` are descriptors, `lines` those of the board, `listening` is watches and names that clients wait
     for, `addresses` bytes of the windows, for arenas to grow into, or for all that is mapped where
-    `are_addresses_scarce`, `unread` descriptors that are sent and
-    not read yet, some of them by the owners of arenas, and `queued` bytes that wait until clients read.
+    `are_addresses_scarce`, `unread` descriptors that are sent and not read yet, some of them by the owners of
+    arenas, `queued` bytes that wait until clients read, and `news` changes that clients are not told of yet.
     """
 
     bytes: int
@@ -33,6 +34,7 @@ class Totals(NamedTuple):
     unread: int = UNLIMITED
     unread_by_owners: int = UNLIMITED
     queued: int = UNLIMITED
+    news: int = UNLIMITED
     are_addresses_scarce: bool = False
 
 
@@ -85,6 +87,14 @@ def pools_of(totals: Totals) -> tuple[Pool, ...]:
             "Read replies and events",
             is_for_all=True,
             least=LARGEST_REPLY,
+        ),
+        Pool(
+            "news",
+            totals.news,
+            "changes that clients are not told of yet",
+            "Watch and wait for fewer names",
+            is_for_all=True,
+            least=LEAST_NEWS,
         ),
         # None, until a host knows that its service manager has a store.
         Pool("stored", 0, "places in the service manager's store", "Raise FileDescriptorStoreMax="),

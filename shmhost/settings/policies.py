@@ -31,6 +31,7 @@ COUNTS: tuple[str, ...] = (
     "watches",
     "unread",
     "unread_by_owners",
+    "news",
     "stored",
 )
 _PEOPLE = ("title", "users", "groups")

@@ -23,6 +23,9 @@ NO_FILES_LIMIT = 2**20  # descriptors in flight: where RLIMIT_NOFILE says none
 # which there is room for 32 of the largest replies, and at most what a machine does not miss.
 QUEUED_PART = 16
 MIN_QUEUED, MAX_QUEUED = 8 * MIB, 64 * MIB
+# Changes that clients are not told of yet, † 2 KiB each (2026-11): half as many bytes as wait in queues.
+BYTES_PER_NEWS = 2 * QUEUED_PART * 2048
+MIN_NEWS, MAX_NEWS = 2048, 16_384
 MIN_LISTENING, MAX_LISTENING = 16_384, 2**20  # watches and names that are waited for: likewise
 
 
@@ -48,5 +51,6 @@ def totals_of(config: Config, slices: int = 1) -> Totals:
         unread - unread // OWNERS_PART,
         unread // OWNERS_PART,
         min(MAX_QUEUED, max(MIN_QUEUED, config.budget // QUEUED_PART)),
+        min(MAX_NEWS, max(MIN_NEWS, config.budget // BYTES_PER_NEWS)),
         are_scarce,
     )

@@ -13,9 +13,9 @@ from shmhost.core.news import News
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
-from shmhost.core.resources import Totals
+from shmhost.core.resources import LEAST_NEWS, Totals
 from shmhost.core.window import STEP, Allocator
-from shmhost.core.work import run_now
+from shmhost.core.work import run_now, run_to_end
 from shmprotocol.wire.connection import Connection, pack
 from shmprotocol.wire.messages import Create, Measured
 from shmprotocol.wire.names import ChangeKind
@@ -93,6 +93,40 @@ def test_listeners_of_a_user_that_is_too_far_behind_must_go(hub: Hub) -> None:
     hub.tell(ChangeKind.PUBLISHED, publish(hub, "x", 7))
     assert sorted(asked) == [0, 8]
     assert [ear.heard for ear in ears] == [[("published", "x")], [("changed", "too far behind")]]
+
+
+def test_changes_that_wait_have_a_total_of_which_each_user_has_a_share(hub: Hub) -> None:
+    hub.registry.accounts = accounts = Accounts(Totals(1 << 40, news=1000))
+    pending: list[Iterator[None]] = []
+    hub.run_news = lambda _uid, news: pending.append(news) is None
+    region, ears = publish(hub, "x", 7), [Ear() for _ in range(3)]
+    for uid, ear in zip((8, 9, 10), ears, strict=True):
+        ear.peer = Peer(uid, uid)
+        hub.listeners = {ear}
+        while not ear.heard and len(pending) <= 1000:
+            hub.tell(ChangeKind.CHANGED, region)
+        assert ear.heard == [("changed", "too far behind")]
+        assert accounts.of(uid).news.used >= LEAST_NEWS
+    assert accounts.of(8).news.used > 500
+    pool = accounts.of(8).news.pool
+    assert pool.used == len(pending) <= 1000
+    for news in pending:
+        run_to_end(news)
+    assert pool.used == 0
+
+
+def test_changes_that_are_refused_or_fail_are_charged_no_more(hub: Hub) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    ear = Ear(fail)
+    hub.listeners.add(ear)
+    region = publish(hub, "x", 7)
+    with pytest.raises(ZeroDivisionError):
+        hub.tell(ChangeKind.CHANGED, region)
+    hub.run_news = lambda _uid, _news: False
+    hub.tell(ChangeKind.CHANGED, region)
+    assert hub.registry.accounts.of(0).news.used == 0
 
 
 def test_listener_may_leave_and_others_may_come_while_it_is_told(hub: Hub) -> None:
