@@ -287,11 +287,12 @@ class Creations:
         try:
             if isinstance(memory_object, Memfd) and memory_object.is_spare:
                 sealing = memory_object.sealing(header.capacity, packed) if begun is None else None
-                said = yield Work(begun.finish if begun else call, is_quick=False, sealing=sealing)
+                finish = begun.finish if begun else call
+                said = yield Work(finish, is_quick=False, sealing=sealing, can_be_left=True)
                 if said is not None:
                     memory_object.was_sealed(header.capacity, *said)
             else:
-                yield Work(call, is_quick=False, is_retry=region.was_busy)
+                yield Work(call, is_quick=False, is_retry=region.was_busy, can_be_left=True)
         except RegionBusy:
             region.was_busy = True
             raise

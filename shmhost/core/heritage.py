@@ -225,6 +225,17 @@ def adopt_regions(hub: Hub, records: Sequence[RegionRecord], take: Take, makers:
     registry.lines.resume({line: registry.accounts.of(uid).lines for line, uid in owners.items()})
 
 
+def free_left(hub: Hub, record: HostRecord) -> None:
+    """Free what is not published and in no table of a session: what was under way, and was left."""
+    sessions = [link.session for link in record.links]
+    numbers = {number for each in sessions for number in each.creations}
+    numbers |= {number for each in sessions for number, _ in each.spares}
+    for region in list(hub.registry.regions.values()):
+        is_new = region.state in (State.CREATING, State.ABORTED, State.SPARE)
+        if is_new and region.arena is None and region.number not in numbers:
+            hub.registry.abort(region)
+
+
 def _charge_from(registry: Registry, record: ChargeRecord) -> Charge:
     uid, size, files, regions = record
     return registry.accounts.of(uid).charge(size, files, regions)

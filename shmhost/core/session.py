@@ -40,6 +40,7 @@ from shmprotocol.errors import (
     InvalidArgument,
     OutOfMemory,
     QuotaExceeded,
+    RegionBusy,
     RegionNotFound,
     RemoteProtocolError,
     ShmError,
@@ -49,6 +50,10 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire import shortcut
 from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
 
+LEFT = (
+    "another host has taken over while the region was being sealed, which took too long: put or publish it "
+    "again, once nothing writes to it and no I/O holds its pages"
+)
 PUT_SIZE = 11  # of what `parse_put` returns
 
 Answer = tuple[int, str] | tuple[int, str, Steps]
@@ -82,6 +87,7 @@ class Session:
         self._ownerships = Ownerships(hub, peer, send)
         self._interests = Interests(self._account.listening)
         self.end: Callable[[str], object] = lambda _why: None  # ends the connection, in a moment
+        self._pending = 0  # the request that is under way
         self._descriptors: list[int] = []  # of the message that is being handled
 
     @property
@@ -194,6 +200,7 @@ class Session:
             *self._interests.record(),
             self._readings.record(),
             self._ownerships.record(),
+            self._pending,
         )
 
     def resume(self, record: SessionRecord) -> None:
@@ -206,6 +213,7 @@ class Session:
         self._interests.resume(map(m.Open._make, record.waits), record.watches)
         self._readings.resume(record.ledgers)
         self._ownerships.resume(record.owned, record.version)
+        self._pending = record.pending
         if self._interests:
             self._hub.listeners.add(self)
         if self._interests.impatient():
@@ -259,7 +267,14 @@ class Session:
                 self._retry(wait)
                 yield
 
+    def refuse_pending(self) -> None:
+        """Refuse the request that was under way at another host, which did not wait for its end."""
+        if self._pending:
+            request, self._pending = self._pending, 0
+            self._fail(request, RegionBusy(LEFT))
+
     def _guarded(self, request: int, steps: Steps) -> Steps:
+        self._pending = request
         try:
             yield from steps
         except RemoteProtocolError:
@@ -268,6 +283,8 @@ class Session:
             if isinstance(error, QuotaExceeded):
                 yield PAUSE  # † to say who has how much takes 40 us
             self._fail(request, error)
+        finally:
+            self._pending = 0
 
     def _fail(self, request: int, error: ShmError | OSError) -> None:
         self._refuse(request, error if isinstance(error, ShmError) else refusal_of(error, "answer"))

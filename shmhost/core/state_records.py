@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 8
+STATE_FORM = 9
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -112,6 +112,7 @@ class SessionRecord(NamedTuple):
     watches: tuple[tuple[int, str], ...]
     ledgers: tuple[int, ...]  # the numbers: its own, 0 for none, and others that it has handed back
     owned: tuple[tuple[int, int, int], ...]  # arena, lease, nanoseconds
+    pending: int  # the request that is under way, 0 for none
 
 
 class LinkRecord(NamedTuple):

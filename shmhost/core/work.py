@@ -24,12 +24,14 @@ class Work:
 
     `is_quick`: no client can make it wait. `is_retry`: an earlier attempt failed, so first attempts go ahead.
     `sealing`: a sealer may do that in place of the call; what it says is the result then.
+    `can_be_left`: a successor does not wait for it, refuses the request, and frees what no session has.
     """
 
     call: Callable[[], Any]
     is_quick: bool
     is_retry: bool = False
     sealing: Sealing | None = None
+    can_be_left: bool = False
 
 
 Steps = Generator[Work, Any, None]

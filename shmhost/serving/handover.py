@@ -1,10 +1,11 @@
 """How a host hands over to its successor, connections and all: see `takeover` for the other side.
 
-First it settles: it reads nothing more from its clients until nothing is under way. Then, in one turn of its
-loop, it says what it has and passes all descriptors on, waits until the successor has taken them, and lets
-it go. Both have every descriptor meanwhile, and the successor touches nothing: whatever happens to it before
-it says that it serves, this host goes on as if nothing had been. After that word this process ends, and
-touches nothing any more.
+First it settles: it reads nothing more from its clients until nothing is under way, or only the sealing of
+regions, which their creators can make wait: the successor refuses those requests. Then, in one turn of its
+loop, it says what it has and passes all descriptors on, waits until the successor has taken them, and lets it
+go. Both have every descriptor meanwhile, and the successor touches nothing: whatever happens to it before it
+says that it serves, this host goes on as if nothing had been. After that word this process ends, and touches
+nothing any more.
 
     successor                         this host
     Takeover              ->
@@ -29,9 +30,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from shmhost.core.heritage import describe_ledgers, describe_meter, describe_regions, pack, write_board
+from shmhost.core.heritage import Give, describe_ledgers, describe_meter, describe_regions, pack, write_board
 from shmhost.core.hub import Hub
-from shmhost.core.state_records import HostRecord
+from shmhost.core.state_records import HostRecord, LinkRecord
 from shmhost.core.work import SETTLE, Steps, Work
 from shmhost.machine.board import SharedBoard
 from shmhost.machine.processes import may_run
@@ -40,7 +41,7 @@ from shmhost.serving import parcels
 from shmhost.serving.arena_link import ArenaLink
 from shmhost.serving.lingering import Lingering
 from shmhost.serving.link import Link
-from shmhost.serving.moving import describe_link
+from shmhost.serving.moving import describe_ended, describe_link
 from shmhost.serving.notify import Notifier
 from shmhost.serving.old_boards import OldBoards
 from shmhost.serving.store import Store
@@ -87,6 +88,7 @@ class HandOver:
         self._estate = estate
         self._task: asyncio.Task[None] | None = None
         self._held_ns = 0
+        self._ended: socket.socket | None = None  # for successors, in place of one that is closed
 
     def start(self, link: Link, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:
         """Carry out a step of the session of a successor."""
@@ -114,6 +116,8 @@ class HandOver:
         self._held_ns = time.monotonic_ns()
         end = time.monotonic() + SETTLE_S
         while self._is_busy(link):
+            if time.monotonic() > end and self._can_leave(link):
+                break
             if time.monotonic() > end:
                 error = RegionBusy(
                     f"requests that are under way took longer than {SETTLE_S:g} s: try again. A client "
@@ -135,6 +139,18 @@ class HandOver:
         estate = self._estate
         is_working = any(link.is_working for link in estate.links if link is not successor)
         return is_working or estate.workers.is_busy or any(each.is_working for each in estate.arena_links)
+
+    def _can_leave(self, successor: Link) -> bool:
+        """Whether all that is under way is the sealing of regions, which takes as long as clients like."""
+        estate = self._estate
+        working = [link for link in estate.links if link is not successor and link.is_working]
+        if any(each.is_working for each in estate.arena_links):
+            return False
+        if not all(link.can_be_left for link in working):
+            return False
+        for link in working:
+            LOG.warning("the sealing of a region of uid %d takes too long: given up", link.peer.uid)
+        return True
 
     def _go_on(self) -> None:
         for link in list(self._estate.links):
@@ -194,7 +210,7 @@ class HandOver:
             estate.old_boards.record(links),
             describe_ledgers(hub, estate.lingering.ledgers(), give),
             describe_regions(registry, give),
-            tuple([describe_link(link, give) for link in links]),
+            tuple([self._describe_link(link, give) for link in links]),
             tuple([arena_link.record(give) for arena_link in estate.arena_links]),
             give(estate.listener.fileno()),
             estate.is_inherited,
@@ -205,6 +221,14 @@ class HandOver:
             hub.keeping.record(),
         )
         return record, fds
+
+    def _describe_link(self, link: Link, give: Give) -> LinkRecord:
+        if not link.is_closing:
+            return describe_link(link, give)
+        if self._ended is None:
+            self._ended, other = socket.socketpair()
+            other.close()
+        return describe_ended(link, give(self._ended.fileno()))
 
 
 def _expect(sock: socket.socket, word: bytes) -> None:

@@ -52,6 +52,7 @@ class Link:
 
     __slots__ = (
         "_began_ns",
+        "_can_be_left",
         "_closer",
         "_closing",
         "_deaths",
@@ -117,6 +118,7 @@ class Link:
         self._working = False  # a Work is in a thread, or waits for one
         self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
         self._take_back: Callable[[], bool] = cannot
+        self._can_be_left = False  # though it is working
         self._closing = False
         self._is_dropped = False
         self._is_finished = False
@@ -176,6 +178,16 @@ class Link:
     def is_working(self) -> bool:
         """Whether a Work of the session is under way, or descriptors wait for the rest of their frame."""
         return self._working or self.connection.has_descriptors
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the socket is closed, or about to be."""
+        return self._closing
+
+    @property
+    def can_be_left(self) -> bool:
+        """Whether a successor can take it over though it is working."""
+        return self._can_be_left and not self.connection.has_descriptors
 
     def hold(self) -> None:
         """Read nothing more, and handle no message that is here, until `release`."""
@@ -352,11 +364,13 @@ class Link:
                 work = steps.send(result) if error is None else steps.throw(error)
                 if work is PAUSE:
                     self._working, self._take_back = True, later(self._turn.later, steps, self.resume)
+                    self._can_be_left = False
                     return False
                 if not work.is_quick:
                     started = self._start_work(self, steps, work)
                     if not isinstance(started, tuple):
                         self._working, self._take_back = True, started
+                        self._can_be_left = work.can_be_left
                         return False
                     outcome = started
                 else:

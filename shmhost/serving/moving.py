@@ -8,11 +8,16 @@ from shmhost.serving.link import Link
 
 
 def describe_link(link: Link, give: Give) -> LinkRecord:
-    """Return the record of a link, which no Work is under way for."""
+    """Return the record of a link, which no Work is under way for, or one that can be left."""
     sock, process = give(link.socket.fileno()), give(-1 if link.pidfd is None else link.pidfd)
     queue, unread = link.outbox.record(give)
     may_return, rest = link.intake is not None, link.connection.rest
     return LinkRecord(sock, process, link.session.record(), may_return, rest, queue, unread)
+
+
+def describe_ended(link: Link, sock: int) -> LinkRecord:
+    """Return the record of a link that only a Work keeps, which can be left; the socket is at its end."""
+    return LinkRecord(sock, -1, link.session.record()._replace(pending=0), False, b"", (), (0, 0))
 
 
 def resume_link(link: Link, record: LinkRecord, take: Take) -> None:

@@ -19,6 +19,7 @@ from shmhost.core.heritage import (
     Makers,
     adopt_ledgers,
     adopt_regions,
+    free_left,
     peer_from,
     resume_numbers,
     take_span,
@@ -173,7 +174,9 @@ def settle(heritage: Heritage, parts: Parts) -> None:
         heritage.accept()
     except BaseException as error:
         _give_up(error)
+    free_left(parts.hub, heritage.record)
     for link in links:
+        link.session.refuse_pending()
         link.release()
     for control in controls:
         control.release()

@@ -56,7 +56,7 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Ledger: ("number peer charge object record joined outlives is_taken", "arenas user"),
     Meter: ("started_ns restarts connections dropped refusals latencies", ""),
     Session: (
-        "peer _greeted _version _leases _spares _creations _readings _ownerships _interests",
+        "peer _greeted _version _leases _spares _creations _readings _ownerships _interests _pending",
         "_hub _registry _account _is_counted _send _filled_puts _small_puts end _descriptors",
     ),
     Leases: ("_regions", "_registry _peer _send _share"),
@@ -69,7 +69,8 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Link: (
         "socket pidfd peer session connection intake outbox",
         "_loop _refused _closer _turn _deaths _lingering _meter _operation _began_ns _start_work _on_closed "
-        "deadline _working _is_inside_frame _take_back _closing _is_dropped _is_finished _is_held",
+        "deadline _working "
+        "_can_be_left _is_inside_frame _take_back _closing _is_dropped _is_finished _is_held",
     ),
     Outbox: (
         "queue _unread",
