@@ -86,9 +86,9 @@ static PyObject *shm_send_with(int socket, const char *data, size_t size, const 
                 message.msg_control = control.bytes;
                 message.msg_controllen = CMSG_SPACE(rights_size);
                 header = CMSG_FIRSTHDR(&message);
-                header->cmsg_level = SOL_SOCKET;
-                header->cmsg_type = SCM_RIGHTS;
-                header->cmsg_len = CMSG_LEN(rights_size);
+                /* All of it: musl has 32 bits beside the length, which is one of 64 to the kernel. */
+                *header = (struct cmsghdr){
+                        .cmsg_len = CMSG_LEN(rights_size), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
                 memcpy(CMSG_DATA(header), rights->buf, rights_size);
         }
         do {
