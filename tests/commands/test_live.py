@@ -380,9 +380,13 @@ def test_live_view_says_what_to_install_without_textual(host: WatchedHost, tmux:
     assert subprocess.run(once, capture_output=True, timeout=30).returncode == 0
 
 
-def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: Tmux) -> None:
-    start(tmux, host.socket_path)
-    wait_until(lambda: host.counts()["links"] == 1)
+def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: Tmux, tmp_path: Path) -> None:
+    command = shlex.join([*COMMAND, "--socket", host.socket_path, "--interval", "0.2"])
+    tmux.run(f"sh -c 'echo $$ > {tmp_path}/pid; exec {command}'")
+    tmux.wait_for("shmhost top", "/s ")
+    process = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    assert process.exists()
     tmux.tmux("new-window", "sh")  # the server stays
     tmux.tmux("kill-window", "-t", "0")
     wait_until(lambda: host.counts()["links"] == 0)
+    wait_until(lambda: not process.exists())
