@@ -24,6 +24,7 @@ from shmclient._regions.mapped import Lease, Mapped, attach, note_mapped
 from shmclient._regions.region import RegionHandle, attached, close_all, is_region_of, make_region
 from shmprotocol.abi.header import FLAG_ARENA, page_up
 from shmprotocol.errors import (
+    BadRegion,
     InvalidArgument,
     RegionClosed,
     RegionNotFound,
@@ -330,7 +331,10 @@ def resize(context: Context, region: RegionHandle, size: int) -> Operation[int]:
         raise InvalidArgument(f"a size is a number of bytes, not {size!r:.40}")
     if size > region.size:
         yield Ask(m.Resize(context.outbox.next_id(), region.number, size))
-    return region.size
+    grown: int = region.size
+    if grown < size:
+        raise BadRegion(f"{region.name!r} has {grown} bytes, and the host let it have {size}: open it again")
+    return grown
 
 
 def _too_old(what: str, context: Context) -> Unsupported:

@@ -174,7 +174,8 @@ class RegionBuilder(Placing):
         if offset - self.size + len(content) <= self._room:
             start = HEADER_SIZE + offset
             memoryview(self._mapped())[start : start + len(content)] = content
-            self._next = max(self._next, self.address + start + len(content))
+            if self._can_grow:  # else it lies behind all that can be placed
+                self._next = max(self._next, self.address + start + len(content))
         else:
             metadata = b""
         if self._is_to_be_sealed:
