@@ -100,6 +100,9 @@ def sensible() -> st.SearchStrategy[m.Message]:
             st.sampled_from(BACKENDS),
             st.sampled_from([0, 0o600, 0o777]),
             st.booleans(),
+            st.booleans(),
+            sizes() | st.just(0),
+            sizes() | st.just(0),
         ),
         st.builds(
             m.Publish,
