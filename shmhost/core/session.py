@@ -347,12 +347,15 @@ class Session:
     def _be_patient(self, request: m.Open, error: RegionNotFound) -> None:
         """Wait for names of a killed host, though the client did not ask for it, or raise RegionNotFound."""
         why, is_coming = absent.why_missing(self._hub, self.peer, request.open_names, error)
-        if not is_coming or not self._hub.be_patient(self.lose_patience):
-            raise why
         try:
-            self._wait(request)
-        except QuotaExceeded:  # the client waits for as much as it may already
-            raise why from None
+            if not is_coming or not self._hub.be_patient(self.lose_patience):
+                raise why
+            try:
+                self._wait(request)
+            except QuotaExceeded:  # the client waits for as much as it may already
+                raise why from None
+        finally:
+            del why, error  # an error has this frame as long as it is kept
 
     def lose_patience(self) -> None:
         """Wait no more for names that the client did not ask to wait for."""

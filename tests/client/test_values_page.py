@@ -14,6 +14,7 @@ import pytest
 from test_as_arrays import is_private_view
 
 import shmclient
+from shmclient._shared import hosts
 from shmclient.shared_memory import SharedMemory
 from support import WatchedHost
 
@@ -142,6 +143,8 @@ def segment(put: shmclient.Client, get: shmclient.Client) -> None:
     other.close()
     first.close()
     first.unlink()
+    while hosts._clients:  # that of the module, of this process
+        hosts._clients.popitem()[1].close()
 
 
 CHECKS: dict[str, Callable[[shmclient.Client, shmclient.Client], None]] = {
