@@ -51,14 +51,15 @@ def pages() -> list[Page]:
     ]
 
 
-def _pages(name: str, command: click.Command) -> Iterator[Page]:
-    context = click.Context(command, info_name=name)
+def _pages(name: str, command: click.Command, parent: click.Context | None = None) -> Iterator[Page]:
+    # As click makes it: a command keeps the names of its --help from the first context that asks.
+    context = click.Context(command, parent, info_name=name, **command.context_settings)
     yield _page(name, command, context)
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
             subcommand = command.get_command(context, word)
             if subcommand is not None and not subcommand.hidden:
-                yield from _pages(f"{name} {word}", subcommand)
+                yield from _pages(f"{name} {word}", subcommand, context)
 
 
 def _page(name: str, command: click.Command, context: click.Context) -> Page:
