@@ -38,32 +38,24 @@ def why_missing(
     """
     if not (hub.expected or hub.registry.arenas):
         return error, False
-    missing = [name for name in names if not _is_here(hub, peer, name)]
-    records = {name: _expected(hub, peer, name) for name in missing}
-    for name, record in records.items():
-        if record is None and not _is_shut(hub, peer, name):
+    current, first, is_missing = hub.registry.current, None, False
+    for name in names:
+        region = current.get(name) or arena_over(name, current)
+        if region is None:
+            record = _expected(hub, peer, name)
+            if record is None:
+                return not_found(name, peer), False
+            first, is_missing = first or record, True
+        elif not region.is_visible(peer):
             return not_found(name, peer), False
-    record = next(filter(None, records.values()), None)
-    return (_not_back(record) if record is not None else error), bool(missing)
-
-
-def _is_here(hub: Hub, peer: Peer, name: str) -> bool:
-    current = hub.registry.current
-    region = current.get(name) or arena_over(name, current)
-    return region is not None and region.is_visible(peer) and (region.arena is None or region.arena.is_open)
-
-
-def _is_shut(hub: Hub, peer: Peer, name: str) -> bool:
-    """Whether an arena is back, and its owner is not."""
-    current = hub.registry.current
-    region = current.get(name) or arena_over(name, current)
-    return region is not None and region.is_visible(peer)
+        elif region.arena is not None and not region.arena.is_open:
+            is_missing = True
+    return (_not_back(first) if first is not None else error), is_missing
 
 
 def _expected(hub: Hub, peer: Peer, name: str) -> Record | None:
-    """Return the record of a name, or of the arena over it, that may come back, and that a peer may see."""
-    current = hub.registry.current
-    if not hub.expected or name in current or arena_over(name, current) is not None:
+    """Return the record of a name that is not here, or of the arena over it, if a peer may see that."""
+    if not hub.expected:
         return None
     for part in _with_those_above(name):
         record = hub.expected.newest(part)
