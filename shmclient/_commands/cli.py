@@ -20,16 +20,14 @@ from typing import BinaryIO
 import rich_click as click
 
 import shmclient
+from shmclient._commands import pieces, tensors
 from shmclient._commands import progress as _progress
-from shmclient._commands import tensors
 from shmclient._commands.inheritance import take_inheritance
 from shmprotocol import abi
 from shmprotocol.cli import manual, parse_size, run
 from shmprotocol.errors import InvalidArgument, ShmError
 from shmprotocol.options import Checked, Seconds, complete_names, name_type, socket_option
 from shmprotocol.wire.names import check_name
-
-CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
 wait_option = click.option(
     "--wait", type=Seconds(0), metavar="SECONDS", help="Wait this long for the name, and for a host."
@@ -139,7 +137,7 @@ def _content(file: BinaryIO) -> bytearray | mmap.mmap:
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     content = bytearray()
     with _progress.transferring("Reading", None) as progress:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(pieces.CHUNK):
             content += chunk
             progress(len(content))
     return content
@@ -178,10 +176,7 @@ def get(
     with client:
         data = region.data
         with _progress.transferring(f"Fetching {name}", len(data)) as progress:
-            for start in range(0, len(data), CHUNK):
-                output.write(data[start : start + CHUNK])
-                progress(min(start + CHUNK, len(data)))
-        output.flush()
+            pieces.write(output, [data], progress)
 
 
 @cli.command(

@@ -8,12 +8,11 @@ from typing import Any, BinaryIO
 import rich_click as click
 
 import shmclient
+from shmclient._commands import pieces
 from shmclient._commands import progress as _progress
 from shmclient._drivers.tensor_files import parts, put_tensors, read_descriptor, whole
 from shmprotocol.errors import InvalidArgument, RegionNotFound
 from shmprotocol.options import Checked
-
-CHUNK = 16 * 1024 * 1024  # bytes a write: keeps Ctrl-C prompt
 
 
 def _key_and_text(text: str) -> tuple[str, str]:
@@ -58,14 +57,7 @@ def fetch(client: shmclient.Client, name: str, output: BinaryIO, metadata: Mappi
     tensors = _arrays(client, name)
     size = sum(tensor.nbytes for tensor in tensors.values())
     with _progress.transferring(f"Fetching {name}", size) as progress:
-        done = 0
-        for part in parts(tensors, metadata):
-            for start in range(0, len(part), CHUNK):
-                piece = part[start : start + CHUNK]
-                output.write(piece)
-                done += len(piece)
-                progress(min(done, size))
-    output.flush()
+        pieces.write(output, parts(tensors, metadata), lambda done: progress(min(done, size)))
 
 
 def _arrays(client: shmclient.Client, name: str) -> dict[str, Any]:
