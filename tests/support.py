@@ -357,3 +357,11 @@ def count_waits(host: WatchedHost) -> int:
 
     number: int = host.call(count)
     return number
+
+
+def close_shared_clients() -> None:
+    """Close the clients that `shmclient.shared_memory` has in this process, one for each host."""
+    from shmclient._shared import hosts
+
+    while hosts._clients:
+        hosts._clients.popitem()[1].close()

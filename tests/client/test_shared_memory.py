@@ -15,22 +15,19 @@ import pytest
 
 import shmclient
 from shmclient.shared_memory import ShareableList, SharedMemory, SharedMemoryManager
-from support import WatchedHost, as_nobody, needs_root, wait_until, watched_host
+from support import WatchedHost, as_nobody, close_shared_clients, needs_root, wait_until, watched_host
 
 
 @pytest.fixture(autouse=True)
 def _environ(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the module use the test's host, and this process have no client of it afterwards."""
-    from shmclient._shared import hosts
-
     name = next((name for name in ("host", "open_host") if name in request.fixturenames), None)
     if name is None:
         monkeypatch.delenv("SHMHOST_SOCKET", raising=False)
     else:
         monkeypatch.setenv("SHMHOST_SOCKET", request.getfixturevalue(name).socket_path)
     yield
-    while hosts._clients:
-        hosts._clients.popitem()[1].close()
+    close_shared_clients()
 
 
 def start(program: str, *args: str, **environ: str) -> subprocess.Popen[str]:

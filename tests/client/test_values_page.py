@@ -14,9 +14,8 @@ import pytest
 from test_as_arrays import is_private_view
 
 import shmclient
-from shmclient._shared import hosts
 from shmclient.shared_memory import SharedMemory
-from support import WatchedHost
+from support import WatchedHost, close_shared_clients
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "values.md").read_text(encoding="utf-8")
@@ -143,8 +142,7 @@ def segment(put: shmclient.Client, get: shmclient.Client) -> None:
     other.close()
     first.close()
     first.unlink()
-    while hosts._clients:  # that of the module, of this process
-        hosts._clients.popitem()[1].close()
+    close_shared_clients()
 
 
 CHECKS: dict[str, Callable[[shmclient.Client, shmclient.Client], None]] = {

@@ -10,6 +10,7 @@ import pytest
 
 from arena_support import Board
 from manager_support import Manager
+from service_support import Service, service
 from session_support import World
 from support import WatchedHost
 
@@ -26,6 +27,14 @@ def path_manager(folder: Path) -> Iterator[Manager]:
     manager = Manager(str(folder / "notify"))
     with manager.socket:
         yield manager
+
+
+@pytest.fixture
+def manager(folder: Path) -> Iterator[Service]:
+    """A stand-in for systemd, which runs a host and stores its descriptors."""
+    with service(folder) as each:
+        each.start()
+        yield each
 
 
 @pytest.fixture

@@ -35,6 +35,13 @@ def hand_back(peer: ArenaPeer, clients: Kept | Process) -> None:
     assert reply.grants[0].lease
 
 
+def hand_back_to_next(line: Line, clients: Kept | Process) -> None:
+    """Kill the host, and hand the arena back to the next one, by a connection that ends then."""
+    line.kill_and_start()
+    with ArenaPeer(line.path) as peer:
+        hand_back(peer, clients)
+
+
 def unlink(line: Line) -> None:
     with ArenaPeer(line.path) as peer:
         assert peer.ask(m.Unlink(7, "camera"))[0] == m.Done(7)
@@ -116,9 +123,7 @@ class Process:
 
 def test_addresses_are_taken_until_the_owner_comes_and_goes(line: Line) -> None:
     with kept(line.path, max_size=SPAN) as clients:
-        line.kill_and_start()
-        with ArenaPeer(line.path) as peer:
-            hand_back(peer, clients)
+        hand_back_to_next(line, clients)
         unlink(line)
         assert leases_of(line) == [(State.UNLINKED, os.getpid())]
         assert are_taken(line, clients.address)
@@ -134,9 +139,7 @@ def test_addresses_are_taken_until_the_owner_comes_and_goes(line: Line) -> None:
 
 def test_addresses_are_taken_until_the_process_of_the_owner_has_ended(line: Line) -> None:
     with Process(line) as owner:
-        line.kill_and_start()
-        with ArenaPeer(line.path) as peer:
-            hand_back(peer, owner)
+        hand_back_to_next(line, owner)
         assert not is_open(line.path)
         line.take_over()
         unlink(line)
@@ -157,9 +160,7 @@ def test_owner_that_has_left_has_it_mapped_still(line: Line) -> None:
         wait_until(lambda: not has_owner(line))
 
     with Process(line, leave) as owner:
-        line.kill_and_start()
-        with ArenaPeer(line.path) as peer:
-            hand_back(peer, owner)
+        hand_back_to_next(line, owner)
         assert is_open(line.path)
         unlink(line)
         assert are_taken(line, owner.address)
@@ -180,9 +181,7 @@ def test_owner_that_has_ended_the_conversation_has_nothing_mapped(line: Line) ->
         wait_until(lambda: not has_owner(line))
 
     with Process(line, close) as owner:
-        line.kill_and_start()
-        with ArenaPeer(line.path) as peer:
-            hand_back(peer, owner)
+        hand_back_to_next(line, owner)
         assert is_open(line.path)
         unlink(line)
         wait_until(lambda: is_nothing_left(line))
@@ -217,9 +216,7 @@ def test_owner_whose_client_ends_behind_its_last_word_has_left(line: Line) -> No
         wait_until(lambda: not has_owner(line))
 
     with Process(line, leave) as owner:
-        line.kill_and_start()
-        with ArenaPeer(line.path) as peer:
-            hand_back(peer, owner)
+        hand_back_to_next(line, owner)
         assert is_open(line.path)
 
 

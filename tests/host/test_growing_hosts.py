@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 
 import shmclient
 from native_support import STRICT, WAYS
-from service_support import Service, service
+from service_support import Service
 from shmhost.core.stored import entry_of
 from shmprotocol import abi
 from support import Machine, wait_until
@@ -97,20 +96,13 @@ def test_regions_that_have_ended_do_not_keep_a_host_from_its_successor(folder: P
         assert shm.list() == []
 
 
-@pytest.fixture
-def systemd(folder: Path) -> Iterator[Service]:
-    with service(folder) as each:
-        each.start()
-        yield each
-
-
-def test_region_that_grew_is_stored(systemd: Service) -> None:
-    with shmclient.connect(systemd.path) as shm:
+def test_region_that_grew_is_stored(manager: Service) -> None:
+    with shmclient.connect(manager.path) as shm:
         address = grown(shm).address
         number = shm.stat("log").number
-    wait_until(lambda: systemd.names() == [entry_of(number)])
-    systemd.restart(signal.SIGKILL)
-    with shmclient.connect(systemd.path) as shm, shm.open("log") as region:
+    wait_until(lambda: manager.names() == [entry_of(number)])
+    manager.restart(signal.SIGKILL)
+    with shmclient.connect(manager.path) as shm, shm.open("log") as region:
         assert (region.address, region.size, region.data[99_999]) == (address, 102_400, 7)
         assert region.resize(MAX) == MAX
 

@@ -31,13 +31,6 @@ def systemd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
         yield each
 
 
-@pytest.fixture
-def plain(folder: Path) -> Iterator[Service]:
-    with service(folder) as each:
-        each.start()
-        yield each
-
-
 def put(each: Service, **values: bytes) -> None:
     """Publish values that nobody holds."""
     with shmclient.connect(each.path) as shm:
@@ -107,105 +100,105 @@ def test_owner_is_the_same_after_a_restart(folder: Path) -> None:
         assert as_nobody(put_one) == 0  # who may replace it
 
 
-def test_many_restarts_lose_and_leak_nothing(plain: Service) -> None:
-    put(plain, **{f"n{number}": bytes([number]) * 2000 for number in range(20)})
-    settle(plain)
-    before = regions(plain)
-    plain.restart()
-    descriptors = plain.idle_descriptors()
+def test_many_restarts_lose_and_leak_nothing(manager: Service) -> None:
+    put(manager, **{f"n{number}": bytes([number]) * 2000 for number in range(20)})
+    settle(manager)
+    before = regions(manager)
+    manager.restart()
+    descriptors = manager.idle_descriptors()
     for number in range(6):
-        plain.restart(signal.SIGTERM if number % 3 == 0 else signal.SIGKILL)
-        assert regions(plain) == before
-        wait_until(lambda: plain.descriptors() == descriptors)
-        settle(plain)
+        manager.restart(signal.SIGTERM if number % 3 == 0 else signal.SIGKILL)
+        assert regions(manager) == before
+        wait_until(lambda: manager.descriptors() == descriptors)
+        settle(manager)
 
 
-def test_stop_forgets_all(plain: Service) -> None:
-    put(plain, x=b"1")
-    settle(plain)
-    plain.stop()
-    plain.start()
-    assert regions(plain) == {}
-    put(plain, x=b"2")
-    settle(plain)
-    plain.restart()
-    assert [value for _, value in regions(plain).values()] == [b"2"]
+def test_stop_forgets_all(manager: Service) -> None:
+    put(manager, x=b"1")
+    settle(manager)
+    manager.stop()
+    manager.start()
+    assert regions(manager) == {}
+    put(manager, x=b"2")
+    settle(manager)
+    manager.restart()
+    assert [value for _, value in regions(manager).values()] == [b"2"]
 
 
-def test_client_that_holds_a_region_has_it_still(plain: Service) -> None:
-    with shmclient.connect(plain.path) as shm, shm.put("x", b"1" * 5000) as region:
+def test_client_that_holds_a_region_has_it_still(manager: Service) -> None:
+    with shmclient.connect(manager.path) as shm, shm.put("x", b"1" * 5000) as region:
         address = region.address
-        settle(plain)
+        settle(manager)
         for end in (signal.SIGKILL, signal.SIGTERM):
-            plain.restart(end)
+            manager.restart(end)
             wait_until(lambda: shm.stat("x").leases == 1)
             assert region.is_current()
             with shm.open("x") as again:
                 assert (again.address, again.number) == (address, region.number)
-        settle(plain)
+        settle(manager)
 
 
 @ENDS
-def test_superseded_region_comes_back_from_its_client_alone(end: int, plain: Service) -> None:
+def test_superseded_region_comes_back_from_its_client_alone(end: int, manager: Service) -> None:
     with (
-        shmclient.connect(plain.path) as shm,
+        shmclient.connect(manager.path) as shm,
         shm.put("x", b"1") as older,
     ):
         assert bytes(older.data) == b"1"
         shm.put("x", b"2").close()
-        settle(plain)
-        plain.restart(end)
+        settle(manager)
+        manager.restart(end)
         assert bytes(shm.get("x")) == b"2"
         assert bytes(older.data) == b"1"
         assert not older.is_current()
 
 
-def test_kill_loses_at_most_what_was_put_last(plain: Service) -> None:
+def test_kill_loses_at_most_what_was_put_last(manager: Service) -> None:
     """And brings no older value back in its place."""
     for number in range(5):
-        put(plain, **{f"{number}-{name}": b"%d" % number * 3000 for name in "abc"})
-        settle(plain)
-        with shmclient.connect(plain.path) as shm:
+        put(manager, **{f"{number}-{name}": b"%d" % number * 3000 for name in "abc"})
+        settle(manager)
+        with shmclient.connect(manager.path) as shm:
             for value in range(100 * number + 1):
                 shm.put("hot", b"%d" % value).close()
-            plain.end()
-        plain.start()
-        back = {name: value for name, (_, value) in regions(plain).items()}
+            manager.end()
+        manager.start()
+        back = {name: value for name, (_, value) in regions(manager).items()}
         assert back.pop("hot", b"%d" % (100 * number)) == b"%d" % (100 * number)
         assert back == {f"{each}-{name}": b"%d" % each * 3000 for each in range(number + 1) for name in "abc"}
 
 
-def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(plain: Service) -> None:
+def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(manager: Service) -> None:
     began = time.monotonic()
-    with shmclient.connect(plain.path) as shm:
+    with shmclient.connect(manager.path) as shm:
         for number in range(2000):
             shm.put("x", b"%d" % number).close()
-    settle(plain)
-    sent = sum(state == "FDSTORE=1" for state in plain.states)
+    settle(manager)
+    sent = sum(state == "FDSTORE=1" for state in manager.states)
     assert sent <= (time.monotonic() - began) / PAUSE_S + 1
-    plain.restart()
-    assert [value for _, value in regions(plain).values()] == [b"1999"]
+    manager.restart()
+    assert [value for _, value in regions(manager).values()] == [b"1999"]
 
 
-def test_host_frees_a_large_object_after_the_manager_has_closed_it(plain: Service) -> None:
+def test_host_frees_a_large_object_after_the_manager_has_closed_it(manager: Service) -> None:
     def inodes() -> set[int]:
-        assert plain.child is not None
-        folder = Path(f"/proc/{plain.child.pid}/fd")
+        assert manager.child is not None
+        folder = Path(f"/proc/{manager.child.pid}/fd")
         return {os.stat(path).st_ino for path in folder.iterdir() if path.exists() or path.is_symlink()}
 
-    put(plain, large=bytes(2 << 20), small=b"1")
-    settle(plain)
-    objects = {os.fstat(descriptor).st_size: os.fstat(descriptor).st_ino for _, descriptor in plain.entries}
+    put(manager, large=bytes(2 << 20), small=b"1")
+    settle(manager)
+    objects = {os.fstat(descriptor).st_size: os.fstat(descriptor).st_ino for _, descriptor in manager.entries}
     large, small = objects[max(objects)], objects[min(objects)]
     assert {large, small} <= inodes()
-    plain.is_reading.clear()
-    with shmclient.connect(plain.path) as shm:
+    manager.is_reading.clear()
+    with shmclient.connect(manager.path) as shm:
         shm.unlink("large")
         shm.unlink("small")
         wait_until(lambda: small not in inodes())
         assert large in inodes()
-    plain.is_reading.set()
-    settle(plain)
+    manager.is_reading.set()
+    settle(manager)
     wait_until(lambda: large not in inodes())
 
 
@@ -230,20 +223,20 @@ def test_store_has_exactly_its_room(folder: Path) -> None:
         assert each.read_log().count("has no place") == 1
 
 
-def test_manager_that_reads_nothing_holds_up_nobody(plain: Service) -> None:
-    plain.is_reading.clear()
-    with shmclient.connect(plain.path) as shm:
+def test_manager_that_reads_nothing_holds_up_nobody(manager: Service) -> None:
+    manager.is_reading.clear()
+    with shmclient.connect(manager.path) as shm:
         for number in range(100):
             shm.put(f"n{number}", b"%d" % number).close()
         for number in range(60):
             shm.unlink(f"n{number}")
-    assert plain.names() == []
-    plain.is_reading.set()
-    settle(plain)
-    assert len(plain.names()) == 40
-    plain.restart()
-    assert len(regions(plain)) == 40
-    assert "cannot notify" not in plain.read_log()
+    assert manager.names() == []
+    manager.is_reading.set()
+    settle(manager)
+    assert len(manager.names()) == 40
+    manager.restart()
+    assert len(regions(manager)) == 40
+    assert "cannot notify" not in manager.read_log()
 
 
 def test_manager_without_room_is_told_nothing(folder: Path) -> None:
@@ -272,23 +265,23 @@ def test_setting_comes_before_what_the_manager_says(folder: Path) -> None:
         assert "FDSTORE=1" not in each.states
 
 
-def test_takeover_keeps_the_store(plain: Service) -> None:
-    put(plain, a=b"1", b=b"2")
-    settle(plain)
-    before = regions(plain)
-    plain.reload()
-    with shmclient.connect(plain.path) as shm:
+def test_takeover_keeps_the_store(manager: Service) -> None:
+    put(manager, a=b"1", b=b"2")
+    settle(manager)
+    before = regions(manager)
+    manager.reload()
+    with shmclient.connect(manager.path) as shm:
         shm.unlink("a")
-    put(plain, c=b"3")
-    settle(plain)
-    after = regions(plain)
+    put(manager, c=b"3")
+    settle(manager)
+    after = regions(manager)
     assert after["b"] == before["b"]
-    plain.restart()
-    assert regions(plain) == after
-    plain.reload()
-    settle(plain)
-    plain.restart(signal.SIGTERM)
-    assert regions(plain) == after
+    manager.restart()
+    assert regions(manager) == after
+    manager.reload()
+    settle(manager)
+    manager.restart(signal.SIGTERM)
+    assert regions(manager) == after
 
 
 def test_figures_say_what_is_stored(folder: Path) -> None:
@@ -355,41 +348,41 @@ def test_copies_are_refused(folder: Path) -> None:
         wait_until(lambda: each.names() == [])
 
 
-def test_duplicate_is_closed(plain: Service) -> None:
-    put(plain, a=b"1")
-    settle(plain)
-    before = regions(plain)
-    plain.end()
-    ((name, descriptor),) = plain.entries
-    plain.add(name, os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY))
-    plain.start()
-    assert regions(plain) == before
-    settle(plain)
+def test_duplicate_is_closed(manager: Service) -> None:
+    put(manager, a=b"1")
+    settle(manager)
+    before = regions(manager)
+    manager.end()
+    ((name, descriptor),) = manager.entries
+    manager.add(name, os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY))
+    manager.start()
+    assert regions(manager) == before
+    settle(manager)
 
 
-def test_older_generation_is_removed(plain: Service) -> None:
+def test_older_generation_is_removed(manager: Service) -> None:
     """As if the manager had not heard that it was superseded."""
-    put(plain, a=b"1")
-    settle(plain)
-    with shmclient.connect(plain.path) as shm, shm.open("a"):
-        ((name, descriptor),) = plain.entries
+    put(manager, a=b"1")
+    settle(manager)
+    with shmclient.connect(manager.path) as shm, shm.open("a"):
+        ((name, descriptor),) = manager.entries
         older = os.dup(descriptor)
-        put(plain, a=b"2")
-        settle(plain)
-        before = regions(plain)
-        plain.end()
-        plain.add(name, older)
+        put(manager, a=b"2")
+        settle(manager)
+        before = regions(manager)
+        manager.end()
+        manager.add(name, older)
         os.close(older)
-        plain.start()
-        assert regions(plain) == before
-        settle(plain)
+        manager.start()
+        assert regions(manager) == before
+        settle(manager)
 
 
-def test_entries_without_their_state_file_are_removed(plain: Service) -> None:
-    put(plain, a=b"1", b=b"2")
-    settle(plain)
-    plain.end()
-    os.remove(f"{plain.path}.state")
-    plain.start()
-    assert regions(plain) == {}
-    wait_until(lambda: plain.names() == [])
+def test_entries_without_their_state_file_are_removed(manager: Service) -> None:
+    put(manager, a=b"1", b=b"2")
+    settle(manager)
+    manager.end()
+    os.remove(f"{manager.path}.state")
+    manager.start()
+    assert regions(manager) == {}
+    wait_until(lambda: manager.names() == [])

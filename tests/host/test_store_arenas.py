@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +23,6 @@ from support import wait_until
 ENDS = pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "restarted"])
 ROOM = 1 << 20  # bytes of an arena, in which some 15 values of 64 KiB fit
 VALUE = 65_000
-
-
-@pytest.fixture
-def manager(folder: Path) -> Iterator[Service]:
-    with service(folder) as each:
-        each.start()
-        yield each
 
 
 def settle(each: Service) -> None:
