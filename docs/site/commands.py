@@ -52,7 +52,6 @@ def pages() -> list[Page]:
 
 
 def _pages(name: str, command: click.Command, parent: click.Context | None = None) -> Iterator[Page]:
-    # As click makes it: a command keeps the names of its --help from the first context that asks.
     context = click.Context(command, parent, info_name=name, **command.context_settings)
     yield _page(name, command, context)
     if isinstance(command, click.Group):
@@ -66,7 +65,10 @@ def _page(name: str, command: click.Command, context: click.Context) -> Page:
     paragraphs = [
         " ".join(text.split()) for text in re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))
     ]
-    options = [item for item in command.get_params(context) if isinstance(item, click.Option)]
+    options = [item for item in command.params if isinstance(item, click.Option)]
+    # Not click's own: a command keeps the names of its --help from the first context that asks.
+    names = command.get_help_option_names(context)
+    options.append(click.Option(names, is_flag=True, help="Show this message and exit."))
     commands: list[tuple[str, str]] = []
     if isinstance(command, click.Group):
         commands = [
