@@ -185,7 +185,7 @@ class Hub:
         self.keeping = Keeping(self.registry)
 
     def make_ledger(self, peer: Peer) -> Ledger:
-        """Make the ledger of a client, which ends it by `end_ledger`; or refuse."""
+        """Make the ledger of a client, which has it noted before it is used, and ends it; or refuse."""
         charge = self.registry.accounts.of(peer.uid).charge(LEDGER_SIZE + REGION_OVERHEAD, LEDGER_FILES)
         try:
             memory_object = self.make_ledger_object()
@@ -193,9 +193,12 @@ class Hub:
             charge.release()
             raise
         ledger = Ledger(next(self.ledger_numbers), peer, charge, memory_object)
-        self.registry.book.enter_ledger(ledger)
         self.ledgers[ledger.number] = ledger
         return ledger
+
+    def note_ledger(self, ledger: Ledger) -> None:
+        """Note a new ledger for the next host, should this one be killed."""
+        self.registry.book.enter_ledger(ledger)
 
     def end_ledger(self, ledger: Ledger) -> None:
         """Free a ledger that no arena knows any more. May be called again."""
