@@ -145,6 +145,10 @@ def _entry(name: str, item: object) -> Entry:
         raise InvalidArgument(
             f"{name!r:.80} of shape {shape!r:.80} takes {size} bytes of {dtype}, and is at {begin} to {end}"
         )
+    if math.prod(length or 1 for length in shape) * itemsize >= 2**63:  # NumPy computes its strides
+        raise InvalidArgument(
+            f"{name!r:.80} has the shape {shape!r:.80}: it is too large, even if it is empty"
+        )
     return Entry(name, ours, tuple(shape), begin, end)
 
 

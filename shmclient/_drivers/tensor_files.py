@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shmclient._codecs import safetensors as format_
 from shmclient._codecs.dtypes import parse
 from shmclient._drivers.operations import DEFAULT_MODE
+from shmclient._process.replacing import replacing
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.names import check_name
 
@@ -47,7 +48,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> SafeTensors:
     ml_dtypes is missing.
     """
     with open(path, "rb") as file:
-        return _read(file.fileno(), os.fspath(path))
+        return _read(file.fileno(), os.fsdecode(path))
 
 
 def read_descriptor(descriptor: int, path: str) -> SafeTensors:
@@ -99,18 +100,12 @@ def write_safetensors(
 ) -> None:
     """Write arrays, such as those that `get` returned, as a safetensors file, in place of the one at `path`.
 
-    It has its name once it is whole. InvalidArgument: the format has no such dtype.
+    It has its name once all is on the disk. InvalidArgument: the format has no such dtype, or a link or a
+    folder is there.
     """
-    temporary = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        with open(temporary, "xb") as file:
-            for part in parts(tensors, metadata or {}):
-                file.write(part)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with replacing(os.fsdecode(path)) as descriptor, open(descriptor, "wb", closefd=False) as file:
+        for part in parts(tensors, metadata or {}):
+            file.write(part)
 
 
 def parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
@@ -145,7 +140,10 @@ def _read(descriptor: int, path: str) -> SafeTensors:
         start, header = _header_of(descriptor, status.st_size)
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error}") from None
-    content = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+    try:
+        content = mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ)
+    except ValueError:  # the file is shorter by now
+        raise InvalidArgument(f"{path}: it was cut while it was read") from None
     tensors = SafeTensors()
     tensors.metadata = header.metadata
     for entry in header.entries:

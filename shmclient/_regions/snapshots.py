@@ -6,16 +6,14 @@ file or a region that changes meanwhile does not match its hash.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hmac
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from shmclient._process.replacing import replacing
 from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.abi.snapshot import IMAGE, START, Snapshot, new_hash, new_snapshot, read_start
@@ -25,12 +23,6 @@ from shmprotocol.wire.names import check_mode, check_name
 PIECE = 1 << 20  # bytes at a time: they are still in the cache of the CPU when they are hashed
 _ZEROS = bytes(PIECE)
 Progress = Callable[[int], None]
-_NO_TMPFILE = (
-    errno.EOPNOTSUPP,
-    errno.EISDIR,
-    errno.EINVAL,
-    errno.ENOENT,
-)  # open(2): the kernel, the file system
 
 
 def save(region: RegionHandle, path: str, mode: int, file_mode: int, progress: Progress | None) -> int:
@@ -42,7 +34,7 @@ def save(region: RegionHandle, path: str, mode: int, file_mode: int, progress: P
     if header.base != region._grant.address:
         raise BadRegion(f"{region.name!r} says that it is at {header.base:#x}: its header is corrupt")
     snapshot = new_snapshot(header, region.name, mode, time.time_ns(), region.capacity)
-    with _replacing(path, file_mode) as descriptor:
+    with replacing(path, file_mode) as descriptor:
         digest = new_hash(snapshot.pack())
         os.ftruncate(descriptor, snapshot.file_size)
         for position, piece in _pieces(region.fileno(), 0, HEADER_SIZE, snapshot.header.size, region.name):
@@ -161,57 +153,3 @@ def _write(descriptor: int, content: Any, position: int) -> None:
     while rest:
         count = os.pwrite(descriptor, rest, position)
         position, rest = position + count, rest[count:]
-
-
-@contextlib.contextmanager
-def _replacing(path: str, mode: int) -> Iterator[int]:
-    """Yield a new file, which has the path when the block ends, and its bytes are on the disk.
-
-    After an error the path is as before. A link is refused, not followed: it may be another user's.
-    """
-    folder, name = os.path.split(path)
-    parent = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check_target(path, name, parent)
-        temporary = f".{name[:60]}.{secrets.token_hex(8)}.tmp"
-        descriptor, is_named = _new_file(parent, temporary)
-        try:
-            yield descriptor
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-            if not is_named:
-                os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=parent, follow_symlinks=True)
-                is_named = True
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            if is_named:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=parent)
-            raise
-        finally:
-            os.close(descriptor)
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def _check_target(path: str, name: str, parent: int) -> None:
-    if name in ("", ".", ".."):
-        raise InvalidArgument(f"{path!r:.200} is a folder: name a file for the snapshot")
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            raise InvalidArgument(
-                f"{path!r:.200} is a link, a folder or a device, which no snapshot replaces: name a file"
-            )
-
-
-def _new_file(parent: int, temporary: str) -> tuple[int, bool]:
-    """Return a new file, and whether it has a name: without, it goes with a process that is killed."""
-    flags = os.O_RDWR | os.O_CLOEXEC
-    if os.path.exists("/proc/self/fd"):
-        try:
-            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=parent), False
-        except OSError as error:
-            if error.errno not in _NO_TMPFILE:
-                raise
-    return os.open(temporary, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent), True

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import shmclient
 from shmclient import InvalidArgument, read_safetensors, write_safetensors
-from shmclient._codecs.safetensors import DTYPES, parse_header
+from shmclient._codecs.safetensors import DTYPES, Header, parse_header
 from shmclient._drivers import tensor_files
 
 LARGE = np.arange(50_000, dtype="<f4").reshape(100, 500)
@@ -158,6 +158,10 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
         lambda path: made(path, {"x": entry(shape=[2**62, 4])}),
         "takes 18446744073709551616",
     ),
+    "empty, of a size that overflows": (
+        lambda path: made(path, {"x": entry(shape=[0, 2**62, 2**62], offsets=[0, 0])}),
+        "'x' has the shape .* too large, even if it is empty",
+    ),
     "offsets": (lambda path: made(path, {"x": entry(offsets=[0, 4, 8])}), r"'x' has the offsets \[0, 4, 8\]"),
     "negative offset": (lambda path: made(path, {"x": entry(offsets=[-4, 0])}), r"the offsets \[-4, 0\]"),
     "size": (
@@ -230,6 +234,40 @@ def test_file_that_is_cut_meanwhile_is_an_error_and_nothing_is_put(shm: shmclien
     with pytest.raises(InvalidArgument, match="the file was cut while it was read: 'm' is unchanged"):
         tensor_files.whole(shm, "m", tensors, 0o600, None)
     assert "m" not in shm
+
+
+def test_file_that_is_cut_before_it_is_mapped_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "f")
+    safetensors.numpy.save_file({"x": LARGE}, path)
+
+    def parse(raw: bytes, data_size: int) -> Header:
+        os.truncate(path, 8 + len(raw))
+        return parse_header(raw, data_size)
+
+    monkeypatch.setattr(tensor_files.format_, "parse_header", parse)
+    with pytest.raises(InvalidArgument, match="it was cut while it was read"):
+        read_safetensors(path)
+
+
+def test_file_is_replaced_whole_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    target, others = tmp_path / "f", tmp_path / f"f.{os.getpid()}.part"
+    others.write_bytes(b"another thread's")
+    mask = os.umask(0o027)
+    try:
+        write_safetensors(os.fsencode(target), {"x": np.arange(3)})  # type: ignore[arg-type]
+    finally:
+        os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o640
+    before = target.read_bytes()
+    with pytest.raises(InvalidArgument):
+        write_safetensors(target, {"x": np.zeros(3, ">f4")})
+    assert (others.read_bytes(), target.read_bytes()) == (b"another thread's", before)
+    assert {file.name for file in tmp_path.iterdir()} == {target.name, others.name}
+    (tmp_path / "link").symlink_to("f")
+    with pytest.raises(InvalidArgument, match="is a link"):
+        write_safetensors(tmp_path / "link", {"x": np.arange(4)})
 
 
 def test_pipe_is_not_a_file(tmp_path: Path) -> None:
