@@ -329,6 +329,7 @@ def resize(context: Context, region: RegionHandle, size: int) -> Operation[int]:
     """Have a region grow to a size at least; return the bytes that it has then."""
     if type(size) is not int or not 0 < size < 2**62:
         raise InvalidArgument(f"a size is a number of bytes, not {size!r:.40}")
+    attached(region)  # RegionClosed: nobody would see what it has grown to
     if size > region.size:
         yield Ask(m.Resize(context.outbox.next_id(), region.number, size))
     grown: int = region.size

@@ -158,8 +158,12 @@ class Mapped(Current):
         """The header's values, copied and checked on first use."""
         if self._header is None:
             page = bytes(self.view()[:HEADER_SIZE])  # a copy: its publisher may have it writable
-            self._header = check_header(page, self.grant.capacity)
+            self._header = check_header(page, self._object_size())
         return self._header
+
+    def _object_size(self) -> int:
+        """Return the bytes of the object: what lies behind them is SIGBUS."""
+        return self.grant.capacity
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -264,6 +268,9 @@ class Growing(Mapped):
         if capacity - HEADER_SIZE > grant.size:
             self.grant = grant._replace(size=capacity - HEADER_SIZE)
         return capacity
+
+    def _object_size(self) -> int:
+        return self.follow()
 
     def data(self) -> memoryview:
         """Return a view of the payload as far as it goes now."""

@@ -16,7 +16,8 @@ import pytest
 import shmclient
 import shmclient.aio
 import shmhost
-from support import WatchedHost
+from shmprotocol.abi.header import check_header
+from support import WatchedHost, in_child
 
 PAGE = 4096
 ffi = cffi.FFI()
@@ -270,6 +271,34 @@ def test_snapshot_keeps_the_room_to_grow(shm: shmclient.Client, tmp_path: Path) 
         assert region.resize(1 << 20) == 1 << 20
         with pytest.raises(shmclient.InvalidArgument):
             region.resize((1 << 20) + 1)
+
+
+def test_forged_header_harms_the_creator_of_a_shared_region_as_little_as_its_readers(
+    shm: shmclient.Client,
+) -> None:
+    """The creator maps the header page as it is, and all who may write can write it."""
+    with shm.create("log", 1000, max_size=1 << 20, seal="shared") as builder:
+        builder.array(10, "i4")
+        page = mmap.mmap(builder.fileno(), PAGE)
+    header = check_header(page[:], builder.capacity)
+    behind = header.base + (1 << 19)
+    page[:] = header._replace(size=1 << 20, metadata=behind, metadata_size=100).pack()
+
+    def read() -> None:
+        for reading in (lambda: shm.get("log"), lambda: builder.region.metadata):
+            with pytest.raises(shmclient.BadRegion):
+                reading()
+
+    assert in_child(read) == 0
+
+
+def test_closed_handle_does_not_grow(shm: shmclient.Client) -> None:
+    region = grown(shm).region
+    size = region.size
+    region.close()
+    with pytest.raises(shmclient.RegionClosed):
+        region.resize(size + 1)
+    assert shm.stat("log").size == size
 
 
 def test_watches_hear_of_it(shm: shmclient.Client) -> None:
