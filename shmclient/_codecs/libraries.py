@@ -35,10 +35,10 @@ def taken_by(library: LibraryName, value: Any) -> Any:
         return value
     make: Callable[[Any], Any] = _MAKERS[library]
     numpy = sys.modules.get("numpy")
-    return value if numpy is None else _walk(value, numpy.ndarray, make)
+    return _walk(value, () if numpy is None else numpy.ndarray, make)  # without NumPy there are no arrays
 
 
-def _walk(value: Any, array: type, make: Callable[[Any], Any]) -> Any:
+def _walk(value: Any, array: type | tuple[()], make: Callable[[Any], Any]) -> Any:
     if isinstance(value, array):
         return make(value)
     if isinstance(value, dict | RegionDict):

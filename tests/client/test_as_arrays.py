@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_library_that_is_missing_is_named(
         shm.get("t", as_=name)
     shm.put("text", "needs no library")
     assert shm.get("text", as_=name) == "needs no library"
+
+
+def test_bytes_are_read_only_as_always_without_numpy(host: WatchedHost, shm: shmclient.Client) -> None:
+    shm.put("b", b"bytes")
+    program = (
+        "import sys, shmclient\n"
+        "with shmclient.connect(sys.argv[1]) as shm:\n"
+        "    print(shm.get('b', as_='torch').readonly, 'numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, host.socket_path]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
 
 
 def test_tensors_of_torch_have_the_pages_of_the_region(shm: shmclient.Client, torch: Any) -> None:
