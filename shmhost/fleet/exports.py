@@ -19,7 +19,7 @@ from shmhost.core.registry import Registry
 from shmhost.fleet.announcements import MAX_CHUNKS, Announcement
 from shmhost.fleet.hashing import chunk_count, root_of
 from shmhost.fleet.plan import SlicedAllocator, slice_of
-from shmhost.fleet.threads import Threads, read_all
+from shmhost.fleet.threads import Threads, hash_all, header_at
 from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
@@ -110,7 +110,8 @@ class Exports:
         assert region.object is not None
         descriptor = os.dup(region.object.reader())
         try:
-            header, leaves = await self._threads.run(read_all, descriptor, region.room)
+            header = await self._threads.run(header_at, descriptor)
+            leaves = await hash_all(self._threads, descriptor, region.room)
         finally:
             os.close(descriptor)
         user = await self._threads.run(user_name, region.owner.uid)

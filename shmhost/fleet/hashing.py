@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from shmprotocol.errors import HostError
 from shmprotocol.kernel.constants import GIB, MIB
 
-HASH_SIZE = 32  # of SHA-256
+HASH_SIZE = 32  # of BLAKE3
 SMALL, LARGE = MIB, 4 * MIB  # bytes of a chunk; the last one of a payload may be shorter
 LARGE_FROM = GIB  # payloads of so many bytes have large ones, so that there are not too many
 
@@ -28,20 +30,14 @@ def part(size: int, index: int) -> tuple[int, int]:
     return index * step, min(step, size - index * step)
 
 
-def leaf(data: bytes) -> bytes:
+def leaf(data: bytes | bytearray | memoryview) -> bytes:
     """Return the hash of a chunk."""
-    # † 1.8 GB/s where the CPU has instructions for it, twice as fast as BLAKE2b (2026-11).
-    digest = hashlib.sha256(b"shmhost:leaf")
-    digest.update(data)
-    return digest.digest()
+    return _digest(data, "shmhost fleet leaf")
 
 
 def root_of(size: int, leaves: Sequence[bytes]) -> bytes:
     """Return the hash over the leaves, and over the size of the payload."""
-    tree = hashlib.sha256(b"shmhost:root" + size.to_bytes(8, "little"))
-    for each in leaves:
-        tree.update(each)
-    return tree.digest()
+    return _digest(b"".join((size.to_bytes(8, "little"), *leaves)), "shmhost fleet root")
 
 
 def split(size: int, root: bytes, data: bytes) -> list[bytes] | None:
@@ -50,3 +46,18 @@ def split(size: int, root: bytes, data: bytes) -> list[bytes] | None:
         return None
     leaves = [data[start : start + HASH_SIZE] for start in range(0, len(data), HASH_SIZE)]
     return leaves if root_of(size, leaves) == root else None
+
+
+def _digest(data: bytes | bytearray | memoryview, context: str) -> bytes:
+    # † 5.5 GiB/s by AVX-512, where SHA-256 with instructions of its own has 1.65 (2026-11).
+    return bytes(hasher()(data, derive_key_context=context).digest())
+
+
+@functools.cache
+def hasher() -> Callable[..., Any]:
+    """Return the class of BLAKE3; HostError: it is not installed."""
+    try:
+        from blake3 import blake3
+    except ModuleNotFoundError as error:
+        raise HostError(f"{error}: a fleet needs blake3: pip install 'shmhost[fleet]'") from None
+    return blake3

@@ -14,7 +14,7 @@ from shmhost.fleet.config import NAME
 from shmhost.fleet.plan import MAX_SLICES, Windows
 from shmprotocol.errors import RemoteProtocolError
 
-FORM = 1  # of these messages: hosts of another one are refused
+FORM = 2  # of these messages: hosts of another one are refused
 MAX_MESSAGE = 2**20  # bytes, but for chunks
 MAX_REASON = 500
 ID_DIGITS = 16

@@ -17,7 +17,7 @@ from typing import Any
 import anyio.to_thread
 
 from shmhost.core.hub import Gauge, Hub
-from shmhost.fleet import messages
+from shmhost.fleet import hashing, messages
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Absent, Engine, Event, News, Present, Question, Refusal
@@ -82,6 +82,7 @@ class Service:
 
     async def join(self) -> None:
         """Come into the fleet, and to a slice. HostError: the others refuse this host, or none is free."""
+        hashing.hasher()
         await anyio.to_thread.run_sync(self.engine.open)
         await anyio.to_thread.run_sync(self.engine.appear)
         await self._agree(self._identity.slice)

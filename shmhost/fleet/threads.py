@@ -46,7 +46,9 @@ def read_part(descriptor: int, size: int, index: int) -> bytes:
     return data
 
 
-def write_part(descriptor: int, size: int, index: int, data: bytes, right: bytes) -> bytes:
+def write_part(
+    descriptor: int, size: int, index: int, data: bytes | bytearray | memoryview, right: bytes
+) -> bytes:
     """Write a chunk if it has this hash; return the one that it has."""
     digest = leaf(data)
     offset, length = part(size, index)
@@ -58,7 +60,25 @@ def write_part(descriptor: int, size: int, index: int, data: bytes, right: bytes
     return digest
 
 
-def read_all(descriptor: int, size: int) -> tuple[Header, list[bytes]]:
-    """Return the header of a sealed object, and the hashes of its payload."""
-    header = check_header(os.pread(descriptor, HEADER_SIZE, 0), os.fstat(descriptor).st_size)
-    return header, [leaf(read_part(descriptor, size, index)) for index in range(chunk_count(size))]
+def header_at(descriptor: int) -> Header:
+    """Return the header of a sealed object."""
+    return check_header(os.pread(descriptor, HEADER_SIZE, 0), os.fstat(descriptor).st_size)
+
+
+async def hash_all(threads: Threads, descriptor: int, size: int) -> list[bytes]:
+    """Return the hashes of the chunks of a sealed object; all threads share the work."""
+    count = chunk_count(size)
+    step = -(-count // THREADS)
+    ranges = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    calls = [threads.run(_hashes, descriptor, size, each) for each in ranges]
+    results = await asyncio.gather(*calls, return_exceptions=True)  # none uses the descriptor after this
+    leaves: list[bytes] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        leaves += result
+    return leaves
+
+
+def _hashes(descriptor: int, size: int, indices: range) -> list[bytes]:
+    return [leaf(read_part(descriptor, size, index)) for index in indices]
