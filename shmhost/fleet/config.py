@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a part of a key: zenoh 
 MAX_FILE = 2**20  # bytes
 MAX_ITEMS = 1024
 CHUNKS, MAX_CHUNKS = 8, 256  # under way from each host: of 1 MiB, or of 4 for regions of a GiB
+MIN_RATE = 2**16  # bytes a second: a chunk of a MiB takes 16 s then
 TLS_KEYS = ("ca", "certificate", "key")
 EXAMPLES = "tcp/127.0.0.1:7447 or, with [tls], tls/10.0.0.1:7447"
 
@@ -53,6 +54,8 @@ class FleetConfig:
     fetch: tuple[str, ...] = ()  # likewise: of names that are copied when a client waits for one
     memory: int | None = None  # bytes of replicas; None: half of the budget
     chunks: int = CHUNKS
+    bandwidth: int | None = None  # bytes a second sent, and as many received; None: no limit
+    peer_bandwidth: int | None = None  # likewise, to and from each other host
     users: tuple[tuple[str, str], ...] = ()  # names there and here
 
 
@@ -92,8 +95,10 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
         _prefixes(values, "export"),
         _prefixes(values, "import"),
         _prefixes(values, "fetch"),
-        _memory(values),
+        _size(values, "memory"),
         _chunks(values),
+        _rate(values, "bandwidth"),
+        _rate(values, "peer_bandwidth"),
         _users(values),
     )
 
@@ -105,10 +110,15 @@ def _prefixes(values: dict[str, Any], key: str) -> tuple[str, ...]:
     return prefixes
 
 
-def _memory(values: dict[str, Any]) -> int | None:
-    if "memory" not in values:
-        return None
-    return parse_size(str(values["memory"]))
+def _size(values: dict[str, Any], key: str) -> int | None:
+    return parse_size(str(values[key])) if key in values else None
+
+
+def _rate(values: dict[str, Any], key: str) -> int | None:
+    rate = _size(values, key)
+    if rate is not None and rate < MIN_RATE:
+        raise InvalidArgument(f"{key} is bytes a second, at least {MIN_RATE}, not {values[key]!r:.60}")
+    return rate
 
 
 def _chunks(values: dict[str, Any]) -> int:
@@ -191,4 +201,5 @@ def is_loopback(host: str) -> bool:
 KEYS = (
     *("fleet", "name", "listen", "connect", "slices", "slice", "tls"),
     *("export", "import", "fetch", "memory", "chunks", "users"),
+    *("bandwidth", "peer_bandwidth"),
 )

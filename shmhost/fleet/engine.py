@@ -24,6 +24,7 @@ MAX_QUEUE = 4096  # events that the loop has not taken yet
 MAX_QUESTION = 2**16  # bytes
 MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
+BUSY = "busy"  # refusals begin with it that are not for long
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
 
@@ -234,7 +235,7 @@ class Engine:
             lambda text: finish(lambda: query.reply_err(text.encode())),
         )
         if self._work > MAX_WORK or not self._put(question):
-            question.refuse("busy: more questions come than are answered")
+            question.refuse(f"{BUSY}: more questions come than are answered")
 
     def _count_work(self, change: int) -> None:
         with self._lock:

@@ -1,8 +1,9 @@
 """The regions that this host announces: hashed in a thread, kept as long as they are announced. Waits.
 
 Only sealed regions of the own slice are announced: nobody can change them, so their hashes stay true. The
-host has a lease of each, so that a generation that was replaced while others copy it stays until the next one
-is announced. A name that changes faster than it can be hashed is announced with each that is hashed.
+host has a lease of each. A generation that is replaced while others copy it stays until they have it, or ask
+for it no more: so a name that changes faster than it can be copied is copied now and then. If it changes
+faster than it can be hashed, it is announced with each that is hashed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +26,10 @@ from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
 LOG = logging.getLogger("shmhost")
+
+
+OLDER = 4  # generations of a name that stay after they were replaced; if more are copied, one is given up
+ASKED_S = 3.0  # since somebody has asked for a chunk: it is not being copied any more
 
 
 class Export(NamedTuple):
@@ -54,6 +60,8 @@ class Exports:
         self._threads = threads
         self._announce = announce
         self._end = end
+        self._older: dict[str, list[Export]] = {}  # by name, the oldest first
+        self._asked_s: dict[int, float] = {}  # by lease: when somebody has asked for a chunk of it
         self._pending: dict[str, tuple[Region, int]] = {}  # to be hashed, with their leases
         self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
 
@@ -89,9 +97,25 @@ class Exports:
                 self._release(region, lease)
 
     def find(self, name: str, tree: bytes) -> Export | None:
-        """Return an announced region, or None if it is another one now."""
+        """Return an announced region that somebody copies; None if it was replaced, and given up."""
         export = self.entries.get(name)
-        return export if export is not None and export.announcement.tree == tree else None
+        several: list[Export] = [*self._older.get(name, ())]
+        if export is not None:
+            several.append(export)
+        for each in several:
+            if each.announcement.tree == tree:
+                self._asked_s[each.lease] = time.monotonic()
+                return each
+        return None
+
+    def beat(self) -> None:
+        """Give up older generations that nobody copies any more."""
+        for name, several in list(self._older.items()):
+            for export in [each for each in several if not self._is_copied(each)]:
+                several.remove(export)
+                self._release(export.region, export.lease)
+            if not several:
+                del self._older[name]
 
     def _fits(self, region: Region) -> bool:
         windows = tuple(window.range for window in self._allocator.windows)
@@ -127,8 +151,20 @@ class Exports:
         before = self.entries.get(name)
         self.entries[name] = export
         if before is not None:
-            self._release(before.region, before.lease)
+            self._keep(name, before)
         self._announce(export.announcement)
+
+    def _keep(self, name: str, export: Export) -> None:
+        """Keep a generation that was replaced, if it is being copied; of too many, not the idlest one."""
+        older = self._older.setdefault(name, [])
+        older.append(export)
+        if not self._is_copied(export) or len(older) > OLDER:
+            idlest = min(older, key=lambda each: self._asked_s.get(each.lease, 0.0))
+            older.remove(idlest)
+            self._release(idlest.region, idlest.lease)
+
+    def _is_copied(self, export: Export) -> bool:
+        return time.monotonic() < self._asked_s.get(export.lease, -ASKED_S) + ASKED_S
 
     def _change(self, region: Region) -> None:
         export = self.entries.get(region.name)
@@ -150,6 +186,7 @@ class Exports:
             self._release(*pending)
 
     def _release(self, region: Region, lease: int) -> None:
+        self._asked_s.pop(lease, None)
         if lease in region.leases:
             self._registry.release(region, lease)
 

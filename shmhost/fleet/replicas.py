@@ -10,23 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import pwd
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.fleet import hashing, placing
 from shmhost.fleet.announcements import Announcement
+from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.config import FleetConfig
-from shmhost.fleet.engine import Engine, Refusal
+from shmhost.fleet.engine import BUSY, Engine, Refusal
 from shmhost.fleet.messages import pack
+from shmhost.fleet.pulls import Pull, Replica, Superseded, check_superseded, is_of
 from shmhost.fleet.threads import Threads, write_part
 from shmhost.fleet.transfers import Credits, Step, Transfer
 from shmprotocol.errors import (
@@ -45,31 +46,6 @@ AT_ONCE = 4  # transfers from a host; more of them only share the same links
 CHUNK_S = 15.0  # for one chunk: 4 MiB at 2.3 Mbit/s
 WAIT_S = 300.0  # for a source to come back, before the memory of a transfer is given up
 RETRY_S = 5.0  # after a refusal, as of a quota
-
-
-@dataclass(eq=False, slots=True)
-class Pull:
-    """A transfer of one announcement: its task, and when it began by the clock of this host."""
-
-    announcement: Announcement
-    host: str  # the identity of the host that has announced it
-    began_s: float
-    task: asyncio.Task[None] | None = None
-    before: asyncio.Task[None] | None = None  # that of an older generation, which was cancelled
-    transfer: Transfer | None = None
-    is_placed: bool = False  # it has its address and its charge
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(eq=False, slots=True)
-class Replica:
-    """A copy that is published here."""
-
-    announcement: Announcement
-    host: str
-    region: Region
-    leaves: list[bytes]
-    lag_s: float  # from the announcement to its publish
 
 
 class Replicas:
@@ -100,6 +76,8 @@ class Replicas:
         self._sources = sources
         self._published = published
         self._credits = Credits(plan.chunks)
+        self.bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
+        self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by name: they have it until they have ended
         # By host, so that one whose transfers do not end is in the way of none of another.
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
@@ -111,21 +89,33 @@ class Replicas:
         pull = self.pulls.get(name)
         if replica is not None and replica.host != host:
             return  # the first host of a name has it until it is gone there
-        if replica is not None and _is_of(replica, announcement):
+        if replica is not None and is_of(replica, announcement):
             placing.chmod(self._hub, replica.region, announcement.mode)
             replica.announcement = announcement
             return
         if pull is not None:
-            if pull.host != host or pull.announcement.generation >= announcement.generation:
-                return
-            self._cancel(pull)
-        before = pull.task if pull is not None else None
+            if pull.host == host and pull.is_older_than(announcement):
+                self._follow_up(pull, announcement)
+            return
         if self._dropped.get(name) == (host, announcement.generation):
             return
-        if is_wanted or replica is not None or pull is not None:
+        if is_wanted or replica is not None:
             if replica is None and self._adopt(announcement, host):
                 return
-            self._begin(announcement, host, before)
+            self._begin(announcement, host)
+
+    def _follow_up(self, pull: Pull, announcement: Announcement) -> None:
+        """Take a newer generation of what is under way: that ends first, if it has begun.
+
+        Otherwise a name that is replaced faster than it is copied would have no copy.
+        """
+        if pull.next is not None or not pull.is_placed:
+            self.counts["skipped"] += (pull.next or pull.announcement).generation < announcement.generation
+        if pull.is_placed:
+            pull.next = announcement
+            pull.changed.set()
+        else:
+            pull.announcement, pull.began_s = announcement, time.monotonic()
 
     def end(self, name: str, host: str) -> None:
         """A region is gone at the host that had announced it."""
@@ -168,6 +158,8 @@ class Replicas:
     async def close(self) -> None:
         """End all transfers."""
         tasks = [pull.task for pull in self.pulls.values() if pull.task is not None]
+        tasks += [task for tasks in self._ending.values() for task in tasks]
+        self.pulls.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -184,27 +176,37 @@ class Replicas:
         self.origins[region.number] = host
         return True
 
-    def _begin(self, announcement: Announcement, host: str, before: asyncio.Task[None] | None) -> None:
-        pull = Pull(announcement, host, time.monotonic(), before=before)
+    def _begin(self, announcement: Announcement, host: str) -> None:
+        pull = Pull(announcement, host, time.monotonic())
         self.pulls[announcement.name] = pull
         pull.task = asyncio.get_running_loop().create_task(self._pulling(pull))
 
     def _cancel(self, pull: Pull) -> None:
-        self.pulls.pop(pull.announcement.name, None)
-        if pull.task is not None:
-            pull.task.cancel()
+        name, task = pull.announcement.name, pull.task
+        self.pulls.pop(name, None)
+        if task is not None:
+            self._ending.setdefault(name, set()).add(task)
+            task.add_done_callback(lambda task: self._ended(name, task))
+            task.cancel()
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        tasks = self._ending[name]
+        tasks.discard(task)
+        if not tasks:
+            del self._ending[name]
 
     async def _pulling(self, pull: Pull) -> None:
         name = pull.announcement.name
         try:
-            if pull.before is not None:  # it has the name until it has ended
-                await asyncio.wait([pull.before])
-                pull.before = None
+            if before := self._ending.get(name):
+                await asyncio.wait(list(before))
             async with self._slots[pull.host]:
                 await self._pull(pull)
             self.failed.pop(name, None)
         except asyncio.CancelledError:
             raise
+        except Superseded:
+            self.counts["skipped"] += 1
         except Exception as error:
             if self.failed.get(name, ("", 0.0))[0] != str(error):
                 LOG.warning("fleet %s: no copy of %r: %s", self._plan.fleet, name, error)
@@ -215,10 +217,16 @@ class Replicas:
         finally:
             if self.pulls.get(name) is pull:
                 del self.pulls[name]
+                if pull.next is not None:
+                    self.follow(pull.next, pull.host, is_wanted=True)
 
     async def _pull(self, pull: Pull) -> None:
-        announcement, registry = pull.announcement, self._hub.registry
-        owner = await self._threads.run(self._owner, announcement.user)
+        registry = self._hub.registry
+        user, owner = None, Peer(os.geteuid(), os.getegid())
+        while user != pull.announcement.user:
+            user = pull.announcement.user
+            owner = await self._threads.run(self._owner, user)
+        announcement = pull.announcement  # the latest one, from here on: the next ones wait
         self._check_memory(announcement)
         older = self.current.get(announcement.name)
         region = placing.begin(registry, announcement, owner, older.region if older is not None else None)
@@ -280,13 +288,16 @@ class Replicas:
             for source in sources - tried:
                 try:
                     data = await self._engine.ask(source, question, CHUNK_S)
-                except (Refusal, HostGone, HostTimeout):
+                except (Refusal, HostGone, HostTimeout) as error:
+                    if isinstance(error, Refusal):
+                        pull.refusing.add(source)
                     continue
                 leaves = hashing.split(announcement.room, announcement.tree, data)
                 if leaves is not None:
                     return leaves
                 self._blame(source, announcement.name)
                 tried.add(source)
+            check_superseded(pull, sources)
             await _wait(pull.changed, 1.0)
         raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
 
@@ -300,6 +311,7 @@ class Replicas:
             while not transfer.is_whole:
                 for source in self._sources(announcement.tree, pull.host):
                     transfer.add(source)
+                check_superseded(pull, transfer.sources)
                 pull.changed.clear()
                 while step := transfer.next():
                     task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
@@ -323,7 +335,10 @@ class Replicas:
         announcement = pull.announcement
         question = pack("chunk", self._address, announcement.name, announcement.tree, step.number)
         is_under_way = True
+        size = hashing.part(announcement.room, step.number)[1]
         try:
+            wait_s = self.bandwidth.take(step.source, size, time.monotonic(), math.inf)
+            await asyncio.sleep(wait_s)  # the credit bounds how many wait
             data = await self._engine.ask(step.source, question, CHUNK_S, is_bulk=True)
             right = transfer.leaves[step.number]
             digest = await self._threads.run(write_part, writer, announcement.room, step.number, data, right)
@@ -335,6 +350,8 @@ class Replicas:
         except (HostGone, HostTimeout, Refusal) as error:
             self.counts["repeated"] += 1
             transfer.remove(step.source)
+            if isinstance(error, Refusal) and not str(error).startswith(BUSY):
+                pull.refusing.add(step.source)
             LOG.debug("fleet %s: chunk %d of %r: %s", self._plan.fleet, step.number, announcement.name, error)
             await asyncio.sleep(0.1)  # it may be busy
         finally:
@@ -353,9 +370,3 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), timeout_s)
     event.clear()
-
-
-def _is_of(replica: Replica, announcement: Announcement) -> bool:
-    """Whether a replica is of this generation."""
-    mine = replica.announcement
-    return (mine.generation, mine.tree) == (announcement.generation, announcement.tree)

@@ -198,7 +198,7 @@ class Service:
         try:
             kind, *values = unpack(question.data)
             if kind == "chunk":
-                question.work(self.sharing.reading(tuple(values)))
+                self.sharing.sending.answer(question, tuple(values))
                 return
             answer = self._answers.get(kind) if isinstance(kind, str) else None
             if answer is None:

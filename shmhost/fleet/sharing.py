@@ -32,7 +32,9 @@ from shmhost.fleet.exports import Exports
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
 from shmhost.fleet.plan import slice_of
-from shmhost.fleet.replicas import Replica, Replicas
+from shmhost.fleet.pulls import Replica
+from shmhost.fleet.replicas import Replicas
+from shmhost.fleet.sending import Sending
 from shmhost.fleet.threads import Threads, read_part
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire.names import ChangeKind, State
@@ -68,6 +70,8 @@ class Sharing:
             plan, hub, service.engine, threads, service.address, self._sources, self._published
         )
 
+        self.sending: Sending = Sending(plan, self.chunk_of, self.reading)
+
     def begin(self) -> None:
         """Take note of all changes of regions from now on, and of names that clients wait for."""
         hub, loop = self._service.hub, asyncio.get_running_loop()
@@ -88,6 +92,7 @@ class Sharing:
 
     def beat(self) -> None:
         """Do what is to be done now and then: what was refused may work now."""
+        self.exports.beat()
         for host, record in self.known.items():
             for name in [name for name in self.replicas.retries() if name in record.names]:
                 self._follow(record.names[name], host)
@@ -104,6 +109,8 @@ class Sharing:
     def leave(self, address: str) -> None:
         """A host has gone: its replicas here stay."""
         self._holders.pop(address, None)
+        self.sending.bandwidth.forget(address)
+        self.replicas.bandwidth.forget(address)
 
     def hear(self, kind: object, address: str, values: tuple[Any, ...]) -> None:
         """Take news of a host. RemoteProtocolError."""
@@ -149,16 +156,17 @@ class Sharing:
             raise Refusal(f"{name!r} is another generation here, or gone")
         return b"".join(entry.leaves)
 
+    def chunk_of(self, values: tuple[Any, ...]) -> tuple[str, int]:
+        """Return who asks for a chunk, and its size; Refusal, RemoteProtocolError."""
+        asker, region, index = self._chunk_of(values)
+        return asker, hashing.part(region.room, index)[1]
+
     def reading(self, values: tuple[Any, ...]) -> Callable[[], bytes]:
         """Return a function for a thread, which reads a chunk; Refusal, RemoteProtocolError."""
-        _, name, tree, index = fields(values, address, text(255), held_of, U64)
-        entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
-        if entry is None or entry.region.object is None:
-            raise Refusal(f"{name!r} is another generation here, or gone")
-        room = entry.region.room
-        if index >= hashing.chunk_count(room):
-            raise RemoteProtocolError(f"{name!r} has no chunk {index}")
-        descriptor = os.dup(entry.region.object.reader())
+        _, region, index = self._chunk_of(values)
+        room = region.room
+        assert region.object is not None
+        descriptor = os.dup(region.object.reader())
 
         def read() -> bytes:
             try:
@@ -168,16 +176,30 @@ class Sharing:
 
         return read
 
+    def _chunk_of(self, values: tuple[Any, ...]) -> tuple[str, Region, int]:
+        asker, name, tree, index = fields(values, address, text(255), held_of, U64)
+        entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
+        if entry is None or entry.region.object is None:
+            raise Refusal(f"{name!r} is another generation here, or gone")
+        if index >= hashing.chunk_count(entry.region.room):
+            raise RemoteProtocolError(f"{name!r} has no chunk {index}")
+        return asker, entry.region, index
+
     def gauges(self) -> tuple[Gauge, ...]:
         """Return the figures for metrics."""
         replicas = self.replicas
-        counts = replicas.counts
+        counts, sending = replicas.counts, self.sending
         return (
             ("fleet_exports", "Regions that this host announces", len(self.exports.entries)),
             ("fleet_replicas", "Regions of other hosts that are here", len(replicas.current)),
             ("fleet_transfers", "Regions of other hosts that are on their way", len(replicas.pulls)),
             ("fleet_replica_bytes", "Memory of both", replicas.memory()),
             ("fleet_received_bytes", "Bytes of chunks that have come since the start", counts["bytes"]),
+            ("fleet_sent_bytes", "Bytes of chunks that were sent since the start", sending.sent),
+            ("fleet_busy", "Chunks that were refused for a while, as others were waiting", sending.refused),
+            ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),
+            ("fleet_receive_waited_seconds", "Likewise, to ask for chunks", replicas.bandwidth.waited_s),
+            ("fleet_skipped", "Generations that were replaced before they were copied", counts["skipped"]),
             ("fleet_corrupt", "Wrong answers of hosts since the start", counts["corrupt"]),
             ("fleet_failed", "Regions that are wanted here and cannot be copied", len(replicas.failed)),
         )

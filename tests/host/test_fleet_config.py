@@ -46,6 +46,8 @@ def test_file_has_defaults_for_all_but_the_name_of_the_fleet(tmp_path: Path) -> 
         ('fleet = "a"\nconnect = ["tcp/127.0.0.1:7447#iface=eth0"]', "an endpoint is such as"),
         ('fleet = "a"\n[tls]\nca = "ca.pem"', "has just ca, certificate, key"),
         ('fleet = "a"\n[tls]\nca = "a"\ncertificate = "b"\nkey = "c"', "cannot be read"),
+        ('fleet = "a"\nbandwidth = "1K"', "bandwidth is bytes a second, at least 65536"),
+        ('fleet = "a"\npeer_bandwidth = 0', "peer_bandwidth is bytes a second"),
         ("fleet = ", "cannot be read"),
     ],
 )

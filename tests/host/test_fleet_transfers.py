@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from shmhost.core.window import STEP
 from shmhost.fleet.announcements import PAGE_NAMES, Announcement, Known, announcement_of, gone_of, page_of
+from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.hashing import LARGE, LARGE_FROM, SMALL, chunk_count, leaf, part, root_of, split
 from shmhost.fleet.transfers import Credits, Step, Transfer
 from shmprotocol.errors import RemoteProtocolError
@@ -193,3 +196,25 @@ def test_names_that_are_missing_in_all_that_a_host_has_are_gone() -> None:
     record.announce(GOOD)
     assert record.finish() == ["models/y"]
     assert list(record.names) == ["models/x"]
+
+
+def test_bandwidth_is_kept_over_a_second_and_is_saved_up_for_a_moment_only() -> None:
+    limit = Bandwidth(10 * MIB, None)
+    now_s = start_s = 1000.0
+    for number in range(21):
+        now_s += limit.take(f"peer {number}", MIB, now_s, math.inf)
+    assert now_s - start_s == pytest.approx(1.9)  # the first has its burst, and the last is to be paid off
+    assert limit.waited_s == pytest.approx(1.9)
+    assert limit.take("a", MIB, now_s + 3600, math.inf) == 0.0
+    assert limit.take("a", MIB, now_s + 3600, math.inf) == 0.0
+    assert limit.take("a", MIB, now_s + 3600, math.inf) == pytest.approx(0.1)
+
+
+def test_bandwidth_of_each_peer_is_its_own_and_a_chunk_that_would_wait_too_long_is_not_counted() -> None:
+    limit = Bandwidth(None, MIB)
+    assert limit.take("a", 4 * MIB, 0.0, 1.0) == 0.0
+    waits = [limit.take("a", MIB, 0.0, 1.0) for _ in range(3)]
+    assert waits == [pytest.approx(4.0)] * 3
+    assert limit.take("b", MIB, 0.0, 1.0) == 0.0
+    limit.forget("a")
+    assert limit.take("a", MIB, 0.0, 1.0) == 0.0

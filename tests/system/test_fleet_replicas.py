@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -181,6 +184,55 @@ def test_last_generation_arrives_when_a_name_changes_during_transfers(tmp_path: 
             seen.append((generation, value))
             region.close()
         assert seen == sorted(seen)
+
+
+def test_name_that_is_replaced_faster_than_it_is_copied_gets_newer_copies(tmp_path: Path) -> None:
+    """A copy takes half a second, and each generation lives for a tenth of that."""
+    is_enough = threading.Event()
+
+    def publish(host: HostProcess) -> int:
+        with shmclient.connect(host.socket_path) as shm:
+            for number in itertools.count():
+                shm.put("models/x", number.to_bytes(8, "little") * MIB).close()
+                if is_enough.wait(0.05):
+                    return number
+        raise AssertionError
+
+    with (
+        fleet(tmp_path, "a", "b", bandwidth="16M", **SHARED) as (first, second),
+        shmclient.connect(second.socket_path) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        publishing = pool.submit(publish, first)
+        seen = list[int]()
+        try:
+            for region in other.follow("models/x", wait=60):
+                number = int.from_bytes(region[:8], "little")
+                assert bytes(region[-8:]) == bytes(region[:8])
+                seen.append(number)
+                if len(seen) == 4:
+                    break
+        finally:
+            is_enough.set()
+        last = publishing.result(60)
+        wait_until(lambda: other.get("models/x")[:8] == last.to_bytes(8, "little"), 60)
+    assert seen == sorted(set(seen))
+
+
+def test_bandwidth_that_is_sent_is_limited(tmp_path: Path) -> None:
+    ports = free_ports(3)
+    metrics = f"127.0.0.1:{ports[2]}"
+    with (
+        start(write_plan(tmp_path, "a", ports[0], (), bandwidth="4M", **SHARED), metrics=metrics) as first,
+        start(write_plan(tmp_path, "b", ports[1], ports[:1], **SHARED)) as second,
+        shmclient.connect(first.socket_path) as shm,
+    ):
+        before_s = time.monotonic()
+        shm.put("models/x", os.urandom(6 * MIB))
+        digest(second, "models/x")
+        assert time.monotonic() - before_s > 1.0  # 6 MiB, less a burst and the one that is to be paid off
+        assert 6 * MIB <= metrics_of(ports[2])["shmhost_fleet_sent_bytes"] < 7 * MIB
+        assert metrics_of(ports[2])["shmhost_fleet_send_waited_seconds"] > 1.0
 
 
 def test_killed_host_has_its_slice_again_although_others_have_copies_there(tmp_path: Path) -> None:

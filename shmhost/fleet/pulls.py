@@ -1,0 +1,57 @@
+"""The record of a transfer that is under way, and that of a copy that is here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from shmhost.core.regions import Region
+from shmhost.fleet.announcements import Announcement
+from shmhost.fleet.transfers import Transfer
+
+
+class Superseded(Exception):
+    """A generation was replaced before it was copied: the next one is copied instead."""
+
+
+@dataclass(eq=False, slots=True)
+class Pull:
+    """A transfer of one announcement: its task, and when it began by the clock of this host."""
+
+    announcement: Announcement
+    host: str  # the identity of the host that has announced it
+    began_s: float
+    task: asyncio.Task[None] | None = None
+    next: Announcement | None = None  # a newer one, which is copied after this
+    refusing: set[str] = field(default_factory=set)  # the sources that do not have it any more
+    transfer: Transfer | None = None
+    is_placed: bool = False  # it has its address and its charge
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def is_older_than(self, announcement: Announcement) -> bool:
+        """Whether an announcement is news, and not older than what is under way."""
+        mine = self.announcement
+        return mine.generation <= announcement.generation and mine != announcement
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """A copy that is published here."""
+
+    announcement: Announcement
+    host: str
+    region: Region
+    leaves: list[bytes]
+    lag_s: float  # from the announcement to its publish
+
+
+def check_superseded(pull: Pull, sources: set[str]) -> None:
+    """Raise Superseded if a newer generation can be copied, and this one cannot."""
+    if pull.next is not None and sources and pull.refusing >= sources:
+        raise Superseded
+
+
+def is_of(replica: Replica, announcement: Announcement) -> bool:
+    """Whether a replica is of this generation."""
+    mine = replica.announcement
+    return (mine.generation, mine.tree) == (announcement.generation, announcement.tree)

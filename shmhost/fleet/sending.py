@@ -1,0 +1,63 @@
+"""Chunks that other hosts ask for: each goes when the limits of bandwidth let it. Never waits for a link.
+
+A host that asks has a credit for each chunk, so few are waiting; those over a bound are refused, and asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shmhost.fleet.bandwidth import Bandwidth
+from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.engine import BUSY, Question, Refusal
+from shmhost.fleet.messages import MAX_REASON
+from shmprotocol.errors import RemoteProtocolError
+
+LONGEST_S = 5.0  # that a chunk waits here; who asks waits for 15 s, and a slow link needs its time too
+MAX_WAITING = 256  # chunks, of all hosts
+
+
+class Sending:
+    """The chunks that wait. `chunk` takes the fields of a question, and returns who asks, and for how much.
+
+    `reading` returns what reads that, in a thread. Both raise Refusal and RemoteProtocolError.
+    """
+
+    def __init__(
+        self,
+        plan: FleetConfig,
+        chunk: Callable[[tuple[Any, ...]], tuple[str, int]],
+        reading: Callable[[tuple[Any, ...]], Callable[[], bytes]],
+    ) -> None:
+        self.bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
+        self.sent = 0  # bytes
+        self.refused = 0  # chunks, that had to be asked for again
+        self._chunk = chunk
+        self._reading = reading
+        self._waiting = 0
+
+    def answer(self, question: Question, values: tuple[Any, ...]) -> None:
+        """Send a chunk that a host asks for, now or in a moment; Refusal, RemoteProtocolError."""
+        asker, size = self._chunk(values)
+        wait_s = LONGEST_S + 1 if self._waiting >= MAX_WAITING else 0.0
+        wait_s = wait_s or self.bandwidth.take(asker, size, time.monotonic(), LONGEST_S)
+        if wait_s > LONGEST_S:
+            self.refused += 1
+            question.refuse(f"{BUSY}: more is asked for than the limit of bandwidth lets through")
+        elif wait_s:
+            self._waiting += 1
+            asyncio.get_running_loop().call_later(wait_s, self._answer_late, question, values, size)
+        else:
+            question.work(self._reading(values))
+            self.sent += size
+
+    def _answer_late(self, question: Question, values: tuple[Any, ...], size: int) -> None:
+        self._waiting -= 1
+        try:
+            question.work(self._reading(values))
+            self.sent += size
+        except (RemoteProtocolError, Refusal) as error:
+            question.refuse(str(error)[:MAX_REASON])
