@@ -1,6 +1,7 @@
 """Chunks that other hosts ask for: each goes when the limits of bandwidth let it. Never waits for a link.
 
-A host that asks has a credit for each chunk, so few are waiting; those over a bound are refused, and asked for again.
+A host that asks has a credit for each chunk, so few are waiting. Those over a bound are refused, and
+asked for again.
 """
 
 from __future__ import annotations
