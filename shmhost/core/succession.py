@@ -17,7 +17,7 @@ from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_name
 
 # † 16 ns by names of a module, 180 by those of a class of enum (2026-11): a put looks at nine of them.
 _SUPERSEDED, _FREED = State.SUPERSEDED, State.FREED
-_PUBLISHED, _FULL, _MEMFD = ChangeKind.PUBLISHED, Seal.FULL, Backend.MEMFD
+_PUBLISHED, _FULL, _SHARED, _MEMFD = ChangeKind.PUBLISHED, Seal.FULL, Seal.SHARED, Backend.MEMFD
 
 
 def begin(
@@ -70,6 +70,7 @@ def _legacy_of(older: Region | None, capacity: int, peer: Peer) -> Region | None
         or older.capacity != capacity
         or older.owner.uid != peer.uid
         or older.backend is not _MEMFD
+        or older.seal is _SHARED
         or older.extent
     ):
         return None

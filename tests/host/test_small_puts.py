@@ -219,6 +219,20 @@ def test_replaced_region_that_nobody_has_is_freed_at_once(world: BoardWorld) -> 
     world.check()
 
 
+def test_shared_region_leaves_nothing_to_the_put_that_replaces_it(world: BoardWorld) -> None:
+    """The host has two descriptors of it, which are charged, and knows it as one that several may write."""
+    talk, registry = world.client(), world.hub.registry
+    files = registry.accounts.of(7).files
+    before = files.used
+    size = len(PUT.payload)
+    created = talk.say(CREATE._replace(name=PUT.name, size=size, seal="shared"))
+    published = talk.say(m.Publish(2, created.region, 1, size, 0, 0, 0, 0))
+    assert (len(registry.shared), files.used) == (1, before + 2)
+    assert put(talk, PUT, published.grant.lease) is not None
+    assert (len(registry.shared), files.used) == (0, before + 1)
+    world.check()
+
+
 def test_replaced_region_that_somebody_has_stays_until_its_release(world: BoardWorld) -> None:
     talk = world.client()
     first, second = put(talk, PUT), put(talk, PUT)
