@@ -78,6 +78,7 @@ class Model:
         self.registry.numbers = numbers(self._file.first_number, self._file.store_number)
         self.registry.book = self._file
         self.expected = Expected(self.registry, self._file.forget, self._file.retire)
+        self.registry.expect_again = self.expected.expect_again
         self.expected.load(self._file.records)
         forget = self._file.forget
         self.absent = Absentees(self.registry, forget, lambda region: settle_arena(self.hub, region))

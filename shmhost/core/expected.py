@@ -2,6 +2,9 @@
 
 Their addresses are taken: a client can have them mapped. Their names are free: whoever publishes one has the
 newer generation. Nothing shows or charges them before they are back.
+
+Each client hands back what it has, and nobody knows how many have the same. So a region that is back, and
+freed when those that are here need it no more, is expected again: for a client that is late.
 """
 
 from __future__ import annotations
@@ -48,16 +51,24 @@ class Expected:
         self._forget = forget
         self._retire = retire
         self._records: dict[int, tuple[Record, Window]] = {}  # by the region's number
+        self._back: dict[int, tuple[Record, Window]] = {}  # likewise, of those that are back
+        self._again: set[int] = set()  # of `_records`: they were back
         self._boards: list[tuple[Span, Window]] = []  # of earlier hosts: clients may have them mapped
         self._current: dict[str, list[Record]] = {}  # those that may get their name back
 
     def __len__(self) -> int:
-        return len(self._records)
+        """Return how many were never back."""
+        return len(self._records) - len(self._again)
 
     @property
     def takes_addresses(self) -> bool:
         """Whether addresses are taken for what may come back, or for boards."""
         return bool(self._records or self._boards)
+
+    @property
+    def may_return(self) -> bool:
+        """Whether anything may be handed back, perhaps once more."""
+        return bool(self._records or self._back)
 
     def load(self, records: Iterable[Record]) -> None:
         """Take the addresses of regions; forget those whose addresses are not free, or not in a window."""
@@ -77,6 +88,23 @@ class Expected:
             window = self._registry.allocator.claim(span)
             if window is not None:
                 self._boards.append((span, window))
+
+    def resume(self, record: Record, window: Window) -> None:
+        """Take note of a region that was back with another host."""
+        self._back[record.number] = record, window
+
+    def expect_again(self, region: Region) -> bool:
+        """Take note that a region which was back is freed; False: nobody may hand it back once more.
+
+        Its addresses stay taken, and its record where it is.
+        """
+        record, window = self._back.pop(region.number, (None, region.window))
+        if record is None or not region.record:
+            return False
+        record = record._replace(state=region.state, mode=region.mode, rights=region.rights)
+        self._records[region.number] = record, window
+        self._again.add(region.number)
+        return True
 
     def find(self, number: int) -> Record | None:
         """Return what is known of a region that is not back yet."""
@@ -104,7 +132,7 @@ class Expected:
         Of an arena that `is_over` without its owner the name is gone. The caller gives it a lease, and tells
         those who listen if it is CURRENT. QuotaExceeded: an arena finds no line of the board.
         """
-        _, window = self._records[record.number]
+        entry = _, window = self._records[record.number]
         state = record.state
         if state is State.CURRENT:
             older = self._registry.current.get(record.name)
@@ -114,7 +142,11 @@ class Expected:
                 state = State.UNLINKED
         region = rebuild(self._registry, record, window, memory_object, state)
         del self._records[record.number]
-        self.returned += 1
+        self._back[record.number] = entry
+        if record.number in self._again:
+            self._again.remove(record.number)
+        else:
+            self.returned += 1
         if record.state is State.CURRENT:
             self._drop_name(record)
         self._registry.book.change(region)
@@ -138,8 +170,8 @@ class Expected:
             self._forget(record.offset)
         for span, window in self._boards:
             window.give(span)
-        self._records.clear()
-        self._boards.clear()
+        for table in (self._records, self._back, self._again, self._boards):
+            table.clear()
         self._current.clear()
         self.named = self.named_bytes = 0
         return [record for record in lost if record.name not in self._registry.current]

@@ -97,6 +97,7 @@ def _describe(region: Region, give: Give) -> RegionRecord:
         region.kind,
         region.record,
         region.extent,
+        region.is_back,
         _describe_object(region.object, give),
         None if region.arena is None else _describe_arena(region.arena, region.charge),
     )
@@ -270,7 +271,7 @@ def _region_from(record: RegionRecord, take: Take, registry: Registry, makers: M
     region.is_successor, region.was_busy = record.is_successor, record.was_busy
     region.keep = record.keep
     region.line, region.rights, region.kind = record.line, record.rights, record.kind
-    region.record, region.extent = record.record, record.extent
+    region.record, region.extent, region.is_back = record.record, record.extent, record.is_back
     if charge.account.uid != region.owner.uid:
         charge.bear()
     if registry.accounts.are_addresses_scarce and record.arena is None:

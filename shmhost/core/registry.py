@@ -48,6 +48,8 @@ class Registry:
     dispose: Callable[[Freeable], None]
     note: Callable[[ChangeKind | State, Region], None] = lambda _kind, _region: None
     make_room: Callable[[], bool] = lambda: False  # frees addresses that may not be needed, if there are any
+    # Called with a region of an earlier host that is freed: whether its addresses stay taken, and its record.
+    expect_again: Callable[[Region], bool] = lambda _region: False
     current: dict[str, Region] = field(default_factory=dict)
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
@@ -346,8 +348,11 @@ class Registry:
     def _free(self, region: Region) -> None:
         if region.generation:  # watchers never saw an unpublished region
             self.note(State.FREED, region)
+        is_expected = region.is_back and self.expect_again(region)
         self._move(region, State.FREED)
-        self.book.remove(region)
+        if not is_expected:
+            self.book.remove(region)
+            self.allocator.give(region.span)
         del self.regions[region.number]
         self.shared.discard(region)
         if region.arena is not None:
@@ -356,7 +361,6 @@ class Registry:
         if self.board.release(region.line):
             self.lines.give_back(region.line)
         del self.order[bisect_left(self.order, region.number)]
-        self.allocator.give(region.span)
         region.charge.release()
         if region.object is not None and not region.is_busy:
             self.dispose(region.object)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 9
+STATE_FORM = 10
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -94,6 +94,7 @@ class RegionRecord(NamedTuple):
     kind: int
     record: int  # where the state file has it
     extent: int
+    is_back: bool
     object: ObjectRecord
     arena: ArenaRecord | None
 

@@ -72,6 +72,7 @@ def _legacy_of(older: Region | None, capacity: int, peer: Peer) -> Region | None
         or older.backend is not _MEMFD
         or older.seal is _SHARED
         or older.extent
+        or older.is_back
     ):
         return None
     return older

@@ -13,6 +13,7 @@ from shmhost.core.absentees import Absentees
 from shmhost.core.expected import Expected, info_of
 from shmhost.core.generations import numbers
 from shmhost.core.hub import Hub
+from shmhost.core.ledgers import Ledger
 from shmhost.core.owning import settle_arena
 from shmhost.core.records import LedgerRecord, Record
 from shmhost.core.regions import Region
@@ -58,7 +59,7 @@ def find_names(lock: Lock, hub: Hub) -> ShmNames:
 
 def _take_returns(hub: Hub, names: ShmNames) -> None:
     """Let clients hand back what is expected."""
-    if not (hub.expected or hub.absent):
+    if not (hub.absent or (hub.expected is not None and hub.expected.may_return)):
         return
     hub.returnables = returnables = Returnables(names)
     hub.registry.accounts.is_taking_back = True
@@ -83,16 +84,11 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
         return None
     registry = hub.registry
     registry.numbers = numbers(next(registry.numbers), state.store_number)
-    noted = {region.record for region in registry.regions.values()}
+    noted = {region.record: region for region in registry.regions.values() if region.record}
     noted_ledgers = {ledger.record: ledger for ledger in hub.ledgers.values() if ledger.record}
     ledgers = [record for record in state.ledgers if record.offset not in noted_ledgers]
     _expect(hub, state, [record for record in state.records if record.offset not in noted], ledgers)
-    for record in state.ledgers:
-        if record.offset in noted_ledgers and hub.absent is not None:
-            hub.absent.resume(noted_ledgers[record.offset], record)
-    for region in registry.arenas:
-        if hub.absent is not None and region.arena is not None and region.arena.is_awaited:
-            hub.absent.await_owner(region, region.arena)
+    _resume(hub, state, noted, noted_ledgers)
     for region in registry.regions.values():
         if region.generation and not region.record:  # the host before had no file
             state.enter(region)
@@ -101,11 +97,28 @@ def take_over(path: str, lock: Lock, hub: Hub, names: ShmNames) -> StateFile | N
     return state
 
 
+def _resume(hub: Hub, state: StateFile, noted: dict[int, Region], noted_ledgers: dict[int, Ledger]) -> None:
+    """Take note of what was back with the host before."""
+    assert hub.expected is not None
+    assert hub.absent is not None
+    for record in state.records:
+        region = noted.get(record.offset)
+        if region is not None and region.is_back:
+            hub.expected.resume(record, region.window)
+    for ledger_record in state.ledgers:
+        if ledger_record.offset in noted_ledgers:
+            hub.absent.resume(noted_ledgers[ledger_record.offset], ledger_record)
+    for region in hub.registry.arenas:
+        if region.arena is not None and region.arena.is_awaited:
+            hub.absent.await_owner(region, region.arena)
+
+
 def _expect(hub: Hub, state: StateFile, records: list[Record], ledgers: list[LedgerRecord]) -> None:
     registry = hub.registry
     registry.book = state
     registry.make_room = lambda: give_up(hub)
     hub.expected = Expected(registry, state.forget, state.retire)
+    registry.expect_again = hub.expected.expect_again
     hub.expected.load(records)
     hub.expected.load_boards(state.boards)
     hub.absent = Absentees(registry, state.forget, lambda region: settle_arena(hub, region))
@@ -115,12 +128,14 @@ def _expect(hub: Hub, state: StateFile, records: list[Record], ledgers: list[Led
 
 
 def give_up(hub: Hub) -> bool:
-    """Expect no more what nobody has handed back; return whether there was any."""
-    if hub.expected is None or not hub.expected.takes_addresses:
+    """Expect no more what nobody has handed back, also once more; return whether that took addresses."""
+    if hub.expected is None:
         return False
-    LOG.info("gave up %d regions of the host before: they were not handed back", len(hub.expected))
+    had_addresses = hub.expected.takes_addresses
+    if had_addresses:
+        LOG.info("gave up %d regions of the host before: they were not handed back", len(hub.expected))
     hub.tell_of_gone(map(info_of, hub.expected.clear()))
-    return True
+    return had_addresses
 
 
 def end_returns(hub: Hub, state: StateFile | None) -> None:

@@ -44,8 +44,8 @@ from shmprotocol.wire import messages as m
 ATTRIBUTES: dict[type, tuple[str, str]] = {
     Region: (
         "number owner room capacity span charge name mode seal backend object was_busy keep state size "
-        "generation created_ns is_successor line rights kind arena record extent",
-        "window tally is_busy is_back leases packed readers",
+        "generation created_ns is_successor line rights kind arena record extent is_back",
+        "window tally is_busy leases packed readers",
     ),
     Charge: ("account size files regions more", "is_borne"),
     Arena: (

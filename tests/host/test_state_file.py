@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmhost.core import records
+from shmhost.core import records, succession
 from shmhost.core.accounts import Accounts
 from shmhost.core.expected import Expected, Returned, is_of
 from shmhost.core.generations import BLOCK, numbers
@@ -20,7 +20,7 @@ from shmhost.core.objects import SEALS, Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.records import Record
 from shmhost.core.regions import Region
-from shmhost.core.registry import Registry
+from shmhost.core.registry import REGION_OVERHEAD, Registry
 from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Allocator, Span
 from shmhost.machine.socket_file import Lock
@@ -234,6 +234,40 @@ def test_addresses_stay_taken_until_the_regions_are_given_up(hosts: Hosts) -> No
     after.make_room = lambda: bool(expected.clear())
     assert publish(after, "e").span in taken
     assert len(hosts.start()[1]) == 2
+
+
+def come_back(hosts: Hosts) -> tuple[Registry, Expected, Region]:
+    """Return what a host has whose predecessor was killed: a region that is back, and the only one."""
+    memory = publish(hosts.start()[0], "x").object
+    assert memory is not None
+    registry, expected = hosts.start()
+    registry.expect_again = expected.expect_again
+    (record,) = hosts.file.records
+    back = expected.revive(record, Memfd.of(record.capacity, os.dup(memory.reader())))
+    return registry, expected, back
+
+
+def test_addresses_of_what_was_back_wait_until_it_is_given_up(hosts: Hosts) -> None:
+    registry, expected, back = come_back(hosts)
+    registry.hide(back)
+    assert registry.accounts.bytes.used == 0  # the host has nothing of it any more
+    assert registry.allocator.windows[0].free() == 15 * STEP
+    (record,) = hosts.file.records
+    assert expected.find(back.number) == record._replace(state=State.UNLINKED)
+    assert hosts.start()[1].find(back.number) == expected.find(back.number)
+    assert expected.clear() == []
+    assert registry.allocator.windows[0].free() == 16 * STEP
+
+
+def test_small_put_leaves_the_addresses_of_what_was_back(hosts: Hosts) -> None:
+    """It gives what its elder has to its own region, which must not have come back."""
+    registry, _, back = come_back(hosts)
+    region = succession.begin(registry, back, "x", 0o640, True, 100, back.owner)
+    assert region is not None
+    succession.complete(registry, region, back)
+    assert back.number not in registry.regions
+    assert registry.allocator.windows[0].free() == 14 * STEP
+    assert registry.accounts.bytes.used == region.capacity + REGION_OVERHEAD
 
 
 def test_no_number_of_a_region_comes_twice(hosts: Hosts) -> None:
