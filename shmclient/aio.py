@@ -50,8 +50,8 @@ from shmclient._drivers.transfer import Progress
 from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmclient.client import TIMEOUT_S
+from shmprotocol.wire import paths
 from shmprotocol.wire.names import BackendName, SealName
-from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 __all__ = ["AsyncArenaView", "AsyncClient", "AsyncFollow", "AsyncRegion", "AsyncWatch", "connect"]
 
@@ -76,7 +76,7 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
 
     def __init__(
         self,
-        socket_path: str | os.PathLike[str] | None = None,
+        socket_path: paths.AnyPath | None = None,
         *,
         timeout: float = TIMEOUT_S,
         wait: float | None = None,
@@ -84,7 +84,7 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         timeout_s: float | None = None,
     ) -> None:
         timeout = timeout if timeout_s is None else timeout_s
-        self.socket_path: str = choose_socket_path(socket_path, os.environ)
+        self.socket_path: str = paths.socket_path(socket_path, os.environ)
         self._core: Core[AsyncChannel] = Core(self.socket_path, timeout, anyio.Lock, reserve)
         self._wait_s = wait
         self._loop = EventLoop()
@@ -314,7 +314,7 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
 
 
 async def connect(
-    socket_path: str | os.PathLike[str] | None = None,
+    socket_path: paths.AnyPath | None = None,
     *,
     timeout: float = TIMEOUT_S,
     wait: float | None = None,

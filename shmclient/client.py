@@ -44,8 +44,8 @@ from shmclient._drivers.trips import Channel
 from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmprotocol.native.builtins import value_again
+from shmprotocol.wire import paths
 from shmprotocol.wire.names import BackendName, SealName
-from shmprotocol.wire.paths import socket_path as choose_socket_path
 
 if TYPE_CHECKING:
     from shmclient._arenas.owner import Arena
@@ -69,7 +69,7 @@ class Client(Names, Objects, Snapshots):
 
     def __init__(
         self,
-        socket_path: str | os.PathLike[str] | None = None,
+        socket_path: paths.AnyPath | None = None,
         *,
         timeout: float = TIMEOUT_S,
         wait: float | None = None,
@@ -77,7 +77,7 @@ class Client(Names, Objects, Snapshots):
         timeout_s: float | None = None,
     ) -> None:
         timeout = timeout if timeout_s is None else timeout_s
-        self.socket_path: str = choose_socket_path(socket_path, os.environ)
+        self.socket_path: str = paths.socket_path(socket_path, os.environ)
         self._core: Core[Channel] = Core(self.socket_path, timeout, threading.RLock, reserve)
         self._drive(self._core.start(wait))
 
@@ -383,7 +383,7 @@ class Client(Names, Objects, Snapshots):
 
 
 def connect(
-    socket_path: str | os.PathLike[str] | None = None,
+    socket_path: paths.AnyPath | None = None,
     *,
     timeout: float = TIMEOUT_S,
     wait: float | None = None,

@@ -25,6 +25,7 @@ import anyio
 from shmhost.machine.abandoned import FOLDER_PREFIX, SOCKET, remove_abandoned
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import WINDOWS, Config, default_budget
+from shmprotocol.wire.paths import AnyPath
 
 LOG = logging.getLogger("shmhost")
 EXIT_S = 5.0  # the end of the program waits this long for a host: freeing 10 GiB of regions takes about 1 s
@@ -159,7 +160,7 @@ class EmbeddedHost:
 
 def start(
     *,
-    socket_path: str | os.PathLike[str] | None = None,
+    socket_path: AnyPath | None = None,
     socket_mode: int = 0o660,
     windows: tuple[tuple[int, int], ...] = WINDOWS,
     budget: int | None = None,
@@ -184,7 +185,7 @@ def start(
         socket_path = os.path.join(folder, SOCKET)
     try:
         config = Config(
-            socket_path=os.fspath(socket_path),
+            socket_path=os.fsdecode(socket_path),
             socket_mode=socket_mode,
             windows=windows,
             budget=default_budget() if budget is None else budget,

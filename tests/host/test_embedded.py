@@ -65,6 +65,14 @@ def test_settings_are_those_of_the_host(tmp_path: Path) -> None:
             shm.put("a", bytes(1 << 20))
 
 
+def test_path_of_bytes_is_taken_by_host_and_clients(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "h") + b"\xff"
+    with shmhost.embedded(socket_path=path) as host, shmclient.connect(path) as shm:
+        assert host.socket_path == shm.socket_path == os.fsdecode(path)
+        shm.put("x", b"1").close()
+        assert bytes(shm.get("x")) == b"1"
+
+
 def test_unknown_setting_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="bugdet"):
         shmhost.start(bugdet=1)  # type: ignore[call-arg]

@@ -11,7 +11,12 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from shmprotocol.errors import InvalidArgument
-from shmprotocol.wire.paths import MAX_SOCKET_PATH, socket_path
+from shmprotocol.wire.paths import MAX_SOCKET_PATH, AnyPath, socket_path
+
+
+class BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"/a\xff"
 
 
 @pytest.mark.parametrize(
@@ -19,6 +24,8 @@ from shmprotocol.wire.paths import MAX_SOCKET_PATH, socket_path
     [
         ("/a", {"SHMHOST_SOCKET": "/b"}, "/a"),
         (Path("/a"), {"SHMHOST_SOCKET": "/b"}, "/a"),
+        (b"/a\xff", {}, "/a\udcff"),
+        (BytesPath(), {}, "/a\udcff"),
         ("relative", {}, "relative"),
         (None, {"SHMHOST_SOCKET": "/b", "XDG_RUNTIME_DIR": "/c"}, "/b"),
         (None, {"XDG_RUNTIME_DIR": "/c"}, "/c/shmhost/host.sock"),
@@ -27,14 +34,15 @@ from shmprotocol.wire.paths import MAX_SOCKET_PATH, socket_path
         ("/" + "x" * 106, {}, "/" + "x" * 106),
     ],
 )
-def test_socket_path_is_chosen(given: str | None, environ: dict[str, str], path: str) -> None:
+def test_socket_path_is_chosen(given: AnyPath | None, environ: dict[str, str], path: str) -> None:
     assert socket_path(given, environ) == path
 
 
 @pytest.mark.parametrize("given", ["", "/" + "x" * 107, "/a\0b"])
 def test_socket_path_is_refused_that_no_socket_can_have(given: str) -> None:
-    with pytest.raises(InvalidArgument, match="1 to 107 bytes"):
-        socket_path(given, {})
+    for each in (given, given.encode()):
+        with pytest.raises(InvalidArgument, match="1 to 107 bytes"):
+            socket_path(each, {})
     with pytest.raises(InvalidArgument):
         socket_path(None, {"SHMHOST_SOCKET": given})
 

@@ -11,14 +11,16 @@ SOCKET_VARIABLE = "SHMHOST_SOCKET"
 # sun_path of unix(7) has 108 bytes, with its terminating zero.
 MAX_SOCKET_PATH = 107
 
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-def socket_path(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
+
+def socket_path(given: AnyPath | None, environ: Mapping[str, str]) -> str:
     """Return the socket to use: the one given, $SHMHOST_SOCKET, the user's runtime folder, or /run.
 
     InvalidArgument if the path cannot be a socket's: empty, over 107 bytes, with a zero byte, or not text
     that a file name can have.
     """
-    path = os.fspath(given) if given is not None else environ.get(SOCKET_VARIABLE)
+    path = os.fsdecode(given) if given is not None else environ.get(SOCKET_VARIABLE)
     if path is None:
         runtime = environ.get("XDG_RUNTIME_DIR") or "/run"
         path = os.path.join(runtime, "shmhost", "host.sock")
