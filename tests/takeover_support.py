@@ -72,9 +72,9 @@ class Line:
         child.wait()
         raise AssertionError(log)
 
-    def take_over(self, *options: str) -> str:
+    def take_over(self, *options: str, program: tuple[str, ...] = ("-m", "shmhost")) -> str:
         """Have another host take the place of this one; return what this one logged at last."""
-        before, self.child = self.child, self._start("--takeover", *options)
+        before, self.child = self.child, self._start("--takeover", *options, program=program)
         _, log = before.communicate(timeout=30)
         assert before.returncode == 0, log
         return log

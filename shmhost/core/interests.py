@@ -9,9 +9,16 @@ from shmhost.core.shares import Share
 from shmprotocol.errors import QuotaExceeded, RemoteProtocolError
 from shmprotocol.wire import messages as m
 
+Wait = m.Open | m.Stat  # of one or more names
+
 # Watches, and names that are waited for, of one connection: far more than threads that could wait, and some
 # 500 KB at most, with names of 255 bytes.
 MAX_LISTENING = 1024
+
+
+def names_of(request: Wait) -> tuple[str, ...]:
+    """Return the names that a request waits for."""
+    return (request.name,) if isinstance(request, m.Stat) else request.open_names
 
 
 class Interests:
@@ -21,7 +28,7 @@ class Interests:
 
     def __init__(self, share: Share) -> None:
         self._share = share  # of the client's uid: it has `_count` of that
-        self._waits: dict[int, m.Open] = {}
+        self._waits: dict[int, Wait] = {}
         self._watches: dict[int, str] = {}
         self._names, self._prefixes = NameIndex(), PrefixIndex()  # of both
         self._count = 0  # watches, and names that are waited for: what MAX_LISTENING limits
@@ -43,9 +50,9 @@ class Interests:
         if request in self._watches:
             raise RemoteProtocolError(f"request id {request} is in use by a watch")
 
-    def wait(self, request: m.Open) -> None:
+    def wait(self, request: Wait) -> None:
         """Add a wait for the names of a request, or refuse."""
-        self._add(len(request.open_names))
+        self._add(len(names_of(request)))
         self._note_wait(request)
 
     def watch(self, request: m.Watch) -> None:
@@ -60,7 +67,7 @@ class Interests:
             numbers += [number for number, prefix in self._watches.items() if prefix.startswith(f"{name}/")]
         return numbers
 
-    def waits(self, name: str, *, is_arena: bool = False) -> list[m.Open]:
+    def waits(self, name: str, *, is_arena: bool = False) -> list[Wait]:
         """Return the requests that wait for a name, or for one below it, if it is an arena's."""
         numbers = self._names.of_all_below(name) if is_arena else self._names.of(name)
         return [self._waits[number] for number in numbers]
@@ -76,13 +83,14 @@ class Interests:
         """Whether there is a wait with this number."""
         return request in self._waits
 
-    def has_wait(self, request: m.Open) -> bool:
+    def has_wait(self, request: Wait) -> bool:
         """Whether this wait has not ended."""
         return self._waits.get(request.id) is request
 
-    def impatient(self) -> list[m.Open]:
+    def impatient(self) -> list[Wait]:
         """Return the requests that wait though their client did not ask for it."""
-        return [request for request in self._waits.values() if not request.wait]
+        waits = self._waits.values()
+        return [request for request in waits if isinstance(request, m.Stat) or not request.wait]
 
     def end_watch(self, request: int) -> None:
         """Remove a watch, if there is one with this number."""
@@ -96,23 +104,30 @@ class Interests:
         """Remove a wait; False if there is none with this number."""
         wait = self._waits.pop(request, None)
         if wait is not None:
-            for name in wait.open_names:
+            names = names_of(wait)
+            for name in names:
                 self._names.remove(name, request)
-            self._count -= len(wait.open_names)
-            self._share.give(len(wait.open_names))
+            self._count -= len(names)
+            self._share.give(len(names))
         return wait is not None
 
-    def record(self) -> tuple[tuple[m.Open, ...], tuple[tuple[int, str], ...]]:
-        """Return the waits and the watches, for `resume`."""
-        return tuple(self._waits.values()), tuple(self._watches.items())
+    def record(self) -> tuple[tuple[m.Open, ...], tuple[m.Stat, ...], tuple[tuple[int, str], ...]]:
+        """Return the waits, the questions that wait, and the watches, for `resume`."""
+        waits = self._waits.values()
+        opens = tuple([wait for wait in waits if isinstance(wait, m.Open)])
+        return (
+            opens,
+            tuple([wait for wait in waits if isinstance(wait, m.Stat)]),
+            tuple(self._watches.items()),
+        )
 
-    def resume(self, waits: Iterable[m.Open], watches: Iterable[tuple[int, str]]) -> None:
+    def resume(self, waits: Iterable[Wait], watches: Iterable[tuple[int, str]]) -> None:
         """Take waits and watches that another host has admitted."""
         for request in waits:
             self._note_wait(request)
         for number, prefix in watches:
             self._note_watch(number, prefix)
-        self._count = len(self._watches) + sum(len(request.open_names) for request in self._waits.values())
+        self._count = len(self._watches) + sum(map(len, map(names_of, self._waits.values())))
         self._share.add(self._count)
 
     def clear(self) -> None:
@@ -123,9 +138,9 @@ class Interests:
         self._share.give(self._count)
         self._count = 0
 
-    def _note_wait(self, request: m.Open) -> None:
+    def _note_wait(self, request: Wait) -> None:
         self._waits[request.id] = request
-        for name in request.open_names:
+        for name in names_of(request):
             self._names.add(name, request.id)
 
     def _note_watch(self, number: int, prefix: str) -> None:

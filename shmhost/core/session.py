@@ -17,7 +17,7 @@ from shmhost.core.growing import resize
 from shmhost.core.holders import text_of
 from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
-from shmhost.core.interests import Interests
+from shmhost.core.interests import Interests, Wait, names_of
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.ledgers import Ledger
 from shmhost.core.listing import listing
@@ -189,7 +189,7 @@ class Session:
 
     def record(self) -> SessionRecord:
         """Return the state, for `resume`; while no Work is under way."""
-        peer = self.peer
+        peer, (waits, questions, watches) = self.peer, self._interests.record()
         return SessionRecord(
             (peer.uid, peer.gid, peer.pid, tuple(peer.groups)),
             self._greeted,
@@ -197,7 +197,9 @@ class Session:
             self._leases.record(),
             self._creations.record(),
             *self._spares.record(),
-            *self._interests.record(),
+            waits,
+            questions,
+            watches,
             self._readings.record(),
             self._ownerships.record(),
             self._pending,
@@ -210,7 +212,8 @@ class Session:
         self._leases.resume((lease, find(number), since) for lease, number, since in record.leases)
         self._creations.resume(list(map(find, record.creations)))
         self._spares.resume(record.reserved, [(find(number), since) for number, since in record.spares])
-        self._interests.resume(map(m.Open._make, record.waits), record.watches)
+        waits, questions = map(m.Open._make, record.waits), map(m.Stat._make, record.questions)
+        self._interests.resume([*waits, *questions], record.watches)
         self._readings.resume(record.ledgers)
         self._ownerships.resume(record.owned, record.version)
         self._pending = record.pending
@@ -255,7 +258,7 @@ class Session:
         return self._hearing(kind, info, watches, waits) if watches or waits else None
 
     def _hearing(
-        self, kind: ChangeKind, info: m.RegionInfo, watches: list[int], waits: list[m.Open]
+        self, kind: ChangeKind, info: m.RegionInfo, watches: list[int], waits: list[Wait]
     ) -> Iterator[None]:
         for watch in watches:
             # Not cancelled meanwhile.
@@ -340,13 +343,20 @@ class Session:
         else:
             self._readings.open(request, regions, self._version)
 
-    def _wait(self, request: m.Open) -> None:
+    def _stat(self, request: m.Stat) -> None:
+        self._interests.check_wait(request.id)
+        try:
+            absent.describe(self._hub, self.peer, request, self._send)
+        except RegionNotFound as error:
+            self._be_patient(request, error)
+
+    def _wait(self, request: Wait) -> None:
         self._interests.wait(request)
         self._hub.listeners.add(self)
 
-    def _be_patient(self, request: m.Open, error: RegionNotFound) -> None:
+    def _be_patient(self, request: Wait, error: RegionNotFound) -> None:
         """Wait for names of a killed host, though the client did not ask for it, or raise RegionNotFound."""
-        why, is_coming = absent.why_missing(self._hub, self.peer, request.open_names, error)
+        why, is_coming = absent.why_missing(self._hub, self.peer, names_of(request), error)
         try:
             if not is_coming or not self._hub.be_patient(self.lose_patience):
                 raise why
@@ -367,10 +377,13 @@ class Session:
                 self._retry(request)
                 yield
 
-    def _retry(self, request: m.Open) -> None:
+    def _retry(self, request: Wait) -> None:
         self._interests.end_wait(request.id)
         try:
-            self._open(request)
+            if isinstance(request, m.Stat):
+                self._stat(request)
+            else:
+                self._open(request)
         except RemoteProtocolError:
             raise
         except (ShmError, OSError) as error:
@@ -438,7 +451,7 @@ class Session:
         m.Release: lambda self, request: self._leases.release(request.leases),
         m.Cancel: _cancel,
         m.List: _list,
-        m.Stat: lambda self, request: absent.describe(self._hub, self.peer, request, self._send),
+        m.Stat: _stat,
         m.Unlink: lambda self, request: absent.unlink(self._hub, self.peer, request, self._send),
         m.Chmod: _chmod,
         m.Watch: _watch,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 10
+STATE_FORM = 11
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -110,6 +110,7 @@ class SessionRecord(NamedTuple):
     reserved: int
     spares: tuple[tuple[int, int], ...]
     waits: tuple[tuple[int, tuple[str, ...], tuple[int, ...], bool], ...]
+    questions: tuple[tuple[int, str], ...]  # that wait for their name
     watches: tuple[tuple[int, str], ...]
     ledgers: tuple[int, ...]  # the numbers: its own, 0 for none, and others that it has handed back
     owned: tuple[tuple[int, int, int], ...]  # arena, lease, nanoseconds

@@ -49,6 +49,37 @@ def test_get_without_a_wait_gets_the_name_that_comes_back(machine: Machine) -> N
             assert bytes(got.result(30)) == b"1"
 
 
+def test_stat_and_exists_wait_as_get_does(machine: Machine) -> None:
+    put(machine.path, "x", b"1")
+    with holding(machine.path, "x") as (held,), ThreadPoolExecutor() as pool:
+        restart(machine, patient())
+        with shmclient.connect(machine.path) as shm, RawPeer(machine.path) as peer:
+            asked = [pool.submit(call, "x") for call in (shm.stat, shm.exists)]
+            wait_until(lambda: listeners(machine.path) >= 1 or asked[0].done())
+            assert not shm.exists("y")
+            hand_back(peer, (held.grant.region, held.descriptor))
+            assert asked[0].result(30).generation == held.grant.generation
+            assert asked[1].result(30)
+        assert listeners(machine.path) == 0
+
+
+def test_stat_that_waits_is_taken_over_and_answered(folder: Path) -> None:
+    with line_of_hosts(folder / "h") as line:
+        put(line.path, "x", b"1")
+        with holding(line.path, "x") as (held,):
+            line.close()
+            program = "-c", f"{patient()}\nfrom shmhost.cli import main; main()"
+            line.child = line._start(program=program)
+            with RawPeer(line.path) as waiting, RawPeer(line.path) as peer:
+                waiting.send(pack(m.Stat(2, "x")))
+                wait_until(lambda: listeners(line.path) == 1)
+                line.take_over(program=program)
+                assert hand_back(peer, (held.grant.region, held.descriptor))[0].lease
+                reply, _ = waiting.receive()
+                assert isinstance(reply, m.Described)
+                assert (reply.id, reply.info.name) == (2, "x")
+
+
 async def test_async_get_many_gets_what_comes_back(machine: Machine, anyio_backend: str) -> None:
     put(machine.path, "x", b"1")
     put(machine.path, "y", b"2")
