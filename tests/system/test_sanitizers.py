@@ -24,10 +24,13 @@ TESTS = {
     "arrow": "arrow arrow_hostile arrow_types tensors as_arrays",
     "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
     posix_protection posix_locks posix_seals posix_write_seals""",
+    "sharing": "growing shared_seal snapshots hostile_snapshots references",
 }
 # Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids; does no mlock; and its
 # allocator can stay locked in a child that is forked while the thread of a host allocates.
 LEFT_OUT = "not limit and not lock and not fork and not child and not descriptor_is_left"
+# Nor these: hosts and pools of workers are started in them, whose imports take seconds each.
+SLOW = " and not killed_host and not joblib and not executor and not shared_when and not over_a_takeover"
 OPTIONS = {
     # The interpreter keeps memory to its end; a test that expects a signal wants that and no report.
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0:allocator_may_return_null=1",
@@ -91,7 +94,7 @@ def test_sanitizers_are_in_force(sanitized: dict[str, str]) -> None:
 def runs(sanitized: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Start all runs at once: each takes a CPU, and a sanitizer makes its imports alone take seconds."""
     folder = sanitized["FOLDER"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT + SLOW]
     started = {}
     try:
         for name, modules in TESTS.items():
