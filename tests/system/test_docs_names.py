@@ -111,10 +111,10 @@ def missing_names(page: Path) -> list[str]:
 def has(word: str, name: str) -> bool:
     """Whether an object of this name in the pages has it: from its class, or from its constructor."""
     return any(
-        hasattr(place, name) or re.search(rf"\bself\.{name}\b", inspect.getsource(place))
+        hasattr(base, name) or re.search(rf"\bself\.{name}\b", inspect.getsource(base))
         for thing in OBJECTS[word]
-        for place in (inspect.getmro(thing) if isinstance(thing, type) else (thing,))
-        if place is not object
+        for base in (inspect.getmro(thing) if isinstance(thing, type) else (thing,))
+        if base is not object
     )
 
 

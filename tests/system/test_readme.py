@@ -18,7 +18,7 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", README,
 
 
 def test_readme_has_these_examples() -> None:
-    assert sorted(EXAMPLES) == ["arena", "fill_array", "put_get", "words.c", "words.py"]
+    assert sorted(EXAMPLES) == ["arena", "put_get", "words.c", "words.py"]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
