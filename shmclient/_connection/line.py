@@ -92,6 +92,8 @@ class Line:
 
     def wake(self) -> None:
         """End a `receive` that has a time of its own, or the next one."""
+        if self._is_closing:  # which ends all of them
+            return
         with contextlib.suppress(OSError):
             user = self._enter()
             try:
