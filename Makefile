@@ -21,6 +21,7 @@
 #   make restarts  kill a host at each system call and each store to its state file, of each operation and of its start,
 #                and time how long names take to be back, some fifteen minutes
 #   make takeovers  1,000 takeovers of a host by the next one under load, and what failed (COUNT=100 for fewer)
+#   make fleet   hosts of a fleet in network namespaces (as root): partitions, one-way loss, power cuts, routers, scarcity
 #   make fuzz    try hostile input for long, against the host and against readers: a hundred million inputs, an hour;
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
@@ -31,7 +32,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit docs man coverage torture takeovers kills restarts fuzz lint abuse bench bench-peers figures performance bench-compare clean
+.PHONY: demo test unit docs man coverage torture takeovers kills restarts fleet fuzz lint abuse bench bench-peers figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
@@ -70,6 +71,9 @@ kills: $(READY)
 
 restarts: $(READY)
 	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_restart_kills.py
+
+fleet: $(READY)
+	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_fleet_faults.py
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -s --timeout 0 tests/system/test_fuzz_*.py \

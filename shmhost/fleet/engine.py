@@ -13,6 +13,7 @@ import collections
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: 
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
 BUSY = "busy"  # refusals begin with it that are not for long
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
+INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
 LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
 
 
@@ -127,6 +129,14 @@ class Engine:
         """Return the number of hosts, and observers, to which there is a link. For a thread."""
         session = self._session
         return len(session.info.peers_zid()) + len(session.info.routers_zid()) if session is not None else 0
+
+    def introduce(self) -> None:
+        """Have a peer that connects to all hosts tell them of each other. For a thread, which waits."""
+        zenoh, before = _zenoh(), self.links()
+        with contextlib.suppress(zenoh.ZError), zenoh.open(_settings(zenoh, self._plan, is_observer=True)):
+            end_s = time.monotonic() + INTRODUCTION_S
+            while self.links() <= before + 1 and time.monotonic() < end_s and self._session is not None:
+                time.sleep(0.05)
 
     def tell(self, data: bytes) -> None:
         """Send a message to all, as soon as that can be done."""

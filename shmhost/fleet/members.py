@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shmhost.fleet.claims import Rank
-from shmhost.fleet.messages import Card, difference
+from shmhost.fleet.messages import ID_DIGITS, Card, difference
 
 
 @dataclass(eq=False, slots=True)
@@ -21,6 +21,11 @@ class Member:
     def name(self) -> str:
         """Its name, or its address as long as that is all there is."""
         return self.card.name if self.card is not None else self.address
+
+    @property
+    def host(self) -> str:
+        """Its identity, which a restart does not change."""
+        return self.address[:ID_DIGITS]
 
     @property
     def is_one_of_us(self) -> bool:

@@ -139,6 +139,12 @@ def address(value: object) -> str:
     return value
 
 
+def _identity(value: object) -> str:
+    if type(value) is not str or len(value) != ID_DIGITS or set(value) - set("0123456789abcdef"):
+        raise RemoteProtocolError(f"{value!r:.80} is not the identity of a host")
+    return value
+
+
 U64 = number(0, 2**64 - 1)
 COUNT = number(0, 2**31)
 SLICE = number(0, MAX_SLICES - 1)
@@ -167,6 +173,11 @@ def card_of(values: tuple[Any, ...]) -> Card:
         return Card(form[0], form[1], form[2], (), 0, 0, (0, 0), None, False, 0)
     checks = (COUNT, address, name, _windows, COUNT, COUNT, _pair, _slice_or_none, flag, U64)
     return Card(*fields(values, *checks))
+
+
+def identities_of(values: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the identities of hosts."""
+    return tuple(_identity(value) for value in values)
 
 
 def claim_of(values: tuple[Any, ...]) -> Claim:

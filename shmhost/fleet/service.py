@@ -22,6 +22,7 @@ from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Absent, Engine, Event, News, Present, Question, Refusal
 from shmhost.fleet.joining import ASK_S, Joining
+from shmhost.fleet.meeting import Meeting
 from shmhost.fleet.members import Members, rank_of
 from shmhost.fleet.messages import Card, pack, unpack
 from shmhost.fleet.plan import SlicedAllocator
@@ -51,12 +52,14 @@ class Service:
         self.members: Members = Members()
         self.engine: Engine = Engine(plan, self.address, self._handle)
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
+        self._meeting = Meeting(self.engine, self.members, self.address)
         self.links = 0
         self.sharing: Sharing = Sharing(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Callable[[tuple[Any, ...]], bytes]] = {
             "card": lambda _: pack(*self.card()),
             "claim": self._answer_claim,
+            "sees": self._meeting.answer,
             "status": lambda _: pack(own_status(self)),
             "catalogue": self.sharing.answer_catalogue,
             "leaves": self.sharing.answer_leaves,
@@ -87,6 +90,7 @@ class Service:
         await anyio.to_thread.run_sync(self.engine.appear)
         await self._agree(self._identity.slice)
         self.start(self._beat())
+        self.start(self._meeting.run())
         LOG.info("fleet %s: slice %s, %d others", self.plan.fleet, self.claims.held, len(self.members.ours()))
 
     async def close(self) -> None:
