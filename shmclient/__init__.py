@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from shmclient._codecs import ArrowArrayValue, ArrowValue, PickledObject, RegionDict, pickled
 from shmclient._drivers.handles import Region
-from shmclient._drivers.streams import Follow, Watch
 from shmclient.client import Client, connect
 from shmprotocol import __version__
 from shmprotocol.errors import (
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from shmclient._arenas.view import ArenaChange
     from shmclient._drivers.arena_views import ArenaView
     from shmclient._drivers.crossing import Reference, reference, share_arrays
+    from shmclient._drivers.streams import Follow, Watch
     from shmclient._drivers.tensor_files import (
         SafeTensors,
         put_safetensors,
@@ -147,6 +147,7 @@ _LATER = {
         ("SafeTensors", "put_safetensors", "read_safetensors", "write_safetensors"),
         "shmclient._drivers.tensor_files",
     ),
+    **dict.fromkeys(("Follow", "Watch"), "shmclient._drivers.streams"),
     **dict.fromkeys(("Reference", "reference", "share_arrays"), "shmclient._drivers.crossing"),
     "unchecked": "shmclient._pointers.check",
     "RegionBuilder": "shmclient._regions.builder",

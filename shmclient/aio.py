@@ -7,7 +7,6 @@ back), and the connection stays usable.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,9 +22,9 @@ from shmclient._drivers.async_handles import AsyncRegion
 from shmclient._drivers.async_streams import AsyncArenaView, AsyncFollow, AsyncWatch, make_async_view
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
-from shmclient._drivers.following import Changes
 from shmclient._drivers.getting import values_of
 from shmclient._drivers.naming import AsyncNames
+from shmclient._drivers.news import AsyncNews
 from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
@@ -45,9 +44,7 @@ from shmclient._drivers.steps import (
     Stay,
     Step,
 )
-from shmclient._drivers.stream import make_stream
 from shmclient._drivers.transfer import Progress
-from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmclient.client import TIMEOUT_S
 from shmprotocol.wire import paths
@@ -64,7 +61,7 @@ T = TypeVar("T")
 MAX_INLINE = 256 * 1024  # bytes: copying this much takes about as long as a trip to a thread and back
 
 
-class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
+class AsyncClient(AsyncNames, AsyncNews, AsyncObjects, AsyncSnapshots):
     """A connection to the host, for the tasks of one event loop.
 
     `await connect()` connects at once; a client made without it, at its `async with` (with `wait`, as there)
@@ -213,14 +210,6 @@ class AsyncClient(AsyncNames, AsyncObjects, AsyncSnapshots):
         """Return the values of an arena as a mapping; `wait` and errors as for `get`."""
         reader = await self._drive(self._core.open_arena(name, wait, anywhere))
         return make_async_view(self, reader, anywhere)
-
-    def watch(self, prefix: str = "", *, wait: float | None = None) -> AsyncWatch:
-        """Return an async iterator of changes: from `await` or `async with` on, or from the first step."""
-        return make_stream(AsyncWatch, self, Changes(prefix, resumes=wait is not None), wait)
-
-    def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> AsyncFollow:
-        """Return an async iterator of the value of a name: the current one, then each newer one."""
-        return make_stream(AsyncFollow, self, Values(name, anywhere=anywhere, can_sleep=False), wait)
 
     async def aclose(self) -> None:
         """Close the client. Mapped regions stay mapped, with their leases. May be called again.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import threading
@@ -17,10 +16,10 @@ from shmclient._connection.retry import Retry
 from shmclient._drivers import answers, arenas, operations, putting
 from shmclient._drivers.awaited import awaited, never
 from shmclient._drivers.core import Core
-from shmclient._drivers.following import Changes
 from shmclient._drivers.getting import values_of
 from shmclient._drivers.handles import Region
 from shmclient._drivers.naming import Names
+from shmclient._drivers.news import News
 from shmclient._drivers.objects import Objects
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._drivers.snapshots import Snapshots
@@ -37,11 +36,8 @@ from shmclient._drivers.steps import (
     Run,
     Stay,
 )
-from shmclient._drivers.stream import make_stream
-from shmclient._drivers.streams import Follow, Watch
 from shmclient._drivers.transfer import Progress
 from shmclient._drivers.trips import Channel
-from shmclient._drivers.values import Values
 from shmclient._process.copying import not_copied
 from shmprotocol.native.builtins import value_again
 from shmprotocol.wire import paths
@@ -57,7 +53,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0  # a host answers in microseconds; one that takes so long is stopped
 
 
-class Client(Names, Objects, Snapshots):
+class Client(Names, News, Objects, Snapshots):
     """A connection to the host at a socket; it reconnects by itself after a fork or a restart of the host.
 
     While there is no host, requests raise HostGone at once, and those with a `wait` retry for that
@@ -268,31 +264,6 @@ class Client(Names, Objects, Snapshots):
 
         reader = self._drive(self._core.open_arena(name, wait, anywhere))
         return make_view(self, reader, anywhere)
-
-    def watch(self, prefix: str = "", *, wait: float | None = None) -> Watch:
-        """Return an iterator of the changes of all names with a prefix, from now on.
-
-        It never ends by itself. When the host stops, it raises HostGone; with a `wait`, it continues at the
-        next host, and raises WaitTimeout if there is none for that many seconds (`math.inf`: never). It
-        then reports the changes in between: `unlinked` for each missing name, with its last known state,
-        `published` for each name with another region, `changed` for another mode. Of several
-        generations in between, only the last is reported. `close`, or the end of a `with` block,
-        ends it, on any thread; closing the client ends it with ClientClosed.
-        """
-        watch = make_stream(Watch, self, Changes(prefix, resumes=wait is not None), wait)
-        self._drive(watch._start())
-        return watch
-
-    def follow(self, name: str, *, wait: float | None = math.inf, anywhere: bool = False) -> Follow:
-        """Return an iterator of the value of a name: the current one, then each newer one.
-
-        It never ends by itself, and continues at the next host when the host stops. Of several generations
-        in between, it yields only the newest, and never one that is older than the last. If the name is
-        unlinked, it waits. `wait` is the longest absence of the name or the host, in seconds; after that
-        it raises WaitTimeout, and the next step waits again. None: no absence is allowed, so that
-        RegionNotFound or HostGone is raised. Other errors as for `get`; it ends as a `watch` does.
-        """
-        return make_stream(Follow, self, Values(name, anywhere=anywhere, can_sleep=True), wait)
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, which holds the leases. The client still owns it."""

@@ -62,6 +62,10 @@ class Position:
         self.entry, self.word = held.entry, held.word
         return self.reader._value(held)
 
+    def take_note(self, held: HeldValue) -> None:
+        """Have a value of the name stand here from now on, as `take` does."""
+        self.entry, self.word = held.entry, held.word
+
     def seen(self) -> int:
         """Return the half of the word that a sleeper compares."""
         return self.changes if self.entry is None else self.word & 0xFFFFFFFF

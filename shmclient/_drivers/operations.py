@@ -122,6 +122,10 @@ def map_value(
     return value, mapped
 
 
+def at_once() -> None:
+    """Return what is left of a wait for no time: the `wait` of what opens names."""
+
+
 def batches(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the names in parts that fit into a request."""
     for start in range(0, len(names), MAX_DESCRIPTORS):

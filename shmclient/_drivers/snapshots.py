@@ -91,14 +91,11 @@ def _opened(context: Context, name: str) -> Operation[tuple[int, RegionHandle]]:
         info = only(reply, m.Described).info
         if info.kind == KIND_ARENA:
             raise _in_an_arena(name)
-        region = (yield from operations.open_many(context, RegionHandle, (name,), _at_once, True))[0]
+        opening = operations.open_many(context, RegionHandle, (name,), operations.at_once, True)
+        region = (yield from opening)[0]
         if isinstance(region, RegionHandle) and region.number == info.region:
             return info.mode, region
         region.close()  # replaced in between
-
-
-def _at_once() -> None:
-    """Wait for no name."""
 
 
 def _in_an_arena(name: str) -> Unsupported:
@@ -166,7 +163,7 @@ def _too_old(context: Context) -> Unsupported:
 def _already_there(context: Context, kind: type[R], source: Source, name: str) -> Operation[R | None]:
     """Return the current region of a name, if it is just what the file holds, at the same address."""
     try:
-        handles: list[Any] = yield from operations.open_many(context, kind, (name,), _at_once, True)
+        handles: list[Any] = yield from operations.open_many(context, kind, (name,), operations.at_once, True)
     except (RegionNotFound, OSError):
         return None
     region = handles[0]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
+from shmclient._codecs.libraries import LibraryName
 from shmclient._connection.socket import detach_after_fork
 from shmclient._drivers.following import Changes
 from shmclient._drivers.steps import Operation
@@ -66,13 +67,35 @@ class BaseStream(Generic[T]):
         return pending
 
 
-# A function, so that `help(Watch)` does not show it.
+# Functions, so that `help(Watch)` does not show them.
 
 S = TypeVar("S", bound=BaseStream[Any])
 
 
-def make_stream(kind: type[S], client: Any, source: Changes | Values, wait_s: float | None) -> S:
-    """Return a watch or followed name of a client, which drives the source."""
+def watched(kind: type[S], client: Any, prefix: str, wait_s: float | None) -> S:
+    """Return the changes of all names with a prefix, for a client that drives them."""
+    return _made(kind, client, Changes(prefix, resumes=wait_s is not None), wait_s)
+
+
+def followed(
+    kind: type[S],
+    client: Any,
+    name: str,
+    wait_s: float | None,
+    as_: LibraryName | None,
+    *,
+    anywhere: bool,
+    can_sleep: bool,
+) -> S:
+    """Return the values of a name, perhaps with the arrays of a library, for a client that drives them."""
+    if as_ is None:
+        return _made(kind, client, Values(name, anywhere=anywhere, can_sleep=can_sleep), wait_s)
+    from shmclient._drivers.values_as import ValuesAs
+
+    return _made(kind, client, ValuesAs(name, as_, anywhere=anywhere, can_sleep=can_sleep), wait_s)
+
+
+def _made(kind: type[S], client: Any, source: Changes | Values, wait_s: float | None) -> S:
     stream = kind.__new__(kind)
     stream._begin(client, source, wait_s)
     return stream

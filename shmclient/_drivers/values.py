@@ -14,7 +14,7 @@ from shmclient._drivers.sleeping import Fetched, sleep_while_current
 from shmclient._drivers.steps import Context, Operation
 from shmclient._regions.mapped import Mapped
 from shmprotocol.errors import RegionNotFound, RegionTimeout
-from shmprotocol.native.builtins import Current
+from shmprotocol.native.builtins import Current, HeldValue
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name, origin_of
 
@@ -66,7 +66,10 @@ class Values:
         held = last.reader._hold(last.name)
         if held is None or held.generation <= last.generation or last.reader._value(held) is None:
             return None  # a None that is a value is told at the next host
-        return last.take(held)
+        return self._take(last, held)
+
+    def _take(self, position: Position, held: HeldValue) -> Any:
+        return position.take(held)
 
     def _here(self, context: Context) -> Mapped | Position | None:
         """Return what was given last, unless it is in an arena as another connection reads it."""
