@@ -5,10 +5,9 @@ Needs no library of Arrow's. The value begins with a `struct shm_arrow_table`; s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from shmclient._codecs.arrow_value import make_value
 from shmclient._codecs.layout import Layout, Maker
 
 FORMAT = "arrow"
@@ -19,22 +18,6 @@ def can_encode(obj: object) -> bool:
     """Whether the object has one of Arrow's methods."""
     kind = type(obj)
     return hasattr(kind, _METHODS[0]) or hasattr(kind, _METHODS[1])
-
-
-def kind_of(obj: object) -> Hashable:
-    """Return None: each has a description of its own."""
-    return None
-
-
-def is_plain(obj: Any) -> bool:
-    """Whether one description is for all of a kind: never."""
-    return False
-
-
-def place(obj: Any, layout: Layout) -> tuple[int, int]:
-    """Add the bytes; return their offset and size."""
-    description = encode(obj, layout)
-    return description["offset"], description["size"]
 
 
 def encode(obj: Any, layout: Layout) -> dict[str, Any]:
@@ -48,4 +31,6 @@ def encode(obj: Any, layout: Layout) -> dict[str, Any]:
 
 def plan(item: Mapping[str, Any]) -> Maker:
     """Return what makes values over the bytes of a payload."""
+    from shmclient._codecs.arrow_value import make_value
+
     return make_value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from shmclient._codecs import arrow
@@ -17,22 +17,6 @@ def can_encode(obj: object) -> bool:
     """Whether the object has DLPack's method, and none of Arrow's, which say more."""
     kind = type(obj)
     return kind not in _OTHERS and hasattr(kind, "__dlpack__") and not arrow.can_encode(obj)
-
-
-def kind_of(obj: object) -> Hashable:
-    """Return None: each is asked for its description."""
-    return None
-
-
-def is_plain(obj: Any) -> bool:
-    """Whether one description is for all of a kind: never."""
-    return False
-
-
-def place(obj: Any, layout: Layout) -> tuple[int, int]:
-    """Add the bytes; return their offset and size."""
-    description = encode(obj, layout)
-    return description["offset"], description["size"]
 
 
 def encode(obj: Any, layout: Layout) -> dict[str, Any]:

@@ -29,6 +29,13 @@ class Codec(Protocol):
     def encode(self, obj: Any, layout: Layout) -> dict[str, Any]:
         """Add the object's bytes, return its description; TypeError if it cannot be stored without loss."""
 
+    def plan(self, item: Mapping[str, Any]) -> Maker:
+        """Return what makes such values over the bytes of a payload; both: ValueError if they are corrupt."""
+
+
+class PlainCodec(Codec, Protocol):
+    """A codec with kinds of values whose descriptions are alike, of which a dict stores one for all."""
+
     def kind_of(self, obj: object) -> Hashable:
         """Return what is equal for objects that differ in their bytes alone, if one `is_plain`; or None."""
 
@@ -37,9 +44,6 @@ class Codec(Protocol):
 
     def place(self, obj: Any, layout: Layout) -> tuple[int, int]:
         """Add the bytes of an object of such a kind, as `encode` does; return their offset and size."""
-
-    def plan(self, item: Mapping[str, Any]) -> Maker:
-        """Return what makes such values over the bytes of a payload; both: ValueError if they are corrupt."""
 
 
 def encode_item(obj: object, layout: Layout) -> dict[str, Any]:

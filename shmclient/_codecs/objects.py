@@ -11,7 +11,7 @@ import copyreg
 import io
 import struct
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmclient._codecs.layout import Layout, Maker, next_offset
@@ -99,31 +99,15 @@ def can_encode(obj: object) -> bool:
     return type(obj) is PickledObject
 
 
-def kind_of(obj: object) -> Hashable:
-    """Return None: each is described anew."""
-    return None
-
-
-def is_plain(obj: object) -> bool:
-    """Return False, as there is no kind."""
-    return False
-
-
-def place(obj: PickledObject, layout: Layout) -> tuple[int, int]:
-    """Add the block; return its offset and size."""
+def encode(obj: PickledObject, layout: Layout) -> dict[str, Any]:
+    """Add the block; return its description."""
     start = next_offset(layout)
     places = [(layout.append(buffer, len(buffer)) - start, len(buffer)) for buffer in obj._buffers]
     stream = layout.append(obj._stream, len(obj._stream)) - start
     table = b"".join(_PLACE.pack(*where) for where in places)
     tail = table + _TAIL.pack(len(places), stream, len(obj._stream))
     layout.append(tail, len(tail))
-    return start, layout.size - start
-
-
-def encode(obj: PickledObject, layout: Layout) -> dict[str, Any]:
-    """Add the block; return its description."""
-    offset, size = place(obj, layout)
-    return {"format": FORMAT, "offset": offset, "size": size}
+    return {"format": FORMAT, "offset": start, "size": layout.size - start}
 
 
 def plan(item: Mapping[str, Any]) -> Maker:

@@ -16,7 +16,7 @@ from shmclient._codecs.index import Index, pack_reference
 from shmclient._codecs.items import (
     CODECS,
     FORMATS,
-    Codec,
+    PlainCodec,
     decode_item,
     encode_item,
     pack_metadata,
@@ -76,7 +76,7 @@ def _encode_items(items: Mapping[Any, object], layout: Layout) -> Index:
         if not isinstance(key, str):
             raise TypeError(f"the keys of a dict are str, not {type(key).__name__}: {key!r:.40}")
         kind: Hashable = arrays.kind_of(value)
-        codec: Codec = buffers if kind is None else arrays
+        codec: PlainCodec = buffers if kind is None else arrays
         if kind is None:
             kind = buffers.kind_of(value)
         number = numbers.get(kind)

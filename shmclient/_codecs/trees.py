@@ -8,7 +8,7 @@ description it has, and where it lies in the block; see `protocol/README.md`. No
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -45,16 +45,8 @@ class TreeCodec:
         """Whether it is such a value. Enums and namedtuples are not: they would lose their class."""
         return type(obj) in _SCALARS or type(obj) in (int, list, tuple) or isinstance(obj, Mapping)
 
-    def kind_of(self, obj: object) -> Hashable:
-        """Return None: none is like another."""
-        return None
-
-    def is_plain(self, obj: object) -> bool:
-        """Return False, as there is no kind."""
-        return False
-
-    def place(self, obj: object, layout: Layout) -> tuple[int, int]:
-        """Add the block; return its offset and size."""
+    def encode(self, obj: object, layout: Layout) -> dict[str, Any]:
+        """Add the block; return its description. TypeError, with advice: something in it cannot be stored."""
         start = next_offset(layout)
         writer = _Writer(layout, start, self._encode_leaf)
         tree = writer.write(obj, 0)
@@ -64,12 +56,7 @@ class TreeCodec:
             raise InvalidArgument(f"a text is not UTF-8: {error}") from None
         stream += _LENGTH.pack(len(stream))
         layout.append(stream, len(stream))
-        return start, layout.size - start
-
-    def encode(self, obj: object, layout: Layout) -> dict[str, Any]:
-        """Add the block; return its description. TypeError, with advice: something in it cannot be stored."""
-        offset, size = self.place(obj, layout)
-        return {"format": FORMAT, "offset": offset, "size": size}
+        return {"format": FORMAT, "offset": start, "size": layout.size - start}
 
     def plan(self, item: Mapping[str, Any]) -> Maker:
         """Return what makes values over their blocks."""
