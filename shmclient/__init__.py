@@ -11,7 +11,7 @@ or a host may be missing, `timeout` how long a running host may take to answer. 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shmclient._codecs import ArrowArrayValue, ArrowValue, PickledObject, RegionDict, pickled
+from shmclient._codecs import PickledObject, RegionDict, pickled
 from shmclient._drivers.handles import Region
 from shmclient.client import Client, connect
 from shmprotocol import __version__
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from shmclient._arenas.held import ArenaValue
     from shmclient._arenas.owner import Arena
     from shmclient._arenas.view import ArenaChange
+    from shmclient._codecs.arrow_value import ArrowArrayValue, ArrowValue
     from shmclient._drivers.arena_views import ArenaView
     from shmclient._drivers.crossing import Reference, reference, share_arrays
     from shmclient._drivers.streams import Follow, Watch
@@ -143,6 +144,7 @@ _LATER = {
     "ArenaValue": "shmclient._arenas.held",
     "ArenaChange": "shmclient._arenas.view",
     "ArenaView": "shmclient._drivers.arena_views",
+    **dict.fromkeys(("ArrowArrayValue", "ArrowValue"), "shmclient._codecs.arrow_value"),
     **dict.fromkeys(
         ("SafeTensors", "put_safetensors", "read_safetensors", "write_safetensors"),
         "shmclient._drivers.tensor_files",

@@ -28,7 +28,7 @@ from shmclient._drivers.news import AsyncNews
 from shmclient._drivers.objects import AsyncObjects
 from shmclient._drivers.on_anyio import AsyncChannel, in_thread, open_channel
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.snapshots import AsyncSnapshots
+from shmclient._drivers.saving import AsyncSnapshots
 from shmclient._drivers.steps import (
     Acquire,
     Ask,

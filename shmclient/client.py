@@ -22,7 +22,7 @@ from shmclient._drivers.naming import Names
 from shmclient._drivers.news import News
 from shmclient._drivers.objects import Objects
 from shmclient._drivers.operations import DEFAULT_MODE
-from shmclient._drivers.snapshots import Snapshots
+from shmclient._drivers.saving import Snapshots
 from shmclient._drivers.steps import (
     Acquire,
     Ask,

@@ -1,6 +1,5 @@
 """The values that `put` stores and `get` returns, and their metadata: a codec for each kind of value."""
 
-from shmclient._codecs.arrow_value import ArrowArrayValue, ArrowValue
 from shmclient._codecs.index import INDEX_ALIGNMENT, REFERENCE_SIZE, Index, pack_reference
 from shmclient._codecs.items import pack_metadata, unpack_metadata
 from shmclient._codecs.layout import ALIGNMENT, Encoded
@@ -11,8 +10,6 @@ from shmclient._codecs.registry import can_encode, decode, decode_packed, descri
 
 __all__ = [
     "ALIGNMENT",
-    "ArrowArrayValue",
-    "ArrowValue",
     "INDEX_ALIGNMENT",
     "REFERENCE_SIZE",
     "Encoded",

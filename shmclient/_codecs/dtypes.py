@@ -16,13 +16,13 @@ DIMENSIONS_MAX = 64  # the limit of NumPy 2; NumPy 1 accepts 32 and raises above
 DEPTH_MAX = 16  # nested structures; real ones have up to three levels
 SIZE_MAX = 2**31 - 1  # bytes of an item: a C int in NumPy 1
 
-_NAME = re.compile(
+_NAME = (  # `re` compiles it when it is first used, and keeps it
     r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)"
     r"|\|[SV](?:0|[1-9][0-9]{0,9})|[<>]U(?:0|[1-9][0-9]{0,8})"
     r"|[<>][mM]8(?:\[(?:[1-9][0-9]{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
 )
 # The types of the package ml_dtypes, by their names there: NumPy calls them all void.
-_ML_NAME = re.compile(r"bfloat16|float[4-8]_e[0-9a-z]{2,12}|u?int[1-7]|b?complex32")
+_ML_NAME = r"bfloat16|float[4-8]_e[0-9a-z]{2,12}|u?int[1-7]|b?complex32"
 
 
 def describe(dtype: Any) -> str | dict[str, Any]:
@@ -70,11 +70,11 @@ def check_shape(shape: object) -> tuple[int, ...]:
 def _named(name: str) -> Any:
     import numpy as np
 
-    if _NAME.fullmatch(name):
+    if re.fullmatch(_NAME, name):
         if name[1] in "SUV":  # NumPy 1 lets these overflow: |V2147483648 has -2147483648 bytes
             _length(int(name[2:]), SIZE_MAX // 4 if name[1] == "U" else SIZE_MAX)
         return np.dtype(name)
-    if not _ML_NAME.fullmatch(name):
+    if not re.fullmatch(_ML_NAME, name):
         raise ValueError(f"{name!r:.40} is not the name of a dtype")
     return _of_ml_dtypes(name)
 

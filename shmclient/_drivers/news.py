@@ -1,4 +1,4 @@
-"""Watched and followed names, for both clients. What waits for news is imported by who asks for some."""
+"""Watched and followed names, for both clients. The waiting parts are imported when they are used."""
 
 from __future__ import annotations
 

@@ -1,18 +1,19 @@
-"""`save` and `load`, for both clients: regions in files, and back at their addresses. Does no I/O."""
+"""Regions in files, and back at their addresses. Does no I/O: yields steps."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from shmclient._drivers import arenas, operations
 from shmclient._drivers.answers import only, whole
-from shmclient._drivers.handles import Region
 from shmclient._drivers.steps import Ask, Context, Operation, Run
 from shmclient._drivers.transfer import Progress
+from shmclient._regions import snapshots
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle
+from shmclient._regions.snapshots import Source
 from shmprotocol.abi.header import (
     FLAG_SEAL_SHARED,
     FLAG_SEAL_WRITER,
@@ -26,10 +27,6 @@ from shmprotocol.errors import AddressConflict, RegionExists, RegionNotFound, Un
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, Seal, check_mode, check_name
 
-if TYPE_CHECKING:
-    from shmclient._drivers.async_handles import AsyncRegion
-    from shmclient._regions.snapshots import Source
-
 IN_A_THREAD = sys.maxsize  # bytes, for what can wait for a disk
 _SEALS = {FLAG_SEAL_WRITER: Seal.WRITER, FLAG_SEAL_SHARED: Seal.SHARED}  # all others are full, or take none
 R = TypeVar("R", bound=RegionHandle)
@@ -40,8 +37,6 @@ def save(
     context: Context, name: str, path: Path, file_mode: int, progress: Progress | None
 ) -> Operation[int]:
     """Write the current region of a name to a file; return the bytes of that."""
-    from shmclient._regions import snapshots
-
     check_mode(file_mode)
     target = os.fspath(path)
     mode, region = yield from _opened(context, check_name(name))
@@ -60,23 +55,21 @@ def load(
     replace: bool,
     anywhere: bool,
     progress: Progress | None,
-) -> Operation[tuple[R, bool]]:
-    """Return the region of a file, at its address, and whether it is a new one."""
-    from shmclient._regions.snapshots import Source
-
+) -> Operation[R]:
+    """Return the region of a file, at its address: a new one, or the current one if that is the same."""
     target = os.fspath(path)
     with (yield Run(lambda: Source(target), IN_A_THREAD)) as source:
         name = source.snapshot.header.name if name is None else check_name(name)
         try:
-            return (yield from _load(context, kind, source, name, replace, False, progress)), True
+            return (yield from _load(context, kind, source, name, replace, False, progress))
         except (AddressConflict, RegionExists) as error:
             region = yield from _already_there(context, kind, source, name)
             if region is not None:
-                return region, False
+                return region
             if isinstance(error, RegionExists) or not anywhere:
                 raise
             _check_relocatable(source.snapshot.header, error)
-        return (yield from _load(context, kind, source, name, replace, True, progress)), True
+        return (yield from _load(context, kind, source, name, replace, True, progress))
 
 
 def _opened(context: Context, name: str) -> Operation[tuple[int, RegionHandle]]:
@@ -183,75 +176,3 @@ def _check_relocatable(header: Header, error: Exception) -> None:
             f"{error}. The snapshot has pointers, which are right at {header.base:#x} alone: "
             "anywhere=True is for those without"
         )
-
-
-class Snapshots:
-    """The part of the sync client that saves and loads regions."""
-
-    _run: Any
-    _adopt: Any
-
-    def save(self, name: str, path: Path, *, mode: int = 0o600, progress: Progress | None = None) -> int:
-        """Write the current region of a name to a file, and return the bytes of that.
-
-        `load` maps it back at the same address. The path has the file whole or is as before: it is written
-        beside its place, its bytes are on the disk before it is renamed, and its permission bits are `mode`.
-        Content, root, metadata, mode, seal and backend are in it. Of a region that others
-        write, such as with seal="shared", it is what was read. `progress` gets the bytes that are done.
-
-        Unsupported: an arena, or a value in one. InvalidArgument: a link, or a folder, is there.
-        """
-        size: int = self._run(save, name, path, mode, progress)
-        return size
-
-    def load(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        replace: bool = True,
-        anywhere: bool = False,
-        progress: Progress | None = None,
-    ) -> Region:
-        """Make a region of a file that `save` wrote, at the address that it had: its pointers are valid.
-
-        It has the name that it had, or another one, and belongs to this user. If the current region of that
-        name has this address and content, it is returned. The hash of the whole file is checked, and nothing
-        is published before.
-
-        AddressConflict: something has the address; the text says who. With `anywhere`, a region without a
-        root, and so without pointers, gets another address then. InvalidArgument: the host has other windows.
-        BadRegion: the file is not a snapshot, is damaged, or changes while it is read.
-        """
-        region: Region = self._adopt(self._run(load, Region, path, name, replace, anywhere, progress)[0])
-        return region
-
-
-class AsyncSnapshots:
-    """The part of the async client that saves and loads regions, in a thread."""
-
-    _run: Any
-    _adopt: Any
-
-    async def save(
-        self, name: str, path: Path, *, mode: int = 0o600, progress: Progress | None = None
-    ) -> int:
-        """Write the current region of a name to a file, as `shmclient.Client.save`."""
-        size: int = await self._run(save, name, path, mode, progress)
-        return size
-
-    async def load(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        replace: bool = True,
-        anywhere: bool = False,
-        progress: Progress | None = None,
-    ) -> AsyncRegion:
-        """Make a region of a file, at the address that it had, as `shmclient.Client.load`."""
-        from shmclient._drivers.async_handles import AsyncRegion
-
-        loaded = await self._run(load, AsyncRegion, path, name, replace, anywhere, progress)
-        region: AsyncRegion = self._adopt(loaded[0])
-        return region

@@ -8,8 +8,11 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ForwardRef
 
 import pytest
+
+from shmprotocol.wire.codec import TAG_OF
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
@@ -192,3 +195,41 @@ def test_shmclient_loads_no_async_numpy_or_terminal_library_when_it_is_imported(
     }
     assert unwanted & set(loaded) == set()
     assert "msgpack" in loaded
+
+
+LATER = {
+    "shmclient": {
+        *("posix", "aio", "shared_memory", "_shared", "_commands", "_pins"),
+        *("_codecs.arrow_source", "_codecs.arrow_value", "_codecs.dlpack_source", "_codecs.safetensors"),
+        *("_arenas.owner", "_arenas.building", "_regions.builder", "_regions.info", "_regions.snapshots"),
+        *("_drivers.arena_views", "_drivers.crossing", "_drivers.following", "_drivers.references"),
+        *(
+            "_drivers.snapshots",
+            "_drivers.stream",
+            "_drivers.streams",
+            "_drivers.tensor_files",
+            "_drivers.values",
+        ),
+    },
+    "shmprotocol": {"abi.snapshot", "cli", "options"},
+}
+
+
+def test_shmclient_loads_what_few_programs_use_only_when_they_use_it() -> None:
+    """The import takes some 38 ms, of which each small module is 0.3."""
+    script = "import shmclient, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    loaded = set(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    )
+    for package, names in LATER.items():
+        for name in names:
+            assert any((FOLDERS[package] / name.replace(".", "/")).parent.glob(f"{name.split('.')[-1]}*")), (
+                name
+            )
+            assert f"{package}.{name}" not in loaded
+
+
+def test_types_in_messages_are_no_texts_which_would_be_compiled_at_the_import() -> None:
+    for cls in TAG_OF:
+        assert not {type(hint) for hint in cls.__annotations__.values()} & {str, ForwardRef}, cls

@@ -1,7 +1,5 @@
 """The messages about arenas, since version 3; see `messages`, which has them among all others."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from shmprotocol.wire.items import Hold

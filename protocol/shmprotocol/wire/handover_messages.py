@@ -1,7 +1,5 @@
 """The messages about a host that takes the place of another, since version 4; see `messages`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -1,7 +1,5 @@
 """The records in messages: regions, their holders, counts, grants. Typed and frozen; see `messages`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

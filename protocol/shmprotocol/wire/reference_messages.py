@@ -1,7 +1,5 @@
 """The messages about references: regions that cross to other processes by their numbers, since version 5."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

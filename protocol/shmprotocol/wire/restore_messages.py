@@ -1,7 +1,5 @@
 """The messages about what clients hand back to a host whose predecessor was killed, since version 4."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from shmprotocol.wire.items import Grant
