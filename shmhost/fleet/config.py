@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a part of a key: zenoh 
 MAX_FILE = 2**20  # bytes
 MAX_ITEMS = 1024
 CHUNKS, MAX_CHUNKS = 8, 256  # under way from each host: of 1 MiB, or of 4 for regions of a GiB
+LAG_S, MAX_LAG_S = 0.05, 3600.0  # † an announcement of a value takes some 1.5 ms of CPU (2026-11)
 MIN_RATE = 2**16  # bytes a second: a chunk of a MiB takes 16 s then
 TLS_KEYS = ("ca", "certificate", "key")
 EXAMPLES = "tcp/127.0.0.1:7447 or, with [tls], tls/10.0.0.1:7447"
@@ -56,6 +57,7 @@ class FleetConfig:
     chunks: int = CHUNKS
     bandwidth: int | None = None  # bytes a second sent, and as many received; None: no limit
     peer_bandwidth: int | None = None  # likewise, to and from each other host
+    lag_s: float = LAG_S  # a changed value of an arena waits for so long at most before it is announced
     users: tuple[tuple[str, str], ...] = ()  # names there and here
 
 
@@ -99,6 +101,7 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
         _chunks(values),
         _rate(values, "bandwidth"),
         _rate(values, "peer_bandwidth"),
+        _lag(values),
         _users(values),
     )
 
@@ -112,6 +115,13 @@ def _prefixes(values: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _size(values: dict[str, Any], key: str) -> int | None:
     return parse_size(str(values[key])) if key in values else None
+
+
+def _lag(values: dict[str, Any]) -> float:
+    lag_s = values.get("lag", LAG_S)
+    if type(lag_s) not in (int, float) or not 0 <= lag_s <= MAX_LAG_S:
+        raise InvalidArgument(f"lag is seconds from 0 to {MAX_LAG_S:g}, such as 0.05, not {lag_s!r:.60}")
+    return float(lag_s)
 
 
 def _rate(values: dict[str, Any], key: str) -> int | None:
@@ -201,5 +211,5 @@ def is_loopback(host: str) -> bool:
 KEYS = (
     *("fleet", "name", "listen", "connect", "slices", "slice", "tls"),
     *("export", "import", "fetch", "memory", "chunks", "users"),
-    *("bandwidth", "peer_bandwidth"),
+    *("bandwidth", "peer_bandwidth", "lag"),
 )

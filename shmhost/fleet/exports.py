@@ -32,6 +32,18 @@ OLDER = 4  # generations of a name that stay after they were replaced; if more a
 ASKED_S = 3.0  # since somebody has asked for a chunk: it is not being copied any more
 
 
+class Rights(NamedTuple):
+    """The owner of a region here, and its mode."""
+
+    uid: int
+    mode: int
+
+    @classmethod
+    def of(cls, region: Region) -> Rights:
+        """Return those of a region, or of an arena."""
+        return cls(region.owner.uid, region.mode)
+
+
 class Export(NamedTuple):
     """A region that is announced, and the lease that keeps it."""
 
@@ -54,12 +66,14 @@ class Exports:
         end: Callable[[str, int], None],
     ) -> None:
         self.entries: dict[str, Export] = {}
+        self.staging = "/"  # the start of names that are not announced; no name begins with this
         self._registry = registry
         self._allocator = allocator
         self._prefixes = prefixes
         self._threads = threads
         self._announce = announce
         self._end = end
+        self._last = 0  # the generation of the latest `add`
         self._older: dict[str, list[Export]] = {}  # by name, the oldest first
         self._asked_s: dict[int, float] = {}  # by lease: when somebody has asked for a chunk of it
         self._pending: dict[str, tuple[Region, int]] = {}  # to be hashed, with their leases
@@ -67,19 +81,48 @@ class Exports:
 
     def note(self, kind: ChangeKind | State, region: Region) -> bool:
         """Take note of a change of a region; True: there is something to hash. Not in a registry's call."""
-        if not region.name.startswith(self._prefixes) or not self._prefixes:
+        if not region.name.startswith(self._prefixes) or region.name.startswith(self.staging):
             return False
         if kind is ChangeKind.PUBLISHED and region.state is State.CURRENT:
             if self._fits(region):
                 self._drop_pending(region.name)
                 self._pending[region.name] = region, self._registry.lease(region, self._peer)
                 return True
-            self._remove(region.name)
+            self.remove(region.name)
         elif kind is ChangeKind.UNLINKED and region.name not in self._registry.current:
-            self._remove(region.name)
+            self.remove(region.name)
         elif kind is ChangeKind.CHANGED and region.state is State.CURRENT:
-            self._change(region)
+            export = self.entries.get(region.name)
+            if export is not None and export.region is region:
+                self.change(region.name, Rights.of(region))
         return False
+
+    async def add(self, name: str, region: Region, lease: int, rights: Rights) -> None:
+        """Hash a region without a name of its own, and announce it; the lease is taken over."""
+        try:
+            export = await self._hashed(name, region, lease, rights)
+        except BaseException:
+            self._release(region, lease)
+            raise
+        # Several copies get their generations at the same time; those of a name must not be the same.
+        self._last = self._registry.generations.next(max(self._last, region.generation))
+        self._enter(export._replace(announcement=export.announcement._replace(generation=self._last)))
+
+    def change(self, name: str, rights: Rights) -> None:
+        """Announce another mode; the owner of what is announced stays."""
+        export = self.entries.get(name)
+        if export is not None:
+            announcement = export.announcement._replace(mode=rights.mode)
+            self.entries[name] = export._replace(announcement=announcement)
+            self._announce(announcement)
+
+    def remove(self, name: str) -> None:
+        """Announce that a name is gone. May be called for any name."""
+        self._drop_pending(name)
+        export = self.entries.pop(name, None)
+        if export is not None:
+            self._release(export.region, export.lease)
+            self._end(name, export.announcement.generation)
 
     async def hash_pending(self) -> None:
         """Hash all that is to be hashed, and announce it."""
@@ -87,7 +130,7 @@ class Exports:
             name = next(iter(self._pending))
             region, lease = self._pending.pop(name)
             try:
-                export = await self._hashed(region, lease)
+                export = await self._hashed(name, region, lease, Rights.of(region))
             except BaseException:
                 self._release(region, lease)
                 raise
@@ -130,7 +173,7 @@ class Exports:
             and chunk_count(region.room) <= MAX_CHUNKS
         )
 
-    async def _hashed(self, region: Region, lease: int) -> Export:
+    async def _hashed(self, name: str, region: Region, lease: int, rights: Rights) -> Export:
         assert region.object is not None
         descriptor = os.dup(region.object.reader())
         try:
@@ -138,11 +181,11 @@ class Exports:
             leaves = await hash_all(self._threads, descriptor, region.room)
         finally:
             os.close(descriptor)
-        user = await self._threads.run(user_name, region.owner.uid)
+        user = await self._threads.run(user_name, rights.uid)
         announcement = Announcement(
-            *(region.name, region.generation, region.span.address, region.room, header.kind),
+            *(name, region.generation, region.span.address, region.room, header.kind),
             *(header.data_size, header.root, header.root_size, header.metadata, header.metadata_size),
-            *(region.created_ns, region.mode, user, root_of(region.room, leaves)),
+            *(region.created_ns, rights.mode, user, root_of(region.room, leaves)),
         )
         return Export(announcement, leaves, region, lease)
 
@@ -165,20 +208,6 @@ class Exports:
 
     def _is_copied(self, export: Export) -> bool:
         return time.monotonic() < self._asked_s.get(export.lease, -ASKED_S) + ASKED_S
-
-    def _change(self, region: Region) -> None:
-        export = self.entries.get(region.name)
-        if export is not None and export.region is region:
-            announcement = export.announcement._replace(mode=region.mode)
-            self.entries[region.name] = export._replace(announcement=announcement)
-            self._announce(announcement)
-
-    def _remove(self, name: str) -> None:
-        self._drop_pending(name)
-        export = self.entries.pop(name, None)
-        if export is not None:
-            self._release(export.region, export.lease)
-            self._end(name, export.announcement.generation)
 
     def _drop_pending(self, name: str) -> None:
         pending = self._pending.pop(name, None)

@@ -41,12 +41,13 @@ REPEAT_S = 2.0  # before a host is asked for its card again
 class Service:
     """This host as a member of its fleet, from `join` to `close`."""
 
-    def __init__(self, plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, file: str) -> None:
+    def __init__(self, plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str) -> None:
         self.plan = plan
+        self.socket_path = path
         self.hub = hub
         self.allocator = allocator
-        self._file = file
-        self._identity = identity = fleet_file.load(file)
+        self._file = f"{path}.fleet"
+        self._identity = identity = fleet_file.load(self._file)
         self.address: str = identity.host + secrets.token_hex(messages.ID_DIGITS // 2)
         self.claims: Claims = Claims(identity.host, plan.slices, plan.slice)
         self.members: Members = Members()
@@ -268,7 +269,7 @@ async def joined(
     plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str
 ) -> AsyncIterator[Service]:
     """Be a member of a fleet. `path` is that of the host's socket, and absolute."""
-    service = Service(plan, hub, allocator, f"{path}.fleet")
+    service = Service(plan, hub, allocator, path)
     try:
         await service.join()
         service.sharing.begin()

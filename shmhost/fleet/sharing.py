@@ -36,6 +36,7 @@ from shmhost.fleet.pulls import Replica
 from shmhost.fleet.replicas import Replicas
 from shmhost.fleet.sending import Sending
 from shmhost.fleet.threads import Threads, read_part
+from shmhost.fleet.values import Values
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire.names import ChangeKind, State
 
@@ -70,6 +71,7 @@ class Sharing:
             plan, hub, service.engine, threads, service.address, self._sources, self._published
         )
 
+        self.values: Values = Values(plan, hub, self.exports, service.socket_path)
         self.sending: Sending = Sending(plan, self.chunk_of, self.reading)
 
     def begin(self) -> None:
@@ -87,12 +89,14 @@ class Sharing:
 
     async def close(self) -> None:
         """End all transfers."""
+        await self.values.close()
         await self.replicas.close()
         self._threads.close()
 
     def beat(self) -> None:
         """Do what is to be done now and then: what was refused may work now."""
         self.exports.beat()
+        self.values.look()
         for host, record in self.known.items():
             for name in [name for name in self.replicas.retries() if name in record.names]:
                 self._follow(record.names[name], host)
@@ -200,6 +204,7 @@ class Sharing:
             ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),
             ("fleet_receive_waited_seconds", "Likewise, to ask for chunks", replicas.bandwidth.waited_s),
             ("fleet_skipped", "Generations that were replaced before they were copied", counts["skipped"]),
+            *self.values.gauges(),
             ("fleet_corrupt", "Wrong answers of hosts since the start", counts["corrupt"]),
             ("fleet_failed", "Regions that are wanted here and cannot be copied", len(replicas.failed)),
         )
@@ -221,13 +226,15 @@ class Sharing:
         failed = {name: reason for name, (reason, _) in heapq.nsmallest(SHOWN, replicas.failed.items())}
         exports = {name: each.announcement.generation
                    for name, each in heapq.nsmallest(SHOWN, self.exports.entries.items())}  # fmt: skip
-        return {"exports": exports, "replicas": rows, "failed": failed}
+        return {"exports": exports, "replicas": rows, "failed": failed | self.values.failed()}
 
     def _note(self, kind: ChangeKind | State, region: Region) -> None:
         if kind is State.FREED:
             self.replicas.origins.pop(region.number, None)
             return
         self.replicas.check(region.name)
+        if region.arena is not None:
+            self.values.look()
         if self.exports.note(kind, region) and not self._is_hashing:
             self._is_hashing = True
             self._service.start(self._hash())

@@ -48,6 +48,8 @@ def test_file_has_defaults_for_all_but_the_name_of_the_fleet(tmp_path: Path) -> 
         ('fleet = "a"\n[tls]\nca = "a"\ncertificate = "b"\nkey = "c"', "cannot be read"),
         ('fleet = "a"\nbandwidth = "1K"', "bandwidth is bytes a second, at least 65536"),
         ('fleet = "a"\npeer_bandwidth = 0', "peer_bandwidth is bytes a second"),
+        ('fleet = "a"\nlag = -1', "lag is seconds from 0 to 3600"),
+        ('fleet = "a"\nlag = true', "lag is seconds"),
         ("fleet = ", "cannot be read"),
     ],
 )

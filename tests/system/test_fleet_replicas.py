@@ -262,7 +262,7 @@ def test_copy_is_a_copy_again_when_its_host_was_killed(tmp_path: Path) -> None:
         copy = other.open("models/x", wait=60)
         second.kill()
         second.start()
-        wait_until(lambda: statuses(str(tmp_path / "a.toml"))[1]["replicas"] != [], 60)
+        wait_until(lambda: statuses(str(tmp_path / "a.toml"))[-1]["replicas"] != [], 60)
         assert other.open("models/x", wait=60).address == copy.address
         shm.put("models/x", b"y").close()
         wait_until(lambda: bytes(other.get("models/x")) == b"y", 60)

@@ -1,0 +1,251 @@
+"""Values of the arenas that this host exports: each is announced as a region, a copy that `courier` makes.
+
+The courier is started with the first such arena, and copies values as they change. Each copy is a sealed
+region of this host's slice, without a name: it is announced under that of the value, and its address is the
+same on all hosts, so that pointers in it are right there. Values are taken one by one, in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from shmhost.core.hub import Gauge, Hub
+from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
+from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.exports import Exports, Rights
+from shmprotocol.errors import InvalidArgument
+from shmprotocol.wire.names import ChangeKind, State, check_name
+
+LOG = logging.getLogger("shmhost")
+
+AGAIN_S = 2.0  # before another one takes the place of a courier that has ended
+END_S = 5.0  # for the courier to end
+
+
+@dataclass(eq=False, slots=True)
+class Followed:
+    """An arena whose values are announced."""
+
+    region: Region
+    rights: Rights
+    names: set[str] = field(default_factory=set)  # short ones, that are announced
+    before: set[str] = field(default_factory=set)  # those of an arena before it, that have not come again
+    refused: dict[str, str] = field(default_factory=dict)  # by name: why it is not announced; "": the arena
+
+
+class Values:
+    """The arenas under the exported prefixes, and the process that copies their values."""
+
+    def __init__(self, plan: FleetConfig, hub: Hub, exports: Exports, socket_path: str) -> None:
+        self.followed: dict[str, Followed] = {}
+        self.counts: Counter[str] = Counter()
+        self.waited_s = 0.0  # of the latest value: from its put to its announcement
+        self._plan = plan
+        self._hub = hub
+        self._exports = exports
+        self._path = socket_path
+        self._folder = f"fleet-{secrets.token_hex(8)}"
+        exports.staging = f"{self._folder}/"
+        self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
+        self._ended_s = -AGAIN_S  # when the courier has ended
+        self._link: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Follow the arenas that are there now, and no others."""
+        arenas = {region.name: region for region in self._hub.registry.arenas if self._is_exported(region)}
+        for name in [name for name in self.followed if name not in arenas]:
+            followed = self.followed.pop(name)
+            for short in followed.names | followed.before:
+                self._exports.remove(f"{name}/{short}")
+            self._say("end", name, followed.region.number)
+        for name, region in arenas.items():
+            before = self.followed.get(name)
+            if before is None or before.region is not region:
+                self._follow(region, before)
+            elif before.rights != Rights.of(region):
+                self._change(region, before)
+        if self.followed and self._task is None and time.monotonic() > self._ended_s + AGAIN_S:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def failed(self) -> dict[str, str]:
+        """Return which values are not announced, and why."""
+        return {
+            f"{name}/{short}" if short else name: reason
+            for name, each in self.followed.items()
+            for short, reason in each.refused.items()
+        }
+
+    def gauges(self) -> tuple[Gauge, ...]:
+        """Return the figures for metrics."""
+        counts = self.counts
+        skipped = sum(count for name, count in counts.items() if name.startswith("skipped "))
+        refused = sum(len(each.refused) for each in self.followed.values())
+        return (
+            ("fleet_arenas", "Arenas whose values are announced", len(self.followed)),
+            ("fleet_values", "Values of arenas that were announced since the start", counts["values"]),
+            ("fleet_values_skipped", "Values that were replaced before they were announced", skipped),
+            ("fleet_values_late", "Values that had waited for longer than `lag`", counts["late"]),
+            ("fleet_values_refused", "Values, or arenas, that cannot be announced", refused),
+            ("fleet_value_wait_seconds", "From a value's put to its announcement", self.waited_s),
+        )
+
+    async def close(self) -> None:
+        """End the courier."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _is_exported(self, region: Region) -> bool:
+        below = f"{region.name}/"
+        return region.state is State.CURRENT and any(
+            below.startswith(prefix) or prefix.startswith(below) for prefix in self._plan.exports
+        )
+
+    def _follow(self, region: Region, before: Followed | None) -> None:
+        names = before.names | before.before if before is not None else set()
+        self.followed[region.name] = Followed(region, Rights.of(region), before=names)
+        self._say("arena", region.name, region.number)
+
+    def _change(self, region: Region, followed: Followed) -> None:
+        """Announce another mode of an arena; if this host could not read it, that may be over."""
+        followed.rights = Rights.of(region)
+        for short in followed.names | followed.before:
+            self._exports.change(f"{region.name}/{short}", followed.rights)
+        if followed.refused.pop("", ""):
+            self._say("arena", region.name, region.number)
+
+    async def _run(self) -> None:
+        """Run the courier; if it ends, look again with the next beat."""
+        loop = asyncio.get_running_loop()
+        own, other = socket.socketpair()
+        child: subprocess.Popen[bytes] | None = None
+        try:
+            with other:
+                arguments = self._path, self._folder, str(self._plan.lag_s)
+                child = await loop.run_in_executor(None, _spawn, other.fileno(), arguments)
+            own.setblocking(False)
+            self._link = own
+            for name, followed in self.followed.items():
+                followed.before, followed.names = followed.before | followed.names, set()
+                self._say("arena", name, followed.region.number)
+            await self._hear(own)
+            LOG.error("fleet %s: the process that copies values of arenas has ended", self._plan.fleet)
+        except Exception:
+            LOG.exception("fleet %s: values of arenas are not announced for a moment", self._plan.fleet)
+        finally:
+            self._link = None
+            own.close()  # it ends by that
+            self._hide_copies()
+            self._task, self._ended_s = None, time.monotonic()
+            if child is not None:
+                await asyncio.shield(loop.run_in_executor(None, _end, child))
+
+    async def _hear(self, link: socket.socket) -> None:
+        unpacker = msgpack.Unpacker(use_list=False)
+        while data := await asyncio.get_running_loop().sock_recv(link, 65536):
+            unpacker.feed(data)
+            for message in unpacker:
+                await self._take(*message)
+
+    async def _take(self, kind: str, name: str, number: int, *values: Any) -> None:
+        followed = self.followed.get(name)
+        is_followed = followed is not None and followed.region.number == number
+        if kind == "value":
+            await self._take_value(followed if is_followed else None, name, *values)
+        elif followed is None or not is_followed:
+            return
+        elif kind == "gone":
+            self._remove(name, followed, *values)
+        elif kind == "whole":
+            for short in list(followed.before):
+                self._remove(name, followed, short)
+        elif kind == "refused":
+            short, reason = values
+            self._remove(name, followed, short)
+            LOG.warning("fleet %s: %s/%s is not announced: %s", self._plan.fleet, name, short, reason)
+            followed.refused[short] = reason
+
+    async def _take_value(
+        self, followed: Followed | None, arena: str, short: str, copy: str, skipped: int, waited_ns: int
+    ) -> None:
+        """Announce a copy, and take its name away; the lease of `exports` keeps it."""
+        region, registry = self._hub.registry.current.get(copy), self._hub.registry
+        self._say("ack")
+        if region is None:
+            return
+        lease = registry.lease(region, self._peer)
+        self._hide(region)
+        name = f"{arena}/{short}"
+        if followed is None or not self._may_announce(name):
+            registry.release(region, lease)
+            return
+        followed.before.discard(short)
+        followed.refused.pop(short, None)
+        followed.names.add(short)
+        await self._exports.add(name, region, lease, followed.rights)
+        if self.followed.get(arena) is not followed or short not in followed.names:
+            self._exports.remove(name)
+        self.waited_s = waited_ns / 1e9
+        self.counts["values"] += 1
+        self.counts["late"] += self.waited_s > self._plan.lag_s
+        self.counts[f"skipped {arena}"] = max(self.counts[f"skipped {arena}"], skipped)
+
+    def _may_announce(self, name: str) -> bool:
+        with contextlib.suppress(InvalidArgument):
+            return check_name(name).startswith(self._plan.exports)
+        return False
+
+    def _remove(self, arena: str, followed: Followed, short: str) -> None:
+        followed.before.discard(short)
+        followed.refused.pop(short, None)
+        if short:
+            followed.names.discard(short)
+            self._exports.remove(f"{arena}/{short}")
+
+    def _hide(self, region: Region) -> None:
+        self._hub.registry.hide(region)
+        self._hub.tell(ChangeKind.UNLINKED, region)
+
+    def _hide_copies(self) -> None:
+        """Take away the names of copies that the courier has made, and that were not taken."""
+        current = self._hub.registry.current
+        for name in [name for name in current if name.startswith(self._exports.staging)]:
+            self._hide(current[name])
+
+    def _say(self, *values: object) -> None:
+        """Tell the courier. It reads at once; if it does not, another one takes its place."""
+        if self._link is not None:
+            try:
+                self._link.send(bytes(msgpack.packb(values)))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._link.shutdown(socket.SHUT_RDWR)
+
+
+def _spawn(link: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "shmhost.fleet.courier", *arguments]
+    return subprocess.Popen(command, stdin=link, stdout=subprocess.DEVNULL)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
