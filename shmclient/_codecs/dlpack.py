@@ -7,6 +7,7 @@ from typing import Any
 
 from shmclient._codecs import arrow
 from shmclient._codecs import numpy as arrays
+from shmclient._codecs.dtypes import parse
 from shmclient._codecs.layout import Layout, Maker
 
 FORMAT = arrays.FORMAT
@@ -24,18 +25,20 @@ def encode(obj: Any, layout: Layout) -> dict[str, Any]:
     from shmclient._codecs.dlpack_source import read_tensor
 
     tensor = read_tensor(obj)
-    order = "C" if tensor.is_compact("C") else "F" if tensor.is_compact("F") else None
-    if not tensor.nbytes:
-        content = memoryview(b"")
-    else:
-        content = tensor.memory() if order is not None else tensor.copied()
-    description = {
-        "format": FORMAT,
-        "dtype": tensor.dtype,
-        "shape": list(tensor.shape),
-        "order": order or "C",
-    }
+    order, content = tensor.content()
+    description = {"format": FORMAT, "dtype": tensor.dtype, "shape": list(tensor.shape), "order": order}
     return description | layout.place(content)
+
+
+def array_of(obj: Any) -> Any:
+    """Return an array of NumPy over the bytes of a tensor, not copied as in `encode`. TypeError."""
+    import numpy as np
+
+    from shmclient._codecs.dlpack_source import read_tensor
+
+    tensor = read_tensor(obj)
+    order, content = tensor.content()
+    return np.ndarray(tensor.shape, parse(tensor.dtype), content, 0, None, order)  # type: ignore[arg-type]
 
 
 def plan(item: Mapping[str, Any]) -> Maker:

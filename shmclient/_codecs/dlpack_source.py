@@ -20,6 +20,7 @@ _TENSOR = struct.Struct("=QiiiBBHQQQ")
 # Devices whose memory a CPU can read: kDLCPU, and the pinned memory of CUDA and of ROCm.
 _READABLE = frozenset((1, 3, 11))
 _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed", 14: "oneAPI"}
+_REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)  # of a producer
 _SIGNED, _UNSIGNED, _FLOAT, _HANDLE, _BFLOAT, _COMPLEX, _BOOL = range(7)
 _NUMBERS = {_SIGNED: "i", _UNSIGNED: "u", _FLOAT: "f", _COMPLEX: "c", _BOOL: "b"}
 _SIZES = {"i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16), "b": (1,)}
@@ -58,12 +59,17 @@ class Tensor(NamedTuple):
             step *= self.shape[number]
         return True
 
-    def memory(self) -> memoryview:
-        """Return the bytes of a compact one, which keep it."""
-        return memoryview(bytes_keeping(self.address, self.nbytes, self.capsule))
+    def content(self) -> tuple[str, memoryview]:
+        """Return the order of its bytes, C or F, and these, which keep it; copied if they have gaps."""
+        order = "C" if self.is_compact("C") else "F" if self.is_compact("F") else None
+        if not self.nbytes:
+            return order or "C", memoryview(b"")
+        if order is None:
+            return "C", self._copied()
+        return order, memoryview(bytes_keeping(self.address, self.nbytes, self.capsule))
 
-    def copied(self) -> memoryview:
-        """Return the bytes of any other in C order, copied by NumPy. TypeError: that is not there."""
+    def _copied(self) -> memoryview:
+        """Return the bytes in C order, copied by NumPy. TypeError: that is not there."""
         try:
             import numpy as np
         except ImportError:
@@ -82,7 +88,7 @@ def read_tensor(obj: Any) -> Tensor:
     """Return the tensor of what has `__dlpack__`. TypeError, with advice: it cannot be stored."""
     try:
         kind, number = obj.__dlpack_device__()
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise _refused(obj, error) from error
     if kind not in _READABLE:
         device = _DEVICES.get(kind, f"type {int(kind)}")
@@ -93,7 +99,7 @@ def read_tensor(obj: Any) -> Tensor:
     try:
         capsule = _capsule_of(obj)
         address, is_versioned = dlpack_address(capsule)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise _refused(obj, error) from error
     flags = 0
     if is_versioned:

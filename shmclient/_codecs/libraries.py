@@ -16,7 +16,11 @@ from shmprotocol.errors import InvalidArgument
 LibraryName = Literal["numpy", "torch", "jax"]
 WRITES = frozenset(("torch",))  # libraries whose arrays can always be written
 _TORCH_SMALL = frozenset(
-    ["bfloat16", *(f"float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu"))]
+    [
+        "bfloat16",
+        "complex32",
+        *(f"float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")),
+    ]
 )
 
 

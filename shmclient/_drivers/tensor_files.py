@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shmclient._codecs import safetensors as format_
+from shmclient._codecs.dlpack import array_of, can_encode
 from shmclient._codecs.dtypes import parse
 from shmclient._drivers.operations import DEFAULT_MODE
 from shmclient._process.replacing import replacing
@@ -98,10 +99,10 @@ def whole(client: Puts, name: str, value: Any, mode: int, progress: Progress | N
 def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays, such as those that `get` returned, as a safetensors file, in place of the one at `path`.
+    """Write arrays, or tensors that `put` takes, as a safetensors file, in place of the one at `path`.
 
     It has its name once all is on the disk. InvalidArgument: the format has no such dtype, or a link or a
-    folder is there.
+    folder is there. TypeError: a tensor on another device, or one that requires grad.
     """
     with replacing(os.fsdecode(path)) as descriptor, open(descriptor, "wb", closefd=False) as file:
         for part in parts(tensors, metadata or {}):
@@ -112,7 +113,12 @@ def parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[b
     """Yield the content of a safetensors file with some arrays: the header, then each of them."""
     import numpy as np
 
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    arrays = {
+        name: array_of(tensor)
+        if can_encode(tensor) and type(tensor) is not np.ndarray
+        else np.asarray(tensor)
+        for name, tensor in tensors.items()
+    }
     # Larger items first, so that all are aligned.
     arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
     described = {name: (_name_of(array), array.shape, array.nbytes) for name, array in arrays.items()}

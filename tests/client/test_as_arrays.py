@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,15 @@ def test_small_floats_are_those_of_torch(shm: shmclient.Client, torch: Any, name
     tensor, scalar = shm.get("t", as_="torch")
     assert (tensor.dtype, tensor.shape, scalar.shape) == (getattr(torch, name), (2, 4), ())
     assert tensor.float().tolist() == array.astype("f4").tolist()
+
+
+def test_small_complex_tensors_come_back_to_torch(shm: shmclient.Client, torch: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls them experimental
+        tensor = torch.tensor([1, 2j, 3 + 4j]).to(torch.complex32)
+        shm.put("t", tensor)
+        value = shm.get("t", as_="torch")
+        assert (value.dtype, value.to(torch.complex64).tolist()) == (torch.complex32, [1, 2j, 3 + 4j])
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<M8[s]", "<U3", "<f16", ml_dtypes.int4, ml_dtypes.float8_e3m4])

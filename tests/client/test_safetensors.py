@@ -20,6 +20,7 @@ import shmclient
 from shmclient import InvalidArgument, read_safetensors, write_safetensors
 from shmclient._codecs.safetensors import DTYPES, Header, parse_header
 from shmclient._drivers import tensor_files
+from tensor_support import CUDA, Producer
 
 LARGE = np.arange(50_000, dtype="<f4").reshape(100, 500)
 TENSORS = {
@@ -103,6 +104,27 @@ def test_arrays_are_written_as_a_file_that_the_package_reads(shm: shmclient.Clie
     with pytest.raises(InvalidArgument, match="'x': safetensors has no tensors of dtype >f4"):
         write_safetensors(file, {"x": np.zeros(3, ">f4")})
     assert os.listdir(file.parent) == ["again"]
+
+
+def test_tensors_are_written_as_put_takes_them(tmp_path: Path) -> None:
+    brain = LARGE.astype(ml_dtypes.bfloat16)
+    tensors = {
+        "brain": Producer(brain, code=4),
+        "transposed": Producer(LARGE.T),
+        "gaps": Producer(brain[::2, ::3], code=4),
+        "none": Producer(np.zeros((0, 3), "<f8")),
+    }
+    write_safetensors(tmp_path / "f", tensors)
+    value = read_safetensors(tmp_path / "f")
+    expected = {
+        "brain": brain,
+        "transposed": LARGE.T,
+        "gaps": brain[::2, ::3],
+        "none": np.zeros((0, 3), "<f8"),
+    }
+    assert all(is_same(value[name], array) for name, array in expected.items())
+    with pytest.raises(TypeError, match=r"x\.cpu\(\)"):
+        write_safetensors(tmp_path / "f", {"x": Producer(LARGE, device=CUDA)})
 
 
 @pytest.mark.parametrize("name", DTYPES)

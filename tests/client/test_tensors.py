@@ -163,6 +163,15 @@ def test_errors_of_a_producer_are_told() -> None:
         _codecs.encode(Used(MATRIX))
 
 
+def test_producer_without_a_device_is_refused_with_advice() -> None:
+    class Half:
+        def __dlpack__(self) -> object:
+            raise AssertionError("its device is asked for first")
+
+    with pytest.raises(TypeError, match=r"Half cannot be stored: .*__dlpack_device__.*np\.asarray"):
+        described(Half())
+
+
 def test_subclass_of_numpys_arrays_does_not_lose_what_it_holds_by_dlpack() -> None:
     with pytest.raises(TypeError, match="mask"):
         _codecs.encode(np.ma.masked_array([1, 2], [True, False]))
