@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from shmclient import _codecs as codecs
-from shmclient._arenas.reader import names_in, read_error
+from shmclient._arenas.owner_errors import host_error, put_error
+from shmclient._arenas.reader import names_in
 from shmclient._arenas.values import TakesObjects, decode, kind_of
 from shmclient._connection.outbox import Outbox
 from shmclient._pointers.check import NO_LENGTHS, Lengths
@@ -24,16 +25,9 @@ from shmclient._process.copying import not_copied
 from shmclient._regions.creation import creation_key
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import (
-    AccessDenied,
     ArenaFull,
-    HostGone,
-    HostTimeout,
     InvalidArgument,
     OutOfMemory,
-    QuotaExceeded,
-    RegionExists,
-    RemoteProtocolError,
-    ShmError,
     Unsupported,
 )
 from shmprotocol.native.builtins import ArenaOwner, Loan
@@ -124,7 +118,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
                 self._populate_all(reply.size)
             error = self._ready()
         if error:
-            raise _host_error(error, f"publish the arena {self.name!r}")
+            raise host_error(error, f"publish the arena {self.name!r}")
         self._is_published = True
         if self._outbox.home is not None:
             self._keep(self._outbox.home, reply.region, self._descriptor[0])
@@ -228,7 +222,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
         """Let the arena have at least `size` bytes, up to its `max_size`. QuotaExceeded, InvalidArgument."""
         error = self._grow(size)
         if error:
-            raise _host_error(error, f"let the arena {self.name!r} have {size} bytes of {self.span}")
+            raise host_error(error, f"let the arena {self.name!r} have {size} bytes of {self.span}")
 
     @property
     def size(self) -> int:
@@ -347,33 +341,7 @@ class Arena(ArenaOwner, MutableMapping[str, Any], TakesObjects):
 
     def _fail(self, error: int, name: object, size: int = 0) -> NoReturn:
         """Raise the error of a value that needs a block of so many bytes; 0: it has one."""
-        value = f"{name!r}, which needs {size} bytes" if size else repr(name)
-        if error == errno.ENFILE:
-            raise ArenaFull(
-                f"the arena {self.name!r} has no name left for {name!r}: create it with more names="
-            )
-        if error == errno.ENOSPC:
-            raise ArenaFull(f"the arena {self.name!r} has no room for {value}: {self._fullness()}")
-        if error == errno.EPIPE:
-            raise HostGone(
-                f"the arena {self.name!r} has no free room for {value}, and can use none again: its host "
-                "went, or took it from this client, before it told of all readers. Create it anew"
-            )
-        raise read_error(error, name, self.name)
-
-    def _fullness(self) -> str:
-        size, used, retired, ledgers = self._state()
-        free = f"at most {self._room()} are free in a row"
-        text = f"{used} of {size} bytes are in use, in {len(self)} names, and {free}"
-        holders = [f"pid {pid or 'unknown'} uses {blocks}" for _, pid, blocks in self._holders()]
-        if holders:
-            return f"{text}; of {retired} values that were replaced, {', '.join(holders)}"
-        cure = "create it larger, or with a larger max_size"
-        return (
-            f"{text}; {ledgers} clients read it and hold nothing else: {cure}"
-            if ledgers
-            else f"{text}: {cure}"
-        )
+        raise put_error(self, error, name, size)
 
 
 def make_arena(outbox: Outbox, request: m.Arena, reply: m.ArenaMade, owned: descriptors.Owned) -> Arena:
@@ -396,24 +364,3 @@ def own(arena: Arena, reply: m.ArenaMade, names: int, populate: bool) -> None:
     except BaseException:
         arena.close()
         raise
-
-
-_HOST_ERRORS: dict[int, type[ShmError]] = {
-    errno.EDQUOT: QuotaExceeded,
-    errno.ENOMEM: OutOfMemory,
-    errno.EEXIST: RegionExists,
-    errno.EINVAL: InvalidArgument,
-    errno.EPERM: AccessDenied,
-    errno.EPIPE: HostGone,
-    errno.ECONNRESET: HostGone,
-    errno.ETIMEDOUT: HostTimeout,
-    **dict.fromkeys(  # what it sent is not a connected socket
-        (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP), RemoteProtocolError
-    ),
-}
-
-
-def _host_error(error: int, what: str) -> ShmError | OSError:
-    kind = _HOST_ERRORS.get(error)
-    text = f"the host did not {what}: {os.strerror(error)}"
-    return OSError(error, text) if kind is None else kind(text)
