@@ -7,11 +7,9 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from shmhost.commands.top import feed as _feed
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.errors import HostGone, HostTimeout
 from support import WatchedHost, count_descriptors, serve, wait_until, watched_host
+from terminal import Terminal, opened
 
 PLAIN = {"", "0", "1", "2", "4", "7", "39", "49"}  # SGR codes that are no colour: bold, reverse, ...
 COMMAND = [sys.executable, "-m", "shmhost", "top"]
@@ -134,36 +133,14 @@ def test_feed_says_that_a_stopped_host_gives_no_answer(
 # --- live
 
 
-class Tmux:
-    """A shell in a private tmux server."""
+class LiveView(Terminal):
+    """A terminal with something on its screen, in which `shmhost top` is run."""
 
-    def __init__(self) -> None:
-        self._command = ["tmux", "-u", "-L", f"shmhost-{uuid.uuid4().hex}", "-f", "/dev/null"]
-        # The shell is sh itself, with nobody's settings.
-        self.tmux("new-session", "-d", "-x", "80", "-y", "24", "env PS1='shell> ' LC_ALL=C.UTF-8 sh")
-        self.wait_for("shell>")
-        self.run("echo earlier text; stty -g")
-        self.wait_for("earlier text\n", "\nshell>")
-        self.mode = self.lines()[2]
-
-    def tmux(self, *arguments: str) -> str:
-        command = [*self._command, *arguments]
-        return subprocess.check_output(command, text=True, timeout=20, stderr=subprocess.STDOUT)
-
-    def run(self, command: str) -> None:
-        self.tmux("send-keys", "-l", command + "\n")
-
-    def press(self, *keys: str) -> None:
-        self.tmux("send-keys", *keys)
-
-    def screen(self) -> str:
-        return self.tmux("capture-pane", "-p")
-
-    def lines(self) -> list[str]:
-        return self.screen().splitlines()
-
-    def wait_for(self, *texts: str) -> None:
-        wait_until(lambda: all(text in self.screen() for text in texts), shown=self.screen)
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width, height)
+        self.run("export LC_ALL=C.UTF-8; clear; echo earlier text; stty -g")
+        self.until("earlier text\n", "\n$")
+        self.mode = self.lines()[1]
 
     def names(self) -> list[str]:
         """Return the first words of the table."""
@@ -176,30 +153,23 @@ class Tmux:
 
     def ends_with(self, code: int) -> None:
         """Wait for the end of the command; the screen and the terminal's settings are as before then."""
-        self.wait_for("earlier text\n", f"code={code}\n")
+        self.until("earlier text\n", f"code={code}\n")
         assert "restarts" not in self.screen()
         self.run("clear; stty -g")
-        self.wait_for(self.mode + "\n")
+        self.until(self.mode + "\n")
         assert self.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["1", "0"]
-
-    def close(self) -> None:
-        socket = Path(self.tmux("display", "-p", "#{socket_path}").strip())
-        self.tmux("kill-server")
-        socket.unlink(missing_ok=True)  # tmux leaves it there
 
 
 @pytest.fixture
-def tmux() -> Iterator[Tmux]:
-    if shutil.which("tmux") is None:
-        pytest.skip("tmux is not installed: the live view is not looked at")
-    with contextlib.closing(Tmux()) as running:
-        yield running
+def tmux() -> Iterator[LiveView]:
+    with opened(kind=LiveView) as view:
+        yield view
 
 
-def start(tmux: Tmux, path: str, *arguments: str, shown: str = "/s ") -> None:
+def start(tmux: LiveView, path: str, *arguments: str, shown: str = "/s ") -> None:
     command = [*COMMAND, "--socket", path, "--interval", "0.2", *arguments]
     tmux.run(f"{shlex.join(command)}; echo code=$?")
-    tmux.wait_for("shmhost top", shown)  # by default what the second sample brings
+    tmux.until("shmhost top", shown)  # by default what the second sample brings
 
 
 @pytest.fixture
@@ -216,7 +186,7 @@ def regions(shm: shmclient.Client) -> Iterator[None]:
         region.close()
 
 
-def test_live_view_sorts_at_keys_and_ends_at_q(host: WatchedHost, regions: None, tmux: Tmux) -> None:
+def test_live_view_sorts_at_keys_and_ends_at_q(host: WatchedHost, regions: None, tmux: LiveView) -> None:
     start(tmux, host.socket_path)
     tmux.wait_for_names("a-one", "b-two", "c-three")
     assert "earlier text" not in tmux.screen()
@@ -230,16 +200,16 @@ def test_live_view_sorts_at_keys_and_ends_at_q(host: WatchedHost, regions: None,
         ("g", "gen ▲", "cab"),
         ("t", "rate ▼", "abc"),
     ]:
-        tmux.press(key)
-        tmux.wait_for(title)
+        tmux.type(key)
+        tmux.until(title)
         assert "".join(name[0] for name in tmux.names()) == order
-    tmux.press("q")
+    tmux.type("q")
     tmux.ends_with(0)
 
 
-def test_live_view_follows_what_happens(host: WatchedHost, shm: shmclient.Client, tmux: Tmux) -> None:
+def test_live_view_follows_what_happens(host: WatchedHost, shm: shmclient.Client, tmux: LiveView) -> None:
     start(tmux, host.socket_path, "--sort", "rate")
-    tmux.wait_for("no regions")
+    tmux.until("no regions")
     shm.put("a-quiet", b"x").close()
 
     def is_first() -> bool:
@@ -247,59 +217,59 @@ def test_live_view_follows_what_happens(host: WatchedHost, shm: shmclient.Client
         return tmux.names() == ["z-busy", "a-quiet"]
 
     wait_until(is_first, shown=tmux.screen)
-    tmux.press("Escape")
+    tmux.type("Escape")
     tmux.ends_with(0)
 
 
 def test_live_view_says_which_keys_there_are_and_ignores_others(
-    host: WatchedHost, regions: None, tmux: Tmux
+    host: WatchedHost, regions: None, tmux: LiveView
 ) -> None:
     start(tmux, host.socket_path)
     assert tmux.lines()[23].split() == [
         *("n", "name", "s", "size", "l", "leases", "g", "generation", "t", "rate", "/", "filter", "q", "quit")
     ]
-    tmux.press("F5", "C-z", "x", "M-q", "C-p", "Tab", "s")
-    tmux.wait_for("size ▼")
-    tmux.press("C-c")
+    tmux.type("F5", "C-z", "x", "M-q", "C-p", "Tab", "s")
+    tmux.until("size ▼")
+    tmux.type("C-c")
     tmux.ends_with(0)
 
 
-def test_live_view_filters_and_scrolls(host: WatchedHost, shm: shmclient.Client, tmux: Tmux) -> None:
+def test_live_view_filters_and_scrolls(host: WatchedHost, shm: shmclient.Client, tmux: LiveView) -> None:
     for number in range(40):
         shm.put(f"r{number:02}", b"x").close()
     start(tmux, host.socket_path)
-    tmux.press("End")
-    tmux.wait_for("r39")
+    tmux.type("End")
+    tmux.until("r39")
     assert tmux.names()[-1] == "r39"
     assert "r00" not in tmux.names()
-    tmux.press("/", "9")
+    tmux.type("/", "9")
     tmux.wait_for_names("r09", "r19", "r29", "r39")
-    tmux.wait_for("9: 4 of 40 regions")
-    tmux.press("Enter", "n")
+    tmux.until("9: 4 of 40 regions")
+    tmux.type("Enter", "n")
     tmux.wait_for_names("r39", "r29", "r19", "r09")
-    tmux.press("Escape", "Home")
-    tmux.wait_for("r38")
-    tmux.press("Escape")
+    tmux.type("Escape", "Home")
+    tmux.until("r38")
+    tmux.type("Escape")
     tmux.ends_with(0)
 
 
 @pytest.mark.parametrize("colours", [True, False])
 def test_live_view_has_the_colours_of_the_terminal_or_none(
-    colours: bool, host: WatchedHost, regions: None, tmux: Tmux
+    colours: bool, host: WatchedHost, regions: None, tmux: LiveView
 ) -> None:
     tmux.run("export NO_COLOR=1" if not colours else "unset NO_COLOR")
     start(tmux, host.socket_path)
-    tmux.wait_for("a-one")
+    tmux.until("a-one")
     escapes = re.findall(r"\x1b\[([\d;]*)m", tmux.tmux("capture-pane", "-p", "-e"))
     codes = {code for escape in escapes for code in escape.split(";")}
     assert codes & {"30", "31", "32", "33", "34", "35", "36", "37"} if colours else not codes - PLAIN
     assert "38" not in codes  # of a palette that the terminal has not chosen
-    tmux.press("q")
+    tmux.type("q")
     tmux.ends_with(0)
 
 
 def test_live_view_fits_a_terminal_that_changes_its_size(
-    host: WatchedHost, shm: shmclient.Client, tmux: Tmux
+    host: WatchedHost, shm: shmclient.Client, tmux: LiveView
 ) -> None:
     for number in range(40):
         shm.put(f"r{number:02}/" + "名" * 30, b"x").close()
@@ -312,16 +282,16 @@ def test_live_view_fits_a_terminal_that_changes_its_size(
             lambda cells=cells: [cell_len(line) for line in regions_of(tmux)] == cells, shown=tmux.screen
         )
         assert len(tmux.lines()) == height
-    tmux.press("q")
+    tmux.type("q")
     tmux.ends_with(0)
 
 
-def regions_of(tmux: Tmux) -> list[str]:
+def regions_of(tmux: LiveView) -> list[str]:
     lines = [line.rstrip(" ▁▂▃▄▅▆▇█") for line in tmux.lines()]  # without the scroll bar
     return [line for line in lines if line.startswith("r") and line[1:3].isdigit()]
 
 
-def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> None:
+def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: LiveView) -> None:
     path = tmp_path / "h.sock"
     hosts = [serve(path)]
     try:
@@ -330,13 +300,13 @@ def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> 
         start(tmux, str(path))
         tmux.wait_for_names("kept")
         hosts[0].kill()
-        tmux.wait_for("no host: waiting for it", "kept", "restarts 0")
-        tmux.press("s")
-        tmux.wait_for("size ▼")
+        tmux.until("no host: waiting for it", "kept", "restarts 0")
+        tmux.type("s")
+        tmux.until("size ▼")
         hosts.append(serve(path))
-        tmux.wait_for("restarts 1", "no regions", "/s ")
+        tmux.until("restarts 1", "no regions", "/s ")
         assert "no host" not in tmux.screen()
-        tmux.press("q")
+        tmux.type("q")
         tmux.ends_with(0)
     finally:
         for host in hosts:
@@ -346,17 +316,17 @@ def test_live_view_waits_for_a_host_that_is_gone(tmp_path: Path, tmux: Tmux) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_live_view_puts_the_terminal_back_at_a_signal(
-    number: signal.Signals, host: WatchedHost, tmux: Tmux, tmp_path: Path
+    number: signal.Signals, host: WatchedHost, tmux: LiveView, tmp_path: Path
 ) -> None:
     command = shlex.join([*COMMAND, "--socket", host.socket_path, "--interval", "0.2"])
     tmux.run(f"sh -c 'echo $$ > {tmp_path}/pid; exec {command}'; echo code=$?")
-    tmux.wait_for("shmhost top", "/s ")
+    tmux.until("shmhost top", "/s ")
     os.kill(int((tmp_path / "pid").read_text()), number)
     tmux.ends_with(0)
 
 
 def test_live_view_puts_the_terminal_back_after_a_fault(
-    host: WatchedHost, tmux: Tmux, tmp_path: Path
+    host: WatchedHost, tmux: LiveView, tmp_path: Path
 ) -> None:
     (tmp_path / "fault.py").write_text(
         "import sys\nfrom shmhost.commands.top import app, live\n"
@@ -366,24 +336,24 @@ def test_live_view_puts_the_terminal_back_after_a_fault(
     )
     command = shlex.join([sys.executable, str(tmp_path / "fault.py"), host.socket_path])
     tmux.run(f"{command}; echo code=$?")
-    tmux.wait_for("shmhost top", "/s ")
-    tmux.press("s")
-    tmux.wait_for("ZeroDivisionError: a fault\n", "code=1")
+    tmux.until("shmhost top", "/s ")
+    tmux.type("s")
+    tmux.until("ZeroDivisionError: a fault\n", "code=1")
     assert tmux.tmux("display", "-p", "#{cursor_flag} #{alternate_on}").split() == ["1", "0"]
 
 
-def test_live_view_says_what_to_install_without_textual(host: WatchedHost, tmux: Tmux) -> None:
+def test_live_view_says_what_to_install_without_textual(host: WatchedHost, tmux: LiveView) -> None:
     code = "import sys; sys.modules['textual'] = None; import shmhost.__main__ as m; m.main()"
     tmux.run("clear; " + shlex.join([sys.executable, "-c", code, "top", "--socket", host.socket_path]))
-    tmux.wait_for("shmhost: the live view needs textual: pip install 'shmhost[cli]', or use --once")
+    tmux.until("shmhost: the live view needs textual: pip install 'shmhost[cli]', or use --once")
     once = [sys.executable, "-c", code, "top", "--once", "--interval", "0.1", "--socket", host.socket_path]
     assert subprocess.run(once, capture_output=True, timeout=30).returncode == 0
 
 
-def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: Tmux, tmp_path: Path) -> None:
+def test_live_view_ends_with_its_terminal(host: WatchedHost, tmux: LiveView, tmp_path: Path) -> None:
     command = shlex.join([*COMMAND, "--socket", host.socket_path, "--interval", "0.2"])
     tmux.run(f"sh -c 'echo $$ > {tmp_path}/pid; exec {command}'")
-    tmux.wait_for("shmhost top", "/s ")
+    tmux.until("shmhost top", "/s ")
     process = Path("/proc") / (tmp_path / "pid").read_text().strip()
     assert process.exists()
     tmux.tmux("new-window", "sh")  # the server stays
