@@ -54,12 +54,14 @@ main()
 class Line:
     """A host at a socket, and its successors. The last one is killed at the end of the block."""
 
-    def __init__(self, path: Path, *options: str) -> None:
+    def __init__(self, path: Path, *options: str, first: str = "") -> None:
         self.path = str(path)
         self._options = options
+        self._program = ("-c", f"{first}\nfrom shmhost.cli import main; main()")
         self.child = self._start()
 
-    def _start(self, *more: str, program: tuple[str, ...] = ("-m", "shmhost")) -> subprocess.Popen[str]:
+    def _start(self, *more: str, program: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        program = program or self._program
         command = [sys.executable, *program, "serve", "--socket", self.path, *self._options, *more]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert child.stderr is not None
@@ -125,8 +127,9 @@ class Line:
 
 
 @contextlib.contextmanager
-def line_of_hosts(path: Path, *options: str) -> Iterator[Line]:
-    line = Line(path, *options)
+def line_of_hosts(path: Path, *options: str, first: str = "") -> Iterator[Line]:
+    """Yield a host, and its successors; each of them runs `first` before it starts."""
+    line = Line(path, *options, first=first)
     try:
         yield line
     finally:

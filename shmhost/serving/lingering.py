@@ -48,9 +48,10 @@ class Lingering:
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look)
 
-    def keep_from_elsewhere(self, ledger: Ledger, pidfd: int) -> None:
-        """Keep a ledger of a client that another host has dropped; the pidfd is watched from now on."""
-        self._deaths.watch(pidfd, _do_nothing)
+    def keep_from_elsewhere(self, ledger: Ledger, pidfd: int | None) -> None:
+        """Keep a ledger of a client that another host has dropped; a pidfd is watched from now on."""
+        if pidfd is not None:
+            self._deaths.watch(pidfd, _do_nothing)
         self.keep([ledger], pidfd)
 
     def ledgers(self) -> dict[Ledger, int]:

@@ -65,7 +65,7 @@ class Parts(NamedTuple):
     make_board: MakeBoard
     make_link: MakeLink
     make_control: MakeControl
-    linger: Callable[[Ledger, int], None]  # keeps the ledger of a dropped client, with a pidfd
+    linger: Callable[[Ledger, int | None], None]  # keeps the ledger of a dropped client, with a pidfd or not
 
 
 MakeBoard = Callable[[int], SharedBoard | None]
@@ -170,6 +170,7 @@ def settle(heritage: Heritage, parts: Parts) -> None:
         parts.hub.registry.accounts.is_adopting = True
         _adopt_regions(heritage, parts)
         links, controls = _adopt_links(heritage, parts)
+        _adopt_lingering(heritage, parts)
         parts.hub.registry.accounts.is_adopting = False
         heritage.accept()
     except BaseException as error:
@@ -189,9 +190,6 @@ def _adopt_regions(heritage: Heritage, parts: Parts) -> None:
     makers = Makers(parts.names, ArenaMemory.taken, LedgerMemory.taken, GrowingMemfd.taken)
     resume_numbers(parts.hub, record)
     adopt_ledgers(parts.hub, record.ledgers, heritage.take, makers)
-    for ledger in record.ledgers:
-        if ledger.process >= 0:
-            parts.linger(parts.hub.ledgers[ledger.number], heritage.take(ledger.process))
     adopt_regions(parts.hub, record.regions, heritage.take, makers)
     parts.hub.keeping.resume(record.kept)
     for span in (record.board, *(old[:2] for old in record.old_boards)):
@@ -235,6 +233,14 @@ def _adopt_links(heritage: Heritage, parts: Parts) -> tuple[list[Link], list[Are
     if record.board[1]:
         parts.old_boards.add(Span._make(record.board), links)
     return links, controls
+
+
+def _adopt_lingering(heritage: Heritage, parts: Parts) -> None:
+    """Keep the ledgers that no session has: before Linux 6.5, there is no pidfd to tell them by."""
+    for record in heritage.record.ledgers:
+        ledger = parts.hub.ledgers[record.number]
+        if ledger.user is None:
+            parts.linger(ledger, heritage.take(record.process) if record.process >= 0 else None)
 
 
 def _give_up(error: BaseException) -> NoReturn:

@@ -25,9 +25,16 @@ ROOM = 1 << 20  # bytes of an arena, in which some 15 values of 64 KiB fit
 VALUE = 65_000
 
 
+NO_PIDFD = """
+from shmhost.serving import server
+server.peer_pidfd = lambda _socket: None
+"""
+
+
 @pytest.fixture
-def line(folder: Path) -> Iterator[Line]:
-    with line_of_hosts(folder / "h") as hosts:
+def line(folder: Path, request: pytest.FixtureRequest) -> Iterator[Line]:
+    """A line of hosts; a parameter is what each of them runs first."""
+    with line_of_hosts(folder / "h", first=getattr(request, "param", "")) as hosts:
         yield hosts
 
 
@@ -231,6 +238,7 @@ def test_ledger_of_a_killed_reader_is_forgotten(line: Line) -> None:
         assert owned.forgotten() == number
 
 
+@pytest.mark.parametrize("line", ["", NO_PIDFD], ids=["pidfd", "before Linux 6.5"], indirect=True)
 def test_ledger_of_a_dropped_client_that_uses_values_stays(line: Line, shm: shmclient.Client) -> None:
     """Also with the next host, until its process ends."""
     ready, over = os.pipe(), os.pipe()
