@@ -391,6 +391,7 @@ def settle_arena(hub: Hub, region: Region) -> None:
         return
     if region.state is State.CURRENT and not region.arena.keep:
         hub.registry.hide(region)
+        hub.tell(ChangeKind.UNLINKED, region)
     open_arena(hub, region)
 
 

@@ -17,7 +17,7 @@ from service_support import Service, service
 from shmhost.core.lent import LARGE
 from shmhost.core.stored import entry_of
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import State
+from shmprotocol.wire.names import ChangeKind, State
 from support import wait_until
 
 ENDS = pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "restarted"])
@@ -153,6 +153,18 @@ def test_arena_that_is_not_kept_goes_with_its_owner(is_late: bool, manager: Serv
     with shmclient.connect(manager.path) as shm:
         assert not shm.exists("camera")
         wait_until(lambda: shm.list() == [])
+
+
+def test_watch_hears_when_an_arena_goes_with_its_owner(manager: Service) -> None:
+    owner = Owner(manager, keep=False)
+    settle(manager)
+    manager.restart()
+    with ArenaPeer(manager.path) as peer:
+        assert peer.ask(m.Watch(7, ""))[0] == m.Done(7)
+        owner.end()
+        event, _ = peer.receive()
+        assert isinstance(event, m.Event)
+        assert (event.kind, event.info.name) == (ChangeKind.UNLINKED, "camera")
 
 
 def test_unlinked_arena_leaves_the_store_and_keeps_its_addresses(manager: Service) -> None:
