@@ -15,7 +15,7 @@ from shmhost.core.records import Record
 from shmhost.core.regions import Region
 from shmhost.core.reviving import free_unused, revive
 from shmhost.core.stored import Stored, number_of
-from shmprotocol.errors import OutOfMemory, QuotaExceeded
+from shmprotocol.errors import OutOfMemory, QuotaExceeded, Unsupported
 from shmprotocol.wire.names import State
 
 Entry = tuple[str, int]  # its name and its descriptor
@@ -68,6 +68,9 @@ def _revive(hub: Hub, expected: Expected, record: Record, descriptor: int) -> Re
     try:
         region = revive(hub, record, descriptor)
     except (OutOfMemory, QuotaExceeded):  # no descriptor is left, or no line of the board for an arena
+        return None
+    except Unsupported as error:  # of this one; the host is there for all others
+        hub.warn(record.owner, error)
         return None
     if region.state is State.CURRENT:
         return region

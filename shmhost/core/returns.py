@@ -169,6 +169,9 @@ class Returns:
             return refusal(number) if region is None else self._leases.regrant(region)
         except (QuotaExceeded, OutOfMemory):
             return refusal_for_now(number)
+        except Unsupported as error:  # the others of this request are taken back
+            self._hub.warn(self._peer, error)
+            return refusal(number)
 
     def _find(self, number: int, descriptor: int, back: list[Region]) -> Region | None:
         """Return the region of an object; one that was expected is back then. Errors as of `revive`."""

@@ -21,7 +21,8 @@ def revive(hub: Hub, record: Record, descriptor: int) -> Region:
     """Enter the region of a record, whose object a descriptor is of, into the registry.
 
     The descriptor stays the caller's. OutOfMemory: the system has no descriptor left. QuotaExceeded: an arena
-    finds no line. Nothing has changed then, so that it can be tried again.
+    finds no line. Nothing has changed then, so that it can be tried again. Unsupported: the system refuses it
+    for another reason.
     """
     expected, machine = _parts(hub)
     try:
