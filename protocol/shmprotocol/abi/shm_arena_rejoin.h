@@ -32,6 +32,26 @@ struct shm_rejoin {
         uint8_t room[SHM_REJOIN_ROOM];
 };
 
+/* A part of a message, with room for a descriptor. */
+struct shm_rejoin_part {
+        struct iovec bytes;
+        struct msghdr head;
+        size_t control[CMSG_SPACE(sizeof(int)) / sizeof(size_t)]; /* which a cmsghdr is aligned as */
+};
+
+/* Let a part have these bytes. Returns its head, for sendmsg(2) or recvmsg(2). */
+static inline struct msghdr *shm_rejoin_head(struct shm_rejoin_part *part, void *bytes, size_t size)
+{
+        memset(part, 0, sizeof(*part));
+        part->bytes.iov_base = bytes;
+        part->bytes.iov_len = size;
+        part->head.msg_iov = &part->bytes;
+        part->head.msg_iovlen = 1;
+        part->head.msg_control = part->control;
+        part->head.msg_controllen = sizeof(part->control);
+        return &part->head;
+}
+
 /* Read $SHM_HOST. Returns 0, or -ENOTSUP: there is none. */
 static inline int shm_rejoin_find(struct shm_rejoin_host *host_out)
 {
@@ -155,29 +175,21 @@ static inline void shm_rejoin_drop(struct shm_rejoin *rejoin)
 /* Receive some bytes, with at most one descriptor, once they are there. Returns 0 or -errno. */
 static inline int shm_rejoin_receive(struct shm_rejoin *rejoin)
 {
-        struct iovec part = {rejoin->room + rejoin->used, SHM_REJOIN_ROOM - rejoin->used};
         struct pollfd wait = {rejoin->socket, POLLIN, 0};
         uint64_t now_ms = shm_arena_now_ns() / 1000000;
-        union {
-                struct cmsghdr align;
-                char bytes[CMSG_SPACE(sizeof(int))];
-        } space;
-        struct msghdr head;
+        size_t room = SHM_REJOIN_ROOM - rejoin->used;
+        struct shm_rejoin_part part;
+        struct msghdr *head = shm_rejoin_head(&part, rejoin->room + rejoin->used, room);
         struct cmsghdr *control;
         ssize_t size;
 
-        if (now_ms >= rejoin->end_ms || part.iov_len == 0)
-                return part.iov_len == 0 ? -EPROTO : -EAGAIN;
+        if (now_ms >= rejoin->end_ms || room == 0)
+                return room == 0 ? -EPROTO : -EAGAIN;
         (void)poll(&wait, 1, (int)(rejoin->end_ms - now_ms));
-        memset(&head, 0, sizeof(head));
-        head.msg_iov = &part;
-        head.msg_iovlen = 1;
-        head.msg_control = space.bytes;
-        head.msg_controllen = sizeof(space.bytes);
-        size = recvmsg(rejoin->socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        size = recvmsg(rejoin->socket, head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (size <= 0) /* the end of this host: the next one is looked for */
                 return size < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -EAGAIN;
-        control = CMSG_FIRSTHDR(&head);
+        control = CMSG_FIRSTHDR(head);
         if (control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_RIGHTS &&
             control->cmsg_len == CMSG_LEN(sizeof(int))) {
                 shm_rejoin_drop(rejoin);
@@ -239,30 +251,19 @@ static inline int shm_rejoin_connect(struct shm_rejoin *rejoin, const struct shm
 static inline int shm_rejoin_restore(struct shm_rejoin *rejoin, uint64_t region, int memory)
 {
         uint8_t frame[4 + 13] = {13, 0, 0, 0, 0x94, 25, 1, 2, 0xcf};
-        struct iovec part = {frame, sizeof(frame)};
-        union {
-                struct cmsghdr align;
-                char bytes[CMSG_SPACE(sizeof(int))];
-        } space;
-        struct msghdr head;
-        struct cmsghdr *control;
+        struct shm_rejoin_part part;
+        struct msghdr *head = shm_rejoin_head(&part, frame, sizeof(frame));
+        struct cmsghdr *control = CMSG_FIRSTHDR(head);
         const uint8_t *end;
         int i, error = 0;
 
         for (i = 0; i < 8; i++)
                 frame[9 + i] = (uint8_t)(region >> (56 - 8 * i));
-        memset(&head, 0, sizeof(head));
-        memset(&space, 0, sizeof(space));
-        head.msg_iov = &part;
-        head.msg_iovlen = 1;
-        head.msg_control = space.bytes;
-        head.msg_controllen = sizeof(space.bytes);
-        control = CMSG_FIRSTHDR(&head);
         control->cmsg_level = SOL_SOCKET;
         control->cmsg_type = SCM_RIGHTS;
         control->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(control), &memory, sizeof(int));
-        if (sendmsg(rejoin->socket, &head, MSG_NOSIGNAL) != (ssize_t)sizeof(frame))
+        if (sendmsg(rejoin->socket, head, MSG_NOSIGNAL) != (ssize_t)sizeof(frame))
                 return errno == EPERM ? -ENOENT : -EAGAIN; /* EPERM: a host that expects nothing takes no descriptors */
         end = shm_rejoin_frame(rejoin, &error);
         return end == NULL ? error : shm_rejoin_answer(rejoin->room + 4, end);
