@@ -62,6 +62,10 @@ class Rejoiner:
     def __init__(self, path: str, program: Path, *before: str) -> None:
         self.child = start(path, "--arena", "camera=1M", "--", *before, program, "camera")
 
+    def descriptors(self) -> int:
+        """Count what it has open."""
+        return len(os.listdir(f"/proc/{self.child.pid}/fd"))
+
     def say(self, letter: str) -> int:
         """Have it put a value, or rejoin; return the error."""
         assert self.child.stdin is not None
@@ -138,7 +142,9 @@ def answers(welcome: m.Welcome) -> list[tuple[bytes, bytes, tuple[int, ...]]]:
     said = [(each, b"", ()) for each in nonsense] + [(whole[:size], b"", ()) for size in range(1, 40, 7)]
     said += [(whole, each, ()) for each in (*nonsense, pack(m.Done(2)), restored)]
     said += [(whole, pack(m.Refused(2, code, "no")), ()) for code in ("busy", "not-found", "x" * 100)]
-    return [*said, (pack(m.Goodbye(0, "full")), b"", ()), (whole, restored, (reader,))]
+    several = (os.dup(reader), os.dup(reader))  # which fit into room for one: the kernel's is rounded up
+    said += [(pack(m.Goodbye(0, "full")), b"", ()), (whole, restored, several)]
+    return [*said, (whole, restored, (reader,))]
 
 
 def answer(listener: socket.socket, first: bytes, second: bytes, fds: tuple[int, ...]) -> None:
@@ -163,6 +169,7 @@ def test_nonsense_of_a_host_does_no_harm(machine: Machine, programs: dict[str, P
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(machine.path)
             listener.listen()
+            before = owner.descriptors()
             for said in answers(welcome._replace(host=f"{family}.999", board=(0, 0))):
                 host = threading.Thread(target=answer, args=(listener, *said))
                 host.start()
@@ -170,6 +177,7 @@ def test_nonsense_of_a_host_does_no_harm(machine: Machine, programs: dict[str, P
                 host.join()
                 close_all(said[2])
                 owner.put()
+                assert owner.descriptors() == before, said
         os.unlink(machine.path)
         machine.start()
         assert owner.say("r") == 0

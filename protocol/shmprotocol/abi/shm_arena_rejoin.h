@@ -172,7 +172,22 @@ static inline void shm_rejoin_drop(struct shm_rejoin *rejoin)
         rejoin->descriptor = -1;
 }
 
-/* Receive some bytes, with at most one descriptor, once they are there. Returns 0 or -errno. */
+/* Take the descriptors that came with a message: the last one of all is kept. The kernel has room for more than one. */
+static inline void shm_rejoin_take(struct shm_rejoin *rejoin, struct msghdr *head)
+{
+        struct cmsghdr *control = CMSG_FIRSTHDR(head);
+        size_t count, i;
+
+        if (control == NULL || control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
+                return;
+        count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (i = 0; i < count; i++) {
+                shm_rejoin_drop(rejoin);
+                memcpy(&rejoin->descriptor, CMSG_DATA(control) + i * sizeof(int), sizeof(int));
+        }
+}
+
+/* Receive some bytes, with their descriptors, once they are there. Returns 0 or -errno. */
 static inline int shm_rejoin_receive(struct shm_rejoin *rejoin)
 {
         struct pollfd wait = {rejoin->socket, POLLIN, 0};
@@ -180,7 +195,6 @@ static inline int shm_rejoin_receive(struct shm_rejoin *rejoin)
         size_t room = SHM_REJOIN_ROOM - rejoin->used;
         struct shm_rejoin_part part;
         struct msghdr *head = shm_rejoin_head(&part, rejoin->room + rejoin->used, room);
-        struct cmsghdr *control;
         ssize_t size;
 
         if (now_ms >= rejoin->end_ms || room == 0)
@@ -189,12 +203,7 @@ static inline int shm_rejoin_receive(struct shm_rejoin *rejoin)
         size = recvmsg(rejoin->socket, head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (size <= 0) /* the end of this host: the next one is looked for */
                 return size < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -EAGAIN;
-        control = CMSG_FIRSTHDR(head);
-        if (control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_RIGHTS &&
-            control->cmsg_len == CMSG_LEN(sizeof(int))) {
-                shm_rejoin_drop(rejoin);
-                memcpy(&rejoin->descriptor, CMSG_DATA(control), sizeof(int));
-        }
+        shm_rejoin_take(rejoin, head);
         rejoin->used += (size_t)size;
         return 0;
 }
