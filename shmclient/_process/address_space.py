@@ -53,23 +53,30 @@ class _Range:
         self.is_published = is_published
         self.is_inherited = True  # by the children of a fork
         self.holds: set[_Hold] = set()
-        self.late: list[_Hold] = []  # released, but it could not be unmapped
+        self.late: list[_Hold] = []  # released, but it is mapped still: their leases stay
         self.unmappings: list[int] = []  # their results; 0: nothing is mapped any more
         self.buffer: weakref.ref[Any] | None = None  # the last one that was handed out
 
+    def needs_lease(self) -> bool:
+        """Whether all who hold it have no lease of their own, and none was left here."""
+        return not self.late and all(hold.after is None for hold in self.holds)
+
 
 class _Hold:
-    """One user's hold on a range. `after` is called when it is released and no longer mapped for it."""
+    """One user's hold on a range. `after` is called when it is released and no longer mapped for it.
+
+    None: it has no lease of its own, and needs one as long as it lives.
+    """
 
     __slots__ = ("after", "range")
 
-    def __init__(self, held: _Range, after: Callable[[], None]) -> None:
+    def __init__(self, held: _Range, after: Callable[[], None] | None) -> None:
         self.range = held
         self.after = after
 
 
 class Place(NamedTuple):
-    """A region that is mapped here; `memory` keeps it.
+    """A region that is mapped here; `memory` keeps it, and a lease of it.
 
     `is_lasting`: it is published, and others have it at this address. It is writable for who builds it until
     it is frozen, with seal="writer" also after that. `identity` is as of a _Range.
@@ -211,7 +218,7 @@ class AddressSpace:
                 return None
             buffer = mapping.buffer() if mapping.buffer is not None else None
             if buffer is None:  # another, older one is what keeps it
-                buffer = self._hold(mapping, lambda: None)
+                buffer = self._hold(mapping, None)
             is_lasting = mapping.is_published and not mapping.flags & MAP_ANYWHERE
             return Place(
                 mapping.address,
@@ -244,7 +251,7 @@ class AddressSpace:
                     self._unmap(mapping)
                 raise
 
-    def _hold(self, mapping: _Range, after: Callable[[], None], *, is_writable: bool = False) -> Any:
+    def _hold(self, mapping: _Range, after: Callable[[], None] | None, *, is_writable: bool = False) -> Any:
         """Return one more buffer over a range, whose end calls `after`. With the gate held.
 
         A reader's buffer is read-only also where the mapping is a builder's, and writable.
@@ -347,10 +354,13 @@ class AddressSpace:
         mapping = hold.range
         mapping.holds.discard(hold)
         is_mapped = self._ranges.starting(mapping.address) is mapping
-        if not mapping.holds and is_mapped and not self._unmap(mapping):
-            mapping.late.append(hold)
+        stays = is_mapped and (mapping.needs_lease() if mapping.holds else not self._unmap(mapping))
+        if hold.after is None:
             return
-        hold.after()
+        if stays:
+            mapping.late.append(hold)
+        else:
+            hold.after()
 
     def _unmap(self, mapping: _Range) -> bool:
         try:
@@ -360,7 +370,8 @@ class AddressSpace:
             return False  # at vm.max_map_count: it stays, with its leases, until the end of its next user
         self._ranges.discard(mapping.address)
         for hold in mapping.late:
-            hold.after()
+            if hold.after is not None:
+                hold.after()
         return True
 
     def settle(self) -> None:
