@@ -11,9 +11,13 @@ from shmprotocol.wire.arena_messages import ArenaMade as ArenaMade
 from shmprotocol.wire.arena_messages import Attend as Attend
 from shmprotocol.wire.arena_messages import Survey as Survey
 from shmprotocol.wire.arena_messages import Surveyed as Surveyed
-from shmprotocol.wire.handover_messages import BoardFound as BoardFound
-from shmprotocol.wire.handover_messages import FindBoard as FindBoard
-from shmprotocol.wire.handover_messages import Takeover as Takeover
+from shmprotocol.wire.host_messages import BoardFound as BoardFound
+from shmprotocol.wire.host_messages import FindBoard as FindBoard
+from shmprotocol.wire.host_messages import Inspect as Inspect
+from shmprotocol.wire.host_messages import Inspected as Inspected
+from shmprotocol.wire.host_messages import Measure as Measure
+from shmprotocol.wire.host_messages import Measured as Measured
+from shmprotocol.wire.host_messages import Takeover as Takeover
 from shmprotocol.wire.items import Account as Account
 from shmprotocol.wire.items import ArenaInfo as ArenaInfo
 from shmprotocol.wire.items import Grant as Grant
@@ -236,20 +240,6 @@ class Watch(NamedTuple):
     prefix: str
 
 
-class Inspect(NamedTuple):
-    """Ask for regions in any state, with their leases, after region `after`; the reply is Inspected."""
-
-    id: int
-    prefix: str
-    after: int
-
-
-class Measure(NamedTuple):
-    """Ask for the counters of the host; the reply is Measured."""
-
-    id: int
-
-
 # --- from the host; `codec` has their tags
 
 
@@ -347,44 +337,6 @@ class Event(NamedTuple):
     id: int
     kind: str
     info: RegionInfo
-
-
-class Inspected(NamedTuple):
-    """The reply to Inspect, in the order of the regions' numbers; `more` as in Listed."""
-
-    id: int
-    regions: tuple[Inspection, ...]
-    more: bool
-
-
-class Measured(NamedTuple):
-    """The reply to Measure. Sizes are bytes; `started_ns` is CLOCK_REALTIME; counters never decrease.
-
-    `restarts` is the number of earlier starts at this socket, `listeners` the clients that wait or
-    watch, `dropped` those that broke the protocol or did not read. At most 4096 accounts, those with the
-    most bytes. `arenas` are those of the regions, `ledgers` the clients that have opened any. At most 512
-    uses, of the users with the most bytes. `expected` are the names of a killed host that no client
-    has handed back yet, and the bytes of their objects.
-    """
-
-    id: int
-    started_ns: int
-    restarts: int
-    budget: int
-    used: int
-    clients: int
-    listeners: int
-    connections: int
-    dropped: int
-    totals: tuple[Total, ...]
-    accounts: tuple[Account, ...]
-    timings: tuple[Timing, ...]
-    refusals: tuple[Tally, ...]
-    arenas: int = 0
-    ledgers: int = 0
-    uses: tuple[Use, ...] = ()
-    expected: int = 0
-    expected_bytes: int = 0
 
 
 class Goodbye(NamedTuple):
