@@ -1,4 +1,4 @@
-"""The order of names, and what may lie below what. Pure.
+"""The order of names, what may lie below what, and who may take one. Pure.
 
 An arena has names of its own below it, which are its owner's: so no region and no other arena may be there.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from shmhost.core.peers import Peer
-from shmhost.core.regions import Region, name_taken
+from shmhost.core.regions import WRITE, Region, name_taken
 from shmprotocol.errors import RegionBusy, RegionExists
 from shmprotocol.wire.names import State
 
@@ -72,3 +72,23 @@ def check_above(name: str, regions: Mapping[str, Region], peer: Peer) -> None:
         f"{name!r} lies below the arena {arena.name!r}, whose owner ({owner}) gives the names there: choose "
         "another name, or unlink the arena"
     )
+
+
+def check_free(name: str, peer: Peer, rival: Region | None, older: Region | None, *, replace: bool) -> None:
+    """Refuse a name that a `rival` has, which is being created, or an `older` one that stays."""
+    if rival is not None and not rival.is_visible(peer):
+        raise name_taken(name, peer)
+    if older is not None and not older.is_visible(peer) and not (replace and older.allows(peer, WRITE)):
+        raise name_taken(name, peer)
+    if rival is not None:
+        raise RegionBusy(
+            f"{name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
+            "try again when that is published or given up, or end it by `shmhost rm`"
+        )
+    if older is None:
+        return
+    if not replace:
+        raise RegionExists(
+            f"{name!r} exists (generation {older.generation}): choose another name, or replace it"
+        )
+    older.check(peer, WRITE)

@@ -17,14 +17,14 @@ from shmhost.core.board import Board, NoBoard
 from shmhost.core.generations import Generations
 from shmhost.core.given_lines import GivenLines
 from shmhost.core.meter import Tallies
-from shmhost.core.names import arena_over, check_above, check_below
+from shmhost.core.names import arena_over, check_above, check_below, check_free
 from shmhost.core.objects import Freeable
 from shmhost.core.peers import Peer
 from shmhost.core.records import Book, NoBook
-from shmhost.core.regions import RETIRED, WRITE, Region, check_create, name_taken, not_found
+from shmhost.core.regions import RETIRED, WRITE, Region, check_create, not_found
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import HEADER_SIZE, page_up
-from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded, RegionBusy, RegionExists
+from shmprotocol.errors import AccessDenied, InvalidArgument, QuotaExceeded
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State, check_mode
 
@@ -54,9 +54,7 @@ class Registry:
     creating: dict[str, Region] = field(default_factory=dict)
     regions: dict[int, Region] = field(default_factory=dict)
     arenas: set[Region] = field(default_factory=set)  # those of `regions`
-    shared: set[Region] = field(
-        default_factory=set
-    )  # those of `regions` that several may write, or that grow
+    shared: set[Region] = field(default_factory=set)  # those that several may write, or that grow
     lines: GivenLines = field(default_factory=GivenLines)  # of the board
     tallies: Tallies = field(default_factory=Tallies)
     board: Board = field(default_factory=NoBoard)
@@ -384,23 +382,4 @@ class Registry:
             check_above(request.name, self.current, peer)
             check_above(request.name, self.creating, peer)
         rival, older = self.creating.get(request.name), self.current.get(request.name)
-        if rival is not None and not rival.is_visible(peer):
-            raise name_taken(request.name, peer)
-        if (
-            older is not None
-            and not older.is_visible(peer)
-            and not (request.replace and older.allows(peer, WRITE))
-        ):
-            raise name_taken(request.name, peer)
-        if rival is not None:
-            raise RegionBusy(
-                f"{request.name!r} is being created by uid {rival.owner.uid}, pid {rival.owner.pid}: "
-                "try again when that is published or given up, or end it by `shmhost rm`"
-            )
-        if older is None:
-            return
-        if not request.replace:
-            raise RegionExists(
-                f"{request.name!r} exists (generation {older.generation}): choose another name, or replace it"
-            )
-        older.check(peer, WRITE)
+        check_free(request.name, peer, rival, older, replace=request.replace)
