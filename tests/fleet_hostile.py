@@ -24,18 +24,18 @@ class Hostile:
             "catalogue": lambda _: msgpack.packb((0, "", ())),
         }
         self._session = session
-        self._declared = session.declare_queryable(f"{PREFIX}/ask/{address}", self._answer)
+        self._declared = session.declare_queryable(f"{PREFIX}/ask/evil/{address}/*", self._answer)
 
     def appear(self) -> None:
-        self._token = self._session.liveliness().declare_token(f"{PREFIX}/live/{self.address}")
+        self._token = self._session.liveliness().declare_token(f"{PREFIX}/live/evil/{self.address}")
 
     def tell(self, data: bytes) -> None:
-        self._session.put(f"{PREFIX}/news/{self.address}", data)
+        self._session.put(f"{PREFIX}/news/evil/{self.address}/all", data)
 
     def ask(self, address: str, *question: object) -> Any:
         """Return the answer of a host; the text of a refusal."""
         data = question[0] if isinstance(question[0], bytes) else msgpack.packb(question)
-        for reply in self._session.get(f"{PREFIX}/ask/{address}", payload=data, timeout=30.0):
+        for reply in self._session.get(f"{PREFIX}/ask/*/{address}/evil", payload=data, timeout=30.0):
             if reply.ok is None:
                 return reply.err.payload.to_string()
             return msgpack.unpackb(reply.ok.payload.to_bytes(), use_list=False)
@@ -43,7 +43,7 @@ class Hostile:
 
     def hosts(self) -> list[str]:
         """Return the addresses of the hosts that are there."""
-        replies = self._session.liveliness().get(f"{PREFIX}/live/*", timeout=10.0)
+        replies = self._session.liveliness().get(f"{PREFIX}/live/*/*", timeout=10.0)
         addresses = [str(reply.ok.key_expr).rpartition("/")[2] for reply in replies if reply.ok is not None]
         return [address for address in addresses if address != self.address]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BURST_S = 0.1  # of the rate, saved up by a pause
+MAX_PEERS = 4096  # more are made up by somebody
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ class Bandwidth:
         """
         buckets = [] if self._total is None else [self._total]
         if self._each is not None:
+            if len(self._peers) >= MAX_PEERS:
+                self._peers.clear()
             buckets.append(self._peers.setdefault(peer, Bucket(self._each)))
         wait_s = max((bucket.wait_s(now_s) for bucket in buckets), default=0.0)
         if wait_s <= longest_s:

@@ -11,6 +11,8 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from shmhost.fleet.access import EVERYBODY, Access, Rights
+from shmhost.fleet.certificates import common_name
 from shmhost.fleet.plan import Windows, check_slices
 from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
@@ -59,6 +61,7 @@ class FleetConfig:
     peer_bandwidth: int | None = None  # likewise, to and from each other host
     lag_s: float = LAG_S  # a changed value of an arena waits for so long at most before it is announced
     users: tuple[tuple[str, str], ...] = ()  # names there and here
+    access: Access = EVERYBODY  # who else is let in, and what others may copy and announce
 
 
 def read_fleet(path: str, windows: Windows) -> FleetConfig:
@@ -103,6 +106,7 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
         _rate(values, "peer_bandwidth"),
         _lag(values),
         _users(values),
+        _access(values, tls),
     )
 
 
@@ -146,6 +150,28 @@ def _users(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         except (KeyError, TypeError, ValueError):
             raise InvalidArgument(f"[users]: there is no user {here!r:.60} on this machine") from None
     return tuple(users.items())
+
+
+def _access(values: dict[str, Any], tls: Tls | None) -> Access:
+    """Return the access list. Peers are known by their certificates, so it takes one of its own."""
+    if "access" not in values:
+        return EVERYBODY
+    if tls is None:
+        raise InvalidArgument("[access] needs [tls]: it knows hosts by the names in their certificates")
+    own, name = common_name(tls.certificate), _name(values.get("name", socket.gethostname()), "name")
+    if own != name:
+        raise InvalidArgument(
+            f"[access]: the name of this host is {name!r}, and its certificate has the common name {own!r}: "
+            "others let it in by that, so let both be the same"
+        )
+    table = _typed(values, "access", dict, {})
+    return Access({_name(peer, "a host in [access]"): _rights(peer, table[peer]) for peer in table})
+
+
+def _rights(peer: str, values: object) -> Rights:
+    if not isinstance(values, dict) or set(values) - {"import", "export"}:
+        raise InvalidArgument(f"[access.{peer}] has just import and export: lists of prefixes")
+    return Rights(_prefixes(values, "import"), _prefixes(values, "export"))
 
 
 def _name(value: object, key: str) -> str:
@@ -211,5 +237,5 @@ def is_loopback(host: str) -> bool:
 KEYS = (
     *("fleet", "name", "listen", "connect", "slices", "slice", "tls"),
     *("export", "import", "fetch", "memory", "chunks", "users"),
-    *("bandwidth", "peer_bandwidth", "lag"),
+    *("bandwidth", "peer_bandwidth", "lag", "access"),
 )

@@ -16,61 +16,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
+from shmhost.fleet.access import rules_of
 from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.events import BUSY, Absent, Event, Lost, News, Present, Question, Refusal
 from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
 MAX_QUEUE = 4096  # events that the loop has not taken yet
 MAX_QUESTION = 2**16  # bytes
 MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
-BUSY = "busy"  # refusals begin with it that are not for long
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
 LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
-
-
-class Absent(NamedTuple):
-    """A host has gone, or cannot be reached any more."""
-
-    address: str
-
-
-class Present(NamedTuple):
-    """A host has come into sight."""
-
-    address: str
-
-
-class News(NamedTuple):
-    """A message that a host has sent to all."""
-
-    address: str
-    data: bytes
-
-
-class Lost(NamedTuple):
-    """Events were dropped, as they came faster than they were taken."""
-
-
-class Question(NamedTuple):
-    """A message that a host wants an answer to: one call of `reply`, `work` or `refuse`, from any thread.
-
-    `work` takes a function that a thread calls for the answer; its errors are refusals.
-    """
-
-    data: bytes
-    reply: Callable[[bytes], None]
-    work: Callable[[Callable[[], bytes]], None]
-    refuse: Callable[[str], None]
-
-
-Event = Absent | Present | News | Lost | Question
-
-
-class Refusal(ShmError):
-    """A peer has answered a question with a refusal."""
 
 
 class Engine:
@@ -83,6 +42,7 @@ class Engine:
         self._plan = plan
         self._prefix = f"shmhost/{plan.fleet}"
         self._address = address
+        self._names: dict[str, str] = {}  # of the hosts that are there, by address; set by zenoh's threads
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._queue: collections.deque[Event] = collections.deque()
@@ -102,18 +62,21 @@ class Engine:
         try:
             self._session = session = zenoh.open(_settings(zenoh, self._plan))
             live, ask, news = (f"{self._prefix}/{kind}" for kind in ("live", "ask", "news"))
-            hosts = session.liveliness()
+            hosts, own = session.liveliness(), f"{self._plan.name}/{self._address}"
             self._declared = [
-                session.declare_queryable(f"{ask}/{self._address}", _callback(zenoh, self._asked)),
-                session.declare_subscriber(f"{news}/*", _callback(zenoh, self._heard)),
-                hosts.declare_subscriber(f"{live}/*", _callback(zenoh, self._lives), history=True),
+                session.declare_queryable(f"{ask}/{own}/*", _callback(zenoh, self._asked)),
+                session.declare_subscriber(f"{news}/*/*/all", _callback(zenoh, self._heard)),
+                session.declare_subscriber(f"{news}/*/*/{self._plan.name}", _callback(zenoh, self._heard)),
+                hosts.declare_subscriber(f"{live}/*/*", _callback(zenoh, self._lives), history=True),
             ]
         except zenoh.ZError as error:
             raise HostError(f"the fleet {self._plan.fleet!r} of {self._plan.path}: {error}") from None
 
     def appear(self) -> None:
         """Let others see this host. For a thread."""
-        token = self._session.liveliness().declare_token(f"{self._prefix}/live/{self._address}")
+        token = self._session.liveliness().declare_token(
+            f"{self._prefix}/live/{self._plan.name}/{self._address}"
+        )
         self._declared.append(token)
 
     def close(self) -> None:
@@ -138,10 +101,14 @@ class Engine:
             while self.links() <= before + 1 and time.monotonic() < end_s and self._session is not None:
                 time.sleep(0.05)
 
-    def tell(self, data: bytes) -> None:
-        """Send a message to all, as soon as that can be done."""
+    def name_of(self, address: str) -> str:
+        """Return the name of a host that is there, as its keys have it; "" if it is not."""
+        return self._names.get(address, "")
+
+    def tell(self, data: bytes, peer: str = "all") -> None:
+        """Send a message to all, or to the hosts of a name, as soon as that can be done."""
         block = _zenoh().CongestionControl.BLOCK
-        key = f"{self._prefix}/news/{self._address}"
+        key = f"{self._prefix}/news/{self._plan.name}/{self._address}/{peer}"
         self._call(self._news, lambda session: session.put(key, data, congestion_control=block))
 
     def ask(
@@ -163,7 +130,7 @@ class Engine:
             handler = zenoh.handlers.Callback(answers.append, done)
             priority = zenoh.Priority.DATA_LOW if is_bulk else zenoh.Priority.DATA
             session.get(
-                f"{self._prefix}/ask/{address}",
+                f"{self._prefix}/ask/{self._names[address]}/{address}/{self._plan.name}",
                 handler,
                 payload=data,
                 timeout=timeout_s,
@@ -199,14 +166,20 @@ class Engine:
             failed(error)
 
     def _lives(self, sample: Any) -> None:
-        address = str(sample.key_expr).rpartition("/")[2]
-        if address != self._address:
-            is_there = sample.kind == _zenoh().SampleKind.PUT
-            self._put(Present(address) if is_there else Absent(address))
+        *_, name, address = str(sample.key_expr).split("/")
+        if address == self._address:
+            return
+        if sample.kind == _zenoh().SampleKind.PUT:
+            if self._names.setdefault(address, name) == name:  # nobody takes the place of another
+                self._put(Present(address))
+        elif self._names.get(address) == name:
+            del self._names[address]
+            self._put(Absent(address))
 
     def _heard(self, sample: Any) -> None:
-        address = str(sample.key_expr).rpartition("/")[2]
-        if address != self._address and len(sample.payload) <= MAX_RECEIVED:
+        *_, name, address, _ = str(sample.key_expr).split("/")
+        is_from_it = self._names.get(address) == name
+        if address != self._address and is_from_it and len(sample.payload) <= MAX_RECEIVED:
             self._put(News(address, sample.payload.to_bytes()))
 
     def _asked(self, query: Any) -> None:
@@ -239,6 +212,7 @@ class Engine:
             finish(lambda: query.reply_err(b"a question has 1 to 65536 bytes"))
             return
         question = Question(
+            str(key).rpartition("/")[2],
             payload.to_bytes(),
             lambda data: finish(lambda: query.reply(key, data)),
             work,
@@ -289,18 +263,20 @@ def observe(plan: FleetConfig, question: bytes, timeout_s: float) -> dict[str, b
     prefix = f"shmhost/{plan.fleet}"
     try:
         with zenoh.open(_settings(zenoh, plan, is_observer=True)) as session:
-            tokens = _tokens(session, f"{prefix}/live/*", timeout_s)
+            tokens = _tokens(session, f"{prefix}/live/*/*", timeout_s)
             handlers = {
-                address: session.get(f"{prefix}/ask/{address}", payload=question, timeout=timeout_s)
-                for address in tokens
+                address: session.get(
+                    f"{prefix}/ask/{name}/{address}/{plan.name}", payload=question, timeout=timeout_s
+                )
+                for name, address in tokens
             }
             return {address: _observed(handler) for address, handler in handlers.items()}
     except zenoh.ZError as error:
         raise HostError(f"the fleet {plan.fleet!r} cannot be reached: {error}") from None
 
 
-def _tokens(session: Any, key: str, timeout_s: float) -> list[str]:
-    """Return the hosts that are there, once a link to one has come up."""
+def _tokens(session: Any, key: str, timeout_s: float) -> list[tuple[str, str]]:
+    """Return name and address of the hosts that are there, once a link to one has come up."""
     arrived = threading.Event()
     subscriber = session.liveliness().declare_subscriber(key, lambda _sample: arrived.set(), history=True)
     if not arrived.wait(timeout_s):
@@ -309,7 +285,8 @@ def _tokens(session: Any, key: str, timeout_s: float) -> list[str]:
         )
     replies = list(session.liveliness().get(key, timeout=timeout_s))
     subscriber.undeclare()
-    return sorted({str(reply.ok.key_expr).rpartition("/")[2] for reply in replies if reply.ok is not None})
+    keys = [str(reply.ok.key_expr).split("/") for reply in replies if reply.ok is not None]
+    return sorted({(name, address) for *_, name, address in keys})
 
 
 def _observed(handler: Any) -> bytes | str:
@@ -380,6 +357,8 @@ def _settings(zenoh: Any, plan: FleetConfig, *, is_observer: bool = False) -> An
             "transport/link/tls/connect_private_key": plan.tls.key,
             "transport/link/tls/enable_mtls": True,
         }
+    if plan.access.peers is not None and not is_observer:
+        values["access_control"] = rules_of(f"shmhost/{plan.fleet}", plan.name, plan.access.peers)
     for key, value in values.items():
         settings.insert_json5(key, json.dumps(value))
     return settings

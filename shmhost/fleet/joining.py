@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from shmhost.fleet.claims import Claims
-from shmhost.fleet.engine import Engine, Refusal
+from shmhost.fleet.engine import Engine
+from shmhost.fleet.events import Refusal
 from shmhost.fleet.members import Member, Members
 from shmhost.fleet.messages import pack
 from shmhost.fleet.plan import SlicedAllocator

@@ -13,7 +13,8 @@ from typing import Any
 
 import anyio.to_thread
 
-from shmhost.fleet.engine import Engine, Refusal
+from shmhost.fleet.engine import Engine
+from shmhost.fleet.events import Refusal
 from shmhost.fleet.members import Members
 from shmhost.fleet.messages import ID_DIGITS, identities_of, pack, unpack
 from shmprotocol.errors import HostGone, HostTimeout

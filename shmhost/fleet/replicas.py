@@ -25,7 +25,8 @@ from shmhost.fleet import hashing, placing
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.config import FleetConfig
-from shmhost.fleet.engine import BUSY, Engine, Refusal
+from shmhost.fleet.engine import Engine
+from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.messages import pack
 from shmhost.fleet.pulls import Pull, Replica, Superseded, check_superseded, is_of
 from shmhost.fleet.threads import Threads, write_part

@@ -13,7 +13,7 @@ from typing import Any
 
 from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.config import FleetConfig
-from shmhost.fleet.engine import BUSY, Question, Refusal
+from shmhost.fleet.events import BUSY, Question, Refusal
 from shmhost.fleet.messages import MAX_REASON
 from shmprotocol.errors import RemoteProtocolError
 
@@ -22,15 +22,16 @@ MAX_WAITING = 256  # chunks, of all hosts
 
 
 class Sending:
-    """The chunks that wait. `chunk` takes the fields of a question, and returns who asks, and for how much.
+    """The chunks that wait.
 
+    `chunk` takes the name of an asker and the fields of its question; returns its address, and the size.
     `reading` returns what reads that, in a thread. Both raise Refusal and RemoteProtocolError.
     """
 
     def __init__(
         self,
         plan: FleetConfig,
-        chunk: Callable[[tuple[Any, ...]], tuple[str, int]],
+        chunk: Callable[[str, tuple[Any, ...]], tuple[str, int]],
         reading: Callable[[tuple[Any, ...]], Callable[[], bytes]],
     ) -> None:
         self.bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
@@ -42,7 +43,7 @@ class Sending:
 
     def answer(self, question: Question, values: tuple[Any, ...]) -> None:
         """Send a chunk that a host asks for, now or in a moment; Refusal, RemoteProtocolError."""
-        asker, size = self._chunk(values)
+        asker, size = self._chunk(question.asker, values)
         wait_s = LONGEST_S + 1 if self._waiting >= MAX_WAITING else 0.0
         wait_s = wait_s or self.bandwidth.take(asker, size, time.monotonic(), LONGEST_S)
         if wait_s > LONGEST_S:

@@ -20,7 +20,8 @@ from shmhost.core.hub import Gauge, Hub
 from shmhost.fleet import hashing, messages
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
-from shmhost.fleet.engine import Absent, Engine, Event, News, Present, Question, Refusal
+from shmhost.fleet.engine import Engine
+from shmhost.fleet.events import Absent, Event, News, Present, Question, Refusal
 from shmhost.fleet.joining import ASK_S, Joining
 from shmhost.fleet.meeting import Meeting
 from shmhost.fleet.members import Members, rank_of
@@ -55,13 +56,14 @@ class Service:
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
         self._meeting = Meeting(self.engine, self.members, self.address)
         self.links = 0
+        self._hosts: dict[str, str] = {}  # names by identity, which with an access list nobody else may show
         self.sharing: Sharing = Sharing(self)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: dict[str, Callable[[tuple[Any, ...]], bytes]] = {
-            "card": lambda _: pack(*self.card()),
+        self._answers: dict[str, Callable[[str, tuple[Any, ...]], bytes]] = {
+            "card": lambda _, __: pack(*self.card()),
             "claim": self._answer_claim,
-            "sees": self._meeting.answer,
-            "status": lambda _: pack(own_status(self)),
+            "sees": lambda _, values: self._meeting.answer(values),
+            "status": lambda asker, _: pack(own_status(self, asker)),
             "catalogue": self.sharing.answer_catalogue,
             "leaves": self.sharing.answer_leaves,
         }
@@ -138,7 +140,8 @@ class Service:
 
     async def _beat(self) -> None:
         while True:
-            self.engine.tell(pack("card", *self.card()))
+            for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
+                self.engine.tell(pack("card", *self.card()), peer)
             self._learn()
             self.sharing.beat()
             self.links = await anyio.to_thread.run_sync(self.engine.links)
@@ -202,6 +205,8 @@ class Service:
     def _answer(self, question: Question) -> None:
         try:
             kind, *values = unpack(question.data)
+            if values and isinstance(values[0], str):  # all but a status begin with the address of the asker
+                self._check_asker(question.asker, values[0])
             if kind == "chunk":
                 self.sharing.sending.answer(question, tuple(values))
                 return
@@ -209,11 +214,15 @@ class Service:
             if answer is None:
                 question.refuse(f"unknown question {kind!r:.40}")
             else:
-                question.reply(answer(tuple(values)))
+                question.reply(answer(question.asker, tuple(values)))
         except (RemoteProtocolError, Refusal, ValueError) as error:
             question.refuse(str(error)[: messages.MAX_REASON])
 
-    def _answer_claim(self, values: tuple[Any, ...]) -> bytes:
+    def _check_asker(self, name: str, address: str) -> None:
+        if self.engine.name_of(address) not in ("", name):
+            raise Refusal(f"{name!r} asks with the address of {self.engine.name_of(address)!r}")
+
+    def _answer_claim(self, _asker: str, values: tuple[Any, ...]) -> bytes:
         claim = messages.claim_of(values)
         member = self.members.present.get(claim.address)
         if member is not None and member.refused:
@@ -230,6 +239,12 @@ class Service:
         card = messages.card_of(values)
         if card.address != address:
             raise RemoteProtocolError(f"{address} shows the card of {card.address}")
+        name = self._hosts.setdefault(card.host, card.name)
+        is_its_own = card.name == self.engine.name_of(address)
+        if self.plan.access.peers is not None and not (is_its_own and name == card.name):
+            raise RemoteProtocolError(
+                f"{address} shows a card of {card.name!r} with the identity of {name!r}"
+            )
         before = self.members.present.get(address)
         if before is None:
             return

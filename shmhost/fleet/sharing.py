@@ -27,7 +27,7 @@ from shmhost.fleet.announcements import (
     held_of,
     page_of,
 )
-from shmhost.fleet.engine import Refusal
+from shmhost.fleet.events import Refusal
 from shmhost.fleet.exports import Exports
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
@@ -55,6 +55,7 @@ class Sharing:
     def __init__(self, service: Service) -> None:
         plan, hub = service.plan, service.hub
         self.news = 0
+        self.ignored = 0  # announcements that the access list does not allow
         self.known: dict[str, Known] = {}  # by the identity of a host, which outlives its process
         self._service = service
         self._plan = plan
@@ -138,10 +139,12 @@ class Sharing:
         ]
         return bool(there) and all(self.replicas.origins.get(region.number) == host for region in there)
 
-    def answer_catalogue(self, values: tuple[Any, ...]) -> bytes:
+    def answer_catalogue(self, asker: str, values: tuple[Any, ...]) -> bytes:
         """Answer with the announcements after a name, and the replicas here, some at a time."""
         _, after = fields(values, address, text(255))
+        may = self._plan.access.may_import
         names = sorted({*self.exports.entries, *self.replicas.current})
+        names = [name for name in names if may(asker, name)]
         names = names[bisect_right(names, after) :] if after else names
         entries: list[tuple[object, ...]] = []
         for name in names[:PAGE_NAMES]:
@@ -152,18 +155,24 @@ class Sharing:
         last = names[PAGE_NAMES - 1] if len(names) > PAGE_NAMES else ""
         return pack(self.news, last, entries)
 
-    def answer_leaves(self, values: tuple[Any, ...]) -> bytes:
+    def answer_leaves(self, asker: str, values: tuple[Any, ...]) -> bytes:
         """Answer with the hashes of the chunks of a region."""
         _, name, tree = fields(values, address, text(255), held_of)
+        self._check_import(asker, name)
         entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
         if entry is None or not entry.leaves:
             raise Refusal(f"{name!r} is another generation here, or gone")
         return b"".join(entry.leaves)
 
-    def chunk_of(self, values: tuple[Any, ...]) -> tuple[str, int]:
-        """Return who asks for a chunk, and its size; Refusal, RemoteProtocolError."""
-        asker, region, index = self._chunk_of(values)
-        return asker, hashing.part(region.room, index)[1]
+    def chunk_of(self, asker: str, values: tuple[Any, ...]) -> tuple[str, int]:
+        """Return the address of who asks for a chunk, and its size; Refusal, RemoteProtocolError."""
+        source, region, index = self._chunk_of(values)
+        self._check_import(asker, values[1])
+        return source, hashing.part(region.room, index)[1]
+
+    def _check_import(self, asker: str, name: str) -> None:
+        if not self._plan.access.may_import(asker, name):
+            raise Refusal(f"{asker!r} may not import {name!r} from {self._plan.name!r}: see [access] there")
 
     def reading(self, values: tuple[Any, ...]) -> Callable[[], bytes]:
         """Return a function for a thread, which reads a chunk; Refusal, RemoteProtocolError."""
@@ -204,13 +213,14 @@ class Sharing:
             ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),
             ("fleet_receive_waited_seconds", "Likewise, to ask for chunks", replicas.bandwidth.waited_s),
             ("fleet_skipped", "Generations that were replaced before they were copied", counts["skipped"]),
+            ("fleet_ignored", "Announcements that [access] does not allow", self.ignored),
             *self.values.gauges(),
             ("fleet_corrupt", "Wrong answers of hosts since the start", counts["corrupt"]),
             ("fleet_failed", "Regions that are wanted here and cannot be copied", len(replicas.failed)),
         )
 
-    def status(self) -> dict[str, Any]:
-        """Return what `shmhost fleet` shows."""
+    def status(self, asker: str) -> dict[str, Any]:
+        """Return what `shmhost fleet` shows to the host of a name."""
         replicas = self.replicas
         rows = [
             {"name": name, "generation": each.announcement.generation, "size": each.announcement.room,
@@ -226,7 +236,13 @@ class Sharing:
         failed = {name: reason for name, (reason, _) in heapq.nsmallest(SHOWN, replicas.failed.items())}
         exports = {name: each.announcement.generation
                    for name, each in heapq.nsmallest(SHOWN, self.exports.entries.items())}  # fmt: skip
-        return {"exports": exports, "replicas": rows, "failed": failed | self.values.failed()}
+        failed |= self.values.failed()
+        if asker != self._plan.name:
+            may = self._plan.access.may_import
+            exports = {name: exports[name] for name in exports if may(asker, name)}
+            rows = [row for row in rows if may(asker, str(row["name"]))]
+            failed = {name: failed[name] for name in failed if may(asker, name)}
+        return {"exports": exports, "replicas": rows, "failed": failed}
 
     def _note(self, kind: ChangeKind | State, region: Region) -> None:
         if kind is State.FREED:
@@ -246,17 +262,21 @@ class Sharing:
             self._is_hashing = False
 
     def _announce(self, announcement: Announcement) -> None:
-        self._tell("new", *announcement)
+        self._tell("new", announcement.name, *announcement)
 
     def _end(self, name: str, generation: int) -> None:
-        self._tell("gone", name, generation)
+        self._tell("gone", name, name, generation)
 
     def _published(self, replica: Replica) -> None:
-        self._tell("has", replica.announcement.tree)
+        self._tell("has", replica.announcement.name, replica.announcement.tree)
 
-    def _tell(self, kind: str, *values: object) -> None:
+    def _tell(self, kind: str, name: str, *values: object) -> None:
+        """Tell the others of a name; those that may not import it get only the number of the news."""
         self.news += 1
-        self._service.engine.tell(pack(kind, self.news, *values))
+        engine, access = self._service.engine, self._plan.access
+        for peer in access.peers if access.peers is not None else ("all",):
+            may = access.may_import(peer, name)
+            engine.tell(pack(kind, self.news, *values) if may else pack("void", self.news), peer)
 
     def _await(self, names: Sequence[str]) -> None:
         """Take note that a client waits for names."""
@@ -288,7 +308,10 @@ class Sharing:
         host = address[:ID_DIGITS]
         if kind == "new":
             announcement = announcement_of(values)
-            if record.announce(announcement):
+            peer = self._service.engine.name_of(address)
+            if not self._plan.access.may_export(peer, announcement.name):
+                self._ignored(peer, announcement.name)
+            elif record.announce(announcement):
                 self._follow(announcement, host)
         elif kind == "gone":
             name, generation = gone_of(values)
@@ -299,6 +322,12 @@ class Sharing:
             if len(trees) < MAX_NAMES:
                 trees.add(fields(values, held_of)[0])
             self.replicas.wake()
+
+    def _ignored(self, peer: str, name: str) -> None:
+        self.ignored += 1
+        if self.ignored == 1:
+            text = "fleet %s: %r announces %r, which [access] does not let it export; more of that is counted"
+            LOG.warning(text, self._plan.fleet, peer, name)
 
     def _gone(self, name: str, host: str) -> None:
         """End a replica; another host that has the name is followed from now on."""

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from shmhost.fleet.service import Service
 
 
-def own_status(service: Service) -> dict[str, Any]:
-    """Return the status of a host, of values that msgpack and JSON have."""
+def own_status(service: Service, asker: str) -> dict[str, Any]:
+    """Return the status of a host, as the host of a name may see it, of values that msgpack and JSON have."""
     now_s = time.monotonic()
     card = service.card()
     return {
@@ -22,7 +22,7 @@ def own_status(service: Service) -> dict[str, Any]:
         "windows": [list(window) for window in card.windows],
         "free": sum(window.free() for window in service.allocator.windows),
         "links": service.links,
-        **service.sharing.status(),
+        **service.sharing.status(asker),
         "peers": [
             {
                 "name": member.name,

@@ -50,6 +50,7 @@ def test_file_has_defaults_for_all_but_the_name_of_the_fleet(tmp_path: Path) -> 
         ('fleet = "a"\npeer_bandwidth = 0', "peer_bandwidth is bytes a second"),
         ('fleet = "a"\nlag = -1', "lag is seconds from 0 to 3600"),
         ('fleet = "a"\nlag = true', "lag is seconds"),
+        ('fleet = "a"\n[access.b]\nimport = [""]', "\\[access\\] needs \\[tls\\]"),
         ("fleet = ", "cannot be read"),
     ],
 )
