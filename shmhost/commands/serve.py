@@ -107,8 +107,13 @@ async def _serve(config: Config, given: Given, takes_over: bool) -> None:
 
 
 def _leave() -> NoReturn:
-    """End this process and touch nothing: what it has is another host's."""
+    """End this process and touch nothing: what it has is another host's.
+
+    A thread that the kernel does not give back (see `workers`) would keep all descriptors open, also those of
+    the lock and of clients, as long as that lasts.
+    """
     logging.shutdown()
+    os.closerange(3, 2**31 - 1)
     os._exit(0)
 
 

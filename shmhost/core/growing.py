@@ -67,7 +67,7 @@ def _grow(hub: Hub, peer: Peer, region: Region, capacity: int) -> Steps:
     lease = registry.lease(region, peer)  # so that it is not freed while a thread is at work on its object
     region.is_busy = True
     try:
-        yield Work(lambda: memory_object.grow(capacity), is_quick=False)
+        yield Work(lambda: memory_object.grow(capacity), is_quick=False, can_be_left=True)
         region.extend(capacity)
     except BaseException:
         if region.state is not State.FREED:

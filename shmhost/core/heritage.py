@@ -59,6 +59,13 @@ def describe_regions(registry: Registry, give: Give) -> tuple[RegionRecord, ...]
     return tuple([_describe(registry.regions[number], give) for number in registry.order])
 
 
+def _growth(region: Region) -> int:
+    """Return how many bytes an object has not yet that are charged: a thread is at work on that, and left."""
+    if region.object is None or not (region.extent or region.arena):
+        return 0
+    return region.capacity - region.object.capacity
+
+
 def describe_meter(meter: Meter) -> MeterRecord:
     """Return the counters."""
     latencies = [(name, tuple(latency.counts), latency.total_ns) for name, latency in meter.latencies.items()]
@@ -73,14 +80,15 @@ def describe_meter(meter: Meter) -> MeterRecord:
 
 
 def _describe(region: Region, give: Give) -> RegionRecord:
-    span = region.span
+    span, growth = region.span, _growth(region)
+    uid, size, files, count = _describe_charge(region.charge)
     return RegionRecord(
         region.number,
         _describe_peer(region.owner),
         region.room,
-        region.capacity,
+        region.capacity - growth,
         (span.address, span.size),
-        _describe_charge(region.charge),
+        (uid, size - growth, files, count),
         region.name,
         region.mode,
         region.seal,

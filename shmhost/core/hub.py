@@ -55,6 +55,9 @@ class Owner(Protocol):
     def handle(self, kind: int, size: int) -> Steps:
         """Do what a message asks for, by the steps returned. RemoteProtocolError: no owner says that."""
 
+    def refuse(self, kind: int) -> None:
+        """Answer a message that another host has left: the owner can send it again."""
+
     def ended(self, *, is_by_owner: bool) -> None:
         """Take note that the conversation has ended, and whether the owner has ended it; called once."""
 

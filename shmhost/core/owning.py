@@ -250,6 +250,10 @@ class Ownership:
             return self._open()
         raise RemoteProtocolError(f"message {kind} is not READY, GROW, BOARD, LEAVE or BACK")
 
+    def refuse(self, kind: int) -> None:
+        """Answer a message that another host has left: the owner can send it again."""
+        self._answer(kind, errno.EBUSY)
+
     def ended(self, *, is_by_owner: bool) -> None:
         """Take note that the conversation has ended. No effect on an arena that is freed, with its host.
 
@@ -341,7 +345,7 @@ class Ownership:
         if region.state is not State.CREATING:
             raise _ended(region)
         registry.check_place(region)
-        yield Work(self._object.publish, is_quick=False)
+        yield Work(self._object.publish, is_quick=False, can_be_left=True)
         if region.state is not State.CREATING:
             raise _ended(region)
         registry.check_place(region)
@@ -360,7 +364,7 @@ class Ownership:
         if size > before:
             registry.resize(region, size)
             try:
-                yield Work(lambda: self._object.grow(size), is_quick=False)
+                yield Work(lambda: self._object.grow(size), is_quick=False, can_be_left=True)
             except BaseException:
                 if region.state is not State.FREED:
                     registry.resize(region, before)

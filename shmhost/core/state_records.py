@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATE_FORM = 11
+STATE_FORM = 12
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
@@ -56,6 +56,8 @@ class ControlRecord(NamedTuple):
     socket: int
     queue: tuple[tuple[bytes, int], ...]
     unread: tuple[int, int]
+    pending: int  # the message that is under way, 0 for none
+    end: int  # 1: it is over, 2: the owner has ended it; 0: it goes on
 
 
 class ObjectRecord(NamedTuple):

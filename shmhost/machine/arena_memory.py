@@ -68,14 +68,20 @@ class ArenaMemory:
     def publish(self) -> None:
         """Add the seals, once. Not for the event loop: the owner can hold the object's lock.
 
-        OSError: the owner has sealed it itself. InvalidArgument: the owner has made it larger.
+        A thread of a host before may have added them, which that one did not wait for. OSError: the owner has
+        sealed it itself. InvalidArgument: the owner has made it larger.
         """
         if self.is_published:
             return
         if self.is_larger():
             raise InvalidArgument("the owner changed the size of the object: create it again")
-        fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
-        self.is_published = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS) & ARENA_SEALS == ARENA_SEALS
+        if not self._is_sealed():
+            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+        self.is_published = self._is_sealed()
+
+    def _is_sealed(self) -> bool:
+        seals: int = fcntl.fcntl(self._reader, fcntl.F_GET_SEALS)
+        return seals & ARENA_SEALS == ARENA_SEALS
 
     def grow(self, capacity: int) -> None:
         """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""

@@ -80,6 +80,9 @@ class ArenaLink:
         self._is_left = False  # the owner has ended the conversation, or said that it writes no more
         self._is_asked = False  # where the board is: another host has not answered that
         self._take_back: Callable[[], bool] = cannot
+        self._kind = 0  # of the message that is being handled, or that another host has left
+        self._can_be_left = False  # though it is working
+        self._end = 0  # as `ControlRecord.end`
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_S
         self._theirs: socket.socket | None = None
@@ -114,6 +117,11 @@ class ArenaLink:
         """Whether a Work for the owner is under way."""
         return self._working
 
+    @property
+    def can_be_left(self) -> bool:
+        """Whether a successor can take it over though it is working."""
+        return self._can_be_left
+
     def hold(self) -> None:
         """Read nothing more until `release`."""
         self._is_held = True
@@ -122,23 +130,36 @@ class ArenaLink:
     def release(self) -> None:
         """Go on after `hold`."""
         self._is_held = False
+        if self._end:
+            self._close()
+            return
+        if self._kind and not self._working:
+            self._owner.refuse(self._kind)
+            self._kind = 0
         if self._is_asked:
             self._is_asked = False
             self._handle(ARENA_BOARD, 0, 0, 0)
         if not (self._closing or self._working):
             self._flush()
 
-    def record(self, give: Callable[[int], int]) -> ControlRecord:
-        """Return the state, for `resume_from`, while it is held and no Work is under way."""
+    def record(self, give: Callable[[int], int], closed: socket.socket) -> ControlRecord:
+        """Return the state, for `resume_from`, while it is held, with no Work under way or one that is left.
+
+        `closed` stands for the socket of a conversation that is over.
+        """
+        if self._closing:
+            end = 2 if self._is_left else 1
+            return ControlRecord(self._owner.number, give(closed.fileno()), (), (0, 0), 0, end)
         ledgers = {key: number for number, keys in self._unsent.items() for key in keys}
         queue = [(message, ledgers.get(key, 0)) for key, (message, _) in self._queue.items()]
         sock = give(self._sock.fileno())
-        return ControlRecord(self._owner.number, sock, tuple(queue), self._unread.record())
+        return ControlRecord(self._owner.number, sock, tuple(queue), self._unread.record(), self._kind, 0)
 
     def resume_from(self, record: ControlRecord, ledgers: Mapping[int, Ledger]) -> None:
         """Be the control socket of another host, held until `release`."""
         self.hold()
         self._unread.resume(*record.unread)
+        self._kind, self._end, self._is_left = record.pending, record.end, record.end == 2
         for message, number in record.queue:
             if MESSAGE.unpack(message)[0] == ARENA_BOARD:
                 self._is_asked = True
@@ -194,6 +215,9 @@ class ArenaLink:
         if self._closing:
             return
         self._hear_last_words()
+        self._close()
+
+    def _close(self) -> None:
         self._closing = True
         self._turn.remove(self._sock.fileno())
         self._wait_no_more()
@@ -230,6 +254,7 @@ class ArenaLink:
         self._drive(steps, outcome)
         if self._working:
             return
+        self._kind = 0
         if self._closing:
             self._finish()
         else:
@@ -274,7 +299,10 @@ class ArenaLink:
         except RemoteProtocolError as error:
             self._drop(str(error))
             return
+        self._kind = kind
         self._drive(steps, (None, None))
+        if not self._working:
+            self._kind = 0
 
     def _drive(self, steps: Steps, outcome: Outcome) -> None:
         """Run the steps on, until their end or their next Work, which goes to a thread."""
@@ -287,7 +315,7 @@ class ArenaLink:
                     continue
                 started = self._start_work(self, steps, work)
                 if not isinstance(started, tuple):
-                    self._working, self._take_back = True, started
+                    self._working, self._take_back, self._can_be_left = True, started, work.can_be_left
                     self._read(False)
                     return
                 outcome = started

@@ -1,11 +1,11 @@
 """How a host hands over to its successor, connections and all: see `takeover` for the other side.
 
-First it settles: it reads nothing more from its clients until nothing is under way, or only the sealing of
-regions, which their creators can make wait: the successor refuses those requests. Then, in one turn of its
-loop, it says what it has and passes all descriptors on, waits until the successor has taken them, and lets it
-go. Both have every descriptor meanwhile, and the successor touches nothing: whatever happens to it before it
-says that it serves, this host goes on as if nothing had been. After that word this process ends, and touches
-nothing any more.
+First it settles: it reads nothing more from its clients until nothing is under way, or only the sealing and
+growing of objects, which their creators can make wait: the successor refuses those requests. Then, in one
+turn of its loop, it says what it has and passes all descriptors on, waits until the successor has taken them,
+and lets it go. Both have every descriptor meanwhile, and the successor touches nothing: whatever happens to
+it before it says that it serves, this host goes on as if nothing had been. After that word this process ends,
+and touches nothing any more.
 
     successor                         this host
     Takeover              ->
@@ -141,15 +141,15 @@ class HandOver:
         return is_working or estate.workers.is_busy or any(each.is_working for each in estate.arena_links)
 
     def _can_leave(self, successor: Link) -> bool:
-        """Whether all that is under way is the sealing of regions, which takes as long as clients like."""
+        """Whether all that is under way is sealing and growing, which takes as long as clients like."""
         estate = self._estate
-        working = [link for link in estate.links if link is not successor and link.is_working]
-        if any(each.is_working for each in estate.arena_links):
+        all_links: list[Link | ArenaLink] = [*(estate.links - {successor}), *estate.arena_links]
+        working = [each for each in all_links if each.is_working]
+        if not all(each.can_be_left for each in working):
             return False
-        if not all(link.can_be_left for link in working):
-            return False
-        for link in working:
-            LOG.warning("the sealing of a region of uid %d takes too long: given up", link.peer.uid)
+        for each in working:
+            uid = each.peer.uid
+            LOG.warning("the sealing or growing of an object of uid %d takes too long: given up", uid)
         return True
 
     def _go_on(self) -> None:
@@ -211,7 +211,7 @@ class HandOver:
             describe_ledgers(hub, estate.lingering.ledgers(), give),
             describe_regions(registry, give),
             tuple([self._describe_link(link, give) for link in links]),
-            tuple([arena_link.record(give) for arena_link in estate.arena_links]),
+            tuple([arena_link.record(give, self._closed()) for arena_link in estate.arena_links]),
             give(estate.listener.fileno()),
             estate.is_inherited,
             give(estate.lock.fileno()),
@@ -225,10 +225,13 @@ class HandOver:
     def _describe_link(self, link: Link, give: Give) -> LinkRecord:
         if not link.is_closing:
             return describe_link(link, give)
+        return describe_ended(link, give(self._closed().fileno()))
+
+    def _closed(self) -> socket.socket:
         if self._ended is None:
             self._ended, other = socket.socketpair()
             other.close()
-        return describe_ended(link, give(self._ended.fileno()))
+        return self._ended
 
 
 def _expect(sock: socket.socket, word: bytes) -> None:

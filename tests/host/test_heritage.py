@@ -78,9 +78,9 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     ),
     Unread: ("count _behind", "on_pressure _sock _share"),
     ArenaLink: (
-        "_owner _queue _unsent _sock _unread",
+        "_owner _queue _unsent _sock _unread _kind _is_left",
         "peer _loop _start_work _closer _share _turn _on_closed _count _working _closing _is_reading "
-        "_is_held _is_asked _take_back _retry _delay_s _theirs _refused _is_left",
+        "_is_held _is_asked _take_back _retry _delay_s _theirs _refused _can_be_left _end",
     ),
 }
 

@@ -1,7 +1,8 @@
-"""Takeovers while clients make the sealing of regions wait: it is given up, and nobody else notices."""
+"""Takeovers while clients make sealing or growing wait: it is given up, and nobody else notices."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from arena_support import ARENA_GROW, ARENA_READY, SIZE, ArenaPeer
+from held_support import blocked_write
 from shmprotocol.errors import RegionBusy
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -23,24 +26,26 @@ SLOW = """
 import os, tempfile
 from shmhost.cli import main
 from shmhost.core.objects import Memfd
+from shmhost.machine.arena_memory import ArenaMemory
 from shmhost.serving.sealing import Sealers
 
-publish = Memfd.publish
+def slow(call):
+    def wait(*arguments):
+        if os.path.isdir({folder!r}):
+            tempfile.mkstemp(dir={folder!r})
+            os.read(os.open({fifo!r}, os.O_RDONLY), 1)
+        call(*arguments)
 
-def wait(memory_object, header, seal):
-    if os.path.isdir({folder!r}):
-        tempfile.mkstemp(dir={folder!r})
-        os.read(os.open({fifo!r}, os.O_RDONLY), 1)
-    publish(memory_object, header, seal)
+    return wait
 
-Memfd.publish = wait
+Memfd.publish, ArenaMemory.grow = slow(Memfd.publish), slow(ArenaMemory.grow)
 Sealers.take = lambda *_: None
 main()
 """
 
 
 class Slow:
-    """A line of hosts, the first of which seals nothing more when it is told so."""
+    """A line of hosts, the first of which seals no region more, and no arena grows, when it is told so."""
 
     def __init__(self, line: Line, folder: Path) -> None:
         self.line = line
@@ -55,7 +60,7 @@ class Slow:
         self._folder.mkdir()
 
     def wait(self, count: int) -> None:
-        """Return when so many sealings wait."""
+        """Return when so many calls wait."""
         wait_until(lambda: len(list(self._folder.iterdir())) == count)
 
     def end(self) -> None:
@@ -137,3 +142,116 @@ def test_sealing_goes_on_when_the_successor_dies(slow: Slow) -> None:
         built.result(30)
         assert states(path) == {"current": 1}
         assert bytes(shm.get("b"))[:4] == b"1234"
+
+
+def test_arena_whose_growing_waits_can_grow_at_the_successor(slow: Slow) -> None:
+    """Nobody can hold the lock of an arena for long, once it is sealed; a busy machine can."""
+    path = slow.line.path
+    with ArenaPeer(path) as peer:
+        owned = peer.publish("a", max_size=4 * SIZE)
+        before = charged(path)
+        slow.begin()
+        owned.send(ARENA_GROW, 2 * SIZE)
+        slow.wait(1)
+        slow.line.take_over()
+        note = owned.receive()
+        assert (note.kind, note.code, note.size) == (ARENA_GROW, errno.EBUSY, SIZE)
+        assert charged(path) == before
+        assert owned.grow(3 * SIZE) == (0, 3 * SIZE)
+        assert charged(path) == before + 2 * SIZE
+
+
+def test_arena_whose_owner_is_gone_while_it_grows_moves_on(slow: Slow) -> None:
+    path = slow.line.path
+    with ArenaPeer(path) as peer:
+        owned = peer.publish("a", max_size=4 * SIZE)
+        slow.begin()
+        owned.send(ARENA_GROW, 2 * SIZE)
+        slow.wait(1)
+    wait_until(lambda: clients(path) == 1)  # who asks
+    slow.line.take_over()
+    assert not has_owner(path, "a")
+    assert states(path) == {"current": 1}
+
+
+# --- with locks that are really held: the thread of the old host does not even die
+
+
+def test_lock_that_is_held_keeps_nothing_but_the_thread_that_waits(folder: Path) -> None:
+    """The successor seals once the lock is free; after its own death the next host can start before that."""
+    with line_of_hosts(folder / "h") as line, shmclient.connect(line.path) as shm, RawPeer(line.path) as peer:
+        shm.put("x", b"1").close()
+        created, (descriptor,) = peer.ask(m.Create(2, "held", 100, "full", "memfd", 0o600, True))
+        assert isinstance(created, m.Created)
+        with blocked_write(descriptor):
+            first = line.child
+            peer.send(pack(m.Publish(3, created.region, 1, 100, 0, 0, 0, 0)))
+            wait_until(lambda: is_held_up(first.pid))
+            line.child = line._start("--takeover")
+            reply, _ = peer.receive()
+            assert isinstance(reply, m.Refused)
+            assert (reply.id, reply.code) == (3, "busy")
+            assert bytes(shm.get("x")) == b"1"
+            assert is_held_up(first.pid)
+            line.kill_and_start()
+            shm.put("x", b"2").close()
+        os.close(descriptor)
+        first.communicate(timeout=30)
+
+
+def test_arena_whose_sealing_waits_can_be_published_at_the_successor(folder: Path) -> None:
+    with line_of_hosts(folder / "h") as line, ArenaPeer(line.path) as peer:
+        owned = peer.make("a", max_size=4 * SIZE)
+        with blocked_write(owned.memory):
+            first = line.child
+            owned.send(ARENA_READY)
+            wait_until(lambda: is_held_up(first.pid))
+            line.child = line._start("--takeover")
+            note = owned.receive()
+            assert (note.kind, note.code) == (ARENA_READY, errno.EBUSY)
+        first.communicate(timeout=30)
+        assert owned.ready() == 0
+        assert states(line.path) == {"current": 1}
+
+
+def test_region_whose_growing_waits_can_grow_at_the_successor(folder: Path) -> None:
+    with line_of_hosts(folder / "h") as line, RawPeer(line.path) as peer:
+        create = m.Create(2, "r", 4096, "shared", "memfd", 0o600, True, max_size=1 << 20)
+        created, (descriptor,) = peer.ask(create)
+        assert isinstance(created, m.Created)
+        published, fds = peer.ask(m.Publish(3, created.region, 1, 4096, 0, 0, 0, 0))
+        assert isinstance(published, m.Published)
+        close_all(fds)
+        before = charged(line.path)
+        with blocked_write(descriptor):
+            first = line.child
+            peer.send(pack(m.Resize(4, created.region, 8192)))
+            wait_until(lambda: is_held_up(first.pid))
+            line.child = line._start("--takeover")
+            reply, _ = peer.receive()
+            assert isinstance(reply, m.Refused)
+            assert (reply.id, reply.code) == (4, "busy")
+            assert charged(line.path) == before
+        first.communicate(timeout=30)
+        os.close(descriptor)
+
+
+def is_held_up(pid: int) -> bool:
+    """Whether a thread of a process waits for the lock of an object, or is ended as it does."""
+    tasks = Path(f"/proc/{pid}/task")
+    return any(" D " in (task / "stat").read_text().rpartition(")")[2][:3] for task in tasks.iterdir())
+
+
+def clients(path: str) -> int:
+    with Query(path) as query:
+        return query.measure().clients
+
+
+def has_owner(path: str, name: str) -> bool:
+    with Query(path) as query:
+        return query.stat(name).arena.has_owner
+
+
+def charged(path: str) -> int:
+    with Query(path) as query:
+        return sum(total.capacity for total in query.measure().totals)
