@@ -1,4 +1,4 @@
-"""What went wrong for the owner of an arena, by the error that C has returned."""
+"""The errors that the owner of an arena gets, by the number that C has returned."""
 
 from __future__ import annotations
 
