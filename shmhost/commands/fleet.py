@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -13,8 +15,9 @@ from shmhost.fleet.config import read_fleet
 from shmprotocol.cli import manual
 
 ASK_S = 5.0
+F = TypeVar("F", bound=Callable[..., Any])
 
-file_option = click.option(
+file_option: Callable[[F], F] = click.option(
     "--fleet",
     "file",
     metavar="FILE",

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from shmhost.core.peers import Peer
 from shmhost.core.policy import NO_LIMITS, Limits, Policy
 from shmhost.core.resources import CONNECTION_FILES, Totals, pools_of
-from shmhost.core.shares import UNLIMITED, Share
+from shmhost.core.shares import UNLIMITED, Pool, Share
 from shmhost.core.window import span_size
 from shmprotocol.errors import QuotaExceeded
 
@@ -53,16 +53,30 @@ class Account:
         "unread",
         "unread_by_owners",
     )
+    addresses: Share
+    arenas: Share
+    bytes: Share
+    connections: Share
+    files: Share
+    leases: Share
+    lines: Share
+    listening: Share
+    news: Share
+    queued: Share
+    regions: Share
+    stored: Share
+    unread: Share
+    unread_by_owners: Share
 
     def __init__(self, accounts: Accounts, uid: int, is_privileged: bool) -> None:
         self._accounts = accounts
-        self.uid = uid
+        self.uid: int = uid
         self.groups: frozenset[int] = frozenset()  # those of the first client
-        self.is_privileged = is_privileged
+        self.is_privileged: bool = is_privileged
         self._limits = NO_LIMITS
         self._is_kept = False  # though it may have nothing
         self.borne: int = 0  # bytes of superseded and unlinked regions of others
-        self.shares = tuple([Share(self, pool) for pool in accounts.pools])
+        self.shares: tuple[Share, ...] = tuple([Share(self, pool) for pool in accounts.pools])
         # The last one that is emptied comes first, as it is looked at first.
         (
             self.connections,
@@ -210,11 +224,11 @@ class Charge:
     __slots__ = ("account", "files", "is_borne", "more", "regions", "size")
 
     def __init__(self, account: Account, size: int, files: int, regions: int) -> None:
-        self.account = account
-        self.size = size
-        self.files = files
-        self.regions = regions
-        self.is_borne = False  # the account is not the owner's, who keeps it no more
+        self.account: Account = account
+        self.size: int = size
+        self.files: int = files
+        self.regions: int = regions
+        self.is_borne: bool = False  # the account is not the owner's, who keeps it no more
         self.more: tuple[tuple[Share, int], ...] = ()
 
     def release(self) -> None:
@@ -291,11 +305,15 @@ class Charge:
 class Accounts:
     """The accounts of a host, by uid. `privileged` are uids that have theirs from the start."""
 
+    bytes: Pool
+    files: Pool
+    stored: Pool
+
     def __init__(self, totals: Totals, privileged: Iterable[int] = (0,)) -> None:
-        self.pools = pools_of(totals)
+        self.pools: tuple[Pool, ...] = pools_of(totals)
         _, self.bytes, self.files, *_, self.stored = self.pools
-        self.are_addresses_scarce = totals.are_addresses_scarce
-        self.policy = Policy()
+        self.are_addresses_scarce: bool = totals.are_addresses_scarce
+        self.policy: Policy = Policy()
         # Clients of a host that was killed hand back what they have, each by a connection beside its own.
         self.is_taking_back = False
         self.is_adopting = False  # what is taken was given by another host, so that no limit holds

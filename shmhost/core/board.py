@@ -44,7 +44,7 @@ class NoBoard:
     """A board without lines: every client asks the host."""
 
     names = 0
-    range = (0, 0)
+    range: tuple[int, int] = (0, 0)
 
     def reader(self) -> int:
         """Raise an error: there is no descriptor."""

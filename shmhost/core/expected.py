@@ -41,6 +41,9 @@ class Expected:
     `leave` is called for each that has lost its name: what stands under that must go.
     """
 
+    named: int
+    named_bytes: int
+
     def __init__(
         self, registry: Registry, forget: Callable[[int], None], retire: Callable[[Record], None]
     ) -> None:

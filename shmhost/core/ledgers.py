@@ -76,15 +76,17 @@ class Ledger:
     )
 
     def __init__(self, number: int, peer: Peer, charge: Charge, memory_object: LedgerObject) -> None:
-        self.number = number
-        self.peer = peer
-        self.charge = charge
-        self.object = memory_object
+        self.number: int = number
+        self.peer: Peer = peer
+        self.charge: Charge = charge
+        self.object: LedgerObject = memory_object
         self.arenas: set[Arena] = set()
-        self.record = 0  # where the state file has it; 0: nowhere
-        self.joined = 0  # arenas that the record names
-        self.outlives = False  # its connection: it was handed back, and values need no connection
-        self.is_taken = False  # by the connection by which its client goes on, and not only by its keeper's
+        self.record: int = 0  # where the state file has it; 0: nowhere
+        self.joined: int = 0  # arenas that the record names
+        self.outlives: bool = False  # its connection: it was handed back, and values need no connection
+        self.is_taken: bool = (
+            False  # by the connection by which its client goes on, and not only by its keeper's
+        )
         self.user: LedgerUser | None = None  # the session that has it
 
     def is_needed(self) -> bool:

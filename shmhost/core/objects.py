@@ -61,8 +61,8 @@ class Memfd:
     can_grow = False
 
     def __init__(self, name: str, capacity: int) -> None:
-        self.capacity = capacity
-        self.is_spare = not name
+        self.capacity: int = capacity
+        self.is_spare: bool = not name
         self._reader = self._writer = -1
         try:
             if self.is_spare:

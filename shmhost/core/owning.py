@@ -172,7 +172,7 @@ class Ownership:
         memory_object: ArenaObject,
         owned: dict[int, Ownership],
     ) -> None:
-        self.peer = peer
+        self.peer: Peer = peer
         self._hub = hub
         self._region = region
         self._arena = arena

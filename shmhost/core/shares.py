@@ -67,6 +67,7 @@ class Pool:
         "total",
         "unit",
     )
+    guarantee: int
 
     def __init__(
         self,
@@ -79,12 +80,12 @@ class Pool:
         is_for_all: bool = False,
         least: int = 0,
     ) -> None:
-        self.is_for_all = is_for_all
-        self.name = name
+        self.is_for_all: bool = is_for_all
+        self.name: str = name
         self._least = least
         self._has_reserve = has_reserve
-        self.unit = unit
-        self.advice = advice
+        self.unit: str = unit
+        self.advice: str = advice
         self.booked: int = 0
         self.shares: set[Share] = set()
 
@@ -94,9 +95,9 @@ class Pool:
 
     def resize(self, total: int) -> None:
         """Have another total, before anything is taken."""
-        self.total = total
+        self.total: int = total
         self.guarantee = self._full = min(total, max(total // GUARANTEES, self._least))
-        self.reserve = self.guarantee if self._has_reserve else 0
+        self.reserve: int = self.guarantee if self._has_reserve else 0
         self.kept = self._newcomers * self.guarantee
         for share in self.shares:
             share.restrict(share.limit, share.rule)
@@ -140,12 +141,14 @@ class Share:
     """
 
     __slots__ = ("_easy", "account", "booked", "guarantee", "limit", "pool", "rule", "used")
+    booked: int
+    guarantee: int
 
     def __init__(self, account: Holder, pool: Pool, limit: int = UNLIMITED, rule: str = "") -> None:
-        self.account = account
-        self.pool = pool
-        self.limit = limit
-        self.rule = rule
+        self.account: Holder = account
+        self.pool: Pool = pool
+        self.limit: int = limit
+        self.rule: str = rule
         self._easy = 0  # up to here `take` has nothing to look at but the pool
         self.used: int = 0
         self.guarantee = self.booked = 0

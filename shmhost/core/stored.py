@@ -47,7 +47,7 @@ class Stored:
         self._waiting: OrderedDict[str, None] = OrderedDict()  # for the next one
         self._left_out: OrderedDict[str, None] = OrderedDict()  # names that had no place
         self._strays: list[str] = []  # entries that must go
-        self.lent = Lent()
+        self.lent: Lent = Lent()
         self.wake: Callable[[], None] = lambda: None
 
     @property

@@ -56,7 +56,7 @@ class Window:
     def __init__(self, base: int, size: int, skip: int = 0) -> None:
         self.base = base
         self.size = size
-        self.range = base, size
+        self.range: tuple[int, int] = base, size
         self._ranges = Ranges()  # the free ones, but for the two that follow
         self._back, self._back_end = base, base  # what came back last
         self._next, self._room = (
@@ -154,9 +154,8 @@ class Allocator:
         self.windows: tuple[Window, ...] = tuple(
             Window(base, size, choose(size // STEP) * STEP) for base, size in windows
         )
-        self.largest: int = (
-            max(size for _, size in windows) - GUARD
-        )  # capacity of a region in an empty window
+        # The capacity of a region in an empty window.
+        self.largest: int = max(size for _, size in windows) - GUARD
 
     def take(self, capacity: int) -> tuple[Span, Window] | None:
         """Take a span for a region of this capacity; None when no window has room."""

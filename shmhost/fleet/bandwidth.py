@@ -38,7 +38,7 @@ class Bandwidth:
         self._total = Bucket(total) if total is not None else None
         self._each = each
         self._peers: dict[str, Bucket] = {}  # by address
-        self.waited_s = 0.0
+        self.waited_s: float = 0.0
 
     def take(self, peer: str, size: int, now_s: float, longest_s: float) -> float:
         """Return how long a chunk has to wait before it goes to or from a peer, and count it as sent.

@@ -117,11 +117,11 @@ class SlicedAllocator(Allocator):
         self.sliced: Sequence[SlicedWindow] = [
             SlicedWindow(base, size, count, choose) for base, size in windows
         ]
-        self.windows = tuple(self.sliced)
+        self.windows: tuple[Window, ...] = tuple(self.sliced)
         self.count = count
         self.own: set[int] = set()  # the slices that this host has handed out of
         self._held: int | None = None
-        self.largest = max(parts_of(window, count)[0].size for window in windows) - GUARD
+        self.largest: int = max(parts_of(window, count)[0].size for window in windows) - GUARD
         self._reason = "this host has not joined its fleet yet"
 
     def is_free(self, number: int) -> bool:

@@ -77,7 +77,7 @@ class Replicas:
         self._sources = sources
         self._published = published
         self._credits = Credits(plan.chunks)
-        self.bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
+        self.bandwidth: Bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
         self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by name: they have it until they have ended
         # By host, so that one whose transfers do not end is in the way of none of another.
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))

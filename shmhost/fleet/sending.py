@@ -34,9 +34,9 @@ class Sending:
         chunk: Callable[[str, tuple[Any, ...]], tuple[str, int]],
         reading: Callable[[tuple[Any, ...]], Callable[[], bytes]],
     ) -> None:
-        self.bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
-        self.sent = 0  # bytes
-        self.refused = 0  # chunks, that had to be asked for again
+        self.bandwidth: Bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
+        self.sent: int = 0  # bytes
+        self.refused: int = 0  # chunks, that had to be asked for again
         self._chunk = chunk
         self._reading = reading
         self._waiting = 0

@@ -55,7 +55,7 @@ class Service:
         self.engine: Engine = Engine(plan, self.address, self._handle)
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
         self._meeting = Meeting(self.engine, self.members, self.address)
-        self.links = 0
+        self.links: int = 0
         self._hosts: dict[str, str] = {}  # names by identity, which with an access list nobody else may show
         self.sharing: Sharing = Sharing(self)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -54,8 +54,8 @@ class Sharing:
 
     def __init__(self, service: Service) -> None:
         plan, hub = service.plan, service.hub
-        self.news = 0
-        self.ignored = 0  # announcements that the access list does not allow
+        self.news: int = 0
+        self.ignored: int = 0  # announcements that the access list does not allow
         self.known: dict[str, Known] = {}  # by the identity of a host, which outlives its process
         self._service = service
         self._plan = plan

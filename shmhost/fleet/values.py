@@ -54,7 +54,7 @@ class Values:
     def __init__(self, plan: FleetConfig, hub: Hub, exports: Exports, socket_path: str) -> None:
         self.followed: dict[str, Followed] = {}
         self.counts: Counter[str] = Counter()
-        self.waited_s = 0.0  # of the latest value: from its put to its announcement
+        self.waited_s: float = 0.0  # of the latest value: from its put to its announcement
         self._plan = plan
         self._hub = hub
         self._exports = exports

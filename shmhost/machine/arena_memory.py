@@ -32,8 +32,8 @@ class ArenaMemory:
     """
 
     def __init__(self, name: str, capacity: int, can_grow: bool, header: bytes) -> None:
-        self.capacity = capacity
-        self.is_published = False
+        self.capacity: int = capacity
+        self.is_published: bool = False
         seals = fcntl.F_SEAL_SHRINK | (0 if can_grow else fcntl.F_SEAL_GROW)
         try:
             self._writer, self._reader = _make(f"shmhost:{name}", capacity, seals, header)

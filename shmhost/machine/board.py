@@ -58,11 +58,11 @@ class SharedBoard:
 
     def __init__(self, span: Span, window: Window, lines: int, now_ns: int) -> None:
         self._lines = Lines(lines)
-        self.names = lines - 1
-        self.span = span
+        self.names: int = lines - 1
+        self.span: Span = span
         size = HEADER_SIZE + memory.size_of(lines)
         capacity = page_up(size)
-        self.range = (span.address, capacity)
+        self.range: tuple[int, int] = (span.address, capacity)
         self.span = span
         header = _header(span, window, size, capacity, lines, now_ns)
         with contextlib.ExitStack() as undo:

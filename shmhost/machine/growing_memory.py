@@ -19,7 +19,7 @@ class GrowingMemfd(Memfd):
     """
 
     __slots__ = ()
-    shape = fcntl.F_SEAL_SHRINK
+    shape: int = fcntl.F_SEAL_SHRINK
     can_grow = True
 
     def flag(self, seal: Seal) -> int:

@@ -52,6 +52,9 @@ class StateFile:
     the first number that no region of theirs has. `records` are what the last one left, in no order.
     """
 
+    starts: int
+    first_number: int
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._failed = False
@@ -76,11 +79,11 @@ class StateFile:
             os.ftruncate(self._descriptor, 0)
         size = max(os.fstat(self._descriptor).st_size // records.SIZE * records.SIZE, _FIRST + _CHUNK_MIN)
         os.posix_fallocate(self._descriptor, 0, size)  # no space is an error now, and not SIGBUS later
-        self.memory = mmap.mmap(self._descriptor, size)  # see records.Book
+        self.memory: mmap.mmap = mmap.mmap(self._descriptor, size)  # see records.Book
         self._free: list[int] = []
         self.records: list[Record] = []
         self.ledgers: list[LedgerRecord] = []
-        self.boards = self._read_boards()
+        self.boards: list[Span] = self._read_boards()
         for offset in range(size - records.SIZE, _FIRST - 1, -records.SIZE):
             self._read(offset)
         self._note_reply()

@@ -31,16 +31,18 @@ END_S = 2.0  # for threads to finish at the end: a client can block its own for 
 class Crew:
     """All of them; the hub knows them until they are closed. Made and used in the loop's thread alone."""
 
+    workers: Workers
+
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self.workers = workers = Workers()
-        self.freer = Freer(workers)
+        self.freer: Freer = Freer(workers)
         self._sealers = hub.sealers = Sealers(workers.are_free)
-        self.deaths = Deaths()
-        self.lingering = Lingering(self.deaths, self._forget_ledger)
+        self.deaths: Deaths = Deaths()
+        self.lingering: Lingering = Lingering(self.deaths, self._forget_ledger)
         self._recall = Recall(hub, workers)
-        self.turns = Turns()
-        self.guests = Guests(self.turns, hub.registry.accounts)
+        self.turns: Turns = Turns()
+        self.guests: Guests = Guests(self.turns, hub.registry.accounts)
         hub.run_news, hub.run_ends = self.turns.tell, self.turns.end
 
     def start(self, link: Link | ArenaLink, steps: Steps, work: Work) -> Callable[[], bool] | Outcome:

@@ -97,15 +97,15 @@ class Link:
         may_return: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.socket = sock
+        self.socket: socket.socket = sock
         self._refused = descriptors.are_refused(sock)
         self.intake = Intake(sock, lambda: closer.foreign.is_full(self.peer.uid)) if may_return else None
         self._closer = closer
         self._turn = turn
-        self.pidfd = pidfd
+        self.pidfd: int | None = pidfd
         self._deaths = deaths
         self._lingering = lingering
-        self.connection = Connection("host")
+        self.connection: Connection = Connection("host")
         if may_return:
             self.connection.allow_descriptors(MAX_DESCRIPTORS)
         self._meter = meter
@@ -113,8 +113,8 @@ class Link:
         self._began_ns = 0
         self._start_work = start_work
         self._on_closed = on_closed
-        self.outbox = Outbox(sock, share, turn, self._all_sent, self._end)
-        self.deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
+        self.outbox: Outbox = Outbox(sock, share, turn, self._all_sent, self._end)
+        self.deadline: Deadline = Deadline(self._loop, FRAME_TICKS, self._overdue)
         self._working = False  # a Work is in a thread, or waits for one
         self._is_inside_frame = False  # the connection is: looked at for each request, so it is kept here
         self._take_back: Callable[[], bool] = cannot

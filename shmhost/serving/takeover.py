@@ -30,7 +30,7 @@ from shmhost.core.heritage import (
 from shmhost.core.hub import Hub, Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
-from shmhost.core.state_records import STATE_FORM
+from shmhost.core.state_records import STATE_FORM, HostRecord
 from shmhost.core.window import Span
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard
@@ -77,7 +77,7 @@ class Heritage:
     def __init__(self, path: str, sock: socket.socket, data: bytes, owned: Owned) -> None:
         self._path = path
         self._socket = sock
-        self.record = unpack(data)
+        self.record: HostRecord = unpack(data)
         self._fds = dict(enumerate(owned))
         owned.clear()
 

@@ -77,7 +77,7 @@ class Latest:
     __slots__ = ("uid",)
 
     def __init__(self) -> None:
-        self.uid = -1
+        self.uid: int = -1
 
 
 class Turn:

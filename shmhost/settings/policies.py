@@ -35,7 +35,7 @@ COUNTS: tuple[str, ...] = (
     "stored",
 )
 _PEOPLE = ("title", "users", "groups")
-KEYS = {
+KEYS: dict[str, tuple[str, ...]] = {
     "names": (*_PEOPLE, "prefixes", "allow", "kinds", "seals", "backends", "size", "at_address"),
     "limits": (*_PEOPLE, *SIZES, *COUNTS),
 }

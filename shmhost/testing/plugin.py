@@ -66,8 +66,8 @@ def _shared_host(scope: Scope) -> Callable[..., Any]:
     return fixture
 
 
-shm_host_module = _shared_host("module")
-shm_host_session = _shared_host("session")
+shm_host_module: Callable[..., Any] = _shared_host("module")
+shm_host_session: Callable[..., Any] = _shared_host("session")
 
 
 @pytest.fixture

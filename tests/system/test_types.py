@@ -68,7 +68,7 @@ def pyright(environ: dict[str, str], folder: Path, *arguments: str) -> dict[str,
     return report
 
 
-@pytest.mark.parametrize("package", ["shmclient", "shmprotocol"])
+@pytest.mark.parametrize("package", ["shmclient", "shmhost", "shmprotocol"])
 def test_types_of_all_public_names_are_complete(
     package: str, environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ class Reports:
     """Reads what children print, without waiting for one of them alone."""
 
     def __init__(self, children: Mapping[str, subprocess.Popen[str]]) -> None:
-        self.streams = [Stream(who, child.pid) for who, child in children.items()]
+        self.streams: list[Stream] = [Stream(who, child.pid) for who, child in children.items()]
         self._children = list(children.values())
         self._lines = [b""] * len(self._children)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.types import AnimationLevel
 from textual.widgets import Footer, Input
 
 from shmhost.commands.top.feed import Feed, Sampler, notice_of
@@ -25,8 +26,8 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Top(App[None]):
     """Shows samples until the user ends it, by a key or by a signal; the terminal is as before then."""
 
-    ENABLE_COMMAND_PALETTE = False
-    CSS = """
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
+    CSS: ClassVar[str] = """
     Screen { overflow: hidden; }
     Input { height: 1; border: none; padding: 0; background: ansi_default; }
     """
@@ -55,7 +56,7 @@ class Top(App[None]):
     def __init__(self, state: State, feed: Feed, first: Sample, interval_s: float) -> None:
         super().__init__(ansi_color=True)  # the colours of the terminal, and none with $NO_COLOR
         self.theme = "ansi-dark"
-        self.animation_level = "none"
+        self.animation_level: AnimationLevel = "none"
         self._state, self._figures = state, compare(None, first)
         self._heading, self._footer = Lines(), Footer()
         self._table = RegionTable(self._figures, state)

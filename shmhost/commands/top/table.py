@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rich.text import Text
 from textual.events import Click
 from textual.geometry import Size
@@ -44,7 +46,9 @@ class Lines(Widget):
 class RegionTable(ScrollView, can_focus=True):
     """A line of titles, which stays, and a line for each region; arrows, pages, Home and End scroll them."""
 
-    DEFAULT_CSS = "RegionTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }"
+    DEFAULT_CSS: ClassVar[str] = """
+    RegionTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    """
 
     class Sorted(Message):
         """A title was clicked."""
@@ -62,7 +66,7 @@ class RegionTable(ScrollView, can_focus=True):
     def show(self, view: View, state: State) -> None:
         """Draw other figures, or others of them."""
         self._view, self._state, self._rows = view, state, visible_rows(view, state)
-        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self.virtual_size: Size = Size(self.size.width, len(self._rows) + 1)
         self.refresh()
 
     def render_lines(self, crop: object) -> list[Strip]:
