@@ -60,6 +60,7 @@ class FleetConfig:
     bandwidth: int | None = None  # bytes a second sent, and as many received; None: no limit
     peer_bandwidth: int | None = None  # likewise, to and from each other host
     lag_s: float = LAG_S  # a changed value of an arena waits for so long at most before it is announced
+    bulk: tuple[str, ...] | None = None  # where others fetch chunks; None: where `listen` says, at free ports
     users: tuple[tuple[str, str], ...] = ()  # names there and here
     access: Access = EVERYBODY  # who else is let in, and what others may copy and announce
 
@@ -88,11 +89,12 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
     number = _typed(values, "slice", int, -1)
     if "slice" in values and not 0 <= number < slices:
         raise InvalidArgument(f"slice is a number from 0 to {slices - 1}, not {number}")
+    listen = _endpoints(values, "listen", tls)
     return FleetConfig(
         path,
         _name(values["fleet"], "fleet"),
         _name(values.get("name", socket.gethostname()), "name"),
-        _endpoints(values, "listen", tls),
+        listen,
         _endpoints(values, "connect", tls),
         slices,
         number if "slice" in values else None,
@@ -105,6 +107,7 @@ def _config(path: str, values: dict[str, Any], windows: Windows) -> FleetConfig:
         _rate(values, "bandwidth"),
         _rate(values, "peer_bandwidth"),
         _lag(values),
+        _bulk(values, listen, tls),
         _users(values),
         _access(values, tls),
     )
@@ -140,6 +143,17 @@ def _chunks(values: dict[str, Any]) -> int:
     if not 1 <= chunks <= MAX_CHUNKS:
         raise InvalidArgument(f"chunks is a number from 1 to {MAX_CHUNKS}, not {chunks}")
     return chunks
+
+
+def _bulk(values: dict[str, Any], listen: tuple[str, ...], tls: Tls | None) -> tuple[str, ...] | None:
+    if "bulk" not in values:
+        return None
+    hosts = {endpoint.rpartition(":")[0] for endpoint in listen}
+    endpoints = _endpoints(values, "bulk", tls)
+    for endpoint in endpoints:
+        if endpoint.rpartition(":")[0] not in hosts:
+            raise InvalidArgument(f"bulk: {endpoint} is at no address of listen: others do not look there")
+    return endpoints
 
 
 def _users(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -237,5 +251,5 @@ def is_loopback(host: str) -> bool:
 KEYS = (
     *("fleet", "name", "listen", "connect", "slices", "slice", "tls"),
     *("export", "import", "fetch", "memory", "chunks", "users"),
-    *("bandwidth", "peer_bandwidth", "lag", "access"),
+    *("bandwidth", "peer_bandwidth", "lag", "access", "bulk"),
 )

@@ -105,6 +105,19 @@ class Engine:
         """Return the name of a host that is there, as its keys have it; "" if it is not."""
         return self._names.get(address, "")
 
+    def session_id(self) -> str:
+        """Return the identity of the session, which links have on their other side. For a thread."""
+        return str(self._session.info.zid())
+
+    def link_address(self, session_id: str) -> str | None:
+        """Return the address at the other end of a link to a session; None: there is none. For a thread."""
+        session = self._session
+        for link in session.info.links() if session is not None else ():
+            if str(link.zid) == session_id:
+                host = str(link.dst).partition("/")[2].rpartition(":")[0]
+                return host.removeprefix("[").removesuffix("]")
+        return None
+
     def tell(self, data: bytes, peer: str = "all") -> None:
         """Send a message to all, or to the hosts of a name, as soon as that can be done."""
         block = _zenoh().CongestionControl.BLOCK

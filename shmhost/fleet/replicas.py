@@ -24,12 +24,13 @@ from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.fleet import hashing, placing
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.bandwidth import Bandwidth
+from shmhost.fleet.bulk_client import BULK_FROM, CHUNK_S, BulkClient
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.messages import pack
 from shmhost.fleet.pulls import Pull, Replica, Superseded, check_superseded, is_of
-from shmhost.fleet.threads import Threads, write_part
+from shmhost.fleet.threads import Target, Threads
 from shmhost.fleet.transfers import Credits, Step, Transfer
 from shmprotocol.errors import (
     HostGone,
@@ -44,7 +45,6 @@ from shmprotocol.wire.names import Backend, Seal, State
 LOG = logging.getLogger("shmhost")
 
 AT_ONCE = 4  # transfers from a host; more of them only share the same links
-CHUNK_S = 15.0  # for one chunk: 4 MiB at 2.3 Mbit/s
 WAIT_S = 300.0  # for a source to come back, before the memory of a transfer is given up
 RETRY_S = 5.0  # after a refusal, as of a quota
 
@@ -79,6 +79,7 @@ class Replicas:
         self._credits = Credits(plan.chunks)
         self.bandwidth: Bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
         self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by name: they have it until they have ended
+        self._bulk = BulkClient(plan, engine, threads, address, self.counts)
         # By host, so that one whose transfers do not end is in the way of none of another.
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
@@ -164,6 +165,11 @@ class Replicas:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._bulk.close()
+
+    def leave(self, address: str) -> None:
+        """A host has gone."""
+        self._bulk.leave(address)
 
     def _adopt(self, announcement: Announcement, host: str) -> bool:
         """Take a region that clients have kept over a SIGKILL of this host: it was sealed as a whole copy."""
@@ -340,12 +346,12 @@ class Replicas:
         try:
             wait_s = self.bandwidth.take(step.source, size, time.monotonic(), math.inf)
             await asyncio.sleep(wait_s)  # the credit bounds how many wait
-            data = await self._engine.ask(step.source, question, CHUNK_S, is_bulk=True)
-            right = transfer.leaves[step.number]
-            digest = await self._threads.run(write_part, writer, announcement.room, step.number, data, right)
+            target = Target(writer, announcement.room, step.number)
+            is_large = announcement.room >= BULK_FROM
+            size, digest = await self._bulk.bring(step.source, question, target, is_large=is_large)
             is_under_way = False
-            if transfer.arrive(step, len(data), digest):
-                self.counts["bytes"] += len(data)
+            if transfer.arrive(step, size, digest):
+                self.counts["bytes"] += size
             else:
                 self._blame(step.source, announcement.name)
         except (HostGone, HostTimeout, Refusal) as error:

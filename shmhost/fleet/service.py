@@ -18,6 +18,8 @@ import anyio.to_thread
 
 from shmhost.core.hub import Gauge, Hub
 from shmhost.fleet import hashing, messages
+from shmhost.fleet.bulk_server import BulkServer
+from shmhost.fleet.bulk_wire import pack_ports
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
@@ -29,6 +31,7 @@ from shmhost.fleet.messages import Card, pack, unpack
 from shmhost.fleet.plan import SlicedAllocator
 from shmhost.fleet.sharing import Sharing
 from shmhost.fleet.status import own_status
+from shmhost.fleet.threads import Chunk
 from shmhost.machine import fleet_file
 from shmprotocol.abi.header import ABI, PAGE
 from shmprotocol.errors import HostError, HostGone, HostTimeout, RemoteProtocolError
@@ -58,6 +61,8 @@ class Service:
         self.links: int = 0
         self._hosts: dict[str, str] = {}  # names by identity, which with an access list nobody else may show
         self.sharing: Sharing = Sharing(self)
+        self._bulk = BulkServer(plan, self._find_chunk)
+        self._ports = b""  # where others fetch chunks
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Callable[[str, tuple[Any, ...]], bytes]] = {
             "card": lambda _, __: pack(*self.card()),
@@ -66,6 +71,7 @@ class Service:
             "status": lambda asker, _: pack(own_status(self, asker)),
             "catalogue": self.sharing.answer_catalogue,
             "leaves": self.sharing.answer_leaves,
+            "bulk": lambda _, __: self._ports,
         }
 
     def card(self) -> Card:
@@ -90,6 +96,7 @@ class Service:
         """Come into the fleet, and to a slice. HostError: the others refuse this host, or none is free."""
         hashing.hasher()
         await anyio.to_thread.run_sync(self.engine.open)
+        self._ports = await anyio.to_thread.run_sync(self._listen)
         await anyio.to_thread.run_sync(self.engine.appear)
         await self._agree(self._identity.slice)
         self.start(self._beat())
@@ -102,7 +109,22 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sharing.close()
+        await anyio.to_thread.run_sync(self._bulk.close)
         await anyio.to_thread.run_sync(self.engine.close)
+
+    def _listen(self) -> bytes:
+        """Listen for those who fetch chunks; return what they are told. For a thread."""
+        self._bulk.open()
+        return pack_ports(self._bulk.ports(self.engine.session_id()))
+
+    def _find_chunk(self, asker: str | None, values: tuple[Any, ...]) -> tuple[Chunk, float]:
+        """Find a chunk for the host of a certificate; None: there is no TLS. Refusal, RemoteProtocolError."""
+        (source,) = messages.fields(values, messages.address)
+        if asker is None:
+            asker = self.engine.name_of(source)
+        elif self.plan.access.peers is not None:
+            self._check_asker(asker, source)
+        return self.sharing.sending.bulk(asker, values)
 
     def gauges(self) -> tuple[Gauge, ...]:
         """Return the figures for metrics."""

@@ -11,7 +11,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shmhost.core.hub import Gauge
@@ -35,8 +35,9 @@ from shmhost.fleet.plan import slice_of
 from shmhost.fleet.pulls import Replica
 from shmhost.fleet.replicas import Replicas
 from shmhost.fleet.sending import Sending
-from shmhost.fleet.threads import Threads, read_part
+from shmhost.fleet.threads import Chunk, Threads
 from shmhost.fleet.values import Values
+from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 from shmprotocol.wire.names import ChangeKind, State
 
@@ -73,7 +74,7 @@ class Sharing:
         )
 
         self.values: Values = Values(plan, hub, self.exports, service.socket_path)
-        self.sending: Sending = Sending(plan, self.chunk_of, self.reading)
+        self.sending: Sending = Sending(plan, self.chunk_of, self.opened)
 
     def begin(self) -> None:
         """Take note of all changes of regions from now on, and of names that clients wait for."""
@@ -116,6 +117,7 @@ class Sharing:
         self._holders.pop(address, None)
         self.sending.bandwidth.forget(address)
         self.replicas.bandwidth.forget(address)
+        self.replicas.leave(address)
 
     def hear(self, kind: object, address: str, values: tuple[Any, ...]) -> None:
         """Take news of a host. RemoteProtocolError."""
@@ -174,20 +176,12 @@ class Sharing:
         if not self._plan.access.may_import(asker, name):
             raise Refusal(f"{asker!r} may not import {name!r} from {self._plan.name!r}: see [access] there")
 
-    def reading(self, values: tuple[Any, ...]) -> Callable[[], bytes]:
-        """Return a function for a thread, which reads a chunk; Refusal, RemoteProtocolError."""
+    def opened(self, values: tuple[Any, ...]) -> Chunk:
+        """Return a chunk that is asked for, which the caller closes; Refusal, RemoteProtocolError."""
         _, region, index = self._chunk_of(values)
-        room = region.room
         assert region.object is not None
-        descriptor = os.dup(region.object.reader())
-
-        def read() -> bytes:
-            try:
-                return read_part(descriptor, room, index)
-            finally:
-                os.close(descriptor)
-
-        return read
+        offset, size = hashing.part(region.room, index)
+        return Chunk(os.dup(region.object.reader()), HEADER_SIZE + offset, size)
 
     def _chunk_of(self, values: tuple[Any, ...]) -> tuple[str, Region, int]:
         asker, name, tree, index = fields(values, address, text(255), held_of, U64)
@@ -208,6 +202,7 @@ class Sharing:
             ("fleet_transfers", "Regions of other hosts that are on their way", len(replicas.pulls)),
             ("fleet_replica_bytes", "Memory of both", replicas.memory()),
             ("fleet_received_bytes", "Bytes of chunks that have come since the start", counts["bytes"]),
+            ("fleet_bulk_bytes", "Of these, over connections of their own", counts["bulk"]),
             ("fleet_sent_bytes", "Bytes of chunks that were sent since the start", sending.sent),
             ("fleet_busy", "Chunks that were refused for a while, as others were waiting", sending.refused),
             ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),

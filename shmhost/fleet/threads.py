@@ -6,9 +6,9 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from shmhost.fleet.hashing import chunk_count, leaf, part
+from shmhost.fleet.hashing import chunk_count, leaf, leaf_hasher, part
 from shmprotocol.abi.header import HEADER_SIZE, Header, check_header
 from shmprotocol.errors import BadRegion
 
@@ -37,27 +37,71 @@ class Threads:
         self._pool.shutdown(wait=False)
 
 
-def read_part(descriptor: int, size: int, index: int) -> bytes:
-    """Return a chunk of an object with a payload of this size."""
-    offset, length = part(size, index)
-    data = os.pread(descriptor, length, HEADER_SIZE + offset)
-    if len(data) != length:
-        raise BadRegion(f"the object has {len(data)} bytes of chunk {index}, not {length}")
+class Chunk(NamedTuple):
+    """A chunk in a sealed object. The descriptor belongs to whoever got this, who reads it once."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the bytes, and close the descriptor."""
+        try:
+            return read_at(self.descriptor, self.offset, self.size)
+        finally:
+            os.close(self.descriptor)
+
+
+class Target:
+    """Where a chunk goes, piece by piece: each is hashed and written while it is in the CPU's cache.
+
+    A chunk with the wrong hash is written over later: nobody sees an object before all of it is right. The
+    descriptor is a copy, so a thread may still write when the transfer has been given up.
+    """
+
+    def __init__(self, descriptor: int, size: int, index: int) -> None:
+        offset, self._left = part(size, index)
+        self._offset = HEADER_SIZE + offset
+        self._hasher = leaf_hasher()
+        self._descriptor = os.dup(descriptor)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Hash and write what comes next; what is too much is not written."""
+        self._hasher.update(data)
+        view = memoryview(data)[: self._left]
+        while view:
+            count = os.pwrite(self._descriptor, view, self._offset)
+            self._offset += count
+            self._left -= count
+            view = view[count:]
+
+    def finish(self) -> bytes:
+        """Return the hash of all that came."""
+        self.close()
+        return bytes(self._hasher.digest())
+
+    def close(self) -> None:
+        """Write no more. May be called again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Return some bytes of an object."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise BadRegion(f"the object has {len(data)} bytes at {offset}, not {size}")
     return data
 
 
-def write_part(
-    descriptor: int, size: int, index: int, data: bytes | bytearray | memoryview, right: bytes
-) -> bytes:
-    """Write a chunk if it has this hash; return the one that it has."""
-    digest = leaf(data)
-    offset, length = part(size, index)
-    if digest == right and len(data) == length:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(descriptor, view, HEADER_SIZE + offset + length - len(view))
-            view = view[count:]
-    return digest
+def fill(target: Target, data: bytes) -> bytes:
+    """Put a whole chunk where it belongs; return its hash."""
+    try:
+        target.feed(data)
+        return target.finish()
+    finally:
+        target.close()
 
 
 def header_at(descriptor: int) -> Header:
@@ -81,4 +125,5 @@ async def hash_all(threads: Threads, descriptor: int, size: int) -> list[bytes]:
 
 
 def _hashes(descriptor: int, size: int, indices: range) -> list[bytes]:
-    return [leaf(read_part(descriptor, size, index)) for index in indices]
+    parts = [part(size, index) for index in indices]
+    return [leaf(read_at(descriptor, HEADER_SIZE + offset, length)) for offset, length in parts]

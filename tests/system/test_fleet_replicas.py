@@ -148,10 +148,10 @@ def test_transfer_goes_on_with_another_source_when_one_is_killed(tmp_path: Path)
 def test_transfer_goes_on_with_the_chunks_that_are_here_after_one_way_loss(tmp_path: Path) -> None:
     ports = free_ports(3)
     value = os.urandom(LARGE)
-    link = Link(ports[0], LARGE // 2)
+    link = Link(ports[0], LARGE // 2)  # chunks go over it as well, with bulk = []
     with (
         contextlib.closing(link),
-        start(write_plan(tmp_path, "a", ports[0], (), **SHARED)) as first,
+        start(write_plan(tmp_path, "a", ports[0], (), bulk=[], **SHARED)) as first,
         start(
             write_plan(tmp_path, "b", ports[1], [link.port], **SHARED), metrics=f"127.0.0.1:{ports[2]}"
         ) as second,

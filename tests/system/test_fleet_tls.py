@@ -16,8 +16,9 @@ from shmhost.fleet.certificates import common_name
 from shmhost.fleet.config import read_fleet
 from shmhost.fleet.engine import observe
 from shmprotocol.errors import HostError, InvalidArgument
+from shmprotocol.kernel.constants import MIB
 from tests.fleet_certificates import make_ca, needs_openssl, write_tls
-from tests.fleet_support import WINDOW, free_ports, start, statuses
+from tests.fleet_support import WINDOW, free_ports, metrics_of, start, statuses
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
@@ -25,16 +26,23 @@ pytestmark = needs_openssl
 
 
 def test_only_hosts_with_a_certificate_of_the_ca_join(tmp_path: Path) -> None:
-    ends = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    ends = [f"127.0.0.1:{port}" for port in free_ports(4)]
     ca, other_ca = make_ca(tmp_path, "ca"), make_ca(tmp_path, "other")
     first = write_tls(tmp_path, "a", ends[0], [], ca, ca[0])
     second = write_tls(tmp_path, "b", ends[1], ends[:1], ca, ca[0])
     stranger = write_tls(tmp_path, "c", ends[2], ends[:2], other_ca, ca[0])  # it trusts them; they do not
-    with start(first) as left, start(second) as right, start(stranger) as other:
+    with (
+        start(first) as left,
+        start(second, metrics=ends[3]) as right,
+        start(stranger) as other,
+    ):
         with shmclient.connect(left.socket_path) as shm:
             address = shm.put("x", b"over TLS").address
+            shm.put("large", b"TLS too " * MIB)
         with shmclient.connect(right.socket_path) as shm:
             assert shm.open("x", wait=60).address == address
+            assert bytes(shm.get("large", wait=60)) == b"TLS too " * MIB
+            assert metrics_of(int(ends[3].rpartition(":")[2]))["shmhost_fleet_bulk_bytes"] >= 8 * MIB
         wait_until(lambda: len(statuses(first)) == 2, 30)
         with shmclient.connect(other.socket_path) as shm:
             assert "x" not in shm
