@@ -1,8 +1,8 @@
 """A client's conversation: a message in, replies out through `send`. Knows no socket, clock or thread.
 
 It makes no system calls, but yields each as a Work, which the caller carries out: in a thread
-unless it is quick. While a Work is pending the session gets no further message. The creations, leases
-and interests of the client are in the modules of these names.
+unless it is quick. While a Work is pending the session gets no further message. The creations, leases,
+refusals and so on of the client are in the modules of these names.
 """
 
 from __future__ import annotations
@@ -14,46 +14,29 @@ from shmhost.core import absent, filled_puts, small_puts
 from shmhost.core.creations import Creations
 from shmhost.core.filled_puts import FilledPuts
 from shmhost.core.growing import resize
-from shmhost.core.holders import text_of
 from shmhost.core.hub import Hub
 from shmhost.core.inspecting import Inspection
-from shmhost.core.interests import Interests, Wait, names_of
 from shmhost.core.leases import MAX_RELEASED, Leases, Send, SendFrame
 from shmhost.core.ledgers import Ledger
+from shmhost.core.listening import Listening
 from shmhost.core.listing import listing
-from shmhost.core.news import News
-from shmhost.core.objects import refusal_of
 from shmhost.core.owning import Ownerships
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
-from shmhost.core.regions import Region, check_unshared
+from shmhost.core.refusals import Refusals
+from shmhost.core.regions import Region
 from shmhost.core.returns import Returns
 from shmhost.core.small_puts import SmallPuts, has_room
 from shmhost.core.spares import Spares
 from shmhost.core.state_records import SessionRecord
 from shmhost.core.successors import find_board, hand_over
 from shmhost.core.surveying import survey
-from shmhost.core.work import PAUSE, Steps
-from shmprotocol.abi.header import KIND_ARENA
-from shmprotocol.errors import (
-    Cancelled,
-    InvalidArgument,
-    OutOfMemory,
-    QuotaExceeded,
-    RegionBusy,
-    RegionNotFound,
-    RemoteProtocolError,
-    ShmError,
-    Unsupported,
-)
+from shmhost.core.work import Steps
+from shmprotocol.errors import RemoteProtocolError, ShmError
 from shmprotocol.wire import messages as m
 from shmprotocol.wire import shortcut
-from shmprotocol.wire.names import MAX_DESCRIPTORS, ChangeKind, check_name, check_part
+from shmprotocol.wire.names import ChangeKind, check_name, check_part
 
-LEFT = (
-    "another host has taken over while the region was being sealed, which took too long: put or publish it "
-    "again, once nothing writes to it and no I/O holds its pages"
-)
 PUT_SIZE = 11  # of what `parse_put` returns
 
 Answer = tuple[int, str] | tuple[int, str, Steps]
@@ -77,7 +60,6 @@ class Session:
         self._send = send
         self._is_counted = True  # among the connections of its user: it does more than to hand regions back
         self._greeted = False
-        self._version = m.VERSION_MIN
         self._leases = Leases(self._registry, peer, send)
         self._spares = spares = Spares(hub, peer)
         self._creations = Creations(hub, peer, self._leases, spares, send)
@@ -85,20 +67,24 @@ class Session:
         self._small_puts = SmallPuts(hub, peer, self._leases)
         self._readings = Readings(hub, peer, self._leases)
         self._ownerships = Ownerships(hub, peer, send)
-        self._interests = Interests(self._account.listening)
-        self.end: Callable[[str], object] = lambda _why: None  # ends the connection, in a moment
-        self._pending = 0  # the request that is under way
+        self._refusals = Refusals(hub, peer, send)
+        self._listening = Listening(hub, peer, self._leases, self._readings, self._refusals, send)
+        self._interests = self._listening.interests
         self._descriptors: list[int] = []  # of the message that is being handled
 
     @property
     def version(self) -> int:
         """The version of the wire; the lowest as long as the client has not said Hello."""
-        return self._version
+        return self._listening.version
 
     @property
     def listening(self) -> int:
         """The number of waits and watches of the client."""
         return len(self._interests)
+
+    def on_end(self, end: Callable[[str], object]) -> None:
+        """Have this called with a reason, when the connection is to end, in a moment."""
+        self._listening.end = end
 
     def handle(self, message: m.Message, descriptors: list[int] | None = None) -> Steps | None:
         """Answer a message, now or by the steps returned. RemoteProtocolError: the peer must go.
@@ -120,9 +106,9 @@ class Session:
         except RemoteProtocolError:
             raise
         except (ShmError, OSError) as error:
-            self._fail(message.id, error)
+            self._refusals.fail(message.id, error)
             return None
-        return self._guarded(message.id, steps) if steps is not None else None
+        return self._refusals.guarded(message.id, steps) if steps is not None else None
 
     def answer(self, data: bytes, send_frame: SendFrame) -> Answer | None:
         """Do what `handle` does with the messages in these frames; None, and nothing, if it cannot.
@@ -157,9 +143,11 @@ class Session:
             are_many = len(self._hub.clients) > 1
             left = self._leases.open_packed(number, regions, send_frame, in_parts=are_many)
         except (ShmError, OSError) as error:
-            self._fail(number, error)
+            self._refusals.fail(number, error)
             left = None
-        return (releases, "open") if left is None else (releases, "open", self._guarded(number, left))
+        return (
+            (releases, "open") if left is None else (releases, "open", self._refusals.guarded(number, left))
+        )
 
     def _put(self, parsed: small_puts.Parsed, data: bytes, send_frame: SendFrame) -> Answer | None:
         leases, number = parsed[1], parsed[2]
@@ -171,7 +159,7 @@ class Session:
                 put = m.Put._make((*parsed[2:9], b""))
                 self._creations.put_packed(put, data, parsed[9:], send_frame)
         except (ShmError, OSError) as error:
-            self._fail(number, error)
+            self._refusals.fail(number, error)
         return parsed[0], "put"
 
     def _assign(self, parsed: filled_puts.Parsed, send_frame: SendFrame) -> Answer | None:
@@ -183,9 +171,13 @@ class Session:
         try:
             left = self._filled_puts.put(parsed, sealer, send_frame)
         except (ShmError, OSError) as error:
-            self._fail(number, error)
+            self._refusals.fail(number, error)
             left = None
-        return (releases, "assign") if left is None else (releases, "assign", self._guarded(number, left))
+        return (
+            (releases, "assign")
+            if left is None
+            else (releases, "assign", self._refusals.guarded(number, left))
+        )
 
     def record(self) -> SessionRecord:
         """Return the state, for `resume`; while no Work is under way."""
@@ -193,7 +185,7 @@ class Session:
         return SessionRecord(
             (peer.uid, peer.gid, peer.pid, tuple(peer.groups)),
             self._greeted,
-            self._version,
+            self._listening.version,
             self._leases.record(),
             self._creations.record(),
             *self._spares.record(),
@@ -202,25 +194,25 @@ class Session:
             watches,
             self._readings.record(),
             self._ownerships.record(),
-            self._pending,
+            self._refusals.pending,
         )
 
     def resume(self, record: SessionRecord) -> None:
         """Be the session of another host, whose regions are in the registry."""
         find = self._registry.regions.__getitem__
-        self._greeted, self._version = record.is_greeted, record.version
+        self._greeted, self._listening.version = record.is_greeted, record.version
         self._leases.resume((lease, find(number), since) for lease, number, since in record.leases)
         self._creations.resume(list(map(find, record.creations)))
         self._spares.resume(record.reserved, [(find(number), since) for number, since in record.spares])
         waits, questions = map(m.Open._make, record.waits), map(m.Stat._make, record.questions)
-        self._interests.resume([*waits, *questions], record.watches)
+        self._listening.resume([*waits, *questions], record.watches)
         self._readings.resume(record.ledgers)
         self._ownerships.resume(record.owned, record.version)
-        self._pending = record.pending
-        if self._interests:
-            self._hub.listeners.add(self)
-        if self._interests.impatient():
-            self._hub.be_patient(self.lose_patience)
+        self._refusals.pending = record.pending
+
+    def refuse_pending(self) -> None:
+        """Refuse the request that was under way at another host, which did not wait for its end."""
+        self._refusals.refuse_pending()
 
     def take_used_ledgers(self, *, is_dropped: bool) -> list[Ledger]:
         """Return the ledgers by which the client may use values of arenas still; the caller has them then."""
@@ -231,8 +223,7 @@ class Session:
         self._hub.clients[self.peer.uid] -= 1
         if not self._hub.clients[self.peer.uid]:
             del self._hub.clients[self.peer.uid]
-        self._hub.listeners.discard(self)
-        self._interests.clear()
+        self._listening.close()
         self._hub.run_ends(self.peer.uid, self._closing())
 
     def _closing(self) -> Iterator[None]:
@@ -241,62 +232,6 @@ class Session:
         yield from self._leases.closing()
         yield from self._readings.closing()
         self._account.disconnect(is_counted=self._is_counted)
-
-    def fall_behind(self) -> None:
-        """Have the connection ended: changes come faster than its user can be told of them."""
-        self.end("it watches more than it can be told of: its user is too far behind the changes")
-
-    def hear(self, news: News) -> Iterator[None] | None:
-        """Handle a change: push it to the watches, and retry the waits for the name."""
-        change = news.seen_by(self.peer)
-        if change is None:
-            return None
-        kind, info = change
-        is_arena = info.kind == KIND_ARENA
-        watches = self._interests.watches(info.name, is_arena=is_arena and self._version >= m.ARENA_VERSION)
-        waits = self._interests.waits(info.name, is_arena=is_arena) if kind is ChangeKind.PUBLISHED else []
-        return self._hearing(kind, info, watches, waits) if watches or waits else None
-
-    def _hearing(
-        self, kind: ChangeKind, info: m.RegionInfo, watches: list[int], waits: list[Wait]
-    ) -> Iterator[None]:
-        for watch in watches:
-            # Not cancelled meanwhile.
-            if self._interests.has_watch(watch, info.name, is_arena=info.kind == KIND_ARENA):
-                self._send(m.Event(watch, kind, info), ())
-                yield
-        for wait in waits:
-            if self._interests.has_wait(wait):
-                self._retry(wait)
-                yield
-
-    def refuse_pending(self) -> None:
-        """Refuse the request that was under way at another host, which did not wait for its end."""
-        if self._pending:
-            request, self._pending = self._pending, 0
-            self._fail(request, RegionBusy(LEFT))
-
-    def _guarded(self, request: int, steps: Steps) -> Steps:
-        self._pending = request
-        try:
-            yield from steps
-        except RemoteProtocolError:
-            raise
-        except (ShmError, OSError) as error:
-            if isinstance(error, QuotaExceeded):
-                yield PAUSE  # † to say who has how much takes 40 us
-            self._fail(request, error)
-        finally:
-            self._pending = 0
-
-    def _fail(self, request: int, error: ShmError | OSError) -> None:
-        self._refuse(request, error if isinstance(error, ShmError) else refusal_of(error, "answer"))
-
-    def _refuse(self, request: int, error: ShmError) -> None:
-        self._hub.meter.refusals[error.code] += 1
-        if isinstance(error, OutOfMemory | Unsupported):
-            self._hub.warn(self.peer, error)
-        self._send(m.Refused(request, error.code, text_of(error, self._registry, self.peer)), ())
 
     def _hello(self, message: m.Message) -> None:
         if type(message) is not m.Hello:
@@ -308,95 +243,16 @@ class Session:
                 f"{message.version_min} to {message.version_max}: use the same shmhost version on both sides"
             )
         self._greeted = True
-        self._version = version
+        self._listening.version = version
         windows = tuple((w.base, w.size) for w in self._registry.allocator.windows)
         board = self._registry.board
         span = board.range if version > 1 else (0, 0)
         welcome = m.Welcome(message.id, version, self._hub.host, windows, self.peer.uid, span)
         self._send(welcome, (board.reader(),) if span[1] else ())
 
-    def _open(self, request: m.Open) -> None:
-        if not 1 <= len(request.open_names) <= MAX_DESCRIPTORS:
-            raise InvalidArgument(
-                f"a request opens 1 to {MAX_DESCRIPTORS} names, not {len(request.open_names)}"
-            )
-        if request.held and len(request.held) != len(request.open_names):
-            raise InvalidArgument(f"{len(request.held)} held regions for {len(request.open_names)} names")
-        self._interests.check_wait(request.id)
-        find = self._registry.find if self._version < m.ARENA_VERSION else self._registry.find_holding
-        try:
-            regions = [find(name, self.peer) for name in request.open_names]
-            self._readings.check(regions)
-        except RegionNotFound as error:
-            for name in request.open_names:
-                check_name(name)
-            if not request.wait:
-                self._be_patient(request, error)
-                return
-            self._wait(request)
-            self._hub.note_wait(request.open_names)
-            return
-        if self._version < m.SHARED_VERSION:
-            check_unshared(regions)
-        if self._registry.arenas.isdisjoint(regions):
-            self._leases.open(request, regions)
-        else:
-            self._readings.open(request, regions, self._version)
-
-    def _stat(self, request: m.Stat) -> None:
-        self._interests.check_wait(request.id)
-        try:
-            absent.describe(self._hub, self.peer, request, self._send)
-        except RegionNotFound as error:
-            self._be_patient(request, error)
-
-    def _wait(self, request: Wait) -> None:
-        self._interests.wait(request)
-        self._hub.listeners.add(self)
-
-    def _be_patient(self, request: Wait, error: RegionNotFound) -> None:
-        """Wait for names of a killed host, though the client did not ask for it, or raise RegionNotFound."""
-        why, is_coming = absent.why_missing(self._hub, self.peer, names_of(request), error)
-        try:
-            if not is_coming or not self._hub.be_patient(self.lose_patience):
-                raise why
-            try:
-                self._wait(request)
-            except QuotaExceeded:  # the client waits for as much as it may already
-                raise why from None
-        finally:
-            del why, error  # an error has this frame as long as it is kept
-
-    def lose_patience(self) -> None:
-        """Wait no more for names that the client did not ask to wait for."""
-        self._hub.run_ends(self.peer.uid, self._losing_patience())
-
-    def _losing_patience(self) -> Iterator[None]:
-        for request in self._interests.impatient():
-            if self._interests.has_wait(request):
-                self._retry(request)
-                yield
-
-    def _retry(self, request: Wait) -> None:
-        self._interests.end_wait(request.id)
-        try:
-            if isinstance(request, m.Stat):
-                self._stat(request)
-            else:
-                self._open(request)
-        except RemoteProtocolError:
-            raise
-        except (ShmError, OSError) as error:
-            self._fail(request.id, error)
-
-    def _cancel(self, request: m.Cancel) -> None:
-        # A target that was answered already is not an error: the two messages crossed.
-        self._interests.end_watch(request.target)
-        if self._interests.end_wait(request.target):
-            gave_up = Cancelled("the client cancelled the wait")
-            self._send(m.Refused(request.target, gave_up.code, str(gave_up)), ())  # not counted as one
-        if not self._interests:
-            self._hub.listeners.discard(self)
+    def _open(self, request: m.Open) -> Steps | None:
+        listening = self._listening
+        return self._readings.open_in_parts(request, listening.version, listening.open)
 
     def _list(self, request: m.List) -> Steps:
         check_part("prefix", request.prefix)
@@ -414,13 +270,6 @@ class Session:
         before, region = self._registry.chmod(check_name(request.name), request.mode, self.peer)
         self._send(m.Done(request.id), ())
         self._hub.tell(ChangeKind.CHANGED, region, before)
-
-    def _watch(self, request: m.Watch) -> None:
-        self._interests.check_watch(request.id)
-        check_part("prefix", request.prefix)
-        self._interests.watch(request)
-        self._hub.listeners.add(self)
-        self._send(m.Done(request.id), ())
 
     def _hand_back(self, request: m.Restore | m.RestoreLedger | m.RestoreArena) -> None:
         returns = Returns(self._hub, self.peer, self._leases, self._send)
@@ -444,17 +293,17 @@ class Session:
         m.Assign: lambda self, request: self._creations.assign(request),
         m.Reserve: lambda self, request: self._creations.reserve(request),
         m.Abort: _abort,
-        m.Open: lambda self, request: self._readings.open_in_parts(request, self._version, self._open),
+        m.Open: _open,
         m.Claim: lambda self, request: self._readings.claim(request),
         m.Keep: lambda self, request: self._readings.keep(request),
         m.Resize: lambda self, request: resize(self._hub, self.peer, request, self._send),
         m.Release: lambda self, request: self._leases.release(request.leases),
-        m.Cancel: _cancel,
+        m.Cancel: lambda self, request: self._listening.cancel(request),
         m.List: _list,
-        m.Stat: _stat,
+        m.Stat: lambda self, request: self._listening.stat(request),
         m.Unlink: lambda self, request: absent.unlink(self._hub, self.peer, request, self._send),
         m.Chmod: _chmod,
-        m.Watch: _watch,
+        m.Watch: lambda self, request: self._listening.watch(request),
         m.Inspect: _inspect,
         m.Measure: _measure,
         m.Arena: lambda self, request: self._ownerships.make(request),

@@ -124,7 +124,7 @@ class Link:
         self._is_finished = False
         self._is_held = False  # it reads nothing until `release`
         self._begin(make_session)
-        self.session.end = lambda why: self._loop.call_soon(self._end, why)
+        self.session.on_end(lambda why: self._loop.call_soon(self._end, why))
         self.peer: Peer = self.session.peer
         self.deadline.start()  # until Hello has come
 

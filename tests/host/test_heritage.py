@@ -20,10 +20,12 @@ from shmhost.core.hub import Hub
 from shmhost.core.interests import Interests
 from shmhost.core.leases import Leases
 from shmhost.core.ledgers import Ledger
+from shmhost.core.listening import Listening
 from shmhost.core.meter import Meter
 from shmhost.core.owning import Ownership, Ownerships, create_arena
 from shmhost.core.peers import Peer
 from shmhost.core.readings import Readings
+from shmhost.core.refusals import Refusals
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
@@ -56,9 +58,11 @@ ATTRIBUTES: dict[type, tuple[str, str]] = {
     Ledger: ("number peer charge object record joined outlives is_taken", "arenas user"),
     Meter: ("started_ns restarts connections dropped refusals latencies", ""),
     Session: (
-        "peer _greeted _version _leases _spares _creations _readings _ownerships _interests _pending",
-        "_hub _registry _account _is_counted _send _filled_puts _small_puts end _descriptors",
+        "peer _greeted _leases _spares _creations _readings _ownerships _listening _refusals",
+        "_hub _registry _account _is_counted _send _filled_puts _small_puts _interests _descriptors",
     ),
+    Listening: ("version _interests", "_hub _leases _readings _refusals _send end peer"),
+    Refusals: ("pending", "_hub _peer _send"),
     Leases: ("_regions", "_registry _peer _send _share"),
     Creations: ("_regions _unkept _growing", "_hub _registry _peer _leases _send _spares"),
     Spares: ("_regions _reserved", "_hub _peer _is_closed"),
