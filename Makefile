@@ -73,7 +73,7 @@ restarts: $(READY)
 	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_restart_kills.py
 
 fleet: $(READY)
-	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_fleet_faults.py
+	$(BIN)/python -m pytest -q -s --timeout 0 -m torture tests/system/test_fleet_*.py
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -s --timeout 0 tests/system/test_fuzz_*.py \

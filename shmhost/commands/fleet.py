@@ -33,7 +33,7 @@ def ask_fleet(file: str) -> list[fleet_view.Row]:
     from shmhost.fleet.messages import pack
 
     plan = read_fleet(os.path.abspath(file), ())
-    return fleet_view.rows_of(observe(plan, pack("status"), ASK_S))
+    return fleet_view.rows_of(observe(plan, pack("status"), ASK_S, fleet_view.named))
 
 
 @click.command("fleet", epilog=manual("shmhost fleet --fleet fleet.toml", "shmhost fleet --json | jq .hosts"))

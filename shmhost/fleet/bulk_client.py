@@ -49,20 +49,28 @@ class Job:
     def __init__(self, question: bytes, target: Target) -> None:
         self.request = wire.REQUEST.pack(len(question)) + question
         self._target = target
+        self._error: OSError | None = None  # of a write: what comes after it is received all the same
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Brought] = self._loop.create_future()
 
     async def wait(self) -> Brought:
-        """Wait for the chunk. HostGone: the connection has ended. Refusal."""
+        """Wait for the chunk. HostGone: the connection has ended. Refusal. OSError: it cannot be written."""
         return await self._future
 
     def feed(self, data: memoryview) -> None:
         """Take the next piece, in the thread of the connection; nobody may want it any more."""
-        if not self._future.cancelled():
+        if self._future.cancelled() or self._error is not None:
+            return
+        try:
             self._target.feed(data)
+        except OSError as error:
+            self._error = error
 
     def finish(self, size: int) -> None:
         """All has come."""
+        if self._error is not None:
+            self.fail(self._error)
+            return
         digest = self._target.finish()
         self._call(lambda: self._future.set_result((size, digest)))
 
@@ -188,7 +196,7 @@ class BulkClient:
     async def bring(self, source: str, question: bytes, target: Target, *, is_large: bool) -> Brought:
         """Bring a chunk to its target, over zenoh if there is no other way; return its size and its hash.
 
-        For what `is_large`, connections are opened. HostGone, HostTimeout, Refusal.
+        For what `is_large`, connections are opened. HostGone, HostTimeout, Refusal. OSError: of the write.
         """
         is_taken = False
         try:

@@ -267,39 +267,55 @@ class Engine:
         self._loop.call_soon(self._drain)
 
 
-def observe(plan: FleetConfig, question: bytes, timeout_s: float) -> dict[str, bytes | str]:
+Answers = dict[str, bytes | str]
+
+
+def observe(
+    plan: FleetConfig,
+    question: bytes,
+    timeout_s: float,
+    named: Callable[[Answers], set[str]] = lambda _: set(),
+) -> Answers:
     """Ask all hosts of a fleet without being one; return their answers by address, a text for a failure.
 
-    Waits. HostError: no host can be reached.
+    `named` returns the addresses in answers: links to those come up a moment after those of the file. Waits.
+    HostError: no host can be reached.
     """
     zenoh = _zenoh()
-    prefix = f"shmhost/{plan.fleet}"
     try:
         with zenoh.open(_settings(zenoh, plan, is_observer=True)) as session:
-            tokens = _tokens(session, f"{prefix}/live/*/*", timeout_s)
-            handlers = {
-                address: session.get(
-                    f"{prefix}/ask/{name}/{address}/{plan.name}", payload=question, timeout=timeout_s
-                )
-                for name, address in tokens
-            }
-            return {address: _observed(handler) for address, handler in handlers.items()}
+            answers = _answers(session, plan, question, timeout_s, named)
     except zenoh.ZError as error:
         raise HostError(f"the fleet {plan.fleet!r} cannot be reached: {error}") from None
+    return dict.fromkeys(named(answers), "others see it, and it cannot be reached from here") | answers
 
 
-def _tokens(session: Any, key: str, timeout_s: float) -> list[tuple[str, str]]:
-    """Return name and address of the hosts that are there, once a link to one has come up."""
+def _answers(
+    session: Any, plan: FleetConfig, question: bytes, timeout_s: float, named: Callable[[Answers], set[str]]
+) -> Answers:
+    """Ask each host as its link comes up, until all that the answers name have been asked, or for 3 s."""
+    prefix = f"shmhost/{plan.fleet}"
+    answers: Answers = {}
+    present: dict[str, str] = {}  # names by addresses
     arrived = threading.Event()
-    subscriber = session.liveliness().declare_subscriber(key, lambda _sample: arrived.set(), history=True)
+
+    def lives(sample: Any) -> None:
+        *_, name, address = str(sample.key_expr).split("/")
+        present[address] = name
+        arrived.set()
+
+    hosts = session.liveliness().declare_subscriber(f"{prefix}/live/*/*", lives, history=True)
     if not arrived.wait(timeout_s):
-        raise HostError(
-            f"no host of the fleet answers within {timeout_s:g} s: is `shmhost serve --fleet` up?"
-        )
-    replies = list(session.liveliness().get(key, timeout=timeout_s))
-    subscriber.undeclare()
-    keys = [str(reply.ok.key_expr).split("/") for reply in replies if reply.ok is not None]
-    return sorted({(name, address) for *_, name, address in keys})
+        raise HostError(f"no host of the fleet answers within {timeout_s:g} s: is `shmhost serve` up?")
+    end_s = time.monotonic() + INTRODUCTION_S
+    while time.monotonic() < end_s and (not answers or named(answers) - answers.keys()):
+        new = [address for address in sorted(present) if address not in answers]
+        keys = [f"{prefix}/ask/{present[address]}/{address}/{plan.name}" for address in new]
+        waiting = [session.get(key, payload=question, timeout=timeout_s) for key in keys]
+        answers |= dict(zip(new, map(_observed, waiting), strict=True))
+        time.sleep(0.02)
+    hosts.undeclare()
+    return answers
 
 
 def _observed(handler: Any) -> bytes | str:

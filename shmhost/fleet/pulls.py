@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shmhost.core.regions import Region
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.transfers import Transfer
+from shmprotocol.errors import QuotaExceeded
 
 
 class Superseded(Exception):
@@ -25,6 +26,7 @@ class Pull:
     next: Announcement | None = None  # a newer one, which is copied after this
     refusing: set[str] = field(default_factory=set)  # the sources that do not have it any more
     transfer: Transfer | None = None
+    broken: OSError | None = None  # why a chunk cannot be written here
     is_placed: bool = False  # it has its address and its charge
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,8 +47,11 @@ class Replica:
     lag_s: float  # from the announcement to its publish
 
 
-def check_superseded(pull: Pull, sources: set[str]) -> None:
-    """Raise Superseded if a newer generation can be copied, and this one cannot."""
+def check_going_on(pull: Pull, sources: set[str]) -> None:
+    """Raise QuotaExceeded if chunks cannot be written, Superseded if only newer ones can be copied."""
+    if pull.broken is not None:
+        text = f"this machine has no memory for {pull.announcement.name!r}: {pull.broken.strerror}"
+        raise QuotaExceeded(f"{text}. Free some, or import less")
     if pull.next is not None and sources and pull.refusing >= sources:
         raise Superseded
 

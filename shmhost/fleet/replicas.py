@@ -29,7 +29,7 @@ from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.messages import pack
-from shmhost.fleet.pulls import Pull, Replica, Superseded, check_superseded, is_of
+from shmhost.fleet.pulls import Pull, Replica, Superseded, check_going_on, is_of
 from shmhost.fleet.threads import Target, Threads
 from shmhost.fleet.transfers import Credits, Step, Transfer
 from shmprotocol.errors import (
@@ -304,7 +304,7 @@ class Replicas:
                     return leaves
                 self._blame(source, announcement.name)
                 tried.add(source)
-            check_superseded(pull, sources)
+            check_going_on(pull, sources)
             await _wait(pull.changed, 1.0)
         raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
 
@@ -318,7 +318,7 @@ class Replicas:
             while not transfer.is_whole:
                 for source in self._sources(announcement.tree, pull.host):
                     transfer.add(source)
-                check_superseded(pull, transfer.sources)
+                check_going_on(pull, transfer.sources)
                 pull.changed.clear()
                 while step := transfer.next():
                     task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
@@ -361,6 +361,8 @@ class Replicas:
                 pull.refusing.add(step.source)
             LOG.debug("fleet %s: chunk %d of %r: %s", self._plan.fleet, step.number, announcement.name, error)
             await asyncio.sleep(0.1)  # it may be busy
+        except OSError as error:  # of the write: the next source would be no better
+            pull.broken = error
         finally:
             if is_under_way:
                 transfer.fail(step)

@@ -187,3 +187,58 @@ def test_hosts_go_on_without_their_router_and_meet_by_the_next_one(tmp_path: Pat
                 fleet.wait_for_hosts(number, 2)
             assert fleet.digest(2, "without") == sha(b"x")
         assert len({fleet.status(number)["slice"] for number in range(3)}) == 3
+
+
+HOLD = """
+import sys, shmclient
+with shmclient.connect(sys.argv[1]) as shm:
+    with shm.create(sys.argv[2], 50_000) as builder:
+        builder.data[:] = sys.argv[2].encode() * 25_000
+    region = shm.open(sys.argv[2])
+    print(region.address, flush=True)
+    sys.stdin.readline()
+    print("unchanged" if bytes(region.data) == sys.argv[2].encode() * 25_000 else "CHANGED")
+"""
+
+
+@contextmanager
+def holding(path: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    """Have a process put a value and hold it; a line of input ends it."""
+    command = [sys.executable, "-c", HOLD, path, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            with shmclient.connect(path) as shm:
+                wait_until(lambda: name in shm)
+            yield child
+        finally:
+            child.kill()
+
+
+def test_hosts_with_one_slice_since_a_partition_overwrite_nothing_and_go_on(tmp_path: Path) -> None:
+    """Two give addresses of the same slice, while each sees nobody; a third one sees both later."""
+    with distant(tmp_path, ALL) as fleet:
+        fleet.start(0)
+        number = fleet.status(0)["slice"]
+        fleet.network.part(1)
+        path = str(tmp_path / "b.sock")  # the largest identity loses
+        (tmp_path / "b.sock.fleet").write_text(f'{{"host": "{"f" * 16}", "slice": {number}}}')
+        fleet.start(1, socket_path=path)
+        with (  # elsewhere, as both are at one address
+            holding(fleet.hosts[0].socket_path, "aa") as first,
+            holding(path, "bb") as second,
+            shmclient.connect(path) as other,
+        ):
+            fleet.start(2)
+            assert fleet.digest(2, "aa") == sha(b"aa" * 25_000)
+            fleet.network.heal()
+            fleet.wait_for_hosts(2, 2)
+            wait_until(lambda: fleet.status(1)["slice"] not in (None, number), 60)
+            assert fleet.status(1)["lost"] == [number]
+            after = other.put("next", b"n" * 50_000).address
+            assert fleet.digest(0, "next") == fleet.digest(2, "next") == sha(b"n" * 50_000)
+            shown = [holder.communicate("\n", timeout=60)[0].split() for holder in (first, second)]
+            assert shown[0][1] == shown[1][1] == "unchanged"
+            assert str(after) not in (shown[0][0], shown[1][0])
+            other.put("bb", b"new" * 10_000).close()
+            for each in (0, 2):
+                wait_until(lambda each=each: fleet.digest(each, "bb") == sha(b"new" * 10_000), 60)

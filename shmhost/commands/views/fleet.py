@@ -25,6 +25,11 @@ def rows_of(answers: Mapping[str, bytes | str]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["name"], row["address"]))
 
 
+def named(answers: Mapping[str, bytes | str]) -> set[str]:
+    """Return the addresses of the hosts that others see."""
+    return {peer["address"] for row in rows_of(answers) for peer in row.get("peers", ())}
+
+
 def _row(address: str, answer: bytes | str) -> Row:
     empty: Row = {"name": address[:16], "address": address, "error": ""}
     if isinstance(answer, str):
