@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shmhost.commands.doctor.judge import Finding
 from shmhost.commands.doctor.kinds import try_kinds
+from shmhost.commands.doctor.languages import KINDS
 from shmhost.commands.doctor.measure import examine
 from shmhost.commands.doctor.table import as_json as doctor_json
 from shmhost.commands.doctor.table import doctor_table, is_healthy
@@ -183,12 +185,21 @@ def doctor(as_json: bool, processes: bool, **options: Any) -> None:
     The exit code is 1 if there is a problem; notes do not count.
     """
     config = to_config(options)
-    findings = list(try_kinds(config.windows)) if processes else examine(config)
+    findings = _tried(config) if processes else examine(config)
     if as_json:
         print_json(doctor_json(findings))
     else:
         Console().print(doctor_table(findings))
     sys.exit(0 if is_healthy(findings) else 1)
+
+
+def _tried(config: Config) -> list[Finding]:
+    findings: list[Finding] = []
+    with Console(stderr=True).status("") as status:
+        for finding in try_kinds(config.windows):
+            findings.append(finding)
+            status.update(f"{len(findings)} of {len(KINDS)} kinds of processes: {finding.topic}")
+    return findings
 
 
 @click.command(epilog=manual("shmhost demo", "shmhost demo memoryview", "shmhost demo live"))

@@ -65,7 +65,7 @@ LINES = sorted({line for line in command_lines() if line[1].split(" ")[0] in COM
 
 def unknown(line: str) -> list[str]:
     """Return the commands and options in a line that the program does not have."""
-    program, *words = line.split(" -- ", maxsplit=1)[0].split()
+    program, *words = re.split(r" -- | \| ", line, maxsplit=1)[0].split()
     command: click.Command = COMMANDS[program]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         below = command.get_command(click.Context(command), words.pop(0))
@@ -103,7 +103,8 @@ def test_options_without_their_command_exist() -> None:
 def missing_names(page: Path) -> list[str]:
     objects = "|".join(OBJECTS)
     used = re.findall(
-        rf"(?<![\w./-])({objects})\.(?!(?:md|svg|json|rules|service|sock)\b)(\w+)", page.read_text("utf-8")
+        rf"(?<![\w./-])({objects})\.(?!(?:md|svg|json|rules|service|sock|shm)\b)(\w+)",
+        page.read_text("utf-8"),
     )
     return [f"{page.name}: {word}.{name}" for word, name in used if not has(word, name)]
 
@@ -111,11 +112,18 @@ def missing_names(page: Path) -> list[str]:
 def has(word: str, name: str) -> bool:
     """Whether an object of this name in the pages has it: from its class, or from its constructor."""
     return any(
-        hasattr(base, name) or re.search(rf"\bself\.{name}\b", inspect.getsource(base))
+        hasattr(base, name) or re.search(rf"\bself\.{name}\b", source(base))
         for thing in OBJECTS[word]
         for base in (inspect.getmro(thing) if isinstance(thing, type) else (thing,))
-        if base is not object
     )
+
+
+def source(base: object) -> str:
+    """Return the text of a class; "" of what is not a class of Python's, such as `object`."""
+    try:
+        return inspect.getsource(base) if isinstance(base, type) else ""
+    except (OSError, TypeError):
+        return ""
 
 
 def test_names_of_python_exist() -> None:
