@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shmclient._arenas.owner import Arena
 
 NAMES, BYTES_A_NAME = 65536, 2048  # of an arena, unless it is said: at most a tenth of it is for names
+NAMES_MAX = 1 << 24  # SHM_ARENA_NAMES_MAX
 WORK = 1 << 30  # "bytes" of what waits for the host, so that an async client has a thread do it
 
 
@@ -45,6 +46,8 @@ def create(
 
     names = min(NAMES, (size if type(size) is int else 0) // BYTES_A_NAME + 1) if names is None else names
     _check_number("names", names)
+    if names > NAMES_MAX:
+        raise InvalidArgument(f"an arena has at most {NAMES_MAX} names, not {names}: use several arenas")
     request, reply, owned = yield from ask_for(context, name, size, max_size or 0, mode, keep, replace)
     # Not before: a board says when one of its lines has moved, and an earlier one knows nothing of this line.
     yield from living_board(context)

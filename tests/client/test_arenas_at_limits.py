@@ -8,12 +8,16 @@ import sys
 import pytest
 
 import shmclient
+from shmclient._drivers.arenas import NAMES_MAX
+from shmprotocol.native.binding import lib
 from support import WatchedHost, wait_until
 
 LIMITED = """
 import gc, os, resource, sys
 import numpy as np
 import shmclient
+from shmclient._drivers.arenas import NAMES_MAX
+from shmprotocol.native.binding import lib
 
 def limit(more):
     used = {int(name) for name in os.listdir("/proc/self/fd")}
@@ -166,3 +170,12 @@ def test_client_at_its_limit_loses_the_request_and_nothing_else(
         assert (result.stdout, result.stderr) == ("ok\n", "")
         wait_until(lambda: host.is_back_at(before), shown=lambda: (before, host.counts()))
         arena["x"] = b"2"
+
+
+def test_number_of_names_has_a_limit_and_takes_room(shm: shmclient.Client) -> None:
+    assert lib.SHM_ARENA_NAMES_MAX == NAMES_MAX
+    with pytest.raises(shmclient.InvalidArgument, match=f"at most {NAMES_MAX} names, not {NAMES_MAX + 1}"):
+        shm.arena("many", 1 << 20, names=NAMES_MAX + 1).__enter__()
+    with pytest.raises(shmclient.InvalidArgument, match=f"too few for {NAMES_MAX} names"):
+        shm.arena("many", 1 << 20, names=NAMES_MAX).__enter__()
+    assert shm.list("many") == []
