@@ -38,7 +38,7 @@ def save(
 ) -> Operation[int]:
     """Write the current region of a name to a file; return the bytes of that."""
     check_mode(file_mode)
-    target = os.fspath(path)
+    target = os.fsdecode(path)
     mode, region = yield from _opened(context, check_name(name))
     try:
         size: int = yield Run(lambda: snapshots.save(region, target, mode, file_mode, progress), IN_A_THREAD)
@@ -57,7 +57,7 @@ def load(
     progress: Progress | None,
 ) -> Operation[R]:
     """Return the region of a file, at its address: a new one, or the current one if that is the same."""
-    target = os.fspath(path)
+    target = os.fsdecode(path)
     with (yield Run(lambda: Source(target), IN_A_THREAD)) as source:
         name = source.snapshot.header.name if name is None else check_name(name)
         try:

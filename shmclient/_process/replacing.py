@@ -26,7 +26,7 @@ def replacing(path: str, mode: int | None = None) -> Iterator[int]:
     parent = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _check_target(path, name, parent)
-        temporary = f".{name[:60]}.{secrets.token_hex(8)}.tmp"
+        temporary = f".{secrets.token_hex(16)}.tmp"  # the name itself may be as long as names can be
         descriptor, is_named = _new_file(parent, temporary, 0o666 if mode is None else 0o600)
         try:
             yield descriptor

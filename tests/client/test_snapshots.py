@@ -245,6 +245,22 @@ shm.save("a", sys.argv[2], progress=lambda done: done > 2 << 20 and os.kill(os.g
 """
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "\U0001f600" * 63], ids=["long", "of wide characters"])
+def test_file_may_have_any_name_that_a_file_can_have(
+    shm: shmclient.Client, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    path: Any = os.fsencode(folder / name)  # also as bytes
+    size = shm.put("x", b"1").capacity
+    assert shm.save("x", path) == size + 4096
+    with shm.load(path) as region:
+        assert bytes(region.data) == b"1"
+    assert os.listdir(folder) == [name]
+    with pytest.raises(shmclient.InvalidArgument, match="is a folder"):
+        shm.save("x", os.fsencode(folder) + b"/")  # type: ignore[arg-type]
+
+
 def test_killed_save_leaves_the_old_file(host: WatchedHost, shm: shmclient.Client, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
