@@ -122,6 +122,20 @@ def read_arena(shm: shmclient.Client) -> None:
     del value, view
 
 
+def snapshot(shm: shmclient.Client) -> None:
+    path = f"{shm.socket_path}.{HEARD}"
+    shm.save(HEARD, path)
+    shm.load(path, name="new", anywhere=True).close()
+
+
+def read_to_write(shm: shmclient.Client) -> None:
+    for name in (HEARD, "camera/front"):
+        with contextlib.suppress(ImportError):  # of an array, without torch
+            shm.get(name, as_="torch")
+    with shm.follow(HEARD, as_="torch") as values:
+        next(values)
+
+
 SYNC: dict[str, Sync] = {
     function.__name__: function
     for function in (
@@ -137,6 +151,8 @@ SYNC: dict[str, Sync] = {
         manage,
         own_arena,
         read_arena,
+        snapshot,
+        read_to_write,
     )
 }
 

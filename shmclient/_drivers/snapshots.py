@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from shmclient._drivers import arenas, operations
 from shmclient._drivers.answers import only, whole
 from shmclient._drivers.steps import Ask, Context, Operation, Run
-from shmclient._drivers.transfer import Progress
+from shmclient._drivers.transfer import Progress, write_memory
 from shmclient._regions import snapshots
 from shmclient._regions.creation import Creation
 from shmclient._regions.region import RegionHandle
@@ -118,7 +118,11 @@ def _load(
         if base and created.address != base:
             raise _too_old(context)
         descriptor = creation.fileno()
-        yield Run(lambda: source.copy(descriptor, progress), IN_A_THREAD)
+
+        def write(position: int, piece: memoryview) -> None:
+            write_memory(descriptor, position, [(0, piece)])
+
+        yield Run(lambda: source.copy(write, progress), IN_A_THREAD)
         number = context.outbox.next_id()
         reply, owned = yield Ask(_publish(number, created, header))
         return operations.published(context, kind, creation, reply, owned)

@@ -222,8 +222,8 @@ class Mapped(Current):
 
         owned = lend()
         try:
-            size = min(os.fstat(owned[0]).st_size, self.grant.capacity)  # less if it can grow
-            memory = private_view(owned[0], 0, size, self.memory())
+            is_sealed = not self.grant.flags & FLAG_UNSEALED
+            memory = private_view(owned[0], 0, self._object_size(), self.memory(), is_sealed=is_sealed)
         finally:
             owned.close()
         data = memory[HEADER_SIZE : HEADER_SIZE + self.grant.size]

@@ -18,6 +18,7 @@ from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.abi.snapshot import IMAGE, START, Snapshot, new_hash, new_snapshot, read_start
 from shmprotocol.errors import BadRegion, InvalidArgument
+from shmprotocol.kernel.address_space import NOT_MEMORY
 from shmprotocol.wire.names import check_mode, check_name
 
 PIECE = 1 << 20  # bytes at a time: they are still in the cache of the CPU when they are hashed
@@ -86,13 +87,13 @@ class Source:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def copy(self, descriptor: int, progress: Progress | None) -> None:
-        """Write the payload to a new object, at its place. BadRegion: the hash is that of something else."""
+    def copy(self, write: Callable[[int, memoryview], None], progress: Progress | None) -> None:
+        """Write the payload to where it was in the region. BadRegion: the hash is that of something else."""
         for position, piece in self._checked():
-            if position >= HEADER_SIZE:
-                _write(descriptor, piece, position)
-                if progress is not None:
-                    progress(position + len(piece))
+            if not _is_hole(piece):
+                write(position, memoryview(piece))
+            if progress is not None:
+                progress(position + len(piece))
 
     def is_in(self, region: RegionHandle) -> bool:
         """Whether a region has the same address and content. BadRegion as `copy`."""
@@ -114,7 +115,9 @@ class Source:
             return False
         is_same = region._grant.address == expected.base
         for position, piece in self._checked():
-            is_same = is_same and os.pread(descriptor, len(piece), position) == piece
+            other = bytearray(len(piece))
+            is_same = is_same and _fill(other, descriptor, position, region.name) == len(piece)
+            is_same = is_same and other == piece
         return is_same
 
     def _checked(self) -> Iterator[tuple[int, Any]]:
@@ -136,7 +139,7 @@ def _pieces(descriptor: int, offset: int, start: int, end: int, what: str) -> It
     while start < end:
         size = min(len(buffer), end - start)
         piece = buffer if size == len(buffer) else memoryview(buffer)[:size]
-        count = os.preadv(descriptor, [piece], offset + start)
+        count = _fill(piece, descriptor, offset + start, what)
         if count < size:
             raise BadRegion(
                 f"{what}: it ended after {offset + start + count} bytes: it was cut off meanwhile"
@@ -145,9 +148,23 @@ def _pieces(descriptor: int, offset: int, start: int, end: int, what: str) -> It
         start += size
 
 
+def _fill(buffer: Any, descriptor: int, position: int, what: str) -> int:
+    """Read into a buffer; return how many bytes there were. BadRegion: it is nothing that can be read."""
+    try:
+        return os.preadv(descriptor, [buffer], position)
+    except OSError as error:
+        if error.errno in NOT_MEMORY:
+            raise BadRegion(f"{what}: it cannot be read: {error.strerror}") from None
+        raise
+
+
+def _is_hole(piece: Any) -> bool:
+    """Whether it is a whole piece of zeros, as which a new object and a new file begin."""
+    return type(piece) is bytearray and piece == _ZEROS
+
+
 def _write(descriptor: int, content: Any, position: int) -> None:
-    """Write bytes, which are zero so far; a whole piece of zeros stays a hole."""
-    if type(content) is bytearray and content == _ZEROS:
+    if _is_hole(content):
         return
     rest = memoryview(content)
     while rest:

@@ -67,7 +67,7 @@ def names(shm: shmclient.Client, path: Path) -> None:
         for change in watch:
             assert_type(change, shmclient.Change)
             assert_type((change.kind, change.info), tuple[str, shmclient.RegionInfo])
-    with shm.follow("a") as follow:
+    with shm.follow("a", wait=1, as_="torch") as follow:
         assert_type(follow, shmclient.Follow)
         for value in follow:
             assert_type(value, Any)
@@ -168,7 +168,7 @@ async def in_a_loop(path: Path) -> None:
             assert_type(builder, shmclient.RegionBuilder)
         assert_type(await shm.list(), list[shmclient.RegionInfo])
         assert_type((await shm.stat("a"), await shm.exists("a")), tuple[shmclient.RegionInfo, bool])
-        async with shm.follow("a") as follow:
+        async with shm.follow("a", wait=None, as_="jax") as follow:
             assert_type(follow, shmclient.aio.AsyncFollow)
             async for value in follow:
                 assert_type(value, Any)
