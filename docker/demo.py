@@ -1,7 +1,9 @@
 """The demo of the containers: a publisher that replaces its data, and readers that follow, each in its own.
 
-demo.py publish --readers A,B,...   publish a word index and an array, some generations of them; wait for
+demo.py publish --readers A,B,... [--apart]
+                                    publish a word index and an array, some generations of them; wait for
                                     what each reader found, and show it. Exit code 1 if it is not the same.
+                                    --apart: the readers are clients of other hosts of a fleet
 demo.py read NAME [--program P]     read each generation (or start P to read it), and report; for ever
 """
 
@@ -36,8 +38,11 @@ WAIT_S = 120.0  # for readers to report; they wait for the publisher for ever
 MIB = 1 << 20
 
 
-def publish(shm: shmclient.Client, readers: Sequence[str], console: Console) -> int:
-    """Publish generation after generation, each when all readers have reported on the one before it."""
+def publish(shm: shmclient.Client, readers: Sequence[str], console: Console, *, is_apart: bool) -> int:
+    """Publish generation after generation, each when all readers have reported on the one before it.
+
+    Readers that are apart are clients of other hosts of a fleet, and have copies of their own.
+    """
     folder, files = word_index.standard_library()
     good = True
     for number in range(1, GENERATIONS + 1):
@@ -52,7 +57,8 @@ def publish(shm: shmclient.Client, readers: Sequence[str], console: Console) -> 
             own = report_by_python(index, array) | {"reader": "publisher", "uid": os.getuid()}
             reports = wait_for_reports(shm, readers, index.generation, array.generation)
             good = show(console, [own, *reports]) and good
-            good = show_sharing(console, index, array, 1 + len(readers)) and good
+            if not is_apart:
+                good = show_sharing(console, index, array, 1 + len(readers)) and good
     return 0 if good else 1
 
 
@@ -200,6 +206,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     publisher = commands.add_parser("publish")
+    publisher.add_argument("--apart", action="store_true")
     publisher.add_argument("--readers", type=lambda text: text.split(","), required=True, metavar="A,B,...")
     reader = commands.add_parser("read")
     reader.add_argument("name")
@@ -207,7 +214,7 @@ def main() -> int:
     options = parser.parse_args()
     with shmclient.connect(wait=60) as shm:
         if options.command == "publish":
-            return publish(shm, options.readers, Console(width=100))
+            return publish(shm, options.readers, Console(width=100), is_apart=options.apart)
         read(shm, options.name, options.program)
     return 0
 

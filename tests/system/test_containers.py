@@ -1,4 +1,4 @@
-"""The containers, really run: docker/compose.yaml on a Docker engine, its host killed and started again.
+"""The containers, really run on a Docker engine: docker/compose.yaml, whose host is killed; and a fleet.
 
 Skipped, with the reason, where no engine answers. $PYTHON_IMAGE names another base image.
 """
@@ -55,10 +55,10 @@ def why_not() -> str:
 
 
 class Project:
-    """The services of docker/compose.yaml under a name of their own."""
+    """The services of a file in docker/ under a name of their own."""
 
-    def __init__(self) -> None:
-        self._options = ["-p", f"shmhost-test-{os.getpid()}", "-f", str(ROOT / "docker/compose.yaml")]
+    def __init__(self, file: str) -> None:
+        self._options = ["-p", f"shmhost-test-{os.getpid()}", "-f", str(ROOT / "docker" / file)]
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return docker("compose", *self._options, *arguments, check=check)
@@ -87,8 +87,9 @@ def image() -> None:
 
 
 @pytest.fixture
-def project(image: None) -> Iterator[Project]:
-    running = Project()
+def project(image: None, request: pytest.FixtureRequest) -> Iterator[Project]:
+    """The services of docker/compose.yaml, or of the file that a test names as its parameter."""
+    running = Project(getattr(request, "param", "compose.yaml"))
     yield running
     running("down", "--volumes", "--timeout", "2")
     left = docker("ps", "-aq", "--filter", f"name=shmhost-test-{os.getpid()}").stdout
@@ -112,6 +113,24 @@ def test_demo_shows_one_copy_at_one_address_in_five_containers(project: Project)
     assert "NOT SO" not in output
     for reader in READERS:
         assert re.search(rf"{reader}: generation \d, generation \d: replaced, and unchanged", output)
+
+
+@pytest.mark.parametrize("project", ["fleet.compose.yaml"], indirect=True)
+def test_readers_on_other_hosts_of_a_fleet_follow_pointers_at_the_same_addresses(project: Project) -> None:
+    output = project("up", "--exit-code-from", "publisher").stdout
+    parts = re.split(r"generation (\d) +\n", output)
+    assert [int(number) for number in parts[1::2]] == [1, 2, 3]
+    for part in parts[2::2]:
+        rows = [match.groups() for match in ROW.finditer(part.split("✓")[0])]
+        assert [row[0] for row in rows] == ["publisher", "on-middle", "in-c-on-right"]
+        assert len({row[2:5] for row in rows}) == 1
+        assert part.count("✓") == 2
+    assert "NOT SO" not in output
+    assert "Traceback" not in output
+    for name in ("left", "middle", "right"):
+        assert project.inspect(name)["HostConfig"]["PortBindings"] in ({}, None)
+    for name in ("publisher", "on-middle", "in-c-on-right", "certificates"):
+        assert project.inspect(name)["HostConfig"]["NetworkMode"] == "none"
 
 
 def test_containers_share_nothing_but_the_volume_with_the_socket(project: Project) -> None:
