@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +158,36 @@ def test_variables_of_the_environment_exist() -> None:
     assert len(named) > 3
     named -= {f"SHMHOST_{setting.name.upper()}" for setting in settings.SETTINGS}
     assert sorted(name for name in named if name not in sources) == []
+
+
+def pytest_commands() -> list[tuple[str, list[str]]]:
+    """Return each command of pytest in the pages, and what it selects among the tests."""
+    lines = [line for line in command_lines() if re.match(r"(\w+=\w+ )*pytest ", line[1])]
+    return [(f"{page}: {code}", shlex.split(code)) for page, code in lines]
+
+
+def test_commands_of_pytest_select_tests() -> None:
+    """By files that exist, words of `-k` that are in them, and markers that are known."""
+    commands = pytest_commands()
+    assert len(commands) > 30
+    wrong = []
+    for shown, words in commands:
+        files = [ROOT / word for word in words if word.startswith("tests/")]
+        text = "".join(path.read_text("utf-8") for path in files if path.exists())
+        selection = words[words.index("-k") + 1] if "-k" in words else ""
+        missing = [word for word in re.findall(r"\w+", selection) if word not in {"or", "and", "not"}]
+        if not all(path.exists() for path in files) or any(word not in text for word in missing):
+            wrong.append(shown)
+    assert wrong == []
+
+
+def test_targets_and_modules_exist() -> None:
+    """Of `make` and of `python -m`."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    lines = [code for _, code in command_lines()]
+    targets = {match[1] for code in lines if (match := re.match(r"make ([a-z-]+)", code))}
+    modules = {match[1] for code in lines if (match := re.match(r"python -m ([\w.]+)", code))}
+    assert len(targets) > 5
+    assert sorted(name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)) == []
+    assert len(modules) > 2
+    assert sorted(name for name in modules - {"build"} if importlib.util.find_spec(name) is None) == []
