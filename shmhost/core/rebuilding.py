@@ -26,11 +26,29 @@ def rebuild(
     of the board. Its bytes are charged even if they are over the budget: they are in use.
     QuotaExceeded: there is no line for an arena, which needs one in any state.
     """
-    can_grow, is_shared = record.extent > 0, record.seal is Seal.SHARED
+    region = _region_of(registry, record, window, memory_object)
+    if record.kind == KIND_ARENA:
+        _make_arena(registry, record, region)
+    elif region.extent:
+        _charge_room(registry, region, region.extent)
+    registry.regions[region.number] = region
+    insort(registry.order, region.number)
+    if region.seal is Seal.SHARED or region.extent:
+        registry.shared.add(region)
+    region.state = state
+    region.tally = registry.tallies.add(state, region.owner.uid, region.capacity)
+    if state is State.CURRENT:
+        _name(registry, region)
+    return region
+
+
+def _region_of(registry: Registry, record: Record, window: Window, memory_object: MemoryObject) -> Region:
+    """Return the region of a record, which is charged, and in no table."""
+    is_arena, can_grow = record.kind == KIND_ARENA, record.extent > 0
     capacity = memory_object.capacity if can_grow else record.capacity  # it may have grown
     size, room = (capacity - HEADER_SIZE,) * 2 if can_grow else (record.size, record.room)
-    files = ARENA_FILES if record.kind == KIND_ARENA else WITH_WRITER if is_shared or can_grow else 1
-    region = Region(
+    files = ARENA_FILES if is_arena else WITH_WRITER if record.seal is Seal.SHARED or can_grow else 1
+    return Region(
         number=record.number,
         owner=record.owner,
         room=room,
@@ -49,38 +67,18 @@ def rebuild(
         rights=record.rights,
         kind=record.kind,
         record=record.offset,
+        extent=0 if is_arena else record.extent,
         is_back=True,
     )
-    if record.kind == KIND_ARENA:
-        _make_arena(registry, record, region)
-    elif can_grow:
-        region.extent = record.extent
-        _take_addresses(registry, region, record.extent)
-    registry.regions[region.number] = region
-    insort(registry.order, region.number)
-    if is_shared or region.extent:
-        registry.shared.add(region)
-    region.state = state
-    region.tally = registry.tallies.add(state, region.owner.uid, region.capacity)
-    if state is State.CURRENT:
-        _name(registry, region)
-    return region
 
 
 def _make_arena(registry: Registry, record: Record, region: Region) -> None:
-    accounts = registry.accounts
-    account = accounts.of(record.owner.uid)
-    line = registry.lines.take(registry.board, account.lines) if registry.board.names else 0
+    lines = registry.accounts.of(record.owner.uid).lines
+    line = registry.lines.take(registry.board, lines) if registry.board.names else 0
     if not line:
         region.charge.release()
         raise QuotaExceeded(f"the board has no line for the arena {record.name!r}")
-    accounts.is_adopting, was_adopting = True, accounts.is_adopting  # it is there, whatever the limits are
-    try:
-        region.charge.also(account.arenas, 1)
-        if not accounts.are_addresses_scarce:
-            region.charge.also(account.addresses, record.extent - region.capacity)
-    finally:
-        accounts.is_adopting = was_adopting
+    _charge_room(registry, region, record.extent)
     region.line = line
     region.arena = Arena(record.extent, record.keep, line, region.capacity, registry.board, record.generation)
     region.arena.process = record.process
@@ -88,13 +86,16 @@ def _make_arena(registry: Registry, record: Record, region: Region) -> None:
     registry.arenas.add(region)
 
 
-def _take_addresses(registry: Registry, region: Region, extent: int) -> None:
-    """Charge the addresses that a region may grow into, whatever the limits are: they are taken."""
+def _charge_room(registry: Registry, region: Region, extent: int) -> None:
+    """Charge an arena, and the addresses to grow into, whatever the limits are: they are taken."""
     accounts = registry.accounts
+    account = accounts.of(region.owner.uid)
     accounts.is_adopting, was_adopting = True, accounts.is_adopting
     try:
+        if region.kind == KIND_ARENA:
+            region.charge.also(account.arenas, 1)
         if not accounts.are_addresses_scarce:
-            region.charge.also(accounts.of(region.owner.uid).addresses, extent - region.capacity)
+            region.charge.also(account.addresses, extent - region.capacity)
     finally:
         accounts.is_adopting = was_adopting
 
