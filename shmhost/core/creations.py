@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from shmhost.core.asked_addresses import explained
@@ -21,7 +22,7 @@ from shmhost.core.work import Steps, Work
 from shmprotocol.abi.header import FLAG_SEAL_FULL, HEADER_SIZE, KIND_DATA, Header
 from shmprotocol.errors import InvalidArgument, QuotaExceeded, RegionBusy, RegionExists, RegionNotFound
 from shmprotocol.wire import messages as m
-from shmprotocol.wire.names import Backend, ChangeKind, State
+from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
 
 class Begun(NamedTuple):
@@ -276,12 +277,7 @@ class Creations:
         """Write the header and seal; then give the new spares their objects, to as many as can have one."""
         memory_object, packed = region.object, header.pack()
         assert isinstance(memory_object, Memfd | PosixShm)
-
-        def call() -> None:
-            if isinstance(memory_object, Memfd):
-                memory_object.cut(header.capacity)
-            memory_object.publish(packed, region.seal)
-
+        call = partial(_cut_and_publish, memory_object, header.capacity, packed, region.seal)
         # The creator can make this wait, whatever the size: see `workers`.
         region.is_busy = True
         try:
@@ -307,6 +303,12 @@ class Creations:
             raise InvalidArgument(f"region {number} is not being created by this connection")
         _check_pending(region)
         return region
+
+
+def _cut_and_publish(memory_object: Memfd | PosixShm, capacity: int, header: bytes, seal: Seal) -> None:
+    if isinstance(memory_object, Memfd):
+        memory_object.cut(capacity)
+    memory_object.publish(header, seal)
 
 
 def _check_pending(region: Region) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from shmhost.core.shares import UNLIMITED, Pool
@@ -40,6 +41,13 @@ class Totals(NamedTuple):
 
 def pools_of(totals: Totals) -> tuple[Pool, ...]:
     """Return the pools, in the order of an account's shares."""
+    # None is stored, until a host knows that its service manager has a store.
+    stored = Pool("stored", 0, "places in the service manager's store", "Raise FileDescriptorStoreMax=")
+    return (*_owned(totals), *_passing(totals), stored)
+
+
+def _owned(totals: Totals) -> tuple[Pool, ...]:
+    """Return the pools of what users have until they give it up."""
     larger = f"{_UNLINK}, or start the host with a larger"
     files = Pool(
         "descriptors",
@@ -63,39 +71,17 @@ def pools_of(totals: Totals) -> tuple[Pool, ...]:
             "bytes of addresses" if totals.are_addresses_scarce else "bytes of addresses to grow into",
             f"{_UNLINK}, choose a smaller max_size, or start the host with a larger --window",
         ),
-        # With the largest reply, so that each user gets one.
-        Pool(
-            "unread",
-            totals.unread,
-            "unread descriptors",
-            "Read replies",
-            is_for_all=True,
-            least=MAX_DESCRIPTORS,
-        ),
-        Pool(
-            "unread_by_owners",
-            totals.unread_by_owners,
-            "unread descriptors in control sockets",
-            "Read messages",
-            is_for_all=True,
-            least=2,
-        ),
-        Pool(
-            "queued",
-            totals.queued,
-            "bytes for clients that do not read",
-            "Read replies and events",
-            is_for_all=True,
-            least=LARGEST_REPLY,
-        ),
-        Pool(
-            "news",
-            totals.news,
-            "changes that clients are not told of yet",
-            "Watch and wait for fewer names",
-            is_for_all=True,
-            least=LEAST_NEWS,
-        ),
-        # None, until a host knows that its service manager has a store.
-        Pool("stored", 0, "places in the service manager's store", "Raise FileDescriptorStoreMax="),
+    )
+
+
+def _passing(totals: Totals) -> tuple[Pool, ...]:
+    """Return the pools of what waits until users read; each user has the `least` of it."""
+    for_all = partial(Pool, is_for_all=True)
+    by_owners, in_control = totals.unread_by_owners, "unread descriptors in control sockets"
+    late, news = "bytes for clients that do not read", "changes that clients are not told of yet"
+    return (
+        for_all("unread", totals.unread, "unread descriptors", "Read replies", least=MAX_DESCRIPTORS),
+        for_all("unread_by_owners", by_owners, in_control, "Read messages", least=2),
+        for_all("queued", totals.queued, late, "Read replies and events", least=LARGEST_REPLY),
+        for_all("news", totals.news, news, "Watch and wait for fewer names", least=LEAST_NEWS),
     )

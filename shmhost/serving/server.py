@@ -114,22 +114,10 @@ class Host:
         self._store = store or Store(self._notifier, 0)
         self._predecessor: socket.socket | None = None  # which was taken over, until it is gone
         self._notes = Notes(config.socket_path)
-        self._membership = membership = Membership(config, takes_over=takes_over)
-        self.registry: Registry = Registry(
-            membership.allocator,
-            Accounts(totals_of(config, membership.slices), privileged_uids()),
-            time.time_ns,
-            self._dispose,
-            generations=Generations(self._notes.store_ceiling),
-        )
-        apply_policy(config, self.registry.accounts)
-        meter = Meter(time.time_ns())
-        self._hub = Hub(self.registry, secrets.token_hex(8), self._make_object, meter, _warn)
-        self.registry.note = noting(self._hub)
+        self._membership = Membership(config, takes_over=takes_over)
+        self._hub = self._make_hub()
+        self.registry: Registry = self._hub.registry
         self._board: SharedBoard | None = None
-        self._hub.make_arena, self._hub.make_ledger_object = ArenaMemory, LedgerMemory
-        self._hub.make_control = self._make_control
-        self._hub.spare_max, self._hub.reserve_max = config.spares, config.reserve
         self._links: set[Link] = set()
         self._old_boards = OldBoards(self.registry.allocator)
         self._arena_links: set[ArenaLink] = set()
@@ -141,6 +129,23 @@ class Host:
         self._crew: Crew | None = None  # while it serves
         self._state: StateFile | None = None
         self._shm_names = ShmNames("shmhost-none")  # until it serves
+
+    def _make_hub(self) -> Hub:
+        config, membership = self.config, self._membership
+        registry = Registry(
+            membership.allocator,
+            Accounts(totals_of(config, membership.slices), privileged_uids()),
+            time.time_ns,
+            self._dispose,
+            generations=Generations(self._notes.store_ceiling),
+        )
+        apply_policy(config, registry.accounts)
+        hub = Hub(registry, secrets.token_hex(8), self._make_object, Meter(time.time_ns()), _warn)
+        registry.note = noting(hub)
+        hub.make_arena, hub.make_ledger_object = ArenaMemory, LedgerMemory
+        hub.make_control = self._make_control
+        hub.spare_max, hub.reserve_max = config.spares, config.reserve
+        return hub
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Host] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, or until cancelled; then all regions are gone and the socket file too.
