@@ -29,7 +29,7 @@ def test_lies_make_nobody_fault(liar: str, rounds: int, build: str) -> None:
 
 
 UNCHECKED = {
-    "shm_arena_read.h": [
+    "shm_arena_map.h": [
         (
             "        return at >= from && at <= end && size <= end - at;\n",
             "        return at >= from && at + size <= end;\n",

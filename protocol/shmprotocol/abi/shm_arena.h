@@ -21,14 +21,15 @@
  *         int error = shm_arena_put(owner, "front", 5, frame, frame_size, &bytes, &generation);
  *
  * protocol/examples/ has both as programs, producer.c and consumer.c; `shmclient exec --arena NAME=SIZE` and `--region
- * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, reading, the heap, copies, what the host tells
- * the owner, which blocks may be used again, publishing, waiting, what a program inherits, and the next host.
+ * NAME` start them. C11 and C++17, no library. Parts: the layout, the ledger, mapping, reading, the heap, copies, what the
+ * host tells the owner, which blocks may be used again, publishing, waiting, what a program inherits, and the next host.
  */
 #ifndef SHM_ARENA_H
 #define SHM_ARENA_H
 
 #include "shm_arena_layout.h"
 #include "shm_arena_ledger.h"
+#include "shm_arena_map.h"
 #include "shm_arena_read.h"
 #include "shm_arena_heap.h"
 #include "shm_arena_copy.h"
