@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 
 from core_clients import Client, Control, Held, KeptLedger, Taking, client_end
+from core_late import Late
 from core_owners import Owners
 from shmhost.core.absentees import Absentees
 from shmhost.core.accounts import Accounts
@@ -38,7 +39,7 @@ from shmprotocol.errors import QuotaExceeded
 from shmprotocol.kernel.board import LINE_SIZE, size_of
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import close_all
-from shmprotocol.wire.names import ARENA_BACK, LEDGER_SIZE, State
+from shmprotocol.wire.names import ARENA_BACK, LEDGER_SIZE, ChangeKind, State
 
 WINDOWS = ((1 << 40, 9 * STEP), (1 << 41, 12 * STEP))  # so few that addresses run out
 BUDGET = 3 * LEDGER_SIZE + 200 * 4096
@@ -58,7 +59,7 @@ class Model:
         self.pids: set[int] = set()  # of clients that live
         self._next_pid = itertools.count(1)
         self.unheard: dict[int, set[int]] = {}  # arenas whose owners look at an earlier board; their ledgers
-        self.owners = Owners(self)
+        self.owners, self.late = Owners(self), Late(self)
         self._start()
 
     def _start(self) -> None:
@@ -79,6 +80,7 @@ class Model:
         self.registry.book = self._file
         self.expected = Expected(self.registry, self._file.forget, self._file.retire)
         self.registry.expect_again = self.expected.expect_again
+        self.registry.note = self._note
         self.expected.load(self._file.records)
         forget = self._file.forget
         self.absent = Absentees(self.registry, forget, lambda region: settle_arena(self.hub, region))
@@ -93,6 +95,10 @@ class Model:
         self.clients: list[Client] = []
         self.controls: dict[Arena, Control] = {}
         self.lingering: list[Ledger] = []  # of clients that were dropped, and live
+
+    def _note(self, kind: ChangeKind | State, region: Region) -> None:
+        if kind is ChangeKind.PUBLISHED:
+            self.expected.give_way(region)
 
     def _store_ceiling(self, ceiling: int) -> None:
         self._ceiling = ceiling
@@ -150,6 +156,8 @@ class Model:
         fds = [os.dup(fd) for _, fd in regions.values()]
         handle(m.Restore(1, tuple(regions)), fds)
         close_all(fds)
+        for number in held.regions.keys() - regions.keys():
+            self.late.add(number, *held.regions[number])
         for number, fd in list(held.arenas.items())[part % 5 == 1 :]:
             handle(m.RestoreArena(1, number), [fd])
         for number, (address, _) in regions.items():
@@ -237,6 +245,7 @@ class Model:
         while self.lingering:
             self.forget()
         self.expected.clear()
+        self.late.give_up()
         self.pids.clear()
         self.look_who_is_gone()
         root = Client(self, 0, next(self._next_pid))
@@ -266,6 +275,7 @@ class Model:
         self._check_board()
         self._check_arenas()
         self.owners.check()
+        self.late.check()
 
     def _check_charges(self) -> None:
         registry = self.registry
@@ -280,6 +290,8 @@ class Model:
     def _check_shares(self) -> None:
         """Each uid has in its account what there is of it; the pools have booked that, or the guarantee."""
         accounts = self.registry.accounts
+        # They are charged whatever there is: others may have had room while they were not back.
+        has_returned = any(region.is_back for region in self.registry.regions.values())
         sums: Counter[tuple[str, int]] = Counter()
         charges = [ledger.charge for ledger in self.hub.ledgers.values()]
         assert all(charge.size == LEDGER_SIZE + REGION_OVERHEAD for charge in charges)
@@ -330,7 +342,7 @@ class Model:
                 assert share.used == sums.pop((name, account.uid), 0), (name, account.uid)
                 assert share.booked >= max(share.used, share.guarantee)
             assert pool.booked == sum(share.booked for share in shares)
-            assert pool.used <= pool.total
+            assert pool.used <= pool.total or has_returned, pool.name
         assert not +sums
 
     def _check_addresses(self) -> None:

@@ -34,6 +34,7 @@ class Owners:
     def give_up(self) -> None:
         """Have the host expect nothing back any more."""
         self._model.expected.clear()
+        self._model.late.give_up()
         self._mapped &= set(self._model.registry.regions)
 
     def may_write(self, region: Region) -> bool:

@@ -250,6 +250,11 @@ class CoreMachine(RuleBasedStateMachine):
         """The host is killed; its successor gets back what clients hand to it."""
         self._model.restart(which)
 
+    @rule(who=NUMBERS, which=NUMBERS)
+    def come_late(self, who: int, which: int) -> None:
+        """A client hands back a region that it did not hand back at once."""
+        self._model.late.come(who, which)
+
     @rule(which=NUMBERS)
     def owner_looks(self, which: int) -> None:
         """The owner of an arena that was handed back looks at the board of the host that serves."""
