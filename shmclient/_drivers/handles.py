@@ -31,7 +31,8 @@ class Region(RegionHandle):
 
         It must have been created with a `max_size`, and be current and this user's. Old views and pointers
         stay as they are; new views, here and in other processes, go as far as the region does. A region never
-        shrinks: a smaller size changes nothing. QuotaExceeded; InvalidArgument: over its `max_size`.
+        shrinks: a smaller size changes nothing. QuotaExceeded; InvalidArgument: over its `max_size`;
+        RegionBusy: somebody else has it grow just now.
         """
         if self._client is None:
             raise RegionClosed(f"{self!r} has no client")
