@@ -60,6 +60,7 @@ def grow(shm: shmclient.Client) -> None:
         pass
     for size in (20_000, 200_000):
         assert builder.region.resize(size) >= size
+        assert builder.region.data[-1] == 0
 
 
 def give_up(shm: shmclient.Client) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from shmclient._process.gate import Gate
 from shmclient._process.intervals import Interval, Intervals
+from shmclient._process.ranges import Hold, Range
 from shmprotocol.errors import AddressConflict, BadRegion, OutOfMemory, ShmError
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.address_space import (
@@ -28,58 +29,11 @@ from shmprotocol.native.builtins import Holding, Space
 from shmprotocol.wire.names import origin_of
 
 
-class _Range:
-    """A mapping of this process, and its users.
-
-    `identity` is the host's own id, and the region's number there.
-    """
-
-    def __init__(
-        self,
-        address: int,
-        capacity: int,
-        flags: int,
-        identity: tuple[str, int],
-        label: str,
-        is_writable: bool,
-        is_published: bool,
-    ) -> None:
-        self.address = address
-        self.capacity = capacity
-        self.flags = flags
-        self.identity = identity
-        self.label = label
-        self.is_writable = is_writable
-        self.is_published = is_published
-        self.is_inherited = True  # by the children of a fork
-        self.holds: set[_Hold] = set()
-        self.late: list[_Hold] = []  # released, but it is mapped still: their leases stay
-        self.unmappings: list[int] = []  # their results; 0: nothing is mapped any more
-        self.buffer: weakref.ref[Any] | None = None  # the last one that was handed out
-
-    def needs_lease(self) -> bool:
-        """Whether all who hold it have no lease of their own, and none was left here."""
-        return not self.late and all(hold.after is None for hold in self.holds)
-
-
-class _Hold:
-    """One user's hold on a range. `after` is called when it is released and no longer mapped for it.
-
-    None: it has no lease of its own, and needs one as long as it lives.
-    """
-
-    __slots__ = ("after", "range")
-
-    def __init__(self, held: _Range, after: Callable[[], None] | None) -> None:
-        self.range = held
-        self.after = after
-
-
 class Place(NamedTuple):
     """A region that is mapped here; `memory` keeps it, and a lease of it.
 
     `is_lasting`: it is published, and others have it at this address. It is writable for who builds it until
-    it is frozen, with seal="writer" also after that. `identity` is as of a _Range.
+    it is frozen, with seal="writer" also after that. `identity` is as of a Range.
     """
 
     address: int
@@ -109,8 +63,8 @@ class AddressSpace:
 
     def __init__(self) -> None:
         self._reserved: list[tuple[int, int]] = []
-        self._ranges: Intervals[_Range | Holding] = Intervals()
-        self._gate: Gate[_Hold | Holding] = Gate(self._give_up)
+        self._ranges: Intervals[Range | Holding] = Intervals()
+        self._gate: Gate[Hold | Holding] = Gate(self._give_up)
         # `with space.draining, space.lock:` has every other thread wait that would map something. Inside of
         # it no other lock of this package is waited for, and a fork finds it free.
         self.draining, self.lock = self._gate.draining, self._gate.lock
@@ -169,7 +123,7 @@ class AddressSpace:
         flags = (
             (MAP_UNSEALED if unsealed else 0) | (MAP_ARENA if arena else 0) | (MAP_SHARED if shared else 0)
         )
-        request = _Range(address, capacity, flags, identity, label, shared and writable, True)
+        request = Range(address, capacity, flags, identity, label, shared and writable, True)
         return self._map(request, descriptor, after, anywhere=anywhere)
 
     def map_writable(
@@ -191,7 +145,7 @@ class AddressSpace:
         children of a fork do not get the mapping.
         """
         address_space.check_memory(descriptor, size, is_sealed=is_sealed)
-        request = _Range(address, capacity, 0, identity, label, True, not inherited)
+        request = Range(address, capacity, 0, identity, label, True, not inherited)
         request.is_inherited = inherited
         return self._map(request, descriptor, after)
 
@@ -203,7 +157,7 @@ class AddressSpace:
         """
         with self._gate.draining, self._gate.lock:
             mapping = self._ranges.starting(address)
-            assert isinstance(mapping, _Range)
+            assert isinstance(mapping, Range)
             address_space.freeze(descriptor, address, mapping.capacity)
             mapping.is_writable = False
 
@@ -236,12 +190,13 @@ class AddressSpace:
         return self._is_reserved(address, 1)
 
     def _map(
-        self, request: _Range, descriptor: int, after: Callable[[], None], *, anywhere: bool = False
+        self, request: Range, descriptor: int, after: Callable[[], None], *, anywhere: bool = False
     ) -> Buffer:
         with self._gate.draining, self._gate.lock:
             mapping = request
             try:
                 mapping = self._find(request) or self._map_checked(request, descriptor, anywhere)
+                mapping.check_file(descriptor, is_new=mapping is request)
                 mapping.label = request.label
                 is_writable = request.is_writable and mapping.is_writable
                 mapping.is_published = mapping.is_published or request.is_published
@@ -251,12 +206,12 @@ class AddressSpace:
                     self._unmap(mapping)
                 raise
 
-    def _hold(self, mapping: _Range, after: Callable[[], None] | None, *, is_writable: bool = False) -> Any:
+    def _hold(self, mapping: Range, after: Callable[[], None] | None, *, is_writable: bool = False) -> Any:
         """Return one more buffer over a range, whose end calls `after`. With the gate held.
 
         A reader's buffer is read-only also where the mapping is a builder's, and writable.
         """
-        hold = _Hold(mapping, after)
+        hold = Hold(mapping, after)
 
         def released() -> None:
             self._gate.submit(hold)
@@ -271,7 +226,7 @@ class AddressSpace:
             raise
         return buffer
 
-    def _map_checked(self, request: _Range, descriptor: int, anywhere: bool) -> _Range:
+    def _map_checked(self, request: Range, descriptor: int, anywhere: bool) -> Range:
         try:
             return self._map_new(request, descriptor, anywhere)
         except OSError as error:
@@ -279,7 +234,7 @@ class AddressSpace:
                 raise
             raise BadRegion(f"the host sent another descriptor than one of memory: {error}") from None
 
-    def _map_new(self, request: _Range, descriptor: int, anywhere: bool) -> _Range:
+    def _map_new(self, request: Range, descriptor: int, anywhere: bool) -> Range:
         """Map a range that was not mapped before, or return what a destructor has mapped meanwhile."""
         address, capacity = request.address, request.capacity
         if self._is_reserved(address, capacity):
@@ -300,7 +255,7 @@ class AddressSpace:
             return self._map_anywhere(request, descriptor)
         return request
 
-    def _map_anywhere(self, request: _Range, descriptor: int) -> _Range:
+    def _map_anywhere(self, request: Range, descriptor: int) -> Range:
         address, request.address = request.address, 0
         request.flags = request.flags & ~MAP_RESERVED | MAP_ANYWHERE
         flags = request.flags | (MAP_WRITABLE if request.is_writable else 0)
@@ -308,7 +263,7 @@ class AddressSpace:
         self._ranges.add(request.address, request.capacity, request)
         return request
 
-    def _find(self, request: _Range) -> _Range | None:
+    def _find(self, request: Range) -> Range | None:
         mapping = self._taken_over(self._ranges.starting(request.address))
         if mapping is not None and 0 in mapping.unmappings:
             self._unmap(mapping)  # Ctrl-C came before it was forgotten
@@ -324,15 +279,15 @@ class AddressSpace:
     def _is_reserved(self, address: int, size: int) -> bool:
         return any(base <= address and address + size <= base + length for base, length in self._reserved)
 
-    def _taken_over(self, mapping: _Range | Holding | None) -> _Range | None:
+    def _taken_over(self, mapping: Range | Holding | None) -> Range | None:
         """Return a range that others can share, also for what the fast road mapped. With the gate held."""
         if not isinstance(mapping, Holding):
             return mapping
         grant = mapping.grant
         identity = origin_of(mapping.lane.host_id), grant.region
         label = region_label(grant.name, grant.generation)
-        shared = _Range(mapping.address, mapping.capacity, MAP_RESERVED, identity, label, False, True)
-        hold = _Hold(shared, mapping.give_back)
+        shared = Range(mapping.address, mapping.capacity, MAP_RESERVED, identity, label, False, True)
+        hold = Hold(shared, mapping.give_back)
         shared.holds.add(hold)
         # One call: from here on the end of its memory submits this hold, and the books have this range.
         if mapping.become(shared, hold):
@@ -347,7 +302,7 @@ class AddressSpace:
         shared.late += shared.holds
         shared.holds.clear()
 
-    def _give_up(self, hold: _Hold | Holding) -> None:
+    def _give_up(self, hold: Hold | Holding) -> None:
         if isinstance(hold, Holding):
             hold.finish()
             return
@@ -362,7 +317,7 @@ class AddressSpace:
         else:
             hold.after()
 
-    def _unmap(self, mapping: _Range) -> bool:
+    def _unmap(self, mapping: Range) -> bool:
         try:
             if 0 not in mapping.unmappings:
                 address_space.unmap(mapping.address, mapping.capacity, mapping.flags, mapping.unmappings)
@@ -389,7 +344,7 @@ class AddressSpace:
     def after_fork_in_child(self) -> None:
         """Go on without the mappings that a child does not get: others can take their addresses."""
         for mapping in [interval.value for interval in self._ranges]:
-            if isinstance(mapping, _Range) and not mapping.is_inherited:
+            if isinstance(mapping, Range) and not mapping.is_inherited:
                 self._ranges.discard(mapping.address)
                 if mapping.flags & MAP_RESERVED:
                     with contextlib.suppress(AddressConflict, OSError, OutOfMemory):
