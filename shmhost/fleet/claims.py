@@ -21,13 +21,13 @@ Rank = tuple[bool, str]  # whether its slice was agreed on, not set by number; i
 class Claims:
     """The slices that this host uses, asks for, has lost, and has granted to others."""
 
-    def __init__(self, own: str, count: int, fixed: int | None = None) -> None:
+    def __init__(self, own: str, count: int, fixed: int | None = None, lost: Collection[int] = ()) -> None:
         self.rank: Rank = (fixed is None, own)
         self.count = count
         self.fixed = fixed
         self.held: int | None = None
         self.claiming: int | None = None
-        self.lost: list[int] = []
+        self.lost: list[int] = [number for number in lost if 0 <= number < count]
         self._refused: set[int] = set()  # not to be asked for again before all others
         self._promises: dict[int, tuple[str, float]] = {}  # by slice: to whom, and until when
 
@@ -67,7 +67,13 @@ class Claims:
         if self.claiming != number:
             return False
         self.held, self.claiming = number, None
+        self.lost = [each for each in self.lost if each != number]
         return True
+
+    def lose(self, number: int) -> None:
+        """Note a slice that another host has now."""
+        if number not in self.lost and number != self.held and 0 <= number < self.count:
+            self.lost.append(number)
 
     def answer(self, number: int, claimant: Rank, now_s: float, is_free: Callable[[int], bool]) -> str:
         """Answer a host that asks for a slice: "" grants it, anything else is the reason of a refusal."""
@@ -102,6 +108,6 @@ class Claims:
         """Compare with a host that uses a slice; True: it is the one of this host, which has lost it."""
         if number is None or number != self.held or self.rank < other:
             return False
-        self.lost.append(number)
         self.held = None
+        self.lose(number)
         return True

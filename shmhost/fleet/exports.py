@@ -66,6 +66,7 @@ class Exports:
         end: Callable[[str, int], None],
     ) -> None:
         self.entries: dict[str, Export] = {}
+        self.is_lost: Callable[[int], bool] = lambda _: False  # whether another host has a slice now
         self.staging = "/"  # the start of names that are not announced; no name begins with this
         self._registry = registry
         self._allocator = allocator
@@ -170,6 +171,8 @@ class Exports:
             and region.kind in (KIND_DATA, KIND_OBJECTS)
             and number is not None
             and number in self._allocator.own
+            # Of a slice that others have, too: their copies, back after a restart, look alike.
+            and (region.mode & 0o222 != 0 or not self.is_lost(number))
             and chunk_count(region.room) <= MAX_CHUNKS
         )
 

@@ -89,16 +89,16 @@ class Replicas:
         """Copy what a host announces, if that is wanted or an older generation of it is here."""
         name, replica, pull = announcement.name, self.current.get(announcement.name), None
         pull = self.pulls.get(name)
-        if replica is not None and replica.host != host:
-            return  # the first host of a name has it until it is gone there
-        if replica is not None and is_of(replica, announcement):
+        if replica is not None and replica.host == host and is_of(replica, announcement):
             placing.chmod(self._hub, replica.region, announcement.mode)
             replica.announcement = announcement
             return
-        if pull is not None:
-            if pull.host == host and pull.is_older_than(announcement):
+        if pull is not None and pull.host == host:
+            if pull.is_older_than(announcement):
                 self._follow_up(pull, announcement)
             return
+        if pull is not None:
+            self._cancel(pull)
         if self._dropped.get(name) == (host, announcement.generation):
             return
         if is_wanted or replica is not None:

@@ -39,6 +39,7 @@ from shmprotocol.errors import HostError, HostGone, HostTimeout, RemoteProtocolE
 LOG = logging.getLogger("shmhost")
 
 HEARTBEAT_S = 1.0  # between news without anything new: whoever misses some notices it then
+RETURN_S = 60.0  # in which clients hand regions of a killed host back
 REPEAT_S = 2.0  # before a host is asked for its card again
 
 
@@ -53,7 +54,9 @@ class Service:
         self._file = f"{path}.fleet"
         self._identity = identity = fleet_file.load(self._file)
         self.address: str = identity.host + secrets.token_hex(messages.ID_DIGITS // 2)
-        self.claims: Claims = Claims(identity.host, plan.slices, plan.slice)
+        self.claims: Claims = Claims(identity.host, plan.slices, plan.slice, identity.lost)
+        allocator.own.update(self.claims.lost)  # regions of this host may come back there
+        self._began_s = time.monotonic()
         self.members: Members = Members()
         self.engine: Engine = Engine(plan, self.address, self._handle)
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
@@ -134,6 +137,7 @@ class Service:
             ("fleet_refused_hosts", "Other hosts that do not fit, or have not answered", others - ours),
             ("fleet_links", "Links to other hosts", self.links),
             *self.sharing.gauges(),
+            ("fleet_lost_slices", "Slices of others with regions of this host", len(self.claims.lost)),
             ("fleet_has_slice", "Whether this host has addresses to hand out", self.claims.held is not None),
         )
 
@@ -154,8 +158,17 @@ class Service:
     async def _agree(self, preferred: int | None) -> None:
         number = await self._joining.agree(preferred, self._learn)
         self.allocator.use(number)
+        if preferred is not None and preferred != number:
+            LOG.warning("fleet %s: slice %s is another host's now", self.plan.fleet, preferred)
+            self.claims.lose(preferred)
+            self.allocator.own.add(preferred)
+        await self._remember()
+
+    async def _remember(self) -> None:
+        """Write the slices of this host to its file. HostError."""
         try:
-            identity = fleet_file.Identity(self._identity.host, number)
+            lost = tuple(self.claims.lost)
+            identity = fleet_file.Identity(self._identity.host, self.claims.held, lost)
             await anyio.to_thread.run_sync(fleet_file.store, self._file, identity)
         except OSError as error:
             raise HostError(f"{self._file} cannot be written: {error.strerror}") from None
@@ -166,8 +179,21 @@ class Service:
                 self.engine.tell(pack("card", *self.card()), peer)
             self._learn()
             self.sharing.beat()
+            await self._forget_lost()
             self.links = await anyio.to_thread.run_sync(self.engine.links)
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _forget_lost(self) -> None:
+        """Forget lost slices in which nothing of this host lies any more, once clients had time to return."""
+        empty = [number for number in self.claims.lost if not self.sharing.has_own(number)]
+        if empty and time.monotonic() > self._began_s + RETURN_S:
+            self.claims.lost = [number for number in self.claims.lost if number not in empty]
+            LOG.info("fleet %s: nothing is left in slices %s, which were lost", self.plan.fleet, empty)
+            await self._remember()
+
+    def host_name(self, host: str) -> str:
+        """Return the name of a host by its identity, as far as it is known."""
+        return self.plan.name if host == self._identity.host else self._hosts.get(host, host)
 
     def _learn(self) -> None:
         """Ask hosts for their cards, whose answer is missing."""
@@ -288,8 +314,7 @@ class Service:
         reason = f"slice {number} is also used by {card.name!r}, which comes first"
         LOG.error("fleet %s: %s. The regions there stay, and keep their names", self.plan.fleet, reason)
         self.allocator.use(None, reason)
-        if self.claims.fixed is None:
-            self.start(self._agree_again())
+        self.start(self._remember() if self.claims.fixed is not None else self._agree_again())
 
     async def _agree_again(self) -> None:
         while self.claims.held is None:
@@ -309,7 +334,6 @@ async def joined(
     service = Service(plan, hub, allocator, path)
     try:
         await service.join()
-        service.sharing.begin()
         yield service
     finally:
         with anyio.CancelScope(shield=True):

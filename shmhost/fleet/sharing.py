@@ -6,7 +6,6 @@ In the thread of the loop. `exports` and `replicas` do the work; this part passe
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import os
 from bisect import bisect_right
@@ -27,6 +26,7 @@ from shmhost.fleet.announcements import (
     held_of,
     page_of,
 )
+from shmhost.fleet.conflicts import Conflicts, choose
 from shmhost.fleet.events import Refusal
 from shmhost.fleet.exports import Exports
 from shmhost.fleet.joining import ASK_S
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("shmhost")
 
 MAX_AWAITED = 10_000  # names that clients have waited for, the latest ones
-SHOWN = 1000  # replicas in a status
 
 
 class Sharing:
@@ -56,6 +55,7 @@ class Sharing:
     def __init__(self, service: Service) -> None:
         plan, hub = service.plan, service.hub
         self.news: int = 0
+        self.conflicts: Conflicts = Conflicts()
         self.ignored: int = 0  # announcements that the access list does not allow
         self.known: dict[str, Known] = {}  # by the identity of a host, which outlives its process
         self._service = service
@@ -66,6 +66,7 @@ class Sharing:
         self._awaited: OrderedDict[str, None] = OrderedDict()
         self._syncing: set[str] = set()  # addresses
         self._is_hashing = False
+        self._has_begun = False
         self.exports: Exports = Exports(
             hub.registry, service.allocator, plan.exports, threads, self._announce, self._end
         )
@@ -73,11 +74,15 @@ class Sharing:
             plan, hub, service.engine, threads, service.address, self._sources, self._published
         )
 
+        self.exports.is_lost = lambda number: number in service.claims.lost
         self.values: Values = Values(plan, hub, self.exports, service.socket_path)
         self.sending: Sending = Sending(plan, self.chunk_of, self.opened)
 
     def begin(self) -> None:
-        """Take note of all changes of regions from now on, and of names that clients wait for."""
+        """Take note of all changes of regions from now on, and of names that clients wait for; copy regions.
+
+        Not before the host has its numbers, and those of regions that may come back.
+        """
         hub, loop = self._service.hub, asyncio.get_running_loop()
         before = self._registry.note
 
@@ -88,6 +93,12 @@ class Sharing:
         self._registry.note = note
         if self._plan.fetch:
             hub.note_wait = self._await
+        self._has_begun = True
+        for region in list(self._registry.current.values()):
+            self._note(ChangeKind.PUBLISHED, region)
+        for member in self._service.members.ours():
+            if member.card is not None:
+                self.meet(member.card)
 
     async def close(self) -> None:
         """End all transfers."""
@@ -97,14 +108,18 @@ class Sharing:
 
     def beat(self) -> None:
         """Do what is to be done now and then: what was refused may work now."""
+        if not self._has_begun:
+            return
         self.exports.beat()
         self.values.look()
-        for host, record in self.known.items():
-            for name in [name for name in self.replicas.retries() if name in record.names]:
-                self._follow(record.names[name], host)
+        again, failed = self.replicas.retries(), self.replicas.failed
+        for name in [*again, *[name for name in self.conflicts.names if name not in failed]]:
+            self._settle(name)
 
     def meet(self, card: Card) -> None:
         """Take the card of a host: ask for what it has if this host has missed any of its news."""
+        if not self._has_begun:
+            return
         record = self.known.setdefault(card.host, Known())
         record.note(card.address, card.news)
         if record.is_behind:
@@ -121,6 +136,8 @@ class Sharing:
 
     def hear(self, kind: object, address: str, values: tuple[Any, ...]) -> None:
         """Take news of a host. RemoteProtocolError."""
+        if not self._has_begun:
+            return  # all is asked for when it begins
         host = address[:ID_DIGITS]
         record = self.known.setdefault(host, Known())
         (number,) = fields(values, U64)
@@ -140,6 +157,15 @@ class Sharing:
             if slice_of(windows, self._plan.slices, region.span) == number
         ]
         return bool(there) and all(self.replicas.origins.get(region.number) == host for region in there)
+
+    def has_own(self, number: int) -> bool:
+        """Whether a slice has regions here that are not copies."""
+        windows = tuple(window.range for window in self._service.allocator.windows)
+        return any(
+            slice_of(windows, self._plan.slices, region.span) == number
+            for region in self._registry.regions.values()
+            if region.number not in self.replicas.origins
+        )
 
     def answer_catalogue(self, asker: str, values: tuple[Any, ...]) -> bytes:
         """Answer with the announcements after a name, and the replicas here, some at a time."""
@@ -208,36 +234,12 @@ class Sharing:
             ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),
             ("fleet_receive_waited_seconds", "Likewise, to ask for chunks", replicas.bandwidth.waited_s),
             ("fleet_skipped", "Generations that were replaced before they were copied", counts["skipped"]),
+            ("fleet_conflicts", "Names that several hosts export", len(self.conflicts.names)),
             ("fleet_ignored", "Announcements that [access] does not allow", self.ignored),
             *self.values.gauges(),
             ("fleet_corrupt", "Wrong answers of hosts since the start", counts["corrupt"]),
             ("fleet_failed", "Regions that are wanted here and cannot be copied", len(replicas.failed)),
         )
-
-    def status(self, asker: str) -> dict[str, Any]:
-        """Return what `shmhost fleet` shows to the host of a name."""
-        replicas = self.replicas
-        rows = [
-            {"name": name, "generation": each.announcement.generation, "size": each.announcement.room,
-             "state": "whole", "lag_s": round(each.lag_s, 3)}
-            for name, each in heapq.nsmallest(SHOWN, replicas.current.items())
-        ]  # fmt: skip
-        for name, pull in heapq.nsmallest(SHOWN, replicas.pulls.items()):
-            here = pull.transfer.bytes_here if pull.transfer is not None else 0
-            rows.append(
-                {"name": name, "generation": pull.announcement.generation, "size": pull.announcement.room,
-                 "state": f"{here * 100 // pull.announcement.room}%", "lag_s": 0.0}
-            )  # fmt: skip
-        failed = {name: reason for name, (reason, _) in heapq.nsmallest(SHOWN, replicas.failed.items())}
-        exports = {name: each.announcement.generation
-                   for name, each in heapq.nsmallest(SHOWN, self.exports.entries.items())}  # fmt: skip
-        failed |= self.values.failed()
-        if asker != self._plan.name:
-            may = self._plan.access.may_import
-            exports = {name: exports[name] for name in exports if may(asker, name)}
-            rows = [row for row in rows if may(asker, str(row["name"]))]
-            failed = {name: failed[name] for name in failed if may(asker, name)}
-        return {"exports": exports, "replicas": rows, "failed": failed}
 
     def _note(self, kind: ChangeKind | State, region: Region) -> None:
         if kind is State.FREED:
@@ -246,7 +248,8 @@ class Sharing:
         self.replicas.check(region.name)
         if region.arena is not None:
             self.values.look()
-        if self.exports.note(kind, region) and not self._is_hashing:
+        is_copy = region.number in self.replicas.origins  # which may lie in a slice that both have had
+        if not is_copy and self.exports.note(kind, region) and not self._is_hashing:
             self._is_hashing = True
             self._service.start(self._hash())
 
@@ -258,9 +261,11 @@ class Sharing:
 
     def _announce(self, announcement: Announcement) -> None:
         self._tell("new", announcement.name, *announcement)
+        self._settle(announcement.name)
 
     def _end(self, name: str, generation: int) -> None:
         self._tell("gone", name, name, generation)
+        self._settle(name)
 
     def _published(self, replica: Replica) -> None:
         self._tell("has", replica.announcement.name, replica.announcement.tree)
@@ -279,9 +284,7 @@ class Sharing:
             if name.startswith(self._plan.fetch):
                 self._awaited[name] = None
                 self._awaited.move_to_end(name)
-                for host, record in self.known.items():
-                    if name in record.names:
-                        self._follow(record.names[name], host)
+                self._settle(name)
         while len(self._awaited) > MAX_AWAITED:
             self._awaited.popitem(last=False)
 
@@ -307,7 +310,7 @@ class Sharing:
             if not self._plan.access.may_export(peer, announcement.name):
                 self._ignored(peer, announcement.name)
             elif record.announce(announcement):
-                self._follow(announcement, host)
+                self._settle(announcement.name)
         elif kind == "gone":
             name, generation = gone_of(values)
             if record.end(name, generation):
@@ -327,9 +330,22 @@ class Sharing:
     def _gone(self, name: str, host: str) -> None:
         """End a replica; another host that has the name is followed from now on."""
         self.replicas.end(name, host)
-        for other, record in self.known.items():
-            if name in record.names:
-                self._follow(record.names[name], other)
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        """Follow the host that a name is to be copied from, and mark a name that several hosts have."""
+        hosts = [host for host, record in self.known.items() if name in record.names]
+        if self.conflicts.note(name, [*hosts, *self._own(name)]):
+            text = "fleet %s: several hosts export %r, and all copy that of %r: use other names"
+            LOG.warning(text, self._plan.fleet, name, self._service.host_name(self.conflicts.names[name][0]))
+        present = {member.address[:ID_DIGITS] for member in self._service.members.ours()}
+        replica = self.replicas.current.get(name)
+        host = choose(hosts, present, replica.host if replica is not None else None)
+        if host is not None and name not in self.exports.entries:
+            self._follow(self.known[host].names[name], host)
+
+    def _own(self, name: str) -> list[str]:
+        return [self._service.address[:ID_DIGITS]] if name in self.exports.entries else []
 
     def _start_sync(self, address: str, record: Known) -> None:
         if address not in self._syncing:

@@ -19,6 +19,7 @@ class Identity(NamedTuple):
 
     host: str
     slice: int | None
+    lost: tuple[int, ...] = ()  # slices that others have now, and in which regions of this host may lie
 
 
 def load(path: str) -> Identity:
@@ -40,7 +41,8 @@ def _parse(path: str, data: bytes, *, is_own: bool) -> Identity:
         host, number = values["host"], values["slice"]
         is_valid = isinstance(host, str) and len(host) == DIGITS and not set(host) - set("0123456789abcdef")
         if is_own and is_valid and (number is None or isinstance(number, int)):
-            return Identity(host, number)
+            lost = tuple([int(each) for each in values.get("lost", ())])
+            return Identity(host, number, lost)
     raise HostError(f"{path} is not the identity of a host in a fleet: remove it, and it will be a new one")
 
 

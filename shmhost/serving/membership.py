@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from shmhost.core.hub import Hub
@@ -27,6 +27,7 @@ class Membership:
         self._path = os.path.abspath(config.socket_path)
         self.plan: FleetConfig | None = None
         self.slices: int = 1
+        self._begin: Callable[[], object] = bool
         if not config.fleet:
             self.allocator: Allocator = Allocator(config.windows, secrets.randbelow)
             return
@@ -52,7 +53,12 @@ class Membership:
         hub.check_successor = _no_successor
         async with joined(self.plan, hub, self.allocator, self._path) as service:
             hub.fleet_gauges = service.gauges
+            self._begin = service.sharing.begin
             yield
+
+    def begin(self) -> None:
+        """Share regions from now on: the host has its state."""
+        self._begin()
 
 
 def _no_successor(*_: object) -> NoReturn:

@@ -176,6 +176,7 @@ class Host:
                         self._shm_names = find_names(socket_file.lock, self._hub)
                         self._open_board()
                         self._store.open(self._hub, self._closer)
+                    self._membership.begin()
                     await self._serve(listener, task_status)
             finally:
                 for ledger in list(self._hub.ledgers.values()):

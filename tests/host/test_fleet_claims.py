@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from shmhost.fleet.claims import PROMISE_S, Claims
+from shmhost.fleet.conflicts import Conflicts, choose
+from shmhost.machine import fleet_file
 
 LOW, HIGH = "0" * 16, "f" * 16
 
@@ -150,3 +153,49 @@ def test_no_slice_has_two_hosts_in_any_order_of_messages(hosts: int) -> None:
         run = Run(seed, hosts, hosts)
         run.play()
         assert len({claims.held for claims in run.hosts.values()}) == hosts
+
+
+def test_slice_that_was_lost_before_a_restart_is_neither_chosen_nor_granted(tmp_path: Path) -> None:
+    path = str(tmp_path / "host.sock.fleet")
+    fleet_file.store(path, fleet_file.Identity(LOW, 1, (0, 2)))
+    identity = fleet_file.load(path)
+    claims = Claims(identity.host, 4, None, identity.lost)
+    assert {claims.choose((), is_free, wish) for wish in range(4)} == {1, 3}
+    assert "regions that are not yours" in claims.answer(2, (True, HIGH), 0.0, is_free)
+    claims.begin(0)  # as with a number in the file
+    assert claims.settle(0)
+    assert claims.lost == [2]
+
+
+def test_file_of_a_host_without_lost_slices_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "host.sock.fleet"
+    path.write_text('{"host": "0123456789abcdef", "slice": 3}')
+    assert fleet_file.load(str(path)) == fleet_file.Identity("0123456789abcdef", 3, ())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "present", "current", "chosen"),
+    [
+        ("", "ab", None, None),
+        ("ba", "ab", None, "a"),
+        ("ab", "b", None, "b"),  # the first is not there
+        ("ab", "b", "a", "a"),  # but its copy is
+        ("ab", "ab", "b", "a"),  # it is back
+        ("b", "ab", "a", "b"),  # it has the name no more
+        ("ab", "", None, "a"),
+    ],
+)
+def test_exporter_with_the_smallest_identity_is_chosen(
+    hosts: str, present: str, current: str | None, chosen: str | None
+) -> None:
+    assert choose(list(hosts), list(present), current) == chosen
+
+
+def test_conflict_is_noted_once_and_ends_with_the_second_exporter() -> None:
+    conflicts = Conflicts()
+    assert not conflicts.note("x", ["b"])
+    assert conflicts.note("x", ["b", "a"])
+    assert not conflicts.note("x", ["b", "a"])
+    assert conflicts.names == {"x": ("a", "b")}
+    assert not conflicts.note("x", ["a"])
+    assert conflicts.names == {}

@@ -137,6 +137,17 @@ def test_loser_of_a_slice_goes_on_in_another_and_nothing_is_overwritten(tmp_path
                 assert bytes(other.get("of b")) == b"b" * 5000
                 assert bytes(shm.get("of a")) == b"a" * 5000
                 assert statuses(plans[0])[1]["lost"] == [row["slice"]]
+                assert [sorted(each["exports"]) for each in statuses(plans[0])] == [
+                    ["of a"],
+                    ["next of b", "of b"],
+                ]
+                held, slices = other.open("of b"), [each["slice"] for each in statuses(plans[0])]
+                second.kill()
+                second.start()
+                wait_until(lambda: len(statuses(plans[0])) == 2, 60)
+                assert [each["slice"] for each in statuses(plans[0])] == slices
+                assert statuses(plans[0])[1]["lost"] == [row["slice"]]
+                assert other.open("of b", wait=60).address == held.address
 
 
 def lost(*hosts: HostProcess) -> tuple[HostProcess, HostProcess]:

@@ -235,6 +235,39 @@ def test_bandwidth_that_is_sent_is_limited(tmp_path: Path) -> None:
         assert metrics_of(ports[2])["shmhost_fleet_send_waited_seconds"] > 1.0
 
 
+def test_name_that_two_hosts_export_is_copied_from_the_same_one_everywhere(tmp_path: Path) -> None:
+    ports = free_ports(5)
+    plans = [
+        write_plan(tmp_path, name, port, [each for each in ports if each != port], **SHARED)
+        for name, port in zip("abcd", ports[:4], strict=True)
+    ]
+    with (
+        start(plans[0]) as first,
+        start(plans[1]) as second,
+        start(plans[2], metrics=f"127.0.0.1:{ports[4]}") as third,
+        shmclient.connect(first.socket_path) as a,
+        shmclient.connect(second.socket_path) as b,
+        shmclient.connect(third.socket_path) as c,
+    ):
+        wait_until(lambda: len(statuses(plans[2])) == 3, 30)
+        hosts = sorted(statuses(plans[2])[:2], key=lambda row: row["address"])
+        winner, loser = [{"a": a, "b": b}[row["name"]] for row in hosts]
+        loser.put("models/x", b"of the second").close()
+        assert bytes(c.get("models/x", wait=60)) == b"of the second"
+        winner.put("models/x", b"of the first").close()
+        wait_until(lambda: c.get("models/x") == b"of the first", 30)
+        names = [row["name"] for row in hosts]
+        wait_until(lambda: statuses(plans[2])[-1]["conflicts"] == {"models/x": names}, 30)
+        assert metrics_of(ports[4])["shmhost_fleet_conflicts"] == 1
+        assert any(f"all copy that of {names[0]!r}" in line for line in third.log)
+        assert bytes(loser.get("models/x")) == b"of the second"  # it is its own
+        with start(plans[3]) as late:
+            assert digest(late, "models/x") == hashlib.sha256(b"of the first").hexdigest()
+            winner.unlink("models/x")
+            wait_until(lambda: c.get("models/x", wait=30) == b"of the second", 30)
+        wait_until(lambda: metrics_of(ports[4])["shmhost_fleet_conflicts"] == 0, 30)
+
+
 def test_killed_host_has_its_slice_again_although_others_have_copies_there(tmp_path: Path) -> None:
     with fleet(tmp_path, "a", "b", **SHARED) as (first, second):
         with shmclient.connect(first.socket_path) as shm:

@@ -55,6 +55,10 @@ def _checked(status: Mapping[str, Any]) -> Row:
         "exports": {
             _text(name): _number(status["exports"][name]) for name in [*status["exports"]][:MAX_ITEMS]
         },
+        "conflicts": {
+            _text(name): [_text(host) for host in hosts[:MAX_ITEMS]]
+            for name, hosts in [*status.get("conflicts", {}).items()][:MAX_ITEMS]
+        },
         "failed": {_text(name): _text(status["failed"][name]) for name in [*status["failed"]][:MAX_ITEMS]},
         "replicas": [
             {
@@ -135,6 +139,10 @@ def problems(rows: Iterable[Row]) -> list[Text]:
             Text(f"{row['name']} refuses {peer['name']}: {peer['refused']}", style="red")
             for peer in row.get("peers", ())
             if peer["refused"]
+        ]
+        lines += [
+            Text(f"{row['name']}: {', '.join(hosts)} export {name}, and others copy that of the first", "red")
+            for name, hosts in row.get("conflicts", {}).items()
         ]
         lines += [
             Text(f"{row['name']} has no copy of {name}: {reason}", style="red")
