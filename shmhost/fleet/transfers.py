@@ -52,6 +52,7 @@ class Transfer:
     banned: set[str] = field(default_factory=set)  # have sent something else than they should
     missing: deque[int] = field(default_factory=deque)
     under_way: dict[int, str] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)  # by source: chunks that it has not sent
     bytes_here: int = 0
     is_ended: bool = False
 
@@ -73,10 +74,15 @@ class Transfer:
         self.sources.discard(source)
 
     def next(self) -> Step | None:
-        """Return what to ask for next, from the source with the fewest chunks under way; None: wait."""
+        """Return what to ask for next, and whom; None: wait.
+
+        That is the source that has failed least: one that has the payload no more must not be asked for ever.
+        Of several, it is that with the fewest chunks under way.
+        """
         if self.is_ended or not self.missing:
             return None
-        for source in sorted(self.sources, key=lambda each: (self.credits.used[each], each)):
+        used, failures = self.credits.used, self.failures
+        for source in sorted(self.sources, key=lambda each: (failures[each], used[each], each)):
             if self.credits.take(source):
                 index = self.missing.popleft()
                 self.under_way[index] = source
@@ -100,6 +106,7 @@ class Transfer:
     def fail(self, step: Step) -> None:
         """A source has not sent a chunk: it is asked for again."""
         self._end(step)
+        self.failures[step.source] += 1
         self.missing.appendleft(step.number)
 
     def ban(self, source: str) -> None:

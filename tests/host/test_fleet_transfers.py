@@ -198,6 +198,14 @@ def test_names_that_are_missing_in_all_that_a_host_has_are_gone() -> None:
     assert list(record.names) == ["models/x"]
 
 
+def test_chunk_is_asked_of_another_source_when_the_first_does_not_send_it() -> None:
+    moving = transfer(1, "a", "b")
+    step = moving.next()
+    assert step == Step(0, "a")
+    moving.fail(step)
+    assert moving.next() == Step(0, "b")
+
+
 def test_bandwidth_is_kept_over_a_second_and_is_saved_up_for_a_moment_only() -> None:
     limit = Bandwidth(10 * MIB, None)
     now_s = start_s = 1000.0
