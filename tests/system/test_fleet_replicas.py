@@ -254,6 +254,7 @@ def test_name_that_two_hosts_export_is_copied_from_the_same_one_everywhere(tmp_p
         winner, loser = [{"a": a, "b": b}[row["name"]] for row in hosts]
         loser.put("models/x", b"of the second").close()
         assert bytes(c.get("models/x", wait=60)) == b"of the second"
+        assert bytes(winner.get("models/x", wait=60)) == b"of the second"  # a copy, which is replaced
         winner.put("models/x", b"of the first").close()
         wait_until(lambda: c.get("models/x") == b"of the first", 30)
         names = [row["name"] for row in hosts]
