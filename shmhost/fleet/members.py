@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 from shmhost.fleet.claims import Rank
 from shmhost.fleet.messages import ID_DIGITS, Card, difference
 
+# The engine says who comes and goes. Should it miss something, as when more events came than were taken, then
+# a host whose news go on to come is there, and one whose news have not come for long is not.
+CERTAIN_S = 2.0  # of news from a host that is not there: what was under way when it went has come by then
+RECENT_S = 10.0  # news before that prove nothing
+SILENT_S = 30.0  # of a host that says something each second; a link without a sign of life is closed after 5
+MAX_STRANGERS = 4096
+
 
 @dataclass(eq=False, slots=True)
 class Member:
@@ -38,10 +45,32 @@ class Members:
     """The hosts that are present, by address."""
 
     present: dict[str, Member] = field(default_factory=dict)
+    _strangers: dict[str, float] = field(default_factory=dict)  # not present, and since when they are heard
 
     def appear(self, address: str) -> Member:
         """Note that a host is there."""
         return self.present.setdefault(address, Member(address))
+
+    def hear(self, address: str, now_s: float) -> bool:
+        """News have come from a host: return whether it is present, from now on if they go on to come."""
+        if address in self.present:
+            return True
+        if len(self._strangers) >= MAX_STRANGERS:
+            self._strangers.clear()
+        since_s = self._strangers.setdefault(address, now_s)
+        if now_s < since_s + CERTAIN_S:
+            return False
+        del self._strangers[address]
+        if now_s > since_s + RECENT_S:
+            self._strangers[address] = now_s
+            return False
+        self.appear(address)
+        return True
+
+    def silent(self, now_s: float) -> list[str]:
+        """Return the hosts of which nothing has come for long."""
+        others = [member for member in self.present.values() if member.card is not None]
+        return [member.address for member in others if now_s > member.heard_s + SILENT_S]
 
     def leave(self, address: str) -> Member | None:
         """Forget a host; return what was known of it."""

@@ -178,6 +178,8 @@ class Service:
             for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
                 self.engine.tell(pack("card", *self.card()), peer)
             self._learn()
+            for address in self.members.silent(time.monotonic()):
+                self._leave(address)
             self.sharing.beat()
             await self._forget_lost()
             self.links = await anyio.to_thread.run_sync(self.engine.links)
@@ -236,7 +238,7 @@ class Service:
             LOG.info("fleet %s: %r is gone", self.plan.fleet, member.name)
 
     def _hear(self, news: News) -> None:
-        if news.address not in self.members.present:
+        if not self.members.hear(news.address, time.monotonic()):
             return
         try:
             kind, *values = unpack(news.data)
