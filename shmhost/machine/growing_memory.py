@@ -28,11 +28,16 @@ class GrowingMemfd(Memfd):
         return flags
 
     def grow(self, capacity: int) -> None:
-        """Give it more bytes. Not for the event loop, as `publish`. OutOfMemory, InvalidArgument."""
-        if self.is_larger():
+        """Give it so many bytes. Not for the event loop, as `publish`. OutOfMemory.
+
+        InvalidArgument: it has more already. It can have some of them: a thread of a host before, which that
+        one did not wait for, may have been at this.
+        """
+        size = os.fstat(self._reader).st_size
+        if size > capacity:
             raise InvalidArgument(
-                f"the object was made larger without the host, and {self.capacity} bytes are charged: create "
-                "the region again"
+                f"the object was made larger without the host, and has {size} bytes: ask for as many, or "
+                "create the region again"
             )
         try:
             os.ftruncate(self._writer, capacity)

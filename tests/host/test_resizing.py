@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from session_support import CREATE, Talk, World
@@ -84,6 +86,20 @@ def test_policy_counts_max_size(world: World) -> None:
     world.hub.registry.accounts.restrict(policy_of(f"[[names]]\nsize = {MAX}"))
     assert talk.say(GROWING._replace(max_size=MAX + 1)).code == "quota-exceeded"
     made(talk)
+
+
+@pytest.mark.parametrize(("size", "is_charged"), [(STEP - PAGE, False), (STEP, True), (2 * STEP, True)])
+def test_object_that_is_larger_already_is_charged_as_it_is(size: int, is_charged: bool, world: World) -> None:
+    """A thread of a host before may have made it larger, which that one did not wait for."""
+    talk = world.client()
+    grant = made(talk)
+    before, _ = world.taken()
+    memory_object = world.hub.registry.regions[grant.region].object
+    assert memory_object is not None
+    os.ftruncate(memory_object.writer(), STEP + HEADER_SIZE)
+    reply = talk.say(m.Resize(3, grant.region, size))
+    assert isinstance(reply, m.Done) is is_charged, reply
+    assert world.taken()[0] == (size + HEADER_SIZE + REGION_OVERHEAD if is_charged else before)
 
 
 @pytest.mark.parametrize("size", [MAX + 1, 2**63, 2**64 - 1])

@@ -233,6 +233,9 @@ def test_region_whose_growing_waits_can_grow_at_the_successor(folder: Path) -> N
             assert (reply.id, reply.code) == (4, "busy")
             assert charged(line.path) == before
         first.communicate(timeout=30)
+        assert peer.ask(m.Resize(5, created.region, 8192))[0] == m.Done(5)
+        assert peer.ask(m.Resize(6, created.region, 1 << 19))[0] == m.Done(6)
+        assert charged(line.path) > before + (1 << 18)
         os.close(descriptor)
 
 
