@@ -25,6 +25,7 @@ from stores import Script
 from support import wait_until
 from telling import Known, Teller, Value
 
+STEPPED_S = 300.0  # for an answer of a host that is single-stepped, on a machine that is busy
 HEARD = "heard"  # a name that a bystander holds all the time
 FIRST = 4096  # where the records of a state file begin
 QUIET = 10  # times that the counts are the same before they count
@@ -188,7 +189,7 @@ class Scene:
 
     def check_names(self, teller: Teller) -> None:
         """Check that each name has its old value or the new one, and that the next one can follow."""
-        with Query(self.hosts.path) as query, shmclient.connect(self.hosts.path) as other:
+        with Query(self.hosts.path) as query, shmclient.connect(self.hosts.path, timeout=STEPPED_S) as other:
             for name, entry in teller.names.items():
                 self._check_name(name, entry, query, other)
             current = [each.info.name for each in query.inspect("") if each.info.state == "current"]
@@ -242,7 +243,7 @@ def _is_there(path: str, name: str) -> bool:
 def scene_of(hosts: Nursery) -> Iterator[Scene]:
     """Give a scene whose host has been killed once, as all that follow."""
     hosts.start()
-    with shmclient.connect(hosts.path) as bystander:
+    with shmclient.connect(hosts.path, timeout=STEPPED_S) as bystander:
         bystander.put(HEARD, b"h" * 1000, mode=0o640).close()
         with bystander.open(HEARD) as heard:
             hosts.kill()
@@ -259,7 +260,7 @@ def kill(
 ) -> Killer:
     """Kill the host where a script says, in the middle of an operation, and check what is there then."""
     hosts = scene.hosts
-    with shmclient.connect(hosts.path) as shm:
+    with shmclient.connect(hosts.path, timeout=STEPPED_S) as shm:
         with Killer(hosts, script, lambda: check_file(f"{hosts.path}.state"), main_only=main_only) as killer:
             teller = Teller(shm, killer.wait)
             operation(teller)

@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 
 import shmclient
 import shmclient.aio
+from forked import start_host
 from shmhost.serving.server import Host, backend_options
 from shmhost.settings.config import Config
 from shmprotocol.native.builtins import Closer, flush_late, rest_keeper
@@ -168,9 +169,12 @@ def client_with_two(path: str) -> Iterator[shmclient.Client]:
 
 def serve(path: Path, first: str = "") -> subprocess.Popen[str]:
     """Start a host as a user would, after it has run `first`; return when it listens."""
-    program = ["-c", f"{first}\nfrom shmhost.cli import main; main()"] if first else ["-m", "shmhost"]
-    command = [sys.executable, *program, "serve", "--socket", str(path)]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    if first:
+        program = f"{first}\nfrom shmhost.cli import main; main()"
+        command = [sys.executable, "-c", program, "serve", "--socket", str(path)]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    else:
+        child = start_host("--socket", str(path))
     assert child.stderr is not None
     for line in child.stderr:
         if "listening" in line:

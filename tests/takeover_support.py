@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from forked import start_host
 from shmhost.core.state_records import STATE_FORM
 from shmhost.serving import parcels
 from shmhost.serving.handover import GO, READY, START
@@ -54,16 +55,23 @@ main()
 class Line:
     """A host at a socket, and its successors. The last one is killed at the end of the block."""
 
+    _program: tuple[str, ...] = ()
+
     def __init__(self, path: Path, *options: str, first: str = "") -> None:
         self.path = str(path)
         self._options = options
-        self._program = ("-c", f"{first}\nfrom shmhost.cli import main; main()")
+        if first:
+            self._program = "-c", f"{first}\nfrom shmhost.cli import main; main()"
         self.child = self._start()
 
-    def _start(self, *more: str, program: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        program = program or self._program
-        command = [sys.executable, *program, "serve", "--socket", self.path, *self._options, *more]
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def _start(self, *more: str, program: tuple[str, ...] | None = None) -> subprocess.Popen[str]:
+        program = self._program if program is None else program
+        arguments = "--socket", self.path, *self._options, *more
+        if program:
+            command = [sys.executable, *program, "serve", *arguments]
+            child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        else:
+            child = start_host(*arguments)
         assert child.stderr is not None
         log = ""
         for text in child.stderr:
@@ -74,7 +82,7 @@ class Line:
         child.wait()
         raise AssertionError(log)
 
-    def take_over(self, *options: str, program: tuple[str, ...] = ("-m", "shmhost")) -> str:
+    def take_over(self, *options: str, program: tuple[str, ...] = ()) -> str:
         """Have another host take the place of this one; return what this one logged at last."""
         before, self.child = self.child, self._start("--takeover", *options, program=program)
         _, log = before.communicate(timeout=30)

@@ -118,13 +118,19 @@ NAMED = {
 }
 
 
+FAILING = ("view", "name", "session_name")  # one with a host of its own, and those with hosts that go on
+
+
 def source_of(kind: str) -> str:
-    """Return a test that leaks, a clean one behind it, and one that fails for another reason."""
+    """Return a test that leaks, and for some a clean one behind it, and one that fails for another reason."""
     fixtures, leak = LEAKS[kind]
-    return f"""
+    leaking = f"""
 def test_{kind}_leak({fixtures}):
     {leak}
-
+"""
+    if kind not in FAILING:
+        return leaking
+    return f"""{leaking}
 def test_{kind}_clean({fixtures}):
     pass
 
@@ -139,7 +145,7 @@ def test_test_fails_with_the_names_of_what_it_leaves(pytester: pytest.Pytester) 
     """Clean tests behind it pass, and one that fails by itself is not blamed for what its frames hold."""
     text = "import shmclient\nkept = []\n" + "".join(source_of(kind) for kind in LEAKS)
     outcome = run(pytester, "-W", "ignore::ResourceWarning", test_leaks=text)
-    outcome.assert_outcomes(passed=2 * len(LEAKS), failed=len(LEAKS), errors=len(LEAKS))
+    outcome.assert_outcomes(passed=len(LEAKS) + len(FAILING), failed=len(FAILING), errors=len(LEAKS))
     for kind, lines in NAMED.items():
         head = [f"*ERROR at teardown of test_{kind}_leak*", "*the test leaves behind:*"]
         outcome.stdout.fnmatch_lines([*head, *lines])
