@@ -98,6 +98,9 @@ class Known:
     news: int = 0  # the number of the latest of its news that was taken, with all before it
     is_behind: bool = True  # news were missed: all has to be asked for
     _seen: set[str] = field(default_factory=set)  # names that were announced since `begin`
+    # Names that have ended since `begin`, with their last generation, until `finish`: the answer that tells
+    # of one may be older than the news that it is gone, as the two come by different threads.
+    _ended: dict[str, int] | None = None
 
     def hear(self, address: str, news: int) -> bool:
         """Take the number of news; False: they are old, or some before them are missing."""
@@ -121,14 +124,20 @@ class Known:
         older = self.names.get(announcement.name)
         if older is None and len(self.names) >= MAX_NAMES:
             return False
-        if older is not None and older.generation > announcement.generation:
+        floor = max(older.generation if older is not None else 0, self._ended_at(announcement.name) + 1)
+        if announcement.generation < floor:
             return False
         self.names[announcement.name] = announcement
         self._seen.add(announcement.name)
         return True
 
+    def _ended_at(self, name: str) -> int:
+        return self._ended.get(name, 0) if self._ended is not None else 0
+
     def end(self, name: str, generation: int) -> bool:
         """Take that a region is gone; False if that is old."""
+        if self._ended is not None and len(self._ended) < MAX_NAMES:
+            self._ended[name] = max(generation, self._ended_at(name))
         record = self.names.get(name)
         if record is None or record.generation > generation:
             return False
@@ -138,10 +147,11 @@ class Known:
     def begin(self, address: str, news: int) -> None:
         """Begin to take all that a host has, as of these news."""
         self.address, self.news, self.is_behind = address, news, False
-        self._seen = set()
+        self._seen, self._ended = set(), {}
 
     def finish(self) -> list[str]:
         """All has been taken: return the names that the host does not have any more, which are forgotten."""
+        self._ended = None
         gone = [name for name in self.names if name not in self._seen]
         for name in gone:
             del self.names[name]

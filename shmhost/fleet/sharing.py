@@ -359,6 +359,7 @@ class Sharing:
                 try:
                     await self._read_catalogue(address, record)
                 except (Refusal, HostGone, HostTimeout):
+                    record.is_behind = True  # also after the first page
                     await asyncio.sleep(0.5)
         finally:
             self._syncing.discard(address)

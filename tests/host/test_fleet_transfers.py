@@ -188,6 +188,18 @@ def test_older_generation_is_never_taken() -> None:
     assert record.end("models/x", 3)
 
 
+def test_name_that_ends_while_a_catalogue_is_read_does_not_come_back_by_an_older_page() -> None:
+    record = Known()
+    record.begin("p", 1)
+    assert record.hear("p", 2)
+    assert not record.end("models/x", GOOD.generation)  # its page has not come yet
+    assert not record.announce(GOOD)
+    assert record.announce(GOOD._replace(generation=GOOD.generation + 1))
+    assert record.finish() == []
+    assert record.end("models/x", GOOD.generation + 1)
+    assert record.announce(GOOD)
+
+
 def test_names_that_are_missing_in_all_that_a_host_has_are_gone() -> None:
     record = Known()
     record.announce(GOOD)

@@ -114,6 +114,31 @@ def test_announcements_of_what_cannot_be_here_are_refused_one_by_one(tmp_path: P
         assert is_unharmed(host)
 
 
+def test_catalogue_that_breaks_off_is_asked_for_again(tmp_path: Path) -> None:
+    ports = free_ports(1)
+    plan = write_plan(tmp_path, "a", ports[0], (), slice=0, **SHARED)
+    last = announcement("models/last")
+    with start(plan) as host, hostile(ports[0]) as peer, shmclient.connect(host.socket_path) as shm:
+
+        def breaks_off(_: tuple[Any, ...]) -> bytes:
+            del peer.answers["catalogue"]  # the next question is refused
+            return bytes(msgpack.packb((0, "models/a", ())))
+
+        def goes_on(values: tuple[Any, ...]) -> bytes:
+            first = (0, "models/a", ()), (0, "", (("new", *last),))
+            return bytes(msgpack.packb(first[values[1] == "models/a"]))
+
+        peer.answers["leaves"] = lambda values: leaf(b"e" * 5000)
+        peer.answers["chunk"] = lambda values: b"e" * 5000
+        peer.answers["catalogue"] = breaks_off
+        show_card(peer)
+        peer.appear()
+        wait_until(lambda: peer.asked.count("catalogue") >= 2, 30)
+        peer.answers["catalogue"] = goes_on
+        assert bytes(shm.get("models/last", wait=30)) == b"e" * 5000
+        assert is_unharmed(host)
+
+
 def test_bytes_of_chance_harm_no_host(tmp_path: Path) -> None:
     ports = free_ports(1)
     chance = random.Random(15)
