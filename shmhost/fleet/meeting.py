@@ -17,7 +17,7 @@ from shmhost.fleet.engine import Engine
 from shmhost.fleet.events import Refusal
 from shmhost.fleet.members import Members
 from shmhost.fleet.messages import ID_DIGITS, identities_of, pack, unpack
-from shmprotocol.errors import HostGone, HostTimeout
+from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 
 # Between questions; doubled as long as the same hosts are missing, as behind a firewall that stays.
 FIRST_S, LAST_S = 4.0, 64.0
@@ -58,7 +58,13 @@ class Meeting:
             return set()
         try:
             answer = await self._engine.ask(random.choice(others).address, pack("sees", self._address), ASK_S)
-        except (Refusal, HostGone, HostTimeout):  # it does not know the question, or is gone
+            seen = identities_of(unpack(answer))
+        except (
+            Refusal,
+            HostGone,
+            HostTimeout,
+            RemoteProtocolError,
+        ):  # it does not know the question, or is gone
             return set()
         present = {address[:ID_DIGITS] for address in self._members.present}
-        return set(identities_of(unpack(answer))) - present - {self._address[:ID_DIGITS]}
+        return set(seen) - present - {self._address[:ID_DIGITS]}
