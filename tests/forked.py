@@ -87,6 +87,7 @@ class _Parent:
     def _end(self) -> None:
         if self._pid == os.getpid():
             self._socket.close()
+            self._process.kill()  # a child of the test's may have a copy of the socket, so it may see no end
             self._process.wait()
 
 
