@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import itertools
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -316,3 +318,44 @@ def test_region_that_is_too_large_for_the_importing_host_is_refused_until_there_
             assert names(second) == ["models/a"]
             shm.unlink("models/a")
         digest(second, "models/b")
+
+
+PUT_AS = """
+import os, pwd, sys, shmclient
+with shmclient.connect(sys.argv[1]) as shm:
+    shm.put("warm", "imports all, from where others may not read").close()
+for name in sys.argv[2:]:
+    if not (pid := os.fork()):
+        os.setuid(pwd.getpwnam(name).pw_uid)
+        with shmclient.connect(sys.argv[1]) as shm:
+            shm.put(f"models/{name}", name)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: it takes root to be several users")
+def test_copy_belongs_to_the_user_of_the_name_or_of_the_table_and_never_to_root_by_a_name(
+    tmp_path: Path,
+) -> None:
+    ports = free_ports(2)
+    plans = [
+        write_plan(tmp_path, name, port, ports, **SHARED) for name, port in zip("ab", ports, strict=True)
+    ]
+    with open(plans[1], "a") as file:
+        file.write('[users]\ndaemon = "nobody"\nsys = "root"\n')
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
+        start(plans[0], socket_path=(path := f"{folder}/host.sock"), socket_mode=0o666),
+        start(plans[1]) as second,
+        shmclient.connect(second.socket_path) as shm,
+    ):
+        os.chmod(folder, 0o755)
+        command = [sys.executable, "-c", PUT_AS, path, "bin", "daemon", "sys"]
+        subprocess.run(command, check=True, timeout=60)
+        owners = {}
+        for name in ("bin", "daemon", "sys"):
+            shm.open(f"models/{name}", wait=60).close()
+            owners[name] = shm.stat(f"models/{name}").uid
+    users = {"bin": "bin", "daemon": "nobody", "sys": "root"}  # the host's own user is root
+    assert owners == {name: pwd.getpwnam(user).pw_uid for name, user in users.items()}
