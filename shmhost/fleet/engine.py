@@ -23,7 +23,8 @@ from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.events import BUSY, Absent, Event, Lost, News, Present, Question, Refusal
 from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
-MAX_QUEUE = 4096  # events that the loop has not taken yet
+MAX_QUEUE = 4096  # events that the loop has not taken yet; of hosts that come and go, as many again
+MAX_HOSTS = 4096  # that are believed to be there by their news alone
 MAX_QUESTION = 2**16  # bytes
 MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
@@ -191,6 +192,8 @@ class Engine:
 
     def _heard(self, sample: Any) -> None:
         *_, name, address, _ = str(sample.key_expr).split("/")
+        if address not in self._names and len(self._names) < MAX_HOSTS:
+            self._names[address] = name  # its coming was missed
         is_from_it = self._names.get(address) == name
         if address != self._address and is_from_it and len(sample.payload) <= MAX_RECEIVED:
             self._put(News(address, sample.payload.to_bytes()))
@@ -240,7 +243,8 @@ class Engine:
 
     def _put(self, event: Event) -> bool:
         with self._lock:
-            is_full = len(self._queue) >= MAX_QUEUE
+            is_rare = isinstance(event, Absent | Present)  # nothing would say it again soon
+            is_full = len(self._queue) >= (2 * MAX_QUEUE if is_rare else MAX_QUEUE)
             if is_full:
                 self._has_lost = True
             else:

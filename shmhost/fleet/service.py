@@ -23,7 +23,7 @@ from shmhost.fleet.bulk_wire import pack_ports
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
-from shmhost.fleet.events import Absent, Event, News, Present, Question, Refusal
+from shmhost.fleet.events import Absent, Event, Lost, News, Present, Question, Refusal
 from shmhost.fleet.joining import ASK_S, Joining
 from shmhost.fleet.meeting import Meeting
 from shmhost.fleet.members import Members, rank_of
@@ -62,6 +62,7 @@ class Service:
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
         self._meeting = Meeting(self.engine, self.members, self.address)
         self.links: int = 0
+        self._dropped = 0  # times that the engine dropped messages
         self._hosts: dict[str, str] = {}  # names by identity, which with an access list nobody else may show
         self.sharing: Sharing = Sharing(self)
         self._bulk = BulkServer(plan, self._find_chunk)
@@ -137,6 +138,7 @@ class Service:
             ("fleet_refused_hosts", "Other hosts that do not fit, or have not answered", others - ours),
             ("fleet_links", "Links to other hosts", self.links),
             *self.sharing.gauges(),
+            ("fleet_dropped", "Times that more messages came than were taken", self._dropped),
             ("fleet_lost_slices", "Slices of others with regions of this host", len(self.claims.lost)),
             ("fleet_has_slice", "Whether this host has addresses to hand out", self.claims.held is not None),
         )
@@ -225,6 +227,10 @@ class Service:
             self._learn()
         elif isinstance(event, Absent):
             self._leave(event.address)
+        elif isinstance(event, Lost):
+            self._dropped += 1
+            LOG.warning("fleet %s: more messages came than were taken: all is asked for", self.plan.fleet)
+            self.sharing.fall_behind()
         elif isinstance(event, Question):
             self._answer(event)
         elif isinstance(event, News):

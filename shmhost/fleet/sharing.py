@@ -127,6 +127,11 @@ class Sharing:
         elif self.replicas.pulls:
             self.replicas.wake()
 
+    def fall_behind(self) -> None:
+        """News of any host may have been missed: ask all hosts, with their next cards."""
+        for record in self.known.values():
+            record.is_behind = True
+
     def leave(self, address: str) -> None:
         """A host has gone: its replicas here stay."""
         self._holders.pop(address, None)
