@@ -106,7 +106,7 @@ def test_announcements_of_what_cannot_be_here_are_refused_one_by_one(tmp_path: P
         assert len(copies) == 1
         assert bytes(shm.get(copies[0])) == b"e" * 5000
         refused = {each.name for each in entries} - {*copies, "models/late"}
-        wait_until(lambda: refused == set(row_of(plan, "a")["failed"]), 60)
+        wait_until(lambda: refused == {*(row := row_of(plan, "a"))["failed"], *row["conflicts"]}, 60)
         assert {info.name for info in shm.list()} == {*copies, "models/late", "models/own"}
         assert bytes(shm.get("models/own")) == b"mine"
         assert shm.stat("models/late").mode == 0o404
