@@ -277,6 +277,7 @@ class BulkClient:
             wire.limit(connection, CONNECT_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._plan.tls is not None:
+                connection.settimeout(CONNECT_S)  # of the handshake
                 connection = wire.client_context(self._plan.tls).wrap_socket(connection)
             connection.sendall(wire.MAGIC + token)
             wire.limit(connection, MOVE_S)

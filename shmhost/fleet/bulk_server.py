@@ -112,7 +112,9 @@ class BulkServer:
             if self._context is None:
                 self._converse(connection)
             else:
-                with self._context.wrap_socket(_copy(connection), server_side=True) as encrypted:
+                plain = _copy(connection)
+                plain.settimeout(BEGIN_S)  # of the handshake
+                with self._context.wrap_socket(plain, server_side=True) as encrypted:
                     self._converse(encrypted)
         except (OSError, ShmError) as error:
             LOG.debug("fleet %s: a connection for chunks has ended: %s", self._plan.fleet, error)

@@ -130,8 +130,12 @@ def common_name(connection: socket.socket) -> str | None:
 def limit(sock: socket.socket, seconds: int) -> None:
     """Let calls of a blocking socket fail after some seconds in which nothing moves: socket(7), SO_RCVTIMEO.
 
-    A timeout of Python's would make the descriptor non-blocking, and sendfile(2) with it.
+    A timeout of Python's would make the descriptor non-blocking, and sendfile(2) with it. TLS has no
+    sendfile, and Python goes on to wait when a call of a blocking socket fails so (`_ssl.c`, WANT_READ).
     """
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(seconds)
+        return
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", seconds, 0))
 
