@@ -37,7 +37,7 @@ class Listening:
     def __init__(
         self, hub: Hub, peer: Peer, leases: Leases, readings: Readings, refusals: Refusals, send: Send
     ) -> None:
-        self.peer = peer
+        self.peer: Peer = peer
         self.version: int = m.VERSION_MIN  # of the wire
         self.end: Callable[[str], object] = lambda _why: None
         self._hub = hub

@@ -33,7 +33,7 @@ class Refusals:
         self._hub = hub
         self._peer = peer
         self._send = send
-        self.pending = 0  # the request that is under way; 0: none
+        self.pending: int = 0  # the request that is under way; 0: none
 
     def guarded(self, request: int, steps: Steps) -> Steps:
         """Run the steps of a request; refuse it with the error that they end with."""

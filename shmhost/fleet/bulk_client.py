@@ -47,7 +47,7 @@ class Job:
     """A chunk that is wanted, and its target, which belongs to the job from here on."""
 
     def __init__(self, question: bytes, target: Target) -> None:
-        self.request = wire.REQUEST.pack(len(question)) + question
+        self.request: bytes = wire.REQUEST.pack(len(question)) + question
         self._target = target
         self._error: OSError | None = None  # of a write: what comes after it is received all the same
         self._loop = asyncio.get_running_loop()
@@ -92,9 +92,9 @@ class Lane:
     """A connection to a host, with its thread. `load` counts the jobs, in the thread of the loop."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.load = 0
-        self.has_worked = False
-        self.is_open = True
+        self.load: int = 0
+        self.has_worked: bool = False
+        self.is_open: bool = True
         self._connection = connection
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no job comes after the thread has failed those that were there
