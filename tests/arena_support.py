@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import shmclient
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -248,6 +249,14 @@ class Sleepers:
     def count(self) -> int:
         """Return how many are taken in a row."""
         return (self._free() - self._first) // 8
+
+
+def start_camera(owner: shmclient.Client, *values: bytes) -> shmclient.Arena:
+    """Make the arena `camera`, and put values under the name `x`."""
+    arena = owner.arena("camera", 8 << 20, names=16)
+    for value in values:
+        arena["x"] = value
+    return arena
 
 
 def stat(peer: ArenaPeer, name: str = "camera") -> m.RegionInfo:

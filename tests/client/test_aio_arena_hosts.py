@@ -14,13 +14,12 @@ import pytest
 
 import shmclient
 import shmclient.aio
-from arena_support import Sleepers
+from arena_support import Sleepers, start_camera
 from shmclient._drivers.steps import Connect
 from support import Machine, count_descriptors
 
 pytestmark = pytest.mark.anyio
 
-SIZE = 8 << 20
 ROADS = ["follow", "wait", "get", "open", "changes"]
 
 
@@ -90,16 +89,9 @@ def owner(machine: Machine) -> Iterator[shmclient.Client]:
         yield shm
 
 
-def fill(owner: shmclient.Client, *values: bytes) -> shmclient.Arena:
-    arena = owner.arena("camera", SIZE, names=16)
-    for value in values:
-        arena["x"] = value
-    return arena
-
-
 @pytest.fixture
 def arena(owner: shmclient.Client) -> shmclient.Arena:
-    return fill(owner, b"-3", b"-2", b"-1", b"0")
+    return start_camera(owner, b"-3", b"-2", b"-1", b"0")
 
 
 @pytest.fixture
@@ -149,7 +141,7 @@ async def test_first_value_of_another_arena_at_the_next_host_comes(
         waiting = Waiting(reader, tasks)
         await waiting.start(road)
         await restart(machine)
-        camera = fill(owner, b"1")
+        camera = start_camera(owner, b"1")
     assert waiting.values == [b"1"]
     camera.close()
 
@@ -165,7 +157,7 @@ async def test_waits_outlive_two_hosts_and_the_arena_comes_long_after_them(
             await restart(machine)
             await until(lambda before=before: reader.client._core.channel is not before)  # type: ignore[misc]
         assert owner.list("nothing") == []
-        with fill(owner) as camera:
+        with start_camera(owner) as camera:
             assert waiting.values == []
             camera["x"] = b"1"
             await until(lambda: len(waiting.values) == 5)
@@ -254,7 +246,7 @@ async def test_nothing_is_left_open_after_hosts_came_and_went(
 ) -> None:
     counts = []
     for _ in range(3):
-        with fill(owner, b"0") as camera:
+        with start_camera(owner, b"0") as camera:
             async with reading(machine.path) as reader, anyio.create_task_group() as tasks:
                 waiting = Waiting(reader, tasks)
                 await waiting.start("follow")

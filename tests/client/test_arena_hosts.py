@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 
 import shmclient
-from arena_support import Sleepers
+from arena_support import Sleepers, start_camera
 from shmclient._drivers.steps import Connect
 from support import Machine, count_descriptors, in_child, wait_until
 from takeover_support import line_of_hosts
 
-SIZE = 8 << 20
 ROADS = ["follow", "wait", "get", "open", "changes"]
 
 
@@ -74,16 +73,9 @@ def owner(machine: Machine) -> Iterator[shmclient.Client]:
         yield shm
 
 
-def fill(owner: shmclient.Client, *values: bytes) -> shmclient.Arena:
-    arena = owner.arena("camera", SIZE, names=16)
-    for value in values:
-        arena["x"] = value
-    return arena
-
-
 @pytest.fixture
 def arena(owner: shmclient.Client) -> shmclient.Arena:
-    return fill(owner, b"-3", b"-2", b"-1", b"0")
+    return start_camera(owner, b"-3", b"-2", b"-1", b"0")
 
 
 @pytest.fixture
@@ -131,7 +123,7 @@ def test_first_value_of_another_arena_at_the_next_host_comes(
     """Its generations begin anew: they are smaller than what was waited for."""
     futures = waiting(road)
     machine.restart()
-    with fill(owner, b"1"):
+    with start_camera(owner, b"1"):
         assert results(futures) == [b"1"]
 
 
@@ -144,7 +136,7 @@ def test_waits_outlive_two_hosts_and_the_arena_comes_long_after_them(
         machine.restart()
         wait_until(lambda before=before: reader.client._core.channel is not before)  # type: ignore[misc]
     assert owner.list("nothing") == []
-    with fill(owner) as camera:
+    with start_camera(owner) as camera:
         assert not any(future.done() for future in futures)
         camera["x"] = b"1"
         assert results(futures) == [b"1"] * 5
@@ -198,7 +190,7 @@ def test_region_has_the_name_at_the_next_host(
 
 def test_wait_goes_on_at_a_host_that_takes_over(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     with line_of_hosts(tmp_path / "s") as line, shmclient.connect(line.path) as owner:
-        camera = fill(owner, b"-1", b"0")
+        camera = start_camera(owner, b"-1", b"0")
         reader = Reader(line.path)
         futures = start(reader, pool, ROADS)
         line.take_over()
@@ -307,7 +299,7 @@ def test_many_threads_move_to_the_next_arena(
     with ThreadPoolExecutor(20) as threads:
         futures = start(reader, threads, ["wait"] * 20)
         machine.restart()
-        with fill(owner, b"1"):
+        with start_camera(owner, b"1"):
             assert results(futures) == [b"1"] * 20
 
 
@@ -316,7 +308,7 @@ def test_nothing_is_left_open_after_hosts_came_and_went(
 ) -> None:
     counts = []
     for _ in range(3):
-        with fill(owner, b"0") as camera:
+        with start_camera(owner, b"0") as camera:
             reader = Reader(machine.path)
             future = pool.submit(reader.next, "follow")
             machine.kill()
