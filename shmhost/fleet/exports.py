@@ -135,8 +135,10 @@ class Exports:
             except BaseException:
                 self._release(region, lease)
                 raise
-            if name in self._registry.current:
-                self._enter(export)
+            current = self._registry.current.get(name)
+            if current is not None and self._fits(current):
+                now = export.announcement._replace(mode=region.mode)  # which may have changed meanwhile
+                self._enter(export._replace(announcement=now))
             else:
                 self._release(region, lease)
 

@@ -198,9 +198,12 @@ class Values:
         followed.before.discard(short)
         followed.refused.pop(short, None)
         followed.names.add(short)
-        await self._exports.add(name, region, lease, followed.rights)
+        rights = followed.rights
+        await self._exports.add(name, region, lease, rights)
         if self.followed.get(arena) is not followed or short not in followed.names:
             self._exports.remove(name)
+        elif followed.rights != rights:  # meanwhile
+            self._exports.change(name, followed.rights)
         self.waited_s = waited_ns / 1e9
         self.counts["values"] += 1
         self.counts["late"] += self.waited_s > self._plan.lag_s
