@@ -26,6 +26,7 @@ from shmprotocol.errors import ShmError
 
 UNDER_WAY = 4  # values that the host has not taken yet
 CONNECT_S = 60.0  # until the host listens
+MAX_REASON = 500  # characters
 MODE = 0o600  # of the copies; others have the mode of the arena
 
 
@@ -140,8 +141,8 @@ class Arena:
         try:
             with value:
                 region = self._courier.copy(_movable(value, self._ffi))
-        except (ShmError, TypeError, ImportError, MemoryError, OSError) as error:
-            self._courier.say("refused", *self._origin, name, str(error))
+        except Exception as error:  # of any library that reads what an owner has written
+            self._courier.say("refused", *self._origin, name, f"{error}"[:MAX_REASON] or type(error).__name__)
             return
         skipped = max(0, value.generation - self._start - self._taken)
         is_new = value.generation > self._start

@@ -28,6 +28,7 @@ from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.exports import Exports, Rights
+from shmhost.fleet.outbox import Outbox
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.names import ChangeKind, State, check_name
 
@@ -63,7 +64,7 @@ class Values:
         exports.staging = f"{self._folder}/"
         self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
         self._ended_s = -AGAIN_S  # when the courier has ended
-        self._link: socket.socket | None = None
+        self._outbox: Outbox | None = None
         self._task: asyncio.Task[None] | None = None
 
     def look(self) -> None:
@@ -136,11 +137,15 @@ class Values:
         own, other = socket.socketpair()
         child: subprocess.Popen[bytes] | None = None
         try:
-            with other:
-                arguments = self._path, self._folder, str(self._plan.lag_s)
-                child = await loop.run_in_executor(None, _spawn, other.fileno(), arguments)
+            arguments = self._path, self._folder, str(self._plan.lag_s)
+            spawning = loop.run_in_executor(None, _spawn, other, arguments)
+            try:
+                child = await asyncio.shield(spawning)
+            except asyncio.CancelledError:
+                child = await spawning
+                raise
             own.setblocking(False)
-            self._link = own
+            self._outbox = Outbox(own)
             for name, followed in self.followed.items():
                 followed.before, followed.names = followed.before | followed.names, set()
                 self._say("arena", name, followed.region.number)
@@ -149,7 +154,9 @@ class Values:
         except Exception:
             LOG.exception("fleet %s: values of arenas are not announced for a moment", self._plan.fleet)
         finally:
-            self._link = None
+            if self._outbox is not None:
+                self._outbox.close()
+            self._outbox = None
             own.close()  # it ends by that
             self._hide_copies()
             self._task, self._ended_s = None, time.monotonic()
@@ -233,17 +240,16 @@ class Values:
 
     def _say(self, *values: object) -> None:
         """Tell the courier. It reads at once; if it does not, another one takes its place."""
-        if self._link is not None:
-            try:
-                self._link.send(bytes(msgpack.packb(values)))
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._link.shutdown(socket.SHUT_RDWR)
+        if self._outbox is not None:
+            self._outbox.say(*values)
 
 
-def _spawn(link: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "shmhost.fleet.courier", *arguments]
-    return subprocess.Popen(command, stdin=link, stdout=subprocess.DEVNULL)
+def _spawn(link: socket.socket, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a courier at the other end of a link, which is closed here."""
+    # -P: modules of its own, and not those that lie in the folder where the host was started.
+    command = [sys.executable, "-P", "-m", "shmhost.fleet.courier", *arguments]
+    with link:
+        return subprocess.Popen(command, stdin=link.fileno(), stdout=subprocess.DEVNULL)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
