@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from seizing import FUTEX, Seized
 
-TABLE = 1 << 17  # bytes of it that are looked at: more than there are
+TABLE = 1 << 21  # bytes of it that are looked at: more than hundreds of kills leave there
 STEPS = 150_000  # instructions without a store: as many as a whole put
 Script = Callable[[Seized], bool]
 
@@ -35,7 +35,9 @@ class Table:
         if self._descriptor < 0:
             with contextlib.suppress(FileNotFoundError):
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._descriptor, TABLE, 0) if self._descriptor >= 0 else b""
+        data = os.pread(self._descriptor, TABLE, 0) if self._descriptor >= 0 else b""
+        assert len(data) < TABLE, "the state file is larger than what is looked at"
+        return data
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -77,6 +77,7 @@ def try_stores(path: str, run: Run, limit: int | None = None) -> int:
     places: list[Place] = []
     with contextlib.closing(Table(path)) as table:
         run(noting_stores(table, places))
+    assert places, "the operation notes nothing, or not where this looks"
     count = 0
     for point in places if limit is None else random.sample(places, min(limit, len(places))):
         for number in itertools.count(1) if limit is None else (random.randrange(1, 9),):
