@@ -93,7 +93,7 @@ class Lane:
 
     def __init__(self, connection: socket.socket) -> None:
         self.load: int = 0
-        self.has_worked: bool = False
+        self.has_failed: bool = False  # before it brought anything: the next one would as well
         self.is_open: bool = True
         self._connection = connection
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -125,11 +125,13 @@ class Lane:
 
     def _run(self) -> None:
         reason: object = "the connection has ended"
+        count = 0
         try:
             while self._send() or self._waiting:
                 self._receive()
+                count += 1
         except (OSError, ShmError) as error:
-            reason = error
+            reason, self.has_failed = error, not count
         finally:
             with self._lock:
                 self.is_open = False
@@ -163,7 +165,6 @@ class Lane:
                 data = self._buffer[: min(PIECE, size - start)]
                 wire.receive(self._connection, data)
                 job.feed(data)
-            self.has_worked = True
             job.finish(size)
         else:
             text = wire.receive_bytes(self._connection, size)
@@ -231,7 +232,7 @@ class BulkClient:
     async def _lane(self, source: str) -> Lane | None:
         """Return the connection to a host that has the least to do; None: there is none now."""
         way = self._ways.setdefault(source, Way())
-        if any(not lane.is_open and not lane.has_worked for lane in way.lanes):
+        if any(lane.has_failed for lane in way.lanes):
             way.retry_s = time.monotonic() + RETRY_S  # as of a certificate that is refused
         way.lanes = [lane for lane in way.lanes if lane.is_open]
         if not way.lanes and time.monotonic() >= way.retry_s:

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import pwd
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.messages import pack
 from shmhost.fleet.pulls import Pull, Replica, Superseded, check_going_on, is_of
 from shmhost.fleet.threads import Target, Threads
-from shmhost.fleet.transfers import Credits, Step, Transfer
+from shmhost.fleet.transfers import BUSY_S, REFUSED_S, Credits, Step, Transfer
 from shmprotocol.errors import (
     HostGone,
     HostTimeout,
@@ -311,14 +312,14 @@ class Replicas:
     async def _fetch(self, pull: Pull, writer: int, leaves: list[bytes]) -> None:
         """Pull all chunks; cancelled, or without a source for long, it leaves nothing behind."""
         announcement = pull.announcement
-        transfer = pull.transfer = Transfer(announcement.room, leaves, self._credits)
+        transfer = pull.transfer = Transfer(announcement.room, leaves, self._credits, seed=self._address)
         running: set[asyncio.Task[None]] = set()
         idle_s = time.monotonic()
         try:
             while not transfer.is_whole:
-                for source in self._sources(announcement.tree, pull.host):
-                    transfer.add(source)
-                check_going_on(pull, transfer.sources)
+                sources = self._sources(announcement.tree, pull.host)
+                transfer.refresh(sources, time.monotonic())
+                check_going_on(pull, sources)
                 pull.changed.clear()
                 while step := transfer.next():
                     task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
@@ -330,7 +331,7 @@ class Replicas:
                     raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
                 elif time.monotonic() > idle_s + WAIT_S:
                     raise HostTimeout(f"no host sends {announcement.name!r} any more")
-                await _wait(pull.changed, 1.0)
+                await _wait(pull.changed, 0.25 if transfer.busy else 1.0)
         finally:
             transfer.is_ended = True
             for task in running:
@@ -356,9 +357,12 @@ class Replicas:
                 self._blame(step.source, announcement.name)
         except (HostGone, HostTimeout, Refusal) as error:
             self.counts["repeated"] += 1
-            transfer.remove(step.source)
-            if isinstance(error, Refusal) and not str(error).startswith(BUSY):
+            is_refusal = isinstance(error, Refusal)
+            is_busy = is_refusal and str(error).startswith(BUSY)
+            if is_refusal and not is_busy:
                 pull.refusing.add(step.source)
+            rest_s = random.uniform(*BUSY_S) if is_busy else REFUSED_S if is_refusal else 0.0
+            transfer.rest(step.source, time.monotonic() + rest_s)
             LOG.debug("fleet %s: chunk %d of %r: %s", self._plan.fleet, step.number, announcement.name, error)
             await asyncio.sleep(0.1)  # it may be busy
         except OSError as error:  # of the write: the next source would be no better

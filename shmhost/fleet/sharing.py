@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from shmhost.fleet.announcements import (
     page_of,
 )
 from shmhost.fleet.conflicts import Conflicts, choose
-from shmhost.fleet.events import Refusal
+from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.exports import Exports
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
@@ -36,6 +37,7 @@ from shmhost.fleet.pulls import Replica
 from shmhost.fleet.replicas import Replicas
 from shmhost.fleet.sending import Sending
 from shmhost.fleet.threads import Chunk, Threads
+from shmhost.fleet.turns import TURNS_FROM, Turns
 from shmhost.fleet.values import Values
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
@@ -65,6 +67,7 @@ class Sharing:
         self._holders: dict[str, set[bytes]] = {}  # by address: the payloads of its replicas
         self._awaited: OrderedDict[str, None] = OrderedDict()
         self._syncing: set[str] = set()  # addresses
+        self._turns = Turns()
         self._is_hashing = False
         self._has_begun = False
         self.exports: Exports = Exports(
@@ -111,6 +114,7 @@ class Sharing:
         if not self._has_begun:
             return
         self.exports.beat()
+        self._turns.beat(time.monotonic())
         self.values.look()
         again, failed = self.replicas.retries(), self.replicas.failed
         for name in [*again, *[name for name in self.conflicts.names if name not in failed]]:
@@ -201,6 +205,8 @@ class Sharing:
         """Return the address of who asks for a chunk, and its size; Refusal, RemoteProtocolError."""
         source, region, index = self._chunk_of(values)
         self._check_import(asker, values[1])
+        if region.room >= TURNS_FROM and not self._turns.admit(values[2], source, time.monotonic()):
+            raise Refusal(f"{BUSY}: others copy {values[1]!r} from here first")
         return source, hashing.part(region.room, index)[1]
 
     def _check_import(self, asker: str, name: str) -> None:
@@ -321,9 +327,11 @@ class Sharing:
             if record.end(name, generation):
                 self._gone(name, host)
         elif kind == "has":
+            (tree,) = fields(values, held_of)
             trees = self._holders.setdefault(address, set())
             if len(trees) < MAX_NAMES:
-                trees.add(fields(values, held_of)[0])
+                trees.add(tree)
+            self._turns.end(tree, address)
             self.replicas.wake()
 
     def _ignored(self, peer: str, name: str) -> None:

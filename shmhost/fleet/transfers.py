@@ -2,15 +2,25 @@
 
 A host that asks gives the credit: of each source only so many chunks are under way, over all transfers, so a
 slow link holds no more memory than these on either side. A source that sends a wrong chunk is asked no more.
+A large region is asked for with one chunk first, as it may be the turn of others at that source (`turns`).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shmhost.fleet.hashing import chunk_count, part
+from shmhost.fleet.turns import TURNS_FROM
+
+MAX_SOURCES = 8  # of one transfer, chosen by chance: more are no faster, and each costs a look
+REFUSED_S = (
+    5.0  # after which a source is asked again that has said that it has no copy; it may have one by then
+)
+BUSY_S = 0.5, 1.0  # after which a source is asked again that was busy with others
 
 
 class Credits:
@@ -55,6 +65,9 @@ class Transfer:
     failures: Counter[str] = field(default_factory=Counter)  # by source: chunks that it has not sent
     bytes_here: int = 0
     is_ended: bool = False
+    seed: str = ""  # by which each host chooses others
+    busy: dict[str, float] = field(default_factory=dict)  # sources, and when they are asked again
+    proven: set[str] = field(default_factory=set)  # sources that have sent a chunk
 
     def __post_init__(self) -> None:
         self.missing.extend(range(chunk_count(self.size)))
@@ -66,8 +79,20 @@ class Transfer:
 
     def add(self, source: str) -> None:
         """A host has the payload."""
-        if source not in self.banned:
+        if source not in self.banned and source not in self.busy and len(self.sources) < MAX_SOURCES:
             self.sources.add(source)
+
+    def rest(self, source: str, until_s: float) -> None:
+        """A source sends nothing now, and is not asked for a while."""
+        self.busy[source] = until_s
+        self.sources.discard(source)
+
+    def refresh(self, sources: Iterable[str], now_s: float) -> None:
+        """Take the hosts that have the payload now."""
+        for source in [source for source, until_s in self.busy.items() if until_s <= now_s]:
+            del self.busy[source]
+        for source in sorted(sources, key=self._rank):
+            self.add(source)
 
     def remove(self, source: str) -> None:
         """A host has gone, or has the payload no more."""
@@ -81,13 +106,21 @@ class Transfer:
         """
         if self.is_ended or not self.missing:
             return None
-        used, failures = self.credits.used, self.failures
-        for source in sorted(self.sources, key=lambda each: (failures[each], used[each], each)):
-            if self.credits.take(source):
+        used, failures, rank = self.credits.used, self.failures, self._rank
+        for source in sorted(self.sources, key=lambda each: (failures[each], used[each], rank(each))):
+            if self._may_ask(source) and self.credits.take(source):
                 index = self.missing.popleft()
                 self.under_way[index] = source
                 return Step(index, source)
         return None
+
+    def _may_ask(self, source: str) -> bool:
+        """Whether a source may get one more question: it has sent a chunk, or is not asked yet."""
+        is_proven = self.size < TURNS_FROM or source in self.proven
+        return is_proven or source not in self.under_way.values()
+
+    def _rank(self, source: str) -> int:
+        return zlib.crc32(f"{self.seed}{source}".encode())
 
     def arrive(self, step: Step, size: int, digest: bytes) -> bool:
         """Take a chunk by its size and hash; False: it is wrong, and its source is not asked again."""
@@ -96,6 +129,7 @@ class Transfer:
             self.missing.appendleft(step.number)
             self.ban(step.source)
             return False
+        self.proven.add(step.source)
         self.bytes_here += size
         return True
 

@@ -10,7 +10,8 @@ from shmhost.core.window import STEP
 from shmhost.fleet.announcements import PAGE_NAMES, Announcement, Known, announcement_of, gone_of, page_of
 from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.hashing import LARGE, LARGE_FROM, SMALL, chunk_count, leaf, part, root_of, split
-from shmhost.fleet.transfers import Credits, Step, Transfer
+from shmhost.fleet.transfers import MAX_SOURCES, Credits, Step, Transfer
+from shmhost.fleet.turns import HOLD_S, TURNS_FROM, Turns
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.kernel.constants import MIB
 
@@ -21,8 +22,9 @@ GOOD = Announcement(
 
 
 def transfer(chunks: int, *sources: str, limit: int = 2) -> Transfer:
+    # The seed puts "a" before "b".
     size = (chunks - 1) * MIB + 1
-    result = Transfer(size, [leaf(bytes([n])) for n in range(chunks)], Credits(limit))
+    result = Transfer(size, [leaf(bytes([n])) for n in range(chunks)], Credits(limit), seed="8")
     for source in sources:
         result.add(source)
     return result
@@ -238,3 +240,47 @@ def test_bandwidth_of_each_peer_is_its_own_and_a_chunk_that_would_wait_too_long_
     assert limit.take("b", MIB, 0.0, 1.0) == 0.0
     limit.forget("a")
     assert limit.take("a", MIB, 0.0, 1.0) == 0.0
+
+
+def test_large_region_goes_to_two_hosts_at_a_time() -> None:
+    turns = Turns()
+    assert [turns.admit(b"t", asker, 0.0) for asker in "abca"] == [True, True, False, True]
+    assert turns.admit(b"other", "c", 0.0)
+    turns.end(b"t", "a")
+    assert turns.admit(b"t", "c", 0.0)
+    assert not turns.admit(b"t", "a", HOLD_S)
+    assert turns.admit(b"t", "a", HOLD_S + 0.1)  # the others have asked for nothing since
+
+
+def test_large_region_is_asked_for_with_one_chunk_until_a_source_has_sent_one() -> None:
+    size = TURNS_FROM + MIB
+    moving = Transfer(size, [leaf(b"\0" * MIB)] * 9, Credits(8))
+    moving.add("a")
+    step = moving.next()
+    assert step == Step(0, "a")
+    assert moving.next() is None
+    assert moving.arrive(step, MIB, leaf(b"\0" * MIB))
+    assert [moving.next() for _ in range(8)] == [Step(number, "a") for number in range(1, 9)]
+
+
+def test_busy_source_is_asked_again_after_a_while() -> None:
+    moving = transfer(2, "a")
+    step = moving.next()
+    assert step is not None
+    moving.fail(step)
+    moving.rest("a", 5.0)
+    moving.refresh({"a"}, 4.0)
+    assert moving.next() is None
+    moving.refresh({"a"}, 5.0)
+    assert moving.next() == Step(0, "a")
+
+
+def test_transfer_has_a_few_sources_and_each_host_has_others() -> None:
+    names = {f"{number:032x}" for number in range(100)}
+    chosen = []
+    for seed in "ab":
+        moving = Transfer(1, [leaf(b"")], Credits(8), seed=seed)
+        moving.refresh(names, 0.0)
+        chosen.append(moving.sources)
+    assert [len(each) for each in chosen] == [MAX_SOURCES] * 2
+    assert chosen[0] != chosen[1]
