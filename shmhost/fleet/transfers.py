@@ -16,7 +16,8 @@ from typing import NamedTuple
 from shmhost.fleet.hashing import chunk_count, part
 from shmhost.fleet.turns import TURNS_FROM
 
-MAX_SOURCES = 8  # of one transfer, chosen by chance: more are no faster, and each costs a look
+MAX_SOURCES = 8  # of one transfer, chosen by chance: more would not be faster
+MAX_TRIED = 16  # sources, with those that were asked in vain: many that wait must not ask all of many
 REFUSED_S = (
     5.0  # after which a source is asked again that has said that it has no copy; it may have one by then
 )
@@ -79,7 +80,8 @@ class Transfer:
 
     def add(self, source: str) -> None:
         """A host has the payload."""
-        if source not in self.banned and source not in self.busy and len(self.sources) < MAX_SOURCES:
+        is_free = len(self.sources) < MAX_SOURCES and len(self.sources) + len(self.busy) < MAX_TRIED
+        if source not in self.banned and source not in self.busy and is_free:
             self.sources.add(source)
 
     def rest(self, source: str, until_s: float) -> None:
