@@ -119,8 +119,8 @@ class Lane:
 
     def close(self) -> None:
         """End the connection; jobs fail. From any thread."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # that of TLS would have the thread take what comes as it is
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -156,18 +156,19 @@ class Lane:
             self._connection.sendall(job.request)
 
     def _receive(self) -> None:
-        kind, size = wire.ANSWER.unpack(wire.receive_bytes(self._connection, wire.ANSWER.size))
+        end_s = time.monotonic() + wire.CHUNK_S
+        kind, size = wire.ANSWER.unpack(wire.receive_bytes(self._connection, wire.ANSWER.size, end_s))
         if size > (LARGE if kind == wire.DATA else wire.MAX_REFUSAL):
             raise ConnectionError(f"an answer has {size} bytes")
         job = self._waiting[0]
         if kind == wire.DATA:
             for start in range(0, size, PIECE):
                 data = self._buffer[: min(PIECE, size - start)]
-                wire.receive(self._connection, data)
+                wire.receive(self._connection, data, end_s)
                 job.feed(data)
             job.finish(size)
         else:
-            text = wire.receive_bytes(self._connection, size)
+            text = wire.receive_bytes(self._connection, size, end_s)
             job.fail(Refusal(text[:MAX_REASON].decode(errors="replace")))
         self._waiting.popleft()
 
@@ -246,8 +247,8 @@ class BulkClient:
         try:
             answer = await self._engine.ask(source, pack("bulk", self._address), ASK_S)
             ports = wire.ports_of(unpack(answer))
-            loop = asyncio.get_running_loop()
-            way.lanes = [Lane(each) for each in await loop.run_in_executor(None, self._connect, ports)]
+            loop, name = asyncio.get_running_loop(), self._engine.name_of(source)
+            way.lanes = [Lane(each) for each in await loop.run_in_executor(None, self._connect, ports, name)]
             if self._ways.get(source) is not way:
                 _close(way)
         except (OSError, ShmError, ValueError) as error:
@@ -257,7 +258,7 @@ class BulkClient:
                 way.retry_s = time.monotonic() + RETRY_S
             way.opening = None
 
-    def _connect(self, ports: wire.Ports) -> list[socket.socket]:
+    def _connect(self, ports: wire.Ports, name: str) -> list[socket.socket]:
         """Return the connections to a host, at the address that the link of zenoh has. Waits."""
         address = self._engine.link_address(ports.session)
         port = ports.at(wire.numeric(address)) if address else None
@@ -267,11 +268,13 @@ class BulkClient:
             raise HostGone("one of both hosts has TLS, and the other has not")
         with contextlib.ExitStack() as stack:
             there = address, port
-            connections = [stack.enter_context(self._connected(there, ports.token)) for _ in range(LANES)]
+            connections = [
+                stack.enter_context(self._connected(there, ports.token, name)) for _ in range(LANES)
+            ]
             stack.pop_all()
         return connections
 
-    def _connected(self, address: tuple[str, int], token: bytes) -> socket.socket:
+    def _connected(self, address: tuple[str, int], token: bytes, name: str) -> socket.socket:
         connection = socket.create_connection(address, timeout=CONNECT_S)
         try:
             connection.settimeout(None)
@@ -280,6 +283,9 @@ class BulkClient:
             if self._plan.tls is not None:
                 connection.settimeout(CONNECT_S)  # of the handshake
                 connection = wire.client_context(self._plan.tls).wrap_socket(connection)
+            shown = wire.common_name(connection)
+            if self._plan.access.peers is not None and shown != name:
+                raise HostGone(f"the certificate there is that of {shown!r}, not of {name!r}")
             connection.sendall(wire.MAGIC + token)
             wire.limit(connection, MOVE_S)
         except BaseException:

@@ -15,6 +15,7 @@ import secrets
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ class BulkServer:
         self._listeners: list[socket.socket] = []
         self._lock = threading.Lock()  # of the sets, which several threads change
         self._connections: dict[socket.socket, threading.Thread] = {}
+        self._strangers: dict[socket.socket, None] = {}  # of these, those without the token yet, oldest first
         self._closed = threading.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -96,37 +98,56 @@ class BulkServer:
                 self._closed.wait(0.1)
                 continue
             with self._lock:
-                if len(self._connections) >= MAX_CONNECTIONS or self._closed.is_set():
+                if self._closed.is_set() or not self._has_room():
                     connection.close()
                     continue
-                thread = threading.Thread(
-                    target=self._serve, args=(connection,), name="shmhost-send", daemon=True
-                )
-                self._connections[connection] = thread
+                self._begin(connection)
+
+    def _has_room(self) -> bool:
+        """Whether there is room for one more; whoever has shown no token for longest makes it."""
+        if len(self._connections) < MAX_CONNECTIONS:
+            return True
+        stranger = next(iter(self._strangers), None)
+        if stranger is not None:
+            del self._strangers[stranger]
+            _shut(stranger)
+        return stranger is not None
+
+    def _begin(self, connection: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=(connection,), name="shmhost-send", daemon=True)
+        try:
             thread.start()
+        except RuntimeError as error:
+            LOG.warning("fleet %s: bulk: %s", self._plan.fleet, error)  # the system has no thread left
+            connection.close()
+            return
+        self._connections[connection], self._strangers[connection] = thread, None
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             wire.limit(connection, BEGIN_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is None:
-                self._converse(connection)
+                self._converse(connection, connection)
             else:
                 plain = _copy(connection)
                 plain.settimeout(BEGIN_S)  # of the handshake
                 with self._context.wrap_socket(plain, server_side=True) as encrypted:
-                    self._converse(encrypted)
+                    self._converse(encrypted, connection)
         except (OSError, ShmError) as error:
             LOG.debug("fleet %s: a connection for chunks has ended: %s", self._plan.fleet, error)
         finally:
             with self._lock:
                 del self._connections[connection]
+                self._strangers.pop(connection, None)
             connection.close()
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _converse(self, connection: socket.socket, key: socket.socket) -> None:
         hello = wire.receive_bytes(connection, len(wire.MAGIC) + wire.TOKEN)
         if not hmac.compare_digest(hello, wire.MAGIC + self._token):
             raise ConnectionError("it has not shown the token")
+        with self._lock:
+            self._strangers.pop(key, None)
         wire.limit(connection, IDLE_S)
         asker = wire.common_name(connection)
         while True:
@@ -177,19 +198,27 @@ class BulkServer:
 def _send(connection: socket.socket, chunk: Chunk) -> None:
     header = wire.ANSWER.pack(wire.DATA, chunk.size)
     offset, end = chunk.offset, chunk.offset + chunk.size
+    end_s = time.monotonic() + wire.CHUNK_S
     if isinstance(connection, ssl.SSLSocket):
         connection.sendall(header)
         while offset < end:
+            _check_pace(end_s)
             data = os.pread(chunk.descriptor, min(PIECE, end - offset), offset)
             connection.sendall(data)
             offset += len(data)
         return
     connection.sendall(header, socket.MSG_MORE)
     while offset < end:
-        count = os.sendfile(connection.fileno(), chunk.descriptor, offset, end - offset)
+        _check_pace(end_s)
+        count = os.sendfile(connection.fileno(), chunk.descriptor, offset, min(MIB, end - offset))
         if not count:
             raise ConnectionError("the object is shorter than its announcement")
         offset += count
+
+
+def _check_pace(end_s: float) -> None:
+    if time.monotonic() > end_s:
+        raise ConnectionError("the peer takes a chunk too slowly")
 
 
 def _copy(connection: socket.socket) -> socket.socket:

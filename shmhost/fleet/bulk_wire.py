@@ -9,9 +9,11 @@ and an answer for each, in the same order: its kind, its size, and the bytes.
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import ssl
 import struct
+import time
 from typing import Any, NamedTuple
 
 from shmhost.fleet.config import FleetConfig, Tls
@@ -26,6 +28,7 @@ MAX_REQUEST = 4096  # bytes
 MAX_REFUSAL = 2048  # bytes
 DATA, REFUSED = 0, 1  # kinds of answers
 MAX_PORTS = 64  # that a host may name
+CHUNK_S = 120.0  # for one, on each side: of 4 MiB at 280 kbit/s. A byte now and then would hold both for ever
 
 
 class Ports(NamedTuple):
@@ -140,18 +143,20 @@ def limit(sock: socket.socket, seconds: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", seconds, 0))
 
 
-def receive(sock: socket.socket, view: memoryview) -> None:
-    """Fill a buffer. OSError: the connection has ended, or nothing has come for too long."""
+def receive(sock: socket.socket, view: memoryview, end_s: float = math.inf) -> None:
+    """Fill a buffer. OSError: the connection has ended, nothing comes any more, or not all came in time."""
     done = 0
     while done < len(view):
         count = sock.recv_into(view[done:])
         if not count:
             raise ConnectionError("the peer has closed the connection")
+        if time.monotonic() > end_s:
+            raise ConnectionError("the peer sends too slowly")
         done += count
 
 
-def receive_bytes(sock: socket.socket, size: int) -> bytes:
+def receive_bytes(sock: socket.socket, size: int, end_s: float = math.inf) -> bytes:
     """Return some bytes. OSError, as `receive`."""
     data = bytearray(size)
-    receive(sock, memoryview(data))
+    receive(sock, memoryview(data), end_s)
     return bytes(data)
