@@ -32,7 +32,7 @@ from shmhost.fleet.turns import AT_ONCE, TURNS_FROM
 from shmprotocol.kernel.constants import GIB, MIB
 
 PAGE = ROOT / "docs" / "sizing.md"
-CHECKED = ROOT / "docs" / "performance" / "sizing.json"
+CHECKED = ROOT / "docs" / "sizing.json"
 GBIT = 1e9 / 8 * 0.94  # bytes a second, after the headers of frames of 1,500 bytes, of IP and of TCP
 MESSAGE = 400  # bytes of an announcement of a name of 30 characters, with the headers of zenoh, TCP and IP
 CARD = 300  # likewise: what each host tells each other once a second
