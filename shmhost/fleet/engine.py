@@ -25,9 +25,10 @@ from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
 MAX_QUEUE = 4096  # events that the loop has not taken yet; of hosts that come and go, as many again
 MAX_HOSTS = 4096  # that are believed to be there by their news alone
-MAX_QUESTION = 2**16  # bytes
+MAX_QUESTION = 2**16  # bytes, as of news
 MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
+MAX_UNANSWERED = 4096  # answers and refusals under way; more questions are dropped, and get none
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
 LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
@@ -195,11 +196,13 @@ class Engine:
         if address not in self._names and len(self._names) < MAX_HOSTS:
             self._names[address] = name  # its coming was missed
         is_from_it = self._names.get(address) == name
-        if address != self._address and is_from_it and len(sample.payload) <= MAX_RECEIVED:
+        if address != self._address and is_from_it and len(sample.payload) <= MAX_QUESTION:
             self._put(News(address, sample.payload.to_bytes()))
 
     def _asked(self, query: Any) -> None:
         """Queue a question; zenoh finishes it when it is dropped, answered or not."""
+        if self._work > MAX_UNANSWERED:
+            return
         key, payload = query.key_expr, query.payload
 
         def finish(answer: Callable[[], object]) -> None:

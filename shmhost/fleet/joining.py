@@ -51,7 +51,8 @@ class Joining:
                 raise HostError(f"no slice is free: {self._shown()}. Use more slices, on all hosts")
             self._claims.begin(number)
             reason = await self._ask_all(number, learn)
-            if not reason and self._claims.settle(number):
+            is_free = self._allocator.is_free(number)  # still: a copy may lie there since it was chosen
+            if not reason and is_free and self._claims.settle(number):
                 return number
             self._claims.withdraw()
             preferred = None

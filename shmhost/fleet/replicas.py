@@ -240,7 +240,7 @@ class Replicas:
         region = placing.begin(registry, announcement, owner, older.region if older is not None else None)
         pull.is_placed = True
         try:
-            memory_object = await self._threads.run(
+            memory_object = await self._threads.make(
                 self._hub.make_object, Backend.MEMFD, announcement.name, announcement.capacity
             )
             region.object = memory_object

@@ -116,7 +116,7 @@ class Sharing:
         self.exports.beat()
         self._turns.beat(time.monotonic())
         self.values.look()
-        again, failed = self.replicas.retries(), self.replicas.failed
+        again, failed = filter(self._has_source, self.replicas.retries()), self.replicas.failed
         for name in [*again, *[name for name in self.conflicts.names if name not in failed]]:
             self._settle(name)
 
@@ -306,6 +306,11 @@ class Sharing:
             for member in members
             if member.address[:ID_DIGITS] == host or tree in self._holders.get(member.address, ())
         }
+
+    def _has_source(self, name: str) -> bool:
+        """Whether a name can be copied now; else a transfer would only hold memory."""
+        records = [(host, record.names[name]) for host, record in self.known.items() if name in record.names]
+        return any(self._sources(announcement.tree, host) for host, announcement in records)
 
     def _follow(self, announcement: Announcement, host: str) -> None:
         name = announcement.name

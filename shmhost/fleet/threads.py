@@ -6,13 +6,23 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from shmhost.fleet.hashing import chunk_count, leaf, leaf_hasher, part
 from shmprotocol.abi.header import HEADER_SIZE, Header, check_header
 from shmprotocol.errors import BadRegion
 
 T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """What has to be closed by whoever has it."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Closable)
 
 THREADS = 2  # hashes and copies of chunks; both release the interpreter
 
@@ -29,6 +39,16 @@ class Threads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    async def make(self, call: Callable[..., C], *arguments: object) -> C:
+        """Call in a thread, as `run`; cancelled, what the call returns is closed."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda made: made.exception() or made.result().close())
             await asyncio.wait([future])
             raise
 

@@ -1,0 +1,154 @@
+"""What a host holds for others: no longer than it can be of use, and no more than it can bear."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shmhost.core.accounts import Accounts
+from shmhost.core.registry import Registry
+from shmhost.core.resources import Totals
+from shmhost.core.window import STEP, Span
+from shmhost.fleet import joining
+from shmhost.fleet.announcements import Announcement
+from shmhost.fleet.claims import Claims
+from shmhost.fleet.config import FleetConfig
+from shmhost.fleet.engine import MAX_QUESTION, MAX_UNANSWERED, Engine
+from shmhost.fleet.members import Members
+from shmhost.fleet.messages import FORM, Card
+from shmhost.fleet.plan import SlicedAllocator
+from shmhost.fleet.sharing import Known, Sharing
+from shmhost.fleet.threads import Threads
+
+pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
+
+PLAN = FleetConfig("fleet.toml", "test", "a", imports=("models/",))
+OWN, OTHER = "a" * 32, "b" * 32
+X = Announcement("models/x", 1, (1 << 40) + 40 * STEP, 5000, 1, 5000, 0, 0, 0, 0, 1, 0o644, "root", b"t" * 32)
+
+
+class Payload(bytes):
+    def to_bytes(self) -> bytes:
+        return self
+
+
+def card(address: str) -> Card:
+    return Card(FORM, address, address[0], (), 8, 4096, (1, 0), None, False, 0)
+
+
+def test_object_of_a_transfer_that_ends_while_it_is_made_is_closed() -> None:
+    has_begun, may_end, was_closed = threading.Event(), threading.Event(), threading.Event()
+
+    def make() -> Any:
+        has_begun.set()
+        may_end.wait(30)
+        return SimpleNamespace(close=was_closed.set)
+
+    async def run() -> None:
+        threads = Threads()
+        task = asyncio.create_task(threads.make(make))
+        await asyncio.to_thread(has_begun.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        threads.close()
+
+    asyncio.run(run())
+    assert was_closed.is_set()
+
+
+def test_slice_that_a_copy_comes_into_while_it_is_asked_for_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joining, "SETTLE_S", 0.0)
+    allocator, claims = SlicedAllocator(((1 << 40, 64 * STEP),), 2), Claims("a" * 16, 2)
+
+    def learn() -> None:
+        if claims.claiming is not None and allocator.is_free(0) and allocator.is_free(1):
+            part = 32 * STEP * claims.claiming
+            assert allocator.claim(Span((1 << 40) + part, STEP)) is not None
+
+    engine: Any = None
+    agreeing = joining.Joining(engine, Members(), claims, allocator, OWN).agree(None, learn)
+    number = asyncio.run(agreeing)
+    allocator.use(number)
+
+
+def test_copy_that_nobody_can_send_is_not_tried_again_until_somebody_can() -> None:
+    async def run() -> None:
+        allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
+        allocator.use(0)
+        registry = Registry(
+            allocator, Accounts(Totals(1 << 30), {0}), time.time_ns, lambda each: each.close()
+        )
+        hub = SimpleNamespace(registry=registry)
+        service: Any = SimpleNamespace(
+            plan=PLAN,
+            hub=hub,
+            allocator=allocator,
+            engine=None,
+            address=OWN,
+            members=Members(),
+            socket_path="/nowhere",
+            claims=Claims(OWN[:16], 2),
+        )
+        sharing = Sharing(service)
+        sharing._has_begun = True
+        sharing.known[OTHER[:16]] = Known({"models/x": X})
+        sharing.replicas.failed["models/x"] = "no host sends it any more", -1e9
+        sharing.beat()
+        assert sharing.replicas.pulls == {}
+        service.members.take(card(OWN), card(OTHER), time.monotonic())
+        sharing.beat()
+        assert list(sharing.replicas.pulls) == ["models/x"]
+        await sharing.close()
+
+    asyncio.run(run())
+
+
+def test_long_news_are_not_queued() -> None:
+    async def run() -> list[object]:
+        events: list[object] = []
+        engine = Engine(PLAN, OWN, events.append)
+        engine._names[OTHER] = "b"
+        for size in (MAX_QUESTION, MAX_QUESTION + 1):
+            engine._heard(SimpleNamespace(key_expr=f"shmhost/test/news/b/{OTHER}/all", payload=Payload(size)))
+        await asyncio.sleep(0)
+        engine.close()
+        return events
+
+    assert [len(event.data) for event in asyncio.run(run())] == [MAX_QUESTION]  # type: ignore[attr-defined]
+
+
+def test_questions_that_come_faster_than_they_can_be_refused_are_dropped() -> None:
+    """A flood of them would fill the memory with refusals."""
+    may_end = threading.Event()
+
+    class Query:
+        key_expr, payload = f"shmhost/test/ask/a/{OWN}/b", None
+
+        def __enter__(self) -> None:
+            may_end.wait(30)
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def reply_err(self, _text: bytes) -> None: ...
+
+    async def run() -> int:
+        engine = Engine(PLAN, OWN, lambda _: None)
+        engine._session = SimpleNamespace(close=lambda: None)
+        for _ in range(MAX_UNANSWERED + 100):
+            engine._asked(Query())
+        work = engine._work
+        may_end.set()
+        engine.close()
+        return work
+
+    assert asyncio.run(run()) == MAX_UNANSWERED + 1
