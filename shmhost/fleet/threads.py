@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """What has to be closed by whoever has it."""
+    """An object that has to be closed by whoever has it."""
 
     def close(self) -> None:
         """Close it."""
@@ -48,7 +48,7 @@ class Threads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            future.add_done_callback(lambda made: made.exception() or made.result().close())
+            future.add_done_callback(lambda future: future.exception() or future.result().close())
             await asyncio.wait([future])
             raise
 

@@ -1,4 +1,4 @@
-"""What a host holds for others: no longer than it can be of use, and no more than it can bear."""
+"""The limits of what a host holds for others: how much, and how long."""
 
 from __future__ import annotations
 
