@@ -158,6 +158,29 @@ class Known:
         return gone
 
 
+class Holders:
+    """The payloads of which other hosts have copies, by the addresses of these: the latest ones of each."""
+
+    def __init__(self) -> None:
+        self._trees: dict[str, dict[bytes, None]] = {}
+
+    def note(self, address: str, tree: bytes) -> None:
+        """A host has a copy; of too many, the one that was noted first is forgotten."""
+        trees = self._trees.setdefault(address, {})
+        trees.pop(tree, None)
+        trees[tree] = None
+        if len(trees) > MAX_NAMES:
+            del trees[next(iter(trees))]
+
+    def has(self, address: str, tree: bytes) -> bool:
+        """Whether a host has said that it has a copy."""
+        return tree in self._trees.get(address, ())
+
+    def leave(self, address: str) -> None:
+        """A host has gone."""
+        self._trees.pop(address, None)
+
+
 def held_of(value: object) -> bytes:
     """Check the hash of a payload."""
     return _tree(value)

@@ -176,16 +176,19 @@ class Service:
             raise HostError(f"{self._file} cannot be written: {error.strerror}") from None
 
     async def _beat(self) -> None:
-        while True:
-            for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
-                self.engine.tell(pack("card", *self.card()), peer)
-            self._learn()
-            for address in self.members.silent(time.monotonic()):
-                self._leave(address)
-            self.sharing.beat()
-            await self._forget_lost()
-            self.links = await anyio.to_thread.run_sync(self.engine.links)
+        while True:  # also after an error: a host that says nothing is gone for all others
+            await self._guard(self._beat_once())
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _beat_once(self) -> None:
+        for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
+            self.engine.tell(pack("card", *self.card()), peer)
+        self._learn()
+        for address in self.members.silent(time.monotonic()):
+            self._leave(address)
+        self.sharing.beat()
+        await self._forget_lost()
+        self.links = await anyio.to_thread.run_sync(self.engine.links)
 
     async def _forget_lost(self) -> None:
         """Forget lost slices in which nothing of this host lies any more, once clients had time to return."""

@@ -18,9 +18,9 @@ from shmhost.core.hub import Gauge
 from shmhost.core.regions import Region
 from shmhost.fleet import hashing
 from shmhost.fleet.announcements import (
-    MAX_NAMES,
     PAGE_NAMES,
     Announcement,
+    Holders,
     Known,
     announcement_of,
     gone_of,
@@ -64,7 +64,7 @@ class Sharing:
         self._plan = plan
         self._registry = hub.registry
         self._threads = threads = Threads()
-        self._holders: dict[str, set[bytes]] = {}  # by address: the payloads of its replicas
+        self._holders = Holders()
         self._awaited: OrderedDict[str, None] = OrderedDict()
         self._syncing: set[str] = set()  # addresses
         self._turns = Turns()
@@ -138,7 +138,7 @@ class Sharing:
 
     def leave(self, address: str) -> None:
         """A host has gone: its replicas here stay."""
-        self._holders.pop(address, None)
+        self._holders.leave(address)
         self.sending.bandwidth.forget(address)
         self.replicas.bandwidth.forget(address)
         self.replicas.leave(address)
@@ -304,7 +304,7 @@ class Sharing:
         return {
             member.address
             for member in members
-            if member.address[:ID_DIGITS] == host or tree in self._holders.get(member.address, ())
+            if member.address[:ID_DIGITS] == host or self._holders.has(member.address, tree)
         }
 
     def _has_source(self, name: str) -> bool:
@@ -333,9 +333,7 @@ class Sharing:
                 self._gone(name, host)
         elif kind == "has":
             (tree,) = fields(values, held_of)
-            trees = self._holders.setdefault(address, set())
-            if len(trees) < MAX_NAMES:
-                trees.add(tree)
+            self._holders.note(address, tree)
             self._turns.end(tree, address)
             self.replicas.wake()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from shmhost.core.accounts import Accounts
 from shmhost.core.registry import Registry
 from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Span
-from shmhost.fleet import joining
+from shmhost.fleet import joining, service
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
@@ -89,7 +90,7 @@ def test_copy_that_nobody_can_send_is_not_tried_again_until_somebody_can() -> No
             allocator, Accounts(Totals(1 << 30), {0}), time.time_ns, lambda each: each.close()
         )
         hub = SimpleNamespace(registry=registry)
-        service: Any = SimpleNamespace(
+        parts: Any = SimpleNamespace(
             plan=PLAN,
             hub=hub,
             allocator=allocator,
@@ -99,13 +100,13 @@ def test_copy_that_nobody_can_send_is_not_tried_again_until_somebody_can() -> No
             socket_path="/nowhere",
             claims=Claims(OWN[:16], 2),
         )
-        sharing = Sharing(service)
+        sharing = Sharing(parts)
         sharing._has_begun = True
         sharing.known[OTHER[:16]] = Known({"models/x": X})
         sharing.replicas.failed["models/x"] = "no host sends it any more", -1e9
         sharing.beat()
         assert sharing.replicas.pulls == {}
-        service.members.take(card(OWN), card(OTHER), time.monotonic())
+        parts.members.take(card(OWN), card(OTHER), time.monotonic())
         sharing.beat()
         assert list(sharing.replicas.pulls) == ["models/x"]
         await sharing.close()
@@ -152,3 +153,27 @@ def test_questions_that_come_faster_than_they_can_be_refused_are_dropped() -> No
         return work
 
     assert asyncio.run(run()) == MAX_UNANSWERED + 1
+
+
+def test_host_goes_on_to_say_that_it_is_there_when_its_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
+    monkeypatch.setattr(service, "HEARTBEAT_S", 0.001)
+
+    async def run() -> None:
+        said = asyncio.Queue[str]()
+        allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
+        hub: Any = SimpleNamespace(registry=SimpleNamespace(regions={}))
+        host = service.Service(PLAN, hub, allocator, str(tmp_path / "not there" / "socket"))
+        host.claims.lost = [1]  # nothing is left there, and that is written
+        host._began_s -= service.RETURN_S + 1
+        monkeypatch.setattr(host.engine, "tell", lambda _, peer: said.put_nowait(peer))
+        beating = asyncio.create_task(host._beat())
+        for _ in range(2):
+            assert await asyncio.wait_for(said.get(), 30) == "all"
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await host.close()
+
+    asyncio.run(run())

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from shmhost.core.window import STEP
+from shmhost.fleet import announcements
 from shmhost.fleet.announcements import PAGE_NAMES, Announcement, Known, announcement_of, gone_of, page_of
 from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.hashing import LARGE, LARGE_FROM, SMALL, chunk_count, leaf, part, root_of, split
@@ -200,6 +201,16 @@ def test_name_that_ends_while_a_catalogue_is_read_does_not_come_back_by_an_older
     assert record.finish() == []
     assert record.end("models/x", GOOD.generation + 1)
     assert record.announce(GOOD)
+
+
+def test_latest_copies_of_a_host_are_known_after_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcements, "MAX_NAMES", 2)
+    holders = announcements.Holders()
+    for tree in (b"1", b"2", b"1", b"3"):
+        holders.note("p", tree)
+    assert [tree for tree in (b"1", b"2", b"3") if holders.has("p", tree)] == [b"1", b"3"]
+    holders.leave("p")
+    assert not holders.has("p", b"3")
 
 
 def test_names_that_are_missing_in_all_that_a_host_has_are_gone() -> None:
