@@ -38,7 +38,7 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that the sanitizer sees each buffer of Python's, too
 }
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.sanitizer, pytest.mark.alone, pytest.mark.timeout(700)]
 
 
 def runtime(name: str) -> str:
@@ -116,7 +116,7 @@ def runs(sanitized: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[bytes
 def test_tests_pass_with_sanitizers(
     name: str, sanitized: dict[str, str], runs: dict[str, subprocess.Popen[bytes]]
 ) -> None:
-    code = runs[name].wait(timeout=300)
+    code = runs[name].wait(timeout=600)
     output = Path(sanitized["FOLDER"], f"{name}.txt").read_text("utf-8")
     assert code == 0, output[-6000:]
     assert " passed" in output
