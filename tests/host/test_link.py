@@ -42,6 +42,10 @@ class Session:
         self.end: Callable[[str], object] = lambda _why: None
         self._send = send
 
+    def on_end(self, end: Callable[[str], object]) -> None:
+        """Call a function to end the connection."""
+        self.end = end
+
     def answer(self, data: bytes, send_frame: Any) -> None:
         """Leave each request to `handle`."""
 
