@@ -43,7 +43,7 @@ class Attacker:
         self.reader, self.writer = os.pipe()
         with mmap.mmap(self.descriptor, created.capacity) as pages:
             pages.write(b"x" * created.capacity)
-            _vmsplice(self.writer, pages)
+            vmsplice(self.writer, pages)
 
     def publish(self, request: int) -> None:
         self.peer.send(pack(m.Publish(request, self.region, 1, PAYLOAD, 0, 0, 0, 0)))
@@ -64,7 +64,8 @@ class Attacker:
         descriptors.close_all([self.descriptor, self.reader, self.writer])
 
 
-def _vmsplice(pipe: int, pages: mmap.mmap) -> None:
+def vmsplice(pipe: int, pages: mmap.mmap) -> None:
+    """Put the pages of a mapping into a pipe, which has them until they are read."""
     buffer = (ctypes.c_char * len(pages)).from_buffer(pages)
     vector = Iovec(ctypes.addressof(buffer), len(pages))
     assert _LIBC.vmsplice(pipe, ctypes.byref(vector), 1, 0) == len(pages), os.strerror(ctypes.get_errno())

@@ -21,8 +21,8 @@ SOURCES = (
         FOLDER / f"{name}.c"
         for name in ("arguments", "shortcut", "put", "state", "nonblocking", "dict_index")
     ),
-    *(FOLDER / f"{name}.c" for name in ("dict_make", "board", "current", "opened", "sealed")),
-    *(FOLDER / f"{name}.c" for name in ("threads", "late", "trip", "loose", "space", "kept", "home")),
+    *(FOLDER / f"{name}.c" for name in ("threads", "dict_make", "board", "current", "opened", "sealed")),
+    *(FOLDER / f"{name}.c" for name in ("late", "trip", "loose", "space", "kept", "home")),
     *(FOLDER / f"{name}.c" for name in ("again", "restored", "returning", "keeper", "holding", "haul")),
     *(FOLDER / f"{name}.c" for name in ("kept_object", "leased")),
     *(FOLDER / f"{name}.c" for name in ("attach", "lane_put", "lane", "assign", "closing", "sealing")),

@@ -83,7 +83,7 @@ static int shm_sealing_do(const struct shm_sealing *sealing)
         size = pwrite(sealing->writer, &sealing->header, sealing->header_size, 0);
         if (size >= 0 && size != (ssize_t)sealing->header_size)
                 errno = ENOMEM;
-        if (size != (ssize_t)sealing->header_size || fcntl(sealing->writer, F_ADD_SEALS, sealing->seals) ||
+        if (size != (ssize_t)sealing->header_size || shm_sealed_seal(sealing->writer, sealing->seals) ||
             fstat(sealing->reader, &status))
                 return SHM_SEAL_SYSTEM;
         /* Nothing changes from here on; until here the creator could write, and O_APPEND, which it can set on the
