@@ -94,7 +94,7 @@ abuse: $(READY)
 	$(BIN)/python -m benchmarks.abusers $(KINDS)
 
 bench-fleet: $(READY) $(if $(RAY),$(RAY)/.ready)
-	$(BIN)/python -m benchmarks.fleet $(if $(RAY),--ray $(RAY)/bin/python)
+	$(BIN)/python -m benchmarks.fleet $(if $(RAY),--ray $(abspath $(RAY)/bin/python))
 
 $(VENV)-ray/.ready:
 	$(PYTHON) -m venv $(VENV)-ray
