@@ -20,7 +20,6 @@ from shmhost.core.work import Sealing
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_SHARED, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, RegionExists, ShmError, Unsupported
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL
-from shmprotocol.kernel.seals import add_seals
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import Seal
 
@@ -102,7 +101,7 @@ class Memfd:
         """
         try:
             _write_header(self._writer, header)
-            add_seals(self._writer, SEALS[seal] & ~_SHAPE | self.shape)
+            builtins.add_seals(self._writer, SEALS[seal] & ~_SHAPE | self.shape)
         except OSError as error:
             raise _not_sealed(error) from None
         if (self.is_spare or self.can_grow) and os.fstat(self._reader).st_size != self.capacity:

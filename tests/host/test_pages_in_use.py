@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from test_sealing import PAGES, vmsplice
 
-from shmprotocol.kernel.seals import add_seals
 from shmprotocol.native import builtins
 
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK
@@ -32,7 +31,7 @@ def by_the_sealer(descriptor: int) -> None:
 
 def by_a_call(descriptor: int) -> None:
     """Seal as what was created."""
-    add_seals(descriptor, SEALS)
+    builtins.add_seals(descriptor, SEALS)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ static PyMethodDef shm_builtins[] = {
         {"set_record", SHM_FAST(shm_set_record), METH_FASTCALL, NULL},
         {"make_sealed", (PyCFunction)(void (*)(void))shm_make_sealed, METH_FASTCALL, NULL},
         {"make_spare", (PyCFunction)(void (*)(void))shm_make_spare, METH_FASTCALL, NULL},
+        {"add_seals", SHM_FAST(shm_add_seals), METH_FASTCALL, NULL},
         {"pack_published", (PyCFunction)(void (*)(void))shm_pack_published, METH_FASTCALL, NULL},
         {"dict_count", (PyCFunction)(void (*)(void))shm_dict_count, METH_FASTCALL, NULL},
         {"dict_find", (PyCFunction)(void (*)(void))shm_dict_find_call, METH_FASTCALL, NULL},

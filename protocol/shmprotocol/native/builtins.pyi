@@ -126,6 +126,12 @@ def make_spare(label: bytes, capacity: int, /) -> tuple[int, int]:
     OSError: the system refuses one of the steps, and nothing is left.
     """
 
+def add_seals(descriptor: int, seals: int, /) -> None:
+    """Add seals to an object, without the GIL; once more if the kernel has waited for pages in use.
+
+    OSError: EBUSY if it has a writable mapping, or pages of it stay in use.
+    """
+
 def pack_published(request: int, lease: int, grant: bytes, /) -> bytes:
     """Return the whole frame of a Published without spares; the grant is packed as for `pack_opened`."""
 

@@ -56,6 +56,24 @@ static PyObject *shm_make_spare(PyObject *self, PyObject *const *arguments, Py_s
         return PyErr_SetFromErrno(PyExc_OSError);
 }
 
+/* add_seals(descriptor, seals): see builtins.pyi. */
+static PyObject *shm_add_seals(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+        uint64_t seals;
+        int fd, result;
+
+        (void)self;
+        if (shm_arguments_check("add_seals", count, 2) < 0 || shm_argument_descriptor(arguments[0], &fd) < 0 ||
+            shm_argument(arguments, 1, &seals) < 0)
+                return NULL;
+        Py_BEGIN_ALLOW_THREADS
+        result = shm_sealed_seal(fd, (int)seals);
+        Py_END_ALLOW_THREADS
+        if (result)
+                return PyErr_SetFromErrno(PyExc_OSError);
+        Py_RETURN_NONE;
+}
+
 /* What was done when a step failed. */
 enum { SHM_SEALED, SHM_SEAL_SYSTEM, SHM_SEAL_SIZE, SHM_SEAL_HEADER };
 
