@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,32 +43,44 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
+def write_plan(folder: Path, name: str, port: int, others: Sequence[int], **values: object) -> str:
+    """Write the file of a fleet for one host; return its path."""
+    keys = {
+        "name": name,
+        "listen": [f"tcp/127.0.0.1:{port}"],
+        "connect": [f"tcp/127.0.0.1:{other}" for other in others],
+        "slices": 8,
+        **values,
+    }
+    path = folder / f"{name}.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
+    return str(path)
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, names: Sequence[str], start: Callable[[str], HostProcess], **values: object
+) -> Iterator[list[HostProcess]]:
+    """Run hosts of one fleet, started all at once by their plans."""
+    ports = free_ports(len(names))
+    plans = [
+        write_plan(folder, name, port, [other for other in ports if other != port], **values)
+        for name, port in zip(names, ports, strict=True)
+    ]
+    with ExitStack() as stack, ThreadPoolExecutor(len(names)) as pool:
+        started = list(pool.map(start, plans))
+        for host in started:
+            stack.enter_context(host)
+        yield started
+
+
 @contextlib.contextmanager
 def hosts(folder: Path, count: int, memory: int, **values: object) -> Iterator[list[HostProcess]]:
     """Run hosts that import all of each other; `memory` is what the copies of one may have."""
-    ports = free_ports(count)
-    plans = []
-    for number, port in enumerate(ports):
-        others = [each for each in ports if each != port]
-        keys = {
-            "fleet": "bench",
-            "name": f"host-{number}",
-            "listen": [f"tcp/127.0.0.1:{port}"],
-            "connect": [f"tcp/127.0.0.1:{other}" for other in others],
-            "slices": 8,
-            "memory": str(memory),
-            "export": [PREFIX],
-            "import": [PREFIX],
-            **values,
-        }
-        plan = folder / f"host-{number}.toml"
-        plan.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
-        plans.append(str(plan))
-    with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
-        running = list(pool.map(lambda plan: _start(plan, memory), plans))
-        for each in running:
-            stack.enter_context(each)
-        yield running
+    names = [f"host-{number}" for number in range(count)]
+    keys = {"fleet": "bench", "memory": str(memory), "export": [PREFIX], "import": [PREFIX], **values}
+    with running(folder, names, lambda plan: _start(plan, memory), **keys) as started:
+        yield started
 
 
 def _start(plan: str, memory: int) -> HostProcess:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fleet_hosts import WINDOW
 from shmhost.fleet import bulk_wire as wire
 from shmhost.fleet.bulk_client import Lane
 from shmhost.fleet.bulk_server import BulkServer
@@ -23,7 +24,6 @@ from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import HostGone, RemoteProtocolError
 from shmprotocol.kernel.constants import MIB
 from tests.fleet_certificates import make_ca, needs_openssl, write_tls
-from tests.fleet_support import WINDOW
 
 pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fleet_hosts import WINDOW
 from shmhost.fleet import bulk_server
 from shmhost.fleet import bulk_wire as wire
 from shmhost.fleet.access import Access, Rights
@@ -27,7 +28,6 @@ from shmhost.fleet.threads import Chunk, Target
 from shmprotocol.errors import HostGone
 from shmprotocol.kernel.constants import MIB
 from tests.fleet_certificates import make_ca, needs_openssl, write_tls
-from tests.fleet_support import WINDOW
 
 pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
 

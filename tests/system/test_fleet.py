@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import WINDOW, free_ports
 from shmhost.core.window import Span
 from shmhost.fleet.plan import slice_of
 from shmhost.testing.process import HostProcess
 from shmprotocol.errors import HostError
-from tests.fleet_support import WINDOW, fleet, free_ports, metrics_of, start, statuses, write_plan
+from tests.fleet_support import fleet, metrics_of, start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

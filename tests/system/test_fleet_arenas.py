@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import free_ports
 from shmhost.testing.process import HostProcess
-from tests.fleet_support import fleet, free_ports, metrics_of, start, statuses, write_plan
+from tests.fleet_support import fleet, metrics_of, start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

@@ -12,12 +12,13 @@ import msgpack
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import WINDOW, free_ports
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.hashing import leaf, root_of
 from shmhost.testing.process import HostProcess
 from shmprotocol.kernel.constants import MIB
 from tests.fleet_hostile import Hostile, hostile
-from tests.fleet_support import WINDOW, free_ports, metrics_of, start, statuses, write_plan
+from tests.fleet_support import metrics_of, start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import free_ports
 from shmhost.testing.process import HostProcess
 from shmprotocol.kernel.constants import MIB
-from tests.fleet_support import Link, fleet, free_ports, metrics_of, start, statuses, write_plan
+from tests.fleet_support import Link, fleet, metrics_of, start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

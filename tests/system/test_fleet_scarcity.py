@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import free_ports
 from shmprotocol.kernel.constants import MIB
-from tests.fleet_support import fleet, free_ports, metrics_of, start, statuses, write_plan
+from tests.fleet_support import fleet, metrics_of, start, statuses, write_plan
 from tests.support import needs_root, wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

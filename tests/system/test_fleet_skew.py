@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import free_ports
 from shmhost.fleet.messages import FORM
 from shmprotocol.errors import HostError
-from tests.fleet_support import free_ports, start, statuses, write_plan
+from tests.fleet_support import start, statuses, write_plan
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")

@@ -12,13 +12,14 @@ import msgpack
 import pytest
 
 import shmclient
+from benchmarks.fleet_hosts import WINDOW, free_ports
 from shmhost.fleet.certificates import common_name
 from shmhost.fleet.config import read_fleet
 from shmhost.fleet.engine import observe
 from shmprotocol.errors import HostError, InvalidArgument
 from shmprotocol.kernel.constants import MIB
 from tests.fleet_certificates import make_ca, needs_openssl, write_tls
-from tests.fleet_support import WINDOW, free_ports, metrics_of, start, statuses
+from tests.fleet_support import metrics_of, start, statuses
 from tests.support import wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
