@@ -130,7 +130,7 @@ class BulkServer:
             if self._context is None:
                 self._converse(connection, connection)
             else:
-                plain = _copy(connection)
+                plain = connection.dup()  # TLS takes it; the first stays for `close`, to wake the thread
                 plain.settimeout(BEGIN_S)  # of the handshake
                 with self._context.wrap_socket(plain, server_side=True) as encrypted:
                     self._converse(encrypted, connection)
@@ -219,11 +219,6 @@ def _send(connection: socket.socket, chunk: Chunk) -> None:
 def _check_pace(end_s: float) -> None:
     if time.monotonic() > end_s:
         raise ConnectionError("the peer takes a chunk too slowly")
-
-
-def _copy(connection: socket.socket) -> socket.socket:
-    """Return a socket of its own for TLS, which takes it; the first stays for `close`, to wake the thread."""
-    return connection.dup()
 
 
 def _shut(connection: socket.socket) -> None:

@@ -62,7 +62,7 @@ class Courier:
         try:
             view = self._shm.open_arena(name)
         except ShmError as error:
-            self._say("refused", name, number, "", str(error))
+            self.say("refused", name, number, "", str(error))
             return
         self._views[name] = number, view
         threading.Thread(target=self._follow, args=(name, number, view), daemon=True).start()
@@ -73,7 +73,7 @@ class Courier:
             Arena(self, name, number, view, self._lag_s).follow()
         except ShmError as error:
             if self.is_followed(name, number):
-                self._say("refused", name, number, "", str(error))
+                self.say("refused", name, number, "", str(error))
 
     def is_followed(self, name: str, number: int) -> bool:
         """Whether the host wants this arena still, and no other one of its name."""
@@ -90,12 +90,11 @@ class Courier:
             raise
         return region
 
-    def _say(self, *values: object) -> None:
+    def say(self, *values: object) -> None:
+        """Send a message to the host."""
         data = msgpack.packb(values)
         with self._lock:
             self._link.sendall(data)
-
-    say = _say
 
 
 class Arena:

@@ -7,6 +7,7 @@ asked for again.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,28 +46,28 @@ class Sending:
 
     def bulk(self, name: str, values: tuple[Any, ...]) -> tuple[Chunk, float]:
         """Return a chunk for a connection of a host, and how long that has to wait; as `answer`."""
-        asker, size = self._chunk(name, values)
-        wait_s = self.bandwidth.take(asker, size, time.monotonic(), LONGEST_S)
-        if wait_s > LONGEST_S:
-            self.refused += 1
-            raise Refusal(FULL)
+        size, wait_s = self._admit(name, values)
         self.sent += size
         return self._opened(values), wait_s
 
     def answer(self, question: Question, values: tuple[Any, ...]) -> None:
         """Send a chunk that a host asks for, now or in a moment; Refusal, RemoteProtocolError."""
-        asker, size = self._chunk(question.asker, values)
-        wait_s = LONGEST_S + 1 if self._waiting >= MAX_WAITING else 0.0
-        wait_s = wait_s or self.bandwidth.take(asker, size, time.monotonic(), LONGEST_S)
-        if wait_s > LONGEST_S:
-            self.refused += 1
-            question.refuse(FULL)
-        elif wait_s:
+        size, wait_s = self._admit(question.asker, values, has_room=self._waiting < MAX_WAITING)
+        if wait_s:
             self._waiting += 1
             asyncio.get_running_loop().call_later(wait_s, self._answer_late, question, values, size)
         else:
             question.work(self._opened(values).read)
             self.sent += size
+
+    def _admit(self, name: str, values: tuple[Any, ...], *, has_room: bool = True) -> tuple[int, float]:
+        """Return the size of a chunk that is asked for, and how long it has to wait."""
+        asker, size = self._chunk(name, values)
+        wait_s = self.bandwidth.take(asker, size, time.monotonic(), LONGEST_S) if has_room else math.inf
+        if wait_s > LONGEST_S:
+            self.refused += 1
+            raise Refusal(FULL)
+        return size, wait_s
 
     def _answer_late(self, question: Question, values: tuple[Any, ...], size: int) -> None:
         self._waiting -= 1
