@@ -125,7 +125,10 @@ class Line:
     def descriptors(self) -> list[str]:
         """Return the kinds of what the host has open, sorted, without the counters of its threads."""
         folder = Path(f"/proc/{self.child.pid}/fd")
-        kinds = [os.readlink(path).split(":")[0] for path in folder.iterdir()]
+        kinds = []
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                kinds.append(os.readlink(path).split(":")[0])
         return sorted(kind for kind in kinds if kind not in ("anon_inode", "pipe"))
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from session_support import CREATE, World
 from shmhost.core.objects import Memfd, PosixShm
 from shmhost.machine import shm_names
 from shmhost.machine.shm_names import ShmNames
+from shmprotocol.native import builtins
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
 from support import RawPeer, WatchedHost, count_descriptors, watched_host
@@ -40,6 +41,7 @@ SYSTEM_CALLS = {
         "unlink",
     ),
     fcntl: ("fcntl",),
+    builtins: ("add_seals",),
 }
 
 NAMES = ShmNames(f"test-{os.getpid()}")
