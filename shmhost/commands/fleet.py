@@ -29,8 +29,8 @@ file_option: Callable[[F], F] = click.option(
 
 def ask_fleet(file: str) -> list[fleet_view.Row]:
     """Return what each host of a fleet says. HostError: none can be reached; InvalidArgument: the file."""
-    from shmhost.fleet.engine import observe
     from shmhost.fleet.messages import pack
+    from shmhost.fleet.observer import observe
 
     plan = read_fleet(os.path.abspath(file), ())
     return fleet_view.rows_of(observe(plan, pack("status"), ASK_S, fleet_view.named))

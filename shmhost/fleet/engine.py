@@ -1,9 +1,8 @@
-"""The engine: everything that this project asks of zenoh, and nothing else imports it. Decides nothing.
+"""The engine: what a host asks of zenoh. Decides nothing.
 
 zenoh calls back on threads of its own. Its words go into a queue of limited length, and the thread of the
 event loop is woken; calls of zenoh, which may wait for a slow link, are made by threads of this module. So
-neither ever waits for the other. zenoh's own shared memory is off, and so is multicast: hosts meet by the
-endpoints in their files, and by what their peers say about others.
+neither ever waits for the other.
 """
 
 from __future__ import annotations
@@ -11,27 +10,24 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from shmhost.fleet.access import rules_of
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.events import BUSY, Absent, Event, Lost, News, Present, Question, Refusal
+from shmhost.fleet.zenoh_settings import MAX_RECEIVED, settings_of, zenoh_module
 from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
 MAX_QUEUE = 4096  # events that the loop has not taken yet; of hosts that come and go, as many again
 MAX_HOSTS = 4096  # that are believed to be there by their news alone
 MAX_QUESTION = 2**16  # bytes, as of news
-MAX_RECEIVED = 8 * 2**20  # bytes of a message that zenoh puts together for us: twice the largest chunk
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
 MAX_UNANSWERED = 4096  # answers and refusals under way; more questions are dropped, and get none
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
-LEASE_MS = 5000  # after which a link without a sign of life is closed; four of them in that time
 
 
 class Engine:
@@ -60,9 +56,9 @@ class Engine:
 
     def open(self) -> None:
         """Open the links and listen. HostError: an endpoint cannot be used, or zenoh is not installed."""
-        zenoh = _zenoh()
+        zenoh = zenoh_module()
         try:
-            self._session = session = zenoh.open(_settings(zenoh, self._plan))
+            self._session = session = zenoh.open(settings_of(zenoh, self._plan))
             live, ask, news = (f"{self._prefix}/{kind}" for kind in ("live", "ask", "news"))
             hosts, own = session.liveliness(), f"{self._plan.name}/{self._address}"
             self._declared = [
@@ -97,8 +93,8 @@ class Engine:
 
     def introduce(self) -> None:
         """Have a peer that connects to all hosts tell them of each other. For a thread, which waits."""
-        zenoh, before = _zenoh(), self.links()
-        with contextlib.suppress(zenoh.ZError), zenoh.open(_settings(zenoh, self._plan, is_observer=True)):
+        zenoh, before = zenoh_module(), self.links()
+        with contextlib.suppress(zenoh.ZError), zenoh.open(settings_of(zenoh, self._plan, is_observer=True)):
             end_s = time.monotonic() + INTRODUCTION_S
             while self.links() <= before + 1 and time.monotonic() < end_s and self._session is not None:
                 time.sleep(0.05)
@@ -122,7 +118,7 @@ class Engine:
 
     def tell(self, data: bytes, peer: str = "all") -> None:
         """Send a message to all, or to the hosts of a name, as soon as that can be done."""
-        block = _zenoh().CongestionControl.BLOCK
+        block = zenoh_module().CongestionControl.BLOCK
         key = f"{self._prefix}/news/{self._plan.name}/{self._address}/{peer}"
         self._call(self._news, lambda session: session.put(key, data, congestion_control=block))
 
@@ -141,7 +137,7 @@ class Engine:
                 self._loop.call_soon_threadsafe(_settle, future, answers)
 
         def call(session: Any) -> None:
-            zenoh = _zenoh()
+            zenoh = zenoh_module()
             handler = zenoh.handlers.Callback(answers.append, done)
             priority = zenoh.Priority.DATA_LOW if is_bulk else zenoh.Priority.DATA
             session.get(
@@ -184,7 +180,7 @@ class Engine:
         *_, name, address = str(sample.key_expr).split("/")
         if address == self._address:
             return
-        if sample.kind == _zenoh().SampleKind.PUT:
+        if sample.kind == zenoh_module().SampleKind.PUT:
             if self._names.setdefault(address, name) == name:  # nobody takes the place of another
                 self._put(Present(address))
         elif self._names.get(address) == name:
@@ -274,68 +270,8 @@ class Engine:
         self._loop.call_soon(self._drain)
 
 
-Answers = dict[str, bytes | str]
-
-
-def observe(
-    plan: FleetConfig,
-    question: bytes,
-    timeout_s: float,
-    named: Callable[[Answers], set[str]] = lambda _: set(),
-) -> Answers:
-    """Ask all hosts of a fleet without being one; return their answers by address, a text for a failure.
-
-    `named` returns the addresses in answers: links to those come up a moment after those of the file. Waits.
-    HostError: no host can be reached.
-    """
-    zenoh = _zenoh()
-    try:
-        with zenoh.open(_settings(zenoh, plan, is_observer=True)) as session:
-            answers = _answers(session, plan, question, timeout_s, named)
-    except zenoh.ZError as error:
-        raise HostError(f"the fleet {plan.fleet!r} cannot be reached: {error}") from None
-    return dict.fromkeys(named(answers), "others see it, and it cannot be reached from here") | answers
-
-
-def _answers(
-    session: Any, plan: FleetConfig, question: bytes, timeout_s: float, named: Callable[[Answers], set[str]]
-) -> Answers:
-    """Ask each host as its link comes up, until all that the answers name have been asked, or for 3 s."""
-    prefix = f"shmhost/{plan.fleet}"
-    answers: Answers = {}
-    present: dict[str, str] = {}  # names by addresses
-    arrived = threading.Event()
-
-    def lives(sample: Any) -> None:
-        *_, name, address = str(sample.key_expr).split("/")
-        present[address] = name
-        arrived.set()
-
-    hosts = session.liveliness().declare_subscriber(f"{prefix}/live/*/*", lives, history=True)
-    if not arrived.wait(timeout_s):
-        raise HostError(f"no host of the fleet answers within {timeout_s:g} s: is `shmhost serve` up?")
-    end_s = time.monotonic() + INTRODUCTION_S
-    while time.monotonic() < end_s and (not answers or named(answers) - answers.keys()):
-        new = [address for address in sorted(present) if address not in answers]
-        keys = [f"{prefix}/ask/{present[address]}/{address}/{plan.name}" for address in new]
-        waiting = [session.get(key, payload=question, timeout=timeout_s) for key in keys]
-        answers |= dict(zip(new, map(_observed, waiting), strict=True))
-        time.sleep(0.02)
-    hosts.undeclare()
-    return answers
-
-
-def _observed(handler: Any) -> bytes | str:
-    answer: bytes | str = "does not answer"
-    for reply in handler:
-        if reply.ok is not None:
-            answer = reply.ok.payload.to_bytes()
-        elif reply.err is not None:
-            answer = _text(reply.err)
-    return answer
-
-
-def _text(error: Any) -> str:
+def text_of(error: Any) -> str:
+    """Return the text of a refusal."""
     return bytes(error.payload.to_bytes()[:500]).decode(errors="replace")
 
 
@@ -354,47 +290,10 @@ def _settle(future: asyncio.Future[bytes], answers: list[Any]) -> None:
         else:
             future.set_result(answer.ok.payload.to_bytes())
     else:
-        reason = _text(answer.err)
+        reason = text_of(answer.err)
         is_late = reason == "Timeout"  # zenoh's own word
         future.set_exception(HostTimeout("the host does not answer") if is_late else Refusal(reason))
 
 
 def _callback(zenoh: Any, function: Callable[[Any], None]) -> Any:
     return zenoh.handlers.Callback(function)
-
-
-def _zenoh() -> Any:
-    try:
-        import zenoh
-    except ModuleNotFoundError as error:
-        raise HostError(f"{error}: a fleet needs zenoh: pip install 'shmhost[fleet]'") from None
-    return zenoh
-
-
-def _settings(zenoh: Any, plan: FleetConfig, *, is_observer: bool = False) -> Any:
-    """Return zenoh's configuration. An observer listens nowhere, and tries the hosts of the file, once."""
-    settings = zenoh.Config()
-    connect = [*plan.listen, *plan.connect] if is_observer else list(plan.connect)
-    values: dict[str, object] = {
-        "mode": "peer",
-        "listen/endpoints": [] if is_observer else list(plan.listen),
-        "connect/endpoints": connect,
-        "scouting/multicast/enabled": False,
-        "transport/shared_memory/enabled": False,
-        "transport/link/tx/lease": LEASE_MS,
-        "transport/link/rx/max_message_size": MAX_RECEIVED,
-    }
-    if plan.tls is not None:
-        values |= {
-            "transport/link/tls/root_ca_certificate": plan.tls.ca,
-            "transport/link/tls/listen_certificate": plan.tls.certificate,
-            "transport/link/tls/listen_private_key": plan.tls.key,
-            "transport/link/tls/connect_certificate": plan.tls.certificate,
-            "transport/link/tls/connect_private_key": plan.tls.key,
-            "transport/link/tls/enable_mtls": True,
-        }
-    if plan.access.peers is not None and not is_observer:
-        values["access_control"] = rules_of(f"shmhost/{plan.fleet}", plan.name, plan.access.peers)
-    for key, value in values.items():
-        settings.insert_json5(key, json.dumps(value))
-    return settings

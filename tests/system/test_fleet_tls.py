@@ -15,7 +15,7 @@ import shmclient
 from benchmarks.fleet_hosts import WINDOW, free_ports
 from shmhost.fleet.certificates import common_name
 from shmhost.fleet.config import read_fleet
-from shmhost.fleet.engine import observe
+from shmhost.fleet.observer import observe
 from shmprotocol.errors import HostError, InvalidArgument
 from shmprotocol.kernel.constants import MIB
 from tests.fleet_certificates import make_ca, needs_openssl, write_tls

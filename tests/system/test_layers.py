@@ -100,7 +100,7 @@ def test_fleet_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> N
 
 
 def test_zenoh_is_used_by_one_module_and_loaded_only_with_a_fleet() -> None:
-    assert users("zenoh") == {"engine.py"}
+    assert users("zenoh") == {"zenoh_settings.py"}
     script = "import shmhost.cli, shmhost.serving.server, sys; assert 'zenoh' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
