@@ -1,19 +1,15 @@
 """The copies of foreign regions on this host: which are wanted, and how they come here. Waits.
 
 A region is pulled into an object of its own, which nobody sees before it is whole, has the right hash and is
-sealed. Each chunk has its hash, so it may come from any host. A transfer that is interrupted goes on when one
-of its sources is back, with the chunks that it has.
+sealed. Each chunk has its hash, so it may come from any host: `fetching` has these.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
 import os
 import pwd
-import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -22,31 +18,20 @@ from shmhost.core.hub import Hub
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.registry import REGION_OVERHEAD
-from shmhost.fleet import hashing, placing
+from shmhost.fleet import placing
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.bandwidth import Bandwidth
-from shmhost.fleet.bulk_client import BULK_FROM, CHUNK_S, BulkClient
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
-from shmhost.fleet.events import BUSY, Refusal
-from shmhost.fleet.messages import pack
-from shmhost.fleet.pulls import Pull, Replica, Superseded, check_going_on, is_of
-from shmhost.fleet.threads import Target, Threads
-from shmhost.fleet.transfers import BUSY_S, REFUSED_S, Credits, Step, Transfer
-from shmprotocol.errors import (
-    HostGone,
-    HostTimeout,
-    QuotaExceeded,
-    RegionBusy,
-    RemoteProtocolError,
-    ShmError,
-)
+from shmhost.fleet.fetching import Fetching
+from shmhost.fleet.pulls import Pull, Replica, Superseded, is_of
+from shmhost.fleet.threads import Threads
+from shmprotocol.errors import QuotaExceeded, RegionBusy, ShmError
 from shmprotocol.wire.names import Backend, Seal, State
 
 LOG = logging.getLogger("shmhost")
 
 AT_ONCE = 4  # transfers from a host; more of them only share the same links
-WAIT_S = 300.0  # for a source to come back, before the memory of a transfer is given up
 RETRY_S = 5.0  # after a refusal, as of a quota
 
 
@@ -69,18 +54,14 @@ class Replicas:
         self.current: dict[str, Replica] = {}
         self.pulls: dict[str, Pull] = {}
         self.failed: dict[str, tuple[str, float]] = {}  # by name: why there is no replica, and since when
-        self.counts: Counter[str] = Counter()
         self._plan = plan
         self._hub = hub
-        self._engine = engine
         self._threads = threads
-        self._address = address
-        self._sources = sources
         self._published = published
-        self._credits = Credits(plan.chunks)
-        self.bandwidth: Bandwidth = Bandwidth(plan.bandwidth, plan.peer_bandwidth)
+        self._fetching = Fetching(plan, engine, threads, address, sources, self.wake)
+        self.counts: Counter[str] = self._fetching.counts
+        self.bandwidth: Bandwidth = self._fetching.bandwidth
         self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by name: they have it until they have ended
-        self._bulk = BulkClient(plan, engine, threads, address, self.counts)
         # By host, so that one whose transfers do not end is in the way of none of another.
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
@@ -166,11 +147,11 @@ class Replicas:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._bulk.close()
+        await self._fetching.close()
 
     def leave(self, address: str) -> None:
         """A host has gone."""
-        self._bulk.leave(address)
+        self._fetching.leave(address)
 
     def _adopt(self, announcement: Announcement, host: str) -> bool:
         """Take a region that clients have kept over a SIGKILL of this host: it was sealed as a whole copy."""
@@ -245,8 +226,7 @@ class Replicas:
             )
             region.object = memory_object
             assert isinstance(memory_object, Memfd)
-            leaves = await self._leaves(pull)
-            await self._fetch(pull, memory_object.writer(), leaves)
+            leaves = await self._fetching.fetch(pull, memory_object.writer())
             header = placing.header(registry, region, announcement)
             await self._threads.run(memory_object.publish, header.pack(), Seal.FULL)
             if region.state is not State.CREATING:
@@ -283,103 +263,3 @@ class Replicas:
         except (KeyError, ValueError, OSError):
             pass
         return Peer(os.geteuid(), os.getegid())
-
-    async def _leaves(self, pull: Pull) -> list[bytes]:
-        """Return the hashes of the chunks, from any source."""
-        announcement, tried = pull.announcement, set[str]()
-        end_s = time.monotonic() + WAIT_S
-        question = pack("leaves", self._address, announcement.name, announcement.tree)
-        while time.monotonic() < end_s:
-            sources = self._sources(announcement.tree, pull.host)
-            if tried and tried >= sources:
-                raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
-            for source in sources - tried:
-                try:
-                    data = await self._engine.ask(source, question, CHUNK_S)
-                except (Refusal, HostGone, HostTimeout) as error:
-                    if isinstance(error, Refusal):
-                        pull.refusing.add(source)
-                    continue
-                leaves = hashing.split(announcement.room, announcement.tree, data)
-                if leaves is not None:
-                    return leaves
-                self._blame(source, announcement.name)
-                tried.add(source)
-            check_going_on(pull, sources)
-            await _wait(pull.changed, 1.0)
-        raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
-
-    async def _fetch(self, pull: Pull, writer: int, leaves: list[bytes]) -> None:
-        """Pull all chunks; cancelled, or without a source for long, it leaves nothing behind."""
-        announcement = pull.announcement
-        transfer = pull.transfer = Transfer(announcement.room, leaves, self._credits, seed=self._address)
-        running: set[asyncio.Task[None]] = set()
-        idle_s = time.monotonic()
-        try:
-            while not transfer.is_whole:
-                sources = self._sources(announcement.tree, pull.host)
-                transfer.refresh(sources, time.monotonic())
-                check_going_on(pull, sources)
-                pull.changed.clear()
-                while step := transfer.next():
-                    task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                if running:
-                    idle_s = time.monotonic()
-                elif transfer.banned and not transfer.sources:
-                    raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
-                elif time.monotonic() > idle_s + WAIT_S:
-                    raise HostTimeout(f"no host sends {announcement.name!r} any more")
-                await _wait(pull.changed, 0.25 if transfer.busy else 1.0)
-        finally:
-            transfer.is_ended = True
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            self.wake()  # others may have waited for the credits
-
-    async def _chunk(self, pull: Pull, transfer: Transfer, step: Step, writer: int) -> None:
-        announcement = pull.announcement
-        question = pack("chunk", self._address, announcement.name, announcement.tree, step.number)
-        is_under_way = True
-        size = hashing.part(announcement.room, step.number)[1]
-        try:
-            wait_s = self.bandwidth.take(step.source, size, time.monotonic(), math.inf)
-            await asyncio.sleep(wait_s)  # the credit bounds how many wait
-            target = Target(writer, announcement.room, step.number)
-            is_large = announcement.room >= BULK_FROM
-            size, digest = await self._bulk.bring(step.source, question, target, is_large=is_large)
-            is_under_way = False
-            if transfer.arrive(step, size, digest):
-                self.counts["bytes"] += size
-            else:
-                self._blame(step.source, announcement.name)
-        except (HostGone, HostTimeout, Refusal) as error:
-            self.counts["repeated"] += 1
-            is_refusal = isinstance(error, Refusal)
-            is_busy = is_refusal and str(error).startswith(BUSY)
-            if is_refusal and not is_busy:
-                pull.refusing.add(step.source)
-            rest_s = random.uniform(*BUSY_S) if is_busy else REFUSED_S if is_refusal else 0.0
-            transfer.rest(step.source, time.monotonic() + rest_s)
-            LOG.debug("fleet %s: chunk %d of %r: %s", self._plan.fleet, step.number, announcement.name, error)
-            await asyncio.sleep(0.1)  # it may be busy
-        except OSError as error:  # of the write: the next source would be no better
-            pull.broken = error
-        finally:
-            if is_under_way:
-                transfer.fail(step)
-            pull.changed.set()
-
-    def _blame(self, source: str, name: str) -> None:
-        self.counts["corrupt"] += 1
-        text = "fleet %s: %s has sent something else than %r, and is not asked for it again"
-        LOG.error(text, self._plan.fleet, source, name)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, or for some time: links come back without one."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
-    event.clear()

@@ -140,7 +140,6 @@ class Sharing:
         """A host has gone: its replicas here stay."""
         self._holders.leave(address)
         self.sending.bandwidth.forget(address)
-        self.replicas.bandwidth.forget(address)
         self.replicas.leave(address)
 
     def hear(self, kind: object, address: str, values: tuple[Any, ...]) -> None:
