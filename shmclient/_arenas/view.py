@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._arenas.held import ArenaValue, hold_value, open_value
 from shmclient._arenas.reader import Reader, names_in
 from shmclient._codecs import loaded
 from shmclient._codecs.libraries import LibraryName
+from shmprotocol.tuples import NamedTuple
 
 
 class ArenaChange(NamedTuple):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from shmclient._codecs import arrow_source as types
 from shmclient._codecs.arrow_image import Image
 from shmclient._codecs.arrow_source import Array, Schema, memory, read_array
 from shmprotocol.native.builtins import arrow_dense, arrow_list_views, arrow_offsets, arrow_runs, arrow_views
+from shmprotocol.tuples import NamedTuple
 
 ARRAY_WORDS = 10  # of struct ArrowArray
 _BUFFERS, _CHILDREN, _DICTIONARY = 5, 6, 7  # its words that are pointers

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmprotocol.kernel.address_space import memory_at, text_at
 from shmprotocol.native.builtins import arrow_address, arrow_pull, arrow_struct, arrow_type
+from shmprotocol.tuples import NamedTuple
 
 DEPTH_MAX = 63  # SHM_ARROW_DEPTH_MAX
 # enum shm_arrow_kind

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmprotocol.kernel.address_space import bytes_keeping, memory_at
 from shmprotocol.native.builtins import dlpack_address
+from shmprotocol.tuples import NamedTuple
 
 MAJOR = 1  # the layout of all versions from 1.0 on
 PADDED = 4  # DLPACK_FLAG_BITMASK_IS_SUBBYTE_TYPE_PADDED

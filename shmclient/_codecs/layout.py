@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from shmprotocol.tuples import NamedTuple
 
 ALIGNMENT = 64  # a cache line, and the widest vector loads
 GATHERED_MAX = 4096  # bytes of a buffer that is copied beside others: writing it by itself costs as much

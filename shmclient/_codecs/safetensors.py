@@ -10,10 +10,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from shmclient._codecs.dtypes import DIMENSIONS_MAX
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.tuples import NamedTuple
 
 LENGTH_SIZE = 8
 HEADER_MAX = 100_000_000  # bytes: that of the format's own readers

@@ -10,9 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from shmprotocol.errors import HostTimeout, InvalidArgument, ShmError, WaitTimeout, again
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.query import jittered
 
 PAUSE_MIN_S = 0.01  # a restarted host listens again after about 200 ms

@@ -6,13 +6,14 @@ Everything else is for the operations in `arena_waits`, over any number of conne
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._arenas.held import hold_value, make_value
 from shmclient._arenas.reader import Reader
 from shmclient._arenas.resting import Position
 from shmclient._drivers import arenas
 from shmprotocol.native.builtins import HeldValue
+from shmprotocol.tuples import NamedTuple
 
 _MAX = 1 << 62  # generations are smaller: see `shm_arena_layout.h`
 

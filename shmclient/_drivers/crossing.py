@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from shmclient._arenas.owner import Arena
 from shmclient._connection.hosts import path_of
@@ -17,6 +17,7 @@ from shmclient._process.address_space import ADDRESS_SPACE, Place
 from shmclient._process.copying import not_copied
 from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.errors import BadRegion
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import origin_of
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]

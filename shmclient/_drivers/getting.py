@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._codecs.libraries import LibraryName
 from shmclient._drivers.answers import granted, leased
@@ -11,6 +11,7 @@ from shmclient._drivers.operations import batches, map_value, open_request
 from shmclient._drivers.steps import Context, Operation, Outcome, Remaining
 from shmclient._regions.mapped import Inside, Mapped, mapped_already, note_mapped
 from shmclient._regions.region import RegionHandle, close_all
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import check_name
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from shmclient._drivers import answers, arenas, operations
 from shmclient._drivers.boards import find_board
@@ -18,6 +17,7 @@ from shmclient._regions.mapped import Lease
 from shmclient._regions.region import RegionHandle
 from shmprotocol.abi.header import FLAG_ARENA, HEADER_SIZE, KIND_DATA, KIND_OBJECTS, page_up
 from shmprotocol.errors import InvalidArgument, OutOfMemory, Unsupported
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 

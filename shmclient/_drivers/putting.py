@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from shmclient import _codecs as codecs
 from shmclient._drivers.answers import leased, only, whole
@@ -14,6 +14,7 @@ from shmclient._regions.region import RegionHandle, make_region
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA
 from shmprotocol.errors import InvalidArgument, RegionNotFound
 from shmprotocol.native import builtins
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import Backend, check_mode, check_name
 

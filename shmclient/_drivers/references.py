@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._arenas.view import BaseArenaView
 from shmclient._connection.hosts import OPENER, path_of
@@ -25,6 +25,7 @@ from shmclient._process import fork
 from shmclient._process.lock import new_lock
 from shmclient._regions.region import RegionHandle, attached
 from shmprotocol.errors import HostGone, HostTimeout, QuotaExceeded, RegionNotFound, Unsupported
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import origin_of
 

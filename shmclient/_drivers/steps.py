@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from shmclient._arenas.reader import ClientLedger, Reader
 from shmclient._arenas.resting import Position
@@ -16,6 +16,7 @@ from shmclient._process.lock import new_lock
 from shmclient._regions.mapped import Mapped
 from shmclient._regions.spares import Spares
 from shmprotocol.errors import Closed, HostGone
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import descriptors as fds
 from shmprotocol.wire import messages as m
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._process.address_space import ADDRESS_SPACE
 from shmclient.posix._mappings import MAPPINGS
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.kernel import address_space
+from shmprotocol.tuples import NamedTuple
 
 
 class SharedPlace(NamedTuple):

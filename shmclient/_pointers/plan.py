@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.native.binding import ffi, lib
+from shmprotocol.tuples import NamedTuple
 
 _CODE = ffi.typeof("void")  # what a pointer to a function leads to: never a part of a region
 PATH_MAX = 24  # steps of a path that are shown, some four lines: first and last half of a longer one

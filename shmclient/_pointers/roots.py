@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmprotocol.errors import AddressConflict, BadRegion
+from shmprotocol.tuples import NamedTuple
 
 
 class Root(NamedTuple):

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmclient._process.gate import Gate
 from shmclient._process.intervals import Interval, Intervals
@@ -26,6 +26,7 @@ from shmprotocol.kernel.address_space import (
     MAP_WRITABLE,
 )
 from shmprotocol.native.builtins import Holding, Space
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import origin_of
 
 

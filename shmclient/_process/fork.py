@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+
+from shmprotocol.tuples import NamedTuple
 
 GATES, INNER = 0, 1  # the order
 

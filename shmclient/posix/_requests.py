@@ -7,11 +7,11 @@ import fcntl
 import mmap as _mmap
 import os
 import stat
-from typing import NamedTuple
 
 from shmclient.posix import _emulation as emulation
 from shmclient.posix._errors import check_flags, check_size, failure
 from shmprotocol.native.binding import lib
+from shmprotocol.tuples import NamedTuple
 
 
 class Request(NamedTuple):

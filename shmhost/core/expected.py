@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fcntl import F_SEAL_GROW
-from typing import NamedTuple
 
 from shmhost.core.names import check_above, check_below
 from shmhost.core.objects import ARENA_SEALS, SEALS, MemoryObject
@@ -22,6 +21,7 @@ from shmhost.core.registry import Registry
 from shmhost.core.window import Span, Window
 from shmprotocol.abi.header import KIND_ARENA, PAGE
 from shmprotocol.errors import AccessDenied, RegionBusy, RegionExists
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.items import NO_ARENA
 from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.names import State

@@ -9,7 +9,6 @@ import itertools
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgpack
 
@@ -35,6 +34,7 @@ from shmhost.core.state_records import (
     RegionRecord,
 )
 from shmhost.core.window import Span, Window
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import Backend, Seal, State
 
 NONE = -1  # in place of a descriptor's index

@@ -6,10 +6,9 @@ name come or go.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region, sees
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import ChangeKind, State
 

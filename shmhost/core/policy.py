@@ -9,10 +9,10 @@ privileged. An arena has all names below it, so its owner must be allowed to cre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from shmhost.core.peers import Peer
 from shmprotocol.errors import AccessDenied, QuotaExceeded, ShmError
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 
 Limits = Mapping[str, tuple[int, str]]  # by the names of pools, with the words for the rule

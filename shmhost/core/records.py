@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
@@ -19,6 +19,7 @@ from shmhost.core.regions import Region
 from shmhost.core.window import Span
 from shmprotocol.abi.header import HEADER_SIZE, KIND_ARENA, KIND_DATA, KIND_OBJECTS
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import MAX_GENERATION, MAX_MODE, MAX_NAME, Backend, Seal, State, check_name
 
 SIZE = 512  # bytes, as in state.c; the fields are those of its struct shm_record

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 from shmhost.core.shares import UNLIMITED, Pool
 from shmprotocol.kernel.constants import KIB
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import MAX_DESCRIPTORS
 
 CONNECTION_FILES = 2

@@ -6,7 +6,7 @@ these records: two hosts that differ in it do not understand each other.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from shmprotocol.tuples import NamedTuple
 
 STATE_FORM = 12
 

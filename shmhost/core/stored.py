@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from shmhost.core.lent import Lent
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.shares import Share
+from shmprotocol.tuples import NamedTuple
 
 # The names of all entries come back in one variable of the environment, which has at most 128 KiB
 # (MAX_ARG_STRLEN, execve(2)): over that, no host could be started any more. An entry takes 15 bytes at most,

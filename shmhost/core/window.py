@@ -7,11 +7,11 @@ that a read past the end of a region faults and never reaches its neighbour.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from shmhost.core.ranges import Ranges
 from shmprotocol.errors import AddressConflict, InvalidArgument
 from shmprotocol.kernel.constants import MIB
+from shmprotocol.tuples import NamedTuple
 
 STEP = 2 * MIB  # the size of a huge page: a region can be backed by them without moving
 GUARD = 4096  # one page, the least that the kernel can leave unmapped

@@ -8,7 +8,8 @@ So a host that reads a name in a key can believe it, and the prefixes are checke
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from shmprotocol.tuples import NamedTuple
 
 
 class Rights(NamedTuple):

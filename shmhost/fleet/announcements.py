@@ -7,13 +7,14 @@ break; and of a name only a later generation is taken, so no order of messages b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmhost.core.window import STEP, Span, span_size
 from shmhost.fleet.hashing import HASH_SIZE, chunk_count
 from shmhost.fleet.messages import U64, fields, number, text
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, page_up
 from shmprotocol.errors import InvalidArgument, RemoteProtocolError
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import MAX_GENERATION, check_name
 
 MAX_NAMES = 65_536  # of one host

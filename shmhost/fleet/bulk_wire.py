@@ -14,11 +14,12 @@ import socket
 import ssl
 import struct
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmhost.fleet.config import FleetConfig, Tls
 from shmhost.fleet.messages import fields, flag, number, pack, text
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.tuples import NamedTuple
 
 MAGIC = b"shmhost/chunks/1"
 TOKEN = 16  # bytes, of chance

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from shmprotocol.errors import ShmError
+from shmprotocol.tuples import NamedTuple
 
 BUSY = "busy"  # refusals begin with it that are not for long
 

@@ -13,7 +13,6 @@ import os
 import pwd
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
@@ -23,6 +22,7 @@ from shmhost.fleet.hashing import chunk_count, root_of
 from shmhost.fleet.plan import SlicedAllocator, slice_of
 from shmhost.fleet.threads import Threads, hash_all, header_at
 from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
 LOG = logging.getLogger("shmhost")

@@ -6,13 +6,14 @@ Every byte from a peer is untrusted: types, lengths and ranges are checked; Remo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgpack
 
 from shmhost.fleet.config import NAME
 from shmhost.fleet.plan import MAX_SLICES, Windows
 from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.tuples import NamedTuple
 
 FORM = 2  # of these messages: hosts of another one are refused
 MAX_MESSAGE = 2**20  # bytes, but for chunks

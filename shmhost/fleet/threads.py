@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from shmhost.fleet.hashing import chunk_count, leaf, leaf_hasher, part
 from shmprotocol.abi.header import HEADER_SIZE, Header, check_header
 from shmprotocol.errors import BadRegion
+from shmprotocol.tuples import NamedTuple
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from shmhost.fleet.hashing import chunk_count, part
 from shmhost.fleet.turns import TURNS_FROM
+from shmprotocol.tuples import NamedTuple
 
 MAX_SOURCES = 8  # of one transfer, chosen by chance: more would not be faster
 MAX_TRIED = 16  # sources, with those that were asked in vain: many that wait must not ask all of many

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.errors import BadRegion, InvalidArgument
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import MAX_METADATA, MAX_NAME, check_name
 
 MAGIC = b"SHMAREN\0"

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import secrets
-from typing import NamedTuple
 
 from shmprotocol.errors import HostError
+from shmprotocol.tuples import NamedTuple
 
 DIGITS = 16  # hexadecimal ones, of the identity
 MAX_SIZE = 4096  # bytes

@@ -9,12 +9,12 @@ import errno
 import os
 import socket
 from collections.abc import Mapping, MutableMapping
-from typing import NamedTuple
 
 from shmhost.core.from_store import Entry
 from shmhost.core.stored import is_entry
 from shmhost.serving.notify import number_in
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.tuples import NamedTuple
 
 LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 # All that sd_listen_fds(3) removes; LISTEN_PIDFDID since systemd 258.

@@ -16,7 +16,7 @@ import socketserver
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import anyio
@@ -27,6 +27,7 @@ from shmhost.core.meter import BOUNDS
 from shmhost.machine.socket_file import SocketFile
 from shmhost.settings.config import metrics_address
 from shmprotocol.errors import HostError
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.messages import Measured, Total
 from shmprotocol.wire.names import State
 

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from shmhost.core.heritage import (
     Makers,
@@ -46,6 +46,7 @@ from shmhost.serving.moving import resume_link
 from shmhost.serving.old_boards import OldBoards
 from shmhost.settings.config import Config
 from shmprotocol.errors import AccessDenied, HostError, ShmError, Unsupported
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import Owned, close_all
 from shmprotocol.wire.query import Query

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import rich_click as click
 
@@ -30,6 +30,7 @@ from shmhost.settings.config import (
 from shmhost.settings.sources import Text, file_option, source_of
 from shmprotocol.cli import parse_size
 from shmprotocol.errors import InvalidArgument
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.paths import socket_path
 
 

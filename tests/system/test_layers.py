@@ -22,7 +22,7 @@ FOLDERS = {
 }
 # The rooms of each package, from the ground up: a room imports only from rooms before it.
 ROOMS = {
-    "shmprotocol": ["errors", "native", "abi", "kernel", "wire", "cli", "options", "__main__"],
+    "shmprotocol": ["errors", "tuples", "native", "abi", "kernel", "wire", "cli", "options", "__main__"],
     "shmclient": [
         *("_process", "posix", "_pointers", "_codecs", "_connection", "_regions", "_arenas", "_pins"),
         *("_drivers", "client", "aio", "_shared", "shared_memory", "_commands", "__main__"),

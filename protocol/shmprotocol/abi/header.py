@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import NamedTuple
 
 from shmprotocol.errors import BadRegion, InvalidArgument
 from shmprotocol.native.binding import ffi, lib
+from shmprotocol.tuples import NamedTuple
 
 HEADER_SIZE = lib.SHM_HEADER_SIZE
 KIND_DATA = lib.SHM_KIND_DATA

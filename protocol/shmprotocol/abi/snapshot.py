@@ -6,7 +6,7 @@ Knows no file, descriptor or message. `protocol/README.md` has the bytes.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from shmprotocol.abi.header import (
     FLAG_ARENA,
@@ -22,6 +22,7 @@ from shmprotocol.abi.header import (
     page_up,
 )
 from shmprotocol.errors import BadRegion
+from shmprotocol.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import hashlib

@@ -1,7 +1,6 @@
 """The messages about arenas, since version 3; see `messages`, which has them among all others."""
 
-from typing import NamedTuple
-
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.items import Hold
 
 

@@ -11,11 +11,12 @@ import struct
 from collections import deque
 from collections.abc import Iterator, MutableSequence
 from itertools import repeat, starmap
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgpack
 
 from shmprotocol.errors import LocalProtocolError, RemoteProtocolError, again
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.codec import REPLY_TAGS, REQUEST_TAGS, TAG_OF, from_wire, to_wire
 from shmprotocol.wire.messages import LOST, Message
 from shmprotocol.wire.names import MAX_ARRAY, MAX_DESCRIPTORS, MAX_FRAME, MAX_REQUEST

@@ -1,7 +1,6 @@
 """The messages about a host as a whole: what it has, and who takes its place; see `messages`."""
 
-from typing import NamedTuple
-
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.items import Account, Inspection, Tally, Timing, Total, Use
 
 

@@ -1,6 +1,6 @@
 """The records in messages: regions, their holders, counts, grants. Typed and frozen; see `messages`."""
 
-from typing import NamedTuple
+from shmprotocol.tuples import NamedTuple
 
 
 class ArenaInfo(NamedTuple):

@@ -1,11 +1,12 @@
 """The messages of the wire and the records in them: typed and frozen. Knows no bytes, socket or memory.
 
 `codec` turns them into arrays and back, by their tags and annotations. These are types here and in the other
-modules of messages, not texts as elsewhere: NamedTuple would compile each, 3 ms of the client's import.
+modules of messages, not texts as elsewhere: a check of a message would have to evaluate each first.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.arena_messages import Arena as Arena
 from shmprotocol.wire.arena_messages import ArenaMade as ArenaMade
 from shmprotocol.wire.arena_messages import Attend as Attend

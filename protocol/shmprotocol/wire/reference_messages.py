@@ -1,6 +1,6 @@
 """The messages about references: regions that cross to other processes by their numbers, since version 5."""
 
-from typing import NamedTuple
+from shmprotocol.tuples import NamedTuple
 
 
 class Keep(NamedTuple):

@@ -1,7 +1,6 @@
 """The messages about what clients hand back to a host whose predecessor was killed, since version 4."""
 
-from typing import NamedTuple
-
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.items import Grant
 
 

@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from shmhost.commands.text import format_size
 from shmprotocol.kernel.constants import MIB
+from shmprotocol.tuples import NamedTuple
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 KERNEL_LEAST = (5, 10)

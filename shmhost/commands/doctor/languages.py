@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+
+from shmprotocol.tuples import NamedTuple
 
 # With memory of its own before and after: allocators take theirs when they are first asked.
 _RESERVE = r"""

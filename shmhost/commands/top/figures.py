@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from shmprotocol.abi.header import KIND_ARENA
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.names import State
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -11,6 +10,7 @@ from rich.text import Text
 from shmhost.commands.text import STATE_COLORS, age, format_size, printable
 from shmhost.commands.top.figures import Row, View, sort_rows
 from shmhost.commands.views.regions import region_dict
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire import messages as m
 
 NAME_CELLS = 12  # of a region's name, before columns are left out for it

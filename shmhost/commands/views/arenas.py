@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from shmhost.commands.views.contents import unpack
 from shmhost.commands.views.who import holder_row
 from shmhost.machine.arena_names import Value, metadata_of, values_in
 from shmprotocol.errors import BadRegion
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.messages import Hold, RegionInfo
 from shmprotocol.wire.query import Query
 

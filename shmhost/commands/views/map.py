@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from rich.text import Text
 
 from shmhost.commands.text import STATE_COLORS, format_size, printable
 from shmhost.core.window import GUARD, span_size
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.messages import RegionInfo
 from shmprotocol.wire.names import State
 

@@ -6,13 +6,13 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from shmhost.commands.text import age, printable
+from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.messages import Inspection
 from shmprotocol.wire.names import State
 
