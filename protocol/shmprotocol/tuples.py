@@ -59,16 +59,16 @@ else:
 
         @classmethod
         def _make(cls, items):
-            made = tuple.__new__(cls, items)
-            if len(made) != len(cls._fields):
-                raise TypeError(f"{cls.__name__} has {len(cls._fields)} fields, not {len(made)}")
-            return made
+            result = tuple.__new__(cls, items)
+            if len(result) != len(cls._fields):
+                raise TypeError(f"{cls.__name__} has {len(cls._fields)} fields, not {len(result)}")
+            return result
 
         def _replace(self, /, **changes):
-            made = self._make(map(changes.pop, self._fields, self))
+            result = self._make(map(changes.pop, self._fields, self))
             if changes:
                 raise ValueError(f"{type(self).__name__} has no fields {list(changes)}")
-            return made
+            return result
 
         __replace__ = _replace  # for copy.replace of Python 3.13
 

@@ -14,7 +14,7 @@ from shmprotocol.tuples import NamedTuple
 
 
 class Ours(NamedTuple):
-    """A place."""
+    """A item."""
 
     name: str
     offset: int
@@ -28,7 +28,7 @@ class Ours(NamedTuple):
 
 
 class Theirs(typing.NamedTuple):
-    """A place."""
+    """A item."""
 
     name: str
     offset: int
@@ -102,9 +102,9 @@ def test_replace_refuses_a_field_that_is_not_there() -> None:
 
 
 def test_a_field_cannot_be_set() -> None:
-    place: Any = Ours("a", 1)
+    item: Any = Ours("a", 1)
     with pytest.raises(AttributeError):
-        place.offset = 2
+        item.offset = 2
 
 
 def test_a_pattern_takes_the_fields_in_their_order() -> None:
