@@ -14,7 +14,7 @@ from shmhost.core.arenas import Control
 from shmhost.core.expected import Expected, Returned
 from shmhost.core.keeping import Keeping
 from shmhost.core.ledgers import Ledger, LedgerObject
-from shmhost.core.meter import Meter
+from shmhost.core.meter import Latency, Meter
 from shmhost.core.news import News, gone, news_of, replaced
 from shmhost.core.objects import ArenaObject, MemoryObject
 from shmhost.core.peers import Peer
@@ -36,7 +36,8 @@ MAX_COUNT = 2**64 - 1  # of a Use: as much as there is
 MAX_USES = 512  # of a Measured: of 50 bytes at most each
 MAX_ACCOUNTS = 4096  # of a Measured: the limit of an array
 
-Gauge = tuple[str, str, float]  # a figure for metrics: its name, what it says, and its value
+# A figure for metrics: its name, what it says, and its value; a Latency, which is a copy, is a histogram.
+Gauge = tuple[str, str, float | Latency]
 MakeObject = Callable[..., MemoryObject]  # backend, name, bytes, and True if it can grow
 MakeArena = Callable[
     [str, int, bool, bytes], ArenaObject

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from shmprotocol.wire.names import State
 
@@ -15,18 +16,25 @@ BOUNDS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 10
 
 
 class Latency:
-    """The latencies of one kind of request, from the start of its handling to the end."""
+    """How long things of one kind took, such as requests, from the start of their handling to the end."""
 
-    __slots__ = ("counts", "total_ns")
+    __slots__ = ("bounds", "counts", "total_ns")
 
-    def __init__(self) -> None:
-        self.counts: list[int] = [0] * (len(BOUNDS) + 1)  # for each bound those up to it, and the rest
+    def __init__(self, bounds: Sequence[int] = BOUNDS) -> None:
+        self.bounds = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)  # for each bound those up to it, and the rest
         self.total_ns: int = 0
 
-    def add(self, bucket: int, duration_ns: int, count: int) -> None:
-        """Count requests that took this long each, which is in this bucket of BOUNDS."""
-        self.counts[bucket] += count
-        self.total_ns += duration_ns * count
+    def note(self, duration_ns: int) -> None:
+        """Count one that took this long."""
+        self.counts[bisect_left(self.bounds, duration_ns)] += 1
+        self.total_ns += duration_ns
+
+    def copy(self) -> Latency:
+        """Return the figures of now, for another thread."""
+        copy = Latency(self.bounds)
+        copy.counts, copy.total_ns = list(self.counts), self.total_ns
+        return copy
 
     @property
     def count(self) -> int:
@@ -47,7 +55,7 @@ class Meter:
 
     def add(self, operation: str, duration_ns: int) -> None:
         """Count an answered request; a request for which its client was dropped does not count."""
-        self.latencies[operation].add(bisect_left(BOUNDS, duration_ns), duration_ns, 1)
+        self.latencies[operation].note(duration_ns)
 
     def add_answers(self, releases: int, last: str, duration_ns: int) -> None:
         """Count Releases and a last request, if any, that were answered together: each took its part."""

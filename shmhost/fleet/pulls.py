@@ -10,6 +10,10 @@ from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.transfers import Transfer
 from shmprotocol.errors import QuotaExceeded
 
+MS = 1_000_000
+# Upper bounds in nanoseconds, 1 ms to 300 s: a small region takes some ms, and a source may be gone for long.
+LAGS = tuple(step * MS for step in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000))
+
 
 class Superseded(Exception):
     """A generation was replaced before it was copied: the next one is copied instead."""
@@ -24,6 +28,7 @@ class Pull:
     began_s: float
     task: asyncio.Task[None] | None = None
     next: Announcement | None = None  # a newer one, which is copied after this
+    next_s: float = 0.0  # when that was announced
     refusing: set[str] = field(default_factory=set)  # the sources that do not have it any more
     transfer: Transfer | None = None
     broken: OSError | None = None  # why a chunk cannot be written here
@@ -44,7 +49,7 @@ class Replica:
     host: str
     region: Region
     leaves: list[bytes]
-    lag_s: float  # from the announcement to its publish
+    lag_s: float  # from the announcement to its publish, by the clock of this host
 
 
 def check_going_on(pull: Pull, sources: set[str]) -> None:

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 from shmhost.core.hub import Hub
+from shmhost.core.meter import Latency
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
 from shmhost.core.registry import REGION_OVERHEAD
@@ -24,7 +25,7 @@ from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
 from shmhost.fleet.fetching import Fetching
-from shmhost.fleet.pulls import Pull, Replica, Superseded, is_of
+from shmhost.fleet.pulls import LAGS, Pull, Replica, Superseded, is_of
 from shmhost.fleet.threads import Threads
 from shmprotocol.errors import QuotaExceeded, RegionBusy, ShmError
 from shmprotocol.wire.names import Backend, Seal, State
@@ -60,6 +61,7 @@ class Replicas:
         self._published = published
         self._fetching = Fetching(plan, engine, threads, address, sources, self.wake)
         self.counts: Counter[str] = self._fetching.counts
+        self.lags: Latency = Latency(LAGS)  # of copies, from the announcement to the publish here
         self.bandwidth: Bandwidth = self._fetching.bandwidth
         self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by name: they have it until they have ended
         # By host, so that one whose transfers do not end is in the way of none of another.
@@ -67,8 +69,11 @@ class Replicas:
         self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
         self._dropped: dict[str, tuple[str, int]] = {}  # unlinked here: not copied again before the next one
 
-    def follow(self, announcement: Announcement, host: str, *, is_wanted: bool) -> None:
-        """Copy what a host announces, if that is wanted or an older generation of it is here."""
+    def follow(self, announcement: Announcement, host: str, *, is_wanted: bool, heard_s: float = 0.0) -> None:
+        """Copy what a host announces, if that is wanted or an older generation of it is here.
+
+        `heard_s` is when it was announced, if that is not now.
+        """
         name, replica, pull = announcement.name, self.current.get(announcement.name), None
         pull = self.pulls.get(name)
         if replica is not None and replica.host == host and is_of(replica, announcement):
@@ -86,7 +91,7 @@ class Replicas:
         if is_wanted or replica is not None:
             if replica is None and self._adopt(announcement, host):
                 return
-            self._begin(announcement, host)
+            self._begin(announcement, host, heard_s or time.monotonic())
 
     def _follow_up(self, pull: Pull, announcement: Announcement) -> None:
         """Take a newer generation of what is under way: that ends first, if it has begun.
@@ -96,7 +101,7 @@ class Replicas:
         if pull.next is not None or not pull.is_placed:
             self.counts["skipped"] += (pull.next or pull.announcement).generation < announcement.generation
         if pull.is_placed:
-            pull.next = announcement
+            pull.next, pull.next_s = announcement, time.monotonic()
             pull.changed.set()
         else:
             pull.announcement, pull.began_s = announcement, time.monotonic()
@@ -165,8 +170,8 @@ class Replicas:
         self.origins[region.number] = host
         return True
 
-    def _begin(self, announcement: Announcement, host: str) -> None:
-        pull = Pull(announcement, host, time.monotonic())
+    def _begin(self, announcement: Announcement, host: str, began_s: float) -> None:
+        pull = Pull(announcement, host, began_s)
         self.pulls[announcement.name] = pull
         pull.task = asyncio.get_running_loop().create_task(self._pulling(pull))
 
@@ -207,7 +212,7 @@ class Replicas:
             if self.pulls.get(name) is pull:
                 del self.pulls[name]
                 if pull.next is not None:
-                    self.follow(pull.next, pull.host, is_wanted=True)
+                    self.follow(pull.next, pull.host, is_wanted=True, heard_s=pull.next_s)
 
     async def _pull(self, pull: Pull) -> None:
         registry = self._hub.registry
@@ -240,7 +245,7 @@ class Replicas:
         replica = Replica(announcement, pull.host, region, leaves, lag_s)
         self.current[announcement.name] = replica
         self.origins[region.number] = pull.host
-        self.counts["copied"] += 1
+        self.lags.note(int(lag_s * 1e9))
         self._published(replica)
 
     def _check_memory(self, announcement: Announcement) -> None:

@@ -243,6 +243,7 @@ class Sharing:
             ("fleet_busy", "Chunks that were refused for a while, as others were waiting", sending.refused),
             ("fleet_send_waited_seconds", "For the limit of bandwidth", sending.bandwidth.waited_s),
             ("fleet_receive_waited_seconds", "Likewise, to ask for chunks", replicas.bandwidth.waited_s),
+            ("fleet_lag_seconds", "From an announcement to the copy here", replicas.lags.copy()),
             ("fleet_skipped", "Generations that were replaced before they were copied", counts["skipped"]),
             ("fleet_conflicts", "Names that several hosts export", len(self.conflicts.names)),
             ("fleet_ignored", "Announcements that [access] does not allow", self.ignored),

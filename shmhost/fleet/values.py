@@ -24,11 +24,13 @@ from typing import Any
 import msgpack
 
 from shmhost.core.hub import Gauge, Hub
+from shmhost.core.meter import Latency
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.exports import Exports, Rights
 from shmhost.fleet.outbox import Outbox
+from shmhost.fleet.pulls import LAGS
 from shmprotocol.errors import InvalidArgument
 from shmprotocol.wire.names import ChangeKind, State, check_name
 
@@ -55,7 +57,7 @@ class Values:
     def __init__(self, plan: FleetConfig, hub: Hub, exports: Exports, socket_path: str) -> None:
         self.followed: dict[str, Followed] = {}
         self.counts: Counter[str] = Counter()
-        self.waited_s: float = 0.0  # of the latest value: from its put to its announcement
+        self.waits: Latency = Latency(LAGS)  # of values, from the put to the announcement
         self._plan = plan
         self._hub = hub
         self._exports = exports
@@ -103,7 +105,7 @@ class Values:
             ("fleet_values_skipped", "Values that were replaced before they were announced", skipped),
             ("fleet_values_late", "Values that had waited for longer than `lag`", counts["late"]),
             ("fleet_values_refused", "Values, or arenas, that cannot be announced", refused),
-            ("fleet_value_wait_seconds", "From a value's put to its announcement", self.waited_s),
+            ("fleet_value_wait_seconds", "From a value's put to its announcement", self.waits.copy()),
         )
 
     async def close(self) -> None:
@@ -211,9 +213,10 @@ class Values:
             self._exports.remove(name)
         elif followed.rights != rights:  # meanwhile
             self._exports.change(name, followed.rights)
-        self.waited_s = waited_ns / 1e9
+        if waited_ns:  # else it was there before it was followed
+            self.waits.note(waited_ns)
         self.counts["values"] += 1
-        self.counts["late"] += self.waited_s > self._plan.lag_s
+        self.counts["late"] += waited_ns > self._plan.lag_s * 1e9
         self.counts[f"skipped {arena}"] = max(self.counts[f"skipped {arena}"], skipped)
 
     def _may_announce(self, name: str) -> bool:

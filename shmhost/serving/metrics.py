@@ -16,6 +16,7 @@ import socketserver
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -23,7 +24,7 @@ import anyio
 import anyio.to_thread
 
 from shmhost.core.hub import Gauge, Hub
-from shmhost.core.meter import BOUNDS
+from shmhost.core.meter import Latency
 from shmhost.machine.socket_file import SocketFile
 from shmhost.settings.config import metrics_address
 from shmprotocol.errors import HostError
@@ -40,13 +41,12 @@ STATES = [state for state in State if state is not State.FREED]
 
 
 class Snapshot(NamedTuple):
-    """The data of one scrape. `latencies`: by operation, how many up to each of BOUNDS and over, and the sum
-    in nanoseconds; `windows`: base, size and free bytes of each; `stored`: regions that a service manager
-    has, and may have; `fleet`: what the part that joins hosts says.
+    """The data of one scrape. `latencies`: by operation; `windows`: base, size and free bytes of each;
+    `stored`: regions that a service manager has, and may have; `fleet`: what the part that joins hosts says.
     """
 
     measured: Measured
-    latencies: dict[str, tuple[list[int], int]]
+    latencies: dict[str, Latency]
     windows: list[tuple[int, int, int]]
     stored: tuple[int, int] = (0, 0)
     fleet: Sequence[Gauge] = ()
@@ -56,7 +56,7 @@ def snapshot_of(hub: Hub) -> Snapshot:
     """Take a snapshot, in the thread of the host."""
     return Snapshot(
         hub.measure(0),
-        {name: (list(latency.counts), latency.total_ns) for name, latency in hub.meter.latencies.items()},
+        {name: latency.copy() for name, latency in hub.meter.latencies.items()},
         [(window.base, window.size, window.free()) for window in hub.registry.allocator.windows],
         (len(hub.stored), hub.stored.room) if hub.stored is not None else (0, 0),
         hub.fleet_gauges(),
@@ -97,7 +97,10 @@ def _host_families(snapshot: Snapshot, version: str) -> Iterator[Any]:
         ("stored_regions_max", "Limit of the regions there", snapshot.stored[1]),
         *snapshot.fleet,
     ):
-        yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
+        if isinstance(value, Latency):
+            yield _histogram(name, text, [], [((), value)])
+        else:
+            yield GaugeMetricFamily(f"shmhost_{name}", text, value=value)
     for name, text, value in (
         ("restarts", "Earlier starts of a host at this socket", measured.restarts),
         ("connections", "Accepted connections", measured.connections),
@@ -134,21 +137,29 @@ def _region_families(snapshot: Snapshot) -> Iterator[Any]:
 
 
 def _request_families(snapshot: Snapshot) -> Iterator[Any]:
-    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+    from prometheus_client.core import CounterMetricFamily
 
     text = "Time spent on requests, by operation"
-    durations = HistogramMetricFamily("shmhost_request_duration_seconds", text, labels=["operation"])
-    for operation, (counts, total_ns) in sorted(snapshot.latencies.items()):
-        buckets, below = [], 0
-        for bound, count in zip([*(f"{bound / 1e9:g}" for bound in BOUNDS), "+Inf"], counts, strict=True):
-            below += count
-            buckets.append((bound, below))
-        durations.add_metric([operation], buckets, total_ns / 1e9)
-    yield durations
+    rows = [((operation,), latency) for operation, latency in sorted(snapshot.latencies.items())]
+    yield _histogram("request_duration_seconds", text, ["operation"], rows)
     refusals = CounterMetricFamily("shmhost_refusals", "Refused requests, by code", labels=["code"])
     for code, count in snapshot.measured.refusals:
         refusals.add_metric([code], count)
     yield refusals
+
+
+def _histogram(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Latency]]
+) -> Any:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(f"shmhost_{name}", text, labels=labels)
+    for texts, latency in rows:
+        bounds = [*(f"{bound / 1e9:g}" for bound in latency.bounds), "+Inf"]
+        family.add_metric(
+            texts, list(zip(bounds, accumulate(latency.counts), strict=True)), latency.total_ns / 1e9
+        )
+    return family
 
 
 def _gauges(name: str, text: str, label: str, values: Iterable[tuple[object, int]]) -> Any:

@@ -11,7 +11,7 @@ import pytest
 import shmclient
 import shmhost
 from shmhost.core.hub import Hub
-from shmhost.core.meter import BOUNDS, Meter
+from shmhost.core.meter import BOUNDS, Latency, Meter
 from shmhost.core.registry import REGION_OVERHEAD
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
@@ -34,6 +34,15 @@ def test_latency_falls_into_the_bucket_of_its_bound() -> None:
     assert latency.counts == [2, 1, *[0] * (len(BOUNDS) - 3), 1, 1]
     assert (latency.count, latency.total_ns) == (5, 2 * BOUNDS[0] + 1 + 2 * BOUNDS[-1] + 1)
     assert list(BOUNDS) == sorted(BOUNDS)
+
+
+def test_copy_of_a_latency_has_the_bounds_and_the_figures_of_then() -> None:
+    latency = Latency((10, 20))
+    latency.note(10)
+    copy = latency.copy()
+    latency.note(21)
+    assert (copy.bounds, copy.counts, copy.total_ns) == ((10, 20), [1, 0, 0], 10)
+    assert (latency.counts, latency.total_ns) == ([1, 0, 1], 31)
 
 
 def test_host_counts_what_its_clients_do(host: WatchedHost, shm: shmclient.Client) -> None:

@@ -238,6 +238,33 @@ def test_bandwidth_that_is_sent_is_limited(tmp_path: Path) -> None:
         assert metrics_of(ports[2])["shmhost_fleet_send_waited_seconds"] > 1.0
 
 
+def test_lag_of_a_copy_counts_from_its_announcement_also_behind_another_transfer(tmp_path: Path) -> None:
+    ports = free_ports(3)
+    plans = [
+        write_plan(tmp_path, "a", ports[0], (), **SHARED),
+        write_plan(tmp_path, "b", ports[1], ports[:1], bandwidth="4M", **SHARED),
+    ]
+    with (
+        start(plans[0]) as first,
+        start(plans[1], metrics=f"127.0.0.1:{ports[2]}") as second,
+        shmclient.connect(first.socket_path) as shm,
+        shmclient.connect(second.socket_path) as other,
+    ):
+        shm.put("models/x", os.urandom(6 * MIB)).close()
+        wait_until(lambda: metrics_of(ports[2])["shmhost_fleet_received_bytes"] > 0)
+        shm.put("models/x", b"small").close()
+        before_s = time.monotonic()
+        values = other.follow("models/x", wait=60)
+        assert len(next(values)) == 6 * MIB
+        waited_s = time.monotonic() - before_s  # for the first one alone
+        assert bytes(next(values)) == b"small"
+        (row,) = statuses(plans[1])[-1]["replicas"]
+        assert row["lag_s"] > waited_s / 2
+        metrics = metrics_of(ports[2])
+        assert metrics["shmhost_fleet_lag_seconds_count"] == 2
+        assert metrics["shmhost_fleet_lag_seconds_sum"] > row["lag_s"] + waited_s
+
+
 def test_name_that_two_hosts_export_is_copied_from_the_same_one_everywhere(tmp_path: Path) -> None:
     ports = free_ports(5)
     plans = [
