@@ -153,6 +153,15 @@ class Service:
                 kinds.append("pidfd" if "pidfd" in link else link.split(":[")[0])
         return sorted(kinds)
 
+    def inodes(self) -> set[int]:
+        """Return the inodes of what the host has open."""
+        assert self.child is not None
+        found = set()
+        for path in Path(f"/proc/{self.child.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                found.add(path.stat().st_ino)
+        return found
+
     def read_log(self) -> str:
         return self._log_path.read_text()
 

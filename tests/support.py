@@ -66,6 +66,15 @@ def count_threads() -> int:
     return len([thread for thread in threading.enumerate() if thread.name != "shmhost worker"])
 
 
+def read_tasks(pid: int | str, name: str) -> list[str]:
+    """Read a file of each thread of a process in /proc, without those of threads that end meanwhile."""
+    texts = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            texts.append((task / name).read_text("utf-8"))
+    return texts
+
+
 def mapped_addresses() -> list[int]:
     """Return the addresses of the regions that this process has mapped."""
     with open("/proc/self/maps", encoding="utf-8") as maps:

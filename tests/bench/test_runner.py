@@ -19,6 +19,7 @@ from benchmarks.peers.workload import MIB, Scale
 from benchmarks.peers.workloads import workloads
 from benchmarks.processes import ROOT
 from benchmarks.results import ARENA, FLOOR, OURS
+from support import read_tasks
 
 TINY = Scale(
     rounds=1,
@@ -125,8 +126,7 @@ def test_nothing_is_left_after_an_interruption(number: int, tmp_path: Path) -> N
 
 
 def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [int(child) for child in "".join(read_tasks(pid, "children")).split()]
 
 
 def test_kept_runs_are_json() -> None:

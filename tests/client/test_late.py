@@ -9,12 +9,11 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 import shmclient
-from support import Machine, client_with_two, in_child, mapped_addresses, wait_until
+from support import Machine, client_with_two, in_child, mapped_addresses, read_tasks, wait_until
 
 BURST = 200  # more than the buffer of a connection has room for
 
@@ -96,10 +95,8 @@ def test_releases_that_a_full_socket_does_not_take_arrive_later(
 
 def sleeps() -> int:
     """Return how often the thread that sends late releases has gone to sleep."""
-    for task in Path("/proc/self/task").iterdir():
-        if (task / "comm").read_text() == "shm late\n":
-            return int((task / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-    pytest.fail("there is no such thread")
+    (text,) = (text for text in read_tasks("self", "status") if text.startswith("Name:\tshm late\n"))
+    return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 def test_thread_seldom_looks_at_a_socket_that_stays_full(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import time
@@ -20,7 +19,7 @@ from shmprotocol.abi.header import HEADER_SIZE
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.descriptors import Owned
-from support import WatchedHost, count_descriptors, wait_until, watched_host
+from support import WatchedHost, count_descriptors, read_tasks, wait_until, watched_host
 
 LARGE = bytes(range(256)) * 1024  # 256 KiB: more than goes with a request
 
@@ -307,17 +306,10 @@ def test_reserve_stays_while_it_is_idle(host: WatchedHost) -> None:
 
 
 def test_thread_of_a_reserve_ends_with_its_client(host: WatchedHost) -> None:
-    def fillers() -> list[str]:
-        names: list[str] = []
-        for task in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # it has just ended
-                names.append(Path(f"/proc/self/task/{task}/comm").read_text())
-        return [name for name in names if name == "shm filler\n"]
-
     with shmclient.connect(host.socket_path, reserve=MIB) as shm:
         shm.put("a", LARGE).close()
-        wait_until(lambda: len(fillers()) == 1)  # which it calls itself once it runs
-    wait_until(lambda: not fillers())
+        wait_until(lambda: read_tasks("self", "comm").count("shm filler\n") == 1)  # so it calls itself
+    wait_until(lambda: "shm filler\n" not in read_tasks("self", "comm"))
 
 
 def test_reserve_is_what_the_host_allows(tmp_path: Path) -> None:

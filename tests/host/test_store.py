@@ -181,25 +181,20 @@ def test_name_that_is_replaced_all_the_time_is_sent_now_and_then(manager: Servic
 
 
 def test_host_frees_a_large_object_after_the_manager_has_closed_it(manager: Service) -> None:
-    def inodes() -> set[int]:
-        assert manager.child is not None
-        folder = Path(f"/proc/{manager.child.pid}/fd")
-        return {os.stat(path).st_ino for path in folder.iterdir() if path.exists() or path.is_symlink()}
-
     put(manager, large=bytes(2 << 20), small=b"1")
     settle(manager)
     objects = {os.fstat(descriptor).st_size: os.fstat(descriptor).st_ino for _, descriptor in manager.entries}
     large, small = objects[max(objects)], objects[min(objects)]
-    assert {large, small} <= inodes()
+    assert {large, small} <= manager.inodes()
     manager.is_reading.clear()
     with shmclient.connect(manager.path) as shm:
         shm.unlink("large")
         shm.unlink("small")
-        wait_until(lambda: small not in inodes())
-        assert large in inodes()
+        wait_until(lambda: small not in manager.inodes())
+        assert large in manager.inodes()
     manager.is_reading.set()
     settle(manager)
-    wait_until(lambda: large not in inodes())
+    wait_until(lambda: large not in manager.inodes())
 
 
 def test_store_has_exactly_its_room(folder: Path) -> None:

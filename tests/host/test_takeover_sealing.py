@@ -18,7 +18,7 @@ from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.query import Query
-from support import RawPeer, wait_until
+from support import RawPeer, read_tasks, wait_until
 from takeover_support import HalfSuccessor, Line, line_of_hosts
 
 # As I/O of a client does that holds pages of the region, only longer.
@@ -241,8 +241,7 @@ def test_region_whose_growing_waits_can_grow_at_the_successor(folder: Path) -> N
 
 def is_held_up(pid: int) -> bool:
     """Whether a thread of a process waits for the lock of an object, or is ended as it does."""
-    tasks = Path(f"/proc/{pid}/task")
-    return any(" D " in (task / "stat").read_text().rpartition(")")[2][:3] for task in tasks.iterdir())
+    return any(" D " in text.rpartition(")")[2][:3] for text in read_tasks(pid, "stat"))
 
 
 def clients(path: str) -> int:

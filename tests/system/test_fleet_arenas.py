@@ -14,7 +14,7 @@ import shmclient
 from benchmarks.fleet_hosts import free_ports
 from shmhost.testing.process import HostProcess
 from tests.fleet_support import fleet, metrics_of, start, statuses, write_plan
-from tests.support import wait_until
+from tests.support import read_tasks, wait_until
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
 
@@ -132,13 +132,10 @@ def test_values_go_on_when_the_process_that_copies_them_is_killed(tmp_path: Path
         camera.put_many({"front": b"1", "left": b"1"})
         values = other.follow("camera/front", wait=60)
         assert bytes(next(values)) == b"1"
-        path = f"/proc/{first.pid}/task/{first.pid}/children"
-        children = [int(each) for each in Path(path).read_text().split()]
-        for task in Path(f"/proc/{first.pid}/task").iterdir():
-            children += [int(each) for each in (task / "children").read_text().split()]
+        children = "".join(read_tasks(first.pid, "children")).split()
         assert children
-        for pid in set(children):
-            os.kill(pid, 9)
+        for pid in children:
+            os.kill(int(pid), 9)
         camera["front"] = b"2"
         del camera["left"]
         assert bytes(next(values)) == b"2"
