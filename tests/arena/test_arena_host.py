@@ -132,9 +132,14 @@ class Game:
         descriptors.close_all([self._board, self._report])
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_changed("player", tmp_path_factory.mktemp("player"), STEPS)
+
+
 @pytest.fixture
-def game(machine: Machine, tmp_path: Path) -> Iterator[Game]:
-    game = Game(compile_changed("player", tmp_path, STEPS), machine.path)
+def game(machine: Machine, program: Path) -> Iterator[Game]:
+    game = Game(program, machine.path)
     game.start_owner()
     for _ in range(READERS):
         game.start_reader()
@@ -177,7 +182,7 @@ def play(game: Game, seed: int, seconds: float) -> None:
 
 
 def test_torture_with_a_host(game: Game) -> None:
-    play(game, 1, 5)
+    play(game, 1, 2)
     game.finish()
     assert game.figures()["torn"] == 0
 

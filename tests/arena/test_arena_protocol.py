@@ -79,7 +79,7 @@ LEDGERS = {"shm_arena_collect.h": [("        info->held |= (uint64_t)1 << place.
 def test_torture_a_short_time(tmp_path: Path) -> None:
     """Readers are stopped in the middle of getting a value, and killed; owners are killed anywhere."""
     program = compile_changed("torture", tmp_path, STEPS)
-    output = run(program, 1, 8)
+    output = run(program, 1, 4)
     assert "0 torn" in output
 
 

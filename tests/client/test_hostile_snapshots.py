@@ -210,7 +210,7 @@ def test_refused_files_leave_nothing_in_the_host(
     assert host.is_back_at(before)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, START - 1), st.binary(min_size=1, max_size=16)), max_size=6))
 def test_any_first_pages_are_a_snapshot_or_refused(pages: bytes, patches: list[tuple[int, bytes]]) -> None:
     data = bytearray(pages)

@@ -83,7 +83,10 @@ def test_array_keeps_dtype_shape_and_order(what: str, shm: shmclient.Client) -> 
     np.testing.assert_array_equal(got, np.asarray(value))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     value=hnp.arrays(
         st.one_of(hnp.scalar_dtypes(), hnp.array_dtypes(allow_subarrays=True)),

@@ -1,4 +1,4 @@
-"""The stress tests of the seeds at full size (F50): 10 rounds of 600 objects, each with its own child."""
+"""The stress tests of the seeds (F50): 600 objects, each with its own child; `make torture` has 10 rounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from shmclient import posix
 from support import count_descriptors, mapped_addresses
 
-ROUNDS, OBJECTS, AT_ONCE = 10, 600, 24
+OBJECTS, AT_ONCE = 600, 24
 PAGE = 4096
 # Map the descriptor, add its number to each word that the parent wrote, and say whether all was as announced.
 CHILD = r"""
@@ -75,11 +75,12 @@ class Shared:
         posix.close(self.fd)
 
 
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("backend", ["memfd", "shm"])
-def test_thousands_of_objects_are_shared_with_a_child_each(child: Path, backend: str) -> None:
+def test_thousands_of_objects_are_shared_with_a_child_each(child: Path, backend: str, rounds: int) -> None:
     chance = random.Random(backend)
     before = count_descriptors(), mapped_addresses()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         running: deque[Shared] = deque()
         for _ in range(OBJECTS):
             running.append(Shared(child, backend, chance.randrange(1 << 32)))
