@@ -18,11 +18,11 @@ from typing import Any
 
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.events import BUSY, Absent, Event, Lost, News, Present, Question, Refusal
+from shmhost.fleet.names import MAX_HOSTS, MAX_OF_NAME, Names
 from shmhost.fleet.zenoh_settings import MAX_RECEIVED, settings_of, zenoh_module
 from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 
 MAX_QUEUE = 4096  # events that the loop has not taken yet; of hosts that come and go, as many again
-MAX_HOSTS = 4096  # that are believed to be there by their news alone
 MAX_QUESTION = 2**16  # bytes, as of news
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
 MAX_UNANSWERED = 4096  # answers and refusals under way; more questions are dropped, and get none
@@ -40,7 +40,9 @@ class Engine:
         self._plan = plan
         self._prefix = f"shmhost/{plan.fleet}"
         self._address = address
-        self._names: dict[str, str] = {}  # of the hosts that are there, by address; set by zenoh's threads
+        # Threads of zenoh change it, one at a time.
+        self._names = Names(self._gives_way, MAX_HOSTS if plan.access.peers is None else MAX_OF_NAME)
+        self._naming = threading.Lock()
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._queue: collections.deque[Event] = collections.deque()
@@ -101,7 +103,11 @@ class Engine:
 
     def name_of(self, address: str) -> str:
         """Return the name of a host that is there, as its keys have it; "" if it is not."""
-        return self._names.get(address, "")
+        return self._names.of(address)
+
+    def left_out(self) -> int:
+        """Return how often a host came for which there was no place."""
+        return self._names.left_out
 
     def session_id(self) -> str:
         """Return the identity of the session, which links have on their other side. For a thread."""
@@ -141,7 +147,7 @@ class Engine:
             handler = zenoh.handlers.Callback(answers.append, done)
             priority = zenoh.Priority.DATA_LOW if is_bulk else zenoh.Priority.DATA
             session.get(
-                f"{self._prefix}/ask/{self._names[address]}/{address}/{self._plan.name}",
+                f"{self._prefix}/ask/{self._name_of(address)}/{address}/{self._plan.name}",
                 handler,
                 payload=data,
                 timeout=timeout_s,
@@ -180,20 +186,30 @@ class Engine:
         *_, name, address = str(sample.key_expr).split("/")
         if address == self._address:
             return
-        if sample.kind == zenoh_module().SampleKind.PUT:
-            if self._names.setdefault(address, name) == name:  # nobody takes the place of another
+        with self._naming:
+            if sample.kind != zenoh_module().SampleKind.PUT:
+                if self._names.leave(address, name):
+                    self._put(Absent(address))
+            elif self._names.appear(address, name):  # nobody takes the place of another
                 self._put(Present(address))
-        elif self._names.get(address) == name:
-            del self._names[address]
-            self._put(Absent(address))
 
     def _heard(self, sample: Any) -> None:
         *_, name, address, _ = str(sample.key_expr).split("/")
-        if address not in self._names and len(self._names) < MAX_HOSTS:
-            self._names[address] = name  # its coming was missed
-        is_from_it = self._names.get(address) == name
-        if address != self._address and is_from_it and len(sample.payload) <= MAX_QUESTION:
+        if address == self._address or len(sample.payload) > MAX_QUESTION:
+            return
+        with self._naming:
+            is_from_it = self._names.hear(address, name)  # also when its coming was missed
+        if is_from_it:
             self._put(News(address, sample.payload.to_bytes()))
+
+    def _gives_way(self, address: str) -> None:
+        self._put(Absent(address))
+
+    def _name_of(self, address: str) -> str:
+        name = self._names.of(address)
+        if not name:
+            raise HostGone("the host is not there any more")
+        return name
 
     def _asked(self, query: Any) -> None:
         """Queue a question; zenoh finishes it when it is dropped, answered or not."""

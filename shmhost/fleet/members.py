@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shmhost.fleet.claims import Rank
 from shmhost.fleet.messages import ID_DIGITS, Card, difference
+from shmhost.fleet.names import MAX_HOSTS
 
 # The engine says who comes and goes. Should it miss something, as when more events came than were taken, then
 # a host whose news go on to come is there, and one whose news have not come for long is not.
@@ -13,6 +14,7 @@ CERTAIN_S = 2.0  # of news from a host that is not there: what was under way whe
 RECENT_S = 10.0  # news before that prove nothing
 SILENT_S = 30.0  # of a host that says something each second; a link without a sign of life is closed after 5
 MAX_STRANGERS = 4096
+MAX_PRESENT = 2 * MAX_HOSTS  # the engine says who finds a place, but its word of who has gone may be dropped
 
 
 @dataclass(eq=False, slots=True)
@@ -47,9 +49,12 @@ class Members:
     present: dict[str, Member] = field(default_factory=dict)
     _strangers: dict[str, float] = field(default_factory=dict)  # not present, and since when they are heard
 
-    def appear(self, address: str) -> Member:
-        """Note that a host is there."""
-        return self.present.setdefault(address, Member(address))
+    def appear(self, address: str) -> bool:
+        """Note that a host is there; False: there is no place for it."""
+        if address not in self.present and len(self.present) >= MAX_PRESENT:
+            return False
+        self.present.setdefault(address, Member(address))
+        return True
 
     def hear(self, address: str, now_s: float) -> bool:
         """News have come from a host: return whether it is present, from now on if they go on to come."""
@@ -64,8 +69,7 @@ class Members:
         if now_s > since_s + RECENT_S:
             self._strangers[address] = now_s
             return False
-        self.appear(address)
-        return True
+        return self.appear(address)
 
     def silent(self, now_s: float) -> list[str]:
         """Return the hosts of which nothing has come for long."""
@@ -78,7 +82,7 @@ class Members:
 
     def take(self, own: Card, card: Card, now_s: float) -> Member:
         """Take the card of a host; its `refused` says whether it fits."""
-        member = self.appear(card.address)
+        member = self.present.setdefault(card.address, Member(card.address))
         member.card, member.heard_s = card, now_s
         member.refused = difference(own, card)
         return member

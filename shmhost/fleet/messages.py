@@ -133,11 +133,16 @@ def name(value: object) -> str:
     return value
 
 
+def is_address(value: object) -> bool:
+    """Whether a value is the address of a host: its identity and its process, in hexadecimal digits."""
+    return type(value) is str and len(value) == 2 * ID_DIGITS and not set(value) - set("0123456789abcdef")
+
+
 def address(value: object) -> str:
-    """Check the address of a host: its identity and that of its process, in hexadecimal digits."""
-    if type(value) is not str or len(value) != 2 * ID_DIGITS or set(value) - set("0123456789abcdef"):
+    """Check the address of a host."""
+    if not is_address(value):
         raise RemoteProtocolError(f"{value!r:.80} is not the address of a host")
-    return value
+    return str(value)
 
 
 def _identity(value: object) -> str:

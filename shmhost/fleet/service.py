@@ -28,6 +28,7 @@ from shmhost.fleet.joining import ASK_S, Joining
 from shmhost.fleet.meeting import Meeting
 from shmhost.fleet.members import Members, rank_of
 from shmhost.fleet.messages import Card, pack, unpack
+from shmhost.fleet.names import Identities
 from shmhost.fleet.plan import SlicedAllocator
 from shmhost.fleet.sharing import Sharing
 from shmhost.fleet.status import own_status
@@ -63,7 +64,8 @@ class Service:
         self._meeting = Meeting(self.engine, self.members, self.address)
         self.links: int = 0
         self._dropped = 0  # times that the engine dropped messages
-        self._hosts: dict[str, str] = {}  # names by identity, which with an access list nobody else may show
+        self._identities = Identities(is_by_name=plan.access.peers is not None)
+        self._has_left_out = False  # hosts, and has said so
         self.sharing: Sharing = Sharing(self)
         self._bulk = BulkServer(plan, self._find_chunk)
         self._ports = b""  # where others fetch chunks
@@ -136,6 +138,7 @@ class Service:
         return (
             ("fleet_hosts", "Other hosts of the fleet that are present", ours),
             ("fleet_refused_hosts", "Other hosts that do not fit, or have not answered", others - ours),
+            ("fleet_left_out", "Times that a host found no place", self.engine.left_out()),
             ("fleet_links", "Links to other hosts", self.links),
             *self.sharing.gauges(),
             ("fleet_dropped", "Times that more messages came than were taken", self._dropped),
@@ -187,8 +190,15 @@ class Service:
         for address in self.members.silent(time.monotonic()):
             self._leave(address)
         self.sharing.beat()
+        self._say_left_out()
         await self._forget_lost()
         self.links = await anyio.to_thread.run_sync(self.engine.links)
+
+    def _say_left_out(self) -> None:
+        if self.engine.left_out() and not self._has_left_out:
+            self._has_left_out = True
+            text = "fleet %s: so many hosts are there that one found no place; more of that is counted"
+            LOG.warning(text, self.plan.fleet)
 
     async def _forget_lost(self) -> None:
         """Forget lost slices in which nothing of this host lies any more, once clients had time to return."""
@@ -200,7 +210,7 @@ class Service:
 
     def host_name(self, host: str) -> str:
         """Return the name of a host by its identity, as far as it is known."""
-        return self.plan.name if host == self._identity.host else self._hosts.get(host, host)
+        return self.plan.name if host == self._identity.host else self._identities.name_of(host) or host
 
     def _learn(self) -> None:
         """Ask hosts for their cards, whose answer is missing."""
@@ -298,12 +308,7 @@ class Service:
         card = messages.card_of(values)
         if card.address != address:
             raise RemoteProtocolError(f"{address} shows the card of {card.address}")
-        name = self._hosts.setdefault(card.host, card.name)
-        is_its_own = card.name == self.engine.name_of(address)
-        if self.plan.access.peers is not None and not (is_its_own and name == card.name):
-            raise RemoteProtocolError(
-                f"{address} shows a card of {card.name!r} with the identity of {name!r}"
-            )
+        self._check_identity(card)
         before = self.members.present.get(address)
         if before is None:
             return
@@ -318,6 +323,15 @@ class Service:
         self.sharing.meet(card)
         if self.claims.meet(card.held, rank_of(card)):
             self._lose(card)
+
+    def _check_identity(self, card: Card) -> None:
+        """With an access list, refuse a card with the name or the identity of another host."""
+        own = self.engine.name_of(card.address)
+        if self.plan.access.peers is not None and own != card.name:
+            raise RemoteProtocolError(f"{card.address} of {own!r} shows a card of {card.name!r}")
+        name = self._identities.note(card.host, card.name)
+        if self.plan.access.peers is not None and name != card.name:
+            raise RemoteProtocolError(f"{card.name!r} shows the identity of {name!r}")
 
     def _lose(self, card: Card) -> None:
         """Hand out of another slice: a host that comes first uses this one, since a partition."""

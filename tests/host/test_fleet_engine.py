@@ -9,7 +9,8 @@ import pytest
 
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import MAX_QUEUE, Engine
-from shmhost.fleet.events import Event, Lost, News, Present
+from shmhost.fleet.events import Absent, Event, Lost, News, Present
+from shmhost.fleet.names import MAX_HOSTS
 
 pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
 OTHER = "a" * 32
@@ -56,3 +57,18 @@ def test_news_in_the_name_of_another_host_are_not_taken() -> None:
 
     asyncio.run(run())
     assert events == [News(OTHER, b"x")] * 2
+
+
+def test_host_that_gives_its_place_to_another_is_gone() -> None:
+    events: list[Event] = []
+
+    async def run() -> None:
+        engine = Engine(FleetConfig("", "test", "me"), "0" * 32, events.append)
+        for number in range(MAX_HOSTS + 1):
+            engine._heard(news(f"shmhost/test/news/evil/{number + 1:032x}/all"))
+            for _ in range(2):
+                await asyncio.sleep(0)
+        assert engine.name_of(f"{1:032x}") == ""
+
+    asyncio.run(run())
+    assert [event for event in events if not isinstance(event, News)] == [Absent(f"{1:032x}")]

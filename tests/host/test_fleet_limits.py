@@ -118,7 +118,7 @@ def test_long_news_are_not_queued() -> None:
     async def run() -> list[object]:
         events: list[object] = []
         engine = Engine(PLAN, OWN, events.append)
-        engine._names[OTHER] = "b"
+        engine._names.appear(OTHER, "b")
         for size in (MAX_QUESTION, MAX_QUESTION + 1):
             engine._heard(SimpleNamespace(key_expr=f"shmhost/test/news/b/{OTHER}/all", payload=Payload(size)))
         await asyncio.sleep(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shmhost.fleet.members import CERTAIN_S, RECENT_S, SILENT_S, Members
 from shmhost.fleet.messages import Card
+from shmhost.fleet.names import MAX_HOSTS
 
 ADDRESS = "a" * 32
 
@@ -43,3 +44,14 @@ def test_strangers_take_no_memory_without_end() -> None:
     for number in range(10_000):
         members.hear(f"{number:032x}", 100.0)
     assert len(members._strangers) <= 4096
+
+
+def test_hosts_that_are_present_take_no_memory_without_end() -> None:
+    members = Members()
+    for number in range(2 * MAX_HOSTS):
+        assert members.appear(f"{number:032x}")
+    assert not members.appear(ADDRESS)
+    assert members.appear(f"{1:032x}")
+    members.hear(ADDRESS, 100.0)
+    assert not members.hear(ADDRESS, 100.0 + CERTAIN_S)
+    assert len(members.present) == 2 * MAX_HOSTS

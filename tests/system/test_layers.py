@@ -94,7 +94,7 @@ def test_core_of_the_host_imports_nothing_that_waits() -> None:
     assert waiting == {"objects.py": {"os"}}
 
 
-@pytest.mark.parametrize("name", ["plan", "claims", "members", "messages"])
+@pytest.mark.parametrize("name", ["plan", "claims", "members", "messages", "names"])
 def test_fleet_module_imports_nothing_that_waits_when_it_is_pure(name: str) -> None:
     assert imported(FOLDERS["shmhost"] / "fleet" / f"{name}.py") & WAITING == set()
 
