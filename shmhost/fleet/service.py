@@ -57,7 +57,8 @@ class Service:
         self.address: str = identity.host + secrets.token_hex(messages.ID_DIGITS // 2)
         self.claims: Claims = Claims(identity.host, plan.slices, plan.slice, identity.lost)
         allocator.own.update(self.claims.lost)  # regions of this host may come back there
-        self._began_s = time.monotonic()
+        self.clock: Callable[[], float] = time.monotonic
+        self._began_s = self.clock()
         self.members: Members = Members()
         self.engine: Engine = Engine(plan, self.address, self._handle)
         self._joining = Joining(self.engine, self.members, self.claims, allocator, self.address)
@@ -203,7 +204,7 @@ class Service:
     async def _forget_lost(self) -> None:
         """Forget lost slices in which nothing of this host lies any more, once clients had time to return."""
         empty = [number for number in self.claims.lost if not self.sharing.has_own(number)]
-        if empty and time.monotonic() > self._began_s + RETURN_S:
+        if empty and self.clock() > self._began_s + RETURN_S:
             self.claims.lost = [number for number in self.claims.lost if number not in empty]
             LOG.info("fleet %s: nothing is left in slices %s, which were lost", self.plan.fleet, empty)
             await self._remember()
