@@ -25,6 +25,7 @@ from shmprotocol.errors import HostError, HostGone, HostTimeout, ShmError
 MAX_QUEUE = 4096  # events that the loop has not taken yet; of hosts that come and go, as many again
 MAX_QUESTION = 2**16  # bytes, as of news
 MAX_WORK = 256  # answers that threads have not begun with; more questions for chunks are refused
+MAX_TOLD = 4096  # messages that the links have not taken; of cards, by which others see that, as many again
 MAX_UNANSWERED = 4096  # answers and refusals under way; more questions are dropped, and get none
 THREADS = 4  # for questions, and as many for answers: one that waits for a slow peer leaves the others
 INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
@@ -52,6 +53,8 @@ class Engine:
         self._calls = ThreadPoolExecutor(THREADS, "shmhost-ask")
         self._answers = ThreadPoolExecutor(THREADS, "shmhost-answer")  # each has one chunk in memory at most
         self._news = ThreadPoolExecutor(1, "shmhost-news")  # one, so that they stay in their order
+        self._told = 0  # messages that are under way
+        self.untold: int = 0  # messages that were dropped, as the links took too few
         self._work = 0  # answers that are under way
         self._session: Any = None
         self._declared: list[Any] = []  # zenoh undeclares what is collected
@@ -122,11 +125,23 @@ class Engine:
                 return host.removeprefix("[").removesuffix("]")
         return None
 
-    def tell(self, data: bytes, peer: str = "all") -> None:
-        """Send a message to all, or to the hosts of a name, as soon as that can be done."""
+    def tell(self, data: bytes, peer: str = "all", *, is_card: bool = False) -> None:
+        """Send a message to all, or to the hosts of a name, as soon as that can be done.
+
+        One too many is dropped: hosts see by the number of the next, or of a card, that they miss it.
+        """
+        if self._told >= (2 * MAX_TOLD if is_card else MAX_TOLD):
+            self.untold += 1
+            return
+        self._count_told(1)
         block = zenoh_module().CongestionControl.BLOCK
         key = f"{self._prefix}/news/{self._plan.name}/{self._address}/{peer}"
-        self._call(self._news, lambda session: session.put(key, data, congestion_control=block))
+
+        def call(session: Any) -> None:
+            session.put(key, data, congestion_control=block)
+            self._count_told(-1)
+
+        self._call(self._news, call, lambda _: self._count_told(-1))
 
     def ask(
         self, address: str, data: bytes, timeout_s: float, *, is_bulk: bool = False
@@ -251,6 +266,10 @@ class Engine:
         )
         if self._work > MAX_WORK or not self._put(question):
             question.refuse(f"{BUSY}: more questions come than are answered")
+
+    def _count_told(self, change: int) -> None:
+        with self._lock:
+            self._told += change
 
     def _count_work(self, change: int) -> None:
         with self._lock:

@@ -66,7 +66,7 @@ class Service:
         self.links: int = 0
         self._dropped = 0  # times that the engine dropped messages
         self._identities = Identities(is_by_name=plan.access.peers is not None)
-        self._has_left_out = False  # hosts, and has said so
+        self._said: set[str] = set()  # warnings that are given once
         self.sharing: Sharing = Sharing(self)
         self._bulk = BulkServer(plan, self._find_chunk)
         self._ports = b""  # where others fetch chunks
@@ -143,6 +143,7 @@ class Service:
             ("fleet_links", "Links to other hosts", self.links),
             *self.sharing.gauges(),
             ("fleet_dropped", "Times that more messages came than were taken", self._dropped),
+            ("fleet_untold", "Messages that were dropped, as the links took too few", self.engine.untold),
             ("fleet_lost_slices", "Slices of others with regions of this host", len(self.claims.lost)),
             ("fleet_has_slice", "Whether this host has addresses to hand out", self.claims.held is not None),
         )
@@ -186,20 +187,24 @@ class Service:
 
     async def _beat_once(self) -> None:
         for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
-            self.engine.tell(pack("card", *self.card()), peer)
+            self.engine.tell(pack("card", *self.card()), peer, is_card=True)
         self._learn()
         for address in self.members.silent(time.monotonic()):
             self._leave(address)
         self.sharing.beat()
-        self._say_left_out()
+        self._say_limits()
         await self._forget_lost()
         self.links = await anyio.to_thread.run_sync(self.engine.links)
 
-    def _say_left_out(self) -> None:
-        if self.engine.left_out() and not self._has_left_out:
-            self._has_left_out = True
-            text = "fleet %s: so many hosts are there that one found no place; more of that is counted"
-            LOG.warning(text, self.plan.fleet)
+    def _say_limits(self) -> None:
+        """Say once of each limit that it was reached."""
+        limits = {
+            "so many hosts are there that one found no place": self.engine.left_out(),
+            "regions change faster than the links take that: other hosts ask for it": self.engine.untold,
+        }
+        for text in [text for text, count in limits.items() if count and text not in self._said]:
+            self._said.add(text)
+            LOG.warning("fleet %s: %s; more of that is counted", self.plan.fleet, text)
 
     async def _forget_lost(self) -> None:
         """Forget lost slices in which nothing of this host lies any more, once clients had time to return."""

@@ -19,7 +19,7 @@ from shmhost.fleet import joining, service
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
-from shmhost.fleet.engine import MAX_QUESTION, MAX_UNANSWERED, Engine
+from shmhost.fleet.engine import MAX_QUESTION, MAX_TOLD, MAX_UNANSWERED, Engine
 from shmhost.fleet.members import Members
 from shmhost.fleet.messages import FORM, Card
 from shmhost.fleet.plan import SlicedAllocator
@@ -155,6 +155,32 @@ def test_questions_that_come_faster_than_they_can_be_refused_are_dropped() -> No
     assert asyncio.run(run()) == MAX_UNANSWERED + 1
 
 
+def test_messages_that_come_faster_than_the_links_take_them_are_dropped_but_for_cards() -> None:
+    pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
+    may_go_on = threading.Event()
+    sent: list[bytes] = []
+
+    def put(_key: str, data: bytes, **_: object) -> None:
+        may_go_on.wait(30)
+        sent.append(data)
+
+    async def run() -> int:
+        engine = Engine(PLAN, OWN, lambda _: None)
+        engine._session = SimpleNamespace(close=lambda: None, put=put)
+        for _ in range(MAX_TOLD + 100):
+            engine.tell(b"news")
+        engine.tell(b"card", is_card=True)
+        may_go_on.set()
+        engine._news.shutdown(wait=True)
+        assert (engine._told, engine.untold) == (0, 100)
+        engine.tell(b"late")  # the threads have ended
+        engine.close()
+        return engine._told
+
+    assert asyncio.run(run()) == 0
+    assert sent == [*[b"news"] * MAX_TOLD, b"card"]
+
+
 def test_host_goes_on_to_say_that_it_is_there_when_its_file_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +194,7 @@ def test_host_goes_on_to_say_that_it_is_there_when_its_file_cannot_be_written(
         host = service.Service(PLAN, hub, allocator, str(tmp_path / "not there" / "socket"))
         host.claims.lost = [1]  # nothing is left there, and that is written
         host._began_s -= service.RETURN_S + 1
-        monkeypatch.setattr(host.engine, "tell", lambda _, peer: said.put_nowait(peer))
+        monkeypatch.setattr(host.engine, "tell", lambda _, peer, is_card: said.put_nowait(peer))
         beating = asyncio.create_task(host._beat())
         for _ in range(2):
             assert await asyncio.wait_for(said.get(), 30) == "all"

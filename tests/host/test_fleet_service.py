@@ -134,7 +134,7 @@ def test_hosts_that_find_no_place_are_said_once_and_counted(
     def use(service: Service) -> dict[str, float]:
         for number in range(MAX_OF_NAME + 5):
             service.engine._names.appear(f"{number:032x}", "evil")
-            service._say_left_out()
+            service._say_limits()
         return {name: value for name, _, value in service.gauges()}
 
     assert with_service(tmp_path, use, LIST)["fleet_left_out"] == 5
