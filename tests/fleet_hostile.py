@@ -59,8 +59,8 @@ class Hostile:
 
 
 @contextlib.contextmanager
-def hostile(*ports: int) -> Iterator[Hostile]:
-    """Be a peer of the hosts at these ports."""
+def hostile(*ports: int, process: str = "e") -> Iterator[Hostile]:
+    """Be a peer of the hosts at these ports; after a restart, as another process."""
     import zenoh
 
     settings = zenoh.Config()
@@ -69,4 +69,4 @@ def hostile(*ports: int) -> Iterator[Hostile]:
     settings.insert_json5("connect/endpoints", json.dumps([f"tcp/127.0.0.1:{port}" for port in ports]))
     settings.insert_json5("scouting/multicast/enabled", "false")
     with zenoh.open(settings) as session:
-        yield Hostile(session, "0" * 15 + "1" + "e" * 16)
+        yield Hostile(session, "0" * 15 + "1" + process * 16)

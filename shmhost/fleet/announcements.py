@@ -1,5 +1,8 @@
 """The announcements of hosts: regions that are there, or gone; and what is known by them. Pure.
 
+A large region is announced twice: at once, as *early*, with a number of chance by which its chunks are asked
+for, and with its hash, once that is known. Nobody publishes a copy before the second one.
+
 A host numbers its news. Another that misses some asks for all that the host has now, so nothing is lost by a
 break; and of a name only a later generation is taken, so no order of messages brings an older one back.
 """
@@ -11,7 +14,7 @@ from typing import Any
 
 from shmhost.core.window import STEP, Span, span_size
 from shmhost.fleet.hashing import HASH_SIZE, chunk_count
-from shmhost.fleet.messages import U64, fields, number, text
+from shmhost.fleet.messages import U64, fields, flag, number, text
 from shmprotocol.abi.header import HEADER_SIZE, KIND_DATA, KIND_OBJECTS, page_up
 from shmprotocol.errors import InvalidArgument, RemoteProtocolError
 from shmprotocol.tuples import NamedTuple
@@ -39,6 +42,16 @@ class Announcement(NamedTuple):
     mode: int
     user: str  # the name of its owner there
     tree: bytes
+    is_early: bool = False  # not hashed yet: `tree` is a number of chance
+
+    def confirms(self, early: Announcement) -> bool:
+        """Whether this is the announcement, with the hash, of what was announced early."""
+        same = self._replace(tree=early.tree, mode=early.mode, is_early=True)
+        return early.is_early and not self.is_early and same == early
+
+    def is_newer_than(self, other: Announcement) -> bool:
+        """Whether this has the hash of what the other one announces early: news may come in two ways."""
+        return other.is_early and not self.is_early and self.generation == other.generation
 
     @property
     def capacity(self) -> int:
@@ -70,7 +83,7 @@ _SIZE = number(0, 2**47)
 _POINTER = number(0, 2**47)
 _CHECKS = (
     *(_name, _GENERATION, _ADDRESS, number(1, 2**47), number(min(KIND_DATA, KIND_OBJECTS), 255), _SIZE),
-    *(_POINTER, _SIZE, _POINTER, _SIZE, number(0, 2**63 - 1), number(0, 0o777), text(64), _tree),
+    *(_POINTER, _SIZE, _POINTER, _SIZE, number(0, 2**63 - 1), number(0, 0o777), text(64), _tree, flag),
 )
 
 
@@ -128,8 +141,10 @@ class Known:
         floor = max(older.generation if older is not None else 0, self._ended_at(announcement.name) + 1)
         if announcement.generation < floor:
             return False
-        self.names[announcement.name] = announcement
         self._seen.add(announcement.name)
+        if older is not None and older.is_newer_than(announcement):
+            return False
+        self.names[announcement.name] = announcement
         return True
 
     def _ended_at(self, name: str) -> int:

@@ -1,5 +1,7 @@
 """The regions that this host announces: hashed in a thread, kept as long as they are announced. Waits.
 
+A large one is announced before it is hashed, so that others take its chunks meanwhile; see `announcements`.
+
 Only sealed regions of the own slice are announced: nobody can change them, so their hashes stay true. The
 host has a lease of each. A generation that is replaced while others copy it stays until they have it, or ask
 for it no more: so a name that changes faster than it can be copied is copied now and then. If it changes
@@ -8,20 +10,24 @@ faster than it can be hashed, it is announced with each that is hashed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.fleet.announcements import MAX_CHUNKS, Announcement
-from shmhost.fleet.hashing import chunk_count, root_of
+from shmhost.fleet.hashing import HASH_SIZE, chunk_count, root_of
 from shmhost.fleet.plan import SlicedAllocator, slice_of
-from shmhost.fleet.threads import Threads, hash_all, header_at
-from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS
+from shmhost.fleet.threads import Threads, hash_all, hashes, header_at
+from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS, Header
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
 
@@ -29,6 +35,7 @@ LOG = logging.getLogger("shmhost")
 
 
 OLDER = 4  # generations of a name that stay after they were replaced; if more are copied, one is given up
+EARLY_FROM = 4 * MIB  # bytes of a region that is announced before it is hashed; less is hashed sooner
 ASKED_S = 3.0  # since somebody has asked for a chunk: it is not being copied any more
 
 
@@ -51,6 +58,11 @@ class Export(NamedTuple):
     leaves: list[bytes]
     region: Region
     lease: int
+    early: bytes = b""  # the number by which its chunks were asked for before it was hashed
+
+    def is_called(self, tree: bytes) -> bool:
+        """Whether somebody asks for this one."""
+        return tree in (self.announcement.tree, self.early)
 
 
 class Exports:
@@ -67,6 +79,7 @@ class Exports:
     ) -> None:
         self.entries: dict[str, Export] = {}
         self.is_lost: Callable[[int], bool] = lambda _: False  # whether another host has a slice now
+        self.renamed: Callable[[bytes, bytes], None] = lambda _early, _tree: None  # a payload has its hash
         self.staging = "/"  # the start of names that are not announced; no name begins with this
         self._registry = registry
         self._allocator = allocator
@@ -100,14 +113,11 @@ class Exports:
 
     async def add(self, name: str, region: Region, lease: int, rights: Rights) -> None:
         """Hash a region without a name of its own, and announce it; the lease is taken over."""
-        try:
-            export = await self._hashed(name, region, lease, rights)
-        except BaseException:
-            self._release(region, lease)
-            raise
+        export = await self._begun(name, region, lease, rights)
         # Several copies get their generations at the same time; those of a name must not be the same.
         self._last = self._registry.generations.next(max(self._last, region.generation))
-        self._enter(export._replace(announcement=export.announcement._replace(generation=self._last)))
+        export = export._replace(announcement=export.announcement._replace(generation=self._last))
+        await self._finish(export, lambda: rights)
 
     def change(self, name: str, rights: Rights) -> None:
         """Announce another mode; the owner of what is announced stays."""
@@ -130,17 +140,8 @@ class Exports:
         while self._pending:
             name = next(iter(self._pending))
             region, lease = self._pending.pop(name)
-            try:
-                export = await self._hashed(name, region, lease, Rights.of(region))
-            except BaseException:
-                self._release(region, lease)
-                raise
-            current = self._registry.current.get(name)
-            if current is not None and self._fits(current):
-                now = export.announcement._replace(mode=region.mode)  # which may have changed meanwhile
-                self._enter(export._replace(announcement=now))
-            else:
-                self._release(region, lease)
+            export = await self._begun(name, region, lease, Rights.of(region))
+            await self._finish(export, partial(self._rights, name, region))
 
     def find(self, name: str, tree: bytes) -> Export | None:
         """Return an announced region that somebody copies; None if it was replaced, and given up."""
@@ -149,7 +150,7 @@ class Exports:
         if export is not None:
             several.append(export)
         for each in several:
-            if each.announcement.tree == tree:
+            if each.is_called(tree):
                 self._asked_s[each.lease] = time.monotonic()
                 return each
         return None
@@ -178,21 +179,57 @@ class Exports:
             and chunk_count(region.room) <= MAX_CHUNKS
         )
 
-    async def _hashed(self, name: str, region: Region, lease: int, rights: Rights) -> Export:
-        assert region.object is not None
-        descriptor = os.dup(region.object.reader())
+    def _rights(self, name: str, region: Region) -> Rights | None:
+        """Return the rights of a region now; None: its name has one that others cannot have, or is gone."""
+        current = self._registry.current.get(name)
+        return Rights.of(region) if current is not None and self._fits(current) else None
+
+    async def _begun(self, name: str, region: Region, lease: int, rights: Rights) -> Export:
+        """Return what is to be announced; a small one is hashed. An error gives up the lease."""
         try:
-            header = await self._threads.run(header_at, descriptor)
-            leaves = await hash_all(self._threads, descriptor, region.room)
-        finally:
-            os.close(descriptor)
-        user = await self._threads.run(user_name, rights.uid)
+            with _reading(region) as descriptor:
+                header, user, leaves = await self._threads.run(
+                    _described, descriptor, region.room, rights.uid
+                )
+        except BaseException:
+            self._release(region, lease)
+            raise
+        tree = root_of(region.room, leaves) if leaves else secrets.token_bytes(HASH_SIZE)
         announcement = Announcement(
             *(name, region.generation, region.span.address, region.room, header.kind),
             *(header.data_size, header.root, header.root_size, header.metadata, header.metadata_size),
-            *(region.created_ns, rights.mode, user, root_of(region.room, leaves)),
+            *(region.created_ns, rights.mode, user, tree, not leaves),
         )
-        return Export(announcement, leaves, region, lease)
+        return Export(announcement, leaves, region, lease, b"" if leaves else tree)
+
+    async def _finish(self, export: Export, rights: Callable[[], Rights | None]) -> None:
+        """Announce what has begun, and once more when it is hashed. `rights`: None: it is not wanted."""
+        now = rights()
+        if now is None:
+            self._release(export.region, export.lease)
+            return
+        name, region = export.announcement.name, export.region
+        self._enter(export._replace(announcement=export.announcement._replace(mode=now.mode)))
+        if export.leaves:
+            return
+        try:
+            with _reading(region) as descriptor:
+                leaves = await hash_all(self._threads, descriptor, region.room)
+        except BaseException:
+            if self._is_entered(export):
+                self.remove(name)
+            raise
+        if self._is_entered(export):  # else it was removed meanwhile
+            export = self.entries[name]
+            tree = root_of(region.room, leaves)
+            announcement = export.announcement._replace(tree=tree, is_early=False)
+            self.entries[name] = export._replace(announcement=announcement, leaves=leaves)
+            self.renamed(export.early, tree)
+            self._announce(announcement)
+
+    def _is_entered(self, export: Export) -> bool:
+        now = self.entries.get(export.announcement.name)
+        return now is not None and now.lease == export.lease
 
     def _enter(self, export: Export) -> None:
         name = export.announcement.name
@@ -223,6 +260,23 @@ class Exports:
         self._asked_s.pop(lease, None)
         if lease in region.leases:
             self._registry.release(region, lease)
+
+
+@contextlib.contextmanager
+def _reading(region: Region) -> Iterator[int]:
+    """Lend a descriptor of a region that stays open whatever becomes of it."""
+    assert region.object is not None
+    descriptor = os.dup(region.object.reader())
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _described(descriptor: int, size: int, uid: int) -> tuple[Header, str, list[bytes]]:
+    """Return a region's header, the name of its owner, and the hashes of its chunks, unless it is large."""
+    leaves = hashes(descriptor, size) if size < EARLY_FROM else []
+    return header_at(descriptor), user_name(uid), leaves
 
 
 def user_name(uid: int) -> str:

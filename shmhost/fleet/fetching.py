@@ -29,6 +29,7 @@ from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 LOG = logging.getLogger("shmhost")
 
 WAIT_S = 300.0  # for a source to come back, before the memory of a transfer is given up
+LEAVES_S = 0.5  # after which all are asked again for the hashes of the chunks, while these come
 
 
 class Fetching:
@@ -62,9 +63,19 @@ class Fetching:
 
         Cancelled, or without a source for long, it leaves nothing under way.
         """
-        leaves = await self._leaves(pull)
-        await self._fetch(pull, writer, leaves)
-        return leaves
+        transfer = Transfer(pull.announcement.room, None, self._credits, seed=self._address)
+        pull.transfer = transfer
+        running: set[asyncio.Task[None]] = set()
+        try:
+            await self._fetch(pull, transfer, running, writer)
+        finally:
+            transfer.is_ended = True
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            self._wake()  # others may have waited for the credits
+        assert transfer.leaves is not None
+        return transfer.leaves
 
     def leave(self, address: str) -> None:
         """A host has gone."""
@@ -97,38 +108,54 @@ class Fetching:
                 self._blame(source, announcement.name)
                 tried.add(source)
             check_going_on(pull, sources)
-            await _wait(pull.changed, 1.0)
+            await asyncio.sleep(LEAVES_S)
         raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
 
-    async def _fetch(self, pull: Pull, writer: int, leaves: list[bytes]) -> None:
-        """Pull all chunks; cancelled, or without a source for long, it leaves nothing behind."""
+    async def _fetch(
+        self, pull: Pull, transfer: Transfer, running: set[asyncio.Task[None]], writer: int
+    ) -> None:
+        """Pull all chunks, and have them proven."""
+        name, idle_s = pull.announcement.name, time.monotonic()
+        while not transfer.is_whole:
+            sources = self._sources(pull.announcement.tree, pull.host)
+            transfer.refresh(sources, time.monotonic())
+            check_going_on(pull, sources)
+            pull.changed.clear()
+            if await self._prove(pull, transfer, sources):
+                continue
+            while step := transfer.next():
+                task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            if running:
+                idle_s = time.monotonic()
+            elif transfer.banned and not transfer.sources:
+                raise RemoteProtocolError(f"all that have {name!r} send something else")
+            elif time.monotonic() > idle_s + WAIT_S:
+                missing = "its hash" if transfer.is_here else "it"
+                raise HostTimeout(f"no host sends {missing} any more: {name!r}")
+            await _wait(pull.changed, 0.25 if transfer.busy else 1.0)
+
+    async def _prove(self, pull: Pull, transfer: Transfer, sources: set[str]) -> bool:
+        """Compare what is here with what is announced, once it has its hash; True: look again.
+
+        The hashes of the chunks are asked for if that is wrong, or if chunks can come from several hosts.
+        """
         announcement = pull.announcement
-        transfer = pull.transfer = Transfer(announcement.room, leaves, self._credits, seed=self._address)
-        running: set[asyncio.Task[None]] = set()
-        idle_s = time.monotonic()
-        try:
-            while not transfer.is_whole:
-                sources = self._sources(announcement.tree, pull.host)
-                transfer.refresh(sources, time.monotonic())
-                check_going_on(pull, sources)
-                pull.changed.clear()
-                while step := transfer.next():
-                    task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                if running:
-                    idle_s = time.monotonic()
-                elif transfer.banned and not transfer.sources:
-                    raise RemoteProtocolError(f"all that have {announcement.name!r} send something else")
-                elif time.monotonic() > idle_s + WAIT_S:
-                    raise HostTimeout(f"no host sends {announcement.name!r} any more")
-                await _wait(pull.changed, 0.25 if transfer.busy else 1.0)
-        finally:
-            transfer.is_ended = True
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            self._wake()  # others may have waited for the credits
+        if transfer.leaves is not None or announcement.is_early:
+            return False
+        if transfer.is_here and transfer.prove(announcement.tree):
+            return True
+        is_one = hashing.chunk_count(announcement.room) == 1
+        if is_one:
+            wrong = transfer.drop([*transfer.unproven])
+        elif transfer.is_here or len(sources) > 1:
+            wrong = transfer.compare(await self._leaves(pull))
+        else:
+            return False
+        for source in wrong:
+            self._blame(source, announcement.name)
+        return not is_one
 
     async def _chunk(self, pull: Pull, transfer: Transfer, step: Step, writer: int) -> None:
         announcement = pull.announcement

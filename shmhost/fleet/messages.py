@@ -15,7 +15,7 @@ from shmhost.fleet.plan import MAX_SLICES, Windows
 from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.tuples import NamedTuple
 
-FORM = 2  # of these messages: hosts of another one are refused
+FORM = 3  # of these messages: hosts of another one are refused
 MAX_MESSAGE = 2**20  # bytes, but for chunks
 MAX_REASON = 500
 ID_DIGITS = 16

@@ -76,9 +76,15 @@ def header(registry: Registry, region: Region, announcement: Announcement) -> He
     return header_of(region, publish, FLAG_SEAL_FULL, generation, announcement.created_ns)
 
 
-def publish(hub: Hub, region: Region, header: Header) -> None:
-    """Make a replica, whose object is sealed with this header, the current region of its name."""
+def publish(hub: Hub, region: Region, header: Header, mode: int) -> None:
+    """Make a replica, whose object is sealed with this header, the current region of its name.
+
+    `mode` is that of its original now.
+    """
     registry = hub.registry
+    if region.mode != mode & READERS:
+        region.mode = mode & READERS
+        region.change_rights()
     region.size, region.kind = header.data_size, header.kind
     region.generation, region.created_ns = header.generation, header.created_ns
     registry.announce(region)

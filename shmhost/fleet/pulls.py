@@ -35,6 +35,17 @@ class Pull:
     is_placed: bool = False  # it has its address and its charge
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def confirm(self, announcement: Announcement) -> bool:
+        """Take the hash of what was announced early; False: this is another announcement."""
+        if not announcement.confirms(self.announcement):
+            return False
+        self.announcement = announcement
+        if self.next is not None and self.next.generation <= announcement.generation:
+            self.next = None  # another mode, which this one has, too
+        self.refusing.clear()
+        self.changed.set()
+        return True
+
     def is_older_than(self, announcement: Announcement) -> bool:
         """Whether an announcement is news, and not older than what is under way."""
         mine = self.announcement
@@ -57,11 +68,16 @@ def check_going_on(pull: Pull, sources: set[str]) -> None:
     if pull.broken is not None:
         text = f"this machine has no memory for {pull.announcement.name!r}: {pull.broken.strerror}"
         raise QuotaExceeded(f"{text}. Free some, or import less")
-    if pull.next is not None and sources and pull.refusing >= sources:
+    if pull.next is None:
+        return
+    # The news of a host have an order: the hash of what it has replaced comes no more.
+    is_unproven = pull.announcement.is_early and pull.next.generation > pull.announcement.generation
+    if is_unproven or (sources and pull.refusing >= sources):
         raise Superseded
 
 
 def is_of(replica: Replica, announcement: Announcement) -> bool:
     """Whether a replica is of this generation."""
     mine = replica.announcement
-    return (mine.generation, mine.tree) == (announcement.generation, announcement.tree)
+    is_same = mine.tree == announcement.tree or mine.is_early or announcement.is_early
+    return mine.generation == announcement.generation and is_same

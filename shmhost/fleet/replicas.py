@@ -78,10 +78,11 @@ class Replicas:
         pull = self.pulls.get(name)
         if replica is not None and replica.host == host and is_of(replica, announcement):
             placing.chmod(self._hub, replica.region, announcement.mode)
-            replica.announcement = announcement
+            if not replica.announcement.is_newer_than(announcement):
+                replica.announcement = announcement
             return
         if pull is not None and pull.host == host:
-            if pull.is_older_than(announcement):
+            if not pull.confirm(announcement) and pull.is_older_than(announcement):
                 self._follow_up(pull, announcement)
             return
         if pull is not None:
@@ -232,12 +233,13 @@ class Replicas:
             region.object = memory_object
             assert isinstance(memory_object, Memfd)
             leaves = await self._fetching.fetch(pull, memory_object.writer())
+            announcement = pull.announcement  # with the hash of all
             header = placing.header(registry, region, announcement)
             await self._threads.run(memory_object.publish, header.pack(), Seal.FULL)
             if region.state is not State.CREATING:
                 raise RegionBusy(f"the copy of {announcement.name!r} was ended on this host")
             registry.check_place(region)
-            placing.publish(self._hub, region, header)
+            placing.publish(self._hub, region, header, announcement.mode)
         except BaseException:
             registry.abort(region)
             raise

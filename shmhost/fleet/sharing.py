@@ -29,7 +29,7 @@ from shmhost.fleet.announcements import (
 )
 from shmhost.fleet.conflicts import Conflicts, choose
 from shmhost.fleet.events import BUSY, Refusal
-from shmhost.fleet.exports import Exports
+from shmhost.fleet.exports import Export, Exports
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
 from shmhost.fleet.plan import slice_of
@@ -78,6 +78,7 @@ class Sharing:
         )
 
         self.exports.is_lost = lambda number: number in service.claims.lost
+        self.exports.renamed = self._turns.rename
         self.values: Values = Values(plan, hub, self.exports, service.socket_path)
         self.sending: Sending = Sending(plan, self.chunk_of, self.opened)
 
@@ -202,11 +203,12 @@ class Sharing:
 
     def chunk_of(self, asker: str, values: tuple[Any, ...]) -> tuple[str, int]:
         """Return the address of who asks for a chunk, and its size; Refusal, RemoteProtocolError."""
-        source, region, index = self._chunk_of(values)
+        source, entry, index = self._chunk_of(values)
         self._check_import(asker, values[1])
-        if region.room >= TURNS_FROM and not self._turns.admit(values[2], source, time.monotonic()):
+        tree, room = entry.announcement.tree, entry.region.room
+        if room >= TURNS_FROM and not self._turns.admit(tree, source, time.monotonic()):
             raise Refusal(f"{BUSY}: others copy {values[1]!r} from here first")
-        return source, hashing.part(region.room, index)[1]
+        return source, hashing.part(room, index)[1]
 
     def _check_import(self, asker: str, name: str) -> None:
         if not self._plan.access.may_import(asker, name):
@@ -214,19 +216,19 @@ class Sharing:
 
     def opened(self, values: tuple[Any, ...]) -> Chunk:
         """Return a chunk that is asked for, which the caller closes; Refusal, RemoteProtocolError."""
-        _, region, index = self._chunk_of(values)
+        region, index = self._chunk_of(values)[1].region, values[3]
         assert region.object is not None
         offset, size = hashing.part(region.room, index)
         return Chunk(os.dup(region.object.reader()), HEADER_SIZE + offset, size)
 
-    def _chunk_of(self, values: tuple[Any, ...]) -> tuple[str, Region, int]:
+    def _chunk_of(self, values: tuple[Any, ...]) -> tuple[str, Export | Replica, int]:
         asker, name, tree, index = fields(values, address, text(255), held_of, U64)
         entry = self.exports.find(name, tree) or self.replicas.find(name, tree)
         if entry is None or entry.region.object is None:
             raise Refusal(f"{name!r} is another generation here, or gone")
         if index >= hashing.chunk_count(entry.region.room):
             raise RemoteProtocolError(f"{name!r} has no chunk {index}")
-        return asker, entry.region, index
+        return asker, entry, index
 
     def gauges(self) -> tuple[Gauge, ...]:
         """Return the figures for metrics."""

@@ -3,6 +3,7 @@
 A host that asks gives the credit: of each source only so many chunks are under way, over all transfers, so a
 slow link holds no more memory than these on either side. A source that sends a wrong chunk is asked no more.
 A large region is asked for with one chunk first, as it may be the turn of others at that source (`turns`).
+Chunks may come before the hashes that they should have: they are compared later, and none counts till then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from shmhost.fleet.hashing import chunk_count, part
+from shmhost.fleet.hashing import chunk_count, part, root_of
 from shmhost.fleet.turns import TURNS_FROM
 from shmprotocol.tuples import NamedTuple
 
@@ -57,7 +58,7 @@ class Transfer:
     """The chunks of one payload that are missing, under way, and here."""
 
     size: int
-    leaves: list[bytes]
+    leaves: list[bytes] | None  # None: not known yet
     credits: Credits
     sources: set[str] = field(default_factory=set)
     banned: set[str] = field(default_factory=set)  # have sent something else than they should
@@ -69,14 +70,48 @@ class Transfer:
     seed: str = ""  # by which each host chooses others
     busy: dict[str, float] = field(default_factory=dict)  # sources, and when they are asked again
     proven: set[str] = field(default_factory=set)  # sources that have sent a chunk
+    # By number: the hash and the source of what came before the leaves were known.
+    unproven: dict[int, tuple[bytes, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.missing.extend(range(chunk_count(self.size)))
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all chunks are here."""
+    def is_here(self) -> bool:
+        """Whether all chunks are here, be they right or wrong."""
         return self.bytes_here == self.size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all chunks are here, and right."""
+        return self.is_here and self.leaves is not None
+
+    def prove(self, tree: bytes) -> bool:
+        """Compare all that is here with the hash of the payload; True: it is right."""
+        leaves = [self.unproven[number][0] for number in range(chunk_count(self.size))]
+        if root_of(self.size, leaves) != tree:
+            return False
+        self.compare(leaves)
+        return True
+
+    def compare(self, leaves: list[bytes]) -> set[str]:
+        """Take the hashes of the chunks; return the sources of wrong ones, which are asked no more."""
+        self.leaves = leaves
+        wrong = [number for number, (digest, _) in self.unproven.items() if digest != leaves[number]]
+        sources = self.drop(wrong)
+        self.unproven.clear()
+        return sources
+
+    def drop(self, numbers: Iterable[int]) -> set[str]:
+        """Forget wrong chunks; return their sources, which are asked no more."""
+        sources = set()
+        for number in numbers:
+            _, source = self.unproven.pop(number)
+            self.bytes_here -= part(self.size, number)[1]
+            self.missing.append(number)
+            self.ban(source)
+            sources.add(source)
+        return sources
 
     def add(self, source: str) -> None:
         """A host has the payload."""
@@ -131,13 +166,16 @@ class Transfer:
             self.missing.appendleft(step.number)
             self.ban(step.source)
             return False
+        if self.leaves is None:
+            self.unproven[step.number] = digest, step.source
         self.proven.add(step.source)
         self.bytes_here += size
         return True
 
     def is_right(self, step: Step, size: int, digest: bytes) -> bool:
-        """Whether a chunk is what was asked for."""
-        return size == part(self.size, step.number)[1] and digest == self.leaves[step.number]
+        """Whether a chunk is what was asked for, as far as that is known."""
+        is_right = self.leaves is None or digest == self.leaves[step.number]
+        return is_right and size == part(self.size, step.number)[1]
 
     def fail(self, step: Step) -> None:
         """A source has not sent a chunk: it is asked for again."""

@@ -30,6 +30,12 @@ class Turns:
         askers[asker] = now_s
         return True
 
+    def rename(self, early: bytes, tree: bytes) -> None:
+        """A payload has its hash now, which takes the place of what it was asked for by."""
+        askers = self._asked_s.pop(early, None)
+        if askers is not None:
+            self._asked_s.setdefault(tree, {}).update(askers)
+
     def end(self, tree: bytes, asker: str) -> None:
         """A host has a whole copy."""
         askers = self._asked_s.get(tree, {})

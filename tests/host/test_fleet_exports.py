@@ -17,6 +17,7 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.resources import Totals
 from shmhost.core.window import STEP
+from shmhost.fleet import exports
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.exports import Exports
 from shmhost.fleet.plan import SlicedAllocator
@@ -31,22 +32,24 @@ OWNER = Peer(7, 70)
 
 
 class Meanwhile(Threads):
-    """Threads that something happens before: `event`, once."""
+    """Threads that something happens before: `event`, once, when they are called for the `after`-th time."""
 
-    def __init__(self, event: Callable[[], object]) -> None:
+    def __init__(self, event: Callable[[], object], after: int) -> None:
         super().__init__()
-        self._events = [event]
+        self._event = event
+        self._left = after
 
     async def run(self, call: Callable[..., Any], *arguments: object) -> Any:
-        while self._events:
-            self._events.pop()()
+        self._left -= 1
+        if not self._left:
+            self._event()
         return await super().run(call, *arguments)
 
 
 class World:
     """The registry of a host that exports `models/`, and what it announces."""
 
-    def __init__(self, event: Callable[[World], object]) -> None:
+    def __init__(self, event: Callable[[World], object], after: int) -> None:
         allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
         allocator.use(0)
         self.registry = Registry(
@@ -57,7 +60,7 @@ class World:
         )
         self.news: list[Announcement] = []
         self.gone: list[str] = []
-        threads = Meanwhile(lambda: event(self))
+        threads = Meanwhile(lambda: event(self), after)
         self.exports = Exports(
             self.registry,
             allocator,
@@ -81,17 +84,22 @@ class World:
         self.exports.note(ChangeKind.PUBLISHED, region)
         return region
 
+    def unlink(self) -> None:
+        region = self.registry.current["models/x"]
+        self.registry.hide(region)
+        self.exports.note(ChangeKind.UNLINKED, region)
+
     def chmod(self) -> None:
         region = self.registry.current["models/x"]
         region.mode = 0o600
         self.exports.note(ChangeKind.CHANGED, region)
 
 
-def hash_with(event: Callable[[World], object]) -> World:
+def hash_with(event: Callable[[World], object], after: int = 1) -> World:
     """Put a region, and have something happen while it is hashed."""
 
     async def run() -> World:
-        world = World(event)
+        world = World(event, after)
         world.put()
         await world.exports.hash_pending()
         return world
@@ -113,3 +121,76 @@ def test_region_is_announced_with_each_generation_that_is_hashed() -> None:
     world = hash_with(World.put)
     assert [each.generation for each in world.news] == [1, 2]
     assert world.gone == []
+
+
+@pytest.fixture
+def all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announce even the smallest region before it is hashed."""
+    monkeypatch.setattr(exports, "EARLY_FROM", 1)
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_large_region_is_announced_before_it_is_hashed_and_found_by_both_announcements() -> None:
+    answers: list[Any] = []
+
+    def look(world: World) -> None:
+        answers.append(world.exports.find("models/x", world.news[0].tree))
+        world.exports.renamed = lambda *trees: answers.append(trees)
+
+    world = hash_with(look, after=2)
+    early, last = world.news
+    assert (early.is_early, last.is_early) == (True, False)
+    assert last.confirms(early)
+    assert answers[0].leaves == []
+    assert answers[1] == (early.tree, last.tree)
+    for each in (early, last):
+        export = world.exports.find("models/x", each.tree)
+        assert export is not None
+        assert (export.announcement, len(export.leaves)) == (last, 1)
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("event", [World.unlink, lambda world: world.put(Seal.WRITER)])
+def test_region_that_is_gone_while_it_is_hashed_is_not_announced_with_its_hash(event: Any) -> None:
+    world = hash_with(event, after=2)
+    assert [each.is_early for each in world.news] == [True]
+    assert world.gone == ["models/x"]
+    assert world.exports.entries == {}
+    assert [region.name for region in world.registry.regions.values() if region.leases] == []
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_generation_that_is_replaced_while_it_is_hashed_has_its_hash_before_the_next_one() -> None:
+    world = hash_with(World.put, after=2)
+    assert [(each.generation, each.is_early) for each in world.news] == [
+        (1, True),
+        (1, False),
+        (2, True),
+        (2, False),
+    ]
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_mode_that_is_set_after_the_early_announcement_is_announced_with_the_hash() -> None:
+    assert [(each.mode, each.is_early) for each in hash_with(World.chmod, after=2).news] == [
+        (0o644, True),
+        (0o600, True),
+        (0o600, False),
+    ]
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_region_that_cannot_be_hashed_is_gone_again() -> None:
+    def fail(_: World) -> None:
+        raise OSError("no memory")
+
+    worlds = []
+
+    async def run() -> None:
+        worlds.append(World(fail, 2))
+        worlds[0].put()
+        await worlds[0].exports.hash_pending()
+
+    with pytest.raises(OSError, match="no memory"):
+        asyncio.run(run())
+    assert (worlds[0].gone, worlds[0].exports.entries) == (["models/x"], {})

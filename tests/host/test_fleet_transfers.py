@@ -131,6 +131,7 @@ def test_announcement_is_what_was_sent() -> None:
         ("user", "u" * 65),
         ("tree", b"t" * 31),
         ("tree", "t" * 32),
+        ("is_early", 1),
     ],
 )
 def test_announcement_with_a_wrong_field_is_refused(field: str, wrong: object) -> None:
@@ -189,6 +190,29 @@ def test_older_generation_is_never_taken() -> None:
     assert not record.announce(GOOD._replace(generation=2))
     assert not record.end("models/x", 2)
     assert record.end("models/x", 3)
+
+
+EARLY = GOOD._replace(tree=b"e" * 32, is_early=True)
+
+
+def test_hash_of_what_was_announced_early_takes_its_place_and_never_the_other_way_round() -> None:
+    record = Known()
+    assert record.announce(EARLY)
+    assert record.announce(GOOD)
+    record.begin("p", 1)
+    assert not record.announce(EARLY)  # an older page
+    assert record.finish() == []
+    assert record.names["models/x"] == GOOD
+    assert record.announce(EARLY._replace(generation=4))
+
+
+def test_early_announcement_is_confirmed_by_the_same_with_its_hash_only() -> None:
+    assert GOOD.confirms(EARLY)
+    assert GOOD._replace(mode=0o400).confirms(EARLY)
+    assert not EARLY.confirms(EARLY)
+    assert not GOOD.confirms(GOOD)
+    for change in ({"room": 4999}, {"generation": 4}, {"address": 2 * GOOD.address}, {"root": 1}):
+        assert not GOOD._replace(**change).confirms(EARLY)
 
 
 def test_name_that_ends_while_a_catalogue_is_read_does_not_come_back_by_an_older_page() -> None:
@@ -272,6 +296,61 @@ def test_large_region_is_asked_for_with_one_chunk_until_a_source_has_sent_one() 
     assert moving.next() is None
     assert moving.arrive(step, MIB, leaf(b"\0" * MIB))
     assert [moving.next() for _ in range(8)] == [Step(number, "a") for number in range(1, 9)]
+
+
+def early(chunks: int, *sources: str) -> tuple[Transfer, list[bytes]]:
+    """Return a transfer whose leaves are not known, and these."""
+    moving = transfer(chunks, *sources)
+    assert moving.leaves is not None
+    leaves, moving.leaves = moving.leaves, None
+    return moving, leaves
+
+
+def test_chunks_that_come_before_their_hashes_are_proven_by_that_of_all() -> None:
+    moving, leaves = early(3, "a", "b")
+    while step := moving.next():
+        assert arrive(moving, step)
+    assert (moving.is_here, moving.is_whole) == (True, False)
+    assert not moving.prove(b"another tree")
+    assert not moving.is_whole
+    assert moving.prove(root_of(moving.size, leaves))
+    assert (moving.is_whole, moving.leaves) == (True, leaves)
+
+
+def test_wrong_chunk_that_came_before_its_hash_is_asked_of_another_source() -> None:
+    moving, leaves = early(3, "a")
+    for number in range(2):
+        step = moving.next()
+        assert step == Step(number, "a")
+        assert moving.arrive(step, MIB, leaf(b"wrong") if number else leaves[0])
+    assert moving.compare(leaves) == {"a"}
+    assert moving.bytes_here == MIB
+    moving.refresh({"a", "b"}, 0.0)
+    steps = {step for _ in range(3) if (step := moving.next()) is not None}
+    assert steps == {Step(1, "b"), Step(2, "b")}
+    assert all(arrive(moving, step) for step in steps)
+    assert moving.is_whole
+    assert moving.credits.used == {}
+
+
+def test_only_chunk_is_proven_without_a_question_for_its_hash() -> None:
+    moving, leaves = early(1, "a", "b")
+    for source, text in (("a", b"wrong"), ("b", b"\0")):
+        step = moving.next()
+        assert step == Step(0, source)
+        assert moving.arrive(step, 1, leaf(text))
+        if not moving.prove(root_of(1, leaves)):
+            assert moving.drop([*moving.unproven]) == {"a"}
+    assert moving.is_whole
+
+
+def test_turns_of_a_payload_go_on_under_its_hash() -> None:
+    turns = Turns()
+    assert [turns.admit(b"early", asker, 0.0) for asker in "ab"] == [True, True]
+    turns.rename(b"early", b"tree")
+    assert [turns.admit(b"tree", asker, 1.0) for asker in "abc"] == [True, True, False]
+    turns.end(b"tree", "a")
+    assert turns.admit(b"tree", "c", 1.0)
 
 
 def test_busy_source_is_asked_again_after_a_while() -> None:

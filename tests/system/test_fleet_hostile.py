@@ -52,13 +52,19 @@ def test_wrong_chunks_are_asked_of_another_host(tmp_path: Path) -> None:
         with shmclient.connect(first.socket_path) as shm:
             shm.put("models/x", value)
         address = show_card(peer)
-        wait_until(lambda: peer.ask(address, "catalogue", peer.address, "")[2])
-        tree = peer.ask(address, "catalogue", peer.address, "")[2][0][-1]
+
+        def announced() -> list[Announcement]:
+            entries = peer.ask(address, "catalogue", peer.address, "")[2]
+            return [each for entry in entries if not (each := Announcement(*entry[1:])).is_early]
+
+        wait_until(announced)
+        tree = announced()[0].tree
         peer.answers["catalogue"] = lambda _: msgpack.packb((0, "", (("has", tree),)))
         peer.answers["chunk"] = lambda _: os.urandom(MIB)
         peer.answers["leaves"] = lambda _: os.urandom(32 * 21)
         peer.appear()
-        plan = write_plan(tmp_path, "b", ports[1], ports[:1], **SHARED)
+        # Not so fast that it has all of the first one before it knows of the second.
+        plan = write_plan(tmp_path, "b", ports[1], ports[:1], bandwidth="16M", **SHARED)
         with start(plan, metrics=f"127.0.0.1:{ports[2]}") as second:
             with shmclient.connect(second.socket_path) as shm:
                 data = shm.get("models/x", wait=60)
@@ -137,6 +143,80 @@ def test_catalogue_that_breaks_off_is_asked_for_again(tmp_path: Path) -> None:
         wait_until(lambda: peer.asked.count("catalogue") >= 2, 30)
         peer.answers["catalogue"] = goes_on
         assert bytes(shm.get("models/last", wait=30)) == b"e" * 5000
+        assert is_unharmed(host)
+
+
+TWO = MIB + 5000  # bytes of two chunks, which are few enough to come over zenoh
+
+
+def show_early(peer: Hostile, early: Announcement, data: bytes) -> None:
+    """Announce what is not hashed, and send its chunks."""
+    peer.answers["catalogue"] = lambda _: msgpack.packb((0, "", (("new", *early),)))
+    peer.answers["chunk"] = lambda values: data[values[3] * MIB :][:MIB]
+    show_card(peer)
+    peer.appear()
+
+
+@pytest.mark.parametrize("lie", ["chunk", "tree"])
+def test_nothing_is_published_if_what_came_early_has_another_hash_than_is_announced_later(
+    tmp_path: Path, lie: str
+) -> None:
+    ports = free_ports(1)
+    plan = write_plan(tmp_path, "a", ports[0], (), slice=0, **SHARED)
+    data = os.urandom(TWO)
+    leaves = [leaf(data[:MIB]), leaf(data[MIB:])]
+    early = announcement("models/x", room=TWO, data_size=TWO, is_early=True, tree=os.urandom(32))
+    with start(plan) as host, hostile(ports[0]) as peer, shmclient.connect(host.socket_path) as shm:
+        peer.answers["leaves"] = lambda _: b"".join(leaves)
+        show_early(peer, early, data if lie == "tree" else data[:-1] + b"?")
+        wait_until(lambda: peer.asked.count("chunk") == 2)
+        tree = root_of(TWO, leaves) if lie == "chunk" else b"t" * 32
+        peer.tell(msgpack.packb(("new", 1, *early._replace(tree=tree, is_early=False))))
+        wait_until(lambda: row_of(plan, "a")["failed"] != {})
+        assert "all that have 'models/x' send something else" in row_of(plan, "a")["failed"]["models/x"]
+        assert "models/x" not in shm
+        assert is_unharmed(host)
+
+
+def test_what_came_early_is_published_with_its_hash_and_without_one_leaves_nothing(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    plan = write_plan(tmp_path, "a", ports[0], (), slice=0, **SHARED)
+    data = os.urandom(TWO)
+    early = announcement("models/x", room=TWO, data_size=TWO, is_early=True, tree=os.urandom(32))
+    whole = early._replace(tree=root_of(TWO, [leaf(data[:MIB]), leaf(data[MIB:])]), is_early=False)
+
+    def figure(name: str) -> float:
+        return metrics_of(ports[1])[f"shmhost_fleet_{name}"]
+
+    with (
+        start(plan, metrics=f"127.0.0.1:{ports[1]}") as host,
+        shmclient.connect(host.socket_path) as shm,
+    ):
+        with hostile(ports[0]) as peer:
+            show_early(peer, early, data)
+            wait_until(lambda: figure("received_bytes") == TWO)
+            assert (figure("transfers"), "models/x" in shm) == (1, False)
+            peer.tell(msgpack.packb(("gone", 1, "models/x", 1)))
+            wait_until(lambda: figure("transfers") == 0)
+            assert figure("replica_bytes") == 0
+            # The hash of the second one was missed: only that of the third one is waited for.
+            peer.tell(msgpack.packb(("new", 2, *early._replace(generation=2))))
+            wait_until(lambda: figure("received_bytes") == 2 * TWO)
+            peer.tell(msgpack.packb(("new", 3, *early._replace(generation=3))))
+            wait_until(lambda: figure("received_bytes") == 3 * TWO)
+            peer.tell(msgpack.packb(("new", 4, *whole._replace(generation=3))))
+            assert bytes(shm.get("models/x", wait=30)) == data
+            assert peer.asked.count("leaves") == 0
+            other = WINDOW[0] + WINDOW[1] // 8 * 6
+            peer.tell(msgpack.packb(("new", 5, *early._replace(name="models/y", address=other))))
+            wait_until(lambda: figure("received_bytes") == 4 * TWO)
+        wait_until(lambda: figure("hosts") == 0, 30)  # it has died, and comes back with nothing
+        assert figure("transfers") == 1
+        with hostile(ports[0], process="f") as peer:
+            show_card(peer)
+            peer.appear()
+            wait_until(lambda: figure("transfers") == 0, 30)
+            wait_until(lambda: figure("replica_bytes") == 0)
         assert is_unharmed(host)
 
 
