@@ -99,8 +99,8 @@ class Simulation:
     def run(self) -> Outcome:
         """Run until all hosts have a copy."""
         times: list[float] = []
-        for index in range(1, self._plan.hosts):  # an announcement, the question for hashes, its answer
-            heapq.heappush(self._events, (3 * self._plan.trip_s, WAKES, index, 0))
+        for index in range(1, self._plan.hosts):  # an announcement; hashes are asked for beside the chunks
+            heapq.heappush(self._events, (self._plan.trip_s, WAKES, index, 0))
         while len(times) < self._plan.hosts - 1:
             now_s, kind, sink, source = heapq.heappop(self._events)
             if kind == ARRIVES:

@@ -25,9 +25,9 @@ from shmhost.fleet.events import Refusal
 from shmhost.fleet.hashing import LARGE
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import MAX_REASON, pack, unpack
-from shmhost.fleet.threads import Target, Threads, fill
+from shmhost.fleet.threads import QUICK, AnyTarget, Threads, fill
 from shmprotocol.errors import HostGone, ShmError
-from shmprotocol.kernel.constants import MIB
+from shmprotocol.kernel.constants import KIB, MIB
 
 LOG = logging.getLogger("shmhost")
 
@@ -35,6 +35,7 @@ LANES = 2  # connections to each host
 CONNECT_S = 3  # for a connection, and for TLS
 MOVE_S = 15  # in which something has to come
 CHUNK_S = 15.0  # for one chunk over zenoh: 4 MiB at 2.3 Mbit/s
+OPEN_FROM = 64 * KIB  # bytes of a region for which connections are opened, for those after it
 BULK_FROM = 2 * MIB  # bytes of a region for which connections are opened; less is there before they are
 IDLE_S = 10.0  # after which a connection is closed; the other side waits three times as long
 RETRY_S = 30.0  # after which a host is tried again to which no connection could be opened
@@ -46,7 +47,7 @@ Brought = tuple[int, bytes]  # the size of what has come, and its hash
 class Job:
     """A chunk that is wanted, and its target, which belongs to the job from here on."""
 
-    def __init__(self, question: bytes, target: Target) -> None:
+    def __init__(self, question: bytes, target: AnyTarget) -> None:
         self.request: bytes = wire.REQUEST.pack(len(question)) + question
         self._target = target
         self._error: OSError | None = None  # of a write: what comes after it is received all the same
@@ -102,7 +103,7 @@ class Lane:
         self._buffer = memoryview(bytearray(PIECE))
         threading.Thread(target=self._run, name="shmhost-fetch", daemon=True).start()
 
-    async def fetch(self, question: bytes, target: Target) -> Brought:
+    async def fetch(self, question: bytes, target: AnyTarget) -> Brought:
         """Fetch a chunk to its target, which is closed then. HostGone: the connection has ended. Refusal."""
         job = Job(question, target)
         with self._lock:
@@ -195,14 +196,15 @@ class BulkClient:
         self._counts = counts
         self._ways: dict[str, Way] = {}
 
-    async def bring(self, source: str, question: bytes, target: Target, *, is_large: bool) -> Brought:
+    async def bring(self, source: str, question: bytes, target: AnyTarget, room: int) -> Brought:
         """Bring a chunk to its target, over zenoh if there is no other way; return its size and its hash.
 
-        For what `is_large`, connections are opened. HostGone, HostTimeout, Refusal. OSError: of the write.
+        Connections are opened for a large `room` of its region. HostGone, HostTimeout, Refusal. OSError: of
+        the write.
         """
         is_taken = False
         try:
-            lane = await self._lane(source) if is_large or source in self._ways else None
+            lane = await self._lane(source, room)
             if lane is not None:
                 is_taken = True
                 brought = await lane.fetch(question, target)
@@ -210,6 +212,8 @@ class BulkClient:
                 return brought
             data = await self._engine.ask(source, question, CHUNK_S, is_bulk=True)
             is_taken = True
+            if len(data) <= QUICK:
+                return len(data), fill(target, data)
             return len(data), await self._threads.run(fill, target, data)
         finally:
             if not is_taken:
@@ -230,16 +234,19 @@ class BulkClient:
         tasks = [way.opening for way in ways if way.opening is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _lane(self, source: str) -> Lane | None:
+    async def _lane(self, source: str, room: int) -> Lane | None:
         """Return the connection to a host that has the least to do; None: there is none now."""
+        if room < OPEN_FROM and source not in self._ways:
+            return None
         way = self._ways.setdefault(source, Way())
         if any(lane.has_failed for lane in way.lanes):
             way.retry_s = time.monotonic() + RETRY_S  # as of a certificate that is refused
         way.lanes = [lane for lane in way.lanes if lane.is_open]
-        if not way.lanes and time.monotonic() >= way.retry_s:
+        if not way.lanes and room >= OPEN_FROM and time.monotonic() >= way.retry_s:
             if way.opening is None:
                 way.opening = asyncio.get_running_loop().create_task(self._open(source, way))
-            await asyncio.shield(way.opening)
+            if room >= BULK_FROM:
+                await asyncio.shield(way.opening)
         return min(way.lanes, key=lambda lane: lane.load, default=None)
 
     async def _open(self, source: str, way: Way) -> None:

@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 from shmhost.fleet import hashing
 from shmhost.fleet.bandwidth import Bandwidth
-from shmhost.fleet.bulk_client import BULK_FROM, CHUNK_S, BulkClient
+from shmhost.fleet.bulk_client import CHUNK_S, BulkClient
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.messages import pack
 from shmhost.fleet.pulls import Pull, check_going_on
-from shmhost.fleet.threads import Target, Threads
+from shmhost.fleet.threads import AnyTarget, Threads
 from shmhost.fleet.transfers import BUSY_S, REFUSED_S, Credits, Step, Transfer
 from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
 
@@ -58,8 +58,8 @@ class Fetching:
         self._credits = Credits(plan.chunks)
         self._bulk = BulkClient(plan, engine, threads, address, self.counts)
 
-    async def fetch(self, pull: Pull, writer: int) -> list[bytes]:
-        """Bring all of a payload into an object; return the hashes of its chunks.
+    async def fetch(self, pull: Pull, target: Callable[[int], AnyTarget]) -> list[bytes]:
+        """Bring all of a payload; return the hashes of its chunks. `target`: where a chunk goes, by number.
 
         Cancelled, or without a source for long, it leaves nothing under way.
         """
@@ -67,7 +67,7 @@ class Fetching:
         pull.transfer = transfer
         running: set[asyncio.Task[None]] = set()
         try:
-            await self._fetch(pull, transfer, running, writer)
+            await self._fetch(pull, transfer, running, target)
         finally:
             transfer.is_ended = True
             for task in running:
@@ -112,7 +112,11 @@ class Fetching:
         raise HostTimeout(f"no host has sent the hashes of {announcement.name!r} in {WAIT_S:g} s")
 
     async def _fetch(
-        self, pull: Pull, transfer: Transfer, running: set[asyncio.Task[None]], writer: int
+        self,
+        pull: Pull,
+        transfer: Transfer,
+        running: set[asyncio.Task[None]],
+        target: Callable[[int], AnyTarget],
     ) -> None:
         """Pull all chunks, and have them proven."""
         name, idle_s = pull.announcement.name, time.monotonic()
@@ -124,7 +128,7 @@ class Fetching:
             if await self._prove(pull, transfer, sources):
                 continue
             while step := transfer.next():
-                task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, writer))
+                task = asyncio.get_running_loop().create_task(self._chunk(pull, transfer, step, target))
                 running.add(task)
                 task.add_done_callback(running.discard)
             if running:
@@ -157,7 +161,9 @@ class Fetching:
             self._blame(source, announcement.name)
         return not is_one
 
-    async def _chunk(self, pull: Pull, transfer: Transfer, step: Step, writer: int) -> None:
+    async def _chunk(
+        self, pull: Pull, transfer: Transfer, step: Step, target: Callable[[int], AnyTarget]
+    ) -> None:
         announcement = pull.announcement
         question = pack("chunk", self._address, announcement.name, announcement.tree, step.number)
         is_under_way = True
@@ -165,9 +171,8 @@ class Fetching:
         try:
             wait_s = self.bandwidth.take(step.source, size, time.monotonic(), math.inf)
             await asyncio.sleep(wait_s)  # the credit bounds how many wait
-            target = Target(writer, announcement.room, step.number)
-            is_large = announcement.room >= BULK_FROM
-            size, digest = await self._bulk.bring(step.source, question, target, is_large=is_large)
+            where = target(step.number)
+            size, digest = await self._bulk.bring(step.source, question, where, announcement.room)
             is_under_way = False
             if transfer.arrive(step, size, digest):
                 self.counts["bytes"] += size

@@ -13,11 +13,13 @@ import pwd
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from shmhost.core.hub import Hub
 from shmhost.core.meter import Latency
 from shmhost.core.objects import Memfd
 from shmhost.core.peers import Peer
+from shmhost.core.regions import Region
 from shmhost.core.registry import REGION_OVERHEAD
 from shmhost.fleet import placing
 from shmhost.fleet.announcements import Announcement
@@ -25,8 +27,10 @@ from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.engine import Engine
 from shmhost.fleet.fetching import Fetching
+from shmhost.fleet.hashing import chunk_count
 from shmhost.fleet.pulls import LAGS, Pull, Replica, Superseded, is_of
-from shmhost.fleet.threads import Threads
+from shmhost.fleet.threads import QUICK, Held, Target, Threads
+from shmprotocol.abi.header import Header
 from shmprotocol.errors import QuotaExceeded, RegionBusy, ShmError
 from shmprotocol.wire.names import Backend, Seal, State
 
@@ -227,15 +231,9 @@ class Replicas:
         region = placing.begin(registry, announcement, owner, older.region if older is not None else None)
         pull.is_placed = True
         try:
-            memory_object = await self._threads.make(
-                self._hub.make_object, Backend.MEMFD, announcement.name, announcement.capacity
-            )
-            region.object = memory_object
-            assert isinstance(memory_object, Memfd)
-            leaves = await self._fetching.fetch(pull, memory_object.writer())
+            bring = self._bring_small if chunk_count(region.room) == 1 else self._bring
+            header, leaves = await bring(pull, region)
             announcement = pull.announcement  # with the hash of all
-            header = placing.header(registry, region, announcement)
-            await self._threads.run(memory_object.publish, header.pack(), Seal.FULL)
             if region.state is not State.CREATING:
                 raise RegionBusy(f"the copy of {announcement.name!r} was ended on this host")
             registry.check_place(region)
@@ -249,6 +247,36 @@ class Replicas:
         self.origins[region.number] = pull.host
         self.lags.note(int(lag_s * 1e9))
         self._published(replica)
+
+    async def _bring(self, pull: Pull, region: Region) -> tuple[Header, list[bytes]]:
+        """Make the object of a replica, with all that belongs there; return its header, and its hashes."""
+        memory_object = await self._threads.make(
+            self._hub.make_object, Backend.MEMFD, region.name, region.capacity
+        )
+        region.object = memory_object
+        assert isinstance(memory_object, Memfd)
+        target = partial(Target, memory_object.writer(), region.room)
+        leaves = await self._fetching.fetch(pull, target)
+        header = placing.header(self._hub.registry, region, pull.announcement)
+        await self._threads.run(memory_object.publish, header.pack(), Seal.FULL)
+        return header, leaves
+
+    async def _bring_small(self, pull: Pull, region: Region) -> tuple[Header, list[bytes]]:
+        """As `_bring`, of one chunk: its object is made once that is here."""
+        held: list[Held] = []
+
+        def target(_: int) -> Held:
+            held[:] = [Held()]
+            return held[0]
+
+        leaves = await self._fetching.fetch(pull, target)
+        header = placing.header(self._hub.registry, region, pull.announcement)
+        arguments = region.name, region.capacity, header.pack(), held[0].data(), (0, region.room)
+        if region.room <= QUICK:
+            region.object = Memfd.sealed(*arguments)
+        else:
+            region.object = await self._threads.make(Memfd.sealed, *arguments)
+        return header, leaves
 
     def _check_memory(self, announcement: Announcement) -> None:
         limit = self._plan.memory

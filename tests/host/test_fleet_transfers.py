@@ -348,7 +348,7 @@ def test_turns_of_a_payload_go_on_under_its_hash() -> None:
     turns = Turns()
     assert [turns.admit(b"early", asker, 0.0) for asker in "ab"] == [True, True]
     turns.rename(b"early", b"tree")
-    assert [turns.admit(b"tree", asker, 1.0) for asker in "abc"] == [True, True, False]
+    assert [turns.admit(b"tree", asker, 1.0) for asker in "cab"] == [False, True, True]
     turns.end(b"tree", "a")
     assert turns.admit(b"tree", "c", 1.0)
 
