@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["NamedTuple"]
 
-new = tuple.__new__
+_new = tuple.__new__
 
 
 @cache
 def _code(length: int) -> CodeType:
     """Return the code of a constructor of so many items."""
     items = "".join([f"_{index}, " for index in range(length)])
-    constructor: FunctionType = eval(f"lambda _cls, {items}: new(_cls, ({items}))")
+    constructor: FunctionType = eval(f"lambda _cls, {items}: _new(_cls, ({items}))")
     return constructor.__code__
 
 
