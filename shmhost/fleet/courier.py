@@ -1,6 +1,7 @@
 """A program: copies values of arenas into sealed regions, as they change. An ordinary client of its host.
 
-`python -m shmhost.fleet.courier SOCKET FOLDER LAG` is started by `values`, and talks to it over descriptor 0.
+`python -m shmhost.fleet.courier SOCKET LAG` is started by `values`, and talks to it over descriptor 0. The
+folder of the copies' names is in $SHMHOST_FLEET_FOLDER, which other users do not see.
 It has a process of its own, so that what a hostile owner writes is read by nobody who has the regions of
 others, and so that a slow copy stops no loop. A value is held while it is copied, as by any reader.
 
@@ -161,11 +162,11 @@ def _movable(value: shmclient.ArenaValue, ffi: cffi.FFI) -> Any:
     return result
 
 
-def main(path: str, folder: str, lag: str) -> None:
+def main(path: str, lag: str) -> None:
     """Follow arenas of the host at a socket until that is gone."""
     with socket.socket(fileno=os.dup(0)) as link:
         shm = shmclient.connect(path, wait=CONNECT_S)
-        Courier(shm, link, folder, float(lag)).run()
+        Courier(shm, link, os.environ["SHMHOST_FLEET_FOLDER"], float(lag)).run()
     os._exit(0)  # threads sleep on values
 
 

@@ -116,7 +116,7 @@ class Sharing:
             return
         self.exports.beat()
         self._turns.beat(time.monotonic())
-        self.values.look()
+        self.values.beat()
         again, failed = filter(self._has_source, self.replicas.retries()), self.replicas.failed
         for name in [*again, *[name for name in self.conflicts.names if name not in failed]]:
             self._settle(name)

@@ -36,6 +36,7 @@ from shmprotocol.wire.names import ChangeKind, State, check_name
 
 LOG = logging.getLogger("shmhost")
 
+FOLDER = "SHMHOST_FLEET_FOLDER"  # the variable with the folder of the copies' names
 AGAIN_S = 2.0  # before another one takes the place of a courier that has ended
 END_S = 5.0  # for the courier to end
 
@@ -62,12 +63,18 @@ class Values:
         self._hub = hub
         self._exports = exports
         self._path = socket_path
-        self._folder = f"fleet-{secrets.token_hex(8)}"
+        self._folder = f"fleet-{secrets.token_hex(8)}"  # a secret: who knows it can take the names of copies
         exports.staging = f"{self._folder}/"
         self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
+        self._unsaid: list[tuple[str, str]] = []  # values that were refused, and why: not yet in the log
         self._ended_s = -AGAIN_S  # when the courier has ended
         self._outbox: Outbox | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def beat(self) -> None:
+        """Do what is to be done now and then."""
+        self._say_refused()
+        self.look()
 
     def look(self) -> None:
         """Follow the arenas that are there now, and no others."""
@@ -139,8 +146,8 @@ class Values:
         own, other = socket.socketpair()
         child: subprocess.Popen[bytes] | None = None
         try:
-            arguments = self._path, self._folder, str(self._plan.lag_s)
-            spawning = loop.run_in_executor(None, _spawn, other, arguments)
+            arguments = self._path, str(self._plan.lag_s)
+            spawning = loop.run_in_executor(None, _spawn, other, self._folder, arguments)
             try:
                 child = await asyncio.shield(spawning)
             except asyncio.CancelledError:
@@ -186,8 +193,9 @@ class Values:
                 self._remove(name, followed, short)
         elif kind == "refused":
             short, reason = values
+            if followed.refused.get(short) != reason:
+                self._unsaid.append((f"{name}/{short}", reason))
             self._remove(name, followed, short)
-            LOG.warning("fleet %s: %s/%s is not announced: %s", self._plan.fleet, name, short, reason)
             followed.refused[short] = reason
 
     async def _take_value(
@@ -196,7 +204,7 @@ class Values:
         """Announce a copy, and take its name away; the lease of `exports` keeps it."""
         region, registry = self._hub.registry.current.get(copy), self._hub.registry
         self._say("ack")
-        if region is None:
+        if region is None or region.owner.uid != self._peer.uid:  # nobody else's is announced as the value
             return
         lease = registry.lease(region, self._peer)
         self._hide(region)
@@ -231,6 +239,14 @@ class Values:
             followed.names.discard(short)
             self._exports.remove(f"{arena}/{short}")
 
+    def _say_refused(self) -> None:
+        """Write one line for all values that were refused since the last one."""
+        unsaid, self._unsaid = self._unsaid, []
+        if unsaid:
+            name, reason = unsaid[0]
+            more = f", nor are {len(unsaid) - 1} more: see `shmhost fleet`" if len(unsaid) > 1 else ""
+            LOG.warning("fleet %s: %s is not announced: %s%s", self._plan.fleet, name, reason, more)
+
     def _hide(self, region: Region) -> None:
         self._hub.registry.hide(region)
         self._hub.tell(ChangeKind.UNLINKED, region)
@@ -247,12 +263,16 @@ class Values:
             self._outbox.say(*values)
 
 
-def _spawn(link: socket.socket, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a courier at the other end of a link, which is closed here."""
+def _spawn(link: socket.socket, folder: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a courier at the other end of a link, which is closed here.
+
+    Each user sees the arguments of a process, and only its own user the environment: proc_pid_environ(5).
+    """
     # -P: modules of its own, and not those that lie in the folder where the host was started.
     command = [sys.executable, "-P", "-m", "shmhost.fleet.courier", *arguments]
     with link:
-        return subprocess.Popen(command, stdin=link.fileno(), stdout=subprocess.DEVNULL)
+        environment = {**os.environ, FOLDER: folder}
+        return subprocess.Popen(command, stdin=link.fileno(), stdout=subprocess.DEVNULL, env=environment)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
