@@ -1,7 +1,11 @@
 # Everything happens in a virtual environment of this folder; `make clean` removes it.
 #   make demo    set up and run the demo
-#   make test    set up and run every check: ruff, mypy, then the tests side by side, WORKERS=2 at a time (a CPU
-#                each, at most four), and at last by name those that need the machine for themselves
+#   make test    set up and run every check: `make lint`, then `make together` and `make alone`; each of these
+#                can be run by itself. What only repeats is short there, and at full length in `make torture`
+#                and `make fleet`: rounds of stress, seconds of torture, the slow runs of the model
+#   make together  the tests side by side, WORKERS=2 at a time (a CPU each, at most four), and beside them, with
+#                less of a CPU, those of the compiled part again with sanitizers
+#   make alone   by name, the tests that need the machine for themselves: those of the containers
 #   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make docs    make a site of the documentation in build/site; a warning is an error
@@ -18,7 +22,7 @@
 #                two minutes; RAY= does without Ray, which is in an environment of its own
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make abuse  a bystander's attach beside clients that do what they can to slow it: as root, with two CPUs; KINDS="flood crowd"
-#   make torture  what `make test` does in seconds, for minutes: arenas
+#   make torture  what `make test` does in seconds, for minutes: arenas, their model, the stress tests
 #   make kills   end a client at each system call of each operation, in five ways, some fifteen minutes
 #   make restarts  kill a host at each system call and each store to its state file, of each operation and of its start,
 #                and time how long names take to be back, some fifteen minutes
@@ -35,14 +39,21 @@ PEERS := $(VENV)-peers
 RAY ?= $(VENV)-ray
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
-.PHONY: demo test unit docs man coverage torture takeovers kills restarts fleet fuzz lint abuse bench bench-peers bench-fleet figures performance bench-compare clean
+.PHONY: demo test together alone unit docs man coverage torture takeovers kills restarts fleet fuzz lint abuse bench bench-peers bench-fleet figures performance bench-compare clean
 
 demo: $(READY)
 	$(BIN)/shmhost demo
 	$(BIN)/shmhost demo live --seconds 3
 
-test: $(READY) lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not torture"
+test: lint together alone
+
+together: $(READY)
+	@nice $(BIN)/python -m pytest -v tests/system/test_sanitizers.py >$(VENV)/sanitizers.txt 2>&1 & beside=$$!; \
+	trap 'kill -INT $$beside' EXIT; trap 'exit 130' INT TERM; \
+	(set -x; $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not sanitizer and not torture"); \
+	code=$$?; wait $$beside || code=$$?; trap - EXIT; cat $(VENV)/sanitizers.txt; exit $$code
+
+alone: $(READY)
 	$(BIN)/python -m pytest -v -m "alone and not torture"
 
 unit: $(READY)

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis  # before collection ends: its set-up asks the collector, which does not see what is frozen
 import pytest
@@ -19,16 +20,12 @@ from arena_support import ArenaPeer
 from shmprotocol.wire import messages as m
 from support import Machine, WatchedHost, wait_until, watched_host
 
-# `make fuzz` chooses "fuzz": some minutes a test instead of a second. Neither has a deadline, because a
-# loaded machine is not a fault of the code.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile(
-    "fuzz",
-    deadline=None,
-    max_examples=20_000,
-    print_blob=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+# `make fuzz` chooses "fuzz": some minutes a test instead of a second. "few" is for what is run a second time,
+# with sanitizers. None has a limit of time, because a loaded machine is not a fault of the code.
+TIMELESS: Any = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("default", **TIMELESS)
+hypothesis.settings.register_profile("few", max_examples=20, **TIMELESS)
+hypothesis.settings.register_profile("fuzz", max_examples=20_000, print_blob=True, **TIMELESS)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; programs inherit it

@@ -6,26 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-TESTS = {
-    "client": """memory header buffers slots pinner leaks iovec vectored pointers stores published_pointers
-    builder region_dict""",
-    "arenas": """client_arenas arena_bulk arena_waits arena_next arena_ends arena_building arena_races
-    arena_storm aio_arenas aio_arena_waits aio_arena_next arena_hosts aio_arena_hosts""",
-    "attach": "attach late opened leased loose plans",
-    "wire": """shortcut descriptors put_frames put put_by_spare small_puts put_records spares filled_puts
-    threads""",
-    "arrow": "arrow arrow_hostile arrow_types tensors as_arrays",
-    "posix": """posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
-    posix_protection posix_locks posix_seals posix_write_seals""",
-    "sharing": "growing shared_seal snapshots hostile_snapshots references",
-}
+FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+TESTS = """memory header buffers slots pinner leaks iovec vectored pointers stores published_pointers
+    builder region_dict
+    client_arenas arena_bulk arena_waits arena_next arena_ends arena_building arena_races
+    arena_storm aio_arenas aio_arena_waits aio_arena_next arena_hosts aio_arena_hosts
+    attach late opened leased loose plans
+    shortcut descriptors put_frames put put_by_spare small_puts put_records spares filled_puts threads
+    arrow arrow_hostile arrow_types tensors as_arrays
+    posix_objects posix_names posix_anonymous posix_mappings posix_replacing posix_lifetimes
+    posix_protection posix_locks posix_seals posix_write_seals
+    growing shared_seal snapshots hostile_snapshots references"""
 # Not these: the sanitizer takes terabytes of addresses, which their RLIMIT_AS forbids; does no mlock; and its
 # allocator can stay locked in a child that is forked while the thread of a host allocates.
 LEFT_OUT = "not limit and not lock and not fork and not child and not descriptor_is_left"
@@ -35,10 +31,11 @@ OPTIONS = {
     # The interpreter keeps memory to its end; a test that expects a signal wants that and no report.
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_abort=0:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
+    "HYPOTHESIS_PROFILE": "few",  # each example takes several times as long
     "PYTHONMALLOC": "malloc",  # so that the sanitizer sees each buffer of Python's, too
 }
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.alone, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(1300)]
 
 
 def runtime(name: str) -> str:
@@ -90,33 +87,23 @@ def test_sanitizers_are_in_force(sanitized: dict[str, str]) -> None:
     assert "shm_buffers_read_only" in result.stderr
 
 
-@pytest.fixture(scope="module")
-def runs(sanitized: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Start all runs at once: each takes a CPU, and a sanitizer makes its imports alone take seconds."""
-    folder = sanitized["FOLDER"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT + SLOW]
-    started = {}
-    try:
-        for name, modules in TESTS.items():
-            matches = [Path(folder).glob(f"tests/**/test_{module}.py") for module in modules.split()]
-            files = [path for paths in matches for path in paths if path.parent.name != "model"]
-            assert len(files) == len(modules.split()), f"a file of {name} is missing: {files}"
-            with open(f"{folder}/{name}.txt", "w", encoding="utf-8") as output:
-                started[name] = subprocess.Popen(
-                    [*command, *files], cwd=folder, env=sanitized, stdout=output, stderr=output
-                )
-        yield started
-    finally:
-        for run in started.values():
-            run.kill()
-            run.wait()
-
-
-@pytest.mark.parametrize("name", TESTS)
-def test_tests_pass_with_sanitizers(
-    name: str, sanitized: dict[str, str], runs: dict[str, subprocess.Popen[bytes]]
-) -> None:
-    code = runs[name].wait(timeout=600)
-    output = Path(sanitized["FOLDER"], f"{name}.txt").read_text("utf-8")
-    assert code == 0, output[-6000:]
-    assert " passed" in output
+def test_tests_pass_with_sanitizers(sanitized: dict[str, str]) -> None:
+    """They are run beside others, with less of a CPU: so they have more time than there."""
+    folder, modules = Path(sanitized["FOLDER"]), TESTS.split()
+    matches = [folder.glob(f"tests/**/test_{module}.py") for module in modules]
+    files = [path for paths in matches for path in paths if path.parent.name != "model"]
+    assert len(files) == len(modules), f"a file is missing: {files}"
+    options = ["-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider", "--timeout", "400"]
+    with open(folder / "output.txt", "w", encoding="utf-8") as output:
+        code = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *options, "-k", LEFT_OUT + SLOW, *files],
+            cwd=folder,
+            env=sanitized,
+            stdout=output,
+            stderr=output,
+            timeout=1200,
+            check=False,
+        ).returncode
+    text = (folder / "output.txt").read_text("utf-8")
+    assert code == 0, text[-6000:]
+    assert " passed" in text
