@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,9 +78,7 @@ def test_dead_client_is_gone_though_its_number_is_used_again(machine: Machine, i
             again = clone_as(pid)
             machine.signal(signal.SIGCONT)
             try:
-                began = time.monotonic()
                 wait_until(lambda: counters(peer) == (1, 0))
-                assert time.monotonic() - began < 1
             finally:
                 os.kill(again, signal.SIGKILL)
                 os.waitpid(again, 0)
