@@ -3,8 +3,9 @@
 #   make test    set up and run every check: `make lint`, then `make together` and `make alone`; each of these
 #                can be run by itself. What only repeats is short there, and at full length in `make torture`
 #                and `make fleet`: rounds of stress, seconds of torture, the slow runs of the model
-#   make together  the tests side by side, WORKERS=2 at a time (a CPU each, at most four), and beside them, with
-#                less of a CPU, those of the compiled part again with sanitizers
+#   make together  the tests side by side, WORKERS=3 at a time (one more than there are CPUs, since each waits half
+#                of its time; at most four), and beside them, with less of a CPU, those of the compiled part again
+#                with sanitizers
 #   make alone   by name, the tests that need the machine for themselves: those of the containers
 #   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
@@ -32,7 +33,7 @@
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
 PYTHON ?= python3
-WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
+WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 3 ? cpus + 1 : 4)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
