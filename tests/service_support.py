@@ -156,11 +156,11 @@ class Service:
     def inodes(self) -> set[int]:
         """Return the inodes of what the host has open."""
         assert self.child is not None
-        found = set()
+        inodes = set()
         for path in Path(f"/proc/{self.child.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-                found.add(path.stat().st_ino)
-        return found
+                inodes.add(path.stat().st_ino)
+        return inodes
 
     def read_log(self) -> str:
         return self._log_path.read_text()
