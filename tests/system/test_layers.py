@@ -129,6 +129,22 @@ def users(name: str) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("package", ["shmprotocol", "shmclient"])
+def test_named_tuples_are_those_that_are_made_fast(package: str) -> None:
+    slow = [
+        str(module.relative_to(FOLDERS[package]))
+        for module in modules(package)
+        if module.name != "tuples.py"
+        and "typing.NamedTuple" in _full_names(ast.parse(module.read_text("utf-8")))
+    ]
+    assert slow == [], "import NamedTuple from shmprotocol.tuples: the client's import takes longer otherwise"
+
+
+def _full_names(tree: ast.AST) -> set[str]:
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+
+
 def room_of(package: str, module: Path) -> str:
     """Return the folder, or the module itself, that lies directly in the package."""
     return module.relative_to(FOLDERS[package]).parts[0].removesuffix(".py")
