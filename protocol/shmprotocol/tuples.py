@@ -46,20 +46,12 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 else:
 
-    class _WithoutDict(type):
-        def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
-            return super().__new__(cls, name, bases, {**namespace, "__slots__": ()})
-
-    class NamedTuple(tuple, metaclass=_WithoutDict):
-        """A tuple whose items are the annotations of its class, with their values as defaults."""
-
-        def __init_subclass__(cls) -> None:
-            if NamedTuple in cls.__bases__:
-                _name_items(cls, tuple(cls.__annotations__))
+    class _Named(tuple):
+        __slots__ = ()
 
         @classmethod
         def _make(cls, items):
-            result = tuple.__new__(cls, items)
+            result = _new(cls, items)
             if len(result) != len(cls._fields):
                 raise TypeError(f"{cls.__name__} has {len(cls._fields)} fields, not {len(result)}")
             return result
@@ -81,3 +73,15 @@ else:
 
         def __getnewargs__(self):
             return tuple(self)
+
+    class _Maker(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+            if not bases:
+                return super().__new__(cls, name, bases, namespace)
+            # Its type is `type`: of any other isinstance() asks that each time, and takes twice as long.
+            kind = type(name, (_Named, *bases[1:]), {**namespace, "__slots__": ()})
+            _name_items(kind, tuple(kind.__annotations__))
+            return kind
+
+    class NamedTuple(metaclass=_Maker):
+        """A tuple whose items are the annotations of its class, with their values as defaults."""

@@ -134,3 +134,7 @@ def test_a_class_below_one_has_its_fields() -> None:
 
     assert Below("a", 1)._replace(offset=2) == ("a", 2, 8, ())
     assert type(Below("a", 1)._replace(offset=2)) is Below
+
+
+def test_the_type_of_a_class_is_that_of_a_plain_one() -> None:
+    assert type(Ours) is type(Theirs) is type
