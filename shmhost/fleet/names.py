@@ -45,7 +45,10 @@ class Identities:
 
 
 class Names:
-    """Who is there. `give_way` gets the address of each that has to. Not for several threads at once."""
+    """The hosts that are there, not for several threads at once.
+
+    `give_way` gets the address of each that has to.
+    """
 
     def __init__(self, give_way: Callable[[str], object], max_of_name: int = MAX_HOSTS) -> None:
         self.left_out: int = 0  # that came, and found no place
@@ -85,8 +88,8 @@ class Names:
 
     def _place(self, address: str, name: str) -> bool:
         """Whether a host has a place, or gets one now."""
-        if known := self.of(address):
-            return known == name
+        if owner := self.of(address):
+            return owner == name
         if not is_address(address):
             return False
         if self._count[name] >= self._max_of_name:

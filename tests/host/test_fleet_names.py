@@ -17,59 +17,59 @@ def names(max_of_name: int = MAX_HOSTS) -> tuple[Names, list[str]]:
 
 
 def test_host_over_the_bound_is_left_out_until_another_one_goes() -> None:
-    known, gone = names()
-    assert all(known.appear(address, "evil") for address in made_up(MAX_HOSTS))
-    assert not known.appear(A, "a")
-    assert known.of(A) == ""
-    assert known.left_out == 1
-    assert known.leave(made_up(1)[0], "evil")
-    assert known.appear(A, "a")
+    hosts, gone = names()
+    assert all(hosts.appear(address, "evil") for address in made_up(MAX_HOSTS))
+    assert not hosts.appear(A, "a")
+    assert hosts.of(A) == ""
+    assert hosts.left_out == 1
+    assert hosts.leave(made_up(1)[0], "evil")
+    assert hosts.appear(A, "a")
     assert gone == []
 
 
 def test_host_that_is_known_by_its_news_alone_gives_way() -> None:
-    known, gone = names()
+    hosts, gone = names()
     for address in made_up(MAX_HOSTS + 10):
-        assert known.hear(address, "evil")
+        assert hosts.hear(address, "evil")
     assert gone == made_up(10)
-    assert known.appear(A, "a")
+    assert hosts.appear(A, "a")
     assert gone == made_up(11)
-    assert len(known._present) + len(known._heard) == MAX_HOSTS
+    assert len(hosts._present) + len(hosts._heard) == MAX_HOSTS
 
 
 def test_name_of_an_access_list_takes_no_places_of_others() -> None:
-    known, gone = names(MAX_OF_NAME)
-    assert sum(known.appear(address, "evil") for address in made_up(1000)) == MAX_OF_NAME
-    assert not known.hear(B, "evil")
-    assert known.appear(A, "a")
+    hosts, gone = names(MAX_OF_NAME)
+    assert sum(hosts.appear(address, "evil") for address in made_up(1000)) == MAX_OF_NAME
+    assert not hosts.hear(B, "evil")
+    assert hosts.appear(A, "a")
     assert gone == []
 
 
 def test_place_is_free_again_after_as_many_comings_as_goings() -> None:
-    known, _ = names(2)
+    hosts, _ = names(2)
     for address in made_up(1000):
-        assert known.hear(address, "a")
-        assert known.appear(address, "a")
-        assert known.leave(address, "a")
-        assert not known.leave(address, "a")
-    assert (known._present, known._heard, known._count) == ({}, {}, {})
-    assert known.left_out == 0
+        assert hosts.hear(address, "a")
+        assert hosts.appear(address, "a")
+        assert hosts.leave(address, "a")
+        assert not hosts.leave(address, "a")
+    assert (hosts._present, hosts._heard, hosts._count) == ({}, {}, {})
+    assert hosts.left_out == 0
 
 
 def test_address_of_another_host_is_not_taken() -> None:
-    known, _ = names()
-    assert known.hear(A, "a")
-    assert not known.appear(A, "evil")
-    assert known.appear(A, "a")
-    assert not known.hear(A, "evil")
-    assert not known.leave(A, "evil")
-    assert known.of(A) == "a"
+    hosts, _ = names()
+    assert hosts.hear(A, "a")
+    assert not hosts.appear(A, "evil")
+    assert hosts.appear(A, "a")
+    assert not hosts.hear(A, "evil")
+    assert not hosts.leave(A, "evil")
+    assert hosts.of(A) == "a"
 
 
 def test_what_is_no_address_takes_no_place() -> None:
-    known, _ = names()
-    assert not known.appear("x" * 60_000, "a")
-    assert not known.hear("A" * 32, "a")
+    hosts, _ = names()
+    assert not hosts.appear("x" * 60_000, "a")
+    assert not hosts.hear("A" * 32, "a")
 
 
 def test_identity_keeps_the_name_that_it_came_with() -> None:
