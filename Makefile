@@ -49,7 +49,7 @@ demo: $(READY)
 test: lint together alone
 
 together: $(READY)
-	@nice $(BIN)/python -m pytest -v tests/system/test_sanitizers.py >$(VENV)/sanitizers.txt 2>&1 & beside=$$!; \
+	@nice -n 5 $(BIN)/python -m pytest -v tests/system/test_sanitizers.py >$(VENV)/sanitizers.txt 2>&1 & beside=$$!; \
 	trap 'kill -INT $$beside' EXIT; trap 'exit 130' INT TERM; \
 	(set -x; $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not sanitizer and not torture"); \
 	code=$$?; wait $$beside || code=$$?; trap - EXIT; cat $(VENV)/sanitizers.txt; exit $$code

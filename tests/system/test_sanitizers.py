@@ -79,7 +79,7 @@ def test_sanitizers_are_in_force(sanitized: dict[str, str]) -> None:
         env=sanitized,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert result.stdout.startswith(sanitized["FOLDER"])
