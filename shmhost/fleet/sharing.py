@@ -25,13 +25,12 @@ from shmhost.fleet.announcements import (
     announcement_of,
     gone_of,
     held_of,
-    page_of,
 )
+from shmhost.fleet.catalogue import Reading
 from shmhost.fleet.conflicts import Conflicts, choose
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.exports import Export, Exports
-from shmhost.fleet.joining import ASK_S
-from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text, unpack
+from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text
 from shmhost.fleet.plan import slice_of
 from shmhost.fleet.pulls import Replica
 from shmhost.fleet.replicas import Replicas
@@ -40,7 +39,7 @@ from shmhost.fleet.threads import Chunk, Threads
 from shmhost.fleet.turns import TURNS_FROM, Turns
 from shmhost.fleet.values import Values
 from shmprotocol.abi.header import HEADER_SIZE
-from shmprotocol.errors import HostGone, HostTimeout, RemoteProtocolError
+from shmprotocol.errors import RemoteProtocolError
 from shmprotocol.wire.names import ChangeKind, State
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Sharing:
         self._threads = threads = Threads()
         self._holders = Holders()
         self._awaited: OrderedDict[str, None] = OrderedDict()
-        self._syncing: set[str] = set()  # addresses
+        self._reading = Reading(service, self._take, self._gone)
         self._turns = Turns()
         self._is_hashing = False
         self._has_begun = False
@@ -128,7 +127,7 @@ class Sharing:
         record = self.known.setdefault(card.host, Known())
         record.note(card.address, card.news)
         if record.is_behind:
-            self._start_sync(card.address, record)
+            self._reading.start(card.address, record)
         elif self.replicas.pulls:
             self.replicas.wake()
 
@@ -153,7 +152,7 @@ class Sharing:
         if record.hear(address, number):
             self._take(record, address, kind, values[1:])
         if record.is_behind:
-            self._start_sync(address, record)
+            self._reading.start(address, record)
 
     def is_free_for(self, host: str, number: int) -> bool:
         """Whether a slice has no region here, but for replicas of this host."""
@@ -364,37 +363,3 @@ class Sharing:
 
     def _own(self, name: str) -> list[str]:
         return [self._service.address[:ID_DIGITS]] if name in self.exports.entries else []
-
-    def _start_sync(self, address: str, record: Known) -> None:
-        if address not in self._syncing:
-            self._syncing.add(address)
-            self._service.start(self._sync(address, record))
-
-    async def _sync(self, address: str, record: Known) -> None:
-        """Ask a host for all that it has, until none of its news is missing."""
-        try:
-            while record.is_behind and address in self._service.members.present:
-                try:
-                    await self._read_catalogue(address, record)
-                except (Refusal, HostGone, HostTimeout):
-                    record.is_behind = True  # also after the first page
-                    await asyncio.sleep(0.5)
-        finally:
-            self._syncing.discard(address)
-
-    async def _read_catalogue(self, address: str, record: Known) -> None:
-        after, is_first = "", True
-        while is_first or after:
-            question = pack("catalogue", self._service.address, after)
-            answer = unpack(await self._service.engine.ask(address, question, ASK_S))
-            news, last, entries = page_of(answer, after)
-            if is_first:
-                record.begin(address, news)
-            for kind, *values in entries:
-                try:
-                    self._take(record, address, kind, tuple(values))
-                except RemoteProtocolError as error:  # the others may be right
-                    LOG.warning("fleet %s: ignored an entry of %s: %s", self._plan.fleet, address, error)
-            after, is_first = last, False
-        for name in record.finish():
-            self._gone(name, address[:ID_DIGITS])
