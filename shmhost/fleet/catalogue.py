@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from shmhost.fleet.announcements import Known, page_of
+from shmhost.fleet.announcements import PAGE_NAMES, Known, page_of
 from shmhost.fleet.events import Refusal
 from shmhost.fleet.joining import ASK_S
 from shmhost.fleet.messages import ID_DIGITS, pack, unpack
@@ -20,6 +22,29 @@ if TYPE_CHECKING:
     from shmhost.fleet.service import Service
 
 LOG = logging.getLogger("shmhost")
+
+FIRST_S, LAST_S = 0.5, 60.0  # before a host is asked again; twice as long after each wrong answer
+
+
+class Pages:
+    """The names that this host has, in their order, some at a time. Sorted once for each that asks for all.
+
+    Whoever goes on with names that are not quite those of now hears of the difference by news: what it began
+    with was no newer.
+    """
+
+    def __init__(self, names: Callable[[], set[str]]) -> None:
+        self._names = names
+        self._sorted: list[str] | None = None
+
+    def page(self, after: str, may: Callable[[str], bool]) -> tuple[list[str], str]:
+        """Return the names after one that an asker may know, and the last of them if there are more."""
+        if self._sorted is None or not after:
+            self._sorted = sorted(self._names())
+        names = self._sorted
+        rest = range(bisect_right(names, after) if after else 0, len(names))
+        page = list(islice((names[index] for index in rest if may(names[index])), PAGE_NAMES + 1))
+        return page[:PAGE_NAMES], page[PAGE_NAMES - 1] if len(page) > PAGE_NAMES else ""
 
 
 class Reading:
@@ -48,13 +73,20 @@ class Reading:
 
     async def _read(self, address: str, record: Known) -> None:
         """Ask a host for all that it has, until none of its news is missing."""
+        wrong_s = FIRST_S
         try:
             while record.is_behind and address in self._service.members.present:
                 try:
                     await self._read_once(address, record)
+                    continue
                 except (Refusal, HostGone, HostTimeout):
-                    record.is_behind = True  # also after the first page
-                    await asyncio.sleep(0.5)
+                    wait_s = FIRST_S
+                except RemoteProtocolError as error:
+                    text = "fleet %s: ignored what %s has, and ask again: %s"
+                    LOG.warning(text, self._service.plan.fleet, address, error)
+                    wait_s = wrong_s = min(2 * wrong_s, LAST_S)
+                record.is_behind = True  # also after the first page
+                await asyncio.sleep(wait_s)
         finally:
             self._addresses.discard(address)
 

@@ -9,16 +9,15 @@ import asyncio
 import logging
 import os
 import time
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmhost.core.hub import Gauge
 from shmhost.core.regions import Region
 from shmhost.fleet import hashing
 from shmhost.fleet.announcements import (
-    PAGE_NAMES,
     Announcement,
     Holders,
     Known,
@@ -26,7 +25,7 @@ from shmhost.fleet.announcements import (
     gone_of,
     held_of,
 )
-from shmhost.fleet.catalogue import Reading
+from shmhost.fleet.catalogue import Pages, Reading
 from shmhost.fleet.conflicts import Conflicts, choose
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.exports import Export, Exports
@@ -66,6 +65,7 @@ class Sharing:
         self._holders = Holders()
         self._awaited: OrderedDict[str, None] = OrderedDict()
         self._reading = Reading(service, self._take, self._gone)
+        self._pages = Pages(lambda: {*self.exports.entries, *self.replicas.current})
         self._turns = Turns()
         self._is_hashing = False
         self._has_begun = False
@@ -178,17 +178,13 @@ class Sharing:
     def answer_catalogue(self, asker: str, values: tuple[Any, ...]) -> bytes:
         """Answer with the announcements after a name, and the replicas here, some at a time."""
         _, after = fields(values, address, text(255))
-        may = self._plan.access.may_import
-        names = sorted({*self.exports.entries, *self.replicas.current})
-        names = [name for name in names if may(asker, name)]
-        names = names[bisect_right(names, after) :] if after else names
+        names, last = self._pages.page(after, partial(self._plan.access.may_import, asker))
         entries: list[tuple[object, ...]] = []
-        for name in names[:PAGE_NAMES]:
+        for name in names:
             if name in self.exports.entries:
                 entries.append(("new", *self.exports.entries[name].announcement))
-            else:
+            elif name in self.replicas.current:
                 entries.append(("has", self.replicas.current[name].announcement.tree))
-        last = names[PAGE_NAMES - 1] if len(names) > PAGE_NAMES else ""
         return pack(self.news, last, entries)
 
     def answer_leaves(self, asker: str, values: tuple[Any, ...]) -> bytes:
