@@ -27,6 +27,7 @@ from shmhost.fleet.hashing import HASH_SIZE, chunk_count, root_of
 from shmhost.fleet.plan import SlicedAllocator, slice_of
 from shmhost.fleet.threads import Threads, hash_all, hashes, header_at
 from shmprotocol.abi.header import KIND_DATA, KIND_OBJECTS, Header
+from shmprotocol.errors import ShmError
 from shmprotocol.kernel.constants import MIB
 from shmprotocol.tuples import NamedTuple
 from shmprotocol.wire.names import Backend, ChangeKind, Seal, State
@@ -88,6 +89,7 @@ class Exports:
         self._announce = announce
         self._end = end
         self._last = 0  # the generation of the latest `add`
+        self._again: dict[str, Region] = {}  # that could not be hashed
         self._older: dict[str, list[Export]] = {}  # by name, the oldest first
         self._asked_s: dict[int, float] = {}  # by lease: when somebody has asked for a chunk of it
         self._pending: dict[str, tuple[Region, int]] = {}  # to be hashed, with their leases
@@ -140,8 +142,13 @@ class Exports:
         while self._pending:
             name = next(iter(self._pending))
             region, lease = self._pending.pop(name)
-            export = await self._begun(name, region, lease, Rights.of(region))
-            await self._finish(export, partial(self._rights, name, region))
+            try:
+                export = await self._begun(name, region, lease, Rights.of(region))
+                await self._finish(export, partial(self._rights, name, region))
+            except (OSError, ShmError) as error:  # such as too many open files; the others go on
+                if not self._again:
+                    LOG.warning("fleet: %r is not announced yet, it is tried again: %s", name, error)
+                self._again[name] = region
 
     def find(self, name: str, tree: bytes) -> Export | None:
         """Return an announced region that somebody copies; None if it was replaced, and given up."""
@@ -155,8 +162,16 @@ class Exports:
                 return each
         return None
 
-    def beat(self) -> None:
-        """Give up older generations that nobody copies any more."""
+    def beat(self) -> bool:
+        """Give up older generations that nobody copies any more; True: there is something to hash again."""
+        again, self._again = self._again, {}
+        current = self._registry.current
+        regions = [region for name, region in again.items() if current.get(name) is region]
+        have_pending = [self.note(ChangeKind.PUBLISHED, region) for region in regions]
+        self._drop_idle()
+        return any(have_pending)
+
+    def _drop_idle(self) -> None:
         for name, several in list(self._older.items()):
             for export in [each for each in several if not self._is_copied(each)]:
                 several.remove(export)

@@ -113,7 +113,8 @@ class Sharing:
         """Do what is to be done now and then: what was refused may work now."""
         if not self._has_begun:
             return
-        self.exports.beat()
+        if self.exports.beat():
+            self._start_hashing()
         self._turns.beat(time.monotonic())
         self.values.beat()
         again, failed = filter(self._has_source, self.replicas.retries()), self.replicas.failed
@@ -257,7 +258,11 @@ class Sharing:
         if region.arena is not None:
             self.values.look()
         is_copy = region.number in self.replicas.origins  # which may lie in a slice that both have had
-        if not is_copy and self.exports.note(kind, region) and not self._is_hashing:
+        if not is_copy and self.exports.note(kind, region):
+            self._start_hashing()
+
+    def _start_hashing(self) -> None:
+        if not self._is_hashing:
             self._is_hashing = True
             self._service.start(self._hash())
 
