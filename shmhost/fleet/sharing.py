@@ -30,6 +30,7 @@ from shmhost.fleet.conflicts import Conflicts, choose
 from shmhost.fleet.events import BUSY, Refusal
 from shmhost.fleet.exports import Export, Exports
 from shmhost.fleet.messages import ID_DIGITS, U64, Card, address, fields, pack, text
+from shmhost.fleet.names import MAX_HOSTS
 from shmhost.fleet.plan import slice_of
 from shmhost.fleet.pulls import Replica
 from shmhost.fleet.replicas import Replicas
@@ -57,7 +58,9 @@ class Sharing:
         self.news: int = 0
         self.conflicts: Conflicts = Conflicts()
         self.ignored: int = 0  # announcements that the access list does not allow
-        self.known: dict[str, Known] = {}  # by the identity of a host, which outlives its process
+        self.known: dict[
+            str, Known
+        ] = {}  # by the identity of a host, which outlives its process; heard of last: last
         self._service = service
         self._plan = plan
         self._registry = hub.registry
@@ -125,12 +128,33 @@ class Sharing:
         """Take the card of a host: ask for what it has if this host has missed any of its news."""
         if not self._has_begun:
             return
-        record = self.known.setdefault(card.host, Known())
+        record = self._record(card.host)
         record.note(card.address, card.news)
         if record.is_behind:
             self._reading.start(card.address, record)
         elif self.replicas.pulls:
             self.replicas.wake()
+
+    def _record(self, host: str) -> Known:
+        """Return what is known of a host; of too many, the one not heard of for longest is forgotten.
+
+        None whose copies are here: these go when it comes back without their names.
+        """
+        record = self.known.pop(host, None) or Known()
+        self.known[host] = record
+        if len(self.known) > MAX_HOSTS:
+            current, pulls = self.replicas.current.values(), self.replicas.pulls.values()
+            copied = {host, *(each.host for each in current), *(each.host for each in pulls)}
+            oldest = next((each for each in self.known if each not in copied), None)
+            if oldest is not None:
+                self._forget(oldest)
+        return record
+
+    def _forget(self, host: str) -> None:
+        for name in self.known.pop(host).names:
+            self.replicas.end(name, host)
+            if name in self.conflicts.names:
+                self._settle(name)
 
     def fall_behind(self) -> None:
         """News of any host may have been missed: ask all hosts, with their next cards."""
@@ -148,7 +172,7 @@ class Sharing:
         if not self._has_begun:
             return  # all is asked for when it begins
         host = address[:ID_DIGITS]
-        record = self.known.setdefault(host, Known())
+        record = self._record(host)
         (number,) = fields(values, U64)
         if record.hear(address, number):
             self._take(record, address, kind, values[1:])

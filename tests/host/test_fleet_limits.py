@@ -16,6 +16,7 @@ from shmhost.core.registry import Registry
 from shmhost.core.resources import Totals
 from shmhost.core.window import STEP, Span
 from shmhost.fleet import joining, service
+from shmhost.fleet import sharing as sharing_module
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
@@ -112,6 +113,35 @@ def test_copy_that_nobody_can_send_is_not_tried_again_until_somebody_can() -> No
         await sharing.close()
 
     asyncio.run(run())
+
+
+def test_host_that_was_not_heard_of_for_longest_is_forgotten_unless_its_copies_are_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing_module, "MAX_HOSTS", 3)
+
+    async def run() -> tuple[list[str], dict[str, Any]]:
+        allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
+        hub = SimpleNamespace(registry=SimpleNamespace(current={}, regions={}))
+        parts: Any = SimpleNamespace(
+            plan=PLAN, hub=hub, allocator=allocator, engine=None, address=OWN, members=Members(),
+            socket_path="/nowhere", claims=Claims(OWN[:16], 2), start=lambda steps: steps.close(),
+        )  # fmt: skip
+        sharing = Sharing(parts)
+        sharing._has_begun = True
+        copy: Any = SimpleNamespace(host="1" * 16)
+        sharing.replicas.current["models/x"] = copy
+        for number in (1, 2, 3, 2, 4, 5):
+            sharing.meet(card(f"{number}" * 32))
+            sharing.known[f"{number}" * 16].names[f"models/{number}"] = X
+            sharing.replicas.failed[f"models/{number}"] = "it is full", 0.0
+        sharing.replicas.current.clear()
+        await sharing.close()
+        return list(sharing.known), sharing.replicas.failed
+
+    known, failed = asyncio.run(run())
+    assert known == ["1" * 16, "4" * 16, "5" * 16]
+    assert set(failed) == {"models/1", "models/4", "models/5"}
 
 
 def test_long_news_are_not_queued() -> None:
