@@ -19,8 +19,9 @@
 #                of their own; JSON=new.json; redis-server comes from the system
 #   make figures        measure both anew and write docs/performance.md, some fifteen minutes on an idle machine;
 #                make performance writes the page from the runs that are kept in docs/performance
-#   make bench-fleet    copies between hosts of a fleet, beside plain TCP and Ray, and writes the tables of docs/fleet.md,
-#                two minutes; RAY= does without Ray, which is in an environment of its own
+#   make bench-fleet    copies between hosts of a fleet, beside plain TCP, Ray and Vineyard, and recovery after faults (as
+#                root), and writes the tables of docs/fleet.md, four minutes; RAY= and VINEYARD= do without these, which
+#                are in environments of their own
 #   make bench-compare A=old.json B=new.json    the same of two kept runs
 #   make abuse  a bystander's attach beside clients that do what they can to slow it: as root, with two CPUs; KINDS="flood crowd"
 #   make torture  what `make test` does in seconds, for minutes: arenas, their model, the stress tests
@@ -38,6 +39,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 RAY ?= $(VENV)-ray
+VINEYARD ?= $(VENV)-vineyard
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
 .PHONY: demo test together alone unit docs man coverage torture takeovers kills restarts fleet fuzz lint abuse bench bench-peers bench-fleet figures performance bench-compare clean
@@ -105,12 +107,18 @@ bench: $(READY)
 abuse: $(READY)
 	$(BIN)/python -m benchmarks.abusers $(KINDS)
 
-bench-fleet: $(READY) $(if $(RAY),$(RAY)/.ready)
-	$(BIN)/python -m benchmarks.fleet $(if $(RAY),--ray $(abspath $(RAY)/bin/python))
+bench-fleet: $(READY) $(if $(RAY),$(RAY)/.ready) $(if $(VINEYARD),$(VINEYARD)/.ready)
+	$(BIN)/python -m benchmarks.fleet $(if $(RAY),--ray $(abspath $(RAY)/bin/python)) \
+		$(if $(VINEYARD),--vineyard $(abspath $(VINEYARD)/bin/python))
 
 $(VENV)-ray/.ready:
 	$(PYTHON) -m venv $(VENV)-ray
 	-$(VENV)-ray/bin/python -m pip install --quiet 'ray>=2.40' numpy
+	@touch $@
+
+$(VENV)-vineyard/.ready:
+	$(PYTHON) -m venv $(VENV)-vineyard
+	-$(VENV)-vineyard/bin/python -m pip install --quiet vineyard
 	@touch $@
 
 bench-peers: $(PEERS)/.ready
@@ -142,4 +150,4 @@ $(READY): pyproject.toml setup.py $(NATIVE)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(VENV)-ray build *.egg-info protocol/shmprotocol/native/_native.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(VENV)-ray $(VENV)-vineyard build *.egg-info protocol/shmprotocol/native/_native.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import shmclient
 from benchmarks.processes import ROOT, end
 from shmhost.testing.process import HostProcess
-from shmprotocol.kernel.constants import GIB
+from shmprotocol.kernel.constants import GIB, KIB, MIB
 
 WINDOW = (0x520000000000, 64 * GIB)
 PREFIX = "bench/"
+WAIT_S = 120.0
+NAMES = {KIB: "1 KiB", MIB: "1 MiB", 64 * MIB: "64 MiB", 256 * MIB: "256 MiB", GIB: "1 GiB"}
 SINK = """
 import os, socket, sys
 connection = socket.socket(fileno=int(sys.argv[1]))
@@ -85,6 +88,35 @@ def hosts(folder: Path, count: int, memory: int, **values: object) -> Iterator[l
 
 def _start(plan: str, memory: int) -> HostProcess:
     return HostProcess(fleet=plan, windows=(WINDOW,), budget=str(2 * memory))
+
+
+class Pair:
+    """A client of a host that exports, and one of a host that imports."""
+
+    def __init__(self, first: HostProcess, second: HostProcess) -> None:
+        self.pids = first.pid, second.pid
+        self.here = shmclient.connect(first.socket_path)
+        self.there = shmclient.connect(second.socket_path)
+        self._count = 0
+
+    def trip_s(self, value: bytes) -> tuple[float, float]:
+        """Return the seconds from `put` here to `open` there, and those of them that `put` took."""
+        self._count += 1
+        name = f"{PREFIX}{self._count}"
+        began_s = time.perf_counter()
+        self.here.put(name, value).close()
+        put_s = time.perf_counter() - began_s
+        self.there.open(name, wait=WAIT_S).close()
+        took_s = time.perf_counter() - began_s
+        self.here.unlink(name)
+        while name in self.there:
+            time.sleep(0.001)
+        return took_s, put_s
+
+    def close(self) -> None:
+        """End both clients."""
+        self.here.close()
+        self.there.close()
 
 
 class Sink:

@@ -10,9 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 
 import shmclient
 from shmprotocol.kernel.constants import MIB
+from tests import fleet_recovery
 from tests.fleet_certificates import needs_openssl
 from tests.fleet_distant import Distant, distant
 from tests.fleet_network import why_no_network
@@ -256,44 +255,12 @@ def show(title: str, times_s: list[float]) -> None:
 
 def test_value_that_was_published_in_a_partition_is_there_soon_after_it(tmp_path: Path) -> None:
     """How long a client on the other side waits, from when packets go through again."""
-    times_s = []
-    with three(tmp_path) as fleet, fleet.client(0) as shm, fleet.client(1) as other:
-        for number in range(TRIES):
-            fleet.network.part(0)
-            fleet.wait_for_hosts(0, 0)
-            fleet.wait_for_hosts(1, 1)
-            shm.put(f"x{number}", b"x" * 1000).close()
-            start_s = time.monotonic()
-            fleet.network.heal()
-            assert bytes(other.get(f"x{number}", wait=60)) == b"x" * 1000
-            times_s.append(time.monotonic() - start_s)
-            fleet.wait_for_hosts(0, 2)
+    times_s = fleet_recovery.after_cuts(tmp_path, TRIES)
     show("from the end of a partition to the value", times_s)
 
 
 @pytest.mark.parametrize("has_power", [True, False], ids=["killed", "powerless"])
 def test_transfer_is_whole_soon_after_a_source_has_died(tmp_path: Path, has_power: bool) -> None:
     """How long a client waits from the death of one of two sources, in the middle of 48 MiB."""
-    times_s = []
-    with distant(tmp_path, ALL, chunks=1, fetch=[""], **{"import": []}) as fleet:
-        fleet.start_all()
-        for number in range(TRIES):
-            fleet.wait_for_hosts(2, 2)
-            fleet.wait_for_hosts(1, 2)
-            value = os.urandom(LARGE)
-            with fleet.client(0) as shm:
-                shm.put(f"x{number}", value).close()
-            assert fleet.digest(1, f"x{number}") == sha(value)
-            before = fleet.figure(2, "received_bytes")
-            with ThreadPoolExecutor() as pool:
-                reading = pool.submit(fleet.digest, 2, f"x{number}")
-                wait_until(lambda before=before: fleet.figure(2, "received_bytes") > before)
-                if not has_power:
-                    fleet.network.part(0)
-                fleet.hosts[0].kill()
-                start_s = time.monotonic()
-                assert reading.result(60) == sha(value)
-            times_s.append(time.monotonic() - start_s)
-            fleet.network.heal()
-            fleet.restart(0)
+    times_s = fleet_recovery.after_deaths(tmp_path, TRIES, has_power=has_power)
     show(f"from the death of a source ({'process' if has_power else 'machine'}) to the whole copy", times_s)
