@@ -3,7 +3,7 @@
 Hosts are processes of this machine, joined over loopback: there is no network, and all share its CPUs. In
 each round a value goes from `put` here to `open` on the other host, and the same bytes over plain TCP into
 fresh memory of another process. Ray and Vineyard do the same, each in an environment of its own. For
-recovery, hosts are in network namespaces. What cannot be measured here is left out, with the reason.
+recovery, hosts are in network namespaces. Figures that cannot be had here are left out, with the reason.
 """
 
 from __future__ import annotations

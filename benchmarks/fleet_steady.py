@@ -46,7 +46,7 @@ def stream(pair: Pair, kind: str, size: int, pace: int, seconds: float) -> Itera
             else:
                 values["value"] = value
 
-        put(stamped(0, size))  # what is only done once is not measured
+        put(stamped(0, size))  # work that is done only once is not measured
         follower.start()
         follower.came.wait(WAIT_S)
         follower.lags_us.clear()

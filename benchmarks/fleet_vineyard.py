@@ -1,8 +1,8 @@
 """The same trip with Vineyard: `put` on one daemon, `get` with `fetch=True` on another. By its own Python.
 
 Both daemons and their etcd, which comes with the wheels, are on this machine. A blob alone cannot be
-migrated: the value is an array of NumPy, and persistent, as only such can be seen by the other. What is
-random cannot be compressed, so the daemons do not try to. The last line is JSON, in microseconds.
+migrated: the value is an array of NumPy, and persistent, as only such can be seen by the other. Random
+bytes cannot be compressed, so the daemons do not try to. The last line is JSON, in microseconds.
 """
 
 from __future__ import annotations
