@@ -78,7 +78,7 @@ coverage: $(READY)
 	$(BIN)/python -m coverage report
 
 takeovers: $(READY)
-	$(BIN)/python -m benchmarks.takeovers $(or $(COUNT),1000) $(if $(JSON),--json $(JSON))
+	$(BIN)/python -m benchmarks.takeovers $(or $(COUNT),1000) $(if $(FLEET),--fleet) $(if $(JSON),--json $(JSON))
 
 torture: $(READY)
 	$(BIN)/python -m pytest --timeout 0 -m torture

@@ -1,6 +1,9 @@
 """Takeovers under load: hosts take each other's place again and again, while clients read, put and watch.
 
-    python -m benchmarks.takeovers [COUNT] [--json FILE]
+    python -m benchmarks.takeovers [COUNT] [--fleet] [--json FILE]
+
+With --fleet they are two hosts of a fleet, taken over in turn: one that exports, with clients that put and
+read, and one that imports, whose clients read, watch and follow copies, which must never go, nor grow older.
 
 Each client counts its requests, and what failed or was lost. The pause is what the hosts say: from the moment
 when one stops reading until the next one reads. The longest request is what a client saw, on a machine that
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import re
@@ -24,12 +28,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import uvloop  # noqa: F401 - loaded before the fork
 
 import shmclient
 import shmhost.cli
+from benchmarks.fleet_hosts import WINDOW, free_ports, write_plan
 
 SMALL, LARGE = 100, 50_000  # bytes of a value: in its request, and in a spare
 NAMES = 8
@@ -85,7 +91,7 @@ def read(path: str, tally: Tally) -> None:
                     tally.failures["a value that stays is not current"] += 1
 
 
-def put(path: str, tally: Tally) -> None:
+def put(path: str, tally: Tally, pause_s: float = 0) -> None:
     """Replace values, small ones and large ones in turn."""
     with shmclient.connect(path) as shm:
         count = 0
@@ -94,10 +100,11 @@ def put(path: str, tally: Tally) -> None:
             size = LARGE if count % 5 == 0 else SMALL
             with tally.request():
                 shm.put(f"puts/{count % NAMES}", payload(count, size)).close()
+            time.sleep(pause_s)
 
 
-def watch(path: str, tally: Tally) -> None:
-    """Watch all that is put: each generation must come once, in its order."""
+def watch(path: str, tally: Tally, *, is_copy: bool = False) -> None:
+    """Watch all that is put: each generation must come once, in its order; of copies some may be left out."""
     with shmclient.connect(path) as shm, shm.watch("puts/") as changes:
         threading.Thread(target=close_at_end, args=(tally, changes), daemon=True).start()
         last: dict[str, int] = {}
@@ -105,7 +112,10 @@ def watch(path: str, tally: Tally) -> None:
             tally.requests += 1
             if change.kind != "published":
                 tally.failures[f"the event {change.kind}"] += 1
-            tally.follows(last.get(change.info.name), change.info.generation)
+            before = last.get(change.info.name)
+            tally.follows(before, change.info.generation)
+            if is_copy and before is not None:
+                tally.lost -= max(0, change.info.generation - before - 1)
             last[change.info.name] = change.info.generation
 
 
@@ -191,6 +201,36 @@ WORKERS: dict[str, Callable[[str, Tally], None]] = {
 }
 
 
+def read_copies(path: str, tally: Tally) -> None:
+    """Read copies, of regions and of values of the arena: each must be there and whole, and never older."""
+    last: Counter[str] = Counter()
+    with shmclient.connect(path) as shm:
+        while not tally.is_over.is_set():
+            for number in range(NAMES):
+                for name in (f"puts/{number}", f"arena/x{number}"):
+                    with tally.request():
+                        data = bytes(shm.get(name, wait=0 if last[name] else WAIT_S))
+                        count = int(data[:20])
+                        if data != payload(count, len(data)) or count < last[name]:
+                            tally.failures["a wrong or older copy"] += 1
+                        last[name] = count
+            time.sleep(0.001)
+
+
+# Of a fleet: the exporter's, which hashes and announces each value, and the importer's.
+EXPORTS: dict[str, Callable[[str, Tally], None]] = {
+    "put": functools.partial(put, pause_s=0.005),
+    "read": read,
+    "own": own,
+    "connect": connect,
+}
+COPIES: dict[str, Callable[[str, Tally], None]] = {
+    "read_copies": read_copies,
+    "watch_copies": functools.partial(watch, is_copy=True),
+    "follow_copy": follow,
+}
+
+
 def payload(count: int, size: int) -> bytes:
     """Return the value of a count: its digits, and a byte of it throughout."""
     return b"%020d" % count + bytes((count % 256,)) * (size - 20)
@@ -210,13 +250,14 @@ def end_with(parent: int, tally: Tally) -> None:
     tally.is_over.set()
 
 
-def work(kind: str, path: str) -> None:
-    """Be a client until SIGTERM; print what it counted."""
+def work(role: str, path: str, kind: str) -> None:
+    """Be a client until SIGTERM; print a line when that is heard, and at last what it counted."""
     tally = Tally()
     signal.signal(signal.SIGTERM, lambda *_: tally.is_over.set())
+    print(flush=True)
     threading.Thread(target=end_with, args=(os.getppid(), tally), daemon=True).start()
     try:
-        WORKERS[kind](path, tally)
+        {"alone": WORKERS, "exports": EXPORTS, "copies": COPIES}[role][kind](path, tally)
     except Exception as error:
         tally.failures[f"ended: {type(error).__name__}: {error}"] += 1
     figures = (tally.requests, dict(tally.failures), tally.lost, tally.repeated, tally.longest_s)
@@ -226,8 +267,9 @@ def work(kind: str, path: str) -> None:
 class Hosts:
     """A host, and its successors: forks of a process that has loaded all, as their start is not measured."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *options: str) -> None:
         self.path = path
+        self._options = options
         self.pauses_ms: list[float] = []
         self._log = f"{path}.log"
         ours, theirs = socket.socketpair()
@@ -249,7 +291,7 @@ class Hosts:
     def _start(self, *options: str) -> str:
         """Start a host; return what it and the one before have logged until it listens."""
         open(self._log, "w", encoding="utf-8").close()
-        command = ["shmhost", "serve", "--socket", self.path, *options]
+        command = ["shmhost", "serve", "--socket", self.path, *self._options, *options]
         self._commands.sendall(json.dumps(command).encode() + b"\n")
         end_s = time.monotonic() + WAIT_S
         while time.monotonic() < end_s:
@@ -286,32 +328,65 @@ def bear(commands: socket.socket, log: str) -> NoReturn:
     os._exit(0)
 
 
-def run(count: int) -> dict[str, Any]:
+def run(count: int, *, is_fleet: bool) -> dict[str, Any]:
     """Carry out so many takeovers under load; return the figures."""
-    with tempfile.TemporaryDirectory(prefix="shm-") as folder:
-        hosts = Hosts(os.path.join(folder, "h"))
-        with shmclient.connect(hosts.path) as shm, shm.put("stays", b"stays"):
-            for number in range(NAMES):
-                shm.put(f"puts/{number}", payload(0, SMALL)).close()
-            command = [sys.executable, "-m", "benchmarks.takeovers", "--client"]
-            clients = {
-                kind: subprocess.Popen([*command, kind, hosts.path], stdout=subprocess.PIPE, text=True)
-                for kind in WORKERS
-            }
-            time.sleep(1)
-            for number in range(count):
-                hosts.take_over()
-                if sys.stderr.isatty() or number % 100 == 99:
-                    print(f"{number + 1} takeovers", file=sys.stderr)
-            figures = {kind: ended(client) for kind, client in clients.items()}
-        hosts.close()
-    return {"takeovers": count, "pauses_ms": hosts.pauses_ms, "clients": figures}
+    with tempfile.TemporaryDirectory(prefix="shm-") as folder, contextlib.ExitStack() as stack:
+        started = started_fleet(folder) if is_fleet else {"alone": Hosts(os.path.join(folder, "h"))}
+        clients: dict[str, subprocess.Popen[str]] = {}
+        kinds = {"alone": WORKERS, "exports": EXPORTS, "copies": COPIES}
+        for role, hosts in started.items():
+            shm = stack.enter_context(shmclient.connect(hosts.path))
+            stack.enter_context(shm.put("stays", b"stays"))
+            if role != "copies":
+                for number in range(NAMES):
+                    shm.put(f"puts/{number}", payload(0, SMALL)).close()
+            command = [sys.executable, "-m", "benchmarks.takeovers", "--client", role, hosts.path]
+            for kind in kinds[role]:
+                clients[kind] = subprocess.Popen([*command, kind], stdout=subprocess.PIPE, text=True)
+        for client in clients.values():
+            assert client.stdout is not None
+            client.stdout.readline()
+        time.sleep(1)
+        for number in range(count):
+            list(started.values())[number % len(started)].take_over()
+            if sys.stderr.isatty() or number % 100 == 99:
+                print(f"{number + 1} takeovers", file=sys.stderr)
+        if is_fleet:
+            await_last(started)
+        figures = {kind: ended(client) for kind, client in clients.items()}
+        stack.close()
+        for hosts in started.values():
+            hosts.close()
+    pauses_ms = [pause_ms for hosts in started.values() for pause_ms in hosts.pauses_ms]
+    return {"takeovers": count, "pauses_ms": pauses_ms, "clients": figures}
+
+
+def started_fleet(folder: str) -> dict[str, Hosts]:
+    """Start a host that exports and one that imports."""
+    ports = free_ports(2)
+    started: dict[str, Hosts] = {}
+    for number, (role, key) in enumerate((("exports", "export"), ("copies", "import"))):
+        keys = {"fleet": "takeovers", key: ["puts/", "arena/"]}
+        plan = write_plan(Path(folder), role, ports[number], ports[:number], **keys)
+        window = "{:#x}:{}".format(*WINDOW)
+        started[role] = Hosts(os.path.join(folder, role), "--fleet", plan, "--window", window)
+    return started
+
+
+def await_last(started: dict[str, Hosts]) -> None:
+    """Put a last value at the exporter, and return when it is at the importer."""
+    with (
+        shmclient.connect(started["exports"].path) as shm,
+        shmclient.connect(started["copies"].path) as other,
+    ):
+        shm.put("puts/last", payload(0, SMALL)).close()
+        other.open("puts/last", wait=WAIT_S).close()
 
 
 def ended(client: subprocess.Popen[str]) -> list[Any]:
     """End a client; return what it counted."""
     client.terminate()
-    said, _ = client.communicate(timeout=WAIT_S)
+    said, _ = client.communicate(timeout=4 * WAIT_S)
     figures: list[Any] = json.loads(said)
     return figures
 
@@ -331,7 +406,7 @@ def report(figures: dict[str, Any]) -> bool:
     print("pause, ms: p50 {:.1f}, p99 {:.1f}, longest {:.1f}".format(*percentiles))
     print(f"mean of the pauses: {statistics.fmean(pauses):.1f} ms")
     for kind, each in clients.items():
-        print(f"{kind:12} {each[0]:>10,}  longest request {each[4] * 1e3:.0f} ms")
+        print(f"{kind:18} {each[0]:>10,}  longest request {each[4] * 1e3:.0f} ms")
     for text, number in failures.most_common(10):
         print(f"{number} x {text}")
     return not (failures.total() or lost or repeated)
@@ -341,13 +416,14 @@ def main() -> None:
     """Run as described above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("count", nargs="?", type=int, default=1000)
+    parser.add_argument("--fleet", action="store_true", help="take over two hosts of a fleet in turn")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--client", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
         work(*options.client)
         return
-    figures = run(options.count)
+    figures = run(options.count, is_fleet=options.fleet)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(figures, file)

@@ -154,12 +154,13 @@ def takeover(state: int = STATE_FORM, windows: tuple[tuple[int, int], ...] = WIN
 class HalfSuccessor:
     """A successor that goes so far, and no further."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, windows: tuple[tuple[int, int], ...] = WINDOWS) -> None:
+        self._windows = windows
         self.peer = RawPeer(path)
         self.socket: socket.socket = self.peer.socket
 
     def ask(self) -> None:
-        self.peer.send(pack(takeover()))
+        self.peer.send(pack(takeover(windows=self._windows)))
 
     def hear(self) -> None:
         message, _ = self.peer.receive()

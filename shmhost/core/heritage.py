@@ -20,7 +20,7 @@ from shmhost.core.meter import Meter
 from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, ShmNames
 from shmhost.core.peers import Peer
 from shmhost.core.processes import Process
-from shmhost.core.regions import Region
+from shmhost.core.regions import RETIRED, Region
 from shmhost.core.registry import Registry
 from shmhost.core.shapes import maker
 from shmhost.core.state_records import (
@@ -235,7 +235,10 @@ def adopt_regions(hub: Hub, records: Sequence[RegionRecord], take: Take, makers:
 
 
 def free_left(hub: Hub, record: HostRecord) -> None:
-    """Free what is not published and in no table of a session: what was under way, and was left."""
+    """Free what is not published and in no table of a session: what was under way, and was left.
+
+    Also what a lease of work under way has kept, which no session has: nothing would free it any more.
+    """
     sessions = [link.session for link in record.links]
     numbers = {number for each in sessions for number in each.creations}
     numbers |= {number for each in sessions for number, _ in each.spares}
@@ -243,6 +246,8 @@ def free_left(hub: Hub, record: HostRecord) -> None:
         is_new = region.state in (State.CREATING, State.ABORTED, State.SPARE)
         if is_new and region.arena is None and region.number not in numbers:
             hub.registry.abort(region)
+        elif region.state in RETIRED and region.arena is None and not region.leases:
+            hub.registry.release(region, hub.registry.lease(region, region.owner))
 
 
 def _charge_from(registry: Registry, record: ChargeRecord) -> Charge:

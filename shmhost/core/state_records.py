@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from shmprotocol.tuples import NamedTuple
 
-STATE_FORM = 12
+STATE_FORM = 13
 
 PeerRecord = tuple[int, int, int, tuple[int, ...]]  # uid, gid, pid, groups
 ChargeRecord = tuple[int, int, int, int]  # the uid that bears it, bytes, descriptors, regions
 Span = tuple[int, int]
 Frame = tuple[bytes, tuple[int, ...]]  # with its descriptors
+# The fields of an announcement of the fleet, which has their names and their checks.
+AnnouncementRecord = tuple[
+    str, int, int, int, int, int, int, int, int, int, int, int, str, bytes, bool
+]  # fmt: skip
 
 
 class LedgerRecord(NamedTuple):
@@ -153,6 +157,42 @@ class MeterRecord(NamedTuple):
     latencies: tuple[tuple[str, tuple[int, ...], int], ...]
 
 
+class ExportRecord(NamedTuple):
+    """A region that is announced to a fleet. `leaves` are the hashes of its chunks, one after the other."""
+
+    region: int
+    announcement: AnnouncementRecord
+    leaves: bytes
+
+
+class ReplicaRecord(NamedTuple):
+    """A region that is a copy. `host` is the identity of that which has announced it."""
+
+    region: int
+    host: str
+    announcement: AnnouncementRecord
+    leaves: bytes  # none: it was kept over a kill
+    lag_s: float
+
+
+class FleetRecord(NamedTuple):
+    """A host's part in its fleet: what it must know even if no other host answers."""
+
+    fleet: str
+    host: str  # its identity
+    slices: int
+    slice: int | None  # that it hands out of
+    lost: tuple[int, ...]
+    exports: tuple[ExportRecord, ...]
+    last: int  # the latest generation that was given to a value of an arena
+    folders: tuple[str, ...]  # of copies that a courier has made, and that were not taken yet
+    replicas: tuple[ReplicaRecord, ...]
+    origins: tuple[tuple[int, str], ...]  # regions that are or were copies, and their hosts
+    pulls: tuple[tuple[str, AnnouncementRecord], ...]  # under way, by the identity of their host
+    dropped: tuple[tuple[str, str, int], ...]  # names that were unlinked here: host and generation
+    awaited: tuple[str, ...]
+
+
 class HostRecord(NamedTuple):
     """All that a host has. `next` are the next numbers of a region, a lease and a ledger."""
 
@@ -176,3 +216,4 @@ class HostRecord(NamedTuple):
     # The room in its store, the regions that it has, and the entries that it must remove.
     store: tuple[int, tuple[int, ...], tuple[str, ...]]
     kept: tuple[KeptRecord, ...]
+    fleet: FleetRecord | None

@@ -55,10 +55,10 @@ class BulkServer:
         self._loop = asyncio.get_running_loop()
 
     def open(self) -> None:
-        """Listen. HostError: an address cannot be used."""
+        """Listen. HostError: an address cannot be used; it may be called again then."""
         if self._plan.tls is not None:
             self._context = wire.server_context(self._plan.tls)
-        for endpoint in wire.endpoints(self._plan):
+        for endpoint in wire.endpoints(self._plan)[len(self._listeners) :]:
             host, port = wire.split(endpoint)
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:

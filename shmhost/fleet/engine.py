@@ -34,7 +34,8 @@ INTRODUCTION_S = 3.0  # a link with TLS takes five times the way there and back
 class Engine:
     """The links of one host to its fleet. `handle` gets each event, in the thread of the loop.
 
-    `open` and `close` wait: call them in a thread. All other methods return at once.
+    `open` and `close` wait: call them in a thread. All other methods return at once. Before `open`, no host
+    can be reached; it may be called again when it has failed.
     """
 
     def __init__(self, plan: FleetConfig, address: str, handle: Callable[[Event], None]) -> None:
@@ -73,6 +74,9 @@ class Engine:
                 hosts.declare_subscriber(f"{live}/*/*", _callback(zenoh, self._lives), history=True),
             ]
         except zenoh.ZError as error:
+            session, self._session = self._session, None
+            if session is not None:
+                session.close()
             raise HostError(f"the fleet {self._plan.fleet!r} of {self._plan.path}: {error}") from None
 
     def appear(self) -> None:

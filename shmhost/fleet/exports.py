@@ -81,14 +81,14 @@ class Exports:
         self.entries: dict[str, Export] = {}
         self.is_lost: Callable[[int], bool] = lambda _: False  # whether another host has a slice now
         self.renamed: Callable[[bytes, bytes], None] = lambda _early, _tree: None  # a payload has its hash
-        self.staging = "/"  # the start of names that are not announced; no name begins with this
+        self.staging: tuple[str, ...] = ()  # the starts of names that are not announced
+        self.last: int = 0  # the generation of the latest `add`
         self._registry = registry
         self._allocator = allocator
         self._prefixes = prefixes
         self._threads = threads
         self._announce = announce
         self._end = end
-        self._last = 0  # the generation of the latest `add`
         self._again: dict[str, Region] = {}  # that could not be hashed
         self._older: dict[str, list[Export]] = {}  # by name, the oldest first
         self._asked_s: dict[int, float] = {}  # by lease: when somebody has asked for a chunk of it
@@ -107,24 +107,28 @@ class Exports:
             self.remove(region.name)
         elif kind is ChangeKind.UNLINKED and region.name not in self._registry.current:
             self.remove(region.name)
-        elif kind is ChangeKind.CHANGED and region.state is State.CURRENT:
-            export = self.entries.get(region.name)
-            if export is not None and export.region is region:
-                self.change(region.name, Rights.of(region))
+        elif kind is ChangeKind.CHANGED and region.state is State.CURRENT and self.has(region):
+            self.change(region.name, Rights.of(region))
         return False
 
     async def add(self, name: str, region: Region, lease: int, rights: Rights) -> None:
         """Hash a region without a name of its own, and announce it; the lease is taken over."""
         export = await self._begun(name, region, lease, rights)
         # Several copies get their generations at the same time; those of a name must not be the same.
-        self._last = self._registry.generations.next(max(self._last, region.generation))
-        export = export._replace(announcement=export.announcement._replace(generation=self._last))
+        self.last = self._registry.generations.next(max(self.last, region.generation))
+        export = export._replace(announcement=export.announcement._replace(generation=self.last))
         await self._finish(export, lambda: rights)
+
+    def resume(self, announcement: Announcement, leaves: list[bytes], region: Region) -> None:
+        """Go on with what a host before has announced."""
+        lease = self._registry.lease(region, self._peer)
+        early = announcement.tree if announcement.is_early else b""
+        self.entries[announcement.name] = Export(announcement, leaves, region, lease, early)
 
     def change(self, name: str, rights: Rights) -> None:
         """Announce another mode; the owner of what is announced stays."""
         export = self.entries.get(name)
-        if export is not None:
+        if export is not None and export.announcement.mode != rights.mode:
             announcement = export.announcement._replace(mode=rights.mode)
             self.entries[name] = export._replace(announcement=announcement)
             self._announce(announcement)
@@ -149,6 +153,21 @@ class Exports:
                 if not self._again:
                     LOG.warning("fleet: %r is not announced yet, it is tried again: %s", name, error)
                 self._again[name] = region
+
+    def has(self, region: Region, *, hashed: bool = False) -> bool:
+        """Whether a region is announced; also with its hash."""
+        export = self.entries.get(region.name)
+        is_there = export is not None and export.region is region
+        return is_there and not (hashed and export is not None and export.announcement.is_early)
+
+    def left(self, is_value: Callable[[str], bool]) -> list[str]:
+        """Return the names of a host before that are gone, or that this one does not export."""
+        current = self._registry.current
+        return [
+            name
+            for name in self.entries
+            if not name.startswith(self._prefixes) or not (name in current or is_value(name))
+        ]
 
     def find(self, name: str, tree: bytes) -> Export | None:
         """Return an announced region that somebody copies; None if it was replaced, and given up."""

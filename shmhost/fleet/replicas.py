@@ -71,7 +71,8 @@ class Replicas:
         # By host, so that one whose transfers do not end is in the way of none of another.
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self.origins: dict[int, str] = {}  # by the number of each region that is or was a replica: its host
-        self._dropped: dict[str, tuple[str, int]] = {}  # unlinked here: not copied again before the next one
+        # By name, what was unlinked here, its host and generation: not copied again before the next one.
+        self.dropped: dict[str, tuple[str, int]] = {}
 
     def follow(self, announcement: Announcement, host: str, *, is_wanted: bool, heard_s: float = 0.0) -> None:
         """Copy what a host announces, if that is wanted or an older generation of it is here.
@@ -91,7 +92,7 @@ class Replicas:
             return
         if pull is not None:
             self._cancel(pull)
-        if self._dropped.get(name) == (host, announcement.generation):
+        if self.dropped.get(name) == (host, announcement.generation):
             return
         if is_wanted or replica is not None:
             if replica is None and self._adopt(announcement, host):
@@ -126,7 +127,7 @@ class Replicas:
         replica = self.current.get(name)
         if replica is not None and self._hub.registry.current.get(name) is not replica.region:
             del self.current[name]
-            self._dropped[name] = replica.host, replica.announcement.generation
+            self.dropped[name] = replica.host, replica.announcement.generation
 
     def wake(self) -> None:
         """Sources may have come: let all transfers look."""

@@ -10,6 +10,8 @@ import contextlib
 import functools
 import logging
 import secrets
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import anyio.to_thread
 
 from shmhost.core.hub import Gauge, Hub
+from shmhost.core.state_records import FleetRecord
 from shmhost.fleet import hashing, messages
 from shmhost.fleet.bulk_server import BulkServer
 from shmhost.fleet.bulk_wire import pack_ports
@@ -30,8 +33,10 @@ from shmhost.fleet.members import Members, rank_of
 from shmhost.fleet.messages import Card, pack, unpack
 from shmhost.fleet.names import Identities
 from shmhost.fleet.plan import SlicedAllocator
+from shmhost.fleet.rejoining import rejoin
 from shmhost.fleet.sharing import Sharing
 from shmhost.fleet.status import own_status
+from shmhost.fleet.succession import identity_of
 from shmhost.fleet.threads import Chunk
 from shmhost.machine import fleet_file
 from shmprotocol.abi.header import ABI, PAGE
@@ -42,18 +47,26 @@ LOG = logging.getLogger("shmhost")
 HEARTBEAT_S = 1.0  # between news without anything new: whoever misses some notices it then
 RETURN_S = 60.0  # in which clients hand regions of a killed host back
 REPEAT_S = 2.0  # before a host is asked for its card again
+PART_S = 2.0  # for links to end with a word; a process that ends cuts those that are left
 
 
 class Service:
     """This host as a member of its fleet, from `join` to `close`."""
 
-    def __init__(self, plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str) -> None:
+    def __init__(
+        self,
+        plan: FleetConfig,
+        hub: Hub,
+        allocator: SlicedAllocator,
+        path: str,
+        record: FleetRecord | None = None,
+    ) -> None:
         self.plan = plan
         self.socket_path = path
         self.hub = hub
         self.allocator = allocator
         self._file = f"{path}.fleet"
-        self._identity = identity = fleet_file.load(self._file)
+        self._identity = identity = fleet_file.load(self._file) if record is None else identity_of(record)
         self.address: str = identity.host + secrets.token_hex(messages.ID_DIGITS // 2)
         self.claims: Claims = Claims(identity.host, plan.slices, plan.slice, identity.lost)
         allocator.own.update(self.claims.lost)  # regions of this host may come back there
@@ -102,10 +115,24 @@ class Service:
     async def join(self) -> None:
         """Come into the fleet, and to a slice. HostError: the others refuse this host, or none is free."""
         hashing.hasher()
-        await anyio.to_thread.run_sync(self.engine.open)
-        self._ports = await anyio.to_thread.run_sync(self._listen)
-        await anyio.to_thread.run_sync(self.engine.appear)
+        await self.appear()
         await self._agree(self._identity.slice)
+        self.go_on()
+
+    def rejoin(self, predecessor: socket.socket) -> None:
+        """Come into the fleet as soon as the host whose place this one has taken ends a connection."""
+        self.claims.held = self._identity.slice  # from the start: it was granted to that one
+        self.start(rejoin(self, predecessor))
+
+    async def appear(self) -> None:
+        """Come into the sight of others. HostError. Cancelled, it waits until its call has ended."""
+        run = self.sharing.threads.run
+        await run(self.engine.open)
+        self._ports = await run(self._listen)
+        await run(self.engine.appear)
+
+    def go_on(self) -> None:
+        """Do from now on what each member does."""
         self.start(self._beat())
         self.start(self._meeting.run())
         LOG.info("fleet %s: slice %s, %d others", self.plan.fleet, self.claims.held, len(self.members.ours()))
@@ -118,6 +145,19 @@ class Service:
         await self.sharing.close()
         await anyio.to_thread.run_sync(self._bulk.close)
         await anyio.to_thread.run_sync(self.engine.close)
+
+    def part(self) -> None:
+        """Leave the fleet, as this process ends, whatever its parts are at; change nothing else. Waits."""
+        for address in list(self.members.present):
+            self.sharing.replicas.leave(address)
+
+        def end() -> None:
+            self.engine.close()
+            self._bulk.close()
+
+        thread = threading.Thread(target=end, name="shmhost-part", daemon=True)
+        thread.start()
+        thread.join(PART_S)
 
     def _listen(self) -> bytes:
         """Listen for those who fetch chunks; return what they are told. For a thread."""
@@ -169,9 +209,9 @@ class Service:
             LOG.warning("fleet %s: slice %s is another host's now", self.plan.fleet, preferred)
             self.claims.lose(preferred)
             self.allocator.own.add(preferred)
-        await self._remember()
+        await self.remember()
 
-    async def _remember(self) -> None:
+    async def remember(self) -> None:
         """Write the slices of this host to its file. HostError."""
         try:
             lost = tuple(self.claims.lost)
@@ -212,7 +252,7 @@ class Service:
         if empty and self.clock() > self._began_s + RETURN_S:
             self.claims.lost = [number for number in self.claims.lost if number not in empty]
             LOG.info("fleet %s: nothing is left in slices %s, which were lost", self.plan.fleet, empty)
-            await self._remember()
+            await self.remember()
 
     def host_name(self, host: str) -> str:
         """Return the name of a host by its identity, as far as it is known."""
@@ -345,9 +385,10 @@ class Service:
         reason = f"slice {number} is also used by {card.name!r}, which comes first"
         LOG.error("fleet %s: %s. The regions there stay, and keep their names", self.plan.fleet, reason)
         self.allocator.use(None, reason)
-        self.start(self._remember() if self.claims.fixed is not None else self._agree_again())
+        self.start(self.remember() if self.claims.fixed is not None else self.agree_again())
 
-    async def _agree_again(self) -> None:
+    async def agree_again(self) -> None:
+        """Come to another slice, however long that takes."""
         while self.claims.held is None:
             try:
                 await self._agree(None)
@@ -359,12 +400,16 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def joined(
-    plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str
+    plan: FleetConfig, hub: Hub, allocator: SlicedAllocator, path: str, record: FleetRecord | None = None
 ) -> AsyncIterator[Service]:
-    """Be a member of a fleet. `path` is that of the host's socket, and absolute."""
-    service = Service(plan, hub, allocator, path)
+    """Be a member of a fleet. `path` is that of the host's socket, and absolute.
+
+    With the record of a host whose place this one takes, it joins only when it is told to `rejoin`.
+    """
+    service = Service(plan, hub, allocator, path, record)
     try:
-        await service.join()
+        if record is None:
+            await service.join()
         yield service
     finally:
         with anyio.CancelScope(shield=True):

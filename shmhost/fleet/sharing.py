@@ -64,19 +64,19 @@ class Sharing:
         self._service = service
         self._plan = plan
         self._registry = hub.registry
-        self._threads = threads = Threads()
+        self.threads: Threads = Threads()
         self._holders = Holders()
-        self._awaited: OrderedDict[str, None] = OrderedDict()
+        self.awaited: OrderedDict[str, None] = OrderedDict()  # names that clients have waited for
         self._reading = Reading(service, self._take, self._gone)
         self._pages = Pages(lambda: {*self.exports.entries, *self.replicas.current})
         self._turns = Turns()
         self._is_hashing = False
         self._has_begun = False
         self.exports: Exports = Exports(
-            hub.registry, service.allocator, plan.exports, threads, self._announce, self._end
+            hub.registry, service.allocator, plan.exports, self.threads, self._announce, self._end
         )
         self.replicas: Replicas = Replicas(
-            plan, hub, service.engine, threads, service.address, self._sources, self._published
+            plan, hub, service.engine, self.threads, service.address, self._sources, self._published
         )
 
         self.exports.is_lost = lambda number: number in service.claims.lost
@@ -100,8 +100,13 @@ class Sharing:
         if self._plan.fetch:
             hub.note_wait = self._await
         self._has_begun = True
+        for name in self.exports.left(self.values.has):
+            self.exports.remove(name)
         for region in list(self._registry.current.values()):
-            self._note(ChangeKind.PUBLISHED, region)
+            is_known = self.exports.has(region, hashed=True)
+            self._note(ChangeKind.CHANGED if is_known else ChangeKind.PUBLISHED, region)
+        for name in [name for record in self.known.values() for name in record.names]:
+            self._settle(name)
         for member in self._service.members.ours():
             if member.card is not None:
                 self.meet(member.card)
@@ -110,7 +115,7 @@ class Sharing:
         """End all transfers."""
         await self.values.close()
         await self.replicas.close()
-        self._threads.close()
+        self.threads.close()
 
     def beat(self) -> None:
         """Do what is to be done now and then: what was refused may work now."""
@@ -279,6 +284,7 @@ class Sharing:
             self.replicas.origins.pop(region.number, None)
             return
         self.replicas.check(region.name)
+        self.values.end_left(region)
         if region.arena is not None:
             self.values.look()
         is_copy = region.number in self.replicas.origins  # which may lie in a slice that both have had
@@ -319,11 +325,11 @@ class Sharing:
         """Take note that a client waits for names."""
         for name in names:
             if name.startswith(self._plan.fetch):
-                self._awaited[name] = None
-                self._awaited.move_to_end(name)
+                self.awaited[name] = None
+                self.awaited.move_to_end(name)
                 self._settle(name)
-        while len(self._awaited) > MAX_AWAITED:
-            self._awaited.popitem(last=False)
+        while len(self.awaited) > MAX_AWAITED:
+            self.awaited.popitem(last=False)
 
     def _sources(self, tree: bytes, host: str) -> set[str]:
         members = self._service.members.ours()
@@ -341,7 +347,7 @@ class Sharing:
     def _follow(self, announcement: Announcement, host: str) -> None:
         name = announcement.name
         is_imported = bool(self._plan.imports) and name.startswith(self._plan.imports)
-        self.replicas.follow(announcement, host, is_wanted=is_imported or name in self._awaited)
+        self.replicas.follow(announcement, host, is_wanted=is_imported or name in self.awaited)
 
     def _take(self, record: Known, address: str, kind: object, values: tuple[Any, ...]) -> None:
         """Take one announcement, of news or of a catalogue."""

@@ -25,6 +25,7 @@ import msgpack
 
 from shmhost.core.hub import Gauge, Hub
 from shmhost.core.meter import Latency
+from shmhost.core.names import arena_over
 from shmhost.core.peers import Peer
 from shmhost.core.regions import Region
 from shmhost.fleet.config import FleetConfig
@@ -63,8 +64,10 @@ class Values:
         self._hub = hub
         self._exports = exports
         self._path = socket_path
-        self._folder = f"fleet-{secrets.token_hex(8)}"  # a secret: who knows it can take the names of copies
-        exports.staging = f"{self._folder}/"
+        # Where couriers put their copies: of this host first, and of those before it. Each is a secret: who
+        # knows it can take the names of copies.
+        self.folders: tuple[str, ...] = (f"fleet-{secrets.token_hex(8)}",)
+        exports.staging = (f"{self.folders[0]}/",)
         self._peer = Peer(os.geteuid(), os.getegid(), os.getpid())
         self._unsaid: list[tuple[str, str]] = []  # values that were refused, and why: not yet in the log
         self._ended_s = -AGAIN_S  # when the courier has ended
@@ -92,6 +95,29 @@ class Values:
                 self._change(region, before)
         if self.followed and self._task is None and time.monotonic() > self._ended_s + AGAIN_S:
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def resume(self, folders: tuple[str, ...]) -> None:
+        """Go on with what a host before has announced, as it is now: a courier finds the values again.
+
+        `folders` are those where its courier, and those before it, have put copies.
+        """
+        self.folders += folders
+        self._exports.staging = tuple(f"{folder}/" for folder in self.folders)
+        for name in self._exports.entries:
+            region = arena_over(name, self._hub.registry.current)
+            if region is not None and self._is_exported(region):
+                followed = self.followed.setdefault(region.name, Followed(region, Rights.of(region)))
+                followed.before.add(name[len(region.name) + 1 :])
+
+    def has(self, name: str) -> bool:
+        """Whether a name that is announced lies below an arena that is followed."""
+        region = arena_over(name, self._hub.registry.current)
+        return region is not None and region.name in self.followed
+
+    def end_left(self, region: Region) -> None:
+        """Take the name of a copy away that the courier of a host before has made: nobody takes it."""
+        if region.name.startswith(self._exports.staging[1:]) and region.state is State.CURRENT:
+            self._hide(region)
 
     def failed(self) -> dict[str, str]:
         """Return which values are not announced, and why."""
@@ -147,7 +173,7 @@ class Values:
         child: subprocess.Popen[bytes] | None = None
         try:
             arguments = self._path, str(self._plan.lag_s)
-            spawning = loop.run_in_executor(None, _spawn, other, self._folder, arguments)
+            spawning = loop.run_in_executor(None, _spawn, other, self.folders[0], arguments)
             try:
                 child = await asyncio.shield(spawning)
             except asyncio.CancelledError:

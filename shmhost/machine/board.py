@@ -13,6 +13,7 @@ from shmhost.core.lines import Lines
 from shmhost.core.objects import new_memfd
 from shmhost.core.window import Allocator, Span, Window
 from shmprotocol.abi.header import FLAG_SEAL_WRITER, HEADER_SIZE, KIND_BOARD, Header, page_up
+from shmprotocol.errors import QuotaExceeded
 from shmprotocol.kernel import board as memory
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE
 from shmprotocol.wire import descriptors
@@ -24,11 +25,15 @@ _SEALS = F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F
 
 
 def open_board(allocator: Allocator, names: int) -> SharedBoard | None:
-    """Return a board as `make_board` does; None, and a line in the log, also if the system has no room."""
+    """Return a board as `make_board` does; None, and a line in the log, also if there is no room.
+
+    Neither that of the system nor addresses, as of a host that has lost its slice of a fleet.
+    """
     try:
         return make_board(allocator, names, time.time_ns())
-    except OSError as error:
-        LOG.warning("there is no board, so clients ask each time what is current: %s", error.strerror)
+    except (OSError, QuotaExceeded) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        LOG.warning("there is no board, so clients ask each time what is current: %s", reason)
         return None
 
 

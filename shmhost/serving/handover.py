@@ -15,6 +15,9 @@ and touches nothing any more.
     READY                 ->          it has taken all
                           <-          GO: the board of this host says nothing from here on
     SERVING               ->          this process ends
+
+A host of a fleet is a member of it until then, so that nothing has to be undone when a successor fails. That
+one joins when this process has ended: two processes with one identity are never in a fleet.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from typing import NoReturn
 
 from shmhost.core.heritage import Give, describe_ledgers, describe_meter, describe_regions, pack, write_board
 from shmhost.core.hub import Hub
-from shmhost.core.state_records import HostRecord, LinkRecord
+from shmhost.core.state_records import FleetRecord, HostRecord, LinkRecord
 from shmhost.core.work import SETTLE, Steps, Work
 from shmhost.machine.board import SharedBoard
 from shmhost.machine.processes import may_run
@@ -78,6 +81,8 @@ class Estate:
     store: Store
     old_boards: OldBoards
     metrics: tuple[str, tuple[int, ...]]
+    describe_fleet: Callable[[], FleetRecord | None]
+    part: Callable[[], None]  # leaves the fleet, and touches nothing else
     leave: Callable[[], NoReturn]  # ends the process, and touches nothing
 
 
@@ -170,6 +175,7 @@ class HandOver:
             return HostGone(f"the takeover failed: {error}")
         self._estate.notifier.hand_over(link.peer.pid)
         LOG.info("handed over to pid %d", link.peer.pid)
+        self._estate.part()
         return self._estate.leave()
 
     def _exchange(self, link: Link) -> None:
@@ -219,6 +225,7 @@ class HandOver:
             estate.notifier.record(),
             estate.store.record(),
             hub.keeping.record(),
+            estate.describe_fleet(),
         )
         return record, fds
 

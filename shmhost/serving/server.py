@@ -114,7 +114,7 @@ class Host:
         self._store = store or Store(self._notifier, 0)
         self._predecessor: socket.socket | None = None  # which was taken over, until it is gone
         self._notes = Notes(config.socket_path)
-        self._membership = Membership(config, takes_over=takes_over)
+        self._membership = Membership(config)
         self._hub = self._make_hub()
         self.registry: Registry = self._hub.registry
         self._board: SharedBoard | None = None
@@ -158,7 +158,9 @@ class Host:
         if self._takes_over:
             if self.config.metrics:
                 metrics.load()
+            self._membership.load()
             self._heritage = takeover.request(self.config)  # late: the clients of that host wait from here on
+            self._heritage.check_fleet(self._membership.succeed)
             self._listener = self._heritage.share(socket_file)
             given = self._heritage.metrics(self.config.metrics)
         with inherited(self._listener, socket_file) if self._listener else socket_file as listener:
@@ -176,7 +178,6 @@ class Host:
                         self._shm_names = find_names(socket_file.lock, self._hub)
                         self._open_board()
                         self._store.open(self._hub, self._closer)
-                    self._membership.begin()
                     await self._serve(listener, task_status)
             finally:
                 for ledger in list(self._hub.ledgers.values()):
@@ -217,6 +218,7 @@ class Host:
         self._hub.be_patient = patience.wait
         if self._heritage is not None:
             self._take_over(self._heritage, crew)
+        self._membership.begin(self._predecessor)
         ending = loop.call_later(EXPECT_S, end_returns, self._hub, self._state)
         absence = Absence(self._hub)
         absence.begin()
@@ -252,7 +254,7 @@ class Host:
 
     def _be_taken_over(self, listener: socket.socket, crew: Crew) -> None:
         """Answer a successor from now on, if this process can end for it."""
-        if self._leave is None or self._membership.plan is not None:
+        if self._leave is None:
             return
         lock = self._notes.lock
         assert lock is not None
@@ -260,8 +262,8 @@ class Host:
         links = self._links, self._arena_links, crew.lingering
         parts = self._hub, *links, crew.workers, crew.turns, listener, self._listener is not None, lock
         scraped = self.config.metrics, self._scraped
-        manager = self._notifier, self._store
-        self._hand_over = HandOver(Estate(*parts, *manager, self._old_boards, scraped, self._leave))
+        manager, fleet = (self._notifier, self._store), (self._membership.describe, self._membership.part)
+        self._hand_over = HandOver(Estate(*parts, *manager, self._old_boards, scraped, *fleet, self._leave))
 
     def _take_over(self, heritage: Heritage, crew: Crew) -> None:
         """Take the place of another host."""
@@ -275,7 +277,8 @@ class Host:
 
         boards, names = self._old_boards, self._shm_names
         makers = open_next, self._make_link, self._make_control, crew.lingering.keep_from_elsewhere
-        takeover.settle(heritage, takeover.Parts(self._hub, boards, names, *makers))
+        parts = takeover.Parts(self._hub, boards, names, *makers, self._membership.adopt)
+        takeover.settle(heritage, parts)
         self._notifier.resume(*heritage.record.manager)
         self._store.resume(self._hub, *heritage.record.store)
         self._predecessor = heritage.detach()

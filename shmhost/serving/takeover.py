@@ -30,7 +30,7 @@ from shmhost.core.heritage import (
 from shmhost.core.hub import Hub, Owner
 from shmhost.core.ledgers import Ledger
 from shmhost.core.peers import Peer
-from shmhost.core.state_records import STATE_FORM, HostRecord
+from shmhost.core.state_records import STATE_FORM, FleetRecord, HostRecord
 from shmhost.core.window import Span
 from shmhost.machine.arena_memory import ArenaMemory, LedgerMemory
 from shmhost.machine.board import SharedBoard
@@ -67,6 +67,7 @@ class Parts(NamedTuple):
     make_link: MakeLink
     make_control: MakeControl
     linger: Callable[[Ledger, int | None], None]  # keeps the ledger of a dropped client, with a pidfd or not
+    adopt_fleet: Callable[[], None]  # goes on with what is shared with other hosts
 
 
 MakeBoard = Callable[[int], SharedBoard | None]
@@ -110,6 +111,11 @@ class Heritage:
         with _explained(self._path):
             its_address, indices = self.record.metrics
             return tuple(map(self.take, indices)) if its_address == address else ()
+
+    def check_fleet(self, succeed: Callable[[FleetRecord | None], None]) -> None:
+        """Have `succeed` take the part that it has in a fleet. HostError: that cannot be."""
+        with _explained(self._path):
+            succeed(self.record.fleet)
 
     def detach(self) -> socket.socket:
         """Return the connection to the other host, which says nothing more and ends; the caller closes it."""
@@ -172,6 +178,7 @@ def settle(heritage: Heritage, parts: Parts) -> None:
         _adopt_regions(heritage, parts)
         links, controls = _adopt_links(heritage, parts)
         _adopt_lingering(heritage, parts)
+        parts.adopt_fleet()
         parts.hub.registry.accounts.is_adopting = False
         heritage.accept()
     except BaseException as error:

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import textwrap
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from session_support import World
 from shmhost.core.accounts import Account, Charge
 from shmhost.core.arenas import Arena
 from shmhost.core.creations import Creations
-from shmhost.core.heritage import Makers, adopt_regions, describe_regions
+from shmhost.core.heritage import Makers, adopt_regions, describe_regions, free_left
 from shmhost.core.hub import Hub
 from shmhost.core.interests import Interests
 from shmhost.core.leases import Leases
@@ -30,6 +30,7 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.session import Session
 from shmhost.core.spares import Spares
+from shmhost.core.state_records import HostRecord
 from shmhost.core.work import SETTLE
 from shmhost.machine.board import open_board
 from shmhost.machine.shm_names import ShmNames
@@ -124,15 +125,31 @@ def never(*_: object) -> NoReturn:
     raise AssertionError("no region has an object")
 
 
-def taken_by(hub: Hub) -> Registry:
-    """Return the registry of a successor of a host whose regions have no objects."""
+def taken_by(hub: Hub, *, is_over: bool = False) -> Registry:
+    """Return the registry of a successor of a host whose regions have no objects, and no sessions."""
     successor = World().hub
     successor.registry.accounts.is_adopting = True
     records = describe_regions(hub.registry, lambda number: number)
     makers = Makers(ShmNames("shmhost-none"), never, never, never)
     adopt_regions(successor, records, lambda number: number, makers)
     successor.registry.accounts.is_adopting = False
+    if is_over:
+        free_left(successor, cast(HostRecord, SimpleNamespace(links=())))
     return successor.registry
+
+
+def test_region_that_work_under_way_has_kept_is_freed() -> None:
+    """Such as an older generation that the fleet announces no more: no session has its lease."""
+    hub, peer = World().hub, Peer(5, 5)
+    asked = m.Create(2, "a", 100, "full", "memfd", 0o600, True)
+    current, older = (hub.registry.create(asked._replace(name=name), peer) for name in "ab")
+    for region in (current, older):
+        region.size, region.generation = 100, 1
+        hub.registry.publish(region)
+        hub.registry.lease(region, peer)
+    hub.registry.hide(older)
+    assert taken_by(hub).regions.keys() == {current.number, older.number}
+    assert taken_by(hub, is_over=True).regions.keys() == {current.number}
 
 
 def in_use(registry: Registry) -> dict[int, dict[str, int]]:

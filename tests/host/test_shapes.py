@@ -68,7 +68,7 @@ def test_values_of_another_shape_are_refused(path: tuple[int, ...], to: object) 
 
 def test_host_is_described_by_its_types_alone() -> None:
     meter = MeterRecord(1, 2, 3, 4, (("full", 1),), (("put", (1, 2), 3),))
-    head, tail = ("h", 1, (1, 2, 3), (4, 5)), (9, False, 8, ("", ()), (b"", 0.0), (0, (), ()), ())
+    head, tail = ("h", 1, (1, 2, 3), (4, 5)), (9, False, 8, ("", ()), (b"", 0.0), (0, (), ()), (), None)
     record = HostRecord(*head, meter, (0, 0), (), (), (), (), (), *tail)
     assert unpack(pack(record)) == record
     for index in range(len(record)):
