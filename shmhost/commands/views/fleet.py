@@ -106,7 +106,7 @@ def fleet_table(rows: Iterable[Row]) -> Table:
         table.add_row(
             Text(row["name"]),
             "none" if number is None else str(number),
-            Text("\n".join(addresses(row, number))),
+            Text("\n".join(addresses(row, number)), overflow="fold"),
             format_size(row["free"]),
             str(row["links"]),
             str(len(seen)),
