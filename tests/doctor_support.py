@@ -16,6 +16,7 @@ TOPICS = [
     "memfd",
     "seals",
     "arenas",
+    "held locks",
     "memfd policy",
     "peer death",
     "fixed addresses",

@@ -14,6 +14,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from shmprotocol.wire import messages as m
+from shmprotocol.wire.descriptors import close_all
+from support import RawPeer, read_tasks
+
 SYS_USERFAULTFD = 323  # asm/unistd_64.h
 UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE = 0xC018AA3F, 0xC020AA00, 0xC020AA04  # linux/userfaultfd.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -43,3 +47,19 @@ def blocked_write(descriptor: int) -> Iterator[None]:
         os.close(fault)
         del view
         buffer.close()
+
+
+def is_held_up(pid: int) -> bool:
+    """Whether a thread of a process waits for the lock of an object, or is ended as it does."""
+    return any("(shm apart) D" in text for text in read_tasks(pid, "stat"))
+
+
+def spare_of(peer: RawPeer, name: str, size: int) -> tuple[int, int]:
+    """Return a spare of a connection, and its read-write descriptor."""
+    created, fds = peer.ask(m.Create(1, name, size, "full", "memfd", 0o600, True))
+    assert isinstance(created, m.Created)
+    close_all(fds)
+    published, (reader, spare) = peer.ask(m.Publish(2, created.region, 1, size, 0, 0, 0, 0, (size,)))
+    assert isinstance(published, m.Published)
+    os.close(reader)
+    return published.spares[0].region, spare

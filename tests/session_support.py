@@ -79,7 +79,7 @@ class Talk:
     def _do(self, work: Work) -> Any:
         if work.sealing is None or self._sealers is None:
             return work.call()
-        said = self._sealers.seal(7, work.sealing)
+        said = self._sealers.seal(7, work.is_retry, work.sealing)
         return said() if callable(said) else said
 
     def last(self) -> Any:

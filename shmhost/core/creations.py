@@ -278,18 +278,22 @@ class Creations:
         """Write the header and seal; then give the new spares their objects, to as many as can have one."""
         memory_object, packed = region.object, header.pack()
         assert isinstance(memory_object, Memfd | PosixShm)
-        call = partial(_cut_and_publish, memory_object, header.capacity, packed, region.seal)
+        call: Callable[[], Any] = partial(
+            _cut_and_publish, memory_object, header.capacity, packed, region.seal
+        )
         # The creator can make this wait, whatever the size: see `workers`.
         region.is_busy = True
         try:
-            if isinstance(memory_object, Memfd) and memory_object.is_spare:
-                sealing = memory_object.sealing(header.capacity, packed) if begun is None else None
-                finish = begun.finish if begun else call
-                said = yield Work(finish, is_quick=False, sealing=sealing, can_be_left=True)
-                if said is not None:
-                    memory_object.was_sealed(header.capacity, *said)
-            else:
-                yield Work(call, is_quick=False, is_retry=region.was_busy, can_be_left=True)
+            sealing = None
+            if begun is not None:
+                call = begun.finish
+            elif isinstance(memory_object, Memfd):
+                sealing = memory_object.sealing(header.capacity, packed, region.seal)
+            said = yield Work(call, False, is_retry=region.was_busy, sealing=sealing, can_be_left=True)
+            if said is not None:
+                assert isinstance(memory_object, Memfd)
+                failed, error = said
+                memory_object.was_sealed(header.capacity, failed, error, region.seal)
         except RegionBusy:
             region.was_busy = True
             raise

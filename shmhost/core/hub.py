@@ -94,7 +94,7 @@ class Spares(Protocol):
 
 
 class Sealers(Protocol):
-    """The threads that seal filled spares, see `builtins.Sealer`."""
+    """The threads that seal memfds, see `builtins.Sealer`."""
 
     wait_ns: int  # so long may a sealing keep all others waiting
 

@@ -16,6 +16,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from shmhost.core import apart
+from shmhost.core.apart import FAILED_SIZE, FAILED_SYSTEM
 from shmhost.core.work import Sealing
 from shmprotocol.abi.header import FLAG_SEAL_FULL, FLAG_SEAL_SHARED, FLAG_SEAL_WRITER, FLAG_UNSEALED
 from shmprotocol.errors import InvalidArgument, OutOfMemory, RegionBusy, RegionExists, ShmError, Unsupported
@@ -30,7 +32,6 @@ SEALS = {  # by which an object is protected from its publish on
     Seal.SHARED: _SHAPE | fcntl.F_SEAL_SEAL,
 }
 ARENA_SEALS = fcntl.F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL  # likewise, of an arena
-_FAILED_SYSTEM, _FAILED_SIZE = 1, 2  # see `Sealer`
 _FLAGS = {Seal.FULL: FLAG_SEAL_FULL, Seal.WRITER: FLAG_SEAL_WRITER, Seal.SHARED: FLAG_SEAL_SHARED}
 SHM_FOLDER = Path("/dev/shm")
 _CURES = {
@@ -100,38 +101,34 @@ class Memfd:
         in use or a writable mapping lives.
         """
         try:
-            _write_header(self._writer, header)
-            builtins.add_seals(self._writer, SEALS[seal] & ~_SHAPE | self.shape)
+            failed = apart.change(self.sealing(self.capacity, header, seal))
         except OSError as error:
             raise _not_sealed(error) from None
-        if (self.is_spare or self.can_grow) and os.fstat(self._reader).st_size != self.capacity:
-            raise _resized()
-        _check_header(self._reader, header)
+        self.was_sealed(self.capacity, failed, 0, seal)
+
+    def sealing(self, capacity: int, header: bytes, seal: Seal) -> Sealing:
+        """Return what a sealer is to do: what `cut` and `publish` do. A growing one has less than that."""
+        seals, size = SEALS[seal] & ~_SHAPE | self.shape, min(capacity, self.capacity)
+        return Sealing(self._writer, self._reader, size < self.capacity, size, header, seals)
+
+    def was_sealed(self, capacity: int, failed: int, number: int, seal: Seal = Seal.FULL) -> None:
+        """Take what the sealer says; the errors are those of `cut` and `publish`."""
+        if failed == FAILED_SYSTEM:
+            raise _not_sealed(OSError(number, os.strerror(number)))
+        if failed == FAILED_SIZE:
+            raise InvalidArgument("the creator changed the size of the object: create it again")
+        if failed:
+            raise _overwritten()
+        self.capacity = min(capacity, self.capacity)
         if seal is not Seal.SHARED and not self.can_grow:
             os.close(self._writer)
             self._writer = -1
-
-    def sealing(self, capacity: int, header: bytes) -> Sealing:
-        """Return what a sealer is to do for a spare: what `cut` and `publish` do."""
-        return Sealing(
-            self._writer, self._reader, capacity < self.capacity, capacity, header, SEALS[Seal.FULL]
-        )
-
-    def was_sealed(self, capacity: int, failed: int, number: int) -> None:
-        """Take what the sealer says; the errors are those of `cut` and `publish`."""
-        if failed == _FAILED_SYSTEM:
-            raise _not_sealed(OSError(number, os.strerror(number)))
-        if failed:
-            raise _resized() if failed == _FAILED_SIZE else _overwritten()
-        self.capacity = capacity
-        os.close(self._writer)
-        self._writer = -1
 
     def cut(self, capacity: int) -> None:
         """Cut a spare to the size that it is published with. Not for the event loop, as `publish`."""
         if capacity < self.capacity:
             try:
-                os.ftruncate(self._writer, capacity)
+                apart.resize(self._writer, capacity)
             except OSError as error:
                 raise _not_sealed(error) from None
             self.capacity = capacity
@@ -141,7 +138,7 @@ class Memfd:
 
         Not for the event loop: a creator that writes makes it wait. OSError: the creator has sealed it.
         """
-        os.ftruncate(self._writer, 0)
+        apart.resize(self._writer, 0)
 
     @classmethod
     def sealed(cls, name: str, capacity: int, header: bytes, data: bytes, part: tuple[int, int]) -> Memfd:
@@ -199,6 +196,9 @@ class ShmNames(Protocol):
     def new_path(self) -> Path:
         """Return a name that nobody can guess."""
 
+    def make(self, path: Path) -> int:
+        """Return a read-write descriptor of a new file. OSError: none is left."""
+
     def give(self, path: Path, descriptor: int, final: Path) -> None:
         """Give an object its final name. RegionExists: it is somebody else's. OSError."""
 
@@ -223,9 +223,8 @@ class PosixShm:
         self._reader = self._writer = -1
         self._names = names
         self._final, self._path = names.path_of(name), names.new_path()
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._writer = os.open(self._path, flags, 0o600)
+            self._writer = names.make(self._path)
             os.posix_fallocate(self._writer, 0, capacity)
             self._reader = _reopen(self._writer)
         except OSError as error:
@@ -269,7 +268,7 @@ class PosixShm:
         has the name that is not this host's.
         """
         try:
-            _write_header(self._writer, header)
+            apart.write_header(self._writer, header)
             _check_header(self._reader, header)
             self._names.give(self._path, self._writer, self._final)
         except RegionExists:
@@ -350,20 +349,11 @@ def new_memfd(name: str) -> int:
         return os.memfd_create(name, flags)  # Linux before 6.3
 
 
-def _write_header(descriptor: int, header: bytes) -> None:
-    if os.pwrite(descriptor, header, 0) != len(header):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-
 def _check_header(descriptor: int, header: bytes) -> None:
-    # The creator could write until the seals were on, and O_APPEND, which it can set on the description
-    # that the host writes through, moves a pwrite to the end: what counts is what is there now.
+    # O_APPEND, which the creator can set on the description that the host writes through, moves a pwrite to
+    # the end: what counts is what is there now.
     if os.pread(descriptor, len(header), 0) != header:
         raise _overwritten()
-
-
-def _resized() -> InvalidArgument:
-    return InvalidArgument("the creator changed the size of the object: create it again")
 
 
 def _overwritten() -> InvalidArgument:

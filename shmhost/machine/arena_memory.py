@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 
+from shmhost.core import apart
 from shmhost.core.objects import ARENA_SEALS, new_memfd, refusal_of
 from shmprotocol.abi.header import FLAG_ARENA, FLAG_SEAL_WRITER, HEADER_SIZE
 from shmprotocol.errors import InvalidArgument
@@ -76,7 +77,7 @@ class ArenaMemory:
         if self.is_larger():
             raise InvalidArgument("the owner changed the size of the object: create it again")
         if not self._is_sealed():
-            fcntl.fcntl(self._writer, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+            apart.add_seals(self._writer, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
         self.is_published = self._is_sealed()
 
     def _is_sealed(self) -> bool:
@@ -85,7 +86,7 @@ class ArenaMemory:
 
     def grow(self, capacity: int) -> None:
         """Give it more bytes. Not for the event loop, as `publish`. OSError: the owner has prevented it."""
-        os.ftruncate(self._writer, capacity)
+        apart.resize(self._writer, capacity)
         self.capacity = capacity
 
     def figures(self) -> tuple[int, int, int]:

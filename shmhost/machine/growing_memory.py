@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from shmhost.core import apart
 from shmhost.core.objects import Memfd, refusal_of
 from shmprotocol.abi.header import FLAG_GROWS
 from shmprotocol.errors import InvalidArgument
@@ -40,7 +41,7 @@ class GrowingMemfd(Memfd):
                 "create the region again"
             )
         try:
-            os.ftruncate(self._writer, capacity)
+            apart.resize(self._writer, capacity)
         except OSError as error:
             raise refusal_of(error, f"make the object larger, to {capacity} bytes") from None
         self.capacity = capacity

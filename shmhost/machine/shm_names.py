@@ -3,6 +3,9 @@
 They begin with what identifies the host, so that two hosts have no name in common. A host takes only names
 that are free, replaces only files that it put there itself, and removes what an earlier one left, which was
 killed. That is found by its prefix, and so are the names of a host by other programs.
+
+Anybody can hold the lock of the folder, and a creator that of its file: threads apart change names, see
+`core.apart`. A listing of the folder waits, too, but in a way that ends with the process.
 """
 
 from __future__ import annotations
@@ -12,16 +15,20 @@ import logging
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from shmhost.core.objects import SHM_FOLDER
 from shmprotocol.errors import InvalidArgument, RegionExists
+from shmprotocol.native import builtins
 
 LOG = logging.getLogger("shmhost")
 
 MAX_FILE_NAME = 255  # bytes
+SWEEP_S = 1.0  # removing takes microseconds, and so long a start is none that anybody minds
+_MAKE, _LINK, _RENAME, _UNLINK = range(4)  # see `builtins.change_name`
 _NEW = "-new"  # between the prefix and a random part, until the object is published
 
 
@@ -43,6 +50,15 @@ class ShmNames:
         """Return a name that nobody can guess."""
         return SHM_FOLDER / f"{self._prefix}{_NEW}.{secrets.token_hex(8)}"
 
+    def make(self, path: Path) -> int:
+        """Return a read-write descriptor of a new file. OSError: none is left."""
+        _change(_MAKE, path)
+        try:
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            _change(_UNLINK, path)
+            raise
+
     def give(self, path: Path, descriptor: int, final: Path) -> None:
         """Give an object its final name, if that is free or an older object's of this host. OSError.
 
@@ -51,11 +67,12 @@ class ShmNames:
         identity = _identity(os.fstat(descriptor))
         if self._files.get(final) != identity:  # unless only the last step failed before
             if self._is_own(final):
-                os.rename(path, final)
+                _change(_RENAME, path, final)
             else:
                 _link(path, final)
             self._files[final] = identity
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            _change(_UNLINK, path)
 
     def remove(self, path: Path, descriptor: int) -> None:
         """Remove a name, if it is this object's. OSError."""
@@ -64,7 +81,7 @@ class ShmNames:
             del self._files[path]
         with contextlib.suppress(FileNotFoundError):
             if _identity(path.lstat()) == identity:
-                path.unlink()
+                _change(_UNLINK, path)
 
     def adopt(self, path: Path, descriptor: int) -> None:
         """Take note of an object of an earlier host that has its name still, if it has that."""
@@ -77,8 +94,17 @@ class ShmNames:
         """Remove what an earlier host of this prefix left; what may come back is taken for this one's.
 
         `is_expected` gets a name, and the device and inode of its object: one that was given its name just
-        before the host was killed was never published.
+        before the host was killed was never published. Waits for `SWEEP_S` at most.
         """
+        is_over = threading.Event()
+        thread = threading.Thread(target=self._sweep, args=(is_expected, is_over), daemon=True)
+        thread.start()
+        thread.join(SWEEP_S)
+        is_over.set()
+        if thread.is_alive():
+            LOG.warning("the lock of %s is held: what an earlier host left there stays for now", SHM_FOLDER)
+
+    def _sweep(self, is_expected: Callable[[str, int, int], bool], is_over: threading.Event) -> None:
         count = 0
         with contextlib.suppress(FileNotFoundError), os.scandir(SHM_FOLDER) as entries:
             for entry in entries:
@@ -86,6 +112,8 @@ class ShmNames:
                 if prefix not in (self._prefix, f"{self._prefix}{_NEW}") or not _is_of_this_user(entry):
                     continue
                 identity = _identity(entry.stat(follow_symlinks=False))
+                if is_over.is_set():  # the host serves, and makes files that are its own
+                    return
                 if prefix == self._prefix and is_expected(unquote(name), *identity):
                     self._files[SHM_FOLDER / entry.name] = identity
                 else:
@@ -110,16 +138,23 @@ def _is_of_this_user(entry: os.DirEntry[str]) -> bool:
 
 def _is_removed(entry: os.DirEntry[str]) -> bool:
     try:
-        os.unlink(entry.path)
+        _change(_UNLINK, Path(entry.path))
     except OSError as error:
         LOG.warning("cannot remove %s: %s", entry.path, error.strerror)
         return False
     return True
 
 
+def _change(call: int, path: Path, final: Path | None = None) -> None:
+    """Make a call on a name. OSError."""
+    error = builtins.change_name(call, os.fsencode(path), os.fsencode(final or b""))
+    if error:
+        raise OSError(error, os.strerror(error), str(path))
+
+
 def _link(path: Path, final: Path) -> None:
     try:
-        os.link(path, final)
+        _change(_LINK, path, final)
     except FileExistsError:
         raise _taken(final) from None
 

@@ -53,7 +53,7 @@ class Crew:
         # Retries have their own lane: a client that loops over a call that waits delays only such clients.
         lane, call = (link.peer.uid, work.is_retry), work.call
         if work.sealing is not None:
-            said = self._sealers.seal(link.peer.uid, work.sealing)
+            said = self._sealers.seal(*lane, work.sealing)
             if isinstance(said, tuple):
                 return said, None
             call = said or call

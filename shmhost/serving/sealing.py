@@ -1,7 +1,7 @@
-"""The threads that seal filled spares: in the turn of the loop if that is quick, as nearly all are.
+"""The threads that seal memfds: in the turn of the loop if that is quick, as nearly all are.
 
-The client of a spare can make its sealing wait for ever (see `workers`), so a thread does it. The loop waits
-for that thread as long as a slice of a client's requests may take. † That costs 15 us, against 50 for a
+A creator can make its sealing wait for ever (see `core.apart`), so a thread does it. The loop waits for that
+thread as long as a slice of a client's requests may take. † That costs 15 us, against 50 for a
 worker with the GIL and two turns of the loop (2026-11).
 """
 
@@ -26,9 +26,9 @@ class Sealers:
         self._are_free = are_free  # see Workers
         self._idle: list[builtins.Sealer] = []
 
-    def take(self, uid: int) -> builtins.Sealer | None:
+    def take(self, uid: int, is_retry: bool = False) -> builtins.Sealer | None:
         """Return one that has nothing to do; None: a user's sealing takes long already, or there is none."""
-        if not self._are_free((uid, False)):
+        if not self._are_free((uid, is_retry)):
             return None  # a call that waits for one begins at once, so, and does not fail
         try:
             return self._idle.pop() if self._idle else builtins.Sealer()
@@ -47,9 +47,9 @@ class Sealers:
         self.give(sealer)
         return said
 
-    def seal(self, uid: int, sealing: Sealing) -> Said | Callable[[], Said] | None:
+    def seal(self, uid: int, is_retry: bool, sealing: Sealing) -> Said | Callable[[], Said] | None:
         """Return what came of it, or a call that waits for that, for a thread; None: as `take`."""
-        sealer = self.take(uid)
+        sealer = self.take(uid, is_retry)
         if sealer is None:
             return None
         said = sealer.seal(*sealing, self.wait_ns)

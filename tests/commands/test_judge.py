@@ -62,6 +62,12 @@ def test_missing_feature_is_a_note(judgement: Callable[[int], doctor.Finding]) -
     assert os.strerror(errno.EINVAL) in judgement(errno.EINVAL).found
 
 
+def test_threads_that_share_all_descriptors_are_a_note() -> None:
+    assert (judge.held_locks(True).state, judge.held_locks(True).advice) == ("ok", "")
+    assert judge.held_locks(False).state == "note"
+    assert "pidfd_getfd" in judge.held_locks(False).advice
+
+
 def test_replaced_mapping_is_a_problem() -> None:
     assert (judge.fixed_addresses(True).state, judge.fixed_addresses(False).state) == ("ok", "problem")
 

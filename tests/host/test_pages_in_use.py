@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from test_sealing import PAGES, vmsplice
 
+from shmhost.core import apart
 from shmprotocol.native import builtins
 
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK
@@ -32,8 +33,8 @@ def by_the_sealer(descriptor: int) -> None:
 
 
 def by_a_call(descriptor: int) -> None:
-    """Seal as what was created."""
-    builtins.add_seals(descriptor, SEALS)
+    """Seal as an arena."""
+    apart.add_seals(descriptor, SEALS)
 
 
 @contextlib.contextmanager

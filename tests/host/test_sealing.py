@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import pytest
 
 import shmclient
-from held_support import blocked_write
+from held_support import blocked_write, spare_of
 from shmhost.serving.workers import WIDTH
 from shmprotocol.wire import descriptors
 from shmprotocol.wire import messages as m
@@ -129,17 +129,6 @@ def test_others_are_answered_while_creator_holds_object(host: WatchedHost, shm: 
     attacker.close()
 
 
-def spare_of(peer: RawPeer, name: str) -> tuple[int, int]:
-    """Return a spare of a connection, and its read-write descriptor."""
-    created, fds = peer.ask(m.Create(1, name, PAYLOAD, "full", "memfd", 0o600, True))
-    assert isinstance(created, m.Created)
-    descriptors.close_all(fds)
-    published, (reader, spare) = peer.ask(m.Publish(2, created.region, 1, PAYLOAD, 0, 0, 0, 0, (PAYLOAD,)))
-    assert isinstance(published, m.Published)
-    os.close(reader)
-    return published.spares[0].region, spare
-
-
 def test_others_are_answered_while_clients_hold_their_spares(
     host: WatchedHost, shm: shmclient.Client
 ) -> None:
@@ -149,7 +138,7 @@ def test_others_are_answered_while_clients_hold_their_spares(
         peers = [stack.enter_context(RawPeer(host.socket_path)) for _ in range(WIDTH)]
         with ExitStack() as locks:
             for number, peer in enumerate(peers):
-                region, spare = spare_of(peer, f"held/{number}")
+                region, spare = spare_of(peer, f"held/{number}", PAYLOAD)
                 stack.callback(os.close, spare)
                 locks.enter_context(blocked_write(spare))
                 peer.send(

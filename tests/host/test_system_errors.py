@@ -37,11 +37,9 @@ SYSTEM_CALLS = {
         "posix_fallocate",
         "pwrite",
         "pread",
-        "link",
-        "unlink",
     ),
     fcntl: ("fcntl",),
-    builtins: ("add_seals",),
+    builtins: ("Sealer", "change_name"),
 }
 
 NAMES = ShmNames(f"test-{os.getpid()}")
@@ -108,9 +106,7 @@ def test_each_step_that_fails_is_undone(
             break
         assert (published.code, "No space left" in published.text) == ("out-of-memory", True)
         assert (world.taken(), count_descriptors()) == pending
-        if backend == "memfd" and failing.calls == 3:  # the seals are on: only the header's check failed
-            return
-    assert step > failing.calls > 1
+    assert step > failing.calls > 0
 
 
 def test_refusals_of_the_system_are_told_to_the_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,17 +222,10 @@ def test_host_ends_when_an_object_cannot_be_removed(
 ) -> None:
     monkeypatch.setattr(shm_names, "SHM_FOLDER", tmp_path)
 
-    unlink = Path.unlink
-
-    def refuse(path: Path, missing_ok: bool = False) -> None:
-        if path.name.startswith("shmhost-"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        unlink(path, missing_ok)
-
     with watched_host(str(tmp_path / "h.sock")) as host, shmclient.connect(host.socket_path) as shm:
         shm.put("stuck", b"x", backend="shm")
         shm.put("after", b"x")
         survivors = host.call(lambda: [region.object for region in host.host.registry.regions.values()])
-        monkeypatch.setattr(Path, "unlink", refuse)
+        monkeypatch.setattr(builtins, "change_name", lambda *_: errno.EROFS)
     assert [memory_object.reader() for memory_object in survivors] == [-1, -1]
     assert "cannot remove an object: [Errno 30] Read-only file system" in caplog.text

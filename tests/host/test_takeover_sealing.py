@@ -12,13 +12,13 @@ import pytest
 
 import shmclient
 from arena_support import ARENA_GROW, ARENA_READY, SIZE, ArenaPeer
-from held_support import blocked_write
+from held_support import blocked_write, is_held_up
 from shmprotocol.errors import RegionBusy
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
 from shmprotocol.wire.descriptors import close_all
 from shmprotocol.wire.query import Query
-from support import RawPeer, read_tasks, wait_until
+from support import RawPeer, wait_until
 from takeover_support import HalfSuccessor, Line, line_of_hosts
 
 # As I/O of a client does that holds pages of the region, only longer.
@@ -192,6 +192,7 @@ def test_lock_that_is_held_keeps_nothing_but_the_thread_that_waits(folder: Path)
             assert isinstance(reply, m.Refused)
             assert (reply.id, reply.code) == (3, "busy")
             assert bytes(shm.get("x")) == b"1"
+            wait_until(lambda: ") Z " in Path(f"/proc/{first.pid}/stat").read_text())  # but for that thread
             assert is_held_up(first.pid)
             line.kill_and_start()
             shm.put("x", b"2").close()
@@ -237,11 +238,6 @@ def test_region_whose_growing_waits_can_grow_at_the_successor(folder: Path) -> N
         assert peer.ask(m.Resize(6, created.region, 1 << 19))[0] == m.Done(6)
         assert charged(line.path) > before + (1 << 18)
         os.close(descriptor)
-
-
-def is_held_up(pid: int) -> bool:
-    """Whether a thread of a process waits for the lock of an object, or is ended as it does."""
-    return any(" D " in text.rpartition(")")[2][:3] for text in read_tasks(pid, "stat"))
 
 
 def clients(path: str) -> int:

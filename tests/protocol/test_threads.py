@@ -7,15 +7,17 @@ import errno
 import fcntl
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
 from shmprotocol.native import builtins
-from support import wait_until
+from support import forbid, in_child, wait_until
 
 CAPACITY = 8192
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 HEADER = b"header".ljust(4096, b"\0")
+SYS_PIDFD_GETFD = 438  # asm/unistd.h
 LONG_NS = 20_000_000_000
 
 
@@ -150,6 +152,42 @@ def test_sealer_that_is_forgotten_ends_its_thread() -> None:
     wait_until(lambda: len(os.listdir("/proc/self/task")) <= tasks)
     os.close(writer)
     os.close(reader)
+
+
+def tables() -> list[list[str]]:
+    """Return what the threads apart have open."""
+    tasks = [task for task in Path("/proc/self/task").iterdir() if _comm(task) == "shm apart"]
+    return [os.listdir(task / "fd") for task in tasks]
+
+
+def _comm(task: Path) -> str:
+    try:
+        return (task / "comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
+
+
+def test_sealer_has_nothing_open_but_its_process() -> None:
+    if not builtins.can_work_apart():
+        pytest.skip("pidfd_getfd is not permitted here")
+    writer, reader = builtins.make_spare(b"spare", CAPACITY)
+    sealer = builtins.Sealer()
+    assert sealer.seal(writer, reader, False, CAPACITY, HEADER, SEALS, LONG_NS) == (0, 0)
+    assert [len(table) for table in tables()] == [1]
+    os.close(writer)
+    os.close(reader)
+
+
+def test_sealer_shares_the_descriptors_where_it_cannot_copy_them() -> None:
+    def seal() -> None:
+        forbid(SYS_PIDFD_GETFD, errno.EPERM)
+        assert not builtins.can_work_apart()
+        writer, reader = builtins.make_spare(b"spare", CAPACITY)
+        sealer = builtins.Sealer()
+        assert sealer.seal(writer, reader, False, CAPACITY, HEADER, SEALS, LONG_NS) == (0, 0)
+        assert len(tables()[0]) == len(os.listdir("/proc/self/fd"))  # each with its listing
+
+    assert in_child(seal) == 0
 
 
 @pytest.mark.parametrize(

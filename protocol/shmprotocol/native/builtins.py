@@ -21,7 +21,6 @@ publish_put = _functions["publish_put"]
 identify = _functions["identify"]
 write_record, set_record = _functions["write_record"], _functions["set_record"]
 make_sealed, make_spare = _functions["make_sealed"], _functions["make_spare"]
-add_seals = _functions["add_seals"]
 pack_published = _functions["pack_published"]
 dict_count = _functions["dict_count"]
 dict_find = _functions["dict_find"]
@@ -42,8 +41,9 @@ Lane = _functions["Lane"]
 # Descriptors for the next host, see `kept.c`.
 Home, Kept, rest_keeper = _functions["Home"], _functions["Kept"], _functions["rest_keeper"]
 
-# Threads of the host's, see `closing.c` and `sealing.c`.
+# Threads of the host's, see `closing.c`, and `apart.c` for those that have no descriptors.
 Closer, Sealer = _functions["Closer"], _functions["Sealer"]
+change_name, can_work_apart = _functions["change_name"], _functions["can_work_apart"]
 
 # A thread of a client's, see `filling.c`.
 Filler = _functions["Filler"]

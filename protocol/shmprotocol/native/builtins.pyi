@@ -126,11 +126,15 @@ def make_spare(label: bytes, capacity: int, /) -> tuple[int, int]:
     OSError: the system refuses one of the steps, and nothing is left.
     """
 
-def add_seals(descriptor: int, seals: int, /) -> None:
-    """Add seals to an object, without the GIL; once more if the kernel has waited for pages in use.
+def change_name(call: int, path: bytes, other: bytes, /) -> int:
+    """Have a thread apart (see `Sealer`) make a call on the name of a file, and wait; return an errno, or 0.
 
-    OSError: EBUSY if it has a writable mapping, or pages of it stay in use.
+    The calls: 0 make the file, empty, which is new; 1 link it under the other name; 2 rename it to that;
+    3 unlink it. OSError: there is no thread.
     """
+
+def can_work_apart() -> bool:
+    """Whether threads can have descriptors of their own here, and so leave none open: see `Sealer`."""
 
 def pack_published(request: int, lease: int, grant: bytes, /) -> bytes:
     """Return the whole frame of a Published without spares; the grant is packed as for `pack_opened`."""
@@ -392,16 +396,22 @@ class Lane:
         """Forget the connection: it belongs to the parent process."""
 
 class Sealer:
-    """A thread that makes a filled spare a published object, without the GIL. OSError: it cannot start."""
+    """A thread that changes and seals objects, without the GIL. OSError: it cannot start.
+
+    It works apart: a client can make it wait as long as it likes, and not even SIGKILL ends it then. So it
+    has no descriptor but the one that it works on, where `can_work_apart`, and a killed process leaves no
+    other one open.
+    """
 
     def seal(
         self, writer: int, reader: int, cut: bool, capacity: int, header: bytes, seals: int, wait_ns: int, /
     ) -> tuple[int, int] | None:
-        """Write the header of an object and seal it; with `cut`, cut it to its capacity first.
+        """Write the header of an object, if any, and seal it; with `cut`, give it its capacity first.
 
-        The descriptors stay the caller's, and open until it is done. Returns what failed, and errno: 0
-        nothing, 1 a system call, 2 the size is another, 3 the header is; or None if that takes longer than
-        `wait_ns`: then `take` must be next.
+        Seals are added once more if the kernel has waited for pages in use. The descriptors stay the
+        caller's, and open until it is done. Returns what failed, and errno: 0 nothing, 1 a system call, 2 the
+        size is another, 3 the header is; or None if that takes longer than `wait_ns`: then `take` must be
+        next.
         """
     def publish(
         self,

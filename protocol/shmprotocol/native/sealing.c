@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sealing.c - what makes a filled spare a published object: its header and its seals. Its client can make each of
- * these calls wait, for as long as it likes, by the object's lock. So a thread of C makes them, and who asked for it
+ * sealing.c - what makes an object a published one: its size, its header and its seals. Its client can make each of
+ * these calls wait, for as long as it likes, by the object's lock. So a thread apart makes them, and who asked for it
  * waits for a bounded time, and then elsewhere. On one CPU that costs two switches of the kernel's between threads;
  * a hop to a thread of Python and back costs the GIL's and the event loop's besides.
  */
@@ -10,9 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,31 +54,13 @@ static PyObject *shm_make_spare(PyObject *self, PyObject *const *arguments, Py_s
         return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* add_seals(descriptor, seals): see builtins.pyi. */
-static PyObject *shm_add_seals(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
-{
-        uint64_t seals;
-        int fd, result;
-
-        (void)self;
-        if (shm_arguments_check("add_seals", count, 2) < 0 || shm_argument_descriptor(arguments[0], &fd) < 0 ||
-            shm_argument(arguments, 1, &seals) < 0)
-                return NULL;
-        Py_BEGIN_ALLOW_THREADS
-        result = shm_sealed_seal(fd, (int)seals);
-        Py_END_ALLOW_THREADS
-        if (result)
-                return PyErr_SetFromErrno(PyExc_OSError);
-        Py_RETURN_NONE;
-}
-
 /* What was done when a step failed. */
 enum { SHM_SEALED, SHM_SEAL_SYSTEM, SHM_SEAL_SIZE, SHM_SEAL_HEADER };
 
 struct shm_sealing {
         int writer; /* both stay the caller's */
         int reader;
-        int cut; /* whether the object is longer than its capacity */
+        int cut; /* whether the object has another size than its capacity */
         int seals;
         uint64_t capacity;
         size_t header_size;
@@ -89,38 +69,9 @@ struct shm_sealing {
         int error;  /* of the system */
 };
 
-/* Cut an object, write its header, seal it; return what failed, with errno for SHM_SEAL_SYSTEM. */
-static int shm_sealing_do(const struct shm_sealing *sealing)
-{
-        uint8_t header[SHM_HEADER_SIZE];
-        struct stat status;
-        ssize_t size;
-
-        if (sealing->cut && ftruncate(sealing->writer, (off_t)sealing->capacity))
-                return SHM_SEAL_SYSTEM;
-        size = pwrite(sealing->writer, &sealing->header, sealing->header_size, 0);
-        if (size >= 0 && size != (ssize_t)sealing->header_size)
-                errno = ENOMEM;
-        if (size != (ssize_t)sealing->header_size || shm_sealed_seal(sealing->writer, sealing->seals) ||
-            fstat(sealing->reader, &status))
-                return SHM_SEAL_SYSTEM;
-        /* Nothing changes from here on; until here the creator could write, and O_APPEND, which it can set on the
-         * description that the host writes through, moves a pwrite to the end. */
-        if ((uint64_t)status.st_size != sealing->capacity)
-                return SHM_SEAL_SIZE;
-        if (pread(sealing->reader, header, sealing->header_size, 0) != (ssize_t)sealing->header_size ||
-            memcmp(header, &sealing->header, sealing->header_size) != 0)
-                return SHM_SEAL_HEADER;
-        return SHM_SEALED;
-}
-
-enum { SHM_SEALER_IDLE, SHM_SEALER_GIVEN, SHM_SEALER_DONE, SHM_SEALER_LAST, SHM_SEALER_ENDS };
-
-/* Shared by the object and its thread; who is the last to leave frees it. */
 struct shm_sealer_state {
-        uint32_t word; /* the above. The owner: IDLE to GIVEN, DONE to IDLE, GIVEN to LAST; the thread: GIVEN to DONE */
-        uint32_t users;
-        struct shm_sealing sealing; /* the owner's while IDLE or DONE, else the thread's */
+        struct shm_apart apart;
+        struct shm_sealing sealing;
 };
 
 struct shm_sealer {
@@ -129,48 +80,63 @@ struct shm_sealer {
         pid_t pid; /* of the process that has the thread */
 };
 
-static void shm_sealer_leave(struct shm_sealer_state *state)
+/* Make the calls that take the object's lock; return 0 or an errno. */
+static int shm_sealing_change(const struct shm_sealing *sealing, int fd)
 {
-        if (__atomic_sub_fetch(&state->users, 1, __ATOMIC_ACQ_REL) == 0)
-                free(state);
+        ssize_t size;
+
+        if (sealing->cut && ftruncate(fd, (off_t)sealing->capacity))
+                return errno;
+        size = sealing->header_size ? pwrite(fd, &sealing->header, sealing->header_size, 0) : 0;
+        if (size != (ssize_t)sealing->header_size)
+                return size < 0 ? errno : ENOMEM;
+        return sealing->seals && shm_sealed_seal(fd, sealing->seals) ? errno : 0;
 }
 
-static void *shm_sealer_run(void *argument)
+static void shm_sealing_run(struct shm_apart *apart)
 {
-        struct shm_sealer_state *state = (struct shm_sealer_state *)argument;
-        uint32_t word = SHM_SEALER_IDLE;
+        struct shm_sealing *sealing = &((struct shm_sealer_state *)apart)->sealing;
+        int fd = shm_apart_take(apart, sealing->writer);
 
-        pthread_detach(pthread_self());
-        while (word != SHM_SEALER_LAST && word != SHM_SEALER_ENDS) {
-                if (word == SHM_SEALER_GIVEN) {
-                        state->sealing.failed = shm_sealing_do(&state->sealing);
-                        state->sealing.error = state->sealing.failed == SHM_SEAL_SYSTEM ? errno : 0;
-                        if (!__atomic_compare_exchange_n(&state->word, &word, SHM_SEALER_DONE, 0, __ATOMIC_ACQ_REL,
-                                                         __ATOMIC_ACQUIRE))
-                                break; /* nobody is there any more */
-                        shm_word_wake(&state->word);
-                } else {
-                        shm_word_sleep(&state->word, word, 0);
-                }
-                word = __atomic_load_n(&state->word, __ATOMIC_ACQUIRE);
-        }
-        shm_sealer_leave(state);
-        return NULL;
+        sealing->error = fd < 0 ? errno : shm_sealing_change(sealing, fd);
+        shm_apart_give_back(apart, fd);
+}
+
+/*
+ * Look at what came of it, by calls that wait for nobody; return what failed. Nothing changes from here on, if it was
+ * sealed; until then the creator could write, and O_APPEND, which it can set on the description that the host writes
+ * through, moves a pwrite to the end.
+ */
+static int shm_sealing_check(struct shm_sealing *sealing)
+{
+        uint8_t header[SHM_HEADER_SIZE];
+        struct stat status;
+
+        if (!sealing->error && fstat(sealing->reader, &status))
+                sealing->error = errno;
+        if (sealing->error)
+                return SHM_SEAL_SYSTEM;
+        if ((uint64_t)status.st_size != sealing->capacity)
+                return SHM_SEAL_SIZE;
+        if (sealing->header_size &&
+            (pread(sealing->reader, header, sealing->header_size, 0) != (ssize_t)sealing->header_size ||
+             memcmp(header, &sealing->header, sealing->header_size) != 0))
+                return SHM_SEAL_HEADER;
+        return SHM_SEALED;
 }
 
 /* Wait for the thread, until a time (0: without end), and take what came of it; None if it is not done. */
 static PyObject *shm_sealer_wait(struct shm_sealer_state *state, uint64_t end_ns)
 {
-        uint32_t word;
+        int is_done;
 
         Py_BEGIN_ALLOW_THREADS
-        while ((word = __atomic_load_n(&state->word, __ATOMIC_ACQUIRE)) == SHM_SEALER_GIVEN &&
-               (!end_ns || shm_now_ns() < end_ns))
-                shm_word_sleep(&state->word, word, end_ns);
+        is_done = shm_apart_wait(&state->apart, end_ns);
+        if (is_done)
+                state->sealing.failed = shm_sealing_check(&state->sealing);
         Py_END_ALLOW_THREADS
-        if (word != SHM_SEALER_DONE)
+        if (!is_done)
                 Py_RETURN_NONE;
-        __atomic_store_n(&state->word, SHM_SEALER_IDLE, __ATOMIC_RELAXED);
         return Py_BuildValue("(ii)", state->sealing.failed, state->sealing.error);
 }
 
@@ -178,14 +144,13 @@ static PyObject *shm_sealer_wait(struct shm_sealer_state *state, uint64_t end_ns
 static PyObject *shm_sealer_go(struct shm_sealer_state *state, uint64_t wait_ns)
 {
         wait_ns += shm_now_ns();
-        __atomic_store_n(&state->word, SHM_SEALER_GIVEN, __ATOMIC_RELEASE);
-        shm_word_wake(&state->word);
+        shm_apart_give(&state->apart);
         return shm_sealer_wait(state, wait_ns);
 }
 
 static int shm_sealer_check(struct shm_sealer_state *state)
 {
-        if (__atomic_load_n(&state->word, __ATOMIC_ACQUIRE) == SHM_SEALER_IDLE)
+        if (__atomic_load_n(&state->apart.word, __ATOMIC_ACQUIRE) == SHM_APART_IDLE)
                 return 0;
         PyErr_SetString(PyExc_RuntimeError, "an object is being sealed");
         return -1;
@@ -289,40 +254,25 @@ static PyObject *shm_sealer_take(PyObject *self, PyObject *none)
 static PyObject *shm_sealer_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
         struct shm_sealer *sealer = (struct shm_sealer *)PyType_GenericAlloc(type, 0); /* all zero */
-        pthread_t thread;
 
         if (sealer == NULL)
                 return NULL;
-        sealer->state = (struct shm_sealer_state *)calloc(1, sizeof(*sealer->state));
-        if (sealer->state == NULL) {
-                Py_DECREF(sealer);
-                return PyErr_NoMemory();
-        }
         sealer->pid = getpid();
-        sealer->state->users = 2;
-        if (!shm_thread_start(&thread, shm_sealer_run, sealer->state))
+        sealer->state = (struct shm_sealer_state *)shm_apart_start(sizeof(*sealer->state), shm_sealing_run);
+        if (sealer->state != NULL)
                 return (PyObject *)sealer;
-        free(sealer->state);
-        sealer->state = NULL;
         Py_DECREF(sealer);
-        errno = EAGAIN;
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
 }
 
 /* The thread ends by itself, at once or when it has sealed; a forked child has none. */
 static void shm_sealer_dealloc(PyObject *self)
 {
-        struct shm_sealer_state *state = ((struct shm_sealer *)self)->state;
+        struct shm_sealer *sealer = (struct shm_sealer *)self;
         PyTypeObject *type = Py_TYPE(self);
-        uint32_t given = SHM_SEALER_GIVEN;
 
-        if (state != NULL && ((struct shm_sealer *)self)->pid == getpid()) {
-                if (!__atomic_compare_exchange_n(&state->word, &given, SHM_SEALER_LAST, 0, __ATOMIC_ACQ_REL,
-                                                 __ATOMIC_ACQUIRE))
-                        __atomic_store_n(&state->word, SHM_SEALER_ENDS, __ATOMIC_RELEASE);
-                shm_word_wake(&state->word);
-                shm_sealer_leave(state);
-        }
+        if (sealer->state != NULL && sealer->pid == getpid())
+                shm_apart_end(&sealer->state->apart);
         ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
         Py_DECREF((PyObject *)type);
 }

@@ -103,6 +103,14 @@ def arenas(error: int, board: int) -> Finding:
     return Finding("arenas", OK, f"arenas work; the board has {board} lines for them and other names", "")
 
 
+def held_locks(is_apart: bool) -> Finding:
+    """Judge whether threads that clients can hold up have no descriptors but those they work on."""
+    if is_apart:
+        return Finding("held locks", OK, "whoever holds an object's lock keeps no host from starting", "")
+    finding = "pidfd_getfd (Linux 5.6) fails: a client that holds an object's lock can keep a next host away"
+    return Finding("held locks", NOTE, finding, "allow pidfd_getfd and close_range in the seccomp profile")
+
+
 def memfd_policy(value: int) -> Finding:
     """Judge the sysctl vm.memfd_noexec."""
     finding = f"vm.memfd_noexec is {value}"

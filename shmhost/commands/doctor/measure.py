@@ -28,6 +28,7 @@ from shmprotocol.errors import AddressConflict, InvalidArgument, ShmError
 from shmprotocol.kernel import address_space
 from shmprotocol.kernel.constants import F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL, MIB, SO_PEERPIDFD
 from shmprotocol.kernel.status import group_name
+from shmprotocol.native import builtins
 from shmprotocol.wire.paths import socket_path
 from shmprotocol.wire.query import Query
 
@@ -69,6 +70,10 @@ def _seals(config: Config, root: Path) -> list[Finding]:
 
 def _arenas(config: Config, root: Path) -> list[Finding]:
     return [judge.arenas(_errno_of(_try_arena), config.board)]
+
+
+def _held_locks(config: Config, root: Path) -> list[Finding]:
+    return [judge.held_locks(builtins.can_work_apart())]
 
 
 def _memfd_policy(config: Config, root: Path) -> list[Finding]:
@@ -173,6 +178,7 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("memfd", _memfd),
     ("seals", _seals),
     ("arenas", _arenas),
+    ("held locks", _held_locks),
     ("memfd policy", _memfd_policy),
     ("peer death", _peer_death),
     ("fixed addresses", _fixed_addresses),
