@@ -3,6 +3,7 @@
 One host publishes a region that all others import. The simulation has the rules of `shmhost.fleet`: a host
 takes chunks from up to eight hosts that have all of it, from the one with the fewest of its own under way;
 a host sends a large region to two others at a time, and tells the rest to come again in half a second to one.
+That a copy which takes long makes room for more hosts is left out: few do, on lines as fast as these.
 `--check` runs real hosts on this machine, whose lines are as slow as `bandwidth` in their files makes them,
 so that its CPUs are not what is measured, and keeps what they took beside the simulation of the same.
 """

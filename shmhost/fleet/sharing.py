@@ -231,7 +231,7 @@ class Sharing:
         source, entry, index = self._chunk_of(values)
         self._check_import(asker, values[1])
         tree, room = entry.announcement.tree, entry.region.room
-        if room >= TURNS_FROM and not self._turns.admit(tree, source, time.monotonic()):
+        if room >= TURNS_FROM and not self._turns.admit(tree, room, source, time.monotonic()):
             raise Refusal(f"{BUSY}: others copy {values[1]!r} from here first")
         return source, hashing.part(room, index)[1]
 

@@ -12,9 +12,9 @@ from shmhost.fleet.announcements import PAGE_NAMES, Announcement, Known, announc
 from shmhost.fleet.bandwidth import Bandwidth
 from shmhost.fleet.hashing import LARGE, LARGE_FROM, SMALL, chunk_count, leaf, part, root_of, split
 from shmhost.fleet.transfers import MAX_SOURCES, Credits, Step, Transfer
-from shmhost.fleet.turns import HOLD_S, TURNS_FROM, Turns
+from shmhost.fleet.turns import HOLD_S, LONG_PACE, LONG_S, TURNS_FROM, Turns
 from shmprotocol.errors import RemoteProtocolError
-from shmprotocol.kernel.constants import MIB
+from shmprotocol.kernel.constants import GIB, MIB
 
 GOOD = Announcement(
     *("models/x", 3, 0x550000200000, 5000, 1, 4900, 0, 0, 0x550000200000 + 4096 + 4900, 100, 1, 0o600, "me"),
@@ -279,12 +279,23 @@ def test_bandwidth_of_each_peer_is_its_own_and_a_chunk_that_would_wait_too_long_
 
 def test_large_region_goes_to_two_hosts_at_a_time() -> None:
     turns = Turns()
-    assert [turns.admit(b"t", asker, 0.0) for asker in "abca"] == [True, True, False, True]
-    assert turns.admit(b"other", "c", 0.0)
+    assert [turns.admit(b"t", GIB, asker, 0.0) for asker in "abca"] == [True, True, False, True]
+    assert turns.admit(b"other", GIB, "c", 0.0)
     turns.end(b"t", "a")
-    assert turns.admit(b"t", "c", 0.0)
-    assert not turns.admit(b"t", "a", HOLD_S)
-    assert turns.admit(b"t", "a", HOLD_S + 0.1)  # the others have asked for nothing since
+    assert turns.admit(b"t", GIB, "c", 0.0)
+    assert not turns.admit(b"t", GIB, "a", HOLD_S)
+    assert turns.admit(b"t", GIB, "a", HOLD_S + 0.1)  # the others have asked for nothing since
+
+
+def test_slow_hosts_make_room_for_others_when_that_takes_long() -> None:
+    turns, askers, admitted_s = Turns(), ["a", "b"], list[int]()
+    for now_s in range(600):
+        assert all(turns.admit(b"t", GIB, asker, now_s) for asker in askers)
+        if turns.admit(b"t", GIB, f"host {now_s}", now_s):
+            askers.append(f"host {now_s}")
+            admitted_s.append(now_s)
+    long_s = math.ceil(LONG_S + GIB / LONG_PACE)
+    assert admitted_s == [long_s, 2 * long_s, 4 * long_s]
 
 
 def test_large_region_is_asked_for_with_one_chunk_until_a_source_has_sent_one() -> None:
@@ -346,11 +357,11 @@ def test_only_chunk_is_proven_without_a_question_for_its_hash() -> None:
 
 def test_turns_of_a_payload_go_on_under_its_hash() -> None:
     turns = Turns()
-    assert [turns.admit(b"early", asker, 0.0) for asker in "ab"] == [True, True]
+    assert [turns.admit(b"early", GIB, asker, 0.0) for asker in "ab"] == [True, True]
     turns.rename(b"early", b"tree")
-    assert [turns.admit(b"tree", asker, 1.0) for asker in "cab"] == [False, True, True]
+    assert [turns.admit(b"tree", GIB, asker, 1.0) for asker in "cab"] == [False, True, True]
     turns.end(b"tree", "a")
-    assert turns.admit(b"tree", "c", 1.0)
+    assert turns.admit(b"tree", GIB, "c", 1.0)
 
 
 def test_busy_source_is_asked_again_after_a_while() -> None:
