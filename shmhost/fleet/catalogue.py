@@ -1,4 +1,4 @@
-"""What hosts have, all of it: asked for when news of a host were missed, and answered some names at a time.
+"""Catalogues of all that a host has: asked for when its news were missed, and answered some names at a time.
 
 In the thread of the loop. The names come in their order, so an answer says where the next one goes on.
 """
@@ -29,8 +29,8 @@ FIRST_S, LAST_S = 0.5, 60.0  # before a host is asked again; twice as long after
 class Pages:
     """The names that this host has, in their order, some at a time. Sorted once for each that asks for all.
 
-    Whoever goes on with names that are not quite those of now hears of the difference by news: what it began
-    with was no newer.
+    These may be older than the regions: a host that asks for the next page has begun before, and hears of
+    the difference by news.
     """
 
     def __init__(self, names: Callable[[], set[str]]) -> None:

@@ -139,8 +139,8 @@ def test_host_that_was_not_heard_of_for_longest_is_forgotten_unless_its_copies_a
         await sharing.close()
         return list(sharing.known), sharing.replicas.failed
 
-    known, failed = asyncio.run(run())
-    assert known == ["1" * 16, "2" * 16, "4" * 16]
+    hosts, failed = asyncio.run(run())
+    assert hosts == ["1" * 16, "2" * 16, "4" * 16]
     assert set(failed) == {"models/1", "models/2", "models/4"}
 
 
