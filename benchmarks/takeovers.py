@@ -209,7 +209,7 @@ def read_copies(path: str, tally: Tally) -> None:
             for number in range(NAMES):
                 for name in (f"puts/{number}", f"arena/x{number}"):
                     with tally.request():
-                        data = bytes(shm.get(name, wait=0 if last[name] else WAIT_S))
+                        data = bytes(shm.get(name, wait=None if last[name] else WAIT_S))
                         count = int(data[:20])
                         if data != payload(count, len(data)) or count < last[name]:
                             tally.failures["a wrong or older copy"] += 1
@@ -355,7 +355,7 @@ def run(count: int, *, is_fleet: bool) -> dict[str, Any]:
             await_last(started)
         figures = {kind: ended(client) for kind, client in clients.items()}
         stack.close()
-        for hosts in started.values():
+        for hosts in reversed(started.values()):  # a later one has a copy of the socket to an earlier one
             hosts.close()
     pauses_ms = [pause_ms for hosts in started.values() for pause_ms in hosts.pauses_ms]
     return {"takeovers": count, "pauses_ms": pauses_ms, "clients": figures}
