@@ -5,12 +5,14 @@ that are free, replaces only files that it put there itself, and removes what an
 killed. That is found by its prefix, and so are the names of a host by other programs.
 
 Anybody can hold the lock of the folder, and a creator that of its file: threads apart change names, see
-`core.apart`. A listing of the folder waits, too, but in a way that ends with the process.
+`core.apart`. A listing of the folder waits, too, but in a way that ends with the process. The look-up of a
+name that is there waits for nobody; that of one that is not there does, so nobody looks up what has none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -56,7 +58,7 @@ class ShmNames:
         try:
             return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            _change(_UNLINK, path)
+            _unlink(path)
             raise
 
     def give(self, path: Path, descriptor: int, final: Path) -> None:
@@ -72,23 +74,23 @@ class ShmNames:
                 _link(path, final)
             self._files[final] = identity
         with contextlib.suppress(FileNotFoundError):
-            _change(_UNLINK, path)
+            _unlink(path)
 
     def remove(self, path: Path, descriptor: int) -> None:
         """Remove a name, if it is this object's. OSError."""
-        identity = _identity(os.fstat(descriptor))
-        if self._files.get(path) == identity:
+        status = os.fstat(descriptor)
+        if self._files.get(path) == _identity(status):
             del self._files[path]
         with contextlib.suppress(FileNotFoundError):
-            if _identity(path.lstat()) == identity:
-                _change(_UNLINK, path)
+            if _has_name(status, path):
+                _unlink(path)
 
     def adopt(self, path: Path, descriptor: int) -> None:
         """Take note of an object of an earlier host that has its name still, if it has that."""
-        identity = _identity(os.fstat(descriptor))
+        status = os.fstat(descriptor)
         with contextlib.suppress(FileNotFoundError):
-            if _identity(path.lstat()) == identity:
-                self._files[path] = identity
+            if _has_name(status, path):
+                self._files[path] = _identity(status)
 
     def sweep(self, is_expected: Callable[[str, int, int], bool]) -> None:
         """Remove what an earlier host of this prefix left; what may come back is taken for this one's.
@@ -138,7 +140,7 @@ def _is_of_this_user(entry: os.DirEntry[str]) -> bool:
 
 def _is_removed(entry: os.DirEntry[str]) -> bool:
     try:
-        _change(_UNLINK, Path(entry.path))
+        _unlink(Path(entry.path))
     except OSError as error:
         LOG.warning("cannot remove %s: %s", entry.path, error.strerror)
         return False
@@ -152,11 +154,26 @@ def _change(call: int, path: Path, final: Path | None = None) -> None:
         raise OSError(error, os.strerror(error), str(path))
 
 
+def _unlink(path: Path) -> None:
+    """Remove a name; here, if no thread can be started: nobody is charged for a file that stays. OSError."""
+    try:
+        _change(_UNLINK, path)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        path.unlink()
+
+
 def _link(path: Path, final: Path) -> None:
     try:
         _change(_LINK, path, final)
     except FileExistsError:
         raise _taken(final) from None
+
+
+def _has_name(status: os.stat_result, path: Path) -> bool:
+    """Whether a name is that of the object with this status. FileNotFoundError."""
+    return status.st_nlink > 0 and _identity(path.lstat()) == _identity(status)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import shmclient
+from held_support import blocked_write, is_held_up
 from shmhost.core.objects import PosixShm
 from shmhost.machine.shm_names import SHM_FOLDER, ShmNames
+from shmprotocol.native import builtins
 from support import Machine, WatchedHost, as_nobody, needs_root, wait_until, watched_host
 
 HEADER = b"H" * 4096
+UNLINK = 3  # of `change_name`
 
 
 @pytest.fixture
@@ -100,6 +105,43 @@ def test_object_of_an_earlier_host_is_replaced_and_removed_by_the_next(prefix: s
     newer.close()
     assert not names.path_of("x").exists()
     left.close()
+
+
+def test_object_without_a_name_waits_for_no_lock_of_the_folder(prefix: str) -> None:
+    """A look-up of a name that is not there would, with all that the host has open."""
+    names = ShmNames(prefix)
+    replaced = published(names)
+    published(names).close()
+    held = SHM_FOLDER / f"{prefix}-held"
+    descriptor = os.open(held, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def adopt_and_close() -> None:
+        PosixShm.of("x", 8192, ShmNames(prefix), os.dup(replaced.reader())).close()
+        replaced.close()
+
+    threads = [
+        threading.Thread(target=builtins.change_name, args=(UNLINK, os.fsencode(held), b"")),
+        threading.Thread(target=adopt_and_close),
+    ]
+    with blocked_write(descriptor):
+        threads[0].start()
+        wait_until(lambda: is_held_up(os.getpid()))
+        threads[1].start()
+        wait_until(lambda: not threads[1].is_alive())
+    for thread in threads:
+        thread.join()
+    os.close(descriptor)
+
+
+def test_name_is_removed_where_no_thread_can_be_started(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(*_: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    names = ShmNames(prefix)
+    memory = published(names)
+    monkeypatch.setattr(builtins, "change_name", no_thread)
+    memory.close()
+    assert not names.path_of("x").exists()
 
 
 @needs_root
