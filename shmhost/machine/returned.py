@@ -2,13 +2,17 @@
 
 Nothing here waits for a stranger. F_GET_SEALS comes first: only files of memfd_create(2), tmpfs and hugetlbfs
 have seals, all of them in memory, and the kernel answers for them at once. The server of another file (FUSE,
-NFS) could keep the host waiting for an fstat(2).
+NFS) could keep the host waiting for an fstat(2). A change of the mode waits for the object's lock, which its
+writers can hold: a thread makes that.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import threading
+from concurrent.futures import CancelledError, Future
 
 from shmhost.core.expected import Returned
 from shmhost.core.objects import ArenaObject, Memfd, MemoryObject, PosixShm, ShmNames
@@ -21,12 +25,15 @@ from shmprotocol.abi.header import KIND_ARENA
 from shmprotocol.native import builtins
 from shmprotocol.wire.names import Backend, Seal
 
+REOPEN_S = 0.01  # it takes microseconds when nobody holds the lock
+
 
 class Returnables:
     """The kernel's part of taking regions back. `names` are those of the host in /dev/shm."""
 
     def __init__(self, names: ShmNames) -> None:
         self._names = names
+        self._reopening: dict[int, Future[int]] = {}  # by user, whose objects' locks a thread waits for
 
     def examine(self, descriptor: int) -> Returned | None:
         """Describe an object; None if it is not one of memory. Waits for nobody."""
@@ -51,13 +58,38 @@ class Returnables:
         if record.seal is not Seal.SHARED and not record.extent:
             return Memfd.of(record.capacity, reader)
         try:
-            writer = _writer_of(reader)
+            writer = self._writer_of(reader, record.owner.uid)
         except OSError:
             os.close(reader)
             raise
         if record.extent:
             return GrowingMemfd.taken(os.fstat(reader).st_size, reader, writer, False)
         return Memfd.taken(record.capacity, reader, writer, False)
+
+    def _writer_of(self, reader: int, uid: int) -> int:
+        """Return a new read-write descriptor of a user's object, from a read-only one. OSError.
+
+        EAGAIN: not now. The user holds up a thread, and has only one.
+        """
+        try:
+            return os.open(*_for_writing(reader))
+        except PermissionError:  # for its mode
+            if uid in self._reopening and not self._reopening[uid].done():
+                raise _not_now() from None
+        copy = fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, 0)
+        future = self._reopening[uid] = Future[int]()
+        try:
+            threading.Thread(target=_reopen, args=(copy, future), daemon=True).start()
+        except RuntimeError:  # there is none
+            os.close(copy)
+            future.cancel()
+        try:
+            return future.result(REOPEN_S)
+        except CancelledError:
+            raise _not_now() from None
+        except TimeoutError:
+            future.add_done_callback(_close_result)
+            raise _not_now() from None
 
     def left_by(self, record: Record) -> MemoryObject | None:
         """Return the object that a region has left under its name in /dev/shm; None if there is none."""
@@ -103,17 +135,33 @@ class Returnables:
         return is_gone(process)
 
 
-def _writer_of(reader: int) -> int:
-    """Return a new read-write descriptor of a shared object, from a read-only one. OSError."""
-    path, flags = f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+def _not_now() -> OSError:
+    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _reopen(copy: int, future: Future[int]) -> None:
+    """Open a user's object for writing, whose mode, 0444, lets nobody do so; close what is given."""
     try:
-        return os.open(path, flags)
-    except PermissionError:  # its mode is 0444; only for this host's user, whose object it is, it is more now
-        os.fchmod(reader, 0o600)
+        os.fchmod(copy, 0o600)
         try:
-            return os.open(path, flags)
+            writer = os.open(*_for_writing(copy))
         finally:
-            os.fchmod(reader, 0o444)
+            os.fchmod(copy, 0o444)
+    except OSError as error:
+        future.set_exception(error)
+    else:
+        future.set_result(writer)
+    finally:
+        os.close(copy)
+
+
+def _for_writing(reader: int) -> tuple[str, int]:
+    return f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def _close_result(future: Future[int]) -> None:
+    if future.exception() is None:
+        os.close(future.result())
 
 
 def _read_only(descriptor: int) -> int:
