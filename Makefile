@@ -42,6 +42,7 @@ RAY ?= $(VENV)-ray
 VINEYARD ?= $(VENV)-vineyard
 NATIVE := $(wildcard protocol/shmprotocol/abi/*.h protocol/shmprotocol/native/*.c) protocol/shmprotocol/native/build.py
 
+.NOTPARALLEL: # with -j, too: `make alone` has the machine for itself, and the tests are side by side already
 .PHONY: demo test together alone unit docs man coverage torture takeovers kills restarts fleet fuzz lint abuse bench bench-peers bench-fleet figures performance bench-compare clean
 
 demo: $(READY)
