@@ -149,9 +149,11 @@ class Exports:
             try:
                 export = await self._begun(name, region, lease, Rights.of(region))
                 await self._finish(export, partial(self._rights, name, region))
-            except (OSError, ShmError) as error:  # such as too many open files; the others go on
+            except Exception as error:  # such as too many open files, or threads; the others go on
                 if not self._again:
-                    LOG.warning("fleet: %r is not announced yet, it is tried again: %s", name, error)
+                    is_bug = not isinstance(error, OSError | ShmError | RuntimeError)
+                    text = "fleet: %r is not announced yet, it is tried again: %s"
+                    LOG.warning(text, name, error, exc_info=is_bug)
                 self._again[name] = region
 
     def has(self, region: Region, *, hashed: bool = False) -> bool:
@@ -228,7 +230,7 @@ class Exports:
         except BaseException:
             self._release(region, lease)
             raise
-        tree = root_of(region.room, leaves) if leaves else secrets.token_bytes(HASH_SIZE)
+        tree = root_of(region.room, leaves) if leaves else self._early(name, region)
         announcement = Announcement(
             *(name, region.generation, region.span.address, region.room, header.kind),
             *(header.data_size, header.root, header.root_size, header.metadata, header.metadata_size),
@@ -236,8 +238,17 @@ class Exports:
         )
         return Export(announcement, leaves, region, lease, b"" if leaves else tree)
 
+    def _early(self, name: str, region: Region) -> bytes:
+        """Return by what a region is asked for before it is hashed; hashed once more, it is as before."""
+        before = self.entries.get(name)
+        early = before.early if before is not None and before.region is region else b""
+        return early or secrets.token_bytes(HASH_SIZE)
+
     async def _finish(self, export: Export, rights: Callable[[], Rights | None]) -> None:
-        """Announce what has begun, and once more when it is hashed. `rights`: None: it is not wanted."""
+        """Announce what has begun, and once more when it is hashed. `rights`: None: it is not wanted.
+
+        If that breaks off, the early announcement stays: the end of it would end older copies of its name.
+        """
         now = rights()
         if now is None:
             self._release(export.region, export.lease)
@@ -246,14 +257,10 @@ class Exports:
         self._enter(export._replace(announcement=export.announcement._replace(mode=now.mode)))
         if export.leaves:
             return
-        try:
-            with _reading(region) as descriptor:
-                leaves = await hash_all(self._threads, descriptor, region.room)
-        except BaseException:
-            if self._is_entered(export):
-                self.remove(name)
-            raise
-        if self._is_entered(export):  # else it was removed meanwhile
+        with _reading(region) as descriptor:
+            is_wanted = partial(self._is_entered, export)  # else the next ones would wait for its hash
+            leaves = await hash_all(self._threads, descriptor, region.room, is_wanted)
+        if is_wanted():
             export = self.entries[name]
             tree = root_of(region.room, leaves)
             announcement = export.announcement._replace(tree=tree, is_early=False)
@@ -269,7 +276,9 @@ class Exports:
         name = export.announcement.name
         before = self.entries.get(name)
         self.entries[name] = export
-        if before is not None:
+        if before is not None and before.region is export.region:  # it is hashed once more
+            self._release(before.region, before.lease)
+        elif before is not None:
             self._keep(name, before)
         self._announce(export.announcement)
 

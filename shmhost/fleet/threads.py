@@ -161,13 +161,16 @@ def header_at(descriptor: int) -> Header:
     return check_header(os.pread(descriptor, HEADER_SIZE, 0), os.fstat(descriptor).st_size)
 
 
-async def hash_all(threads: Threads, descriptor: int, size: int) -> list[bytes]:
+async def hash_all(
+    threads: Threads, descriptor: int, size: int, is_wanted: Callable[[], bool] = lambda: True
+) -> list[bytes]:
     """Return the hashes of the chunks of a sealed object; some at a time, so that other work has its turn.
 
-    All threads share the work: what is left of it when all was sent keeps no CPU idle.
+    All threads share the work: what is left of it when all was sent keeps no CPU idle. Once it is not wanted
+    any more, hashes are missing.
     """
     count, leaves = chunk_count(size), list[bytes]()
-    while len(leaves) < count:
+    while len(leaves) < count and is_wanted():
         starts = range(len(leaves), count, AT_ONCE)[:THREADS]
         ranges = [range(start, min(start + AT_ONCE, count)) for start in starts]
         calls = [threads.run(hashes, descriptor, size, each) for each in ranges]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import time
@@ -19,12 +20,13 @@ from shmhost.core.regions import Region
 from shmhost.core.registry import Registry
 from shmhost.core.resources import Totals
 from shmhost.core.window import STEP
-from shmhost.fleet import exports
+from shmhost.fleet import exports, threads
 from shmhost.fleet.announcements import Announcement
 from shmhost.fleet.exports import Exports
 from shmhost.fleet.plan import SlicedAllocator
-from shmhost.fleet.threads import Threads
+from shmhost.fleet.threads import Threads, hash_all
 from shmprotocol.abi.header import FLAG_SEAL_FULL, KIND_DATA
+from shmprotocol.kernel.constants import MIB
 from shmprotocol.wire.messages import Create, Publish
 from shmprotocol.wire.names import ChangeKind, Seal
 
@@ -182,19 +184,53 @@ def test_mode_that_is_set_after_the_early_announcement_is_announced_with_the_has
 
 
 @pytest.mark.usefixtures("all_are_large")
-def test_region_that_cannot_be_hashed_is_gone_again() -> None:
+@pytest.mark.parametrize("error", [OSError("no memory"), RuntimeError("can't start new thread")])
+def test_region_that_cannot_be_hashed_stays_announced_until_it_is_hashed(error: Exception) -> None:
+    """Others would end their copies of older generations with it, and begin its transfer anew."""
+
     def fail(_: World) -> None:
-        raise OSError("no memory")
+        raise error
 
-    worlds = []
+    async def run() -> World:
+        world = World(fail, 2)
+        world.put()
+        await world.exports.hash_pending()
+        assert [each.is_early for each in world.news] == [True]
+        assert world.exports.beat()
+        await world.exports.hash_pending()
+        return world
 
-    async def run() -> None:
-        worlds.append(World(fail, 2))
-        worlds[0].put()
-        await worlds[0].exports.hash_pending()
+    world = asyncio.run(run())
+    early, again, last = world.news
+    assert again == early
+    assert last.confirms(early)
+    assert world.gone == []
+    assert [len(region.leases) for region in world.registry.regions.values()] == [1]
 
-    asyncio.run(run())
-    assert (worlds[0].gone, worlds[0].exports.entries) == (["models/x"], {})
+
+def test_region_is_hashed_only_as_long_as_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "AT_ONCE", 1)
+    answers = [True, False]
+
+    async def run() -> list[bytes]:
+        with contextlib.closing(Memfd("large", 5 * MIB)) as memory_object:
+            return await hash_all(Threads(), memory_object.reader(), 4 * MIB, lambda: answers.pop(0))
+
+    assert len(asyncio.run(run())) == threads.THREADS
+    assert answers == []
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_host_that_ends_while_it_hashes_ends_no_copy_of_an_older_generation() -> None:
+    async def run() -> World:
+        world = World(lambda _: task.cancel(), 2)
+        world.put()
+        task = asyncio.create_task(world.exports.hash_pending())
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        return world
+
+    assert asyncio.run(run()).gone == []
 
 
 def test_region_that_cannot_be_hashed_is_tried_again_and_keeps_none_from_being_announced(
