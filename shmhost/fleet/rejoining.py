@@ -10,8 +10,6 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from shmprotocol.errors import HostError
-
 if TYPE_CHECKING:
     from shmhost.fleet.service import Service
 
@@ -31,7 +29,7 @@ async def rejoin(service: Service, predecessor: socket.socket) -> None:
         try:
             await service.appear()
             break
-        except HostError as error:
+        except Exception as error:  # also zenoh's, or of the files of TLS: nothing else would try it again
             LOG.error("%s. Its own clients are served, and it tries again", error)
             await asyncio.sleep(AGAIN_S)
     service.go_on()

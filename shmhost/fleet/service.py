@@ -228,9 +228,11 @@ class Service:
     async def _beat_once(self) -> None:
         for peer in self.plan.access.peers if self.plan.access.peers is not None else ("all",):
             self.engine.tell(pack("card", *self.card()), peer, is_card=True)
-        self._learn()
-        for address in self.members.silent(time.monotonic()):
+        # Also those whose going was dropped, as too many events came: they would take the places of others.
+        lost = [address for address in self.members.present if not self.engine.name_of(address)]
+        for address in {*lost, *self.members.silent(time.monotonic())}:
             self._leave(address)
+        self._learn()
         self.sharing.beat()
         self._say_limits()
         await self._forget_lost()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from shmhost.core.window import STEP, Span
+from shmhost.fleet import rejoining
 from shmhost.fleet.access import EVERYBODY, Access, Rights
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.names import MAX_OF_NAME
 from shmhost.fleet.plan import SlicedAllocator
 from shmhost.fleet.service import RETURN_S, Service
 from shmhost.machine import fleet_file
-from shmprotocol.errors import RemoteProtocolError
+from shmprotocol.errors import HostError, RemoteProtocolError
 
 pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
 
@@ -141,3 +143,42 @@ def test_hosts_that_find_no_place_are_said_once_and_counted(
     assert [record.getMessage() for record in caplog.records if "found no place" in record.getMessage()] == [
         "fleet test: so many hosts are there that one found no place; more of that is counted"
     ]
+
+
+def test_host_whose_going_was_dropped_takes_no_place(tmp_path: Path) -> None:
+    """As when more come and go than is taken: the engine knows it no more, and would never say so again."""
+    pytest.importorskip("zenoh", reason="the extra `fleet` is not installed")
+
+    async def use(service: Service) -> set[str]:
+        there, gone = (f"{number:032x}" for number in (1, 2))
+        service.engine._names.appear(there, "right")
+        for address in (there, gone):
+            service.members.appear(address)
+        service.members.present[there].heard_s = service.clock()  # it is not asked for its card yet
+        await service._beat_once()
+        return set(service.members.present) - {there}
+
+    assert with_service(tmp_path, use) == set()
+
+
+def test_host_tries_again_to_come_into_a_fleet_whatever_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rejoining, "AGAIN_S", 0.0)
+    errors: list[Exception] = [HostError("port"), FileNotFoundError("ca.pem"), RuntimeError("of zenoh")]
+
+    async def appear() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    async def use(service: Service) -> None:
+        service.claims.held = 0
+        monkeypatch.setattr(service, "appear", appear)
+        monkeypatch.setattr(service, "go_on", lambda: None)
+        near, far = socket.socketpair()
+        far.close()
+        await rejoining.rejoin(service, near)
+        assert near.fileno() < 0
+
+    with_service(tmp_path, use)
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == ["port", "ca", "of zenoh"]
