@@ -122,6 +122,10 @@ class Replicas:
             del self.current[name]
             placing.unlink(self._hub, replica.region)
 
+    def forget(self, host: str) -> None:
+        """A host is not known any more; no copy of it is here or under way."""
+        self._slots.pop(host, None)
+
     def check(self, name: str) -> None:
         """Look whether a name was unlinked on this host, or replaced: then it is not a replica any more."""
         replica = self.current.get(name)

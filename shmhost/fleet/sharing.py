@@ -160,6 +160,7 @@ class Sharing:
             self.replicas.end(name, host)
             if name in self.conflicts.names:
                 self._settle(name)
+        self.replicas.forget(host)
 
     def fall_behind(self) -> None:
         """News of any host may have been missed: ask all hosts, with their next cards."""

@@ -120,7 +120,7 @@ def test_host_that_was_not_heard_of_for_longest_is_forgotten_unless_its_copies_a
 ) -> None:
     monkeypatch.setattr(sharing_module, "MAX_HOSTS", 3)
 
-    async def run() -> tuple[list[str], dict[str, Any]]:
+    async def run() -> tuple[list[str], dict[str, Any], set[str]]:
         allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
         hub = SimpleNamespace(registry=SimpleNamespace(current={}, regions={}))
         parts: Any = SimpleNamespace(
@@ -135,11 +135,13 @@ def test_host_that_was_not_heard_of_for_longest_is_forgotten_unless_its_copies_a
             sharing.meet(card(f"{number}" * 32))
             sharing.known[f"{number}" * 16].names[f"models/{number}"] = X
             sharing.replicas.failed[f"models/{number}"] = "it is full", 0.0
+            assert not sharing.replicas._slots[f"{number}" * 16].locked()  # it has had a transfer
         sharing.replicas.current.clear()
         await sharing.close()
-        return list(sharing.known), sharing.replicas.failed
+        return list(sharing.known), sharing.replicas.failed, set(sharing.replicas._slots)
 
-    hosts, failed = asyncio.run(run())
+    hosts, failed, slots = asyncio.run(run())
+    assert slots == set(hosts)
     assert hosts == ["1" * 16, "2" * 16, "4" * 16]
     assert set(failed) == {"models/1", "models/2", "models/4"}
 
