@@ -3,10 +3,9 @@
 #   make test    set up and run every check: `make lint`, then `make together` and `make alone`; each of these
 #                can be run by itself. What only repeats is short there, and at full length in `make torture`
 #                and `make fleet`: rounds of stress, seconds of torture, the slow runs of the model
-#   make together  the tests side by side, WORKERS=3 at a time (one more than there are CPUs, since each waits half
-#                of its time; at most four), and beside them, with less of a CPU, those of the compiled part again
-#                with sanitizers
-#   make alone   by name, the tests that need the machine for themselves: those of the containers
+#   make together  the tests side by side, WORKERS=2 at a time (a CPU each, at most four)
+#   make alone   by name, the tests that need the machine for themselves: those of the containers, and those of the
+#                compiled part again with sanitizers
 #   make lint    only ruff and mypy
 #   make unit    only the tests that need no other process and no socket, some seconds
 #   make docs    make a site of the documentation in build/site; a warning is an error
@@ -34,7 +33,7 @@
 #                FUZZ_KEEP=1 adds those that reach more of the code to the corpus
 VENV ?= .venv
 PYTHON ?= python3
-WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 3 ? cpus + 1 : 4)))
+WORKERS ?= $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus : 4)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
@@ -52,10 +51,7 @@ demo: $(READY)
 test: lint together alone
 
 together: $(READY)
-	@nice -n 5 $(BIN)/python -m pytest -v tests/system/test_sanitizers.py >$(VENV)/sanitizers.txt 2>&1 & beside=$$!; \
-	trap 'kill -INT $$beside' EXIT; trap 'exit 130' INT TERM; \
-	(set -x; $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not sanitizer and not torture"); \
-	code=$$?; wait $$beside || code=$$?; trap - EXIT; cat $(VENV)/sanitizers.txt; exit $$code
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not torture"
 
 alone: $(READY)
 	$(BIN)/python -m pytest -v -m "alone and not torture"

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from manager_support import VARIABLES, listening
-from support import wait_until
+from support import remove_objects, wait_until
 
 # Puts the descriptors at 3 and on, and sets LISTEN_PID, as a manager does between fork and exec.
 LAUNCHER = """
@@ -169,6 +169,7 @@ class Service:
         if self.child is not None:
             self.child.kill()
             self.child.wait()
+        remove_objects(self.path)
         self.is_reading.set()
         with self._lock:
             for _, descriptor in self.entries:

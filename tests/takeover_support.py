@@ -19,7 +19,7 @@ from shmhost.serving.handover import GO, READY, START
 from shmhost.settings.config import WINDOWS
 from shmprotocol.wire import messages as m
 from shmprotocol.wire.connection import pack
-from support import RawPeer
+from support import RawPeer, remove_objects
 
 KILLS = """
 import os, select, signal
@@ -145,6 +145,7 @@ def line_of_hosts(path: Path, *options: str, first: str = "") -> Iterator[Line]:
         yield line
     finally:
         line.close()
+        remove_objects(line.path)
 
 
 def takeover(state: int = STATE_FORM, windows: tuple[tuple[int, int], ...] = WINDOWS) -> m.Takeover:

@@ -35,7 +35,7 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that the sanitizer sees each buffer of Python's, too
 }
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(1300)]
+pytestmark = [pytest.mark.alone, pytest.mark.sanitizer, pytest.mark.timeout(1300)]
 
 
 def runtime(name: str) -> str:
@@ -88,7 +88,6 @@ def test_sanitizers_are_in_force(sanitized: dict[str, str]) -> None:
 
 
 def test_tests_pass_with_sanitizers(sanitized: dict[str, str]) -> None:
-    """They are run beside others, with less of a CPU: so they have more time than there."""
     folder, modules = Path(sanitized["FOLDER"]), TESTS.split()
     matches = [folder.glob(f"tests/**/test_{module}.py") for module in modules]
     files = [path for paths in matches for path in paths if path.parent.name != "model"]
