@@ -45,7 +45,7 @@ def test_shared_object_whose_lock_is_held_comes_back_later_to_a_host_that_is_not
     record: Any = SimpleNamespace(
         kind=1, backend=Backend.MEMFD, capacity=8192, seal=Seal.SHARED, extent=0, owner=SimpleNamespace(uid=1)
     )
-    told, teller = os.pipe()
+    listener, teller = os.pipe()
 
     def take_back() -> None:
         returnables = Returnables(SimpleNamespace())  # type: ignore[arg-type]
@@ -67,10 +67,10 @@ def test_shared_object_whose_lock_is_held_comes_back_later_to_a_host_that_is_not
     thread = threading.Thread(target=lambda: codes.append(as_nobody(take_back)))
     with blocked_write(memory.writer()):
         thread.start()
-        wait_until(lambda: codes or select.select([told], [], [], 0)[0])
+        wait_until(lambda: codes or select.select([listener], [], [], 0)[0])
     thread.join()
     assert codes == [0]
     assert os.pread(memory.reader(), 4, 4096) == b"back"
     memory.close()
-    for descriptor in (told, teller):
+    for descriptor in (listener, teller):
         os.close(descriptor)

@@ -156,12 +156,12 @@ def test_sealer_that_is_forgotten_ends_its_thread() -> None:
 
 def tables() -> list[list[str]]:
     """Return what the threads apart have open."""
-    found = []
+    listings = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended
             if (task / "comm").read_text().strip() == "shm apart":
-                found.append(os.listdir(task / "fd"))
-    return found
+                listings.append(os.listdir(task / "fd"))
+    return listings
 
 
 def test_sealer_has_nothing_open_but_its_process() -> None:
