@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fleet_parts import OWN, sharing_parts
 from shmhost.core.accounts import Accounts
 from shmhost.core.registry import Registry
 from shmhost.core.resources import Totals
@@ -30,7 +31,7 @@ from shmhost.fleet.threads import Threads
 pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
 
 PLAN = FleetConfig("fleet.toml", "test", "a", imports=("models/",))
-OWN, OTHER = "a" * 32, "b" * 32
+OTHER = "b" * 32
 X = Announcement("models/x", 1, (1 << 40) + 40 * STEP, 5000, 1, 5000, 0, 0, 0, 0, 1, 0o644, "root", b"t" * 32)
 
 
@@ -90,17 +91,7 @@ def test_copy_that_nobody_can_send_is_not_tried_again_until_somebody_can() -> No
         registry = Registry(
             allocator, Accounts(Totals(1 << 30), {0}), time.time_ns, lambda each: each.close()
         )
-        hub = SimpleNamespace(registry=registry)
-        parts: Any = SimpleNamespace(
-            plan=PLAN,
-            hub=hub,
-            allocator=allocator,
-            engine=None,
-            address=OWN,
-            members=Members(),
-            socket_path="/nowhere",
-            claims=Claims(OWN[:16], 2),
-        )
+        parts = sharing_parts(PLAN, registry, allocator=allocator)
         sharing = Sharing(parts)
         sharing._has_begun = True
         sharing.known[OTHER[:16]] = Known({"models/x": X})
@@ -121,12 +112,8 @@ def test_host_that_was_not_heard_of_for_longest_is_forgotten_unless_its_copies_a
     monkeypatch.setattr(sharing_module, "MAX_HOSTS", 3)
 
     async def run() -> tuple[list[str], dict[str, Any], set[str]]:
-        allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
-        hub = SimpleNamespace(registry=SimpleNamespace(current={}, regions={}))
-        parts: Any = SimpleNamespace(
-            plan=PLAN, hub=hub, allocator=allocator, engine=None, address=OWN, members=Members(),
-            socket_path="/nowhere", claims=Claims(OWN[:16], 2), start=lambda steps: steps.close(),
-        )  # fmt: skip
+        registry = SimpleNamespace(current={}, regions={})
+        parts = sharing_parts(PLAN, registry, start=lambda steps: steps.close())
         sharing = Sharing(parts)
         sharing._has_begun = True
         copy: Any = SimpleNamespace(host="1" * 16)

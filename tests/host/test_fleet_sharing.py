@@ -8,37 +8,23 @@ from typing import Any
 
 import pytest
 
-from shmhost.core.window import STEP
+from fleet_parts import sharing_parts
 from shmhost.fleet.announcements import Announcement
-from shmhost.fleet.claims import Claims
 from shmhost.fleet.config import FleetConfig
 from shmhost.fleet.events import Refusal
 from shmhost.fleet.exports import Export
-from shmhost.fleet.members import Members
-from shmhost.fleet.plan import SlicedAllocator
 from shmhost.fleet.sharing import Sharing
 from shmhost.fleet.turns import TURNS_FROM
 
 pytest.importorskip("blake3", reason="the extra `fleet` is not installed")
 
-OWN, EARLY, TREE = "a" * 32, b"e" * 32, b"t" * 32
+EARLY, TREE = b"e" * 32, b"t" * 32
 FIELDS = "models/x", 1, 1 << 40, TURNS_FROM, 1, TURNS_FROM, 0, 0, 0, 0, 1, 0o644, "root"
 
 
 def sharing_of(export: Export) -> Sharing:
     """Return the part of a host that announces one region."""
-    allocator = SlicedAllocator(((1 << 40, 64 * STEP),), 2)
-    parts: Any = SimpleNamespace(
-        plan=FleetConfig("fleet.toml", "test", "a"),
-        hub=SimpleNamespace(registry=None),
-        allocator=allocator,
-        engine=None,
-        address=OWN,
-        members=Members(),
-        socket_path="/nowhere",
-        claims=Claims(OWN[:16], 2),
-    )
-    sharing = Sharing(parts)
+    sharing = Sharing(sharing_parts(FleetConfig("fleet.toml", "test", "a"), None))
     sharing.exports.entries["models/x"] = export
     return sharing
 
