@@ -159,8 +159,9 @@ class Exports:
     def has(self, region: Region, *, hashed: bool = False) -> bool:
         """Whether a region is announced; also with its hash."""
         export = self.entries.get(region.name)
-        is_there = export is not None and export.region is region
-        return is_there and not (hashed and export is not None and export.announcement.is_early)
+        if export is None or export.region is not region:
+            return False
+        return not (hashed and export.announcement.is_early)
 
     def left(self, is_value: Callable[[str], bool]) -> list[str]:
         """Return the names of a host before that are gone, or that this one does not export."""

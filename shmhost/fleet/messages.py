@@ -135,7 +135,7 @@ def name(value: object) -> str:
 
 def is_address(value: object) -> bool:
     """Whether a value is the address of a host: its identity and its process, in hexadecimal digits."""
-    return type(value) is str and len(value) == 2 * ID_DIGITS and not set(value) - set("0123456789abcdef")
+    return _is_hexadecimal(value, 2 * ID_DIGITS)
 
 
 def address(value: object) -> str:
@@ -146,9 +146,13 @@ def address(value: object) -> str:
 
 
 def _identity(value: object) -> str:
-    if type(value) is not str or len(value) != ID_DIGITS or set(value) - set("0123456789abcdef"):
+    if not _is_hexadecimal(value, ID_DIGITS):
         raise RemoteProtocolError(f"{value!r:.80} is not the identity of a host")
-    return value
+    return str(value)
+
+
+def _is_hexadecimal(value: object, digits: int) -> bool:
+    return type(value) is str and len(value) == digits and not set(value) - set("0123456789abcdef")
 
 
 U64 = number(0, 2**64 - 1)

@@ -79,8 +79,8 @@ class Replicas:
 
         `heard_s` is when it was announced, if that is not now.
         """
-        name, replica, pull = announcement.name, self.current.get(announcement.name), None
-        pull = self.pulls.get(name)
+        name = announcement.name
+        replica, pull = self.current.get(name), self.pulls.get(name)
         if replica is not None and replica.host == host and is_of(replica, announcement):
             placing.chmod(self._hub, replica.region, announcement.mode)
             if not replica.announcement.is_newer_than(announcement):

@@ -58,9 +58,8 @@ class Sharing:
         self.news: int = 0
         self.conflicts: Conflicts = Conflicts()
         self.ignored: int = 0  # announcements that the access list does not allow
-        self.known: dict[
-            str, Known
-        ] = {}  # by the identity of a host, which outlives its process; heard of last: last
+        # By the identity of a host, which outlives its process; the one heard of last comes last.
+        self.known: dict[str, Known] = {}
         self._service = service
         self._plan = plan
         self._registry = hub.registry
